@@ -1,0 +1,1 @@
+//! The Casper source.
