@@ -1,1 +1,32 @@
-//! x
+//! An embedded, append-only event log: segmented, checksummed, compressed, and stored in the form in which it is served.
+//!
+//! One [`Writer`] appends events and commits them; any number of [`Log`] readers, in this and other processes, read from
+//! any sequence on. There is no thread, no clock, no network and no async runtime in here: bytes in, bytes out.
+//! `FORMAT.md` beside this crate describes every byte on disk and what the log promises.
+//!
+//! It is not a queue (readers keep their own positions), not a database (nothing is ever changed) and not replicated.
+
+mod block;
+mod bytes_codec;
+mod cache;
+mod chain;
+mod error;
+mod event;
+mod head;
+mod log;
+mod recovery;
+mod scan;
+mod segment;
+pub mod storage;
+mod wire;
+mod writer;
+
+pub use block::{Block, Row};
+pub use chain::{CHAIN_START, ChainValue, next_chain_value};
+pub use error::{Error, Result};
+pub use event::{ApiVersion, Event, Kind, Mark, MarkKind, Sequence, Timestamp};
+pub use log::{Head, LargeEvent, Log, Missing, Read, ReadOptions, StoredBlock};
+pub use recovery::Recovery;
+pub use segment::FORMAT_VERSION;
+pub use wire::version_frame;
+pub use writer::{Durability, Opened, WriteOptions, Writer};

@@ -1,0 +1,50 @@
+//! Reading and writing fixed-width little-endian fields.
+
+use crate::ApiVersion;
+
+/// Reads fields off the front of a slice whose length the caller has checked; reads zeros past its end.
+pub(crate) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Reader { rest: bytes }
+    }
+
+    pub(crate) fn take(&mut self, length: usize) -> &'a [u8] {
+        let (taken, rest) = self.rest.split_at(length.min(self.rest.len()));
+        self.rest = rest;
+        taken
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> [u8; N] {
+        self.take(N).try_into().unwrap_or([0; N])
+    }
+
+    pub(crate) fn u8(&mut self) -> u8 {
+        u8::from_le_bytes(self.array())
+    }
+
+    pub(crate) fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.array())
+    }
+
+    pub(crate) fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.array())
+    }
+
+    pub(crate) fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.array())
+    }
+
+    pub(crate) fn version(&mut self) -> ApiVersion {
+        ApiVersion { major: self.u32(), minor: self.u32(), patch: self.u32() }
+    }
+}
+
+pub(crate) fn put_version(out: &mut Vec<u8>, version: ApiVersion) {
+    out.extend_from_slice(&version.major.to_le_bytes());
+    out.extend_from_slice(&version.minor.to_le_bytes());
+    out.extend_from_slice(&version.patch.to_le_bytes());
+}

@@ -1,0 +1,97 @@
+//! What can go wrong, told so that an operator knows which file it is about and what to do.
+
+use std::io;
+
+use crate::Sequence;
+
+/// Every failure of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The storage below failed.
+    #[error("{operation} {file}: {source}")]
+    Storage {
+        /// What was being done, as a verb: `read`, `write`, `sync` …
+        operation: &'static str,
+        /// The file, relative to the log's directory.
+        file: String,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// The directory holds no log.
+    #[error(
+        "{directory} is not a log: it holds no *.segment file; give the directory that does, such as <storage_path>/logs/casper"
+    )]
+    NotALog {
+        /// The directory that was given.
+        directory: String,
+    },
+    /// Another process writes this log.
+    #[error(
+        "{directory} is locked: another process is writing this log; stop it first, or read the log without the lock"
+    )]
+    Locked {
+        /// The log's directory.
+        directory: String,
+    },
+    /// The file was written by a newer release.
+    #[error("{file} has format version {found}, this release reads up to {known}; use a newer release")]
+    NewerFormat {
+        /// The file, relative to the log's directory.
+        file: String,
+        /// The version in the file.
+        found: u16,
+        /// The newest version that this release reads.
+        known: u16,
+    },
+    /// The file carries flags that a reader must understand and this release does not.
+    #[error("{file} at byte {offset} needs features {flags:#x} that this release does not know; use a newer release")]
+    UnknownFeature {
+        /// The file, relative to the log's directory.
+        file: String,
+        /// Where in the file.
+        offset: u64,
+        /// The flags that are not understood.
+        flags: u32,
+    },
+    /// Bytes on disk are not what was written.
+    #[error(
+        "{file} at byte {offset} is corrupt: {reason}; `sidecar-log verify` shows what is affected, `sidecar-log repair` sets it aside"
+    )]
+    Corrupt {
+        /// The file, relative to the log's directory.
+        file: String,
+        /// Where in the file.
+        offset: u64,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The log is of another dialect than the one that wants to write it.
+    #[error("{directory} holds a log of dialect {found:?}, not {expected:?}; give another storage path")]
+    OtherDialect {
+        /// The log's directory.
+        directory: String,
+        /// The dialect in the log.
+        found: String,
+        /// The dialect that was asked for.
+        expected: String,
+    },
+    /// An event that the log cannot hold.
+    #[error("event refused: {reason}")]
+    Refused {
+        /// Which limit or rule it breaks.
+        reason: String,
+    },
+    /// A sync or write failed earlier: what the disk holds is unknown until the log is opened anew.
+    #[error("the log was closed after a failed write or sync; open it again to go on from what the disk really holds")]
+    Poisoned,
+    /// Sequence numbers are used up.
+    #[error("the log has reached the last sequence, {last}")]
+    Exhausted {
+        /// The last one.
+        last: Sequence,
+    },
+}
+
+/// The result of an operation on a log.
+pub type Result<T> = std::result::Result<T, Error>;

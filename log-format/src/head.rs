@@ -1,0 +1,153 @@
+//! The file `head`: the last durable, visible position.
+//!
+//! Two slots with a CRC, written in turn after each sync and before publication, so that one is whole at any moment.
+//! It is not synced itself: after a power cut it may be older than the log, never newer than what was synced.
+
+use std::sync::Arc;
+
+use crate::{
+    ChainValue, Result, Sequence,
+    bytes_codec::Reader,
+    segment::storage_error,
+    storage::{File, Storage},
+};
+
+const FILE: &str = "head";
+const MAGIC: [u8; 4] = *b"HEAD";
+const SLOT_BYTES: usize = 96;
+/// Slots stand a disk sector apart.
+const SLOT_DISTANCE: u64 = 512;
+
+/// A position in the log, as the head file stores it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HeadSlot {
+    /// Counts up with every write.
+    pub(crate) counter: u64,
+    /// The sequence after the last durable event.
+    pub(crate) next_sequence: Sequence,
+    /// The first sequence of the segment it is in.
+    pub(crate) segment: Sequence,
+    /// Where the last durable block of that segment ends.
+    pub(crate) offset: u64,
+    /// The chain value after the last durable event.
+    pub(crate) chain: ChainValue,
+    pub(crate) epoch: u64,
+    /// The inode of the head file: a copied head does not speak for the copy.
+    pub(crate) file_identity: u64,
+    /// The log was closed in order.
+    pub(crate) clean: bool,
+    /// The log was written without syncs: behind a power cut, sequences beyond this head may have been given out.
+    pub(crate) unsynced: bool,
+}
+
+const FLAG_CLEAN: u32 = 1;
+const FLAG_UNSYNCED: u32 = 2;
+
+impl HeadSlot {
+    fn encode(&self) -> [u8; SLOT_BYTES] {
+        let mut out = Vec::with_capacity(SLOT_BYTES);
+        out.extend_from_slice(&MAGIC);
+        let flags = if self.clean { FLAG_CLEAN } else { 0 } | if self.unsynced { FLAG_UNSYNCED } else { 0 };
+        out.extend_from_slice(&flags.to_le_bytes());
+        for number in [self.counter, self.next_sequence, self.segment, self.offset, self.epoch, self.file_identity] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&self.chain);
+        out.extend_from_slice(&[0; 4]);
+        let crc = crc32fast::hash(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out.try_into().unwrap_or([0; SLOT_BYTES])
+    }
+
+    fn decode(bytes: &[u8]) -> Option<HeadSlot> {
+        let (covered, crc) = bytes.split_at_checked(SLOT_BYTES - 4)?;
+        if !covered.starts_with(&MAGIC) || crc32fast::hash(covered).to_le_bytes() != *crc.get(..4)? {
+            return None;
+        }
+        let mut reader = Reader::new(covered);
+        reader.take(4);
+        let flags = reader.u32();
+        Some(HeadSlot {
+            counter: reader.u64(),
+            next_sequence: reader.u64(),
+            segment: reader.u64(),
+            offset: reader.u64(),
+            epoch: reader.u64(),
+            file_identity: reader.u64(),
+            chain: reader.array(),
+            clean: flags & FLAG_CLEAN != 0,
+            unsynced: flags & FLAG_UNSYNCED != 0,
+        })
+    }
+}
+
+/// What the head file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeadState {
+    /// There is none, or no whole slot.
+    Missing,
+    /// It was written where it lies.
+    Own(HeadSlot),
+    /// It came here with a copy of the log; the copy's segments may be older than it.
+    Copied(HeadSlot),
+}
+
+impl HeadState {
+    pub(crate) fn slot(&self) -> Option<&HeadSlot> {
+        match self {
+            HeadState::Missing => None,
+            HeadState::Own(slot) | HeadState::Copied(slot) => Some(slot),
+        }
+    }
+}
+
+/// Reads the head file.
+pub(crate) fn read(storage: &dyn Storage) -> Result<HeadState> {
+    let file = match storage.open(FILE, false) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(HeadState::Missing),
+        Err(error) => return Err(storage_error("open", FILE)(error)),
+    };
+    let mut bytes = vec![0; SLOT_DISTANCE as usize + SLOT_BYTES];
+    let read = file.read_at(&mut bytes, 0).map_err(storage_error("read", FILE))?;
+    bytes.truncate(read);
+    let newest = [0, SLOT_DISTANCE as usize]
+        .into_iter()
+        .filter_map(|start| HeadSlot::decode(bytes.get(start..)?))
+        .max_by_key(|slot| slot.counter);
+    let identity = file.identity().map_err(storage_error("read", FILE))?;
+    Ok(match newest {
+        None => HeadState::Missing,
+        Some(slot) if slot.file_identity == identity => HeadState::Own(slot),
+        Some(slot) => HeadState::Copied(slot),
+    })
+}
+
+/// Writes the head file.
+pub(crate) struct HeadFile {
+    file: Arc<dyn File>,
+    identity: u64,
+    counter: u64,
+}
+
+impl HeadFile {
+    /// Opens the file for writing, going on from counter `counter`.
+    pub(crate) fn open(storage: &dyn Storage, counter: u64) -> Result<Self> {
+        let file = storage.open(FILE, true).or_else(|_| storage.create(FILE)).map_err(storage_error("open", FILE))?;
+        let identity = file.identity().map_err(storage_error("read", FILE))?;
+        Ok(HeadFile { file, identity, counter })
+    }
+
+    /// Writes the next slot; `slot.counter` and `slot.file_identity` are filled in.
+    pub(crate) fn write(&mut self, slot: HeadSlot) -> Result<()> {
+        self.counter += 1;
+        let slot = HeadSlot { counter: self.counter, file_identity: self.identity, ..slot };
+        let offset = (self.counter % 2) * SLOT_DISTANCE;
+        self.file.write_at(&slot.encode(), offset).map_err(storage_error("write", FILE))
+    }
+
+    /// Makes it durable; not for the hot path.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.file.sync().map_err(storage_error("sync", FILE))
+    }
+}

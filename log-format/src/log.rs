@@ -1,0 +1,699 @@
+//! Reading a log: [`Log`] finds the block that holds an event, through one shared cache.
+//!
+//! Sequences go in, [`Read`]s come out. A reader holds a position and nothing else; files are opened and indexes loaded
+//! when somebody needs them, so that opening a log costs the same whatever its size. The writer of the same process
+//! publishes what it has made durable; in another process [`Log::refresh`] looks at the disk again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    ApiVersion, Block, ChainValue, Error, Mark, Result, Sequence,
+    block::{self, BLOCK_HEADER_BYTES, BlockError, BlockHeader, BlockType},
+    cache::BlockCache,
+    head::{self, HeadState},
+    scan::{self, Scan},
+    segment::{BlockEntry, Footer, SegmentFile, SegmentHeader, parse_file_name, storage_error},
+    storage::Storage,
+};
+
+/// Events larger than this are streamed and not cached.
+pub(crate) const LARGE_BYTES: u32 = 1 << 20;
+const OPEN_SEGMENTS_MAX: usize = 32;
+
+/// The last durable, visible position of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The sequence after the last event: what the next one will get.
+    pub next_sequence: Sequence,
+    /// The highest API version that any source has announced.
+    pub api_version: ApiVersion,
+    /// The chain value after the last event.
+    pub chain: ChainValue,
+    /// Changes when sequences may have been given out twice.
+    pub epoch: u64,
+}
+
+/// How a log is read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadOptions {
+    /// Bytes of decoded blocks to keep.
+    pub cache_bytes: usize,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        ReadOptions { cache_bytes: 24 << 20 }
+    }
+}
+
+/// What stands at a sequence.
+#[derive(Debug)]
+pub enum Read {
+    /// The event, in row `index` of `block`.
+    Events {
+        /// The decoded block.
+        block: Arc<Block>,
+        /// The row.
+        index: usize,
+    },
+    /// An event too large to be held in memory: it is read in pieces.
+    Large(LargeEvent),
+    /// No event; the log goes on at `to`.
+    Missing {
+        /// The sequence that was asked for.
+        from: Sequence,
+        /// The next one that the log may hold.
+        to: Sequence,
+        /// Why.
+        why: Missing,
+    },
+    /// Nothing yet: the sequence is the head's or beyond.
+    End,
+}
+
+/// Why sequences name no event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// Older than the oldest retained event.
+    Dropped,
+    /// Never stored, or lost; the log carries a mark.
+    Hole,
+    /// The block that holds them is damaged: what does not fit.
+    Quarantined(String),
+}
+
+/// A log open for reading. Clones share everything.
+#[derive(Clone)]
+pub struct Log {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) cache: BlockCache,
+    pub(crate) header: RwLock<SegmentHeader>,
+    segments: RwLock<Segments>,
+    open: Mutex<OpenSegments>,
+    head: Mutex<Head>,
+    committed: Condvar,
+}
+
+/// Which segments there are.
+#[derive(Default)]
+struct Segments {
+    sealed: BTreeSet<Sequence>,
+    active: Option<Active>,
+}
+
+/// The segment that is being written, as far as it is visible.
+pub(crate) struct Active {
+    pub(crate) file: Arc<SegmentFile>,
+    pub(crate) index: Vec<BlockEntry>,
+    pub(crate) marks: Vec<BlockEntry>,
+    /// For a reader in another process: how far it has looked.
+    scan: Option<Scan>,
+}
+
+impl Active {
+    pub(crate) fn new(file: Arc<SegmentFile>, footer: &Footer) -> Self {
+        let (marks, index) = split_entries(&footer.blocks);
+        Active { file, index, marks, scan: None }
+    }
+
+    fn first_sequence(&self) -> Sequence {
+        self.file.header.first_sequence
+    }
+}
+
+fn split_entries(blocks: &[BlockEntry]) -> (Vec<BlockEntry>, Vec<BlockEntry>) {
+    blocks.iter().copied().partition(|entry| scan::is_marks(entry.block_type))
+}
+
+/// A sealed segment with its index in memory.
+pub(crate) struct Sealed {
+    pub(crate) file: SegmentFile,
+    pub(crate) footer: Footer,
+    /// Whether the file has a footer of its own, or it was put together from the blocks.
+    pub(crate) has_footer: bool,
+    index: Vec<BlockEntry>,
+}
+
+impl Sealed {
+    pub(crate) fn open(storage: &dyn Storage, first_sequence: Sequence) -> Result<Self> {
+        let file = SegmentFile::open(storage, first_sequence, false)?;
+        let (footer, has_footer) = match Footer::read(&file.name, file.file.as_ref()) {
+            Ok(Some((footer, _))) => (footer, true),
+            Ok(None) | Err(Error::Corrupt { .. }) => {
+                let mut scan = Scan::begin(&file);
+                scan.advance(&file, u64::MAX, u64::MAX)?;
+                (scan.footer, false)
+            }
+            Err(error) => return Err(error),
+        };
+        let (_, index) = split_entries(&footer.blocks);
+        Ok(Sealed { file, footer, has_footer, index })
+    }
+}
+
+#[derive(Default)]
+struct OpenSegments {
+    by_sequence: BTreeMap<Sequence, (u64, Arc<Sealed>)>,
+    clock: u64,
+}
+
+/// Where an event stands.
+enum Place {
+    Active(Arc<SegmentFile>, BlockEntry),
+    Sealed(Arc<Sealed>, BlockEntry),
+    Missing(Sequence, Missing),
+}
+
+impl Place {
+    fn file(&self) -> Option<(&SegmentFile, &BlockEntry)> {
+        match self {
+            Place::Active(file, entry) => Some((file, entry)),
+            Place::Sealed(sealed, entry) => Some((&sealed.file, entry)),
+            Place::Missing(..) => None,
+        }
+    }
+}
+
+impl Log {
+    /// Opens a log for reading, also while another process writes it, also on a read-only directory. No lock is taken.
+    ///
+    /// # Errors
+    /// [`Error::NotALog`] when no segment is there, [`Error::NewerFormat`], or what the storage answers.
+    pub fn open(storage: Arc<dyn Storage>, options: ReadOptions) -> Result<Log> {
+        let names = list_segments(storage.as_ref())?;
+        let Some(newest) = names.last() else { return Err(Error::NotALog { directory: storage.name() }) };
+        let header = SegmentFile::open(storage.as_ref(), *newest, false)?.header;
+        let log = Log::assemble(storage, options, header);
+        log.refresh()?;
+        Ok(log)
+    }
+
+    pub(crate) fn assemble(storage: Arc<dyn Storage>, options: ReadOptions, header: SegmentHeader) -> Log {
+        let head = Head {
+            next_sequence: header.first_sequence,
+            api_version: header.version_announced,
+            chain: header.chain_before,
+            epoch: header.epoch,
+        };
+        let shared = Shared {
+            storage,
+            cache: BlockCache::new(options.cache_bytes),
+            header: RwLock::new(header),
+            segments: RwLock::default(),
+            open: Mutex::default(),
+            head: Mutex::new(head),
+            committed: Condvar::new(),
+        };
+        Log { shared: Arc::new(shared) }
+    }
+
+    /// The last durable, visible position.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        *self.shared.lock_head()
+    }
+
+    /// The oldest retained sequence; the head's when the log is empty.
+    #[must_use]
+    pub fn oldest(&self) -> Sequence {
+        let segments = self.shared.read_segments();
+        let oldest = segments.sealed.first().copied();
+        oldest
+            .or_else(|| segments.active.as_ref().map(Active::first_sequence))
+            .unwrap_or_else(|| self.head().next_sequence)
+    }
+
+    /// The id that the log got when it was made.
+    #[must_use]
+    pub fn id(&self) -> [u8; 16] {
+        self.shared.read_header().log_id
+    }
+
+    /// The dialect of its source.
+    #[must_use]
+    pub fn dialect(&self) -> String {
+        self.shared.read_header().dialect.clone()
+    }
+
+    /// The kinds that the dialect knows, by number.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<(u8, String)> {
+        self.shared.read_header().kinds.clone()
+    }
+
+    /// What stands at `sequence`, if that takes no I/O: the block is in the cache, or the log ends before.
+    #[must_use]
+    pub fn read_cached(&self, sequence: Sequence) -> Option<Read> {
+        if sequence >= self.head().next_sequence {
+            return Some(Read::End);
+        }
+        let block = self.shared.cache.get(sequence)?;
+        let index = block.index_of(sequence)?;
+        Some(Read::Events { block, index })
+    }
+
+    /// What stands at `sequence`.
+    ///
+    /// # Errors
+    /// What the storage answers. Damage is no error: it comes back as [`Missing::Quarantined`].
+    pub fn read(&self, sequence: Sequence) -> Result<Read> {
+        if let Some(read) = self.read_cached(sequence) {
+            return Ok(read);
+        }
+        let place = self.shared.locate(sequence)?;
+        let (file, entry) = match (&place, place.file()) {
+            (_, Some(found)) => found,
+            (Place::Missing(to, _), _) if *to <= sequence => return Ok(Read::End),
+            (Place::Missing(to, why), _) => return Ok(Read::Missing { from: sequence, to: *to, why: why.clone() }),
+            _ => return Ok(Read::End),
+        };
+        if entry.payload_raw > LARGE_BYTES && entry.count == 1 {
+            return match LargeEvent::open(self, &place) {
+                Ok(large) => Ok(Read::Large(large)),
+                Err(error) => quarantined(sequence, entry, error),
+            };
+        }
+        match load(file, entry) {
+            Ok(block) => {
+                let block = Arc::new(block);
+                self.shared.cache.insert(Arc::clone(&block));
+                let index = block.index_of(sequence).unwrap_or_default();
+                Ok(Read::Events { block, index })
+            }
+            Err(error) => quarantined(sequence, entry, error),
+        }
+    }
+
+    /// The stored form of the block that begins exactly at `sequence`: one zstd frame of its wire form, checked against
+    /// its CRC. `None` when no block begins there, or its first event brings a version frame.
+    ///
+    /// # Errors
+    /// What the storage answers, and [`Error::Corrupt`].
+    pub fn read_stored(&self, sequence: Sequence) -> Result<Option<StoredBlock>> {
+        if sequence >= self.head().next_sequence {
+            return Ok(None);
+        }
+        let place = self.shared.locate(sequence)?;
+        let Some((file, entry)) = place.file() else { return Ok(None) };
+        if entry.first_sequence != sequence {
+            return Ok(None);
+        }
+        let (header, bytes) = file.read_block(entry.offset, entry.stored_bytes)?;
+        let parts = Bytes::from(bytes).slice(BLOCK_HEADER_BYTES..);
+        let range = block::checked_payload(&header, &parts)
+            .map(|_| header.table_stored as usize..(header.table_stored + header.payload_stored) as usize)
+            .map_err(|error| file.corrupt(entry.offset, error))?;
+        Ok(Some(StoredBlock {
+            frame: parts.slice(range),
+            version_before: header.version_before,
+            version_after: header.version_after,
+            end_sequence: header.end_sequence(),
+        }))
+    }
+
+    /// All marks from position `from` on, in order.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn marks(&self, from: Sequence) -> Result<Vec<Mark>> {
+        let (sealed, active) = {
+            let segments = self.shared.read_segments();
+            let start = segments.sealed.range(..=from).next_back().copied().unwrap_or_default();
+            let sealed: Vec<_> = segments.sealed.range(start..).copied().collect();
+            (sealed, segments.active.as_ref().map(|active| (Arc::clone(&active.file), active.marks.clone())))
+        };
+        let mut marks = Vec::new();
+        for first in sealed {
+            let segment = self.shared.open_sealed(first)?;
+            marks.append(&mut read_segment_marks(&segment.file, &segment.footer)?);
+        }
+        if let Some((file, entries)) = active {
+            read_marks(&file, &entries, &mut marks)?;
+        }
+        marks.retain(|mark| mark.position >= from);
+        Ok(marks)
+    }
+
+    /// Waits until the log goes on beyond `sequence`, at most `timeout`; says whether it does. For readers in the
+    /// writer's process; others call [`Log::refresh`].
+    #[must_use]
+    pub fn wait(&self, sequence: Sequence, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut head = self.shared.lock_head();
+        while head.next_sequence <= sequence {
+            let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
+                return false;
+            };
+            head = self.shared.committed.wait_timeout(head, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Looks at the disk again, for readers of a log that another process writes.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn refresh(&self) -> Result<Head> {
+        let storage = self.shared.storage.as_ref();
+        // The head first: what it names was on disk before it.
+        let head_state = head::read(storage)?;
+        let mut names = list_segments(storage)?;
+        let Some(newest) = names.pop() else { return Err(Error::NotALog { directory: storage.name() }) };
+        let mut segments = self.shared.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let known = segments.active.take().filter(|active| active.first_sequence() == newest);
+        let mut active = match known {
+            Some(active) => active,
+            None => {
+                let file = SegmentFile::open(storage, newest, false)?;
+                let scan = Scan::begin(&file);
+                Active { file: Arc::new(file), index: Vec::new(), marks: Vec::new(), scan: Some(scan) }
+            }
+        };
+        let mut scan = active.scan.take().unwrap_or_else(|| Scan::begin(&active.file));
+        let (trusted, limit) = match head_state {
+            HeadState::Own(slot) if slot.segment == newest => (slot.offset, slot.offset),
+            // The newest segment was made after this head was written: nothing in it is visible yet.
+            HeadState::Own(slot) if slot.segment < newest && slot.next_sequence <= newest => (0, 0),
+            _ => (0, u64::MAX),
+        };
+        scan.advance(&active.file, trusted, limit)?;
+        (active.marks, active.index) = split_entries(&scan.footer.blocks);
+        let head = Head {
+            next_sequence: scan.footer.end_sequence,
+            api_version: scan.footer.position().announced_version,
+            chain: scan.footer.chain_after,
+            epoch: active.file.header.epoch,
+        };
+        active.scan = Some(scan);
+        *self.shared.header.write().unwrap_or_else(PoisonError::into_inner) = active.file.header.clone();
+        segments.active = Some(active);
+        segments.sealed = names.into_iter().collect();
+        drop(segments);
+        *self.shared.lock_head() = head;
+        Ok(head)
+    }
+}
+
+fn quarantined(sequence: Sequence, entry: &BlockEntry, error: Error) -> Result<Read> {
+    match error {
+        Error::Corrupt { .. } | Error::UnknownFeature { .. } => {
+            let why = Missing::Quarantined(error.to_string());
+            Ok(Read::Missing { from: sequence, to: entry.end_sequence(), why })
+        }
+        error => Err(error),
+    }
+}
+
+/// A block as it is stored, for clients that decode zstd themselves.
+#[derive(Clone, Debug)]
+pub struct StoredBlock {
+    /// One zstd frame; decompressed, the wire form of the block's events with their version frames.
+    pub frame: Bytes,
+    /// In force before its first event.
+    pub version_before: ApiVersion,
+    /// In force after its last event.
+    pub version_after: ApiVersion,
+    /// The sequence after its last event.
+    pub end_sequence: Sequence,
+}
+
+impl Shared {
+    pub(crate) fn lock_head(&self) -> MutexGuard<'_, Head> {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn read_header(&self) -> std::sync::RwLockReadGuard<'_, SegmentHeader> {
+        self.header.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_segments(&self) -> std::sync::RwLockReadGuard<'_, Segments> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first sequences of all segments in order, the active one last.
+    pub(crate) fn segment_list(&self) -> Vec<Sequence> {
+        let segments = self.read_segments();
+        segments.sealed.iter().copied().chain(segments.active.as_ref().map(Active::first_sequence)).collect()
+    }
+
+    pub(crate) fn sealed_list(&self) -> Vec<Sequence> {
+        self.read_segments().sealed.iter().copied().collect()
+    }
+
+    /// Replaces what is known of segments, when the writer opens, seals or begins one.
+    pub(crate) fn set_segments(&self, sealed: impl IntoIterator<Item = Sequence>, active: Option<Active>) {
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        segments.sealed = sealed.into_iter().collect();
+        segments.active = active;
+    }
+
+    /// The active segment is sealed now.
+    pub(crate) fn active_was_sealed(&self) {
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(active) = segments.active.take() {
+            segments.sealed.insert(active.first_sequence());
+        }
+    }
+
+    pub(crate) fn active_has_begun(&self, active: Active) {
+        *self.header.write().unwrap_or_else(PoisonError::into_inner) = active.file.header.clone();
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).active = Some(active);
+    }
+
+    /// A sealed segment was rewritten or removed: readers open it anew.
+    pub(crate) fn forget(&self, first_sequence: Sequence, removed: bool) {
+        if removed {
+            self.segments.write().unwrap_or_else(PoisonError::into_inner).sealed.remove(&first_sequence);
+        }
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).by_sequence.remove(&first_sequence);
+    }
+
+    /// Makes blocks of the active segment visible, then the head, and wakes who waits.
+    pub(crate) fn publish(&self, entries: &[BlockEntry], head: Head) {
+        {
+            let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some(active) = &mut segments.active {
+                for entry in entries {
+                    if scan::is_marks(entry.block_type) { &mut active.marks } else { &mut active.index }.push(*entry);
+                }
+            }
+        }
+        *self.lock_head() = head;
+        self.committed.notify_all();
+    }
+
+    pub(crate) fn open_sealed(&self, first_sequence: Sequence) -> Result<Arc<Sealed>> {
+        if let Some(found) = self.opened(first_sequence) {
+            return Ok(found);
+        }
+        // Read outside the lock: others need not wait for this disk read.
+        let sealed = Arc::new(Sealed::open(self.storage.as_ref(), first_sequence)?);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.clock += 1;
+        let clock = open.clock;
+        open.by_sequence.insert(first_sequence, (clock, Arc::clone(&sealed)));
+        if open.by_sequence.len() > OPEN_SEGMENTS_MAX
+            && let Some(oldest) = open.by_sequence.iter().min_by_key(|(_, (used, _))| *used).map(|(first, _)| *first)
+        {
+            open.by_sequence.remove(&oldest);
+        }
+        Ok(sealed)
+    }
+
+    fn opened(&self, first_sequence: Sequence) -> Option<Arc<Sealed>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.clock += 1;
+        let clock = open.clock;
+        let (used, sealed) = open.by_sequence.get_mut(&first_sequence)?;
+        *used = clock;
+        Some(Arc::clone(sealed))
+    }
+
+    fn locate(&self, sequence: Sequence) -> Result<Place> {
+        let (first, next) = {
+            let segments = self.read_segments();
+            if let Some(active) = segments.active.as_ref().filter(|active| sequence >= active.first_sequence()) {
+                return Ok(match search(&active.index, sequence) {
+                    Ok(entry) => Place::Active(Arc::clone(&active.file), entry),
+                    Err(Some(to)) => Place::Missing(to, Missing::Hole),
+                    Err(None) => Place::Missing(self.lock_head().next_sequence, Missing::Hole),
+                });
+            }
+            let after = segments.sealed.range(sequence.saturating_add(1)..).next().copied();
+            let next = after.or_else(|| segments.active.as_ref().map(Active::first_sequence));
+            (segments.sealed.range(..=sequence).next_back().copied(), next)
+        };
+        let next = next.unwrap_or_else(|| self.lock_head().next_sequence);
+        let Some(first) = first else { return Ok(Place::Missing(next, Missing::Dropped)) };
+        let sealed = match self.open_sealed(first) {
+            Ok(sealed) => sealed,
+            Err(error @ (Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. })) => {
+                return Ok(Place::Missing(next, Missing::Quarantined(error.to_string())));
+            }
+            Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(Place::Missing(next, Missing::Dropped));
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(match search(&sealed.index, sequence) {
+            Ok(entry) => Place::Sealed(sealed, entry),
+            Err(to) => Place::Missing(to.unwrap_or(next), Missing::Hole),
+        })
+    }
+}
+
+/// The entry that holds an event, or where the next one begins.
+fn search(index: &[BlockEntry], sequence: Sequence) -> std::result::Result<BlockEntry, Option<Sequence>> {
+    let after = index.partition_point(|entry| entry.first_sequence <= sequence);
+    let found = after.checked_sub(1).and_then(|at| index.get(at)).filter(|entry| sequence < entry.end_sequence());
+    found.copied().ok_or_else(|| index.get(after).map(|entry| entry.first_sequence))
+}
+
+pub(crate) fn load(file: &SegmentFile, entry: &BlockEntry) -> Result<Block> {
+    let (header, bytes) = file.read_block(entry.offset, entry.stored_bytes)?;
+    if header.block_type != BlockType::EVENTS || header.first_sequence != entry.first_sequence {
+        return Err(file.corrupt(entry.offset, block::corrupt("another block stands where the index says")));
+    }
+    let parts = bytes.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
+    Block::decode(&header, parts).map_err(|error| file.corrupt(entry.offset, error))
+}
+
+fn read_marks(file: &SegmentFile, entries: &[BlockEntry], marks: &mut Vec<Mark>) -> Result<()> {
+    for entry in entries {
+        let (header, bytes) = match file.read_block(entry.offset, entry.stored_bytes) {
+            Ok(read) => read,
+            Err(Error::Corrupt { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        let parts = bytes.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
+        marks.extend(block::decode_marks(&header, parts).unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// The first sequences of all segment files, in order.
+pub(crate) fn list_segments(storage: &dyn Storage) -> Result<Vec<Sequence>> {
+    let names = storage.list().map_err(storage_error("list", "the directory"))?;
+    let mut sequences: Vec<_> = names.iter().filter_map(|name| parse_file_name(name)).collect();
+    sequences.sort_unstable();
+    Ok(sequences)
+}
+
+/// An event that is read in pieces.
+pub struct LargeEvent {
+    place: Place,
+    header: BlockHeader,
+    shape: Block,
+}
+
+impl std::fmt::Debug for LargeEvent {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("LargeEvent").field("sequence", &self.header.first_sequence).finish_non_exhaustive()
+    }
+}
+
+/// How much of a large event is read or decompressed at a time.
+const PIECE_BYTES: usize = 64 << 10;
+
+impl LargeEvent {
+    fn open(_log: &Log, place: &Place) -> Result<LargeEvent> {
+        let place = match place {
+            Place::Active(file, entry) => Place::Active(Arc::clone(file), *entry),
+            Place::Sealed(sealed, entry) => Place::Sealed(Arc::clone(sealed), *entry),
+            Place::Missing(to, why) => Place::Missing(*to, why.clone()),
+        };
+        let Some((file, entry)) = place.file() else { return Err(Error::Poisoned) };
+        let corrupt = |error: BlockError| file.corrupt(entry.offset, error);
+        let header = file.read_header(entry.offset)?.ok_or_else(|| corrupt(BlockError::End))?;
+        let parts_at = entry.offset + BLOCK_HEADER_BYTES as u64;
+        let table = crate::segment::read_exact(&file.name, file.file.as_ref(), parts_at, header.table_stored as usize)?;
+        let shape = Block::shape(&header, &table).map_err(corrupt)?;
+        // Nothing is given out before all of it is known to be sound.
+        let mut crc = crc32fast::Hasher::new();
+        let mut left = u64::from(header.payload_stored);
+        let mut at = parts_at + u64::from(header.table_stored);
+        while left > 0 {
+            let length = left.min(PIECE_BYTES as u64);
+            crc.update(&crate::segment::read_exact(&file.name, file.file.as_ref(), at, length as usize)?);
+            at += length;
+            left -= length;
+        }
+        if crc.finalize() != header.payload_crc {
+            return Err(corrupt(block::corrupt("the payload's checksum does not fit")));
+        }
+        Ok(LargeEvent { header, shape, place })
+    }
+
+    /// Its sequence.
+    #[must_use]
+    pub fn sequence(&self) -> Sequence {
+        self.header.first_sequence
+    }
+
+    /// A block of its shape without the wire bytes: what is known about the event, but its frame and payload are empty.
+    #[must_use]
+    pub fn shape(&self) -> &Block {
+        &self.shape
+    }
+
+    /// The API version in force after it.
+    #[must_use]
+    pub fn version_after(&self) -> ApiVersion {
+        self.header.version_after
+    }
+
+    /// Bytes of its wire form, its version frame included.
+    #[must_use]
+    pub fn wire_bytes(&self) -> u64 {
+        self.header.payload_raw.into()
+    }
+
+    /// Reads its wire form in pieces; at most the decoder's window is held in memory.
+    ///
+    /// # Errors
+    /// When the decoder cannot be set up.
+    pub fn wire(&self) -> io::Result<impl io::Read + Send + use<>> {
+        let (file, start) = match &self.place {
+            Place::Active(file, entry) => (Arc::clone(&file.file), entry.offset),
+            Place::Sealed(sealed, entry) => (Arc::clone(&sealed.file.file), entry.offset),
+            Place::Missing(..) => return Err(io::ErrorKind::NotFound.into()),
+        };
+        let start = start + BLOCK_HEADER_BYTES as u64 + u64::from(self.header.table_stored);
+        let stored = PositionedReader { file, at: start, end: start + u64::from(self.header.payload_stored) };
+        zstd::stream::read::Decoder::with_buffer(io::BufReader::with_capacity(PIECE_BYTES, stored))
+    }
+}
+
+struct PositionedReader {
+    file: Arc<dyn crate::storage::File>,
+    at: u64,
+    end: u64,
+}
+
+impl io::Read for PositionedReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = buffer.len().min(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
+        let read = self.file.read_at(buffer.get_mut(..length).unwrap_or_default(), self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// The marks of a segment whose blocks are known.
+pub(crate) fn read_segment_marks(file: &SegmentFile, footer: &Footer) -> Result<Vec<Mark>> {
+    let (entries, _) = split_entries(&footer.blocks);
+    let mut marks = Vec::new();
+    read_marks(file, &entries, &mut marks)?;
+    Ok(marks)
+}

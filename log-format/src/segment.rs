@@ -1,0 +1,443 @@
+//! Segments: one file of a log each, named by its first sequence.
+//!
+//! A segment begins with a [`SegmentHeader`], goes on with blocks, and once sealed ends with a footer block and a
+//! trailer that points at it. What follows the last block of an active segment reads as zeros. FORMAT.md has the byte
+//! tables.
+
+use std::sync::Arc;
+
+use rkyv::rancor;
+
+use crate::{
+    ApiVersion, ChainValue, Error, Result, Sequence, Timestamp,
+    block::{self, BLOCK_HEADER_BYTES, BlockError, BlockHeader, BlockType, Encoder},
+    bytes_codec::{Reader, put_version},
+    storage::{File, Storage},
+};
+
+/// The format version that this release writes, and the newest that it reads.
+pub const FORMAT_VERSION: u16 = 1;
+
+const MAGIC: [u8; 8] = *b"SIDECLOG";
+const FIXED_BYTES: usize = 140;
+const HEADER_BYTES_MAX: usize = 8192;
+const DIALECT_BYTES: usize = 16;
+const SUFFIX: &str = ".segment";
+const TRAILER_MAGIC: [u8; 4] = *b"SEAL";
+const TRAILER_BYTES: u64 = 16;
+/// A footer lists its blocks at 48 bytes each.
+const FOOTER_BLOCKS_MAX: usize = 4 << 20;
+
+/// The file name of the segment that begins at `first_sequence`.
+pub(crate) fn file_name(first_sequence: Sequence) -> String {
+    format!("{first_sequence:020}{SUFFIX}")
+}
+
+/// The first sequence in a segment's file name; `None` for any other file.
+pub(crate) fn parse_file_name(name: &str) -> Option<Sequence> {
+    let digits = name.strip_suffix(SUFFIX)?;
+    (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
+}
+
+/// What a segment says of itself before its first block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    /// Which writing of this range it is: compaction counts it up.
+    pub(crate) generation: u32,
+    pub(crate) epoch: u64,
+    pub(crate) log_id: [u8; 16],
+    pub(crate) dialect: String,
+    pub(crate) first_sequence: Sequence,
+    pub(crate) created: Timestamp,
+    /// What the wire form announced last before the first event.
+    pub(crate) version_before: ApiVersion,
+    /// The highest that any source had announced.
+    pub(crate) version_announced: ApiVersion,
+    /// Before the first event.
+    pub(crate) chain_before: ChainValue,
+    /// The dialect's kinds: number and name.
+    pub(crate) kinds: Vec<(u8, String)>,
+}
+
+impl SegmentHeader {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(512);
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&0u32.to_le_bytes());
+        out.extend_from_slice(&0u32.to_le_bytes());
+        out.extend_from_slice(&self.generation.to_le_bytes());
+        out.extend_from_slice(&self.epoch.to_le_bytes());
+        out.extend_from_slice(&self.log_id);
+        let mut dialect = self.dialect.as_bytes().to_vec();
+        dialect.resize(DIALECT_BYTES, 0);
+        out.extend_from_slice(&dialect);
+        out.extend_from_slice(&self.first_sequence.to_le_bytes());
+        out.extend_from_slice(&self.created.to_le_bytes());
+        put_version(&mut out, self.version_before);
+        put_version(&mut out, self.version_announced);
+        out.extend_from_slice(&self.chain_before);
+        out.extend_from_slice(&(self.kinds.len() as u32).to_le_bytes());
+        for (number, name) in &self.kinds {
+            let name = name.as_bytes().get(..name.len().min(255)).unwrap_or_default();
+            out.push(*number);
+            out.push(name.len() as u8);
+            out.extend_from_slice(name);
+        }
+        let length = (out.len() + 4) as u16;
+        if let Some(place) = out.get_mut(10..12) {
+            place.copy_from_slice(&length.to_le_bytes());
+        }
+        let crc = crc32fast::hash(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Reads the header and says how many bytes it takes.
+    pub(crate) fn read(name: &str, file: &dyn File) -> Result<(SegmentHeader, u64)> {
+        let corrupt = |reason: &str| Error::Corrupt { file: name.to_owned(), offset: 0, reason: reason.to_owned() };
+        let mut bytes = vec![0; HEADER_BYTES_MAX];
+        let read = file.read_at(&mut bytes, 0).map_err(storage_error("read", name))?;
+        bytes.truncate(read);
+        let mut reader = Reader::new(&bytes);
+        let magic: [u8; 8] = reader.array();
+        if magic != MAGIC || bytes.len() < FIXED_BYTES {
+            return Err(corrupt("no segment header begins here"));
+        }
+        let version = reader.u16();
+        if version > FORMAT_VERSION {
+            return Err(Error::NewerFormat { file: name.to_owned(), found: version, known: FORMAT_VERSION });
+        }
+        let length = usize::from(reader.u16());
+        let (Some(covered), Some(crc)) =
+            (bytes.get(..length.saturating_sub(4)), bytes.get(length.saturating_sub(4)..length))
+        else {
+            return Err(corrupt("the header is cut off"));
+        };
+        if length < FIXED_BYTES + 4 || crc32fast::hash(covered).to_le_bytes() != crc {
+            return Err(corrupt("the header's checksum does not fit"));
+        }
+        let _may_ignore = reader.u32();
+        let must_understand = reader.u32();
+        if must_understand != 0 {
+            return Err(Error::UnknownFeature { file: name.to_owned(), offset: 0, flags: must_understand });
+        }
+        let generation = reader.u32();
+        let epoch = reader.u64();
+        let log_id = reader.array();
+        let dialect = reader.array::<DIALECT_BYTES>();
+        let dialect = String::from_utf8_lossy(dialect.split(|&byte| byte == 0).next().unwrap_or_default()).into_owned();
+        let first_sequence = reader.u64();
+        let created = reader.u64();
+        let version_before = reader.version();
+        let version_announced = reader.version();
+        let chain_before = reader.array();
+        let kind_count = reader.u32().min(64);
+        let kinds = (0..kind_count)
+            .map(|_| {
+                let number = reader.u8();
+                let length = usize::from(reader.u8());
+                (number, String::from_utf8_lossy(reader.take(length)).into_owned())
+            })
+            .collect();
+        let header = SegmentHeader {
+            generation,
+            epoch,
+            log_id,
+            dialect,
+            first_sequence,
+            created,
+            version_before,
+            version_announced,
+            chain_before,
+            kinds,
+        };
+        Ok((header, length as u64))
+    }
+}
+
+/// Where one block of a segment stands, and what a reader must know to skip it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub(crate) struct BlockEntry {
+    pub(crate) first_sequence: Sequence,
+    pub(crate) offset: u64,
+    pub(crate) kinds: u64,
+    pub(crate) received_max: Timestamp,
+    /// Events, or 0 for a block of another type.
+    pub(crate) count: u32,
+    pub(crate) stored_bytes: u32,
+    pub(crate) payload_raw: u32,
+    pub(crate) block_type: u8,
+}
+
+impl BlockEntry {
+    pub(crate) fn new(header: &BlockHeader, offset: u64) -> Self {
+        BlockEntry {
+            first_sequence: header.first_sequence,
+            offset,
+            kinds: header.kinds,
+            received_max: header.received_max,
+            count: if header.block_type == BlockType::EVENTS { header.count } else { 0 },
+            stored_bytes: header.stored_bytes() as u32,
+            payload_raw: header.payload_raw,
+            block_type: header.block_type.0,
+        }
+    }
+
+    pub(crate) fn end_sequence(&self) -> Sequence {
+        self.first_sequence.saturating_add(self.count.into())
+    }
+}
+
+/// What a sealed segment says of itself after its last block.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub(crate) struct Footer {
+    /// The sequence after the last event.
+    pub(crate) end_sequence: Sequence,
+    /// Events by kind number.
+    pub(crate) counts: [u64; 64],
+    pub(crate) received_min: Timestamp,
+    pub(crate) received_max: Timestamp,
+    /// Wire bytes of all events.
+    pub(crate) payload_raw: u64,
+    pub(crate) marks: u64,
+    /// What the wire form announced last.
+    version_after: [u32; 3],
+    /// The highest that any source had announced.
+    version_announced: [u32; 3],
+    pub(crate) chain_after: ChainValue,
+    pub(crate) sources: Vec<String>,
+    pub(crate) blocks: Vec<BlockEntry>,
+}
+
+impl Footer {
+    /// A footer of no block yet.
+    pub(crate) fn empty(header: &SegmentHeader) -> Self {
+        Footer {
+            end_sequence: header.first_sequence,
+            counts: [0; 64],
+            received_min: Timestamp::MAX,
+            received_max: 0,
+            payload_raw: 0,
+            marks: 0,
+            version_after: numbers(header.version_before),
+            version_announced: numbers(header.version_announced),
+            chain_after: header.chain_before,
+            sources: Vec::new(),
+            blocks: Vec::new(),
+        }
+    }
+
+    /// Takes one more block into account, except its events by kind and their sources.
+    pub(crate) fn add(&mut self, header: &BlockHeader, offset: u64) {
+        self.blocks.push(BlockEntry::new(header, offset));
+        self.end_sequence = self.end_sequence.max(header.end_sequence());
+        match header.block_type {
+            BlockType::EVENTS => {
+                self.payload_raw += u64::from(header.payload_raw);
+                self.received_min = self.received_min.min(header.received_min);
+                self.received_max = self.received_max.max(header.received_max);
+                self.chain_after = header.chain_after;
+                self.version_after = numbers(header.version_after);
+            }
+            BlockType::MARKS => self.marks += u64::from(header.count),
+            _ => {}
+        }
+        self.version_announced = self.version_announced.max(numbers(header.version_after));
+    }
+
+    /// Counts one event.
+    pub(crate) fn count(&mut self, kind: crate::Kind, source: &str) {
+        if let Some(count) = self.counts.get_mut(usize::from(kind.0.min(63))) {
+            *count += 1;
+        }
+        if !self.sources.iter().any(|known| known == source) && self.sources.len() < 256 {
+            self.sources.push(source.to_owned());
+        }
+    }
+
+    /// Where the log stands after this segment.
+    pub(crate) fn position(&self) -> Position {
+        Position {
+            next_sequence: self.end_sequence,
+            wire_version: version(self.version_after),
+            announced_version: version(self.version_announced),
+            chain: self.chain_after,
+        }
+    }
+
+    /// The footer block and the trailer behind it, for a segment whose blocks end at `offset`.
+    pub(crate) fn encode(&self, offset: u64, encoder: &mut Encoder) -> std::io::Result<Vec<u8>> {
+        let raw = rkyv::to_bytes::<rancor::Error>(self).map_err(std::io::Error::other)?;
+        let header = BlockHeader {
+            block_type: BlockType::FOOTER,
+            count: 0,
+            first_sequence: self.end_sequence,
+            kinds: 0,
+            received_min: self.received_min,
+            received_max: self.received_max,
+            version_before: version(self.version_after),
+            version_after: version(self.version_announced),
+            table_stored: 0,
+            table_raw: 0,
+            payload_stored: 0,
+            payload_raw: 0,
+            chain_after: self.chain_after,
+            table_crc: 0,
+            payload_crc: 0,
+        };
+        let mut out = Vec::new();
+        block::encode_plain(header, &raw, encoder, &mut out)?;
+        let mut trailer = offset.to_le_bytes().to_vec();
+        trailer.extend_from_slice(&TRAILER_MAGIC);
+        let crc = crc32fast::hash(&trailer);
+        trailer.extend_from_slice(&crc.to_le_bytes());
+        out.extend_from_slice(&trailer);
+        Ok(out)
+    }
+
+    /// Reads the footer of a sealed segment and says where it begins; `None` when the file does not end in a trailer.
+    pub(crate) fn read(name: &str, file: &dyn File) -> Result<Option<(Footer, u64)>> {
+        let length = file.len().map_err(storage_error("read", name))?;
+        let Some(trailer_at) = length.checked_sub(TRAILER_BYTES) else { return Ok(None) };
+        let trailer = read_exact(name, file, trailer_at, TRAILER_BYTES as usize)?;
+        let (covered, crc) = trailer.split_at(trailer.len().saturating_sub(4));
+        if !covered.ends_with(&TRAILER_MAGIC) || crc32fast::hash(covered).to_le_bytes() != crc {
+            return Ok(None);
+        }
+        let offset = Reader::new(covered).u64();
+        let corrupt = |reason: String| Error::Corrupt { file: name.to_owned(), offset, reason };
+        let header = read_block_header(name, file, offset)?
+            .ok_or_else(|| corrupt("the trailer points at no footer".to_owned()))?;
+        if header.block_type != BlockType::FOOTER || offset + header.stored_bytes() != trailer_at {
+            return Err(corrupt("the trailer points at no footer".to_owned()));
+        }
+        let parts = read_exact(name, file, offset + BLOCK_HEADER_BYTES as u64, header.table_stored as usize)?;
+        let table = block::decode_table_part(&header, &parts).map_err(|error| block_error(name, offset, error))?;
+        let footer = rkyv::access::<ArchivedFooter, rancor::Error>(&table)
+            .map_err(|error| corrupt(format!("the footer does not decode: {error}")))?;
+        if footer.blocks.len() > FOOTER_BLOCKS_MAX {
+            return Err(corrupt("the footer lists too many blocks".to_owned()));
+        }
+        let footer = rkyv::deserialize::<Footer, rancor::Error>(footer)
+            .map_err(|error| corrupt(format!("the footer does not decode: {error}")))?;
+        Ok(Some((footer, offset)))
+    }
+}
+
+fn numbers(version: ApiVersion) -> [u32; 3] {
+    [version.major, version.minor, version.patch]
+}
+
+fn version([major, minor, patch]: [u32; 3]) -> ApiVersion {
+    ApiVersion { major, minor, patch }
+}
+
+/// A place between two events, and what is in force there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) next_sequence: Sequence,
+    /// What the wire form has announced last.
+    pub(crate) wire_version: ApiVersion,
+    /// The highest that any source has announced; the wire form says so before the next event.
+    pub(crate) announced_version: ApiVersion,
+    pub(crate) chain: ChainValue,
+}
+
+/// A segment file open for reading.
+pub(crate) struct SegmentFile {
+    pub(crate) name: String,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) header: SegmentHeader,
+    /// Where the first block stands.
+    pub(crate) blocks_start: u64,
+}
+
+impl SegmentFile {
+    pub(crate) fn open(storage: &dyn Storage, first_sequence: Sequence, write: bool) -> Result<Self> {
+        let name = file_name(first_sequence);
+        let file = storage.open(&name, write).map_err(storage_error("open", &name))?;
+        let (header, blocks_start) = SegmentHeader::read(&name, file.as_ref())?;
+        if header.first_sequence != first_sequence {
+            let reason = format!("its header says that it begins at sequence {}", header.first_sequence);
+            return Err(Error::Corrupt { file: name, offset: 0, reason });
+        }
+        Ok(SegmentFile { name, file, header, blocks_start })
+    }
+
+    pub(crate) fn read_header(&self, offset: u64) -> Result<Option<BlockHeader>> {
+        read_block_header(&self.name, self.file.as_ref(), offset)
+    }
+
+    /// The bytes of a block: header and parts.
+    pub(crate) fn read_block(&self, offset: u64, stored_bytes: u32) -> Result<(BlockHeader, Vec<u8>)> {
+        let bytes = read_exact(&self.name, self.file.as_ref(), offset, stored_bytes as usize)?;
+        let header = BlockHeader::decode(&bytes).map_err(|error| self.corrupt(offset, error))?;
+        if header.stored_bytes() != u64::from(stored_bytes) {
+            return Err(self.corrupt(offset, block::corrupt("the block has another length than its index says")));
+        }
+        Ok((header, bytes))
+    }
+
+    pub(crate) fn corrupt(&self, offset: u64, error: BlockError) -> Error {
+        block_error(&self.name, offset, error)
+    }
+
+    /// The first offset from `from` on where a sound block header stands that begins at `sequence` or later.
+    pub(crate) fn find_block_after(&self, from: u64, sequence: Sequence) -> Result<Option<u64>> {
+        const STEP: usize = 1 << 20;
+        let mut at = from;
+        let mut bytes = vec![0; STEP + BLOCK_HEADER_BYTES];
+        loop {
+            let read = self.file.read_at(&mut bytes, at).map_err(storage_error("read", &self.name))?;
+            let window = bytes.get(..read).unwrap_or_default();
+            for found in memchr::memmem::find_iter(window, b"SBLK") {
+                if let Some(Ok(header)) = window.get(found..).map(BlockHeader::decode)
+                    && header.first_sequence >= sequence
+                    && matches!(header.block_type, BlockType::EVENTS | BlockType::MARKS)
+                {
+                    return Ok(Some(at + found as u64));
+                }
+            }
+            if read < bytes.len() {
+                return Ok(None);
+            }
+            at += STEP as u64;
+        }
+    }
+}
+
+fn read_block_header(name: &str, file: &dyn File, offset: u64) -> Result<Option<BlockHeader>> {
+    let mut bytes = [0; BLOCK_HEADER_BYTES];
+    let read = file.read_at(&mut bytes, offset).map_err(storage_error("read", name))?;
+    match BlockHeader::decode(bytes.get(..read).unwrap_or_default()) {
+        Ok(header) => Ok(Some(header)),
+        Err(BlockError::End) => Ok(None),
+        Err(error) => Err(block_error(name, offset, error)),
+    }
+}
+
+pub(crate) fn read_exact(name: &str, file: &dyn File, offset: u64, length: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let read = file.read_at(&mut bytes, offset).map_err(storage_error("read", name))?;
+    if read < length {
+        let reason = format!("the file ends {} bytes too early", length - read);
+        return Err(Error::Corrupt { file: name.to_owned(), offset, reason });
+    }
+    Ok(bytes)
+}
+
+pub(crate) fn block_error(name: &str, offset: u64, error: BlockError) -> Error {
+    let file = name.to_owned();
+    match error {
+        BlockError::End => Error::Corrupt { file, offset, reason: "the block is missing".to_owned() },
+        BlockError::Corrupt(reason) => Error::Corrupt { file, offset, reason: reason.into_owned() },
+        BlockError::Unknown(flags) => Error::UnknownFeature { file, offset, flags: flags.into() },
+    }
+}
+
+pub(crate) fn storage_error(operation: &'static str, file: &str) -> impl Fn(std::io::Error) -> Error {
+    let file = file.to_owned();
+    move |source| Error::Storage { operation, file: file.clone(), source }
+}

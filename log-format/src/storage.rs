@@ -1,0 +1,261 @@
+//! The seam below the log: files in one flat directory.
+//!
+//! Everything the log does to a disk goes through [`Storage`] and [`File`], so that a test can put a disk there that
+//! loses, tears or refuses. [`Directory`] is the real one.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// An open file: positioned reads and writes, no cursor.
+pub trait File: Send + Sync {
+    /// Reads at `offset` until `buffer` is full or the file ends; returns the bytes read.
+    ///
+    /// # Errors
+    /// Whatever the device answers.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// Whatever the device answers; the bytes may be there in part.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes what was written durable, the length included (fdatasync).
+    ///
+    /// # Errors
+    /// Whatever the device answers; what was written since the last sync may then be lost.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Reserves `length` bytes on the device from `offset` on; new bytes read as zeros and count as length.
+    ///
+    /// # Errors
+    /// `StorageFull` when the device has no room.
+    fn allocate(&self, offset: u64, length: u64) -> io::Result<()>;
+
+    /// Cuts or extends the file.
+    ///
+    /// # Errors
+    /// Whatever the device answers.
+    fn set_len(&self, length: u64) -> io::Result<()>;
+
+    /// The file's length in bytes.
+    ///
+    /// # Errors
+    /// Whatever the device answers.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether the file is empty.
+    ///
+    /// # Errors
+    /// Whatever the device answers.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// A number that the file keeps for life and a copy of it does not share (the inode number).
+    ///
+    /// # Errors
+    /// Whatever the device answers.
+    fn identity(&self) -> io::Result<u64>;
+}
+
+/// Held while one process writes the log; released on drop.
+pub trait Lock: Send + Sync {}
+
+/// A flat directory of files.
+pub trait Storage: Send + Sync {
+    /// Creates an empty file, replacing one of the same name.
+    ///
+    /// # Errors
+    /// Whatever the device answers.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    /// Opens an existing file; for writing too if asked.
+    ///
+    /// # Errors
+    /// `NotFound`, or whatever the device answers.
+    fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>>;
+
+    /// Renames a file, replacing one of the new name.
+    ///
+    /// # Errors
+    /// Whatever the device answers.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// Whatever the device answers.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes creations, renames and removals durable.
+    ///
+    /// # Errors
+    /// Whatever the device answers.
+    fn sync_directory(&self) -> io::Result<()>;
+
+    /// The names of all files, in no order.
+    ///
+    /// # Errors
+    /// Whatever the device answers.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Takes the one writer's lock; `None` when another process holds it.
+    ///
+    /// # Errors
+    /// Whatever the device answers.
+    fn lock(&self) -> io::Result<Option<Box<dyn Lock>>>;
+
+    /// Bytes that can still be written.
+    ///
+    /// # Errors
+    /// Whatever the device answers.
+    fn free_space(&self) -> io::Result<u64>;
+
+    /// What people call this directory.
+    fn name(&self) -> String;
+}
+
+/// A real directory.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    path: PathBuf,
+}
+
+const LOCK_FILE: &str = "lock";
+
+impl Directory {
+    /// An existing directory; nothing is touched.
+    #[must_use]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Directory { path: path.into() }
+    }
+
+    /// The directory, made with its parents if missing.
+    ///
+    /// # Errors
+    /// Whatever the operating system answers.
+    pub fn create(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let directory = Self::at(path);
+        fs::create_dir_all(&directory.path)?;
+        Ok(directory)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Storage for Directory {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let file =
+            fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.path.join(name))?;
+        Ok(Arc::new(DiskFile { file }))
+    }
+
+    fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
+        let file = fs::OpenOptions::new().read(true).write(write).open(self.path.join(name))?;
+        Ok(Arc::new(DiskFile { file }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        fs::File::open(&self.path)?.sync_all()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            // A name that is not UTF-8 is none of ours.
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn lock(&self) -> io::Result<Option<Box<dyn Lock>>> {
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(self.path.join(LOCK_FILE))?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Box::new(DirectoryLock { _file: file }))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn free_space(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.path)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+/// The kernel drops the lock with the descriptor, also when the process is killed.
+struct DirectoryLock {
+    _file: fs::File,
+}
+
+impl Lock for DirectoryLock {}
+
+struct DiskFile {
+    file: fs::File,
+}
+
+impl File for DiskFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), offset, length) {
+            // Some filesystems cannot reserve; the length alone then still keeps later syncs cheap.
+            Err(rustix::io::Errno::OPNOTSUPP) => self.file.set_len(offset + length),
+            result => Ok(result?),
+        }
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn identity(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.ino())
+    }
+}

@@ -1,0 +1,177 @@
+//! The log from outside: what is appended and committed is what every reader gets.
+
+use std::sync::Arc;
+
+use sidecar_log_format::{
+    ApiVersion, Event, Kind, Log, Missing, Opened, Read, ReadOptions, WriteOptions, Writer,
+    storage::{Directory, Storage},
+};
+
+const VERSION: ApiVersion = ApiVersion { major: 2, minor: 0, patch: 0 };
+
+fn storage(directory: &tempfile::TempDir) -> Arc<dyn Storage> {
+    Arc::new(Directory::at(directory.path()))
+}
+
+fn options() -> WriteOptions {
+    WriteOptions { block_bytes_max: 4096, segment_bytes_max: 20_000, ..WriteOptions::new("casper", [7; 16], 1_000) }
+}
+
+fn payload(number: u64) -> String {
+    format!("{{\"Step\":{{\"era_id\":{number},\"filler\":\"{}\"}}}}", "x".repeat((number % 97) as usize))
+}
+
+fn event(payload: &str, number: u64) -> Event<'_> {
+    Event {
+        kind: Kind(7),
+        source: "127.0.0.1:9999",
+        network: "casper-test",
+        api_version: VERSION,
+        upstream_id: Some(number + 1000),
+        received: 1_000_000 + number,
+        payload,
+    }
+}
+
+fn append(writer: &mut Writer, range: std::ops::Range<u64>) {
+    writer.announce_version(VERSION, "127.0.0.1:9999", 1).unwrap();
+    for number in range {
+        assert_eq!(writer.append(&event(&payload(number), number)).unwrap(), number);
+        if number % 7 == 0 {
+            writer.commit().unwrap();
+        }
+    }
+    writer.commit().unwrap();
+}
+
+/// The wire form of everything from `from` on.
+fn wire_from(log: &Log, from: u64) -> (Vec<u8>, Vec<(u64, u64)>) {
+    let (mut wire, mut holes, mut next) = (Vec::new(), Vec::new(), from);
+    loop {
+        match log.read(next).unwrap() {
+            Read::Events { block, index } => {
+                let start = block.row(index).unwrap().range_with_rise().start;
+                wire.extend_from_slice(&block.wire()[start..]);
+                next = block.end_sequence();
+            }
+            Read::Missing { from, to, .. } => {
+                holes.push((from, to));
+                next = to;
+            }
+            Read::Large(large) => {
+                std::io::copy(&mut large.wire().unwrap(), &mut wire).unwrap();
+                next = large.sequence() + 1;
+            }
+            Read::End => return (wire, holes),
+        }
+    }
+}
+
+fn expected_wire(range: std::ops::Range<u64>) -> Vec<u8> {
+    let mut wire = Vec::new();
+    for number in range {
+        if number == 0 {
+            wire.extend_from_slice(b"data:{\"ApiVersion\":\"2.0.0\"}\n\n");
+        }
+        wire.extend_from_slice(format!("data:{}\nid:{number}\n\n", payload(number)).as_bytes());
+    }
+    wire
+}
+
+#[test]
+fn every_reader_gets_what_was_committed_in_its_wire_form() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, log, recovery } = Writer::open(storage(&directory), options()).unwrap();
+    assert!(recovery.created);
+    append(&mut writer, 0..1000);
+    assert_eq!(log.head().next_sequence, 1000);
+    assert_eq!(wire_from(&log, 0), (expected_wire(0..1000), vec![]));
+    assert_eq!(wire_from(&log, 613), (expected_wire(613..1000), vec![]));
+
+    let other = Log::open(storage(&directory), ReadOptions::default()).unwrap();
+    assert_eq!(other.head(), log.head());
+    assert_eq!(wire_from(&other, 0), (expected_wire(0..1000), vec![]));
+    append(&mut writer, 1000..1500);
+    assert_eq!(other.refresh().unwrap(), log.head());
+    assert_eq!(wire_from(&other, 990), (expected_wire(990..1500), vec![]));
+}
+
+#[test]
+fn a_log_goes_on_where_it_was_left() {
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..5 {
+        let Opened { mut writer, log, recovery } = Writer::open(storage(&directory), options()).unwrap();
+        assert_eq!(recovery.lost, None);
+        assert_eq!(recovery.cut_bytes, 0);
+        append(&mut writer, round * 200..(round + 1) * 200);
+        assert_eq!(wire_from(&log, 0), (expected_wire(0..(round + 1) * 200), vec![]));
+        if round % 2 == 0 {
+            writer.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn rows_tell_what_is_known_about_an_event() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, log, .. } = Writer::open(storage(&directory), options()).unwrap();
+    append(&mut writer, 0..100);
+    let Read::Events { block, index } = log.read(42).unwrap() else { panic!("event 42 is missing") };
+    let row = block.row(index).unwrap();
+    assert_eq!(row.sequence(), 42);
+    assert_eq!(row.kind(), Kind(7));
+    assert_eq!(row.source(), "127.0.0.1:9999");
+    assert_eq!(row.network(), "casper-test");
+    assert_eq!(row.api_version(), VERSION);
+    assert_eq!(row.upstream_id(), Some(1042));
+    assert_eq!(row.received(), 1_000_042);
+    assert_eq!(row.payload(), payload(42).as_bytes());
+    assert_eq!(block.version_in_force(index), VERSION);
+}
+
+#[test]
+fn a_large_event_is_read_in_pieces() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, log, .. } = Writer::open(storage(&directory), options()).unwrap();
+    let big = format!("\"{}\"", "0123456789abcdef".repeat(200_000));
+    writer.append(&event("1", 0)).unwrap();
+    writer.append(&event(&big, 1)).unwrap();
+    writer.append(&event("2", 2)).unwrap();
+    writer.commit().unwrap();
+    let (wire, _) = wire_from(&log, 0);
+    assert_eq!(wire, format!("data:1\nid:0\n\ndata:{big}\nid:1\n\ndata:2\nid:2\n\n").into_bytes());
+    assert!(matches!(log.read(1).unwrap(), Read::Large(_)));
+}
+
+#[test]
+fn a_flipped_bit_is_reported_and_never_returned() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, .. } = Writer::open(storage(&directory), options()).unwrap();
+    append(&mut writer, 0..1000);
+    writer.close().unwrap();
+    let mut names: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.retain(|name| name.extension().is_some_and(|extension| extension == "segment"));
+    names.sort();
+    assert!(names.len() > 2, "the log is to span segments");
+    let mut bytes = std::fs::read(&names[0]).unwrap();
+    bytes[3000] ^= 1;
+    std::fs::write(&names[0], bytes).unwrap();
+    let log = Log::open(storage(&directory), ReadOptions::default()).unwrap();
+    let mut next = 0;
+    let mut quarantined = 0;
+    while next < 1000 {
+        match log.read(next).unwrap() {
+            Read::Events { block, index } => {
+                let row = block.row(index).unwrap();
+                assert_eq!(row.payload(), payload(next).as_bytes());
+                next += 1;
+            }
+            Read::Missing { to, why: Missing::Quarantined(_), .. } => {
+                quarantined += to - next;
+                next = to;
+            }
+            other => panic!("unexpected at {next}: {other:?}"),
+        }
+    }
+    assert!(quarantined > 0 && quarantined < 100, "one block is quarantined, not {quarantined} events");
+}
