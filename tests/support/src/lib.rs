@@ -5,8 +5,10 @@
 //! files and signals, as for a user.
 
 pub mod client;
+pub mod fast;
 mod http;
 pub mod node;
 pub mod port;
+pub mod process;
 pub mod recordings;
 pub mod story;

@@ -13,12 +13,12 @@ use casper_types::contract_messages::{Message, MessagePayload, TopicNameHash};
 use casper_types::execution::{Effects, ExecutionResult, ExecutionResultV2, TransformKindV2, TransformV2};
 use casper_types::system::mint::BalanceHoldAddr;
 use casper_types::{
-    AccessRights, Approval, Block, BlockHash, BlockTime, BlockV2, CLValue, ChainNameDigest, Deploy, Digest, EntityAddr,
-    EraEndV2, EraId, FinalitySignature, FinalitySignatureV2, Gas, InitiatorAddr, Key, PricingMode, ProtocolVersion,
-    PublicKey, RewardedSignatures, RuntimeArgs, SecretKey, Signature, StoredValue, TimeDiff, Timestamp, Transaction,
-    TransactionArgs, TransactionEntryPoint, TransactionHash, TransactionInvocationTarget, TransactionRuntimeParams,
-    TransactionScheduling, TransactionTarget, TransactionV1, TransactionV1Hash, TransactionV1Payload, Transfer,
-    TransferV2, U512, URef,
+    AccessRights, Approval, AsymmetricType, Block, BlockHash, BlockTime, BlockV2, CLValue, ChainNameDigest, Deploy,
+    Digest, EntityAddr, EraEndV2, EraId, FinalitySignature, FinalitySignatureV2, Gas, InitiatorAddr, Key, PricingMode,
+    ProtocolVersion, PublicKey, RewardedSignatures, RuntimeArgs, Signature, StoredValue, TimeDiff, Timestamp,
+    Transaction, TransactionArgs, TransactionEntryPoint, TransactionHash, TransactionInvocationTarget,
+    TransactionRuntimeParams, TransactionScheduling, TransactionTarget, TransactionV1, TransactionV1Hash,
+    TransactionV1Payload, Transfer, TransferV2, U512, URef,
 };
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -620,14 +620,21 @@ fn random_block_hash(rng: &mut StdRng) -> BlockHash {
     BlockHash::new(Digest::from(rng.r#gen::<[u8; 32]>()))
 }
 
-/// One key in ten is secp256k1, as on the main network.
+/// A key whose secret nobody knows: half of all numbers are points of the curve. One key in ten is secp256k1, as on the
+/// main network.
 fn random_public_key(rng: &mut StdRng) -> PublicKey {
-    let secret = if rng.gen_ratio(1, 10) {
-        SecretKey::secp256k1_from_bytes(rng.r#gen::<[u8; 32]>())
-    } else {
-        SecretKey::ed25519_from_bytes(rng.r#gen::<[u8; 32]>())
-    };
-    PublicKey::from(&secret.unwrap())
+    let secp256k1 = rng.gen_ratio(1, 10);
+    loop {
+        let bytes = rng.r#gen::<[u8; 32]>();
+        let key = if secp256k1 {
+            PublicKey::secp256k1_from_bytes([&[2][..], &bytes].concat())
+        } else {
+            PublicKey::ed25519_from_bytes(bytes)
+        };
+        if let Ok(key) = key {
+            return key;
+        }
+    }
 }
 
 /// Random bytes in a signature's form: nobody on the way through Sidecar verifies it, and signing tens of thousands of
