@@ -1,1 +1,3 @@
 //! The Casper source.
+
+pub mod event;
