@@ -448,9 +448,202 @@ impl fmt::Display for Shortened<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         const EACH_END: usize = 6;
         let text = self.0;
-        match (text.get(..EACH_END), text.len().checked_sub(EACH_END).and_then(|start| text.get(start..))) {
-            (Some(start), Some(end)) if text.len() > 2 * EACH_END + 2 => write!(formatter, "{start}..{end}"),
-            _ => formatter.write_str(text.get(..2 * EACH_END + 2).unwrap_or(text)),
+        if text.len() <= 2 * EACH_END + 2 {
+            return formatter.write_str(text);
+        }
+        let (start, _) = text.split_at(text.floor_char_boundary(EACH_END));
+        let (_, end) = text.split_at(text.ceil_char_boundary(text.len() - EACH_END));
+        write!(formatter, "{start}..{end}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SIGNATURE: &str = include_str!("../../../tests/data/events/FinalitySignature.node_v2.json");
+    const BLOCK: &str = include_str!("../../../tests/data/events/BlockAdded.node_with_transactions.json");
+    const BLOCK_V1: &str = include_str!("../../../tests/data/events/BlockAdded.version1.json");
+    const ACCEPTED_DEPLOY: &str = include_str!("../../../tests/data/events/TransactionAccepted.deploy.json");
+    const ACCEPTED_V1: &str = include_str!("../../../tests/data/events/TransactionAccepted.node_version1.json");
+    const PROCESSED: &str = include_str!("../../../tests/data/events/TransactionProcessed.node_version1.json");
+    const EXPIRED: &str = include_str!("../../../tests/data/events/TransactionExpired.deploy.json");
+    const FAULT_SAMPLE: &str = include_str!("../../../tests/data/events/Fault.secp256k1.json");
+    const STEP_SAMPLE: &str = include_str!("../../../tests/data/events/Step.node_a.json");
+
+    const SAMPLES: [(Kind, &str); 9] = [
+        (FINALITY_SIGNATURE, SIGNATURE),
+        (BLOCK_ADDED, BLOCK),
+        (BLOCK_ADDED, BLOCK_V1),
+        (TRANSACTION_ACCEPTED, ACCEPTED_DEPLOY),
+        (TRANSACTION_ACCEPTED, ACCEPTED_V1),
+        (TRANSACTION_PROCESSED, PROCESSED),
+        (TRANSACTION_EXPIRED, EXPIRED),
+        (FAULT, FAULT_SAMPLE),
+        (STEP, STEP_SAMPLE),
+    ];
+
+    fn facts(payload: &str) -> EventFacts<'_> {
+        match classify(payload) {
+            Ok(Classified::Event(facts)) => facts,
+            other => panic!("not an event: {other:?}"),
+        }
+    }
+
+    /// What the natural keys of the module's interface hash to.
+    fn key_hash(text: &[&str]) -> [u8; 16] {
+        let hash = blake3::hash(text.join("\0").as_bytes());
+        hash.as_bytes()[..16].try_into().unwrap()
+    }
+
+    #[test]
+    fn every_sample_has_its_kind_and_is_classified() {
+        for (kind, sample) in SAMPLES {
+            let facts = facts(sample);
+            assert_eq!((facts.kind, facts.unclassified), (kind, false), "{sample}");
+            assert_eq!(facts.identity.class, kind.0);
+        }
+    }
+
+    #[test]
+    fn a_block_is_known_by_its_hash_and_tells_its_height() {
+        let facts = facts(BLOCK);
+        assert_eq!(facts.block_height, Some(13));
+        let hash = key_hash(&["5c0f495c2aa90e7a7559879801b72991c00416517385f83bad79172027bef22c"]);
+        assert_eq!(facts.identity, Identity { class: 1, time: 13, hash });
+    }
+
+    #[test]
+    fn a_signature_is_known_by_block_and_key() {
+        let hash = key_hash(&[
+            "3aa0c7d7e04f38f730f50933d5855f15fadf8b7257c159b000021ec01ab7e8da",
+            "01f60bce2bb1059c41910eac1e7ee6c3ef4c8fcc63a901eb9603c1524cadfb0c18",
+        ]);
+        assert_eq!(facts(SIGNATURE).identity, Identity { class: 6, time: 2, hash });
+    }
+
+    #[test]
+    fn a_signature_of_the_old_form_is_ordered_by_era_in_a_class_of_its_own() {
+        let payload =
+            r#"{"FinalitySignature":{"V1":{"block_hash":"ab","era_id":9,"signature":"01","public_key":"cd"}}}"#;
+        let facts = facts(payload);
+        assert_eq!((facts.kind, facts.unclassified), (FINALITY_SIGNATURE, false));
+        assert_eq!(facts.identity, Identity { class: 9, time: 9, hash: key_hash(&["ab", "cd"]) });
+    }
+
+    #[test]
+    fn a_transaction_has_one_identity_per_kind_at_its_own_time() {
+        let accepted = facts(ACCEPTED_V1).identity;
+        // 2026-11-22T04:30:42.492Z
+        let hash = key_hash(&["9e8b0a6433511f480cc09947e2a63b6709757dbb21f2c007614f80ba22d426f1", "Version1"]);
+        assert_eq!(accepted, Identity { class: 2, time: 1_795_321_842_492, hash });
+        assert_eq!(facts(PROCESSED).identity.class, 4);
+        let expired = facts(EXPIRED).identity;
+        let hash = key_hash(&["565d7147e28be402c34208a133fd59fde7ac785ae5f0298cb5fb7adfb1b054a8", "Deploy"]);
+        assert_eq!(expired, Identity { class: 3, time: 0, hash });
+        assert!(facts(ACCEPTED_DEPLOY).identity.time > 1_000_000_000_000);
+    }
+
+    #[test]
+    fn a_fault_and_a_step_are_known_by_their_era() {
+        assert_eq!(facts(FAULT_SAMPLE).identity.time, 769_794);
+        assert_eq!(facts(STEP_SAMPLE).identity.time, 1);
+        let other_key = FAULT_SAMPLE.replace("02034ce1", "02034ce2");
+        assert_ne!(facts(FAULT_SAMPLE).identity, facts(&other_key).identity);
+        let poorer_step = r#"{"Step":{"era_id":1,"execution_effects":[]}}"#;
+        assert_eq!(facts(STEP_SAMPLE).identity, facts(poorer_step).identity);
+    }
+
+    #[test]
+    fn messages_are_counted_but_are_no_part_of_identity() {
+        let without = facts(PROCESSED);
+        let payload = PROCESSED.replace(r#""messages":[]"#, r#""messages":[{"a":[1]}, 2]"#);
+        let with = facts(&payload);
+        assert_eq!((without.message_count, with.message_count), (0, 2));
+        assert_eq!(with.identity, without.identity);
+    }
+
+    #[test]
+    fn layout_and_unknown_members_do_not_change_identity() {
+        for (_, sample) in SAMPLES {
+            let value: serde_json::Value = serde_json::from_str(sample).unwrap();
+            let other_layout = serde_json::to_string_pretty(&value).unwrap();
+            assert_eq!(facts(&other_layout).identity, facts(sample).identity);
+        }
+        let extended = SIGNATURE.replace(r#"{"V2":{"#, r#"{"V2":{"new":[{}],"#);
+        assert_eq!(facts(&extended).identity, facts(SIGNATURE).identity);
+    }
+
+    #[test]
+    fn unknown_kinds_and_shapes_are_events_known_by_their_bytes() {
+        let cases = [
+            (r#"{"BlockFinalized":{"height":1}}"#, OTHER),
+            (r#"{"BlockAdded":{"block_hash":7}}"#, BLOCK_ADDED),
+            (r#"{"FinalitySignature":{"V3":{}}}"#, FINALITY_SIGNATURE),
+            (r#"{"Step":{"era_id":1},"Fault":{}}"#, OTHER),
+            (r#"{"ApiVersion":"two"}"#, OTHER),
+            ("null", OTHER),
+            ("[]", OTHER),
+            (r#""Restart""#, OTHER),
+        ];
+        for (payload, kind) in cases {
+            let facts = facts(payload);
+            assert_eq!((facts.kind, facts.unclassified), (kind, true), "{payload}");
+            assert_eq!(facts.identity, Identity { class: 63, time: 0, hash: key_hash(&[payload]) });
+        }
+    }
+
+    #[test]
+    fn nesting_of_any_depth_is_an_event() {
+        let depth = 100_000;
+        let payload = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(facts(&payload).unclassified);
+        let payload = format!(r#"{{"Step":{{"era_id":1,"execution_effects":{payload}}}}}"#);
+        assert!(!facts(&payload).unclassified);
+    }
+
+    #[test]
+    fn versions_are_not_events() {
+        let version = ApiVersion { major: 2, minor: 0, patch: 0 };
+        assert_eq!(classify(r#"{"ApiVersion":"2.0.0"}"#).unwrap(), Classified::ApiVersion(version));
+        assert_eq!(classify(r#"{"SidecarVersion":"1.0.0"}"#).unwrap(), Classified::SidecarVersion);
+        assert_eq!(facts(r#""Shutdown""#).kind, SHUTDOWN);
+    }
+
+    #[test]
+    fn labels_are_short_and_tell_events_apart() {
+        assert_eq!(facts(BLOCK).to_string(), "BlockAdded 5c0f49..bef22c");
+        assert_eq!(facts(SIGNATURE).to_string(), "FinalitySignature of block 3aa0c7..b7e8da by 01f60b..fb0c18");
+        assert_eq!(facts(STEP_SAMPLE).to_string(), "Step of era 1");
+        assert_eq!(facts(FAULT_SAMPLE).to_string(), "Fault of 02034c..0d70d1 in era 769794");
+        assert_eq!(facts(r#""Shutdown""#).to_string(), "Shutdown");
+        assert_eq!(facts("7").to_string(), "Other");
+        assert_eq!(Shortened("€€€€€€€€€x").to_string(), "€€..€x");
+        assert_eq!(Shortened("short").to_string(), "short");
+    }
+
+    proptest! {
+        #[test]
+        fn only_what_is_no_json_value_is_malformed(
+            sample in prop::sample::select(&SAMPLES[..]),
+            cut in any::<prop::sample::Index>(),
+            removed in 0_usize..4,
+            inserted in r#"[\[\]{}",:0-9a-z \\]{0,3}"#,
+        ) {
+            let sample = sample.1.trim_end();
+            let start = cut.index(sample.len());
+            let end = (start + removed).min(sample.len());
+            let payload = format!("{}{inserted}{}", &sample[..start], &sample[end..]);
+            let json = serde_json::from_str::<IgnoredAny>(&payload);
+            prop_assert_eq!(classify(&payload).is_ok(), json.is_ok());
+        }
+
+        #[test]
+        fn any_text_is_classified_or_malformed_without_a_panic(payload in any::<String>()) {
+            let json = serde_json::from_str::<IgnoredAny>(&payload);
+            prop_assert_eq!(classify(&payload).is_ok(), json.is_ok());
         }
     }
 }

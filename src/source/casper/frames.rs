@@ -218,3 +218,123 @@ fn is_accepted(frame: &[u8]) -> bool {
     }
     only_comments
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What passes of `chunks`, and what was dropped.
+    fn filter(event_bytes_max: usize, chunks: &[&[u8]]) -> (Vec<Bytes>, Vec<DropReason>) {
+        let mut filter = FrameFilter::new(event_bytes_max);
+        let (mut passed, mut dropped) = (Vec::new(), Vec::new());
+        for chunk in chunks {
+            filter.push(Bytes::copy_from_slice(chunk), |frame| dropped.push(frame.reason));
+            assert!(filter.held.capacity() <= event_bytes_max);
+            passed.extend(std::iter::from_fn(|| filter.next_piece()));
+        }
+        (passed, dropped)
+    }
+
+    #[test]
+    fn good_frames_of_one_chunk_pass_as_one_slice_of_it() {
+        let chunk = Bytes::from_static(b"data:1\nid:1\n\n:\n\ndata:2\n\ndata:");
+        let mut filter = FrameFilter::new(100);
+        filter.push(chunk.clone(), |frame| panic!("{frame:?}"));
+        let piece = filter.next_piece().unwrap();
+        assert_eq!(piece, chunk[..24]);
+        assert_eq!(piece.as_ptr(), chunk.as_ptr());
+        assert_eq!(filter.next_piece(), None);
+    }
+
+    #[test]
+    fn a_frame_is_passed_as_soon_as_its_blank_line_is_there() {
+        for (before, last) in [("data:1\n", "\n"), ("data:1\r", "\r"), ("data:1\r\n", "\r"), ("data:1", "\n\n")] {
+            let (passed, dropped) = filter(100, &[before.as_bytes(), last.as_bytes()]);
+            assert_eq!(passed.concat(), [before, last].concat().as_bytes(), "{before:?}");
+            assert!(dropped.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_line_feed_after_a_carriage_return_never_ends_a_frame() {
+        let (passed, _) = filter(100, &[b"data:1\r", b"\n", b"data:2\r", b"\n"]);
+        assert!(passed.is_empty());
+        let (passed, _) = filter(100, &[b"data:1\r", b"\ndata:2\r\n\r", b"\ndata:3\r\n\r\n"]);
+        assert_eq!(passed.concat(), b"data:1\r\ndata:2\r\n\r\ndata:3\r\n\r\n");
+    }
+
+    #[test]
+    fn a_bad_frame_is_taken_out_between_good_ones() {
+        for bad in [&b"data:\xFF\n\n"[..], b"data:1\nid:\xFF\n\n", b"d\xFFta:1\n\n", b":\xFF\ndata:1\n\n"] {
+            let (passed, dropped) = filter(100, &[b"data:1\n\n", bad, b"data:2\n\n"]);
+            assert_eq!(passed.concat(), b"data:1\n\ndata:2\n\n");
+            assert_eq!(dropped, [DropReason::NotUtf8]);
+            let whole = [b"data:1\n\n", bad, b"data:2\n\n"].concat();
+            assert_eq!(filter(100, &[&whole]).0.concat(), b"data:1\n\ndata:2\n\n");
+        }
+    }
+
+    #[test]
+    fn a_character_cut_by_a_chunk_is_whole_again() {
+        let (passed, dropped) = filter(100, &[b"data:\xE2\x82", b"\xAC\n\n"]);
+        assert_eq!(passed.concat(), "data:€\n\n".as_bytes());
+        assert!(dropped.is_empty());
+    }
+
+    #[test]
+    fn a_frame_of_the_limit_passes_and_a_longer_one_does_not() {
+        let oversized = DropReason::Oversized { event_bytes_max: 10 };
+        for chunks in [
+            &[&b"data:678\n\ndata:6789\n\ndata:678\n\n"[..]][..],
+            &[b"data:67", b"8\n\ndata:6789", b"\n\ndata:6", b"78\n\n"],
+        ] {
+            let (passed, dropped) = filter(10, chunks);
+            assert_eq!(passed.concat(), b"data:678\n\ndata:678\n\n");
+            assert_eq!(dropped, [oversized]);
+        }
+    }
+
+    #[test]
+    fn an_endless_frame_is_reported_once_and_not_kept() {
+        let mut chunks = vec![&b"data:1\n\ndata:endless"[..]];
+        chunks.extend([&b"more without a line end"[..]; 1000]);
+        chunks.extend([&b"\ndata:still the same frame\n"[..], b"\ndata:2\n\n"]);
+        let (passed, dropped) = filter(32, &chunks);
+        assert_eq!(passed.concat(), b"data:1\n\ndata:2\n\n");
+        assert_eq!(dropped, [DropReason::Oversized { event_bytes_max: 32 }]);
+    }
+
+    #[test]
+    fn what_dispatches_nothing_is_left_out_silently_and_comments_stay() {
+        let (passed, dropped) =
+            filter(100, &[b"event:x\n\nfoo: bar\n\nretry:1\n\nid:\0\n\n:keep\n\nid:7\n\n\n\ndata\n\n"]);
+        assert_eq!(passed.concat(), b":keep\n\nid:7\n\n\n\ndata\n\n");
+        assert!(dropped.is_empty());
+    }
+
+    #[test]
+    fn a_byte_order_mark_may_come_first_only() {
+        let (passed, _) = filter(100, &[b"\xEF\xBB", b"\xBFdata:1\n\n\xEF\xBB\xBFdata:2\n\n"]);
+        assert_eq!(passed.concat(), b"\xEF\xBB\xBFdata:1\n\n");
+    }
+
+    #[test]
+    fn a_long_frame_is_handed_on_in_pieces() {
+        let frame = [&b"data:"[..], &vec![b'x'; 3 * PIECE_BYTES_MAX], b"\n\n"].concat();
+        let (passed, _) = filter(frame.len(), &[&frame]);
+        assert!(passed.iter().all(|piece| piece.len() <= PIECE_BYTES_MAX));
+        assert_eq!(passed.concat(), frame);
+    }
+
+    #[test]
+    fn a_dropped_frame_shows_how_it_began() {
+        let mut shown = Vec::new();
+        let mut filter = FrameFilter::new(100);
+        filter.push(Bytes::from_static(b"data:{\"Step\"\xFF\n\n"), |frame| shown.push(frame.first_bytes));
+        filter.push(Bytes::from_static(b"data:{\"Fa"), |frame| shown.push(frame.first_bytes));
+        filter.push(Bytes::from(vec![b'u'; 100]), |frame| shown.push(frame.first_bytes));
+        assert_eq!(shown.first().unwrap(), &b"data:{\"Step\"\xFF\n\n"[..]);
+        assert!(shown.last().unwrap().starts_with(b"data:{\"Fauuu"));
+        assert_eq!(shown.last().unwrap().len(), FIRST_BYTES_MAX);
+    }
+}
