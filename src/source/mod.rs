@@ -5,6 +5,9 @@
 
 pub mod casper;
 
+use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// Microseconds since the Unix epoch.
@@ -37,6 +40,37 @@ pub struct ApiVersion {
     pub minor: u32,
     /// Patch number.
     pub patch: u32,
+}
+
+impl fmt::Display for ApiVersion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+/// A text that is not a version `major.minor.patch`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApiVersionError {
+    /// There are not exactly three parts between the dots.
+    #[error("version has not the form major.minor.patch")]
+    Form,
+    /// A part is not a number that fits 32 bits.
+    #[error("version has a part that is not a number: {0}")]
+    Number(#[from] ParseIntError),
+}
+
+impl FromStr for ApiVersion {
+    type Err = ApiVersionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split('.');
+        let (Some(major), Some(minor), Some(patch), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(ApiVersionError::Form);
+        };
+        Ok(Self { major: major.parse()?, minor: minor.parse()?, patch: patch.parse()? })
+    }
 }
 
 /// What is true of every event of one connection to one node.
@@ -87,4 +121,24 @@ pub enum Batch {
         /// The events; never empty.
         events: Vec<Received>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_three_numbers_and_orders_by_them() {
+        let version: ApiVersion = "2.0.10".parse().unwrap();
+        assert_eq!(version, ApiVersion { major: 2, minor: 0, patch: 10 });
+        assert!(version > "2.0.9".parse().unwrap());
+        assert_eq!(version.to_string(), "2.0.10");
+    }
+
+    #[test]
+    fn a_version_of_another_form_is_refused() {
+        for text in ["", "2", "2.0", "2.0.0.0", "2.0.x", "2.0.4294967296", "2.0.-1", "2.0.0-rc1"] {
+            assert!(text.parse::<ApiVersion>().is_err(), "{text}");
+        }
+    }
 }
