@@ -13,8 +13,10 @@
 #![expect(clippy::expect_used, reason = "a benchmark ends at the first error")]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sidecar::ingest::identity::{Fingerprint, IdentityIndex, Known, Opened, Options, Room};
@@ -25,6 +27,9 @@ const RAW_BYTES_PER_EVENT: f64 = 765.0;
 /// Events between two commits of the log.
 const COMMIT_EVENTS: usize = 1_000;
 const LOOK_UPS: u64 = 200_000;
+/// How often a process that writes the index is killed, and the environment variable that makes one.
+const KILLS: u64 = 10;
+const GROW: &str = "IDENTITY_BENCH_GROW";
 
 const BLOCK: u8 = 1;
 const ACCEPTED: u8 = 2;
@@ -35,6 +40,9 @@ const FAULT: u8 = 6;
 const STEP: u8 = 7;
 
 fn main() {
+    if let Some(path) = std::env::var_os(GROW) {
+        return grow_until_killed(Path::new(&path));
+    }
     let counts: Vec<u64> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
     for entries in if counts.is_empty() { vec![1_000_000, 20_000_000] } else { counts } {
         measure(entries);
@@ -113,6 +121,48 @@ fn measure(entries: u64) {
     let opened = IdentityIndex::open(&path, [7; 16], Some(entries), Options::default()).expect("it opens again");
     println!("  open                    {:>9.1} ms", from.elapsed().as_secs_f64() * 1e3);
     assert_eq!((opened.rebuild, opened.checkpoint), (None, Some(entries - 1)));
+    drop(opened.index);
+
+    let mut slowest = Duration::ZERO;
+    for run in 0..KILLS {
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .env(GROW, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts itself");
+        // The child says when it has opened the index; from then on it commits all the time.
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut String::new()).expect("a line");
+        std::thread::sleep(Duration::from_millis(100 + 37 * run));
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        let from = Instant::now();
+        let opened = IdentityIndex::open(&path, [7; 16], Some(u64::MAX), Options::default()).expect("it opens again");
+        slowest = slowest.max(from.elapsed());
+        assert_eq!(opened.rebuild, None);
+    }
+    println!("  open after kill -9      {:>9.1} ms at most, of {KILLS}", slowest.as_secs_f64() * 1e3);
+}
+
+/// Commits batch after batch. What sequences it uses does not matter here.
+fn grow_until_killed(path: &Path) {
+    let Opened { mut index, checkpoint, .. } =
+        IdentityIndex::open(path, [7; 16], Some(u64::MAX), Options::default()).expect("it opens");
+    println!("opened");
+    let mut stories = Stories { height: 1 << 40, late: Vec::new() };
+    let mut batch = Vec::new();
+    let mut sequence = checkpoint.expect("something is stored") + 1;
+    loop {
+        batch.clear();
+        stories.next_height(&mut batch);
+        for (identity, fingerprint) in &batch {
+            if index.insert(identity, *fingerprint, sequence).expect("insert") == Room::Full {
+                index.committed(sequence).expect("committed");
+                assert_eq!(index.wait_for_room().expect("wait"), Room::Free);
+            }
+            sequence += 1;
+        }
+        index.committed(sequence - 1).expect("committed");
+    }
 }
 
 fn print_size(when: &str, path: &Path, entries: u64) {

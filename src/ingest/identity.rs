@@ -21,6 +21,8 @@
 mod memory;
 mod rows;
 mod store;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -332,7 +334,8 @@ impl IdentityIndex {
         match &mut self.rows {
             Some(rows) => Ok(rows),
             none => {
-                let open = || -> std::result::Result<_, redb::Error> { Ok(self.database.begin_read()?.open_table(ROWS)?) };
+                let open =
+                    || -> std::result::Result<_, redb::Error> { Ok(self.database.begin_read()?.open_table(ROWS)?) };
                 Ok(none.insert(open().map_err(|source| redb_error(&self.path, source))?))
             }
         }

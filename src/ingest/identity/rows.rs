@@ -16,7 +16,7 @@
 use std::ops::Bound::{Excluded, Included};
 use std::path::Path;
 
-use redb::{ReadableTable, Table, TableDefinition};
+use redb::{AccessGuard, ReadableTable, Table, TableDefinition};
 
 use super::{Fingerprint, IdentityIndexError, redb_error};
 use crate::source::Identity;
@@ -92,15 +92,12 @@ impl<E: Into<redb::Error>> From<E> for RowError {
 }
 
 type Result<T> = std::result::Result<T, RowError>;
+type Row<'a> = (AccessGuard<'a, Key>, AccessGuard<'a, &'static [u8]>);
 
 /// The fingerprint stored for `identity`.
-pub(super) fn find(
-    rows: &impl ReadableTable<Key, &'static [u8]>,
-    identity: &Identity,
-) -> Result<Option<Fingerprint>> {
+pub(super) fn find(rows: &impl ReadableTable<Key, &'static [u8]>, identity: &Identity) -> Result<Option<Fingerprint>> {
     let wanted = (identity.class, identity.time, u128::from_be_bytes(identity.hash));
-    let Some(row) = rows.range(first_key(identity.class)..=wanted)?.next_back() else { return Ok(None) };
-    let (key, value) = row?;
+    let Some((key, value)) = row_at_or_before(rows, wanted)? else { return Ok(None) };
     let (key, entries) = (key.value(), packed_entries(key.value(), value.value())?);
     let found = entries.binary_search_by_key(&wanted, |packed| Entry::unpack(key, packed).key());
     Ok(found.ok().and_then(|at| entries.get(at)).map(|packed| Entry::unpack(key, packed).fingerprint))
@@ -237,16 +234,22 @@ fn merge(stored: &[Entry], new: &[Entry], out: &mut Vec<Entry>) {
 
 /// The row that an entry with this key belongs to: the last that begins at or before it, otherwise the class's first.
 fn home_row(rows: &Table<'_, Key, &'static [u8]>, key: Key) -> Result<Option<Key>> {
-    if let Some(row) = rows.range(first_key(key.0)..=key)?.next_back() {
-        return Ok(Some(row?.0.value()));
+    match row_at_or_before(rows, key)? {
+        Some((row, _)) => Ok(Some(row.value())),
+        None => row_after(rows, key),
     }
-    row_after(rows, key)
+}
+
+/// The last row of the same class that begins at or before this key. (A cursor walks down the tree once, a range twice.)
+fn row_at_or_before<'a>(rows: &'a impl ReadableTable<Key, &'static [u8]>, key: Key) -> Result<Option<Row<'a>>> {
+    let row = rows.upper_bound(Included(key))?.prev()?;
+    Ok(row.filter(|(found, _)| found.value().0 == key.0))
 }
 
 /// The next row of the same class.
 fn row_after(rows: &Table<'_, Key, &'static [u8]>, key: Key) -> Result<Option<Key>> {
-    let row = rows.range((Excluded(key), Included(last_key(key.0))))?.next();
-    Ok(row.transpose()?.map(|(key, _)| key.value()))
+    let row = rows.lower_bound(Excluded(key))?.next()?;
+    Ok(row.map(|(found, _)| found.value()).filter(|found| found.0 == key.0))
 }
 
 fn is_first_of_class(rows: &Table<'_, Key, &'static [u8]>, key: Key) -> Result<bool> {
@@ -269,6 +272,161 @@ fn first_key(class: u8) -> Key {
     (class, 0, 0)
 }
 
-fn last_key(class: u8) -> Key {
-    (class, u64::MAX, u128::MAX)
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use redb::backends::InMemoryBackend;
+    use redb::{Database, ReadableDatabase, ReadableTableMetadata};
+
+    use super::*;
+
+    struct Rows(Database);
+
+    impl Rows {
+        fn new() -> Self {
+            let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+            let transaction = database.begin_write().unwrap();
+            transaction.open_table(ROWS).unwrap();
+            transaction.commit().unwrap();
+            Self(database)
+        }
+
+        fn upsert(&self, entries: &[Entry]) {
+            let transaction = self.0.begin_write().unwrap();
+            upsert(&mut transaction.open_table(ROWS).unwrap(), entries).unwrap();
+            transaction.commit().unwrap();
+        }
+
+        /// All entries in the order of the rows, after checking that no row overlaps the next.
+        fn all(&self) -> Vec<Entry> {
+            let rows = self.0.begin_read().unwrap().open_table(ROWS).unwrap();
+            let mut all: Vec<Entry> = Vec::new();
+            for row in rows.iter().unwrap() {
+                let (key, value) = row.unwrap();
+                let key = key.value();
+                assert!(all.last().is_none_or(|last| last.key() < key), "rows overlap at {key:?}");
+                let entries = packed_entries(key, value.value()).unwrap();
+                assert!((1..=ROW_ENTRIES_MAX).contains(&entries.len()));
+                all.extend(entries.iter().map(|packed| Entry::unpack(key, packed)));
+            }
+            all
+        }
+
+        fn find(&self, entry: &Entry) -> Option<Fingerprint> {
+            let rows = self.0.begin_read().unwrap().open_table(ROWS).unwrap();
+            find(&rows, &Identity { class: entry.class, time: entry.time, hash: entry.hash }).unwrap()
+        }
+
+        /// Entries, as a share of what as many rows could hold.
+        fn fill(&self) -> f64 {
+            let rows = self.0.begin_read().unwrap().open_table(ROWS).unwrap().len().unwrap();
+            self.all().len() as f64 / (rows as usize * ROW_ENTRIES_MAX) as f64
+        }
+    }
+
+    fn entry(class: u8, time: u64, number: u64) -> Entry {
+        let hash = u128::from(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64 | u128::from(number);
+        Entry { class, time, hash: hash.to_be_bytes(), fingerprint: Fingerprint(number as u32) }
+    }
+
+    fn heights(heights: impl Iterator<Item = u64>, per_height: u64) -> Vec<Entry> {
+        let mut entries: Vec<Entry> =
+            heights.flat_map(|height| (0..per_height).map(move |number| entry(5, height, number))).collect();
+        entries.sort_by_key(Entry::key);
+        entries
+    }
+
+    #[test]
+    fn rows_of_a_running_chain_are_full_though_its_heights_interleave() {
+        let rows = Rows::new();
+        for batch in 0..20 {
+            // Half of a height comes with the heights before it, half with those after.
+            let mut entries = heights(batch * 10 + 1..batch * 10 + 10, 100);
+            entries.extend((0..50).map(|number| entry(5, batch * 10, number + 50)));
+            entries.extend((0..50).map(|number| entry(5, batch * 10 + 10, number)));
+            entries.sort_by_key(Entry::key);
+            rows.upsert(&entries);
+        }
+        assert!(rows.fill() > 0.98, "{}", rows.fill());
+    }
+
+    #[test]
+    fn rows_of_a_descending_back_fill_are_full() {
+        let rows = Rows::new();
+        rows.upsert(&heights(10_000..10_100, 100));
+        for step in 1..100 {
+            rows.upsert(&heights(10_000 - step * 3..10_000 - (step - 1) * 3, 7));
+        }
+        assert!(rows.fill() > 0.97, "{}", rows.fill());
+    }
+
+    #[test]
+    fn rows_that_grow_in_their_midst_stay_half_full_at_least() {
+        let rows = Rows::new();
+        for step in 0..40 {
+            rows.upsert(&heights((0..2_000).filter(|height| height * 7 % 40 == step), 5));
+        }
+        assert!(rows.fill() > 0.5, "{}", rows.fill());
+    }
+
+    #[test]
+    fn a_row_of_another_length_is_reported_with_its_class() {
+        let rows = Rows::new();
+        let transaction = rows.0.begin_write().unwrap();
+        transaction.open_table(ROWS).unwrap().insert((5, 0, 0), [0; ENTRY_BYTES + 1].as_slice()).unwrap();
+        transaction.commit().unwrap();
+        let table = rows.0.begin_read().unwrap().open_table(ROWS).unwrap();
+        let error = find(&table, &Identity { class: 5, time: 1, hash: [0; 16] }).unwrap_err();
+        assert!(matches!(error, RowError::Malformed { class: 5 }), "{error:?}");
+    }
+
+    fn any_batch() -> impl Strategy<Value = Vec<Entry>> {
+        let far = u64::from(u32::MAX) + 2;
+        let run = (0..3_u8, prop_oneof![0..3_000_u64, Just(far * 3), Just(u64::MAX - 50)], 1..50_u64, 1..40_u64);
+        let scattered = (0..3_u8, prop_oneof![0..3_000_u64, Just(far), Just(far * 2)], 0..500_u64);
+        let runs = proptest::collection::vec(run, 0..3);
+        (runs, proptest::collection::vec(scattered, 0..400)).prop_map(|(runs, scattered)| {
+            let runs = runs.into_iter().flat_map(|(class, from, heights, per_height)| {
+                (from..from.saturating_add(heights))
+                    .flat_map(move |height| (0..per_height).map(move |number| entry(class, height, number)))
+            });
+            let scattered = scattered.into_iter().map(|(class, time, number)| entry(class, time, number));
+            let mut entries: Vec<Entry> = runs.chain(scattered).collect();
+            entries.sort_by_key(Entry::key);
+            entries.dedup_by_key(|entry| entry.key());
+            entries
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+        #[test]
+        fn rows_hold_what_a_sorted_map_holds(batches in proptest::collection::vec(any_batch(), 1..12)) {
+            let rows = Rows::new();
+            let mut model = BTreeMap::new();
+            for (round, batch) in batches.iter().enumerate() {
+                let batch: Vec<Entry> = batch
+                    .iter()
+                    .map(|entry| Entry { fingerprint: Fingerprint(entry.fingerprint.0 + round as u32), ..*entry })
+                    .collect();
+                rows.upsert(&batch);
+                model.extend(batch.iter().map(|entry| (entry.key(), *entry)));
+                prop_assert_eq!(rows.all(), model.values().copied().collect::<Vec<_>>());
+            }
+            for entry in model.values().step_by(17) {
+                prop_assert_eq!(rows.find(entry), Some(entry.fingerprint));
+                prop_assert_eq!(rows.find(&Entry { hash: [0xee; 16], ..*entry }), None);
+            }
+            let table = rows.0.begin_read().unwrap().open_table(ROWS).unwrap();
+            let mut newest: BTreeMap<u8, u64> = BTreeMap::new();
+            for entry in model.values() {
+                newest.insert(entry.class, entry.time);
+            }
+            let found: BTreeMap<u8, u64> = newest_times(&table).unwrap().into_iter().collect();
+            prop_assert_eq!(found, newest);
+        }
+    }
 }

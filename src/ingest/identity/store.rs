@@ -59,10 +59,7 @@ pub(super) fn open_or_create(path: &Path, log_id: [u8; 16], head: Option<u64>, c
 }
 
 /// Notes in a batch's own transaction that the index is complete up to `checkpoint`.
-pub(super) fn set_checkpoint(
-    transaction: &WriteTransaction,
-    checkpoint: u64,
-) -> std::result::Result<(), redb::Error> {
+pub(super) fn set_checkpoint(transaction: &WriteTransaction, checkpoint: u64) -> std::result::Result<(), redb::Error> {
     transaction.open_table(STATE)?.insert(STATE_CHECKPOINT, u128::from(checkpoint))?;
     Ok(())
 }

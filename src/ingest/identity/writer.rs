@@ -53,13 +53,7 @@ impl Writer {
                 }
             })
             .map_err(|error| gone(path, format!("it did not start: {error}")))?;
-        Ok(Self {
-            path: path.to_owned(),
-            batches: Some(batches),
-            finished,
-            in_flight_entries: 0,
-            thread: Some(thread),
-        })
+        Ok(Self { path: path.to_owned(), batches: Some(batches), finished, in_flight_entries: 0, thread: Some(thread) })
     }
 
     pub(super) fn is_busy(&self) -> bool {
