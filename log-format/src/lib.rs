@@ -24,7 +24,7 @@ mod writer;
 pub use block::{Block, Row};
 pub use chain::{CHAIN_START, ChainValue, next_chain_value};
 pub use error::{Error, Result};
-pub use event::{ApiVersion, Event, Kind, Mark, MarkKind, Sequence, Timestamp};
+pub use event::{ApiVersion, ApiVersionError, Event, Kind, Mark, MarkKind, Sequence, Timestamp};
 pub use log::{Head, LargeEvent, Log, Missing, Read, ReadOptions, StoredBlock};
 pub use recovery::Recovery;
 pub use segment::FORMAT_VERSION;

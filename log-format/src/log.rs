@@ -659,6 +659,17 @@ impl LargeEvent {
         self.header.payload_raw.into()
     }
 
+    /// Its payload, byte for byte as the source said it, whole in memory.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn payload(&self) -> io::Result<Vec<u8>> {
+        let mut wire = Vec::new();
+        io::Read::read_to_end(&mut self.wire()?, &mut wire)?;
+        let frame = self.shape.row(0).and_then(|row| wire.get(row.range()));
+        frame.and_then(crate::wire::unfold).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
     /// Reads its wire form in pieces; at most the decoder's window is held in memory.
     ///
     /// # Errors

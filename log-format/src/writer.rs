@@ -190,6 +190,12 @@ impl Writer {
         Ok(Opened { writer, log, recovery: found.recovery })
     }
 
+    /// Whether a write or sync has failed, so that the log must be opened anew.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
     /// What the next event will get.
     #[must_use]
     pub fn next_sequence(&self) -> Sequence {

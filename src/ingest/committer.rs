@@ -4,6 +4,7 @@
 //! commit starts when the last has ended and takes what is queued; while a source has more waiting and the block has
 //! room, it goes on filling, at most [`FILL_TIME_MAX`].
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -26,10 +27,8 @@ const FULL_BATCH_EVENTS: usize = 512;
 const FULL_BATCH_BYTES: usize = 256 << 10;
 /// How long to wait before a full device is tried again.
 const DISK_FULL_PAUSE: Duration = Duration::from_secs(1);
-/// A mark that keeps the identity of an event which cannot be told from its payload (see [`Committer::remember`]).
-pub(super) const IDENTITY_MARK: MarkKind = MarkKind(6);
 /// How far back the newest block height is looked for when a log is opened.
-const HEIGHT_SEARCH_EVENTS: u64 = 200_000;
+const HEIGHT_SEARCH_EVENTS: u64 = 20_000;
 
 /// The state of the committer's thread.
 pub(super) struct Committer {
@@ -104,7 +103,6 @@ impl Committer {
     fn take(&mut self, batch: Batch) -> Result<(), IngestError> {
         match batch {
             Batch::Version { connection, version } => {
-                let version = log_format::ApiVersion { major: version.major, minor: version.minor, patch: version.patch };
                 Ok(self.writer.announce_version(version, &connection.source, now())?)
             }
             Batch::Events { connection, events } => {
@@ -136,12 +134,11 @@ impl Committer {
         received: &Received,
         fingerprint: Fingerprint,
     ) -> Result<(), IngestError> {
-        let version = connection.api_version;
         let event = Event {
-            kind: log_format::Kind(received.kind.0),
+            kind: received.kind,
             source: &connection.source,
             network: &connection.network,
-            api_version: log_format::ApiVersion { major: version.major, minor: version.minor, patch: version.patch },
+            api_version: connection.api_version,
             upstream_id: received.upstream_id,
             received: received.received_at,
             payload: &received.payload,
@@ -172,7 +169,7 @@ impl Committer {
         let Identity { class, time, hash } = received.identity;
         let hash = u128::from_be_bytes(hash);
         let body = format!(r#"{{"sequence":{sequence},"class":{class},"time":{time},"hash":"{hash:032x}"}}"#);
-        self.mark(IDENTITY_MARK, &connection.source, received.received_at, body)
+        self.mark(MarkKind::IDENTITY, &connection.source, received.received_at, body)
     }
 
     /// Keeps a later copy that carries messages where the stored event has none.
@@ -264,7 +261,9 @@ impl Committer {
             return Ok(());
         }
         info!("reading {} events into the identity index", head - start);
-        let mut remembered = self.remembered_identities(start)?;
+        let marks = self.log.marks(start)?;
+        let mut remembered: HashMap<Sequence, Identity> =
+            marks.iter().filter(|mark| mark.kind == MarkKind::IDENTITY).filter_map(parse_identity_mark).collect();
         let mut next = start;
         while next < head {
             match self.log.read(next)? {
@@ -276,9 +275,7 @@ impl Committer {
                     next = block.end_sequence();
                 }
                 Read::Large(large) => {
-                    let mut wire = Vec::new();
-                    std::io::Read::read_to_end(&mut large.wire()?, &mut wire)?;
-                    self.insert_again(next, &large.payload_of(&wire), None)?;
+                    self.insert_again(next, &large.payload()?, None)?;
                     next += 1;
                 }
                 Read::Missing { from, to, why } => {
@@ -289,6 +286,12 @@ impl Committer {
             }
             self.index.committed(next - 1)?;
             let _room = self.index.wait_for_room()?;
+        }
+        // The richer copies last: they are what the index compares with from now on.
+        for mark in marks.iter().filter(|mark| mark.kind == MarkKind::AMENDMENT) {
+            if let Some(payload) = amended_payload(mark) {
+                self.insert_again(head - 1, payload.as_bytes(), None)?;
+            }
         }
         Ok(())
     }
@@ -309,38 +312,33 @@ impl Committer {
         Ok(())
     }
 
-    fn remembered_identities(
-        &self,
-        from: Sequence,
-    ) -> Result<std::collections::HashMap<Sequence, Identity>, IngestError> {
-        let marks = self.log.marks(from)?;
-        Ok(marks.iter().filter(|mark| mark.kind == IDENTITY_MARK).filter_map(parse_identity_mark).collect())
-    }
-
-    /// The height of the newest stored block, for gap detection across a restart.
+    /// The greatest height among the newest stored blocks, for gap detection across a restart.
     pub(super) fn newest_height(log: &Log) -> Result<Option<u64>, IngestError> {
         let head = log.head().next_sequence;
-        let oldest = log.oldest().max(head.saturating_sub(HEIGHT_SEARCH_EVENTS));
-        let mut end = head;
-        while end > oldest {
-            let Read::Events { block, index } = log.read(end - 1)? else {
-                end -= 1;
-                continue;
+        let mut next = log.oldest().max(head.saturating_sub(HEIGHT_SEARCH_EVENTS));
+        let mut newest = None;
+        while next < head {
+            next = match log.read(next)? {
+                Read::Events { block, .. } => {
+                    if block.kinds() & BLOCK_ADDED.bit() != 0 {
+                        let blocks = block.rows().filter(|row| row.kind() == BLOCK_ADDED);
+                        newest = newest.max(blocks.filter_map(|row| height_of(&row.payload())).max());
+                    }
+                    block.end_sequence()
+                }
+                Read::Large(large) => large.sequence() + 1,
+                Read::Missing { to, .. } => to,
+                Read::End => break,
             };
-            let height = (0..=index)
-                .rev()
-                .filter_map(|index| block.row(index))
-                .filter(|row| row.kind().0 == BLOCK_ADDED.0)
-                .find_map(|row| match classify(std::str::from_utf8(&row.payload()).ok()?) {
-                    Ok(Classified::Event(facts)) => facts.block_height,
-                    _ => None,
-                });
-            if height.is_some() {
-                return Ok(height);
-            }
-            end = block.first_sequence();
         }
-        Ok(None)
+        Ok(newest)
+    }
+}
+
+fn height_of(payload: &[u8]) -> Option<u64> {
+    match classify(std::str::from_utf8(payload).ok()?) {
+        Ok(Classified::Event(facts)) => facts.block_height,
+        _ => None,
     }
 }
 
@@ -362,7 +360,12 @@ fn parse_identity_mark(mark: &Mark) -> Option<(Sequence, Identity)> {
     Some((body.get("sequence")?.as_u64()?, identity))
 }
 
-fn now() -> Timestamp {
+fn amended_payload(mark: &Mark) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_str(&mark.body).ok()?;
+    Some(body.get("payload")?.as_str()?.to_owned())
+}
+
+pub(super) fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
 }

@@ -5,17 +5,9 @@
 
 pub mod casper;
 
-use std::fmt;
-use std::num::ParseIntError;
-use std::str::FromStr;
 use std::sync::Arc;
 
-/// Microseconds since the Unix epoch.
-pub type Timestamp = u64;
-
-/// The kind of an event: a number of the stream's dialect, as the log stores it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Kind(pub u8);
+pub use sidecar_log_format::{ApiVersion, ApiVersionError, Kind, Timestamp};
 
 /// What makes two reports of one event the same event (design: *identity*).
 ///
@@ -29,48 +21,6 @@ pub struct Identity {
     pub time: u64,
     /// 16 bytes that stand for the natural key: of a BLAKE3 hash over it.
     pub hash: [u8; 16],
-}
-
-/// A protocol version `major.minor.patch` as a node announces it; ordered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ApiVersion {
-    /// Major number.
-    pub major: u32,
-    /// Minor number.
-    pub minor: u32,
-    /// Patch number.
-    pub patch: u32,
-}
-
-impl fmt::Display for ApiVersion {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}.{}.{}", self.major, self.minor, self.patch)
-    }
-}
-
-/// A text that is not a version `major.minor.patch`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ApiVersionError {
-    /// There are not exactly three parts between the dots.
-    #[error("version has not the form major.minor.patch")]
-    Form,
-    /// A part is not a number that fits 32 bits.
-    #[error("version has a part that is not a number: {0}")]
-    Number(#[from] ParseIntError),
-}
-
-impl FromStr for ApiVersion {
-    type Err = ApiVersionError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut parts = text.split('.');
-        let (Some(major), Some(minor), Some(patch), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(ApiVersionError::Form);
-        };
-        Ok(Self { major: major.parse()?, minor: minor.parse()?, patch: patch.parse()? })
-    }
 }
 
 /// What is true of every event of one connection to one node.
