@@ -562,19 +562,7 @@ mod tests {
         }
 
         fn options(&self) -> NodeOptions {
-            NodeOptions {
-                host: self.address.ip().to_string(),
-                sse_port: self.address.port(),
-                rest_port: self.address.port(),
-                max_attempts: 2,
-                delay_between_retries: Duration::ZERO,
-                enable_logging: true,
-                connection_timeout: Duration::from_secs(5),
-                no_message_timeout: Duration::from_secs(120),
-                keep_alive_check_interval: Duration::from_secs(60),
-                network_name: Some("casper-test".into()),
-                event_bytes_max: 10_000,
-            }
+            options(&self.address.ip().to_string(), self.address.port())
         }
 
         fn event_requests(&self) -> Vec<String> {
@@ -622,7 +610,7 @@ mod tests {
                         let height = *written.lock().unwrap();
                         let frame = block(height);
                         let mut writing = Box::pin(socket.write_all(frame.as_bytes()));
-                        let taken = timeout(Duration::from_millis(200), &mut writing).await.is_ok();
+                        let taken = timeout(Duration::from_secs(1), &mut writing).await.is_ok();
                         if !taken {
                             stalled.notify_one();
                             writing.await.unwrap();
@@ -634,6 +622,22 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    fn options(host: &str, port: u16) -> NodeOptions {
+        NodeOptions {
+            host: host.into(),
+            sse_port: port,
+            rest_port: port,
+            max_attempts: 2,
+            delay_between_retries: Duration::ZERO,
+            enable_logging: true,
+            connection_timeout: Duration::from_secs(5),
+            no_message_timeout: Duration::from_secs(120),
+            keep_alive_check_interval: Duration::from_secs(60),
+            network_name: Some("casper-test".into()),
+            event_bytes_max: 10_000,
         }
     }
 
@@ -888,7 +892,7 @@ mod tests {
         let (written, stalled) = (Arc::new(Mutex::new(0)), Arc::new(Notify::new()));
         let flood = Answer::Flood(Arc::clone(&written), Arc::clone(&stalled));
         let node = ScriptedNode::start(&[STATUS], vec![flood]).await;
-        let no_message_timeout = Duration::from_millis(50);
+        let no_message_timeout = Duration::from_millis(500);
         let keep_alive_check_interval = Duration::from_millis(1);
         let options = NodeOptions { no_message_timeout, keep_alive_check_interval, ..node.options() };
         let (out, mut batches) = mpsc::channel(1);
@@ -910,15 +914,9 @@ mod tests {
 
     #[test]
     fn a_host_name_or_an_address_of_either_family_makes_a_url() {
-        let source = |host: &str| NodeOptions { host: host.into(), ..options_of("127.0.0.1:9999") }.source();
+        let source = |host| options(host, 9999).source();
         assert_eq!(source("node.example.com"), "node.example.com:9999");
         assert_eq!(source("10.0.0.1"), "10.0.0.1:9999");
         assert_eq!(source("::1"), "[::1]:9999");
-    }
-
-    fn options_of(address: &str) -> NodeOptions {
-        let requests = Arc::default();
-        let task = tokio::runtime::Builder::new_current_thread().build().unwrap().spawn(async {}).abort_handle();
-        ScriptedNode { address: address.parse().unwrap(), requests, task }.options()
     }
 }

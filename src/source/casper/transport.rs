@@ -85,8 +85,8 @@ impl HttpTransport for FilteringTransport {
     }
 }
 
-/// Runs a response's body through `filter`.
-pub(super) fn filtered(
+/// Runs a response's body through `filter`, telling `observer`.
+pub fn filtered(
     body: impl Stream<Item = reqwest::Result<Bytes>> + Send + 'static,
     filter: FrameFilter,
     observer: Arc<dyn StreamObserver>,
