@@ -20,6 +20,7 @@ use casper_types::{
     TransactionRuntimeParams, TransactionScheduling, TransactionTarget, TransactionV1, TransactionV1Hash,
     TransactionV1Payload, Transfer, TransferV2, U512, URef,
 };
+use rand::distributions::Alphanumeric;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -206,6 +207,16 @@ pub fn of_size(bytes: usize, number: u64) -> StoryEvent {
     let end = r#""}}"#;
     let filling = bytes.checked_sub(start.len() + end.len()).expect("the smallest event has 64 bytes");
     let text: String = "the quick brown fox jumps over the lazy dog ".chars().cycle().take(filling).collect();
+    unclassified(format!("{start}{text}{end}"))
+}
+
+/// Like [`of_size`], but no compressor makes much less than three quarters of it.
+pub fn of_random_text(bytes: usize, number: u64) -> StoryEvent {
+    let start = format!(r#"{{"Filler":{{"number":{number},"text":""#);
+    let end = r#""}}"#;
+    let filling = bytes.checked_sub(start.len() + end.len()).expect("the smallest event has 64 bytes");
+    let mut rng = StdRng::seed_from_u64(number);
+    let text: String = (0..filling).map(|_| char::from(rng.sample(Alphanumeric))).collect();
     unclassified(format!("{start}{text}{end}"))
 }
 
