@@ -6,9 +6,11 @@
 //! further on.
 
 use std::error::Error;
+use std::future::poll_fn;
 use std::iter;
 use std::mem;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use eventsource_client::{BoxStream, Client, ClientBuilder, Event, ReconnectOptions, SSE};
@@ -318,7 +320,14 @@ impl NodeStream<'_> {
 
     /// Takes one message. A batch is sent before anything is waited for, so it adds no delay.
     async fn read(&mut self) -> Result<(), Lost> {
-        let event = match self.messages.ready() {
+        let mut ready = self.messages.ready();
+        if ready.is_none() && !self.batch.is_empty() {
+            // The HTTP task hands over one chunk at a time, and a node puts each event into a chunk of its own: without
+            // a turn for that task every event would be a batch.
+            give_a_turn().await;
+            ready = self.messages.ready();
+        }
+        let event = match ready {
             Some(message) => message?,
             None => {
                 self.flush().await?;
@@ -478,6 +487,19 @@ impl StreamObserver for Observer {
         }
         error!(node = self.source, "dropped a frame because {}: {}", frame.reason, shown(&frame.first_bytes));
     }
+}
+
+/// Lets the tasks that are ready run first. Unlike tokio's `yield_now` it does not ask the operating system for more.
+async fn give_a_turn() {
+    let mut given = false;
+    poll_fn(|context| {
+        if mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The first bytes of a payload, fit for a log line.
