@@ -138,6 +138,11 @@ pub struct Message {
     pub id: Option<u64>,
 }
 
+/// Those of `messages` that have an id, all but the versions on most streams: their ids and data.
+pub fn events(messages: &[Message]) -> Vec<(u64, &str)> {
+    messages.iter().filter_map(|message| Some((message.id?, message.data.as_str()))).collect()
+}
+
 /// How a body ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
