@@ -119,7 +119,7 @@ async fn two_restarts_neither_lose_nor_repeat_anything_and_ids_go_on() {
     for restart in 1..=2 {
         assert!(sidecar.terminate().success());
         // The node tells more while nobody listens.
-        let news = Story::new(100 + restart, &StoryOptions { first_height: 1_000 * restart, ..StoryOptions::small(5) });
+        let news = Story::new(100 + restart, &StoryOptions { first_height: 1_000 * restart, first_era: 100 * restart, ..StoryOptions::small(5) });
         node.push_all(news.events());
         payloads.extend(news.events().iter().map(|event| event.payload.clone()));
         sidecar.restart().await;
@@ -207,6 +207,8 @@ async fn without_persistence_only_whole_segments_of_the_newest_events_are_kept()
         let messages = replay.read_to_end().await;
         let expected: Vec<(u64, &str)> =
             (oldest..).zip(payloads[oldest as usize..].iter().map(String::as_str)).collect();
+        let ids: Vec<u64> = events(&messages).iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, (oldest..EVENTS).collect::<Vec<_>>());
         assert!(events(&messages) == expected, "the retained events, and only those");
         let missing = replay.comments().iter().find(|comment| comment.contains(&(oldest - 1).to_string()));
         assert!(missing.is_some_and(|comment| comment.contains('0')), "{:?}", replay.comments());

@@ -80,7 +80,7 @@ async fn each_message_is_a_chunk_of_its_own_unless_blocks_are_asked_for() {
 
     let in_blocks = sidecar()
         .node(node.address())
-        .replacing("event_stream_buffer_length = 5000", "event_stream_buffer_length = 5000\nreplay_chunks = \"block\"")
+        .event_stream_server("replay_chunks = 'block'")
         .start()
         .await;
     // Once all is stored, so that it is a replay.
