@@ -455,14 +455,11 @@ impl<'a> Teller<'a> {
         ]);
         let pricing =
             PricingMode::PaymentLimited { payment_amount: 100_000_000, gas_price_tolerance: 3, standard_payment: true };
-        let payload = TransactionV1Payload::new(
-            self.options.chain_name.clone(),
-            sent,
-            ttl,
-            pricing,
-            InitiatorAddr::AccountHash(AccountHash::new(self.rng.r#gen())),
-            fields,
-        );
+        let initiator = match self.rng.r#gen() {
+            true => InitiatorAddr::PublicKey(sender),
+            false => InitiatorAddr::AccountHash(AccountHash::new(self.rng.r#gen())),
+        };
+        let payload = TransactionV1Payload::new(self.options.chain_name.clone(), sent, ttl, pricing, initiator, fields);
         let hash = TransactionV1Hash::from(Digest::hash(payload.to_bytes().unwrap()));
         Transaction::V1(TransactionV1::new(hash, payload, BTreeSet::from([approval])))
     }
