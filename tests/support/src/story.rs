@@ -766,7 +766,7 @@ mod tests {
 
     #[test]
     fn members_stand_in_the_order_of_a_real_nodes_events() {
-        let story = Story::new(7, &StoryOptions::small(40));
+        let story = Story::new(7, &StoryOptions::small(200));
         let shapes: HashSet<Vec<String>> =
             story.events().iter().map(|event| shape(&serde_json::from_str(&event.payload).unwrap())).collect();
         for name in [
