@@ -408,11 +408,10 @@ mod tests {
 
     #[test]
     fn memory_and_processor_time_come_from_the_system() {
-        // `yes` is busy with its output until it is killed.
-        let mut process = SidecarBuilder::new("/bin/sh").spawn();
-        let mut yes = Command::new("yes");
-        process.kill9();
-        process.running = Running::start(yes.arg("busy"));
+        let mut process = SidecarBuilder::new("/bin/cat").spawn();
+        process.wait_for_exit();
+        // Busy with its output until it is killed.
+        process.running = Running::start(&mut Command::new("yes"));
         let deadline = Instant::now() + PATIENCE;
         while process.cpu_time().is_zero() {
             assert!(Instant::now() < deadline, "a busy process uses processor time");
