@@ -143,9 +143,7 @@ impl Cursor {
                     return Err(Torn { sequence: from, why: describe(&why) });
                 }
                 self.position = to.max(self.position + 1);
-                let last = self.position - 1;
-                let comment = format!(":events {from} to {last} are missing: {}\n\n", describe(&why));
-                Ok(Accepted::Send(Bytes::from(comment)))
+                Ok(Accepted::Send(missing_comment(from, self.position, &why)))
             }
             Read::End => Ok(Accepted::Continue),
         }
@@ -309,6 +307,11 @@ impl Cursor {
         }
         self.take_version().map_or(Step::CaughtUp, Step::Send)
     }
+}
+
+/// Names the events `from` (inclusive) to `to` (exclusive) that a client will not get.
+pub(super) fn missing_comment(from: Sequence, to: Sequence, why: &Missing) -> Bytes {
+    Bytes::from(format!(":events {from} to {} are missing: {}\n\n", to.saturating_sub(1), describe(why)))
 }
 
 fn describe(why: &Missing) -> String {

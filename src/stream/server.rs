@@ -25,7 +25,7 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use sidecar_log_format::{Head, Log, Sequence};
+use sidecar_log_format::{Head, Log, Missing, Sequence};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -35,7 +35,7 @@ use tower::ServiceBuilder;
 
 use super::{
     Counters, RETAINED_RANGE_HEADER, ReplayChunks, StreamOptions, ZstdPassThrough,
-    cursor::{Cursor, Selection},
+    cursor::{self, Cursor, Selection},
     large::LargeReaders,
     request::{self, Endpoint, Refusal, Route, StreamRequest},
     subscriber::{COMPRESSED_PIECE_BYTES, Form, Subscriber},
@@ -390,13 +390,18 @@ fn subscribe(
         single_events,
         piece_bytes_max,
     };
-    let cursor = Cursor::new(shared.log.clone(), position, selection);
+    // Older blocks may still be in memory, but what a client gets must not depend on that.
+    let oldest = shared.log.oldest();
+    let cursor = Cursor::new(shared.log.clone(), position.max(oldest), selection);
     let subscriber = Subscriber::new(Arc::clone(shared), slot, cursor, form);
     match wanted.endpoint {
+        Endpoint::Events if position < oldest => {
+            subscriber.greet(cursor::missing_comment(position, oldest, &Missing::Dropped))
+        }
         Endpoint::Events => subscriber,
         Endpoint::Sidecar => {
             let greeting = format!("data:{{\"SidecarVersion\":\"{}\"}}\n\n", options.sidecar_version);
-            subscriber.for_sidecar_endpoint(Bytes::from(greeting))
+            subscriber.greet(Bytes::from(greeting)).tell_own_shutdown()
         }
     }
 }

@@ -122,9 +122,14 @@ impl Subscriber {
         }
     }
 
-    /// Greets the client first, and tells it of the sidecar's own end.
-    pub(super) fn for_sidecar_endpoint(mut self, greeting: Bytes) -> Self {
+    /// Says this first.
+    pub(super) fn greet(mut self, greeting: Bytes) -> Self {
         self.greeting = Some(greeting);
+        self
+    }
+
+    /// Tells the client of the sidecar's own end.
+    pub(super) fn tell_own_shutdown(mut self) -> Self {
         self.own_shutdown = Some(Changes::new(self.shared.own_shutdowns.subscribe()));
         self
     }

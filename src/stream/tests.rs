@@ -557,11 +557,13 @@ async fn the_sidecar_endpoint_sends_its_version_then_shutdowns() {
 
 #[tokio::test]
 async fn what_is_missing_is_named_in_a_comment() {
-    let mut written = Written::steps(2_000);
+    let mut written = Written::steps(1_000);
     written.writer.seal_now(2_000_000).unwrap();
-    written.writer.drop_before(500).unwrap();
+    written.append_steps(1_000);
+    written.commit();
+    written.writer.drop_before(1_000).unwrap();
     let oldest = written.log.oldest();
-    assert!(oldest > 0);
+    assert_eq!(oldest, 1_000);
     let running = Running::start(&written, options());
     let mut client = running.get(&format!("/events?start_from=3&until={oldest}")).await;
     assert_eq!(client.header(RETAINED_RANGE_HEADER), Some(format!("{oldest}-1999").as_str()));
@@ -584,7 +586,8 @@ async fn a_damaged_block_is_named_and_passed_also_in_zstd() {
         .collect();
     segments.sort();
     let mut bytes = std::fs::read(&segments[0]).unwrap();
-    let middle = bytes.len() / 2;
+    // What follows is preallocated.
+    let middle = bytes.iter().rposition(|&byte| byte != 0).unwrap() / 2;
     bytes[middle..middle + 64].fill(0xff);
     std::fs::write(&segments[0], bytes).unwrap();
     let log = Log::open(Arc::new(Directory::at(directory)), Default::default()).unwrap();
@@ -599,9 +602,9 @@ async fn a_damaged_block_is_named_and_passed_also_in_zstd() {
     let range: Vec<u64> = comment.split(' ').filter_map(|word| word.parse().ok()).collect();
     let expected =
         format!("{VERSION_FRAME}{}{comment}\n\n{}", frames(0..range[0]), frames(range[1] + 1..2_000));
-    assert_eq!(text, expected);
+    assert!(text == expected);
     let zstd = running.get("/events?start_from=0&until=1999&encoding=zstd").await.read_to_end().await;
-    assert_eq!(String::from_utf8(zstd::decode_all(&zstd[..]).unwrap()).unwrap(), text);
+    assert!(zstd::decode_all(&zstd[..]).unwrap() == text.as_bytes());
     running.task.abort();
 }
 
