@@ -322,3 +322,130 @@ fn describe(why: &Missing) -> String {
         Missing::Quarantined(why) => why.replace(['\r', '\n'], " "),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use sidecar_log_format::Kind;
+
+    use super::*;
+    use crate::stream::tests::Written;
+
+    /// What the writer does, and how far clients get in between.
+    #[derive(Clone, Debug)]
+    enum Action {
+        Announce(u32),
+        Append(u8),
+        Commit,
+        Join { start: Sequence, kinds: u64 },
+        Step(usize),
+    }
+
+    fn actions() -> impl Strategy<Value = Vec<Action>> {
+        let action = prop_oneof![
+            1 => (0..6u32).prop_map(Action::Announce),
+            8 => (1..4u8).prop_map(Action::Append),
+            3 => Just(Action::Commit),
+            2 => (0..40u64, prop_oneof![Just(u64::MAX), 1..16u64]).prop_map(|(start, kinds)| Action::Join { start, kinds }),
+            4 => (1..5usize).prop_map(Action::Step),
+        ];
+        prop::collection::vec(action, 1..120)
+    }
+
+    /// A client, and the messages it got.
+    struct Client {
+        cursor: Cursor,
+        start: Sequence,
+        kinds: u64,
+        messages: Vec<String>,
+    }
+
+    impl Client {
+        fn join(log: &Log, start: Sequence, kinds: u64, single_events: bool) -> Client {
+            let start = start.min(log.head().next_sequence);
+            let selection = Selection {
+                kinds,
+                versions: true,
+                progress_marks: false,
+                until: u64::MAX,
+                single_events,
+                piece_bytes_max: if single_events { 64 << 10 } else { 100 },
+            };
+            Client { cursor: Cursor::new(log.clone(), start, selection), start, kinds, messages: Vec::new() }
+        }
+
+        /// Takes up to `pieces` pieces.
+        fn take(&mut self, log: &Log, pieces: usize) {
+            let mut text = Vec::new();
+            for _ in 0..pieces {
+                match self.cursor.next() {
+                    Step::Send(bytes) => text.extend_from_slice(&bytes),
+                    Step::Read => match self.cursor.accept(log.read(self.cursor.position()).unwrap()).unwrap() {
+                        Accepted::Continue => {}
+                        Accepted::Send(bytes) => text.extend_from_slice(&bytes),
+                        Accepted::Large(event) => panic!("{event:?} is not large"),
+                    },
+                    Step::CaughtUp => break,
+                    Step::End => panic!("no end was asked for"),
+                }
+            }
+            let text = String::from_utf8(text).unwrap();
+            self.messages.extend(text.split_terminator("\n\n").map(str::to_owned));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+        /// Every event once and in order; before it the version that was in force when it was appended; a version first of
+        /// all; each rise once; none twice, none lower after a higher one; the newest once caught up.
+        #[test]
+        fn every_client_gets_its_events_in_order_under_the_right_version(actions in actions(), single_events: bool) {
+            let mut written = Written::new();
+            let version = |minor| ApiVersion { major: 2, minor, patch: 0 };
+            written.announce(version(0));
+            written.commit();
+            let mut highest = 0;
+            let mut events: Vec<(u8, u32)> = Vec::new();
+            let mut clients: Vec<Client> = Vec::new();
+            for action in actions {
+                match action {
+                    Action::Announce(minor) => {
+                        written.announce(version(minor));
+                        highest = highest.max(minor);
+                    }
+                    Action::Append(kind) => {
+                        written.append(Kind(kind), &format!("{}", events.len()));
+                        events.push((kind, highest));
+                    }
+                    Action::Commit => written.commit(),
+                    Action::Join { start, kinds } => {
+                        clients.push(Client::join(&written.log, start, kinds, single_events));
+                    }
+                    Action::Step(pieces) => clients.iter_mut().for_each(|client| client.take(&written.log, pieces)),
+                }
+            }
+            written.commit();
+            for client in &mut clients {
+                client.take(&written.log, usize::MAX);
+                let mut last_version = None;
+                let mut got = Vec::new();
+                for message in &client.messages {
+                    if let Some(rest) = message.strip_prefix("data:{\"ApiVersion\":\"2.") {
+                        let minor: u32 = rest.strip_suffix(".0\"}").unwrap().parse().unwrap();
+                        prop_assert!(last_version < Some(minor), "{message} after {last_version:?}");
+                        last_version = Some(minor);
+                    } else {
+                        let number: usize = message.rsplit_once("\nid:").unwrap().1.parse().unwrap();
+                        prop_assert_eq!(last_version, Some(events[number].1), "before event {}", number);
+                        got.push(number as u64);
+                    }
+                }
+                let wanted = |number: &u64| client.kinds & Kind(events[*number as usize].0).bit() != 0;
+                let expected: Vec<u64> = (client.start..events.len() as u64).filter(wanted).collect();
+                prop_assert_eq!(got, expected);
+                prop_assert_eq!(last_version, Some(highest));
+            }
+        }
+    }
+}

@@ -411,3 +411,77 @@ fn retained_range(log: &Log) -> Option<HeaderValue> {
     let newest = next.checked_sub(1).filter(|newest| oldest <= *newest)?;
     HeaderValue::from_str(&format!("{oldest}-{newest}")).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::BodyExt;
+    use sidecar_log_format::{ApiVersion, Kind};
+    use tokio::time::{Instant, advance};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::stream::tests::{Written, options};
+
+    async fn open(written: &Written, target: &str) -> Body {
+        let server = Server::bind(options(), written.log.clone(), written.committed.subscribe()).unwrap();
+        let request = Request::get(target).body(Body::empty()).unwrap();
+        router(server.shared).oneshot(request).await.unwrap().into_body()
+    }
+
+    async fn next(body: &mut Body) -> Bytes {
+        body.frame().await.unwrap().unwrap().into_data().unwrap()
+    }
+
+    fn written() -> Written {
+        let mut written = Written::new();
+        written.announce(ApiVersion { major: 2, minor: 0, patch: 0 });
+        written.append(Kind(7), "0");
+        written.commit();
+        written
+    }
+
+    /// Seconds until the next piece, and the piece.
+    async fn wait(body: &mut Body) -> (u64, Bytes) {
+        let start = Instant::now();
+        let piece = next(body).await;
+        ((start.elapsed() + Duration::from_millis(10)).as_secs(), piece)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_is_kept_alive_15_seconds_after_its_last_message() {
+        let mut written = written();
+        let mut body = open(&written, "/events").await;
+        assert!(next(&mut body).await.starts_with(b"data:{\"ApiVersion"));
+        for _ in 0..3 {
+            assert_eq!(wait(&mut body).await, (15, Bytes::from_static(b":\n\n")));
+        }
+        advance(Duration::from_secs(10)).await;
+        written.append(Kind(7), "1");
+        written.commit();
+        assert_eq!(wait(&mut body).await, (0, Bytes::from_static(b"data:1\nid:1\n\n")));
+        assert_eq!(wait(&mut body).await, (15, Bytes::from_static(b":\n\n")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_that_a_client_does_not_get_do_not_break_its_silence() {
+        let mut written = written();
+        let mut sidecar = open(&written, "/events/sidecar").await;
+        let mut faults = open(&written, "/events?types=Fault").await;
+        next(&mut sidecar).await;
+        next(&mut faults).await;
+        let start = Instant::now();
+        for body in [&mut sidecar, &mut faults] {
+            assert!(tokio::time::timeout(Duration::from_secs(10), body.frame()).await.is_err());
+            written.append(Kind(7), "skipped");
+            written.commit();
+            assert!(tokio::time::timeout(Duration::from_millis(1), body.frame()).await.is_err());
+        }
+        assert!(start.elapsed() > Duration::from_secs(20));
+        assert_eq!(next(&mut sidecar).await, ":\n\n");
+        // Instead of a comment it is told how far it has come.
+        assert_eq!(next(&mut faults).await, "id:2\n\n");
+        assert_eq!(next(&mut faults).await, ":\n\n");
+    }
+}
