@@ -7,3 +7,4 @@
 pub mod config;
 pub mod ingest;
 pub mod source;
+pub mod stream;
