@@ -11,7 +11,7 @@ use crate::{
     head::{self, HeadState},
     log::{list_segments, read_segment_marks},
     scan::Scan,
-    segment::{Footer, Position, SegmentFile, SegmentHeader, storage_error},
+    segment::{Footer, PIECE_BYTES, Position, SegmentFile, SegmentHeader, read_exact, storage_error},
     storage::Storage,
     writer::{ActiveSegment, WriteOptions},
 };
@@ -94,7 +94,8 @@ fn remove_leftovers(storage: &dyn Storage) -> Result<()> {
             storage.remove(&name).map_err(storage_error("remove", &name))?;
         }
     }
-    Ok(())
+    // A segment that a crash left with its name, but without a synced directory, is about to be trusted.
+    storage.sync_directory().map_err(storage_error("sync", "the directory"))
 }
 
 fn new_log(options: &WriteOptions, head_state: &HeadState) -> Found {
@@ -160,6 +161,9 @@ impl Found {
         let (file, end) = (Arc::new(file), scan.end);
         let mut active =
             ActiveSegment { file: Arc::clone(&file), footer: scan.footer, end, allocated: length, uncounted: true };
+        if let Some(slot) = slot.filter(|slot| slot.offset < end) {
+            write_again(&file, slot.offset..end)?;
+        }
         let written_end = file.end_of_written(end)?;
         if written_end > end {
             if self.recovery.copied || slot.is_some_and(|slot| end < slot.offset) {
@@ -229,6 +233,21 @@ impl Found {
         self.seal_active = false;
         Ok(())
     }
+}
+
+/// Writes sound blocks that the head does not speak of over themselves, in pieces.
+///
+/// A sync of them may have failed: then the kernel takes them for written, and the next sync would say so without
+/// writing them.
+fn write_again(segment: &SegmentFile, place: Range<u64>) -> Result<()> {
+    let mut at = place.start;
+    while at < place.end {
+        let length = (place.end - at).min(PIECE_BYTES as u64) as usize;
+        let piece = read_exact(&segment.name, segment.file.as_ref(), at, length)?;
+        segment.file.write_at(&piece, at).map_err(storage_error("write", &segment.name))?;
+        at += length as u64;
+    }
+    Ok(())
 }
 
 /// Copies what stands behind the last sound block to a file of its own.

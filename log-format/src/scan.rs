@@ -103,6 +103,7 @@ pub(crate) fn count_events(segment: &SegmentFile, footer: &mut Footer) -> Result
     let entries: Vec<_> = footer.blocks.iter().filter(|entry| entry.count > 0).copied().collect();
     // Counted anew: some of them may have been counted before the segment was opened again.
     footer.counts = [0; 64];
+    footer.sources.clear();
     for entry in entries {
         let (_, shape) = match segment.read_shape(entry.offset) {
             Ok(shape) => shape,
