@@ -60,7 +60,10 @@ fn measure(events: u64) -> Result<()> {
     }
     let yardstick = events as f64 / median(bare).as_secs_f64();
     println!("{events} events, {:.2} GB", raw_bytes as f64 / 1e9);
-    println!("{:<26} {:>12} {:>8} {:>14} {:>10}", "replay, one client", "events/s", "of raw", "CPU us/event", "MB sent");
+    println!(
+        "{:<26} {:>12} {:>8} {:>14} {:>10}",
+        "replay, one client", "events/s", "of raw", "CPU us/event", "MB sent"
+    );
     println!("{:<26} {yardstick:>12.0} {:>8.2}", "bare socket", 1.0);
     for ((name, ..), results) in modes.iter().zip(runs) {
         let rate = events as f64 / median(results.iter().map(|run| run.wall).collect()).as_secs_f64();
@@ -70,7 +73,11 @@ fn measure(events: u64) -> Result<()> {
     }
     let before = resident_kib()?;
     let after = resident_with_stalled_clients(&runtime, &log, events)?;
-    println!("resident: {} MiB with {STALLED_CLIENTS} replays from different places that do not read (before: {} MiB)", after / 1024, before / 1024);
+    println!(
+        "resident: {} MiB with {STALLED_CLIENTS} replays from different places that do not read (before: {} MiB)",
+        after / 1024,
+        before / 1024
+    );
     Ok(())
 }
 
@@ -146,7 +153,8 @@ fn replay(
     let target = format!("/events?start_from=0&until={}{query}", events - 1);
     let cpu = cpu_time()?;
     let start = Instant::now();
-    let bytes = String::from_utf8(client(&["client", &running.to_string(), &target, header])?.wait_with_output()?.stdout)?;
+    let bytes =
+        String::from_utf8(client(&["client", &running.to_string(), &target, header])?.wait_with_output()?.stdout)?;
     Ok(Run { wall: start.elapsed(), cpu: cpu_time()? - cpu, bytes: bytes.trim().parse().context("the client failed")? })
 }
 

@@ -10,7 +10,9 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use sidecar_log_format::{ApiVersion, Block, Head, LargeEvent, Log, Missing, Read, Sequence, StoredBlock, version_frame};
+use sidecar_log_format::{
+    ApiVersion, Block, Head, LargeEvent, Log, Missing, Read, Sequence, StoredBlock, version_frame,
+};
 
 /// After this many events passed in silence a filtered stream tells its position.
 const PROGRESS_EVENTS: u64 = 10_000;
