@@ -106,7 +106,7 @@ impl MarkKind {
     pub const VERSION: MarkKind = MarkKind(2);
     /// A later copy of a stored event that carries more than the stored one. Body: `{"reason":…,"payload":…}`.
     pub const AMENDMENT: MarkKind = MarkKind(3);
-    /// Durable events were lost: sequences `from` to `to` name nothing any more. Body: `{"from":…,"to":…,"reason":…}`.
+    /// Visible events were lost: sequences `from` to `to`, both included, name nothing any more. Body: `{"from":…,"to":…,"reason":…}`.
     pub const LOSS: MarkKind = MarkKind(4);
     /// An import begins or ends here.
     pub const IMPORT: MarkKind = MarkKind(5);

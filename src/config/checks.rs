@@ -506,7 +506,7 @@ mod tests {
             block_cache_bytes: 25_165_824,
             decode_concurrency: 2,
             index_cache_bytes: 8_388_608,
-            index_tail_bytes_max: 16_777_216,
+            index_tail_bytes_max: 4_194_304,
         };
         assert_eq!(config.storage, Some(Storage { folder: "./storage".into(), log, sqlite: None, postgresql: None }));
         let sse = config.sse_server.unwrap();

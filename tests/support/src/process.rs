@@ -33,6 +33,7 @@ pub struct SidecarBuilder {
     top_level: String,
     sections: String,
     replacements: Vec<(String, String)>,
+    event_stream_server: String,
     event_stream_buffer_length: u32,
     max_concurrent_subscribers: u32,
     disable_event_persistence: bool,
@@ -54,6 +55,7 @@ impl SidecarBuilder {
             top_level: String::new(),
             sections: String::new(),
             replacements: Vec::new(),
+            event_stream_server: String::new(),
             event_stream_buffer_length: 5_000,
             max_concurrent_subscribers: 100,
             disable_event_persistence: false,
@@ -110,6 +112,12 @@ impl SidecarBuilder {
         self.sections(&format!(
             "[admin_api_server]\nenable_server = true\nport = {port}\nmax_concurrent_requests = 50\nmax_requests_per_second = 1000\n"
         ))
+    }
+
+    /// Adds keys to `[sse_server.event_stream_server]`.
+    pub fn event_stream_server(mut self, toml: &str) -> Self {
+        self.event_stream_server += &format!("{toml}\n");
+        self
     }
 
     /// Keeps the log in `folder`, which outlives the sidecar.
@@ -179,10 +187,11 @@ impl SidecarBuilder {
             toml += &format!("{keys}\n");
         }
         toml += &format!(
-            "\n[sse_server.event_stream_server]\nport = {}\nmax_concurrent_subscribers = {}\nevent_stream_buffer_length = {}\n\n{}",
+            "\n[sse_server.event_stream_server]\nport = {}\nmax_concurrent_subscribers = {}\nevent_stream_buffer_length = {}\n{}\n{}",
             self.sse_port.number(),
             self.max_concurrent_subscribers,
             self.event_stream_buffer_length,
+            self.event_stream_server,
             self.sections,
         );
         for (text, by) in &self.replacements {
