@@ -36,6 +36,8 @@ const KEEP_ALIVE_COMMENT: &[u8] = b":\n\n";
 const STORED_PIECE_BYTES: usize = 16 << 10;
 /// A block up to this size is compressed here when it is in memory: that is cheaper than reading its stored form.
 pub(super) const COMPRESSED_PIECE_BYTES: usize = 64 << 10;
+/// How long a stream rests before it looks again for what another process is still writing.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes after which the shared counter learns of them.
 const COUNT_BYTES: u64 = 256 << 10;
 
@@ -100,6 +102,7 @@ enum Outcome {
     Read(Read),
     Stored(Option<StoredBlock>),
     LargePiece(Bytes),
+    Nothing,
 }
 
 impl Subscriber {
@@ -197,12 +200,20 @@ impl Subscriber {
             Outcome::Read(read) => match self.cursor.accept(read)? {
                 Accepted::Continue => Ok(None),
                 Accepted::Send(bytes) => Ok(Some(bytes)),
+                Accepted::NotYet => {
+                    self.reading = Some(Box::pin(async {
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                        Ok(Outcome::Nothing)
+                    }));
+                    Ok(None)
+                }
                 Accepted::Large(event) => {
                     let sent = self.cursor.event_bytes_sent();
                     self.large = Some(LargePass::new(event, sent, &self.shared.large_readers));
                     Ok(None)
                 }
             },
+            Outcome::Nothing => Ok(None),
             Outcome::Stored(block) => {
                 self.stored = block.and_then(|block| self.admit(block));
                 self.stored_unfit_at = self.stored.is_none().then(|| self.cursor.position());

@@ -273,7 +273,8 @@ async fn every_method_but_get_is_an_unknown_path_and_no_preflight_succeeds() {
     let response = running.request("HEAD /events HTTP/1.1\r\nhost: sidecar\r\n\r\n").await;
     assert_eq!((response.status(), response.header("content-length")), (404, Some("59")));
 
-    let preflight = "OPTIONS /events HTTP/1.1\r\nhost: sidecar\r\norigin: http://a\r\naccess-control-request-method: GET\r\n\r\n";
+    let preflight =
+        "OPTIONS /events HTTP/1.1\r\nhost: sidecar\r\norigin: http://a\r\naccess-control-request-method: GET\r\n\r\n";
     let mut response = running.request(preflight).await;
     assert_eq!(response.status(), 403);
     assert_eq!(response.fixed_body().await, "CORS request forbidden: request-method not allowed");
@@ -284,7 +285,9 @@ async fn every_method_but_get_is_an_unknown_path_and_no_preflight_succeeds() {
 async fn every_origin_may_read_streams_and_refusals() {
     let written = Written::steps(3);
     let running = Running::start(&written, options());
-    for (target, status) in [("/events", 200), ("/none", 404), ("/events?x=1", 422), ("/events?start_from=2&until=1", 204)] {
+    for (target, status) in
+        [("/events", 200), ("/none", 404), ("/events?x=1", 422), ("/events?start_from=2&until=1", 204)]
+    {
         let response = running.get_with(target, "origin: http://a\r\n").await;
         assert_eq!(response.status(), status);
         assert_eq!(response.header("access-control-allow-origin"), Some("http://a"), "{target}");
@@ -448,8 +451,7 @@ async fn a_filtered_stream_tells_its_position_once_it_has_passed_many_events() {
     let running = Running::start(&written, options());
     let mut client = running.get("/events?start_from=0&types=Fault").await;
     let text = client.read_until_id(number).await;
-    let marks: Vec<u64> =
-        text.split("\n\n").filter_map(|message| message.strip_prefix("id:")?.parse().ok()).collect();
+    let marks: Vec<u64> = text.split("\n\n").filter_map(|message| message.strip_prefix("id:")?.parse().ok()).collect();
     assert_eq!(marks.len(), 2);
     assert!(marks.iter().zip([10_000, 20_000]).all(|(mark, about)| mark.abs_diff(about) < 200), "{marks:?}");
     assert_eq!(text.split("\n\n").filter(|message| message.starts_with("data:")).count(), 2);
@@ -467,7 +469,9 @@ async fn zstd_streams_decode_to_the_identity_stream() {
     written.commit();
     let running = Running::start(&written, options());
     for start in [0, 1, 2_000, 2_999, 3_000, 3_001, 6_000, 6_004] {
-        for until in [start, start + 10, 2_999, 3_000, 5_000, 6_004].into_iter().filter(|until| (start..=6_004).contains(until)) {
+        for until in
+            [start, start + 10, 2_999, 3_000, 5_000, 6_004].into_iter().filter(|until| (start..=6_004).contains(until))
+        {
             let target = format!("/events?start_from={start}&until={until}");
             let identity = running.get(&target).await.text_to_end().await;
             let mut compressed = running.get_with(&target, "accept-encoding: zstd\r\n").await;
@@ -478,7 +482,8 @@ async fn zstd_streams_decode_to_the_identity_stream() {
         }
     }
     // All of it in stored blocks is as small as the log.
-    let whole = running.get_with("/events?start_from=0&until=5999", "accept-encoding: zstd\r\n").await.read_to_end().await;
+    let whole =
+        running.get_with("/events?start_from=0&until=5999", "accept-encoding: zstd\r\n").await.read_to_end().await;
     let block = written.log.read_stored(0).unwrap().unwrap();
     assert_eq!(whole[..block.frame.len()], block.frame[..]);
 }
@@ -600,8 +605,7 @@ async fn a_damaged_block_is_named_and_passed_also_in_zstd() {
     let text = running.get("/events?start_from=0&until=1999").await.text_to_end().await;
     let comment = text.split("\n\n").find(|message| message.starts_with(":events ")).unwrap();
     let range: Vec<u64> = comment.split(' ').filter_map(|word| word.parse().ok()).collect();
-    let expected =
-        format!("{VERSION_FRAME}{}{comment}\n\n{}", frames(0..range[0]), frames(range[1] + 1..2_000));
+    let expected = format!("{VERSION_FRAME}{}{comment}\n\n{}", frames(0..range[0]), frames(range[1] + 1..2_000));
     assert!(text == expected);
     let zstd = running.get("/events?start_from=0&until=1999&encoding=zstd").await.read_to_end().await;
     assert!(zstd::decode_all(&zstd[..]).unwrap() == text.as_bytes());
