@@ -55,7 +55,7 @@ pub(super) enum Accepted {
     /// This comes first.
     Send(Bytes),
     /// An event to be sent in pieces; then [`Cursor::pass_event`].
-    Large(LargeEvent),
+    Large(Arc<LargeEvent>),
     /// The head has passed the position, but its segment cannot be found yet.
     NotYet,
 }
@@ -140,7 +140,7 @@ impl Cursor {
                     self.position += 1;
                     return Ok(Accepted::Continue);
                 }
-                Ok(Accepted::Large(event))
+                Ok(Accepted::Large(Arc::new(event)))
             }
             Read::Missing { from, to, why } => {
                 if self.event_bytes_sent > 0 {

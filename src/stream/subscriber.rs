@@ -99,7 +99,7 @@ struct StoredPass {
 type Reading = Pin<Box<dyn Future<Output = Result<Outcome, StreamError>> + Send>>;
 
 enum Outcome {
-    Read(Read),
+    Read(Box<Read>),
     Stored(Option<StoredBlock>),
     LargePiece(Bytes),
     Nothing,
@@ -197,7 +197,7 @@ impl Subscriber {
 
     fn take_up(&mut self, outcome: Outcome) -> Result<Option<Bytes>, StreamError> {
         match outcome {
-            Outcome::Read(read) => match self.cursor.accept(read)? {
+            Outcome::Read(read) => match self.cursor.accept(*read)? {
                 Accepted::Continue => Ok(None),
                 Accepted::Send(bytes) => Ok(Some(bytes)),
                 Accepted::NotYet => {
@@ -273,7 +273,7 @@ impl Subscriber {
 
     fn read(&self) -> Reading {
         let (log, position) = (self.shared.log.clone(), self.cursor.position());
-        self.on_blocking_thread(move || Ok(Outcome::Read(log.read(position)?)))
+        self.on_blocking_thread(move || Ok(Outcome::Read(Box::new(log.read(position)?))))
     }
 
     fn read_stored(&self) -> Reading {
