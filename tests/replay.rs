@@ -137,6 +137,31 @@ async fn two_restarts_neither_lose_nor_repeat_anything_and_ids_go_on() {
 }
 
 #[tokio::test]
+async fn a_lost_identity_index_is_made_anew_from_the_log_and_nothing_is_stored_twice() {
+    let (mut payloads, node, mut sidecar) = told_and_stored(20).await;
+    let large: Vec<String> = (0..3).map(|number| story::of_size(1_500_000, number).payload).collect();
+    node.push_all(&large);
+    payloads.extend(large);
+    for (kill, number) in [(false, 1), (true, 2)] {
+        let mut client = SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
+        client.expect_bytes(&stream("2.0.0", 0, &payloads)).await;
+        if kill {
+            sidecar.kill9();
+        } else {
+            assert!(sidecar.terminate().success());
+        }
+        std::fs::remove_dir_all(sidecar.storage_path().join("index")).unwrap();
+        payloads.push(story::unknown_kind(number).payload);
+        node.push(payloads.last().unwrap());
+        sidecar.restart().await;
+    }
+    SseClient::connect(sidecar.sse_address(), "/events?start_from=0")
+        .await
+        .expect_bytes(&stream("2.0.0", 0, &payloads))
+        .await;
+}
+
+#[tokio::test]
 async fn a_browser_that_is_cut_twice_gets_every_event_once() {
     let (mut payloads, node, mut sidecar) = told_and_stored(20).await;
     let mut messages = Vec::new();
