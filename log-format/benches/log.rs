@@ -50,9 +50,15 @@ fn events() -> Vec<(Kind, String)> {
         }
         for _ in 0..20 {
             // A transaction of about 2 KiB: hashes, keys and arguments.
-            let arguments: Vec<_> = (0..6).map(|number| {
-                format!(r#"["argument_{number}",{{"cl_type":{{"ByteArray":32}},"bytes":"{}","parsed":"{}"}}]"#, random.hex(32), random.hex(32))
-            }).collect();
+            let arguments: Vec<_> = (0..6)
+                .map(|number| {
+                    format!(
+                        r#"["argument_{number}",{{"cl_type":{{"ByteArray":32}},"bytes":"{}","parsed":"{}"}}]"#,
+                        random.hex(32),
+                        random.hex(32)
+                    )
+                })
+                .collect();
             events.push((Kind(2), format!(
                 r#"{{"TransactionAccepted":{{"Version1":{{"hash":"{}","payload":{{"initiator_addr":{{"PublicKey":"{}"}},"timestamp":"2026-01-01T00:00:00.000Z","ttl":"30m","chain_name":"casper","pricing_mode":{{"PaymentLimited":{{"payment_amount":{},"gas_price_tolerance":1,"standard_payment":true}}}},"fields":{{"args":{{"Named":[{}]}},"entry_point":"Transfer"}}}},"approvals":[{{"signer":"{}","signature":"01{}"}}]}}}}}}"#,
                 random.hex(32), keys[(random.next() % 100) as usize], random.next() % 1_000_000, arguments.join(","),

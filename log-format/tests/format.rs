@@ -146,7 +146,8 @@ fn listing(log: &Log) -> String {
             }
             Read::Large(large) => {
                 let payload = large.payload().unwrap();
-                writeln!(out, "{next} large: {} bytes, CRC-32 {:08x}", payload.len(), crc32fast::hash(&payload)).unwrap();
+                writeln!(out, "{next} large: {} bytes, CRC-32 {:08x}", payload.len(), crc32fast::hash(&payload))
+                    .unwrap();
             }
             Read::Missing { from, to, why } => panic!("{from} to {to}: {why:?}"),
             Read::End => break,
@@ -155,7 +156,8 @@ fn listing(log: &Log) -> String {
     }
     for mark in log.marks(0).unwrap() {
         let (kind, source) = (mark.kind.name(), &mark.source);
-        writeln!(out, "mark {kind} before {} from {source} at {}: {}", mark.position, mark.received, mark.body).unwrap();
+        writeln!(out, "mark {kind} before {} from {source} at {}: {}", mark.position, mark.received, mark.body)
+            .unwrap();
     }
     out
 }

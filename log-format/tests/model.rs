@@ -158,7 +158,8 @@ impl Model {
             assert!(found >= self.announced_visible, "version {found} is older than {}", self.announced_visible);
         }
         (self.announced, self.announced_visible) = (found, found);
-        let marks: Vec<_> = opened.log.marks(0).unwrap().into_iter().filter(|mark| mark.kind == MarkKind::GAP).collect();
+        let marks: Vec<_> =
+            opened.log.marks(0).unwrap().into_iter().filter(|mark| mark.kind == MarkKind::GAP).collect();
         let bodies: Vec<_> = marks.into_iter().map(|mark| mark.body).collect();
         if self.options.durability != Durability::Os {
             assert!(bodies.len() >= self.marks_visible, "marks are missing");
@@ -183,7 +184,10 @@ impl Model {
                         assert_eq!(row.payload(), expected.payload.as_bytes());
                         assert_eq!((row.kind(), row.source()), (expected.kind, &*expected.source));
                         assert_eq!((row.network(), row.received()), (expected.network, expected.received));
-                        assert_eq!((row.api_version(), row.upstream_id()), (expected.api_version, expected.upstream_id));
+                        assert_eq!(
+                            (row.api_version(), row.upstream_id()),
+                            (expected.api_version, expected.upstream_id)
+                        );
                         let data = expected.payload.split('\n').map(|line| match line.starts_with(' ') {
                             true => format!("data: {line}\n"),
                             false => format!("data:{line}\n"),
@@ -272,8 +276,7 @@ impl Model {
                 1 => {
                     let body = format!("{{\"gap\":{}}}", self.random.next());
                     self.marks.push(body.clone());
-                    let mark =
-                        Mark { kind: MarkKind::GAP, position: 0, source: "node".to_owned(), received: 3, body };
+                    let mark = Mark { kind: MarkKind::GAP, position: 0, source: "node".to_owned(), received: 3, body };
                     writer.mark(&mark).map_err(|_| ())
                 }
                 2..8 => self.commit(&mut writer),
