@@ -19,6 +19,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use sidecar::ingest::identity::{Fingerprint, IdentityIndex, Known, Opened, Options, Room};
 use sidecar::source::Identity;
 
@@ -26,6 +27,8 @@ use sidecar::source::Identity;
 const RAW_BYTES_PER_EVENT: f64 = 765.0;
 /// Events between two commits of the log.
 const COMMIT_EVENTS: usize = 1_000;
+const PROCESS: ClockId = ClockId::ProcessCPUTime;
+const THREAD: ClockId = ClockId::ThreadCPUTime;
 const LOOK_UPS: u64 = 200_000;
 /// How often a process that writes the index is killed, and the environment variable that makes one.
 const KILLS: u64 = 10;
@@ -57,20 +60,17 @@ fn measure(entries: u64) {
     println!("{entries} entries");
 
     let mut generating = Duration::ZERO;
-    let mut on_hot_path = Duration::ZERO;
-    let mut waiting = Duration::ZERO;
-    let (wall, cpu) = (Instant::now(), cpu_time());
+    let (wall, process_cpu, thread_cpu) = (Instant::now(), cpu_time(PROCESS), cpu_time(THREAD));
     let mut sequence = 0;
     let mut stories = Stories::default();
     let mut batch = Vec::new();
     while sequence < entries {
-        let from = Instant::now();
+        let from = cpu_time(THREAD);
         batch.clear();
         while batch.len() < COMMIT_EVENTS {
             stories.next_height(&mut batch);
         }
-        generating += from.elapsed();
-        let from = Instant::now();
+        generating += cpu_time(THREAD) - from;
         let mut room = Room::Free;
         for (identity, fingerprint) in &batch {
             assert_eq!(index.check(identity, *fingerprint).expect("check"), Known::New);
@@ -78,24 +78,18 @@ fn measure(entries: u64) {
             sequence += 1;
         }
         index.committed(sequence - 1).expect("committed");
-        on_hot_path += from.elapsed();
         if room == Room::Full {
-            let from = Instant::now();
             assert_eq!(index.wait_for_room().expect("wait"), Room::Free);
-            waiting += from.elapsed();
         }
     }
-    let from = Instant::now();
     index.flush().expect("flush");
-    waiting += from.elapsed();
-    let (wall, cpu) = (wall.elapsed() - generating, cpu_time() - cpu - generating);
+    let (wall, process_cpu, thread_cpu) =
+        (wall.elapsed(), cpu_time(PROCESS) - process_cpu, cpu_time(THREAD) - thread_cpu);
     let entries = sequence;
     let each = |time: Duration| time.as_nanos() as f64 / entries as f64;
-    println!("  check + insert          {:>9.0} ns each", each(on_hot_path));
-    println!("  waiting for the writer  {:>9.0} ns each", each(waiting));
-    println!("  cpu, hot path + writer  {:>9.0} ns each", each(cpu));
-    println!("  writer alone            {:>9.2} us each", each(cpu.saturating_sub(on_hot_path)) / 1e3);
-    println!("  rate, checks included   {:>9.0} entries/s", entries as f64 / wall.as_secs_f64());
+    println!("  check + insert          {:>9.0} ns of cpu each", each(thread_cpu - generating));
+    println!("  writer                  {:>9.0} ns of cpu each", each(process_cpu - thread_cpu));
+    println!("  rate                    {:>9.0} entries/s", entries as f64 / (wall - generating).as_secs_f64());
     print_size("right after ingest", &path, entries);
     println!("  resident                {:>9.1} MiB, at most {:.1}", status_mib("VmRSS"), status_mib("VmHWM"));
 
@@ -238,17 +232,9 @@ fn scramble(number: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// User and system time of this process.
-fn cpu_time() -> Duration {
-    let stat = fs::read_to_string("/proc/self/stat").expect("Linux");
-    let ticks: u64 = stat
-        .rsplit(") ")
-        .next()
-        .into_iter()
-        .flat_map(|fields| fields.split(' ').skip(11).take(2))
-        .filter_map(|field| field.parse::<u64>().ok())
-        .sum();
-    Duration::from_millis(ticks * 10)
+fn cpu_time(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 fn status_mib(key: &str) -> f64 {

@@ -91,23 +91,24 @@ fn storage(
         return Err(section.invalid("storage_folder", "''", "set it to the folder that is to hold the log"));
     }
     let log = log_settings(&file.log, &section.below("log"))?;
-    let (mut sqlite, mut postgresql) = (None, None);
-    if exports {
-        let no_database_section = file.sqlite_config.is_none() && file.postgresql_config.is_none();
-        let asked_for_by_environment = no_database_section && environment(postgresql::HOST).is_some();
-        let postgresql_config = match file.postgresql_config {
-            None if asked_for_by_environment => Some(file::PostgresqlConfig::default()),
-            section => section.filter(|postgresql| postgresql.enabled),
-        };
-        let postgresql_section = section.below("postgresql_config");
-        let check = |postgresql| postgresql::check(postgresql, &postgresql_section, environment);
-        postgresql = postgresql_config.map(check).transpose()?;
-
-        let sqlite_config = file.sqlite_config.filter(|sqlite| sqlite.enabled);
-        let sqlite_section = section.below("sqlite_config");
-        sqlite = sqlite_config.map(|sqlite| sqlite_settings(sqlite, &sqlite_section)).transpose()?;
+    if !exports {
+        return Ok(Storage { folder: file.storage_folder, log, sqlite: None, postgresql: None });
     }
-    Ok(Storage { folder: file.storage_folder, log, sqlite, postgresql })
+    let no_database_section = file.sqlite_config.is_none() && file.postgresql_config.is_none();
+    let asked_for_by_environment = no_database_section && environment(postgresql::HOST).is_some();
+    let postgresql = match file.postgresql_config {
+        None if asked_for_by_environment => Some(file::PostgresqlConfig::default()),
+        in_file => in_file.filter(|postgresql| postgresql.enabled),
+    };
+    let postgresql_section = section.below("postgresql_config");
+    let check_postgresql = |postgresql| postgresql::check(postgresql, &postgresql_section, environment);
+    let sqlite = file.sqlite_config.filter(|sqlite| sqlite.enabled);
+    Ok(Storage {
+        folder: file.storage_folder,
+        log,
+        sqlite: sqlite.map(|sqlite| sqlite_settings(sqlite, &section.below("sqlite_config"))).transpose()?,
+        postgresql: postgresql.map(check_postgresql).transpose()?,
+    })
 }
 
 fn log_settings(file: &file::Log, section: &Section<'_>) -> Result<LogSettings, ConfigError> {
@@ -391,5 +392,310 @@ impl Section<'_> {
         let key = self.path_of(key);
         let line = self.document.line_of(&key);
         InvalidValue { value: value.to_string(), line, fix: fix.to_owned(), key }.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{
+        Loaded, ReplayChunks, ZstdPassThrough,
+        samples::{DEFAULT_FULL, DEFAULT_SSE_ONLY, load, loaded, refused, with},
+    };
+
+    const RPC_ONLY: &str = "
+        [rpc_server.main_server]
+        ip_address = '0.0.0.0'
+        port = 7777
+        [rpc_server.node_client]
+    ";
+
+    /// Every number of the file, its limits, and what stands in the file's full example.
+    const LIMITS: [(&str, RangeInclusive<i64>); 48] = [
+        ("max_thread_count", 1..=4096),
+        ("max_blocking_thread_count", 1..=4096),
+        ("storage.log.sync_interval_ms", 1..=60_000),
+        ("storage.log.segment_bytes_max", 1_048_576..=17_179_869_184),
+        ("storage.log.segment_age_max_seconds", 1..=31_622_400),
+        ("storage.log.block_bytes_max", 4096..=1_048_576),
+        ("storage.log.compression_level", 1..=19),
+        ("storage.log.event_bytes_max", 1024..=268_435_456),
+        ("storage.log.block_cache_bytes", 1_048_576..=1_099_511_627_776),
+        ("storage.log.decode_concurrency", 1..=1024),
+        ("storage.log.index_cache_bytes", 1_048_576..=1_099_511_627_776),
+        ("storage.log.index_tail_bytes_max", 1_048_576..=1_099_511_627_776),
+        ("storage.sqlite_config.max_connections_in_pool", 1..=4_294_967_295),
+        ("storage.sqlite_config.wal_autocheckpointing_interval", 0..=65_535),
+        ("storage.postgresql_config.max_connections_in_pool", 1..=4_294_967_295),
+        ("storage.postgresql_config.port", 1..=65_535),
+        ("sse_server.inbound_channel_size", 1..=1_000_000),
+        ("sse_server.connections.sse_port", 1..=65_535),
+        ("sse_server.connections.rest_port", 1..=65_535),
+        ("sse_server.connections.delay_between_retries_in_seconds", 0..=SECONDS_MAX),
+        ("sse_server.connections.connection_timeout_in_seconds", 1..=SECONDS_MAX),
+        ("sse_server.connections.no_message_timeout_in_seconds", 1..=SECONDS_MAX),
+        ("sse_server.connections.sleep_between_keep_alive_checks_in_seconds", 1..=SECONDS_MAX),
+        ("sse_server.event_stream_server.port", 0..=65_535),
+        ("sse_server.event_stream_server.max_concurrent_subscribers", 0..=4_294_967_295),
+        ("sse_server.event_stream_server.event_stream_buffer_length", 1..=4_294_967_295),
+        ("sse_server.event_stream_server.client_buffer_bytes", 1024..=16_777_216),
+        ("sse_server.event_stream_server.header_timeout_seconds", 1..=3600),
+        ("rest_api_server.port", 0..=65_535),
+        ("rest_api_server.max_concurrent_requests", 1..=4_294_967_295),
+        ("rest_api_server.max_requests_per_second", 1..=4_294_967_295),
+        ("rest_api_server.request_timeout_in_seconds", 1..=SECONDS_MAX),
+        ("admin_api_server.port", 0..=65_535),
+        ("admin_api_server.max_concurrent_requests", 1..=4_294_967_295),
+        ("admin_api_server.max_requests_per_second", 1..=4_294_967_295),
+        ("rpc_server.main_server.port", 0..=65_535),
+        ("rpc_server.main_server.qps_limit", 1..=4_294_967_295),
+        ("rpc_server.speculative_exec_server.port", 0..=65_535),
+        ("rpc_server.speculative_exec_server.qps_limit", 1..=4_294_967_295),
+        ("rpc_server.node_client.port", 1..=65_535),
+        ("rpc_server.node_client.max_message_size_bytes", 1..=4_294_967_295),
+        ("rpc_server.node_client.message_timeout_secs", 1..=SECONDS_MAX),
+        ("rpc_server.node_client.client_access_timeout_secs", 1..=SECONDS_MAX),
+        ("rpc_server.node_client.keepalive_timeout_ms", 1..=MILLISECONDS_MAX),
+        ("rpc_server.node_client.exponential_backoff.initial_delay_ms", 0..=MILLISECONDS_MAX),
+        ("rpc_server.node_client.exponential_backoff.max_delay_ms", 0..=MILLISECONDS_MAX),
+        ("rpc_server.node_client.exponential_backoff.coefficient", 1..=4_294_967_295),
+        ("rpc_server.node_client.exponential_backoff.max_attempts", 1..=4_294_967_295),
+    ];
+
+    #[test]
+    fn every_number_is_taken_up_to_its_limits_and_refused_beyond_with_key_value_and_range() {
+        let all_enabled = DEFAULT_FULL
+            .replace("enabled = false", "enabled = true")
+            .replace("enable_server = false", "enable_server = true");
+        for (key, allowed) in LIMITS {
+            let with_number = |value| with(&all_enabled, key, toml::Value::Integer(value));
+            loaded(&with_number(*allowed.start()));
+            loaded(&with_number(*allowed.end()));
+            for value in [allowed.start() - 1, allowed.end() + 1, i64::MIN, i64::MAX] {
+                let error = refused(&with_number(value));
+                let key = key.replace("connections.", "connections[0].");
+                let (smallest, largest) = (allowed.start(), allowed.end());
+                assert!(error.starts_with("Error constructing config\n"), "{error}");
+                assert!(error.contains(&format!("`{key}` is {value} (line ")), "{error}");
+                assert!(error.contains(&format!("; set it to a number from {smallest} to {largest}")), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_number_of_the_full_example_is_without_a_tested_limit() {
+        let elsewhere = ["max_attempts", "max_body_bytes", "outbound_channel_size"];
+        let numbers = DEFAULT_FULL.lines().filter_map(|line| line.split_once(" = ")).filter(|(key, value)| {
+            !key.starts_with('#') && value.replace('_', "").parse::<i64>().is_ok() && !elsewhere.contains(key)
+        });
+        for (key, _) in numbers {
+            assert!(LIMITS.iter().any(|(path, _)| path.ends_with(key)), "`{key}`");
+        }
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let config = loaded(DEFAULT_SSE_ONLY).config;
+        let log = LogSettings {
+            durability: Durability::Commit,
+            segment_bytes_max: 134_217_728,
+            segment_age_max: Duration::from_secs(86_400),
+            block_bytes_max: 524_288,
+            compression_level: 1,
+            event_bytes_max: 33_554_432,
+            block_cache_bytes: 25_165_824,
+            decode_concurrency: 2,
+            index_cache_bytes: 8_388_608,
+            index_tail_bytes_max: 4_194_304,
+        };
+        assert_eq!(config.storage, Some(Storage { folder: "./storage".into(), log, sqlite: None, postgresql: None }));
+        let sse = config.sse_server.unwrap();
+        let expected = EventStreamServer {
+            port: 19999,
+            max_concurrent_subscribers: 100,
+            replay_chunks: ReplayChunks::Event,
+            zstd: ZstdPassThrough::Sole,
+            client_buffer_bytes: 16_384,
+            header_timeout: Duration::from_secs(10),
+        };
+        assert_eq!(sse.event_stream_server, expected);
+        assert_eq!((sse.inbound_channel_size, sse.keep_only_newest), (1000, None));
+        assert_eq!(sse.emulate_legacy_sse_apis, []);
+        let node = &sse.connections[0];
+        assert_eq!(node.connection_timeout, Duration::from_secs(5));
+        assert_eq!(node.no_message_timeout, Duration::from_secs(120));
+        assert_eq!(node.sleep_between_keep_alive_checks, Duration::from_secs(60));
+        assert_eq!((config.network_name, config.rest_api_server, config.admin_api_server), (None, None, None));
+        assert_eq!(config.threads.workers, thread::available_parallelism().unwrap().get());
+        assert_eq!(config.threads.blocking, 512);
+    }
+
+    #[test]
+    fn defaults_of_the_rpc_section_are_the_documented_ones() {
+        let speculative = "[rpc_server.speculative_exec_server]\nip_address = '::'\nport = 0\n";
+        let rpc = loaded(&format!("{RPC_ONLY}{speculative}")).config.rpc_server.unwrap();
+        let main = rpc.main_server.unwrap();
+        assert_eq!((main.qps_limit, main.max_body_bytes, main.cors_origin), (100, 2_621_440, CorsOrigin::Disabled));
+        assert_eq!(rpc.speculative_exec_server.unwrap().qps_limit, 1);
+        let expected = NodeClient {
+            ip_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 28104,
+            max_message_size_bytes: 4_194_304,
+            message_timeout: Duration::from_secs(30),
+            client_access_timeout: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_millis(1000),
+            exponential_backoff: ExponentialBackoff {
+                initial_delay: Duration::from_millis(1000),
+                max_delay: Duration::from_millis(64_000),
+                coefficient: 2,
+                max_attempts: 3,
+            },
+        };
+        assert_eq!(rpc.node_client, expected);
+    }
+
+    #[test]
+    fn words_choose_among_the_typed_settings() {
+        let durability = |word: &str| {
+            let text = DEFAULT_FULL.replace("sync_interval_ms = 100", "sync_interval_ms = 250");
+            let text = text.replace("durability = \"commit\"", &format!("durability = \"{word}\""));
+            load(&text).map(|loaded| loaded.config.storage.unwrap().log.durability)
+        };
+        assert_eq!(durability("commit").unwrap(), Durability::Commit);
+        assert_eq!(durability("interval").unwrap(), Durability::Interval(Duration::from_millis(250)));
+        assert_eq!(durability("os").unwrap(), Durability::Os);
+        let error = refused(&DEFAULT_FULL.replace("durability = \"commit\"", "durability = \"never\""));
+        assert!(error.contains("unknown variant `never`, expected one of `commit`, `interval`, `os`"), "{error}");
+        assert!(error.contains("in `storage.log.durability`"), "{error}");
+
+        let text = DEFAULT_FULL.replace("\"event\"", "\"block\"").replace("\"sole\"", "\"any\"");
+        let stream = loaded(&text).config.sse_server.unwrap().event_stream_server;
+        assert_eq!((stream.replay_chunks, stream.zstd), (ReplayChunks::Block, ZstdPassThrough::Any));
+        let text = DEFAULT_FULL.replace("\"sole\"", "\"off\"");
+        assert_eq!(loaded(&text).config.sse_server.unwrap().event_stream_server.zstd, ZstdPassThrough::Off);
+    }
+
+    #[test]
+    fn neither_rpc_nor_sse_is_refused_in_the_words_operators_know() {
+        let text = "At least one of RPC server or SSE server must be configured";
+        assert_eq!(refused(""), text);
+        assert_eq!(refused("[storage]\nstorage_folder = 'x'\n[rest_api_server]\nport = 1"), text);
+        assert_eq!(refused(&DEFAULT_SSE_ONLY.replace("enable_server = true", "enable_server = false")), text);
+        let speculative_alone =
+            format!("{RPC_ONLY}[rpc_server.speculative_exec_server]\nip_address = '::'\nport = 0\n")
+                .replace("port = 7777", "port = 7777\nenable_server = false");
+        assert_eq!(refused(&speculative_alone), text);
+    }
+
+    #[test]
+    fn sse_without_storage_is_refused_in_the_words_operators_know() {
+        let without = DEFAULT_SSE_ONLY.replace("[storage]\n", "").replace("storage_folder = \"./storage\"\n", "");
+        assert_eq!(refused(&without), "Can't run SSE if no `[storage.storage_folder]` is defined");
+        let error = refused(&DEFAULT_SSE_ONLY.replace("./storage", ""));
+        assert!(error.contains("`storage.storage_folder` is '' (line 6); set it to the folder"), "{error}");
+    }
+
+    #[test]
+    fn rpc_alone_needs_no_storage() {
+        let config = loaded(RPC_ONLY).config;
+        assert!(config.rpc_server.is_some() && config.storage.is_none() && config.sse_server.is_none());
+    }
+
+    #[test]
+    fn rest_and_admin_need_no_database_and_no_enable_key() {
+        let text = format!("{DEFAULT_SSE_ONLY}[rest_api_server]\nport = 18888\n[admin_api_server]\nport = 18887\n");
+        let Loaded { config, warnings } = loaded(&text);
+        assert_eq!(warnings, []);
+        assert_eq!((config.rest_api_server.unwrap().port, config.admin_api_server.unwrap().port), (18888, 18887));
+    }
+
+    #[test]
+    fn both_databases_may_be_on_at_once() {
+        let storage = loaded(&DEFAULT_FULL.replace("enabled = false", "enabled = true")).config.storage.unwrap();
+        assert!(storage.sqlite.is_some() && storage.postgresql.is_some());
+        let storage = loaded(&DEFAULT_FULL.replace("enabled = false\n", "")).config.storage.unwrap();
+        assert!(storage.sqlite.is_some() && storage.postgresql.is_some());
+    }
+
+    #[test]
+    fn what_is_switched_off_is_absent_and_may_hold_useless_numbers() {
+        let text = DEFAULT_FULL
+            .replace("enable_server = true\n# Listens", "enable_server = false\n# Listens")
+            .replace("max_requests_per_second = 50", "max_requests_per_second = 0")
+            .replace("max_concurrent_requests = 1\n", "max_concurrent_requests = -1\n");
+        let config = loaded(&text).config;
+        assert_eq!((config.rest_api_server, config.admin_api_server), (None, None));
+        assert_eq!(config.rpc_server.unwrap().speculative_exec_server, None);
+    }
+
+    #[test]
+    fn sse_may_be_off_while_rpc_is_on() {
+        let text = DEFAULT_FULL.replacen("enable_server = true", "enable_server = false", 1);
+        let config = loaded(&text).config;
+        assert!(config.sse_server.is_none() && config.rpc_server.is_some());
+    }
+
+    #[test]
+    fn no_attempts_are_refused_in_the_words_operators_know() {
+        let error = refused(&DEFAULT_SSE_ONLY.replace("max_attempts = 10", "max_attempts = 0"));
+        let expected = "Unable to run: max_attempts setting must be above 0 for the sidecar to attempt connection\n\
+                        `sse_server.connections[0].max_attempts` is 0 (line 21); set it to 1 or more, or delete this connection";
+        assert_eq!(error, expected);
+        let largest = with(DEFAULT_SSE_ONLY, "sse_server.connections.max_attempts", toml::Value::Integer(i64::MAX));
+        assert_eq!(loaded(&largest).config.sse_server.unwrap().connections[0].max_attempts, i64::MAX as u64);
+    }
+
+    #[test]
+    fn a_node_has_an_address_or_a_name() {
+        let host = |text: &str| {
+            let file = DEFAULT_SSE_ONLY.replace("\"127.0.0.1\"", &format!("\"{text}\""));
+            load(&file).map(|loaded| loaded.config.sse_server.unwrap().connections.remove(0).host.to_string())
+        };
+        for (text, shown) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("::1", "[::1]"),
+            ("localhost", "localhost"),
+            ("casper_node-1.internal", "casper_node-1.internal"),
+            ("node.example.org", "node.example.org"),
+        ] {
+            assert_eq!(host(text).unwrap(), shown);
+        }
+        for text in ["", "http://node", "node:9999", "300.1.1.1", "127.1", "a b", "node/path"] {
+            let error = refused(&DEFAULT_SSE_ONLY.replace("\"127.0.0.1\"", &format!("\"{text}\"")));
+            let expected =
+                format!("`sse_server.connections[0].ip_address` is '{text}' (line 15); set it to an IP address or");
+            assert!(error.contains(&expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_cors_origin_is_none_any_or_one() {
+        let origin = |text: &str| {
+            let file = DEFAULT_FULL.replace("cors_origin = \"\"", &format!("cors_origin = \"{text}\""));
+            loaded(&file).config.rpc_server.unwrap().main_server.unwrap().cors_origin
+        };
+        assert_eq!(origin(""), CorsOrigin::Disabled);
+        assert_eq!(origin("*"), CorsOrigin::Any);
+        assert_eq!(origin("https://example.org"), CorsOrigin::Only("https://example.org".into()));
+        let error = refused(&DEFAULT_FULL.replace("cors_origin = \"\"", "cors_origin = \"a b\""));
+        assert!(error.contains("`rpc_server.main_server.cors_origin` is 'a b' (line "), "{error}");
+    }
+
+    #[test]
+    fn without_event_persistence_the_buffer_length_says_how_many_events_to_keep() {
+        let text = DEFAULT_FULL.replace("disable_event_persistence = false", "disable_event_persistence = true");
+        let kept = |text: &str| loaded(text).config.sse_server.unwrap().keep_only_newest;
+        assert_eq!(kept(&text), Some(5000));
+        assert_eq!(kept(&text.replace("event_stream_buffer_length = 5000", "event_stream_buffer_length = 7")), Some(7));
+        assert_eq!(kept(DEFAULT_FULL), None);
+    }
+
+    #[test]
+    fn thread_counts_limit_workers_and_blocking_threads() {
+        let threads = |lines: &str| loaded(&format!("{lines}\n{DEFAULT_SSE_ONLY}")).config.threads;
+        assert_eq!(threads("max_thread_count = 1"), Threads { workers: 1, blocking: 1 });
+        let both = "max_thread_count = 2\nmax_blocking_thread_count = 9";
+        assert_eq!(threads(both), Threads { workers: 2, blocking: 9 });
+        assert_eq!(threads("max_blocking_thread_count = 9").blocking, 9);
     }
 }

@@ -16,8 +16,14 @@ pub enum ConfigError {
     #[error("Error constructing config")]
     NotConstructed(#[from] NotConstructed),
     /// The settings of a database are unusable.
-    #[error("failed to read sidecar configuration. Underlying reason: {0}")]
-    Database(#[source] DatabaseError),
+    #[error("failed to read sidecar configuration. Underlying reason: {reason}")]
+    Database {
+        /// What is wrong.
+        reason: DatabaseError,
+        /// What to do.
+        #[source]
+        fix: Fix,
+    },
     /// Each key is fine, but Sidecar refuses to run with them.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -73,9 +79,6 @@ pub enum DatabaseError {
     Missing {
         /// The environment variable's name.
         variable: &'static str,
-        /// What to do.
-        #[source]
-        fix: Fix,
     },
     /// The variable's value is not a number of the right size.
     #[error("failed to parse the config option for {option} with error: {error}")]
@@ -84,9 +87,6 @@ pub enum DatabaseError {
         option: &'static str,
         /// What is wrong with the number.
         error: ParseIntError,
-        /// What to do.
-        #[source]
-        fix: Fix,
     },
 }
 

@@ -165,7 +165,12 @@ impl Committer {
 
     /// A shutdown's identity hangs on the event before it in its stream, which the log may not hold: a mark keeps it, so
     /// that the index can be rebuilt.
-    fn remember(&mut self, sequence: Sequence, received: &Received, connection: &Connection) -> Result<(), IngestError> {
+    fn remember(
+        &mut self,
+        sequence: Sequence,
+        received: &Received,
+        connection: &Connection,
+    ) -> Result<(), IngestError> {
         let Identity { class, time, hash } = received.identity;
         let hash = u128::from_be_bytes(hash);
         let body = format!(r#"{{"sequence":{sequence},"class":{class},"time":{time},"hash":"{hash:032x}"}}"#);

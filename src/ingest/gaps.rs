@@ -15,7 +15,7 @@ const HOLES_MAX: usize = 4096;
 
 /// Finds gaps.
 #[derive(Debug, Default)]
-pub struct Gaps {
+pub(super) struct Gaps {
     highest: Option<u64>,
     /// First height to last height and when the hole was seen.
     holes: BTreeMap<u64, (u64, Timestamp)>,
@@ -23,12 +23,12 @@ pub struct Gaps {
 
 impl Gaps {
     /// Goes on above a height that is stored already.
-    pub fn starting_at(highest: Option<u64>) -> Self {
+    pub(super) fn starting_at(highest: Option<u64>) -> Self {
         Gaps { highest, holes: BTreeMap::new() }
     }
 
     /// A block was stored.
-    pub fn block(&mut self, height: u64, received: Timestamp) {
+    pub(super) fn block(&mut self, height: u64, received: Timestamp) {
         match self.highest {
             Some(highest) if height <= highest => self.fill(height),
             Some(highest) => {
@@ -42,7 +42,7 @@ impl Gaps {
     }
 
     /// The gaps that are certain by now.
-    pub fn certain(&mut self, now: Timestamp) -> Vec<RangeInclusive<u64>> {
+    pub(super) fn certain(&mut self, now: Timestamp) -> Vec<RangeInclusive<u64>> {
         let crowded = self.holes.len() > HOLES_MAX;
         let is_certain = |seen: Timestamp| crowded || now.saturating_sub(seen) >= PATIENCE;
         let certain = self.holes.iter().filter(|(_, (_, seen))| is_certain(*seen));

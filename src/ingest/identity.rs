@@ -52,7 +52,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { tail_bytes_max: 8 << 20, cache_bytes: 8 << 20 }
+        Self { tail_bytes_max: 4 << 20, cache_bytes: 8 << 20 }
     }
 }
 

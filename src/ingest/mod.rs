@@ -128,7 +128,7 @@ impl Start {
     fn run(self) -> Result<(), IngestError> {
         let head = self.log.head().next_sequence;
         let opened = IdentityIndex::open(&self.index_file, self.log.id(), head.checked_sub(1), self.index)?;
-        if let Some(rebuild) = opened.rebuild {
+        if let Some(rebuild) = opened.rebuild.filter(|_| head > self.log.oldest()) {
             tracing::info!("the identity index is made anew from the log: {rebuild:?}");
         }
         let mut committer = Committer {

@@ -51,7 +51,7 @@ impl Entry {
     }
 
     fn pack(&self, row_time: u64, out: &mut Vec<u8>) {
-        // `Layout::row_len` ends a row before its times span more than 32 bits.
+        // `Growth::row_len` ends a row before its times span more than 32 bits.
         let time_offset = u32::try_from(self.time - row_time).unwrap_or(u32::MAX);
         out.extend_from_slice(&time_offset.to_le_bytes());
         out.extend_from_slice(&self.hash);
@@ -152,39 +152,39 @@ pub(super) fn upsert(rows: &mut Table<'_, Key, &'static [u8]>, entries: &[Entry]
             }
             row = next_row;
         };
-        let layout = if is_class_end {
-            Layout::GrowsAtItsEnd
+        let growth = if is_class_end {
+            Growth::AtEnd
         } else if first_row.map_or(Ok(true), |key| is_first_of_class(rows, key))? {
-            Layout::GrowsAtItsStart
+            Growth::AtStart
         } else {
-            Layout::GrowsWithin
+            Growth::Within
         };
-        write_stretch(rows, &stretch, layout, &replaced)?;
+        write_stretch(rows, &stretch, growth, &replaced)?;
     }
     Ok(())
 }
 
 /// Where more entries are to be expected in a stretch of rows, so that the others can be filled up.
 #[derive(Clone, Copy)]
-enum Layout {
+enum Growth {
     /// The class's last rows: a running chain.
-    GrowsAtItsEnd,
+    AtEnd,
     /// The class's first rows: back-fill in descending heights.
-    GrowsAtItsStart,
+    AtStart,
     /// In the midst.
-    GrowsWithin,
+    Within,
 }
 
-impl Layout {
+impl Growth {
     /// How many of these entries, which begin with one for a new row, make up that row.
     fn row_len(self, entries: &[Entry]) -> usize {
         let wanted = match self {
-            Self::GrowsAtItsEnd => ROW_ENTRIES_MAX,
-            Self::GrowsAtItsStart => match entries.len() % ROW_ENTRIES_MAX {
+            Self::AtEnd => ROW_ENTRIES_MAX,
+            Self::AtStart => match entries.len() % ROW_ENTRIES_MAX {
                 0 => ROW_ENTRIES_MAX,
                 remainder => remainder,
             },
-            Self::GrowsWithin => entries.len().div_ceil(entries.len().div_ceil(ROW_ENTRIES_MAX).max(1)),
+            Self::Within => entries.len().div_ceil(entries.len().div_ceil(ROW_ENTRIES_MAX).max(1)),
         };
         let newest = entries.first().map_or(0, |first| first.time.saturating_add(u64::from(u32::MAX)));
         entries.iter().take(wanted).take_while(|entry| entry.time <= newest).count().max(1)
@@ -194,14 +194,14 @@ impl Layout {
 fn write_stretch(
     rows: &mut Table<'_, Key, &'static [u8]>,
     stretch: &[Entry],
-    layout: Layout,
+    growth: Growth,
     replaced: &[Key],
 ) -> Result<()> {
     let mut written = Vec::new();
     let mut value = Vec::with_capacity(ROW_ENTRIES_MAX * ENTRY_BYTES);
     let mut rest = stretch;
     while let Some(first) = rest.first() {
-        let (row, after) = rest.split_at_checked(layout.row_len(rest)).unwrap_or((rest, &[]));
+        let (row, after) = rest.split_at_checked(growth.row_len(rest)).unwrap_or((rest, &[]));
         value.clear();
         for entry in row {
             entry.pack(first.time, &mut value);

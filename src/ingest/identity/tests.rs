@@ -78,6 +78,26 @@ fn what_memory_forgot_is_found_in_redb() {
 }
 
 #[test]
+fn a_look_up_while_a_batch_is_written_does_not_hide_that_batch_afterwards() {
+    let (_directory, _path, mut index) = new_index(TINY);
+    for height in 0..16 {
+        let _ = index.insert(&signature(height, 1), content(8), height).unwrap();
+    }
+    let hold_up_the_writer = index.database.begin_write().unwrap();
+    index.committed(15).unwrap();
+    assert!(index.writer.is_busy());
+    index.rows().unwrap();
+    hold_up_the_writer.abort().unwrap();
+    index.flush().unwrap();
+
+    for height in 16..48 {
+        let _ = index.insert(&signature(height, 1), content(8), height).unwrap();
+    }
+    assert!(!index.memory.would_hold(&signature(15, 1)), "so few entries do not make memory forget");
+    assert_eq!(index.check(&signature(15, 1), content(8)).unwrap(), Known::Same);
+}
+
+#[test]
 fn memory_forgets_nothing_that_redb_does_not_hold() {
     let (_directory, _path, mut index) = new_index(TINY);
     for height in 0..200 {

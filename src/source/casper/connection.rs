@@ -6,9 +6,11 @@
 //! further on.
 
 use std::error::Error;
+use std::future::poll_fn;
 use std::iter;
 use std::mem;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use eventsource_client::{BoxStream, Client, ClientBuilder, Event, ReconnectOptions, SSE};
@@ -318,7 +320,14 @@ impl NodeStream<'_> {
 
     /// Takes one message. A batch is sent before anything is waited for, so it adds no delay.
     async fn read(&mut self) -> Result<(), Lost> {
-        let event = match self.messages.ready() {
+        let mut ready = self.messages.ready();
+        if ready.is_none() && !self.batch.is_empty() {
+            // The HTTP task hands over one chunk at a time, and a node puts each event into a chunk of its own: without
+            // a turn for that task every event would be a batch.
+            give_a_turn().await;
+            ready = self.messages.ready();
+        }
+        let event = match ready {
             Some(message) => message?,
             None => {
                 self.flush().await?;
@@ -480,6 +489,19 @@ impl StreamObserver for Observer {
     }
 }
 
+/// Lets the tasks that are ready run first. Unlike tokio's `yield_now` it does not ask the operating system for more.
+async fn give_a_turn() {
+    let mut given = false;
+    poll_fn(|context| {
+        if mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// The first bytes of a payload, fit for a log line.
 fn shown(payload: &[u8]) -> String {
     let first_bytes = payload.get(..SHOWN_BYTES_MAX).unwrap_or(payload);
@@ -562,19 +584,7 @@ mod tests {
         }
 
         fn options(&self) -> NodeOptions {
-            NodeOptions {
-                host: self.address.ip().to_string(),
-                sse_port: self.address.port(),
-                rest_port: self.address.port(),
-                max_attempts: 2,
-                delay_between_retries: Duration::ZERO,
-                enable_logging: true,
-                connection_timeout: Duration::from_secs(5),
-                no_message_timeout: Duration::from_secs(120),
-                keep_alive_check_interval: Duration::from_secs(60),
-                network_name: Some("casper-test".into()),
-                event_bytes_max: 10_000,
-            }
+            options(&self.address.ip().to_string(), self.address.port())
         }
 
         fn event_requests(&self) -> Vec<String> {
@@ -634,6 +644,22 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    fn options(host: &str, port: u16) -> NodeOptions {
+        NodeOptions {
+            host: host.into(),
+            sse_port: port,
+            rest_port: port,
+            max_attempts: 2,
+            delay_between_retries: Duration::ZERO,
+            enable_logging: true,
+            connection_timeout: Duration::from_secs(5),
+            no_message_timeout: Duration::from_secs(120),
+            keep_alive_check_interval: Duration::from_secs(60),
+            network_name: Some("casper-test".into()),
+            event_bytes_max: 10_000,
         }
     }
 
@@ -884,15 +910,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_channel_stops_the_reading_and_is_no_silence() {
+    async fn a_full_channel_stops_the_reading_and_loses_nothing() {
         let (written, stalled) = (Arc::new(Mutex::new(0)), Arc::new(Notify::new()));
         let flood = Answer::Flood(Arc::clone(&written), Arc::clone(&stalled));
         let node = ScriptedNode::start(&[STATUS], vec![flood]).await;
-        let no_message_timeout = Duration::from_millis(50);
-        let keep_alive_check_interval = Duration::from_millis(1);
-        let options = NodeOptions { no_message_timeout, keep_alive_check_interval, ..node.options() };
         let (out, mut batches) = mpsc::channel(1);
-        let listener = tokio::spawn(run(options, out, Arc::default()));
+        let listener = tokio::spawn(run(node.options(), out, Arc::default()));
         stalled.notified().await;
         let mut received = Vec::new();
         while let Some(batch) = batches.recv().await {
@@ -908,17 +931,38 @@ mod tests {
         assert_eq!(node.event_requests().len(), 3);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_a_full_channel_is_no_silence_of_the_node() {
+        let (out, mut batches) = mpsc::channel(1);
+        let node = options("node", 1);
+        let no_message_timeout = node.no_message_timeout;
+        let listener = Listener { source: node.source(), node, out, counters: Arc::default() };
+        let version = status::BUILD_VERSION_MIN;
+        let mut stream = NodeStream {
+            listener: &listener,
+            messages: listener.open(reqwest::Client::new()).unwrap(),
+            connection: Arc::new(Connection { source: "node:1".into(), network: "n".into(), api_version: version }),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            batch_received_at: 0,
+            previous: None,
+            delivered: false,
+        };
+        stream.messages.monitor.heard();
+        stream.announce(version).await.unwrap();
+        let (sent, _) = tokio::join!(stream.announce(version), async {
+            sleep(2 * no_message_timeout).await;
+            batches.recv().await
+        });
+        sent.unwrap();
+        assert!(!stream.messages.monitor.is_silent(no_message_timeout));
+    }
+
     #[test]
     fn a_host_name_or_an_address_of_either_family_makes_a_url() {
-        let source = |host: &str| NodeOptions { host: host.into(), ..options_of("127.0.0.1:9999") }.source();
+        let source = |host| options(host, 9999).source();
         assert_eq!(source("node.example.com"), "node.example.com:9999");
         assert_eq!(source("10.0.0.1"), "10.0.0.1:9999");
         assert_eq!(source("::1"), "[::1]:9999");
-    }
-
-    fn options_of(address: &str) -> NodeOptions {
-        let requests = Arc::default();
-        let task = tokio::runtime::Builder::new_current_thread().build().unwrap().spawn(async {}).abort_handle();
-        ScriptedNode { address: address.parse().unwrap(), requests, task }.options()
     }
 }

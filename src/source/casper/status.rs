@@ -145,6 +145,9 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     fn check(body: &str, network_name: Option<&str>) -> Result<NodeInfo, StatusError> {
@@ -181,5 +184,35 @@ mod tests {
         assert!(matches!(missing_name, Err(StatusError::ChainNameMissing)));
         let odd_version = check(r#"{"build_version":"two","chainspec_name":"casper"}"#, None);
         assert!(matches!(odd_version, Err(StatusError::BuildVersionForm { .. })));
+    }
+
+    /// Answers one request with `chunk` for as long as it is taken.
+    async fn answer_endlessly(listener: TcpListener, chunk: &[u8]) {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        socket.read_u8().await.unwrap();
+        let mut taken = socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        while taken.is_ok() {
+            taken = socket.write_all(chunk).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endless_answer_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let client = reqwest::Client::new();
+        let chunk = vec![b' '; 1024 * 1024];
+        let (_, result) =
+            tokio::join!(answer_endlessly(listener, &chunk), async { super::check(&client, &address, None).await });
+        assert!(matches!(result, Err(StatusError::Oversized { .. })), "{result:?}");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_not_there_is_unreachable_and_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let error = super::check(&reqwest::Client::new(), &address, None).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("no answer from http://{address}/status"));
     }
 }

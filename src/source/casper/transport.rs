@@ -85,8 +85,8 @@ impl HttpTransport for FilteringTransport {
     }
 }
 
-/// Runs a response's body through `filter`.
-pub(super) fn filtered(
+/// Runs a response's body through `filter`, telling `observer`.
+pub fn filtered(
     body: impl Stream<Item = reqwest::Result<Bytes>> + Send + 'static,
     filter: FrameFilter,
     observer: Arc<dyn StreamObserver>,
@@ -126,6 +126,7 @@ impl Stream for FilteredBody {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use eventsource_client::{Client, ClientBuilder, Error, ReconnectOptions, SSE};
     use futures_util::{FutureExt, StreamExt, stream};
@@ -140,17 +141,22 @@ mod tests {
     #[derive(Clone)]
     struct Canned {
         chunks: Arc<Mutex<Vec<Bytes>>>,
-        observer: Arc<Dropped>,
+        observer: Arc<Heard>,
     }
 
     #[derive(Default)]
-    struct Dropped(Mutex<Vec<DropReason>>);
+    struct Heard {
+        chunks: AtomicUsize,
+        dropped: Mutex<Vec<DropReason>>,
+    }
 
-    impl StreamObserver for Dropped {
-        fn bytes_received(&self) {}
+    impl StreamObserver for Heard {
+        fn bytes_received(&self) {
+            self.chunks.fetch_add(1, Ordering::Relaxed);
+        }
 
         fn frame_dropped(&self, frame: DroppedFrame) {
-            self.0.lock().unwrap().push(frame.reason);
+            self.dropped.lock().unwrap().push(frame.reason);
         }
     }
 
@@ -165,7 +171,7 @@ mod tests {
 
     /// What eventsource-client makes of these chunks: data and id of each event, and what was dropped before it.
     fn read(chunks: Vec<Bytes>) -> (Vec<(String, Option<String>)>, Vec<DropReason>) {
-        let observer = Arc::new(Dropped::default());
+        let observer = Arc::new(Heard::default());
         let transport = Canned { chunks: Arc::new(Mutex::new(chunks)), observer: observer.clone() };
         let mut messages = ClientBuilder::for_url("http://node/events")
             .unwrap()
@@ -180,8 +186,18 @@ mod tests {
                 Err(error) => panic!("{error}"),
             }
         }
-        let dropped = observer.0.lock().unwrap().clone();
+        let dropped = observer.dropped.lock().unwrap().clone();
         (events, dropped)
+    }
+
+    #[test]
+    fn every_chunk_is_heard_whatever_it_holds() {
+        let chunks = [&b":\n\n"[..], b"data:unfinished", b"\xFF", b"\n\n"].map(|chunk| Ok(Bytes::from_static(chunk)));
+        let observer = Arc::new(Heard::default());
+        let body = filtered(stream::iter(chunks), FrameFilter::new(EVENT_BYTES_MAX), observer.clone());
+        let passed: Vec<_> = body.map(Result::unwrap).collect().now_or_never().unwrap();
+        assert_eq!(passed, [&b":\n\n"[..]]);
+        assert_eq!(observer.chunks.load(Ordering::Relaxed), 4);
     }
 
     /// A frame's lines, and what must come of them.

@@ -1,4 +1,5 @@
-//! Prints what the fast node can do on this machine: `cargo run --release -p sidecar-test-support --example fast_node_speed`.
+//! Prints what the fast node can do on this machine:
+//! `cargo run --release -p sidecar-test-support --example fast_node_speed`.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -120,6 +120,7 @@ impl Request {
             parser: EventParser::default(),
             ready: VecDeque::new(),
             comments: Vec::new(),
+            unread: Vec::new(),
             recent: Bytes::new(),
             messages_so_far: 0,
             last_event_id: self.last_event_id,
@@ -135,6 +136,11 @@ pub struct Message {
     pub data: String,
     /// The `id:` line of this very message; a browser would keep the last one instead.
     pub id: Option<u64>,
+}
+
+/// Those of `messages` that have an id, all but the versions on most streams: their ids and data.
+pub fn events(messages: &[Message]) -> Vec<(u64, &str)> {
+    messages.iter().filter_map(|message| Some((message.id?, message.data.as_str()))).collect()
 }
 
 /// How a body ended.
@@ -158,6 +164,8 @@ pub struct SseClient {
     parser: EventParser,
     ready: VecDeque<Message>,
     comments: Vec<String>,
+    /// Of a chunk that held more than [`SseClient::expect_bytes`] was to read.
+    unread: Vec<u8>,
     /// The last piece of the body, shown when a test fails.
     recent: Bytes,
     messages_so_far: u64,
@@ -203,20 +211,59 @@ impl SseClient {
         chunk
     }
 
-    /// The rest of the body, decompressed.
+    /// The rest of the body, decompressed, after what [`expect_bytes`](Self::expect_bytes) has taken.
     pub async fn body(&mut self) -> Vec<u8> {
         self.body_until(|_| false).await
     }
 
     /// The body, decompressed, up to the piece with which `enough` of all read by this call is true, or to its end.
     pub async fn body_until(&mut self, mut enough: impl FnMut(&[u8]) -> bool) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let mut bytes = std::mem::take(&mut self.unread);
         while !enough(&bytes) {
             let Some(chunk) = self.next_chunk().await else { break };
             let plain = self.decode(chunk);
             bytes.extend_from_slice(&plain);
         }
         bytes
+    }
+
+    /// Reads as many bytes of the body, decompressed, as `expected` has, and fails the test where they differ.
+    pub async fn expect_bytes(&mut self, expected: &[u8]) {
+        let mut bytes = std::mem::take(&mut self.unread);
+        let mut compared = 0;
+        let mut same_so_far = |bytes: &[u8]| {
+            let end = bytes.len().min(expected.len());
+            let same = bytes[compared..end] == expected[compared..end];
+            compared = end;
+            same
+        };
+        while same_so_far(&bytes) && bytes.len() < expected.len() {
+            let Some(chunk) = self.next_chunk().await else { break };
+            let plain = self.decode(chunk);
+            bytes.extend_from_slice(&plain);
+        }
+        if !bytes.starts_with(expected) {
+            let same = bytes.iter().zip(expected).take_while(|(got, wanted)| got == wanted).count();
+            let around = |bytes: &[u8]| {
+                let shown = &bytes[same.saturating_sub(200).min(bytes.len())..(same + 200).min(bytes.len())];
+                String::from_utf8_lossy(shown).into_owned()
+            };
+            panic!(
+                "{}: {} bytes read, wanted {}, they differ at byte {same}; around it:\n{:?}\nwanted:\n{:?}",
+                self.request.target,
+                bytes.len(),
+                expected.len(),
+                around(&bytes),
+                around(expected),
+            );
+        }
+        self.unread = bytes.split_off(expected.len());
+    }
+
+    /// Ends [`Request::slow`]: from now on the system buffers what it can, and reads are large.
+    pub fn hurry(&mut self) {
+        self.request.read_bytes = 64 * 1024;
+        rustix::net::sockopt::set_socket_recv_buffer_size(&self.stream, 4 * 1024 * 1024).unwrap();
     }
 
     /// The next message; `None` after the end of the stream.

@@ -199,7 +199,7 @@ impl SimulatedNode {
     pub fn announce_api_version(&self, version: &str) {
         let mut state = self.shared.state();
         state.api_version = version.to_owned();
-        let announcement = state.api_version_frame();
+        let announcement = api_version_frame(version);
         state.broadcast(&announcement);
     }
 
@@ -353,6 +353,20 @@ pub fn frame(payload: &str, id: Option<u64>) -> Bytes {
     bytes.into()
 }
 
+/// The bytes of a whole stream: the announcement of `api_version`, then the events with ids from `first_id` on.
+pub fn stream(api_version: &str, first_id: u64, payloads: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<u8> {
+    let mut bytes = api_version_frame(api_version).to_vec();
+    for (payload, id) in payloads.into_iter().zip(first_id..) {
+        bytes.extend_from_slice(&frame(payload.as_ref(), Some(id)));
+    }
+    bytes
+}
+
+/// The announcement of a version.
+pub fn api_version_frame(version: &str) -> Bytes {
+    frame(&format!("{{\"ApiVersion\":\"{version}\"}}"), None)
+}
+
 /// Frames as no node should send them, for [`SimulatedNode::push_raw`] and [`SimulatedNode::send_raw`].
 pub mod malformed {
     use bytes::Bytes;
@@ -407,7 +421,7 @@ impl Shared {
         }
         let (sender, receiver) = mpsc::unbounded_channel();
         let replay = state.ring.iter().filter(|(id, _)| start_from.is_some_and(|start| *id >= start));
-        for bytes in std::iter::once(&state.api_version_frame()).chain(replay.map(|(_, bytes)| bytes)) {
+        for bytes in std::iter::once(&api_version_frame(&state.api_version)).chain(replay.map(|(_, bytes)| bytes)) {
             sender.send(Outgoing::Chunk(bytes.clone())).unwrap();
         }
         state.streams.insert(connection, sender);
@@ -447,10 +461,6 @@ impl State {
         for stream in self.streams.values() {
             let _ = stream.send(Outgoing::Chunk(bytes.clone())); // it may be closing just now
         }
-    }
-
-    fn api_version_frame(&self) -> Bytes {
-        frame(&format!("{{\"ApiVersion\":\"{}\"}}", self.api_version), None)
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::io::Read;
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -19,6 +20,8 @@ use crate::port::ReservedPort;
 
 /// How long a start or an end may take before the test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often one looks whether it has happened.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What a sidecar is to be configured with. Without more it has an SSE server, no node, and a log in a folder of its
 /// own that goes away with it.
@@ -29,6 +32,8 @@ pub struct SidecarBuilder {
     nodes: Vec<(SocketAddr, String)>,
     top_level: String,
     sections: String,
+    replacements: Vec<(String, String)>,
+    event_stream_server: String,
     event_stream_buffer_length: u32,
     max_concurrent_subscribers: u32,
     disable_event_persistence: bool,
@@ -49,6 +54,8 @@ impl SidecarBuilder {
             nodes: Vec::new(),
             top_level: String::new(),
             sections: String::new(),
+            replacements: Vec::new(),
+            event_stream_server: String::new(),
             event_stream_buffer_length: 5_000,
             max_concurrent_subscribers: 100,
             disable_event_persistence: false,
@@ -84,6 +91,13 @@ impl SidecarBuilder {
         self
     }
 
+    /// Replaces a text of the configuration, which must be in it, by another: for what no other method can say, mistakes
+    /// above all.
+    pub fn replacing(mut self, text: &str, by: &str) -> Self {
+        self.replacements.push((text.to_owned(), by.to_owned()));
+        self
+    }
+
     /// Adds a `[rest_api_server]` on [`Sidecar::rest_address`].
     pub fn rest_api(self) -> Self {
         let port = self.rest_port.number();
@@ -98,6 +112,12 @@ impl SidecarBuilder {
         self.sections(&format!(
             "[admin_api_server]\nenable_server = true\nport = {port}\nmax_concurrent_requests = 50\nmax_requests_per_second = 1000\n"
         ))
+    }
+
+    /// Adds keys to `[sse_server.event_stream_server]`.
+    pub fn event_stream_server(mut self, toml: &str) -> Self {
+        self.event_stream_server += &format!("{toml}\n");
+        self
     }
 
     /// Keeps the log in `folder`, which outlives the sidecar.
@@ -167,13 +187,23 @@ impl SidecarBuilder {
             toml += &format!("{keys}\n");
         }
         toml += &format!(
-            "\n[sse_server.event_stream_server]\nport = {}\nmax_concurrent_subscribers = {}\nevent_stream_buffer_length = {}\n\n{}",
+            "\n[sse_server.event_stream_server]\nport = {}\nmax_concurrent_subscribers = {}\nevent_stream_buffer_length = {}\n{}\n{}",
             self.sse_port.number(),
             self.max_concurrent_subscribers,
             self.event_stream_buffer_length,
+            self.event_stream_server,
             self.sections,
         );
+        for (text, by) in &self.replacements {
+            assert!(toml.contains(text), "there is no {text:?} in the configuration:\n{toml}");
+            toml = toml.replace(text, by);
+        }
         toml
+    }
+
+    /// Where it will serve events.
+    pub fn sse_address(&self) -> SocketAddr {
+        self.sse_port.address()
     }
 
     /// Starts the sidecar and waits until its SSE port takes connections. The test fails if it ends before.
@@ -190,8 +220,8 @@ impl SidecarBuilder {
         let mut command = Command::new(&self.binary);
         command.arg("--path-to-config").arg(&config_file).args(&self.arguments);
         command.envs(self.environment.iter().cloned());
-        let running = Running::start(&mut command);
-        Sidecar { builder: self, command, running }
+        let process = Process::start(&mut command);
+        Sidecar { builder: self, command, process }
     }
 
     fn storage_path(&self) -> PathBuf {
@@ -199,11 +229,11 @@ impl SidecarBuilder {
     }
 }
 
-/// A sidecar's process, running or ended.
+/// A sidecar with its configuration; itself a [`Process`], running or ended.
 pub struct Sidecar {
     builder: SidecarBuilder,
     command: Command,
-    running: Running,
+    process: Process,
 }
 
 impl Sidecar {
@@ -227,15 +257,89 @@ impl Sidecar {
         self.builder.storage_path()
     }
 
-    /// Everything it wrote to standard output and standard error since its (last) start, as far as read.
+    /// Starts it once more after its end, with the same configuration and ports, and waits until it serves.
+    pub async fn restart(&mut self) {
+        self.spawn_again();
+        self.wait_until_serving().await;
+    }
+
+    /// Starts it once more after its end without waiting for anything.
+    pub fn spawn_again(&mut self) {
+        assert!(self.process.has_ended(), "only what has ended can be restarted");
+        self.process = Process::start(&mut self.command);
+    }
+
+    /// Waits until the SSE port takes connections.
+    pub async fn wait_until_serving(&mut self) {
+        let address = self.sse_address();
+        self.process.wait_until_listening(address).await;
+    }
+}
+
+impl Deref for Sidecar {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Sidecar {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// One life of a process, killed when this is dropped, and the threads that read what it writes.
+pub struct Process {
+    child: Child,
+    /// Standard output and standard error as they arrived.
+    output: Arc<Mutex<Vec<u8>>>,
+    /// Standard error alone.
+    errors: Arc<Mutex<Vec<u8>>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts `command` without an input.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (output, errors) = (Arc::default(), Arc::default());
+        let readers = vec![
+            read_into(child.stdout.take().unwrap(), vec![Arc::clone(&output)]),
+            read_into(child.stderr.take().unwrap(), vec![Arc::clone(&output), Arc::clone(&errors)]),
+        ];
+        Self { child, output, errors, readers }
+    }
+
+    /// Everything it wrote to standard output and standard error, as far as read.
     pub fn output(&self) -> String {
-        String::from_utf8_lossy(&self.running.output.lock().unwrap()).into_owned()
+        String::from_utf8_lossy(&self.output.lock().unwrap()).into_owned()
+    }
+
+    /// What it wrote to standard error, as far as read.
+    pub fn errors(&self) -> String {
+        String::from_utf8_lossy(&self.errors.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until its output contains `text`.
+    pub async fn wait_for_output(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.output().contains(text) {
+            assert!(Instant::now() < deadline, "no {text:?} in the output within {PATIENCE:?}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
     }
 
     /// Kills it as the system does when memory is short: at once, nothing is finished.
     pub fn kill9(&mut self) {
-        let _ = self.running.child.kill(); // it may have ended by itself
-        self.running.child.wait().unwrap();
+        let _ = self.child.kill(); // it may have ended by itself
+        self.child.wait().unwrap();
     }
 
     /// Sends SIGTERM and waits for the end; the test fails if it takes longer than 30 s.
@@ -253,39 +357,37 @@ impl Sidecar {
     pub fn wait_for_exit(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = self.running.child.try_wait().unwrap() {
-                self.running.finish_reading();
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.finish_reading();
                 return status;
             }
-            assert!(Instant::now() < deadline, "the sidecar did not end within {PATIENCE:?}");
-            std::thread::sleep(Duration::from_millis(5));
+            assert!(Instant::now() < deadline, "the process did not end within {PATIENCE:?}");
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// Starts it once more after its end, with the same configuration and ports, and waits until it serves.
-    pub async fn restart(&mut self) {
-        assert!(self.running.child.try_wait().unwrap().is_some(), "only what has ended can be restarted");
-        self.running = Running::start(&mut self.command);
-        self.wait_until_serving().await;
-    }
-
-    /// Waits until the SSE port takes connections.
-    pub async fn wait_until_serving(&mut self) {
+    /// Waits until something listens on `address`; the test fails if the process ends before.
+    pub async fn wait_until_listening(&mut self, address: SocketAddr) {
         let deadline = Instant::now() + PATIENCE;
         // A plain connection that asks for nothing; the server sees it end.
-        while tokio::net::TcpStream::connect(self.sse_address()).await.is_err() {
-            if let Some(status) = self.running.child.try_wait().unwrap() {
-                self.running.finish_reading();
-                panic!("the sidecar ended before it served: {status}");
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.finish_reading();
+                panic!("the process ended before it served: {status}");
             }
-            assert!(Instant::now() < deadline, "the sidecar did not serve within {PATIENCE:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            assert!(Instant::now() < deadline, "the process did not serve within {PATIENCE:?}");
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// The process's id.
     pub fn pid(&self) -> Pid {
-        Pid::from_child(&self.running.child)
+        Pid::from_child(&self.child)
     }
 
     /// Resident memory in bytes: now, and the most there was.
@@ -311,17 +413,23 @@ impl Sidecar {
     fn proc_file(&self, name: &str) -> String {
         std::fs::read_to_string(format!("/proc/{}/{name}", self.pid().as_raw_nonzero())).unwrap()
     }
+
+    fn finish_reading(&mut self) {
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+    }
 }
 
-impl Drop for Sidecar {
+impl Drop for Process {
     fn drop(&mut self) {
         self.kill9();
         if std::thread::panicking() {
-            self.running.finish_reading();
+            self.finish_reading();
             let output = self.output();
             let start = output.len().saturating_sub(4_000);
             let start = (start..=output.len()).find(|&at| output.is_char_boundary(at)).unwrap();
-            eprintln!("--- the end of the sidecar's output ---\n{}\n---", &output[start..]);
+            eprintln!("--- the end of the process's output ---\n{}\n---", &output[start..]);
         }
     }
 }
@@ -335,41 +443,13 @@ pub struct ResidentMemory {
     pub highest: u64,
 }
 
-/// One life of the process, and the threads that read what it writes.
-struct Running {
-    child: Child,
-    output: Arc<Mutex<Vec<u8>>>,
-    readers: Vec<JoinHandle<()>>,
-}
-
-impl Running {
-    fn start(command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let output = Arc::new(Mutex::new(Vec::new()));
-        let readers = vec![
-            read_into(child.stdout.take().unwrap(), Arc::clone(&output)),
-            read_into(child.stderr.take().unwrap(), Arc::clone(&output)),
-        ];
-        Self { child, output, readers }
-    }
-
-    fn finish_reading(&mut self) {
-        for reader in self.readers.drain(..) {
-            reader.join().unwrap();
-        }
-    }
-}
-
-fn read_into(mut pipe: impl Read + Send + 'static, output: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
+fn read_into(mut pipe: impl Read + Send + 'static, outputs: Vec<Arc<Mutex<Vec<u8>>>>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(count @ 1..) = pipe.read(&mut buffer) {
-            output.lock().unwrap().extend_from_slice(&buffer[..count]);
+            for output in &outputs {
+                output.lock().unwrap().extend_from_slice(&buffer[..count]);
+            }
         }
     })
 }
@@ -383,7 +463,8 @@ mod tests {
     fn a_process_that_ends_at_once_leaves_its_status_and_output() {
         let mut process = SidecarBuilder::new("/bin/cat").spawn();
         assert_eq!(process.wait_for_exit().code(), Some(1));
-        assert!(process.output().contains("--path-to-config"), "{}", process.output());
+        assert!(process.errors().contains("--path-to-config"), "{}", process.errors());
+        assert_eq!(process.output(), process.errors());
     }
 
     #[tokio::test]
@@ -409,10 +490,7 @@ mod tests {
     #[test]
     fn memory_and_processor_time_come_from_the_system() {
         // `yes` is busy with its output until it is killed.
-        let mut process = SidecarBuilder::new("/bin/sh").spawn();
-        let mut yes = Command::new("yes");
-        process.kill9();
-        process.running = Running::start(yes.arg("busy"));
+        let process = Process::start(Command::new("yes").arg("busy"));
         let deadline = Instant::now() + PATIENCE;
         while process.cpu_time().is_zero() {
             assert!(Instant::now() < deadline, "a busy process uses processor time");

@@ -13,13 +13,14 @@ use casper_types::contract_messages::{Message, MessagePayload, TopicNameHash};
 use casper_types::execution::{Effects, ExecutionResult, ExecutionResultV2, TransformKindV2, TransformV2};
 use casper_types::system::mint::BalanceHoldAddr;
 use casper_types::{
-    AccessRights, Approval, AsymmetricType, Block, BlockHash, BlockTime, BlockV2, CLValue, ChainNameDigest, Deploy,
-    Digest, EntityAddr, EraEndV2, EraId, FinalitySignature, FinalitySignatureV2, Gas, InitiatorAddr, Key, PricingMode,
-    ProtocolVersion, PublicKey, RewardedSignatures, RuntimeArgs, Signature, StoredValue, TimeDiff, Timestamp,
-    Transaction, TransactionArgs, TransactionEntryPoint, TransactionHash, TransactionInvocationTarget,
+    AccessRights, Approval, AsymmetricType, Block, BlockHash, BlockTime, BlockV2, CLType, CLValue, ChainNameDigest,
+    Deploy, Digest, EntityAddr, EraEndV2, EraId, FinalitySignature, FinalitySignatureV2, Gas, InitiatorAddr, Key,
+    PricingMode, ProtocolVersion, PublicKey, RewardedSignatures, RuntimeArgs, Signature, StoredValue, TimeDiff,
+    Timestamp, Transaction, TransactionArgs, TransactionEntryPoint, TransactionHash, TransactionInvocationTarget,
     TransactionRuntimeParams, TransactionScheduling, TransactionTarget, TransactionV1, TransactionV1Hash,
     TransactionV1Payload, Transfer, TransferV2, U512, URef,
 };
+use rand::distributions::Alphanumeric;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -95,7 +96,7 @@ impl Default for StoryOptions {
         Self {
             blocks: 20,
             validators: 100,
-            transactions_per_block: 8..=12,
+            transactions_per_block: 7..=12,
             blocks_per_era: 10,
             first_height: 0,
             first_era: 0,
@@ -209,6 +210,16 @@ pub fn of_size(bytes: usize, number: u64) -> StoryEvent {
     unclassified(format!("{start}{text}{end}"))
 }
 
+/// Like [`of_size`], but no compressor makes much less than three quarters of it.
+pub fn of_random_text(bytes: usize, number: u64) -> StoryEvent {
+    let start = format!(r#"{{"Filler":{{"number":{number},"text":""#);
+    let end = r#""}}"#;
+    let filling = bytes.checked_sub(start.len() + end.len()).expect("the smallest event has 64 bytes");
+    let mut rng = StdRng::seed_from_u64(number);
+    let text: String = (0..filling).map(|_| char::from(rng.sample(Alphanumeric))).collect();
+    unclassified(format!("{start}{text}{end}"))
+}
+
 /// An event with text outside ASCII, escapes and characters of all UTF-8 lengths; `number` makes it unique.
 pub fn non_ascii(number: u64) -> StoryEvent {
     unclassified(format!(r#"{{"SomethingNew":{{"number":{number},"text":"żółw é 漢字 😀 \"quoted\" \\ \n \u00e9"}}}}"#))
@@ -256,19 +267,13 @@ enum Outermost<'a> {
     },
 }
 
-/// Somebody who sends transactions.
-struct Account {
-    public_key: PublicKey,
-    hash: AccountHash,
-    purse: URef,
-}
-
 /// Makes the events one block after the other.
 struct Teller<'a> {
     rng: StdRng,
     options: &'a StoryOptions,
     validators: Vec<PublicKey>,
-    accounts: Vec<Account>,
+    /// Those who send transactions. A busy network has more of them, but a key is costly to make.
+    accounts: Vec<PublicKey>,
     contract: [u8; 32],
     topic: [u8; 32],
     chain_name_digest: ChainNameDigest,
@@ -277,6 +282,9 @@ struct Teller<'a> {
     transactions_so_far: u64,
     events: Vec<StoryEvent>,
 }
+
+/// The key of a transaction's target among its fields.
+const TARGET_FIELD: u16 = 1;
 
 /// Where in time and on the chain the teller is.
 #[derive(Clone, Copy)]
@@ -291,13 +299,7 @@ impl<'a> Teller<'a> {
     fn new(seed: u64, options: &'a StoryOptions) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let validators = (0..options.validators).map(|_| random_public_key(&mut rng)).collect();
-        let accounts = (0..40)
-            .map(|_| {
-                let public_key = random_public_key(&mut rng);
-                let hash = public_key.to_account_hash();
-                Account { public_key, hash, purse: URef::new(rng.r#gen(), AccessRights::READ_ADD_WRITE) }
-            })
-            .collect();
+        let accounts = (0..40).map(|_| random_public_key(&mut rng)).collect();
         Self {
             validators,
             accounts,
@@ -417,12 +419,12 @@ impl<'a> Teller<'a> {
     fn make_transaction(&mut self, moment: Moment) -> Transaction {
         self.transactions_so_far += 1;
         let sent = Timestamp::from(moment.timestamp.millis() - self.rng.gen_range(0..self.options.block_interval_ms));
-        let sender = self.accounts.choose(&mut self.rng).unwrap().public_key.clone();
-        let receiver = self.accounts.choose(&mut self.rng).unwrap().public_key.clone();
+        let sender = self.accounts.choose(&mut self.rng).unwrap().clone();
+        let receiver = self.accounts.choose(&mut self.rng).unwrap().clone();
         let approval = Approval::new(sender.clone(), random_signature(&mut self.rng, &sender));
         let amount = U512::from(self.rng.gen_range(2_500_000_000_u64..900_000_000_000));
         let ttl = TimeDiff::from_seconds(3_600);
-        if self.rng.gen_bool(0.4) {
+        if self.rng.gen_bool(0.15) {
             let deploy = Deploy::native_transfer(
                 self.options.chain_name.clone(),
                 None,
@@ -437,50 +439,59 @@ impl<'a> Teller<'a> {
             return Transaction::Deploy(deploy.with_approvals(BTreeSet::from([approval])));
         }
         let mut arguments = RuntimeArgs::new();
-        arguments.insert("target", receiver).unwrap();
+        arguments.insert("target", AccountHash::new(self.rng.r#gen())).unwrap();
         arguments.insert("amount", amount).unwrap();
         arguments.insert("id", Some(self.transactions_so_far)).unwrap();
-        let (target, entry_point) = if self.rng.gen_bool(0.5) {
-            (TransactionTarget::Native, TransactionEntryPoint::Transfer)
-        } else {
-            let id = TransactionInvocationTarget::ByHash(self.contract);
-            let runtime = TransactionRuntimeParams::VmCasperV1;
-            (TransactionTarget::Stored { id, runtime }, TransactionEntryPoint::Custom("transfer".to_owned()))
+        let runtime = TransactionRuntimeParams::VmCasperV1;
+        let (target, entry_point) = match self.rng.gen_range(0..6) {
+            0 => (TransactionTarget::Native, TransactionEntryPoint::Transfer),
+            1..=3 => {
+                let id = TransactionInvocationTarget::ByHash(self.contract);
+                (TransactionTarget::Stored { id, runtime }, TransactionEntryPoint::Custom("transfer".to_owned()))
+            }
+            _ => {
+                let mut module_bytes = vec![0; self.rng.gen_range(200..1_200)];
+                self.rng.fill(&mut module_bytes[..]);
+                let module_bytes = Bytes::from(module_bytes);
+                let session = TransactionTarget::Session { is_install_upgrade: false, module_bytes, runtime };
+                (session, TransactionEntryPoint::Call)
+            }
         };
         // The numbers are the keys of a transaction's fields in the protocol.
         let fields = BTreeMap::from([
             (0, field(&TransactionArgs::Named(arguments))),
-            (1, field(&target)),
+            (TARGET_FIELD, field(&target)),
             (2, field(&entry_point)),
             (3, field(&TransactionScheduling::Standard)),
         ]);
         let pricing =
             PricingMode::PaymentLimited { payment_amount: 100_000_000, gas_price_tolerance: 3, standard_payment: true };
-        let payload = TransactionV1Payload::new(
-            self.options.chain_name.clone(),
-            sent,
-            ttl,
-            pricing,
-            InitiatorAddr::PublicKey(sender),
-            fields,
-        );
+        let initiator = match self.rng.r#gen() {
+            true => InitiatorAddr::PublicKey(sender),
+            false => InitiatorAddr::AccountHash(AccountHash::new(self.rng.r#gen())),
+        };
+        let payload = TransactionV1Payload::new(self.options.chain_name.clone(), sent, ttl, pricing, initiator, fields);
         let hash = TransactionV1Hash::from(Digest::hash(payload.to_bytes().unwrap()));
         Transaction::V1(TransactionV1::new(hash, payload, BTreeSet::from([approval])))
     }
 
     fn processed_transaction(&mut self, moment: Moment, transaction: &Transaction, block_hash: &BlockHash) {
         let initiator = transaction.initiator_addr();
-        let cost = U512::from(100_000_000_u64);
+        let cost = U512::from(self.rng.gen_range(100_000_000_u64..90_000_000_000));
+        let consumed = Gas::new(self.rng.gen_range(10_000_000_u64..100_000_000));
         let failed = self.rng.gen_ratio(1, 40);
-        let transfers = if failed { Vec::new() } else { vec![self.transfer(transaction, &initiator)] };
-        let effects = self.execution_effects(moment, failed);
-        let messages = if failed { Vec::new() } else { self.messages() };
+        let moves_only_money = is_native_transfer(transaction);
+        let (transfers, effects, messages) = match (failed, moves_only_money) {
+            (true, _) => (Vec::new(), self.fee(moment), Vec::new()),
+            (false, true) => (vec![self.transfer(transaction, &initiator)], self.transfer_effects(moment), Vec::new()),
+            (false, false) => (Vec::new(), self.contract_effects(), self.messages()),
+        };
         let result = ExecutionResultV2 {
             initiator: initiator.clone(),
             error_message: failed.then(|| "User error: 66".to_owned()),
             current_price: 1,
             limit: Gas::new(cost),
-            consumed: Gas::new(cost),
+            consumed,
             cost,
             refund: U512::zero(),
             transfers,
@@ -501,35 +512,45 @@ impl<'a> Teller<'a> {
     }
 
     fn transfer(&mut self, transaction: &Transaction, initiator: &InitiatorAddr) -> Transfer {
-        let (from, to) = (self.accounts.choose(&mut self.rng).unwrap(), self.accounts.choose(&mut self.rng).unwrap());
         Transfer::V2(TransferV2::new(
             transaction.hash(),
             initiator.clone(),
-            Some(to.hash),
-            from.purse,
-            to.purse,
+            Some(AccountHash::new(self.rng.r#gen())),
+            URef::new(self.rng.r#gen(), AccessRights::READ_ADD_WRITE),
+            URef::new(self.rng.r#gen(), AccessRights::ADD),
             U512::from(self.rng.gen_range(2_500_000_000_u64..900_000_000_000)),
             Gas::new(100_000_000_u64),
             Some(self.transactions_so_far),
         ))
     }
 
-    /// What executing one transaction does to the balances: the shape of a recorded node's effects.
-    fn execution_effects(&mut self, moment: Moment, failed: bool) -> Effects {
+    /// The fee of a transaction is held on the payer's balance.
+    fn fee(&mut self, moment: Moment) -> Effects {
+        let payer = self.rng.r#gen();
+        let hold = Key::BalanceHold(BalanceHoldAddr::new_gas(payer, BlockTime::new(moment.timestamp.millis())));
         let mut effects = Effects::new();
-        let fee = U512::from(100_000_000_u64);
-        let steps = if failed { 1 } else { self.rng.gen_range(1..=4) };
-        for _ in 0..steps {
-            let payer = self.accounts.choose(&mut self.rng).unwrap().purse.addr();
-            let payee = self.accounts.choose(&mut self.rng).unwrap().purse.addr();
-            let hold = Key::BalanceHold(BalanceHoldAddr::new_gas(payer, BlockTime::new(moment.timestamp.millis())));
-            let balance = U512::from(self.rng.r#gen::<u64>());
-            let amount = U512::from(self.rng.gen_range(2_500_000_000_u64..900_000_000_000));
-            effects.push(TransformV2::new(hold, write(fee)));
-            effects.push(TransformV2::new(hold, TransformKindV2::Identity));
-            effects.push(TransformV2::new(Key::Balance(payer), write(balance)));
-            effects.push(TransformV2::new(Key::Balance(payee), TransformKindV2::AddUInt512(amount)));
-            effects.push(TransformV2::new(hold, TransformKindV2::Prune(hold)));
+        effects.push(TransformV2::new(hold, write(U512::from(100_000_000_u64))));
+        effects.push(TransformV2::new(hold, TransformKindV2::Identity));
+        effects.push(TransformV2::new(Key::Balance(payer), write(U512::from(self.rng.r#gen::<u64>()))));
+        effects.push(TransformV2::new(hold, TransformKindV2::Prune(hold)));
+        effects
+    }
+
+    fn transfer_effects(&mut self, moment: Moment) -> Effects {
+        let amount = U512::from(self.rng.gen_range(2_500_000_000_u64..900_000_000_000));
+        let mut effects = self.fee(moment);
+        effects.push(TransformV2::new(Key::Balance(self.rng.r#gen()), TransformKindV2::AddUInt512(amount)));
+        effects
+    }
+
+    /// A contract writes into its dictionaries; the bytes are as hard to compress as hashes and keys are.
+    fn contract_effects(&mut self) -> Effects {
+        let mut effects = Effects::new();
+        for _ in 0..self.rng.gen_range(2..=3) {
+            let mut entry = vec![0; self.rng.gen_range(350..500)];
+            self.rng.fill(&mut entry[..]);
+            let entry = StoredValue::CLValue(CLValue::from_components(CLType::Any, entry));
+            effects.push(TransformV2::new(Key::Dictionary(self.rng.r#gen()), TransformKindV2::Write(entry)));
         }
         effects
     }
@@ -561,8 +582,7 @@ impl<'a> Teller<'a> {
     fn era_end(&mut self, moment: Moment) {
         let mut effects = Effects::new();
         for _ in 0..24 {
-            let key =
-                Key::URef(URef::new(self.accounts.choose(&mut self.rng).unwrap().purse.addr(), AccessRights::NONE));
+            let key = Key::URef(URef::new(self.rng.r#gen(), AccessRights::NONE));
             let kind = if self.rng.gen_bool(0.7) {
                 TransformKindV2::Identity
             } else {
@@ -591,6 +611,15 @@ impl<'a> Teller<'a> {
 
 fn story_event(kind: EventKind, identity: String, height: Option<u64>, payload: &Outermost<'_>) -> StoryEvent {
     StoryEvent { payload: serde_json::to_string(payload).unwrap(), kind, identity, height }
+}
+
+fn is_native_transfer(transaction: &Transaction) -> bool {
+    match transaction {
+        Transaction::Deploy(deploy) => deploy.is_transfer(),
+        Transaction::V1(transaction) => {
+            matches!(transaction.deserialize_field(TARGET_FIELD), Ok(TransactionTarget::Native))
+        }
+    }
 }
 
 fn write(amount: U512) -> TransformKindV2 {
@@ -748,7 +777,7 @@ mod tests {
 
     #[test]
     fn members_stand_in_the_order_of_a_real_nodes_events() {
-        let story = Story::new(7, &StoryOptions::small(40));
+        let story = Story::new(7, &StoryOptions::small(200));
         let shapes: HashSet<Vec<String>> =
             story.events().iter().map(|event| shape(&serde_json::from_str(&event.payload).unwrap())).collect();
         for name in [
