@@ -2,6 +2,9 @@
 //!
 //! `cargo bench -p sidecar-log-format`; the sizes of what is stored are printed first.
 
+#![allow(missing_docs, reason = "criterion makes a public function")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a benchmark")]
+
 use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

@@ -1,6 +1,8 @@
 //! The bytes on disk: FORMAT.md's worked example is what this release writes, and the golden logs of every released
 //! format read as they always did.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
 mod simulated_disk;
 
 use std::{collections::BTreeMap, fmt::Write, path::Path, sync::Arc};

@@ -2,6 +2,8 @@
 //!
 //! Every case is made from a seed that is printed when it fails.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
 mod simulated_disk;
 
 use std::sync::Arc;

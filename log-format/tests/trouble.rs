@@ -1,5 +1,7 @@
 //! What goes wrong around a log, and what is then said and done about it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
 mod simulated_disk;
 
 use std::{
