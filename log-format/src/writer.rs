@@ -201,6 +201,8 @@ impl Writer {
         }
         writer.write_pending()?;
         writer.sync()?;
+        // Over the other slot too: none may be left that says that the log was closed in order.
+        writer.publish()?;
         writer.head_file.sync()?;
         Ok(Opened { writer, log, recovery: found.recovery })
     }
