@@ -236,7 +236,7 @@ impl Bench {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("no runtime");
         let folder = tempfile::tempdir().expect("no temporary directory");
         runtime.block_on(async {
-            let node = SimulatedNode::start().await;
+            let node = SimulatedNode::start();
             node.push_all(recording.iter().map(|(_, payload)| payload.clone()));
             let mut sidecar = start(sidecar_on(folder.path()).node(node.address()));
             wait_for_events(&sidecar, recording.len() as u64);
@@ -276,7 +276,7 @@ impl Bench {
 
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("no runtime");
         let after = runtime.block_on(async {
-            let node = SimulatedNode::start().await;
+            let node = SimulatedNode::start();
             node.push_all([self.story.payload(5), self.story.payload(before + 1_000_000)]);
             let mut sidecar = start(sidecar_on(folder.path()).node(node.address()));
             wait_for_events(&sidecar, before + 2);

@@ -4,10 +4,13 @@
 //! read it, so that the CPU time of this one is the server's alone. The yardstick is a bare socket that sends the same
 //! number of bytes from memory. Prints medians of interleaved runs. `-- --quick` writes a tenth.
 
+#![expect(clippy::indexing_slicing, reason = "a benchmark may stop where it finds something else than it expects")]
+
 use std::{
     fs,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -16,7 +19,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use sidecar::stream::{ReplayChunks, Server, StreamOptions};
 use sidecar_log_format::{
-    ApiVersion, Durability, Event, Kind, Log, Opened, WriteOptions, Writer,
+    ApiVersion, Durability, Event, Kind, Log, Opened, ReadOptions, WriteOptions, Writer,
     storage::{Directory, Storage},
 };
 use tokio::sync::watch;
@@ -28,12 +31,22 @@ const STEP: Kind = Kind(7);
 const SHUTDOWN: Kind = Kind(8);
 const KINDS: &[(Kind, &str)] = &[(SIGNATURE, "FinalitySignature"), (STEP, "Step"), (SHUTDOWN, "Shutdown")];
 const STALLED_CLIENTS: usize = 1_000;
+/// More than the cache has blocks.
+const CLIENTS: u64 = 200;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [_, "client", address, target, header] => read_stream(address.parse()?, target, header),
+        [_, "client", address, target, header] => {
+            println!("{}", read_stream(address.parse()?, target, header)?);
+            Ok(())
+        }
+        [_, "clients", address, events] => read_streams(address.parse()?, events.parse()?),
         [_, "stalled", address, events] => hold_streams(address.parse()?, events.parse()?),
+        [_, "resident", directory, events] => {
+            println!("{}", resident_with_stalled_clients(directory.as_ref(), events.parse()?)?);
+            Ok(())
+        }
         _ => measure(if arguments.iter().any(|argument| argument == "--quick") { EVENTS / 10 } else { EVENTS }),
     }
 }
@@ -71,13 +84,18 @@ fn measure(events: u64) -> Result<()> {
         let sent = results.first().map_or(0, |run| run.bytes);
         println!("{name:<26} {rate:>12.0} {:>8.2} {cpu:>14.2} {:>10}", rate / yardstick, sent / 1_000_000);
     }
-    let before = resident_kib()?;
-    let after = resident_with_stalled_clients(&runtime, &log, events)?;
+    let address = serve(&runtime, &log, ReplayChunks::Event)?;
+    let many = run_client(&["clients", &address.to_string(), &events.to_string()])?;
     println!(
-        "resident: {} MiB with {STALLED_CLIENTS} replays from different places that do not read (before: {} MiB)",
-        after / 1024,
-        before / 1024
+        "{CLIENTS} clients, a part each: {:.0} events/s, {:.2} us CPU/event",
+        events as f64 / many.wall.as_secs_f64(),
+        many.cpu.as_secs_f64() * 1e6 / events as f64
     );
+    // A process of its own: this one has held more than a server does.
+    let place = directory.path().to_str().context("the temporary directory's name is no text")?;
+    let resident = client(&["resident", place, &events.to_string()])?.wait_with_output()?.stdout;
+    let resident: u64 = String::from_utf8(resident)?.trim().parse().context("the server failed")?;
+    println!("{STALLED_CLIENTS} clients that stall in replays from different places: {} MiB resident", resident / 1024);
     Ok(())
 }
 
@@ -93,7 +111,7 @@ fn median<T: Ord + Copy>(mut values: Vec<T>) -> T {
     values[values.len() / 2]
 }
 
-fn write_log(directory: &std::path::Path, events: u64) -> Result<(Log, Writer)> {
+fn write_log(directory: &Path, events: u64) -> Result<(Log, Writer)> {
     let storage: Arc<dyn Storage> = Arc::new(Directory::at(directory));
     let options = WriteOptions { durability: Durability::Os, ..WriteOptions::new("casper", [7; 16], 1) };
     let Opened { mut writer, log, .. } = Writer::open(storage, options)?;
@@ -130,8 +148,8 @@ fn payload(number: u64, random: &mut u64) -> String {
         });
         words.take(length / 16).collect()
     };
-    let (signature, hash) = (hex(128), hex(64));
-    let known = "a9b2c4d7e1f0".repeat(30);
+    let (signature, hash) = (hex(256), hex(128));
+    let known = "a9b2c4d7e1f0".repeat(14);
     format!(
         "{{\"FinalitySignature\":{{\"V2\":{{\"block_hash\":\"{hash}\",\"block_height\":{},\"era_id\":{},\
          \"chain_name_hash\":\"{known}\",\"signature\":\"02{signature}\",\"public_key\":\"02{}\"}}}}}}",
@@ -151,10 +169,14 @@ fn replay(
 ) -> Result<Run> {
     let running = serve(runtime, log, replay_chunks)?;
     let target = format!("/events?start_from=0&until={}{query}", events - 1);
+    run_client(&["client", &running.to_string(), &target, header])
+}
+
+/// Runs a client process to its end; the CPU time is this process's.
+fn run_client(arguments: &[&str]) -> Result<Run> {
     let cpu = cpu_time()?;
     let start = Instant::now();
-    let bytes =
-        String::from_utf8(client(&["client", &running.to_string(), &target, header])?.wait_with_output()?.stdout)?;
+    let bytes = String::from_utf8(client(arguments)?.wait_with_output()?.stdout)?;
     Ok(Run { wall: start.elapsed(), cpu: cpu_time()? - cpu, bytes: bytes.trim().parse().context("the client failed")? })
 }
 
@@ -193,8 +215,11 @@ fn bare_socket(bytes: u64) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-fn resident_with_stalled_clients(runtime: &tokio::runtime::Runtime, log: &Log, events: u64) -> Result<u64> {
-    let address = serve(runtime, log, ReplayChunks::Event)?;
+/// In another process: serves the log to clients that stall, and says how many KiB are resident then.
+fn resident_with_stalled_clients(directory: &Path, events: u64) -> Result<u64> {
+    let log = Log::open(Arc::new(Directory::at(directory)), ReadOptions::default())?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let address = serve(&runtime, &log, ReplayChunks::Event)?;
     let mut child = client(&["stalled", &address.to_string(), &events.to_string()])?;
     let mut ready = [0; 1];
     child.stdout.as_mut().context("no pipe")?.read_exact(&mut ready)?;
@@ -218,10 +243,12 @@ fn client(arguments: &[&str]) -> Result<Child> {
     Ok(Command::new(std::env::current_exe()?).args(arguments).stdout(Stdio::piped()).spawn()?)
 }
 
-/// In the other process: reads a whole response and prints its length.
-fn read_stream(address: SocketAddr, target: &str, header: &str) -> Result<()> {
+/// In the other process: reads a whole response and says how long it was.
+fn read_stream(address: SocketAddr, target: &str, header: &str) -> Result<u64> {
     let mut stream = TcpStream::connect(address)?;
-    write!(stream, "GET {target} HTTP/1.1\r\nhost: sidecar\r\nconnection: close\r\n{header}\r\n")?;
+    let request = format!("GET {target} HTTP/1.1\r\nhost: sidecar\r\nconnection: close\r\n{header}\r\n");
+    // In one piece: the bare socket reads only once.
+    stream.write_all(request.as_bytes())?;
     let mut buffer = vec![0; 256 << 10];
     let mut bytes = 0u64;
     loop {
@@ -229,6 +256,22 @@ fn read_stream(address: SocketAddr, target: &str, header: &str) -> Result<()> {
             0 => break,
             read => bytes += read as u64,
         }
+    }
+    Ok(bytes)
+}
+
+/// In the other process: each of many clients reads its own part of the log.
+fn read_streams(address: SocketAddr, events: u64) -> Result<()> {
+    let part = events / CLIENTS;
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let target = format!("/events?start_from={}&until={}", number * part, (number + 1) * part - 1);
+            std::thread::spawn(move || read_stream(address, &target, ""))
+        })
+        .collect();
+    let mut bytes = 0;
+    for client in clients {
+        bytes += client.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
     }
     println!("{bytes}");
     Ok(())

@@ -45,10 +45,10 @@ pub(super) struct LargePass {
 
 impl LargePass {
     /// Begins `sent` bytes into the event's own frame; the version frame before it is left out.
-    pub(super) fn new(event: LargeEvent, sent: usize, readers: &Arc<LargeReaders>) -> Self {
+    pub(super) fn new(event: Arc<LargeEvent>, sent: usize, readers: &Arc<LargeReaders>) -> Self {
         let preamble = event.shape().row(0).map_or(0, |row| row.range().start as u64);
         let id = readers.next_id.fetch_add(1, Ordering::Relaxed);
-        LargePass { event: Arc::new(event), readers: Arc::clone(readers), id, at: preamble + sent as u64 }
+        LargePass { event, readers: Arc::clone(readers), id, at: preamble + sent as u64 }
     }
 
     /// Whether all of it has been read.

@@ -32,10 +32,12 @@ use super::{
 /// How long a client may hear nothing.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_COMMENT: &[u8] = b":\n\n";
-/// Bytes of the pieces that a stored frame is cut into.
-const STORED_PIECE_BYTES: usize = 16 << 10;
+/// Bytes of the pieces that a stored frame is cut into; a little less than HTTP's buffer, so that two leave in one write.
+const STORED_PIECE_BYTES: usize = 15 << 10;
 /// A block up to this size is compressed here when it is in memory: that is cheaper than reading its stored form.
 pub(super) const COMPRESSED_PIECE_BYTES: usize = 64 << 10;
+/// How long a stream rests before it looks again for what another process is still writing.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes after which the shared counter learns of them.
 const COUNT_BYTES: u64 = 256 << 10;
 
@@ -97,9 +99,10 @@ struct StoredPass {
 type Reading = Pin<Box<dyn Future<Output = Result<Outcome, StreamError>> + Send>>;
 
 enum Outcome {
-    Read(Read),
+    Read(Box<Read>),
     Stored(Option<StoredBlock>),
     LargePiece(Bytes),
+    Nothing,
 }
 
 impl Subscriber {
@@ -194,15 +197,23 @@ impl Subscriber {
 
     fn take_up(&mut self, outcome: Outcome) -> Result<Option<Bytes>, StreamError> {
         match outcome {
-            Outcome::Read(read) => match self.cursor.accept(read)? {
+            Outcome::Read(read) => match self.cursor.accept(*read)? {
                 Accepted::Continue => Ok(None),
                 Accepted::Send(bytes) => Ok(Some(bytes)),
+                Accepted::NotYet => {
+                    self.reading = Some(Box::pin(async {
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                        Ok(Outcome::Nothing)
+                    }));
+                    Ok(None)
+                }
                 Accepted::Large(event) => {
                     let sent = self.cursor.event_bytes_sent();
                     self.large = Some(LargePass::new(event, sent, &self.shared.large_readers));
                     Ok(None)
                 }
             },
+            Outcome::Nothing => Ok(None),
             Outcome::Stored(block) => {
                 self.stored = block.and_then(|block| self.admit(block));
                 self.stored_unfit_at = self.stored.is_none().then(|| self.cursor.position());
@@ -262,7 +273,7 @@ impl Subscriber {
 
     fn read(&self) -> Reading {
         let (log, position) = (self.shared.log.clone(), self.cursor.position());
-        self.on_blocking_thread(move || Ok(Outcome::Read(log.read(position)?)))
+        self.on_blocking_thread(move || Ok(Outcome::Read(Box::new(log.read(position)?))))
     }
 
     fn read_stored(&self) -> Reading {
