@@ -39,6 +39,21 @@ async fn the_demo_plays_the_whole_recording_byte_for_byte() {
 }
 
 #[test]
+fn a_demo_that_cannot_run_says_why() {
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (argument, words) in [
+        (format!("--sse-port={port}"), [port.as_str(), "taken"]),
+        ("--speed=-1".to_owned(), ["--speed", "-1"]),
+        ("--speed=fast".to_owned(), ["--speed", "fast"]),
+    ] {
+        let mut demo = sidecar(&["demo", &argument]);
+        assert!(!demo.wait_for_exit().success());
+        assert!(words.iter().all(|word| demo.errors().contains(word)), "{}", demo.errors());
+    }
+}
+
+#[test]
 fn help_and_version_are_printed_and_a_missing_argument_is_a_usage_error() {
     for (arguments, text) in [
         (["--help"], "--path-to-config"),
