@@ -1,6 +1,8 @@
 //! What was published survives: any death of Sidecar, any death of a node, and a copy of the log taken while it is
 //! written.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

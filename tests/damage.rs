@@ -1,5 +1,7 @@
 //! A disk that lies: damage is named to those who cross it, costs nothing else, and what a node still has comes back.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
 use std::path::PathBuf;
 
 use sidecar_test_support::client::{SseClient, events};

@@ -1,5 +1,7 @@
 //! The command line, and the demo that a stranger tries first.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
 use std::process::Command;
 
 use sidecar_test_support::client::SseClient;

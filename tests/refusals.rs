@@ -1,6 +1,8 @@
 //! What cannot work is refused in words that name the thing and the way out, with the reference's texts and exit codes, and
 //! costs nothing that is stored. And the orderly ends.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -235,8 +237,7 @@ async fn refused_until_restored(change: impl Fn(&mut [u8]), words: &[&str]) {
     let (_node, mut sidecar, history) = with_history().await;
     assert!(sidecar.terminate().success());
     let log = sidecar.storage_path().join("logs/casper");
-    let segments = files(&log).into_iter().filter(|(name, _)| name.ends_with(".segment"));
-    let (name, sound) = segments.last().unwrap();
+    let (name, sound) = files(&log).into_iter().rfind(|(name, _)| name.ends_with(".segment")).unwrap();
     let mut changed = sound.clone();
     change(&mut changed);
     std::fs::write(log.join(&name), &changed).unwrap();
