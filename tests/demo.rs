@@ -1,5 +1,7 @@
 //! The command line, and the demo that a stranger tries first.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
 use std::process::Command;
 
 use sidecar_test_support::client::SseClient;
@@ -36,6 +38,21 @@ async fn the_demo_plays_the_whole_recording_byte_for_byte() {
     }
     assert!(demo.terminate().success());
     assert!(storage.path().join("logs/casper").is_dir());
+}
+
+#[test]
+fn a_demo_that_cannot_run_says_why() {
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (argument, words) in [
+        (format!("--sse-port={port}"), [port.as_str(), "taken"]),
+        ("--speed=-1".to_owned(), ["--speed", "-1"]),
+        ("--speed=fast".to_owned(), ["--speed", "fast"]),
+    ] {
+        let mut demo = sidecar(&["demo", &argument]);
+        assert!(!demo.wait_for_exit().success());
+        assert!(words.iter().all(|word| demo.errors().contains(word)), "{}", demo.errors());
+    }
 }
 
 #[test]

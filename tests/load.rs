@@ -1,5 +1,7 @@
 //! Nobody waits for anybody: a slow client loses nothing and costs the others nothing, and one thread is enough for all.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
 use std::time::Duration;
 
 use sidecar_test_support::client::{Request, SseClient, events};

@@ -1,5 +1,7 @@
 //! Several nodes, nodes that come and go, and nodes that misbehave: one order of events, nothing doubled, nothing missing.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -1,6 +1,8 @@
 //! What cannot work is refused in words that name the thing and the way out, with the reference's texts and exit codes, and
 //! costs nothing that is stored. And the orderly ends.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -220,19 +222,31 @@ async fn a_log_of_another_dialect_is_refused_and_left_as_it_is() {
 
 #[tokio::test]
 async fn a_segment_with_a_corrupt_header_is_refused_and_nothing_is_lost_by_it() {
+    refused_until_restored(|header| header[40] ^= 0xFF, &["corrupt", "sidecar-log repair"]).await;
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused_with_its_version_and_nothing_is_lost_by_it() {
+    // The version follows eight bytes that say what the file is.
+    let newer = |header: &mut [u8]| header[8..10].copy_from_slice(&999_u16.to_le_bytes());
+    refused_until_restored(newer, &["999", "newer release"]).await;
+}
+
+/// A log whose newest segment was changed is refused in these words and left alone; changed back, it serves all it had.
+async fn refused_until_restored(change: impl Fn(&mut [u8]), words: &[&str]) {
     let (_node, mut sidecar, history) = with_history().await;
     assert!(sidecar.terminate().success());
     let log = sidecar.storage_path().join("logs/casper");
-    let segments = files(&log).into_iter().filter(|(name, _)| name.ends_with(".segment"));
-    let (name, sound) = segments.last().unwrap();
-    let mut corrupt = sound.clone();
-    corrupt[40] ^= 0xFF;
-    std::fs::write(log.join(&name), &corrupt).unwrap();
+    let (name, sound) = files(&log).into_iter().rfind(|(name, _)| name.ends_with(".segment")).unwrap();
+    let mut changed = sound.clone();
+    change(&mut changed);
+    std::fs::write(log.join(&name), &changed).unwrap();
 
     sidecar.spawn_again();
     assert_eq!(sidecar.wait_for_exit().code(), Some(1), "{}", sidecar.output());
-    assert_names(&sidecar.errors(), &[&name, "corrupt", "sidecar-log"]);
-    assert!(files(&log).get(&name) == Some(&corrupt), "what it cannot read it does not touch");
+    assert_names(&sidecar.errors(), &["Error: Error initializing component 'sse_event_server': ", &name]);
+    assert_names(&sidecar.errors(), words);
+    assert!(files(&log).get(&name) == Some(&changed), "what it cannot read it does not touch");
 
     std::fs::write(log.join(&name), sound).unwrap();
     sidecar.restart().await;

@@ -1,6 +1,8 @@
 //! Everything that was ever stored can be had again: from any sequence, over restarts, with every node down, and with
 //! nothing doubled or missing where the past meets what is new.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
 use sidecar_test_support::client::{Ending, Request, SseClient, events};
 use sidecar_test_support::node::{SimulatedNode, frame, stream};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};

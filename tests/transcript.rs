@@ -1,6 +1,8 @@
 //! What a node says is what clients get: byte for byte, live and replayed, and where the reference was recorded, its bytes
 //! too.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
 use sidecar_test_support::client::{Request, SseClient};
 use sidecar_test_support::node::{NodeOptions, SimulatedNode, stream};
 use sidecar_test_support::process::SidecarBuilder;

@@ -136,7 +136,7 @@ fn log_settings(file: &file::Log, section: &Section<'_>) -> Result<LogSettings, 
         index_tail_bytes_max: section.number_or(
             "index_tail_bytes_max",
             file.index_tail_bytes_max,
-            16 * MIB,
+            4 * MIB,
             MIB..=1024 * GIB,
         )?,
     })

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use sidecar_log_format::storage::Directory;
-use sidecar_log_format::{Durability, Head, Log, Opened, Recovery, WriteOptions, Writer};
+use sidecar_log_format::{Durability, Head, Log, Opened, Recovery, Sequence, WriteOptions, Writer};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::source::Batch;
@@ -103,6 +103,7 @@ pub fn start(options: Options) -> Result<Ingest, IngestError> {
     let counters = Arc::new(Counters::default());
     let committer = Start {
         writer,
+        lost_from: recovery.lost.as_ref().map(|lost| lost.start),
         log: log.clone(),
         index_file: options.index_file,
         index: options.index,
@@ -125,6 +126,8 @@ pub fn start(options: Options) -> Result<Ingest, IngestError> {
 /// What the committer's thread begins with.
 struct Start {
     writer: Writer,
+    /// The first of the events that opening the log found gone, if any.
+    lost_from: Option<Sequence>,
     log: Log,
     index_file: PathBuf,
     index: identity::Options,
@@ -140,7 +143,9 @@ struct Start {
 impl Start {
     fn run(self) -> Result<(), IngestError> {
         let head = self.log.head().next_sequence;
-        let opened = IdentityIndex::open(&self.index_file, self.log.id(), head.checked_sub(1), self.index)?;
+        // An index that knows lost events must not keep a node from bringing them again.
+        let known_end = self.lost_from.unwrap_or(head);
+        let opened = IdentityIndex::open(&self.index_file, self.log.id(), known_end.checked_sub(1), self.index)?;
         if let Some(rebuild) = opened.rebuild.filter(|_| head > self.log.oldest()) {
             tracing::info!("the identity index is made anew from the log: {rebuild:?}");
         }
