@@ -174,7 +174,12 @@ impl Response {
         lines.find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
+    /// The next chunk; `None` for the last. What never comes fails the test instead of hanging it.
     async fn chunk(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        tokio::time::timeout(Duration::from_secs(10), self.read_chunk()).await?
+    }
+
+    async fn read_chunk(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         let mut line = String::new();
         self.reader.read_line(&mut line).await?;
         let length = usize::from_str_radix(line.trim_end(), 16).map_err(std::io::Error::other)?;
