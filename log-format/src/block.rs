@@ -259,10 +259,6 @@ impl BlockBuilder {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.table.kind.is_empty()
-    }
-
     pub(crate) fn payload_bytes(&self) -> usize {
         self.payload.len()
     }
@@ -298,6 +294,37 @@ impl BlockBuilder {
         }
         self.push_row(event, flags, frame_start - start, self.payload.len() - frame_start);
         self.chain_after = chain;
+    }
+
+    /// Adds all events of the block that goes on where this one stands, as they are.
+    pub(crate) fn push_block(&mut self, block: &Block) {
+        self.payload.extend_from_slice(&block.payload);
+        for row in block.rows() {
+            let source = number(&mut self.table.names, row.source(), |name| name.as_str(), str::to_owned);
+            let network = number(&mut self.table.names, row.network(), |name| name.as_str(), str::to_owned);
+            let version = row.api_version();
+            let version = [version.major, version.minor, version.patch];
+            let api_version = number(&mut self.table.versions, &version, |version| version, |version| *version);
+            let upstream_id = row.column(&block.upstream_ids);
+            let table = &mut self.table;
+            table.preamble_length.push(row.column(&block.table.preamble_length));
+            table.frame_length.push(row.column(&block.table.frame_length));
+            table.payload_length.push(row.column(&block.table.payload_length));
+            table.kind.push(row.kind().0);
+            table.flags.push(row.flags());
+            table.source.push(source);
+            table.network.push(network);
+            table.api_version.push(api_version);
+            table.upstream_id.push(upstream_id.wrapping_sub(self.last_upstream_id));
+            table.received.push(row.received().wrapping_sub(self.last_received));
+            self.last_upstream_id = upstream_id;
+            self.last_received = row.received();
+            self.received_min = self.received_min.min(row.received());
+            self.received_max = self.received_max.max(row.received());
+        }
+        self.kinds |= block.kinds;
+        self.version_after = block.version_after;
+        self.chain_after = block.chain_after;
     }
 
     /// Adds a mark: its body is a line of the payload. `announced` is the highest version that any source has announced.
@@ -746,19 +773,32 @@ impl<'a> Row<'a> {
     /// Its payload, byte for byte as the source said it.
     #[must_use]
     pub fn payload(&self) -> Cow<'a, [u8]> {
+        self.payload_in(self.frame())
+    }
+
+    /// Its payload, out of its frame: for an event whose block was decoded without its wire form.
+    #[must_use]
+    pub fn payload_in<'frame>(&self, frame: &'frame [u8]) -> Cow<'frame, [u8]> {
         let length = self.column(&self.block.table.payload_length) as usize;
         if self.flags() & FLAG_FOLDED == 0 {
             let start = wire::PAYLOAD_START;
-            return Cow::Borrowed(self.frame().get(start..start + length).unwrap_or_default());
+            return Cow::Borrowed(frame.get(start..start + length).unwrap_or_default());
         }
-        Cow::Owned(wire::unfold(self.frame()).unwrap_or_default())
+        Cow::Owned(wire::unfold(frame).unwrap_or_default())
     }
 
     /// Whether row and frame agree: the frame is that of this payload length and this sequence.
     pub(crate) fn is_sound(&self) -> bool {
         let length = self.column(&self.block.table.payload_length) as usize;
-        wire::unfold(self.frame()).is_some_and(|payload| payload.len() == length)
-            && self.frame().ends_with(format!("\nid:{}\n\n", self.sequence()).as_bytes())
+        let frame = self.frame();
+        let ending = format!("\nid:{}\n\n", self.sequence());
+        let Some(body) = frame.strip_suffix(ending.as_bytes()) else { return false };
+        if self.flags() & FLAG_FOLDED == 0 {
+            return body.len() == wire::PAYLOAD_START + length
+                && body.starts_with(b"data:")
+                && memchr::memchr2(b'\n', b'\r', body).is_none();
+        }
+        wire::unfold(frame).is_some_and(|payload| payload.len() == length)
     }
 }
 

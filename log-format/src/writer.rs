@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::{
-    ApiVersion, Error, Event, Head, Log, Mark, MarkKind, ReadOptions, Result, Sequence, Timestamp,
+    ApiVersion, Error, Event, Head, Log, Maintenance, Mark, MarkKind, ReadOptions, Result, Sequence, Timestamp,
     block::{BlockBuilder, BlockType, Built, Encoder},
     chain::next_chain_value,
     head::{HeadFile, HeadSlot},
@@ -115,7 +115,7 @@ pub struct Writer {
     /// After the last written one.
     written: Position,
     poisoned: bool,
-    _lock: Box<dyn Lock>,
+    lock: Arc<dyn Lock>,
 }
 
 /// The segment that is being written.
@@ -172,7 +172,7 @@ impl Writer {
             position,
             written: position,
             poisoned: false,
-            _lock: lock,
+            lock: Arc::from(lock),
         };
         if found.seal_active {
             writer.seal()?;
@@ -363,6 +363,12 @@ impl Writer {
             self.shared.storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
         }
         Ok(dropped)
+    }
+
+    /// What keeps this log's sealed segments in shape, from another thread while this one writes.
+    #[must_use]
+    pub fn maintenance(&self) -> Maintenance {
+        Maintenance::new(Arc::clone(&self.shared), Arc::clone(&self.lock))
     }
 
     fn check_alive(&self) -> Result<()> {
