@@ -278,7 +278,7 @@ enum Found {
 }
 
 enum Content {
-    Events(Block),
+    Events(Box<Block>),
     Marks(Vec<Mark>),
     Other,
 }
@@ -435,7 +435,7 @@ impl Examiner {
         };
         let parts = bytes.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
         let content = match header.block_type {
-            BlockType::EVENTS => Block::decode(&header, parts).map(Content::Events),
+            BlockType::EVENTS => Block::decode(&header, parts).map(|events| Content::Events(Box::new(events))),
             BlockType::MARKS => block::decode_marks(&header, parts).map(Content::Marks),
             _ => block::decode_table_part(&header, parts)
                 .and_then(|_| block::checked_payload(&header, parts))

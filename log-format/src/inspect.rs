@@ -54,6 +54,8 @@ pub struct Report {
     pub marks: MarksReport,
     /// What is visibly wrong, at most a hundred lines; empty when nothing is. Only verifying reads everything.
     pub health: Vec<String>,
+    /// What is worth knowing and not wrong, at most a hundred lines: a copied log, bytes that a repair kept aside.
+    pub notes: Vec<String>,
 }
 
 /// Sums over all segments.
@@ -156,12 +158,12 @@ pub struct MarkReport {
     pub body: String,
 }
 
-/// Looks at a log as it stands now; also while it is being written.
+/// Looks at a log as it stood when `log` was opened or last refreshed; also while it is being written.
 ///
 /// # Errors
 /// What the storage answers. Damage is part of the report.
 pub fn inspect(log: &Log) -> Result<Report> {
-    let head = log.refresh()?;
+    let head = log.head();
     let mut inspection = Inspection::default();
     inspection.look_at_head(log)?;
     let segments = log.shared.segment_list();
@@ -177,6 +179,7 @@ pub fn inspect(log: &Log) -> Result<Report> {
     inspection.versions.remove(&ApiVersion::NONE);
     inspection.marks.newest = inspection.newest_marks.into_iter().map(MarkReport::from).collect();
     inspection.health.truncate(HEALTH_LISTED_MAX);
+    inspection.notes.truncate(HEALTH_LISTED_MAX);
     Ok(Report {
         directory: log.shared.storage.name(),
         log_id: hex(&log.id()),
@@ -192,6 +195,7 @@ pub fn inspect(log: &Log) -> Result<Report> {
         segments: inspection.segments,
         marks: inspection.marks,
         health: inspection.health,
+        notes: inspection.notes,
     })
 }
 
@@ -206,6 +210,7 @@ struct Inspection {
     marks: MarksReport,
     newest_marks: VecDeque<Mark>,
     health: Vec<String>,
+    notes: Vec<String>,
     /// The sequence after the last event so far.
     next: Option<Sequence>,
 }
@@ -330,7 +335,7 @@ impl Inspection {
         let storage = log.shared.storage.as_ref();
         match head::read(storage)? {
             HeadState::Missing => self.health.push("there is no head file, or no sound slot in it".to_owned()),
-            HeadState::Copied(_) => self.health.push(
+            HeadState::Copied(_) => self.notes.push(
                 "the head was written for another directory: this is a copy, good up to where it ends".to_owned(),
             ),
             HeadState::Own(slot) if slot.next_sequence > log.head().next_sequence => self.health.push(format!(
@@ -348,7 +353,7 @@ impl Inspection {
         let mut names = log.shared.storage.list().map_err(storage_error("list", "the directory"))?;
         names.retain(|name| name.ends_with(".lost") || name.ends_with(".quarantined"));
         names.sort();
-        self.health.extend(names.into_iter().map(|name| format!("{name} holds damaged bytes that were kept aside")));
+        self.notes.extend(names.into_iter().map(|name| format!("{name} holds damaged bytes that were kept aside")));
         Ok(())
     }
 }

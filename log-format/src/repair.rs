@@ -139,6 +139,7 @@ struct End {
     header: SegmentHeader,
     offset: u64,
     chain: ChainValue,
+    is_sealed: bool,
     was_rewritten: bool,
 }
 
@@ -172,8 +173,13 @@ impl Repair {
             self.announce(&examined);
         }
         let chain = self.survey.examiner.chain().unwrap_or(examined.footer.chain_after);
-        let mut end =
-            End { header: examined.file.header.clone(), offset: examined.end, chain, was_rewritten: needs_repair };
+        let mut end = End {
+            header: examined.file.header.clone(),
+            offset: examined.end,
+            chain,
+            is_sealed: examined.is_sealed,
+            was_rewritten: needs_repair,
+        };
         if needs_repair && !self.options.dry_run {
             let written = self.rewrite(index, &examined)?;
             end.offset = written.0;
@@ -327,6 +333,12 @@ impl Repair {
             HeadState::Copied(_) => return Ok(()),
             HeadState::Own(slot) if end.was_rewritten => {
                 (from_blocks(Some(slot)), format!("{} was written anew", file_name(end.header.first_sequence)))
+            }
+            // An earlier repair was cut short before it came to the head.
+            HeadState::Own(slot)
+                if end.is_sealed && slot.segment == end.header.first_sequence && slot.offset != end.offset =>
+            {
+                (from_blocks(Some(slot)), "it does not name the end of the last segment".to_owned())
             }
             HeadState::Own(slot) if !damaged.is_empty() => (*slot, "one of its slots is damaged".to_owned()),
             HeadState::Own(_) => return Ok(()),

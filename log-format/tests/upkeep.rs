@@ -1,4 +1,5 @@
 //! Keeping a log in shape: verify finds every flipped byte, repair sets it right, a rewrite changes nothing but sizes.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops where it fails")]
 
 use std::{
     collections::BTreeMap,
@@ -313,6 +314,72 @@ fn a_zeroed_stretch_costs_its_blocks_and_no_more() {
     assert!(gone.clone().count() < 40);
     let left: Story = whole.into_iter().filter(|(sequence, _)| !gone.contains(sequence)).collect();
     assert_eq!(story_of(log.path()), left);
+}
+
+#[test]
+fn a_torn_tail_is_set_aside_and_its_durable_events_are_marked() {
+    let log = some_log();
+    let newest = segments(log.path()).pop().unwrap();
+    let torn = written(&newest) - 10;
+    fs::OpenOptions::new().write(true).open(&newest).unwrap().set_len(torn as u64).unwrap();
+    let whole = story_of(some_log().path());
+    let found = checked(log.path());
+    assert_eq!(found.problems.last().unwrap().last_sequence, Some(EVENTS - 1));
+    let actions = repaired(log.path());
+    let [Action::SetTailAside { kept_as, bytes, .. }, Action::RebuildHead { .. }] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
+    assert!(kept_as.ends_with(".lost"));
+    assert_eq!(fs::metadata(log.path().join(kept_as)).unwrap().len(), *bytes);
+    let after = checked(log.path());
+    assert!(after.is_sound, "{:?}", after.problems);
+    assert_eq!((after.next_sequence, after.chain), (EVENTS, checked(some_log().path()).chain));
+    let left = story_of(log.path());
+    assert!(left.len() as u64 >= EVENTS - 6);
+    assert!(left.iter().all(|(sequence, told)| whole.get(sequence) == Some(told)));
+}
+
+#[test]
+fn damage_in_many_places_at_once_is_repaired_in_one_run() {
+    let original = some_log();
+    let whole = story_of(original.path());
+    for seed in 0..12 {
+        let log = duplicate(original.path());
+        let mut names: Vec<_> = segments(log.path());
+        names.push(log.path().join("head"));
+        for flipped in 0..8u64 {
+            let noise = blake3::hash(&[seed, flipped as u8]);
+            let number = |at: usize| u32::from_le_bytes(noise.as_bytes()[at..at + 4].try_into().unwrap()) as usize;
+            let file = &names[number(0) % names.len()];
+            flip(file, number(4) % written(file));
+        }
+        let found = checked(log.path());
+        let actions = repaired(log.path());
+        let after = checked(log.path());
+        assert!(after.is_sound, "seed {seed}: {:?} behind {:?}, {actions:?}", after.problems, found.problems);
+        let left = story_of(log.path());
+        assert!(left.iter().all(|(sequence, told)| whole.get(sequence) == Some(told)), "seed {seed}");
+        let marked: u64 = after.holes.iter().map(|hole| hole.last_sequence + 1 - hole.first_sequence).sum();
+        assert_eq!(left.len() as u64 + marked, EVENTS, "seed {seed}");
+        assert_eq!(repaired(log.path()), [], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_repair_that_was_cut_short_before_the_head_is_finished_by_the_next() {
+    let log = some_log();
+    let whole = story_of(log.path());
+    let head = log.path().join("head");
+    let stale = fs::read(&head).unwrap();
+    let newest = segments(log.path()).pop().unwrap();
+    flip(&newest, written(&newest) / 2);
+    repaired(log.path());
+    let left = story_of(log.path());
+    fs::write(&head, stale).unwrap();
+    assert!(matches!(repaired(log.path()).as_slice(), [Action::RebuildHead { .. }]));
+    assert_eq!(story_of(log.path()), left);
+    assert!(left.len() < whole.len());
+    assert!(checked(log.path()).is_sound);
 }
 
 #[test]

@@ -94,6 +94,9 @@ pub(crate) fn report(out: &mut impl Write, report: &Report) -> io::Result<()> {
         )?;
     }
     writeln!(out)?;
+    for note in &report.notes {
+        writeln!(out, "{:<14} {note}", "note")?;
+    }
     if report.health.is_empty() {
         return writeln!(out, "{:<14} nothing is visibly wrong; `sidecar-log verify` reads everything", "health");
     }
