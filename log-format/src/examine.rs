@@ -702,3 +702,31 @@ fn difference(stored: &Footer, found: &Footer) -> Option<&'static str> {
     ];
     checks.into_iter().find(|(fits, _)| !fits).map(|(_, what)| what)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_mark_tells_how_the_chain_goes_on() {
+        let value: ChainValue = std::array::from_fn(|place| place as u8 * 7);
+        let told = |body: &str| parse_loss(body);
+        assert_eq!(
+            told(&loss_body(&(3..5), "it \"broke\"", Some(value))),
+            Some((3..5, "it \"broke\"".to_owned(), ChainAfterLoss::Value(value)))
+        );
+        assert_eq!(told(&loss_body(&(3..5), "x", None)).map(|told| told.2), Some(ChainAfterLoss::Unknown));
+        // What recovery writes.
+        let body = r#"{"from":3,"to":5,"reason":"x"}"#;
+        assert_eq!(told(body), Some((3..5, "x".to_owned(), ChainAfterLoss::Unchanged)));
+    }
+
+    #[test]
+    fn a_body_that_is_no_loss_tells_nothing() {
+        for body in ["", "{}", "[1]", r#"{"from":-1,"to":5}"#, r#"{"from":"1","to":5}"#] {
+            assert_eq!(parse_loss(body), None, "{body}");
+        }
+        let odd = format!(r#"{{"from":1,"to":2,"chain":"{}é"}}"#, "0".repeat(62));
+        assert_eq!(parse_loss(&odd).map(|told| told.2), Some(ChainAfterLoss::Unknown));
+    }
+}

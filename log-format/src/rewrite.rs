@@ -260,7 +260,7 @@ impl<'a> Replacement<'a> {
         })
     }
 
-    /// Copies a block as it is stored, after its header and in pieces.
+    /// Copies a block as it is stored, in pieces.
     pub(crate) fn copy(&mut self, from: &SegmentFile, entry: &BlockEntry) -> Result<BlockHeader> {
         let header = from.read_header(entry.offset)?.filter(|header| BlockEntry::new(header, entry.offset) == *entry);
         let header = header.ok_or_else(|| {
@@ -284,8 +284,7 @@ impl<'a> Replacement<'a> {
         Ok(())
     }
 
-    /// Writes the mark of a loss. `after` is what the log goes on from; `is_chain_known` whether that holds for its
-    /// chain value.
+    /// Writes the mark of a loss. Its block says what the log goes on from, as every block of marks does.
     pub(crate) fn mark_loss(&mut self, lost: &Loss, now: Timestamp) -> Result<()> {
         let chain = lost.chain.unwrap_or(self.footer.chain_after);
         let position = Position {

@@ -504,6 +504,35 @@ fn a_rewrite_keeps_wire_bytes_marks_and_chain_and_shrinks() {
 }
 
 #[test]
+fn a_rewrite_leaves_large_events_in_blocks_of_their_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, log, .. } =
+        Writer::open(storage(directory.path()), WriteOptions { segment_bytes_max: 1 << 30, ..options() }).unwrap();
+    append(&mut writer, 0..60);
+    let payload = format!("\"{}\"", "large ".repeat(300_000));
+    let event = Event {
+        kind: Kind(7),
+        source: "node",
+        network: "casper-test",
+        api_version: version(0),
+        upstream_id: None,
+        received: 1_000_060,
+        payload: &payload,
+    };
+    assert_eq!(writer.append(&event).unwrap(), 60);
+    append(&mut writer, 61..120);
+    writer.seal_now(2).unwrap();
+    let rewritten = writer.maintenance().rewrite(0, RewriteOptions::default()).unwrap().unwrap();
+    // A version, events, a mark, events, the large event, events, a mark, a version, events, a mark, events.
+    assert!(rewritten.blocks_after <= 12, "{rewritten:?}");
+    let Read::Large(large) = log.read(60).unwrap() else { panic!("event 60 is not read in pieces") };
+    let mut wire = Vec::new();
+    std::io::copy(&mut large.wire().unwrap(), &mut wire).unwrap();
+    assert_eq!(wire, format!("data:{payload}\nid:60\n\n").into_bytes());
+    assert!(checked(directory.path()).is_sound);
+}
+
+#[test]
 fn a_rewrite_never_brings_back_what_retention_dropped() {
     let directory = tempfile::tempdir().unwrap();
     let Opened { mut writer, log, .. } = Writer::open(storage(directory.path()), options()).unwrap();
