@@ -422,6 +422,25 @@ fn an_edited_event_shows_in_the_chain_and_is_left_alone() {
 }
 
 #[test]
+fn a_forged_chain_value_under_a_sound_checksum_is_found() {
+    let log = some_log();
+    let file = &segments(log.path())[1];
+    let mut bytes = fs::read(file).unwrap();
+    let headers: Vec<_> = (0..bytes.len() - 144).filter(|&at| bytes[at..].starts_with(b"SBLK\x01")).collect();
+    let header = &mut bytes[headers[3]..][..144];
+    header[88] ^= 1;
+    let crc = crc32fast::hash(&header[..140]);
+    header[140..].copy_from_slice(&crc.to_le_bytes());
+    fs::write(file, bytes).unwrap();
+    let found = checked(log.path());
+    // Neither does the value follow from its events, nor those of the next block from the value.
+    let about: Vec<_> = found.problems.iter().map(|problem| (problem.offset as usize, &problem.reason)).collect();
+    let reason = &"the chain value over its events is another than the one stored".to_owned();
+    assert_eq!(about, [(headers[3], reason), (headers[4], reason)]);
+    assert!(repaired(log.path()).iter().all(|action| matches!(action, Action::Leave { .. })));
+}
+
+#[test]
 fn verify_works_while_the_log_is_written() {
     let directory = tempfile::tempdir().unwrap();
     let Opened { mut writer, .. } = Writer::open(storage(directory.path()), options()).unwrap();
