@@ -1,2 +1,83 @@
-//! x
-fn main() {}
+//! The binary: command line, logging, exit codes. What it runs is in the library.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use sidecar::config::{Config, Loaded};
+use sidecar::{appliance, demo, telemetry};
+
+/// Stores a blockchain node's event stream in a durable log, and re-serves it over SSE from any sequence on.
+#[derive(Parser)]
+#[command(
+    version,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  \
+        sidecar demo                          watch a recorded network flow through, with nothing to set up\n  \
+        sidecar --path-to-config sidecar.toml run beside a node\n  \
+        curl -N 'http://127.0.0.1:19999/events?start_from=0'   read everything, and then what is new\n\n\
+        Example configuration files are in resources/example_configs. Logging follows RUST_LOG, for instance\n\
+        RUST_LOG=info; colours follow NO_COLOR. To look into a log, see `sidecar-log --help`."
+)]
+struct Arguments {
+    /// The TOML configuration file.
+    #[arg(short, long, value_name = "FILE", required = true)]
+    path_to_config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Replay a recorded Casper network through a simulated node into a real log and the real event stream server.
+    Demo(DemoArguments),
+}
+
+#[derive(Args)]
+struct DemoArguments {
+    /// Keep the log in this directory; without it, it goes when the demo ends.
+    #[arg(long, value_name = "DIR")]
+    storage_path: Option<PathBuf>,
+    /// How many times faster than it happened (671 s, a block a second); 0 is as fast as it goes.
+    #[arg(long, value_name = "X", default_value_t = 20.0)]
+    speed: f64,
+    /// The port of the event stream server.
+    #[arg(long, value_name = "PORT", default_value_t = 19999)]
+    sse_port: u16,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    telemetry::start_logging();
+    let arguments = Arguments::parse();
+    match (arguments.command, arguments.path_to_config) {
+        (Some(Command::Demo(demo)), _) => {
+            let options = demo::Options { storage_path: demo.storage_path, speed: demo.speed, sse_port: demo.sse_port };
+            demo::run(options)?;
+        }
+        (None, Some(path)) => run_appliance(&path)?,
+        (None, None) => anyhow::bail!("a configuration file is needed: sidecar --path-to-config FILE"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_appliance(path: &std::path::Path) -> anyhow::Result<()> {
+    let Loaded { config, warnings } = Config::load(path)?;
+    for warning in &warnings {
+        tracing::warn!("{}: {warning}", path.display());
+    }
+    for line in config.parts_not_built_yet() {
+        tracing::warn!("{line}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.threads.workers)
+        .max_blocking_threads(config.threads.blocking)
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let result = runtime.block_on(appliance::run(&config));
+    // Blocking reads of slow clients need not be waited for: nothing they do matters any more.
+    runtime.shutdown_background();
+    result
+}

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use rkyv::rancor;
 
 use crate::{
-    ApiVersion, ChainValue, Event, Kind, Mark, MarkKind, Sequence, Timestamp,
+    ApiVersion, ChainValue, Event, Kind, Mark, MarkKind, Sequence, Timestamp, buffers,
     bytes_codec::{Reader, put_version},
     segment::Position,
     wire,
@@ -21,8 +21,12 @@ use crate::{
 pub(crate) const BLOCK_HEADER_BYTES: usize = 144;
 /// The largest wire form of one block: one event of the largest size, folded over lines at worst.
 pub(crate) const PAYLOAD_BYTES_MAX: u32 = 1 << 30;
-/// Every event takes at least one byte of payload, so this also bounds a table.
-const TABLE_BYTES_MAX: u32 = 256 << 20;
+/// The largest wire form of a block of more than one event: what a reader must hold in memory.
+pub(crate) const SHARED_PAYLOAD_BYTES_MAX: u32 = 16 << 20;
+/// The largest table: the footer of a segment of a million blocks.
+const TABLE_BYTES_MAX: u32 = 64 << 20;
+/// What the name table, the versions and the rises of a block take at most.
+const TABLE_FIXED_BYTES_MAX: u64 = 1 << 20;
 /// The most events in one block.
 pub(crate) const BLOCK_EVENTS_MAX: usize = 65_535;
 
@@ -32,9 +36,12 @@ const BLOCK_NAMES_MAX: usize = 1024;
 const MAGIC: [u8; 4] = *b"SBLK";
 const HEADER_VERSION: u8 = 1;
 const ROW_VERSION: u16 = 1;
-const ROW_BYTES: u16 = 34;
+/// What a row takes in the table's columns together.
+const ROW_BYTES: u16 = 32;
+/// Everything before this block was durable when it was written, so damage before it is no torn write.
+const FLAG_SYNCED_BEFORE: u16 = 1;
 /// What decoding may need: a window of 8 MiB, so that every HTTP client can decode the frame (RFC 9659).
-const WINDOW_LOG_MAX: u32 = 23;
+pub(crate) const WINDOW_LOG_MAX: u32 = 23;
 
 /// What a block holds. Readers skip a type they don't know by its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +51,11 @@ impl BlockType {
     pub(crate) const EVENTS: BlockType = BlockType(1);
     pub(crate) const MARKS: BlockType = BlockType(2);
     pub(crate) const FOOTER: BlockType = BlockType(3);
+
+    /// Whether its first sequence says where in the log it stands.
+    pub(crate) fn has_position(self) -> bool {
+        matches!(self, Self::EVENTS | Self::MARKS)
+    }
 }
 
 /// A block's header, as on disk.
@@ -66,6 +78,8 @@ pub(crate) struct BlockHeader {
     pub(crate) chain_after: ChainValue,
     pub(crate) table_crc: u32,
     pub(crate) payload_crc: u32,
+    /// Everything before this block was durable when it was written.
+    pub(crate) synced_before: bool,
 }
 
 /// Why bytes are not a block.
@@ -75,8 +89,8 @@ pub(crate) enum BlockError {
     End,
     /// Not what was written.
     Corrupt(Cow<'static, str>),
-    /// Must-understand flags of a newer release.
-    Unknown(u16),
+    /// Of a newer release: must-understand flags, header version << 16, row version << 24.
+    Unknown(u32),
 }
 
 impl BlockHeader {
@@ -115,7 +129,9 @@ impl BlockHeader {
         out.extend_from_slice(&self.chain_after);
         out.extend_from_slice(&self.table_crc.to_le_bytes());
         out.extend_from_slice(&self.payload_crc.to_le_bytes());
-        out.extend_from_slice(&[0; 12]);
+        let may_ignore = if self.synced_before { FLAG_SYNCED_BEFORE } else { 0 };
+        out.extend_from_slice(&may_ignore.to_le_bytes());
+        out.extend_from_slice(&[0; 10]);
         let crc = crc32fast::hash(out.get(start..).unwrap_or_default());
         out.extend_from_slice(&crc.to_le_bytes());
         debug_assert_eq!(out.len() - start, BLOCK_HEADER_BYTES);
@@ -145,9 +161,9 @@ impl BlockHeader {
         }
         let block_type = BlockType(reader.u8());
         let header_version = reader.u8();
-        let must_understand = reader.u16();
+        let must_understand = u32::from(reader.u16());
         if header_version != HEADER_VERSION || must_understand != 0 {
-            return Err(BlockError::Unknown(must_understand));
+            return Err(BlockError::Unknown(must_understand | u32::from(header_version) << 16));
         }
         let count = reader.u32();
         let row = (reader.u16(), reader.u16());
@@ -167,6 +183,7 @@ impl BlockHeader {
             chain_after: reader.array(),
             table_crc: reader.u32(),
             payload_crc: reader.u32(),
+            synced_before: reader.u16() & FLAG_SYNCED_BEFORE != 0,
         };
         if header.table_raw > TABLE_BYTES_MAX
             || header.table_stored > TABLE_BYTES_MAX
@@ -175,15 +192,20 @@ impl BlockHeader {
         {
             return Err(corrupt("a length is over its limit"));
         }
-        if matches!(block_type, BlockType::EVENTS | BlockType::MARKS) {
+        if block_type.has_position() {
             if row != (ROW_VERSION, ROW_BYTES) {
-                return Err(BlockError::Unknown(row.0));
+                return Err(BlockError::Unknown(u32::from(row.0) << 24));
             }
             if count == 0
                 || count as usize > BLOCK_EVENTS_MAX
                 || header.first_sequence.checked_add(count.into()).is_none()
             {
                 return Err(corrupt("the event count is out of range"));
+            }
+            if u64::from(header.table_raw) > u64::from(count) * u64::from(ROW_BYTES) + TABLE_FIXED_BYTES_MAX
+                || (count > 1 && header.payload_raw > SHARED_PAYLOAD_BYTES_MAX)
+            {
+                return Err(corrupt("a length is over what its number of events allows"));
             }
         }
         Ok(header)
@@ -196,24 +218,34 @@ pub(crate) fn corrupt(reason: impl Into<Cow<'static, str>>) -> BlockError {
 
 /// The table of a block: one row per event, stored column by column because columns compress to a few bytes a row.
 ///
-/// `upstream_id` and `received` hold wrapping differences to the row before (the first to 0).
+/// Differences wrap; what has no row before counts from 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 struct Table {
     /// Sources and networks, by number.
     names: Vec<String>,
     /// API versions, by number.
     versions: Vec<[u32; 3]>,
-    /// Bytes of the version frame before the event's own frame; 0 for nearly all.
-    preamble_length: Vec<u16>,
-    frame_length: Vec<u32>,
+    /// Rows with a version frame before their own.
+    rises: Vec<Rise>,
     payload_length: Vec<u32>,
+    /// Length of the frame beyond that of the payload.
+    frame_extra: Vec<u32>,
     kind: Vec<u8>,
     flags: Vec<u8>,
     source: Vec<u16>,
     network: Vec<u16>,
     api_version: Vec<u16>,
+    /// Difference to the row before of the same source.
     upstream_id: Vec<u64>,
+    /// Difference to the row before.
     received: Vec<u64>,
+}
+
+/// A version frame stands before the frame of this row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct Rise {
+    row: u32,
+    version: [u32; 3],
 }
 
 /// The payload was folded over lines or shifted by a space.
@@ -227,6 +259,17 @@ pub(crate) struct Built {
     pub(crate) block: Option<Block>,
 }
 
+impl Built {
+    /// Writes the header over its place in `out`.
+    pub(crate) fn write_header(&self, out: &mut [u8], start: usize) {
+        let mut bytes = Vec::with_capacity(BLOCK_HEADER_BYTES);
+        self.header.encode(&mut bytes);
+        if let Some(place) = out.get_mut(start..start + BLOCK_HEADER_BYTES) {
+            place.copy_from_slice(&bytes);
+        }
+    }
+}
+
 /// Collects events into one block.
 pub(crate) struct BlockBuilder {
     payload: Vec<u8>,
@@ -235,7 +278,7 @@ pub(crate) struct BlockBuilder {
     kinds: u64,
     received_min: Timestamp,
     received_max: Timestamp,
-    last_upstream_id: u64,
+    last_upstream_ids: Vec<u64>,
     last_received: Timestamp,
     version_before: ApiVersion,
     version_after: ApiVersion,
@@ -243,15 +286,16 @@ pub(crate) struct BlockBuilder {
 }
 
 impl BlockBuilder {
-    pub(crate) fn new(position: Position) -> Self {
+    /// A block that begins at `position` and will hold about `payload_bytes` of wire form.
+    pub(crate) fn new(position: Position, payload_bytes: usize) -> Self {
         BlockBuilder {
-            payload: Vec::new(),
+            payload: buffers::take(payload_bytes),
             table: Table::default(),
             first_sequence: position.next_sequence,
             kinds: 0,
             received_min: Timestamp::MAX,
             received_max: 0,
-            last_upstream_id: 0,
+            last_upstream_ids: Vec::new(),
             last_received: 0,
             version_before: position.wire_version,
             version_after: position.wire_version,
@@ -268,6 +312,7 @@ impl BlockBuilder {
             || self.table.kind.len() >= BLOCK_EVENTS_MAX
             || self.table.names.len() >= BLOCK_NAMES_MAX
             || self.table.versions.len() >= BLOCK_NAMES_MAX
+            || self.table.rises.len() >= BLOCK_NAMES_MAX
     }
 
     /// Adds an event; `rise` announces a version before it.
@@ -278,9 +323,9 @@ impl BlockBuilder {
         rise: Option<ApiVersion>,
         chain: ChainValue,
     ) {
-        let start = self.payload.len();
         if let Some(version) = rise {
             self.payload.extend_from_slice(&wire::version_frame(version));
+            self.table.rises.push(Rise { row: self.table.kind.len() as u32, version: numbers(version) });
             self.version_after = version;
         }
         let frame_start = self.payload.len();
@@ -292,35 +337,30 @@ impl BlockBuilder {
         if event.upstream_id.is_some() {
             flags |= FLAG_UPSTREAM_ID;
         }
-        self.push_row(event, flags, frame_start - start, self.payload.len() - frame_start);
+        let extra = self.payload.len() - frame_start - event.payload.len();
+        self.push_row(event, flags, event.payload.len() as u32, extra as u32);
         self.chain_after = chain;
     }
 
     /// Adds all events of the block that goes on where this one stands, as they are.
     pub(crate) fn push_block(&mut self, block: &Block) {
+        let base = self.table.kind.len() as u32;
+        let rises = block.table.rises.iter().map(|rise| Rise { row: base + rise.row, version: rise.version });
+        self.table.rises.extend(rises);
         self.payload.extend_from_slice(&block.payload);
         for row in block.rows() {
-            let source = number(&mut self.table.names, row.source(), |name| name.as_str(), str::to_owned);
-            let network = number(&mut self.table.names, row.network(), |name| name.as_str(), str::to_owned);
-            let version = row.api_version();
-            let version = [version.major, version.minor, version.patch];
-            let api_version = number(&mut self.table.versions, &version, |version| version, |version| *version);
-            let upstream_id = row.column(&block.upstream_ids);
-            let table = &mut self.table;
-            table.preamble_length.push(row.column(&block.table.preamble_length));
-            table.frame_length.push(row.column(&block.table.frame_length));
-            table.payload_length.push(row.column(&block.table.payload_length));
-            table.kind.push(row.kind().0);
-            table.flags.push(row.flags());
-            table.source.push(source);
-            table.network.push(network);
-            table.api_version.push(api_version);
-            table.upstream_id.push(upstream_id.wrapping_sub(self.last_upstream_id));
-            table.received.push(row.received().wrapping_sub(self.last_received));
-            self.last_upstream_id = upstream_id;
-            self.last_received = row.received();
-            self.received_min = self.received_min.min(row.received());
-            self.received_max = self.received_max.max(row.received());
+            let event = Event {
+                kind: row.kind(),
+                source: row.source(),
+                network: row.network(),
+                api_version: row.api_version(),
+                upstream_id: row.upstream_id(),
+                received: row.received(),
+                payload: "",
+            };
+            let payload_length = row.column(&block.table.payload_length);
+            let frame_extra = (row.range().len() as u32).saturating_sub(payload_length);
+            self.push_row(&event, row.flags(), payload_length, frame_extra);
         }
         self.kinds |= block.kinds;
         self.version_after = block.version_after;
@@ -342,28 +382,31 @@ impl BlockBuilder {
             received: mark.received,
             payload: &mark.body,
         };
-        self.push_row(&row, 0, 0, self.payload.len() - start);
+        let extra = self.payload.len() - start - mark.body.len();
+        self.push_row(&row, 0, mark.body.len() as u32, extra as u32);
     }
 
-    fn push_row(&mut self, event: &Event<'_>, flags: u8, preamble_length: usize, frame_length: usize) {
+    /// Adds what is known about an event whose frame is in the payload already, and is `frame_extra` longer than its own.
+    fn push_row(&mut self, event: &Event<'_>, flags: u8, payload_length: u32, frame_extra: u32) {
         let source = number(&mut self.table.names, event.source, |name| name.as_str(), str::to_owned);
         let network = number(&mut self.table.names, event.network, |name| name.as_str(), str::to_owned);
-        let version = event.api_version;
-        let version = [version.major, version.minor, version.patch];
+        let version = numbers(event.api_version);
         let api_version = number(&mut self.table.versions, &version, |version| version, |version| *version);
-        let upstream_id = event.upstream_id.unwrap_or(self.last_upstream_id);
+        self.last_upstream_ids.resize(self.table.names.len(), 0);
+        let upstream_difference = match (event.upstream_id, self.last_upstream_ids.get_mut(usize::from(source))) {
+            (Some(id), Some(last)) => id.wrapping_sub(std::mem::replace(last, id)),
+            _ => 0,
+        };
         let table = &mut self.table;
-        table.preamble_length.push(preamble_length as u16);
-        table.frame_length.push(frame_length as u32);
-        table.payload_length.push(event.payload.len() as u32);
+        table.payload_length.push(payload_length);
+        table.frame_extra.push(frame_extra);
         table.kind.push(event.kind.0);
         table.flags.push(flags);
         table.source.push(source);
         table.network.push(network);
         table.api_version.push(api_version);
-        table.upstream_id.push(upstream_id.wrapping_sub(self.last_upstream_id));
+        table.upstream_id.push(upstream_difference);
         table.received.push(event.received.wrapping_sub(self.last_received));
-        self.last_upstream_id = upstream_id;
         self.last_received = event.received;
         self.kinds |= event.kind.bit();
         self.received_min = self.received_min.min(event.received);
@@ -379,7 +422,7 @@ impl BlockBuilder {
     ) -> std::io::Result<Built> {
         let table_raw = rkyv::to_bytes::<rancor::Error>(&self.table).map_err(std::io::Error::other)?;
         let header_start = out.len();
-        out.resize(header_start + BLOCK_HEADER_BYTES, 0);
+        out.extend_from_slice(&[0; BLOCK_HEADER_BYTES]);
         let table_start = out.len();
         encoder.push(&table_raw, out)?;
         let payload_start = out.len();
@@ -402,16 +445,17 @@ impl BlockBuilder {
             chain_after: self.chain_after,
             table_crc: crc32fast::hash(table_stored),
             payload_crc: crc32fast::hash(payload_stored),
+            synced_before: false,
         };
-        let mut header_bytes = Vec::with_capacity(BLOCK_HEADER_BYTES);
-        header.encode(&mut header_bytes);
-        if let Some(place) = out.get_mut(header_start..table_start) {
-            place.copy_from_slice(&header_bytes);
-        }
-        let block = (block_type == BlockType::EVENTS)
-            .then(|| Block::assemble(&header, self.table, Bytes::from(self.payload)).ok())
-            .flatten();
-        Ok(Built { header, block })
+        let built = Built {
+            block: match block_type {
+                BlockType::EVENTS => Block::assemble(&header, self.table, buffers::share(self.payload)).ok(),
+                _ => None,
+            },
+            header,
+        };
+        built.write_header(out, header_start);
+        Ok(built)
     }
 }
 
@@ -476,10 +520,10 @@ impl Encoder {
 
     /// Always a zstd frame: payloads go to clients as they are stored.
     fn push_frame(&mut self, raw: &[u8], out: &mut Vec<u8>) -> std::io::Result<()> {
-        let start = out.len();
-        out.resize(start + zstd::zstd_safe::compress_bound(raw.len()), 0);
-        let written = self.compressor.compress_to_buffer(raw, out.get_mut(start..).unwrap_or_default())?;
-        out.truncate(start + written);
+        out.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+        let mut end = std::io::Cursor::new(&mut *out);
+        end.set_position(end.get_ref().len() as u64);
+        self.compressor.compress_to_buffer(raw, &mut end)?;
         Ok(())
     }
 }
@@ -493,7 +537,7 @@ pub struct Block {
     version_after: ApiVersion,
     chain_after: ChainValue,
     payload: Bytes,
-    /// Where each row's preamble begins, and where the last row ends.
+    /// Where each row begins, its version frame included, and where the last one ends.
     bounds: Vec<u32>,
     table: Table,
     upstream_ids: Vec<u64>,
@@ -515,7 +559,7 @@ impl Block {
             .map_err(|error| corrupt(format!("the table does not decode: {error}")))?;
         let stored = checked_payload(header, parts)?;
         let payload = decompress(stored, header.payload_raw, "payload")?;
-        Self::assemble(header, table, Bytes::from(payload))
+        Self::assemble(header, table, buffers::share(payload))
     }
 
     /// Decodes only what is known about the events of a block; their wire bytes stay empty.
@@ -536,9 +580,8 @@ impl Block {
     fn assemble_checked(header: &BlockHeader, table: Table, payload_length: usize) -> Result<Block, BlockError> {
         let count = header.count as usize;
         let columns = [
-            table.preamble_length.len(),
-            table.frame_length.len(),
             table.payload_length.len(),
+            table.frame_extra.len(),
             table.kind.len(),
             table.flags.len(),
             table.source.len(),
@@ -556,25 +599,12 @@ impl Block {
         {
             return Err(corrupt("a row of the table names something that the name table lacks"));
         }
-        let mut bounds = Vec::with_capacity(count + 1);
-        let mut end = 0u32;
-        bounds.push(end);
-        for ((&preamble, &frame), &body) in
-            table.preamble_length.iter().zip(&table.frame_length).zip(&table.payload_length)
-        {
-            if body >= frame {
-                return Err(corrupt("a row's payload is longer than its frame"));
-            }
-            end = frame
-                .checked_add(preamble.into())
-                .and_then(|length| end.checked_add(length))
-                .ok_or_else(|| corrupt("the rows are longer than the payload"))?;
-            bounds.push(end);
-        }
-        if end as usize != payload_length {
+        check_rises(header, &table)?;
+        let bounds = bounds(&table).ok_or_else(|| corrupt("the rows are longer than the payload"))?;
+        if bounds.last().is_none_or(|&end| end as usize != payload_length) {
             return Err(corrupt("the rows do not add up to the payload"));
         }
-        let upstream_ids = running_sum(&table.upstream_id);
+        let upstream_ids = upstream_ids(&table);
         let received = running_sum(&table.received);
         Ok(Block {
             first_sequence: header.first_sequence,
@@ -584,7 +614,7 @@ impl Block {
             chain_after: header.chain_after,
             payload: Bytes::new(),
             bounds,
-            table: Table { upstream_id: Vec::new(), received: Vec::new(), ..table },
+            table: Table { frame_extra: Vec::new(), upstream_id: Vec::new(), received: Vec::new(), ..table },
             upstream_ids,
             received,
         })
@@ -665,14 +695,15 @@ impl Block {
     /// The API version in force before row `index`, its own version frame not counted.
     #[must_use]
     pub fn version_in_force(&self, index: usize) -> ApiVersion {
-        // A version frame stands where the version rose, and the row that follows was announced under it.
-        (0..index).rev().filter_map(|index| self.row(index)).find_map(|row| row.rise()).unwrap_or(self.version_before)
+        let before = self.table.rises.partition_point(|rise| (rise.row as usize) < index);
+        let last = before.checked_sub(1).and_then(|last| self.table.rises.get(last));
+        last.map_or(self.version_before, |rise| version(rise.version))
     }
 
     /// About how much memory it takes, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.payload.len() + self.len() * 44 + 512
+        self.payload.len() + self.len() * 32 + 1024
     }
 }
 
@@ -752,16 +783,16 @@ impl<'a> Row<'a> {
     /// Where its frame stands in [`Block::wire`].
     #[must_use]
     pub fn range(&self) -> Range<usize> {
-        self.bound(0) + usize::from(self.column(&self.block.table.preamble_length))..self.bound(1)
+        let rise_length = self.rise().map_or(0, wire::version_frame_length);
+        self.bound(0) + rise_length..self.bound(1)
     }
 
     /// The API version whose frame stands right before it.
     #[must_use]
     pub fn rise(&self) -> Option<ApiVersion> {
-        if self.column(&self.block.table.preamble_length) == 0 {
-            return None;
-        }
-        parse_version_frame(self.block.payload.get(self.bound(0)..self.range().start)?)
+        let rises = &self.block.table.rises;
+        let at = rises.binary_search_by_key(&self.index, |rise| rise.row as usize).ok()?;
+        rises.get(at).map(|rise| version(rise.version))
     }
 
     /// Its frame: the bytes that an SSE client gets.
@@ -802,11 +833,57 @@ impl<'a> Row<'a> {
     }
 }
 
-fn parse_version_frame(frame: &[u8]) -> Option<ApiVersion> {
-    let text = std::str::from_utf8(frame).ok()?;
-    let text = text.strip_prefix("data:{\"ApiVersion\":\"")?.strip_suffix("\"}\n\n")?;
-    let mut numbers = text.split('.').map(|number| number.parse().ok());
-    Some(ApiVersion { major: numbers.next()??, minor: numbers.next()??, patch: numbers.next()?? })
+pub(crate) fn numbers(version: ApiVersion) -> [u32; 3] {
+    [version.major, version.minor, version.patch]
+}
+
+pub(crate) fn version([major, minor, patch]: [u32; 3]) -> ApiVersion {
+    ApiVersion { major, minor, patch }
+}
+
+/// Rises name rows in order, each a higher version than the one before, and the last is in force after the block.
+fn check_rises(header: &BlockHeader, table: &Table) -> Result<(), BlockError> {
+    if header.block_type != BlockType::EVENTS {
+        return if table.rises.is_empty() { Ok(()) } else { Err(corrupt("a block without events raises the version")) };
+    }
+    let (mut next_row, mut in_force) = (0, header.version_before);
+    for rise in &table.rises {
+        if rise.row < next_row || rise.row >= header.count || version(rise.version) <= in_force {
+            return Err(corrupt("the rises of the version are out of order"));
+        }
+        (next_row, in_force) = (rise.row + 1, version(rise.version));
+    }
+    if in_force != header.version_after {
+        return Err(corrupt("the version after the block is not the last that rose in it"));
+    }
+    Ok(())
+}
+
+/// Where each row begins, its version frame included, and where the last one ends.
+fn bounds(table: &Table) -> Option<Vec<u32>> {
+    let mut bounds = Vec::with_capacity(table.kind.len() + 1);
+    let mut rises = table.rises.iter().peekable();
+    let mut end = 0u32;
+    bounds.push(end);
+    for (row, (&payload, &extra)) in table.payload_length.iter().zip(&table.frame_extra).enumerate() {
+        if let Some(rise) = rises.next_if(|rise| rise.row as usize == row) {
+            end = end.checked_add(wire::version_frame_length(version(rise.version)) as u32)?;
+        }
+        end = end.checked_add(payload)?.checked_add(extra)?;
+        bounds.push(end);
+    }
+    Some(bounds)
+}
+
+fn upstream_ids(table: &Table) -> Vec<u64> {
+    let mut last = vec![0u64; table.names.len()];
+    let ids = table.source.iter().zip(&table.upstream_id);
+    ids.map(|(&source, &difference)| {
+        let Some(last) = last.get_mut(usize::from(source)) else { return 0 };
+        *last = last.wrapping_add(difference);
+        *last
+    })
+    .collect()
 }
 
 fn running_sum(differences: &[u64]) -> Vec<u64> {
@@ -859,7 +936,7 @@ fn decompress(stored: &[u8], raw_length: u32, part: &str) -> Result<Vec<u8>, Blo
     if zstd::zstd_safe::get_frame_content_size(stored).ok().flatten() != Some(raw_length.into()) {
         return Err(corrupt(format!("the {part} is not a zstd frame of the length in the header")));
     }
-    let mut raw = Vec::with_capacity(raw_length as usize);
+    let mut raw = buffers::take(raw_length as usize);
     DECOMPRESSOR
         .with_borrow_mut(|decompressor| {
             decompressor.decompress(&mut raw, stored).map_err(zstd::zstd_safe::get_error_name)

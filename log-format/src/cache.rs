@@ -47,6 +47,10 @@ impl BlockCache {
         Some(Arc::clone(block))
     }
 
+    pub(crate) fn clear(&self) {
+        *self.lock() = Inner::default();
+    }
+
     pub(crate) fn insert(&self, block: Arc<Block>) {
         let mut inner = self.lock();
         let first = block.first_sequence();

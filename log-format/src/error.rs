@@ -51,7 +51,7 @@ pub enum Error {
         file: String,
         /// Where in the file.
         offset: u64,
-        /// The flags that are not understood.
+        /// What is not understood: must-understand flags; of a block, also header version << 16 or row version << 24.
         flags: u32,
     },
     /// Bytes on disk are not what was written.
@@ -75,6 +75,14 @@ pub enum Error {
         found: String,
         /// The dialect that was asked for.
         expected: String,
+    },
+    /// An option that the log cannot be written with.
+    #[error("option {option}: {reason}")]
+    BadOption {
+        /// Its name in [`crate::WriteOptions`].
+        option: &'static str,
+        /// Which limit it breaks.
+        reason: String,
     },
     /// An event that the log cannot hold.
     #[error("event refused: {reason}")]

@@ -1,6 +1,6 @@
 //! The log's vocabulary: what an event is, and the plain types that describe one.
 
-use std::fmt;
+use std::{fmt, num::ParseIntError, str::FromStr};
 
 /// The global id of an event in its log: no holes but marked ones, never reused; also the SSE `id:`.
 pub type Sequence = u64;
@@ -51,6 +51,31 @@ impl fmt::Display for ApiVersion {
     }
 }
 
+/// A text that is not a version `major.minor.patch`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApiVersionError {
+    /// There are not exactly three parts between the dots.
+    #[error("version has not the form major.minor.patch")]
+    Form,
+    /// A part is not a number that fits 32 bits.
+    #[error("version has a part that is not a number: {0}")]
+    Number(#[from] ParseIntError),
+}
+
+impl FromStr for ApiVersion {
+    type Err = ApiVersionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split('.');
+        let (Some(major), Some(minor), Some(patch), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(ApiVersionError::Form);
+        };
+        Ok(Self { major: major.parse()?, minor: minor.parse()?, patch: patch.parse()? })
+    }
+}
+
 /// An event to append: what a source said, and what is known about the saying.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
@@ -81,10 +106,12 @@ impl MarkKind {
     pub const VERSION: MarkKind = MarkKind(2);
     /// A later copy of a stored event that carries more than the stored one. Body: `{"reason":…,"payload":…}`.
     pub const AMENDMENT: MarkKind = MarkKind(3);
-    /// Durable events were lost: sequences `from` to `to` name nothing any more. Body: `{"from":…,"to":…,"reason":…}`.
+    /// Visible events were lost: sequences `from` to `to`, both included, name nothing any more. Body: `{"from":…,"to":…,"reason":…}`.
     pub const LOSS: MarkKind = MarkKind(4);
     /// An import begins or ends here.
     pub const IMPORT: MarkKind = MarkKind(5);
+    /// What makes an event this event, where its payload cannot tell. Body: `{"sequence":…,"class":…,"time":…,"hash":…}`.
+    pub const IDENTITY: MarkKind = MarkKind(6);
 
     /// The name, as tools print it.
     #[must_use]
@@ -95,6 +122,7 @@ impl MarkKind {
             Self::AMENDMENT => "amendment",
             Self::LOSS => "loss",
             Self::IMPORT => "import",
+            Self::IDENTITY => "identity",
             _ => "unknown",
         }
     }

@@ -14,6 +14,7 @@ use crate::{
     log::list_segments,
     segment::{BlockEntry, Footer, SegmentFile, SegmentHeader, file_name, storage_error},
     storage::Storage,
+    wire::version_frame,
 };
 
 /// Bytes that are not what was written, or sequences that are missing without a mark.
@@ -98,13 +99,19 @@ pub(crate) enum ChainAfterLoss {
 /// The body of a LOSS mark.
 pub(crate) fn loss_body(lost: &Range<Sequence>, reason: &str, chain: Option<ChainValue>) -> String {
     let chain = chain.map(|chain| hex(&chain));
-    serde_json::json!({ "from": lost.start, "to": lost.end, "reason": reason, "chain": chain }).to_string()
+    // The last one lost; none when only marks were.
+    let to = lost.end.checked_sub(1).filter(|_| !lost.is_empty());
+    serde_json::json!({ "from": lost.start, "to": to, "reason": reason, "chain": chain }).to_string()
 }
 
 /// Reads the body of a LOSS mark.
 pub(crate) fn parse_loss(body: &str) -> Option<(Range<Sequence>, String, ChainAfterLoss)> {
     let body: serde_json::Value = serde_json::from_str(body).ok()?;
-    let lost = body.get("from")?.as_u64()?..body.get("to")?.as_u64()?;
+    let from = body.get("from")?.as_u64()?;
+    let lost = match body.get("to")? {
+        serde_json::Value::Null => from..from,
+        to => from..to.as_u64()?.checked_add(1)?,
+    };
     let reason = body.get("reason").and_then(|reason| reason.as_str()).unwrap_or_default().to_owned();
     let chain = match body.get("chain") {
         None => ChainAfterLoss::Unchanged,
@@ -214,7 +221,7 @@ impl Survey {
     /// Fills in what a segment's blocks and the segment before it tell about its header.
     fn restore_header(&self, segment: &mut SegmentFile, first: Sequence) -> Result<()> {
         let length = segment.file.len().map_err(storage_error("read", &segment.name))?;
-        let start = segment.find_block_after(0, first)?;
+        let start = segment.find_block_after(0, first, |_, _| true)?.map(|(offset, _)| offset);
         let block = match start {
             Some(start) => segment.read_header(start)?,
             None => None,
@@ -609,10 +616,7 @@ impl Examiner {
         };
         let found = match found {
             Some(found) => Some(found),
-            None => match examined.file.find_block_after(at + 1, next)?.filter(|&end| end < limit) {
-                Some(end) => examined.file.read_header(end)?.map(|header| (end, header.first_sequence)),
-                None => None,
-            },
+            None => examined.file.find_block_after(at + 1, next, |offset, _| offset < limit)?,
         };
         let is_tail = found.is_none();
         let (end, end_sequence) = match (found, tail) {
@@ -669,13 +673,13 @@ fn unsound(header: &BlockHeader, events: &Block) -> Option<String> {
         if !row.is_sound() {
             return Some(format!("the row of sequence {} does not fit its frame", row.sequence()));
         }
-        if row.range().start != row.range_with_rise().start {
-            match row.rise() {
-                Some(rise) if rise > version => version = rise,
-                _ => {
-                    return Some(format!("the version frame before sequence {} is not one that rises", row.sequence()));
-                }
+        if let Some(rise) = row.rise() {
+            let frame = events.wire().get(row.range_with_rise().start..row.range().start);
+            if rise <= version || frame != Some(&version_frame(rise)) {
+                let sequence = row.sequence();
+                return Some(format!("the version frame before sequence {sequence} is not one that rises"));
             }
+            version = rise;
         }
         kinds |= row.kind().bit();
         earliest = earliest.min(row.received());
@@ -716,8 +720,9 @@ mod tests {
             Some((3..5, "it \"broke\"".to_owned(), ChainAfterLoss::Value(value)))
         );
         assert_eq!(told(&loss_body(&(3..5), "x", None)).map(|told| told.2), Some(ChainAfterLoss::Unknown));
+        assert_eq!(told(&loss_body(&(0..0), "x", None)).map(|told| told.0), Some(0..0));
         // What recovery writes.
-        let body = r#"{"from":3,"to":5,"reason":"x"}"#;
+        let body = r#"{"from":3,"to":4,"reason":"x"}"#;
         assert_eq!(told(body), Some((3..5, "x".to_owned(), ChainAfterLoss::Unchanged)));
     }
 

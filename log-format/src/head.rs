@@ -3,7 +3,7 @@
 //! Two slots with a CRC, written in turn after each sync and before publication, so that one is whole at any moment.
 //! It is not synced itself: after a power cut it may be older than the log, never newer than what was synced.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use crate::{
     ChainValue, Result, Sequence,
@@ -105,7 +105,7 @@ impl HeadState {
 pub(crate) fn read(storage: &dyn Storage) -> Result<HeadState> {
     let file = match storage.open(FILE, false) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(HeadState::Missing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HeadState::Missing),
         Err(error) => return Err(storage_error("open", FILE)(error)),
     };
     let mut bytes = vec![0; SLOT_DISTANCE as usize + SLOT_BYTES];
@@ -152,17 +152,26 @@ pub(crate) struct HeadFile {
 impl HeadFile {
     /// Opens the file for writing, going on from counter `counter`.
     pub(crate) fn open(storage: &dyn Storage, counter: u64) -> Result<Self> {
-        let file = storage.open(FILE, true).or_else(|_| storage.create(FILE)).map_err(storage_error("open", FILE))?;
+        let file = match storage.open(FILE, true) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let file = storage.create(FILE).map_err(storage_error("create", FILE))?;
+                storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
+                file
+            }
+            result => result.map_err(storage_error("open", FILE))?,
+        };
         let identity = file.identity().map_err(storage_error("read", FILE))?;
         Ok(HeadFile { file, identity, counter })
     }
 
     /// Writes the next slot; `slot.counter` and `slot.file_identity` are filled in.
     pub(crate) fn write(&mut self, slot: HeadSlot) -> Result<()> {
-        self.counter += 1;
-        let slot = HeadSlot { counter: self.counter, file_identity: self.identity, ..slot };
-        let offset = (self.counter % 2) * SLOT_DISTANCE;
-        self.file.write_at(&slot.encode(), offset).map_err(storage_error("write", FILE))
+        let slot = HeadSlot { counter: self.counter + 1, file_identity: self.identity, ..slot };
+        let offset = (slot.counter % 2) * SLOT_DISTANCE;
+        self.file.write_at(&slot.encode(), offset).map_err(storage_error("write", FILE))?;
+        // Only now: a write that failed is tried again in the same slot, and the other one stays whole.
+        self.counter = slot.counter;
+        Ok(())
     }
 
     /// Makes it durable; not for the hot path.

@@ -3,18 +3,20 @@
 //! A [`Log`] goes in, a [`Report`] comes out. Of sealed segments only the header, the footer and the blocks of marks are
 //! read; of the unsealed one also the tables.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
 use crate::{
     ApiVersion, Error, FORMAT_VERSION, Kind, Log, Mark, MarkKind, Result, Sequence, Timestamp,
-    block::{BLOCK_HEADER_BYTES, Block, BlockType},
     examine::{hex, parse_loss},
     head::{self, HeadState},
     log::{Sealed, read_segment_marks},
     scan::Scan,
-    segment::{Footer, SegmentFile, read_exact, storage_error},
+    segment::{Footer, SegmentFile, storage_error},
 };
 
 /// How many marks are listed; all are counted.
@@ -289,16 +291,8 @@ impl Inspection {
     /// Counts events by kind and source from the tables of their blocks.
     fn count_tables(&mut self, file: &SegmentFile, footer: &mut Footer) -> Result<()> {
         for entry in footer.blocks.clone().into_iter().filter(|entry| entry.count > 0) {
-            let counted = file.read_header(entry.offset).and_then(|header| {
-                let Some(header) = header.filter(|header| header.block_type == BlockType::EVENTS) else {
-                    return Err(file.corrupt(entry.offset, crate::block::corrupt("no block of events stands here")));
-                };
-                let at = entry.offset + BLOCK_HEADER_BYTES as u64;
-                let table = read_exact(&file.name, file.file.as_ref(), at, header.table_stored as usize)?;
-                Block::shape(&header, &table).map_err(|error| file.corrupt(entry.offset, error))
-            });
-            match counted {
-                Ok(shape) => shape.rows().for_each(|row| footer.count(row.kind(), row.source())),
+            match file.read_shape(entry.offset) {
+                Ok((_, shape)) => shape.rows().for_each(|row| footer.count(row.kind(), row.source())),
                 Err(error @ (Error::Corrupt { .. } | Error::UnknownFeature { .. })) => {
                     self.health.push(error.to_string());
                 }
@@ -359,13 +353,13 @@ impl Inspection {
 }
 
 /// Opens a segment; says whether it is sealed.
-fn open(log: &Log, first: Sequence, is_last: bool) -> Result<(SegmentFile, Footer, bool)> {
+fn open(log: &Log, first: Sequence, is_last: bool) -> Result<(Arc<SegmentFile>, Footer, bool)> {
     let storage = log.shared.storage.as_ref();
     if !is_last {
         let Sealed { file, footer, has_footer, .. } = Sealed::open(storage, first)?;
         return Ok((file, footer, has_footer));
     }
-    let file = SegmentFile::open(storage, first, false)?;
+    let file = Arc::new(SegmentFile::open(storage, first, false)?);
     if let Ok(Some((footer, _))) = Footer::read(&file.name, file.file.as_ref()) {
         return Ok((file, footer, true));
     }
@@ -385,8 +379,7 @@ fn is_covered(missing: std::ops::Range<Sequence>, losses: &[std::ops::Range<Sequ
 
 fn announced(body: &str) -> Option<ApiVersion> {
     let body: serde_json::Value = serde_json::from_str(body).ok()?;
-    let mut numbers = body.get("version")?.as_str()?.split('.').map(|number| number.parse().ok());
-    Some(ApiVersion { major: numbers.next()??, minor: numbers.next()??, patch: numbers.next()?? })
+    body.get("version")?.as_str()?.parse().ok()
 }
 
 /// Counts by name, the most frequent first.

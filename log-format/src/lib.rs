@@ -7,6 +7,7 @@
 //! It is not a queue (readers keep their own positions), not a database (nothing is ever changed) and not replicated.
 
 mod block;
+mod buffers;
 mod bytes_codec;
 mod cache;
 mod chain;
@@ -29,7 +30,7 @@ mod writer;
 pub use block::{Block, Row};
 pub use chain::{CHAIN_START, ChainValue, next_chain_value};
 pub use error::{Error, Result};
-pub use event::{ApiVersion, Event, Kind, Mark, MarkKind, Sequence, Timestamp};
+pub use event::{ApiVersion, ApiVersionError, Event, Kind, Mark, MarkKind, Sequence, Timestamp};
 pub use log::{Head, LargeEvent, Log, Missing, Read, ReadOptions, StoredBlock};
 pub use recovery::Recovery;
 pub use rewrite::{Maintenance, RewriteOptions, Rewritten};

@@ -5,6 +5,7 @@
 //! publishes what it has made durable; in another process [`Log::refresh`] looks at the disk again.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
@@ -15,11 +16,12 @@ use bytes::Bytes;
 
 use crate::{
     ApiVersion, Block, ChainValue, Error, Mark, Result, Sequence,
-    block::{self, BLOCK_HEADER_BYTES, BlockError, BlockHeader, BlockType},
+    block::{self, BLOCK_HEADER_BYTES, BlockHeader, BlockType},
+    buffers,
     cache::BlockCache,
     head::{self, HeadState},
-    scan::{self, Scan},
-    segment::{BlockEntry, Footer, SegmentFile, SegmentHeader, parse_file_name, storage_error},
+    scan::Scan,
+    segment::{BlockEntry, Footer, PIECE_BYTES, SegmentFile, SegmentHeader, file_name, parse_file_name, storage_error},
     storage::Storage,
 };
 
@@ -101,10 +103,22 @@ pub(crate) struct Shared {
     pub(crate) header: RwLock<SegmentHeader>,
     segments: RwLock<Segments>,
     open: Mutex<OpenSegments>,
+    reading: Reading,
+    /// Held while a refresh goes on, so that an older look at the disk never replaces a newer one.
+    following: Mutex<Option<Following>>,
     head: Mutex<Head>,
     committed: Condvar,
     /// Held while a sealed segment is rewritten: one at a time.
     pub(crate) rewriting: Mutex<()>,
+}
+
+/// Who writes the log that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// The writer tells what is new.
+    ThisProcess,
+    /// The disk does.
+    AnotherProcess,
 }
 
 /// Which segments there are.
@@ -119,14 +133,14 @@ pub(crate) struct Active {
     pub(crate) file: Arc<SegmentFile>,
     pub(crate) index: Vec<BlockEntry>,
     pub(crate) marks: Vec<BlockEntry>,
-    /// For a reader in another process: how far it has looked.
-    scan: Option<Scan>,
+    /// What stands behind the last block, where that should be another.
+    broken_tail: Option<String>,
 }
 
 impl Active {
     pub(crate) fn new(file: Arc<SegmentFile>, footer: &Footer) -> Self {
-        let (marks, index) = split_entries(&footer.blocks);
-        Active { file, index, marks, scan: None }
+        let (index, marks) = split_entries(&footer.blocks);
+        Active { file, index, marks, broken_tail: None }
     }
 
     fn first_sequence(&self) -> Sequence {
@@ -134,33 +148,44 @@ impl Active {
     }
 }
 
+/// Why a sequence is in no block of a segment.
+fn why_missing(is_behind_last_block: bool, broken_tail: Option<&String>) -> Missing {
+    let reason = broken_tail.filter(|_| is_behind_last_block);
+    reason.map_or(Missing::Hole, |reason| Missing::Quarantined(reason.clone()))
+}
+
+/// The blocks of events, and those of marks.
 fn split_entries(blocks: &[BlockEntry]) -> (Vec<BlockEntry>, Vec<BlockEntry>) {
-    blocks.iter().copied().partition(|entry| scan::is_marks(entry.block_type))
+    let of_type = |wanted: BlockType| blocks.iter().filter(move |entry| entry.block_type == wanted.0).copied();
+    (of_type(BlockType::EVENTS).collect(), of_type(BlockType::MARKS).collect())
 }
 
 /// A sealed segment with its index in memory.
 pub(crate) struct Sealed {
-    pub(crate) file: SegmentFile,
+    pub(crate) file: Arc<SegmentFile>,
     pub(crate) footer: Footer,
     /// Whether the file has a footer of its own, or it was put together from the blocks.
     pub(crate) has_footer: bool,
     index: Vec<BlockEntry>,
+    /// What stands behind the last block, where that should be another or the footer.
+    broken_tail: Option<String>,
 }
 
 impl Sealed {
     pub(crate) fn open(storage: &dyn Storage, first_sequence: Sequence) -> Result<Self> {
         let file = SegmentFile::open(storage, first_sequence, false)?;
-        let (footer, has_footer) = match Footer::read(&file.name, file.file.as_ref()) {
-            Ok(Some((footer, _))) => (footer, true),
+        let (footer, has_footer, broken_tail) = match Footer::read(&file.name, file.file.as_ref()) {
+            Ok(Some((footer, _))) => (footer, true, None),
             Ok(None) | Err(Error::Corrupt { .. }) => {
                 let mut scan = Scan::begin(&file);
                 scan.advance(&file, u64::MAX, u64::MAX)?;
-                (scan.footer, false)
+                let broken_tail = scan.tail.as_ref().map(ToString::to_string);
+                (scan.footer, false, broken_tail)
             }
             Err(error) => return Err(error),
         };
-        let (_, index) = split_entries(&footer.blocks);
-        Ok(Sealed { file, footer, has_footer, index })
+        let (index, _) = split_entries(&footer.blocks);
+        Ok(Sealed { file: Arc::new(file), footer, has_footer, index, broken_tail })
     }
 }
 
@@ -172,19 +197,15 @@ struct OpenSegments {
 
 /// Where an event stands.
 enum Place {
-    Active(Arc<SegmentFile>, BlockEntry),
-    Sealed(Arc<Sealed>, BlockEntry),
+    Block(Arc<SegmentFile>, BlockEntry),
     Missing(Sequence, Missing),
 }
 
-impl Place {
-    fn file(&self) -> Option<(&SegmentFile, &BlockEntry)> {
-        match self {
-            Place::Active(file, entry) => Some((file, entry)),
-            Place::Sealed(sealed, entry) => Some((&sealed.file, entry)),
-            Place::Missing(..) => None,
-        }
-    }
+/// The unsealed segment as a reader in another process knows it.
+struct Following {
+    file: Arc<SegmentFile>,
+    identity: u64,
+    scan: Scan,
 }
 
 impl Log {
@@ -196,12 +217,17 @@ impl Log {
         let names = list_segments(storage.as_ref())?;
         let Some(newest) = names.last() else { return Err(Error::NotALog { directory: storage.name() }) };
         let header = SegmentFile::open(storage.as_ref(), *newest, false)?.header;
-        let log = Log::assemble(storage, options, header);
+        let log = Log::assemble(storage, options, header, Reading::AnotherProcess);
         log.refresh()?;
         Ok(log)
     }
 
-    pub(crate) fn assemble(storage: Arc<dyn Storage>, options: ReadOptions, header: SegmentHeader) -> Log {
+    pub(crate) fn assemble(
+        storage: Arc<dyn Storage>,
+        options: ReadOptions,
+        header: SegmentHeader,
+        reading: Reading,
+    ) -> Log {
         let head = Head {
             next_sequence: header.first_sequence,
             api_version: header.version_announced,
@@ -214,6 +240,8 @@ impl Log {
             header: RwLock::new(header),
             segments: RwLock::default(),
             open: Mutex::default(),
+            reading,
+            following: Mutex::default(),
             head: Mutex::new(head),
             committed: Condvar::new(),
             rewriting: Mutex::default(),
@@ -274,32 +302,32 @@ impl Log {
         if let Some(read) = self.read_cached(sequence) {
             return Ok(read);
         }
-        let place = self.shared.locate(sequence)?;
-        let (file, entry) = match (&place, place.file()) {
-            (_, Some(found)) => found,
-            (Place::Missing(to, _), _) if *to <= sequence => return Ok(Read::End),
-            (Place::Missing(to, why), _) => return Ok(Read::Missing { from: sequence, to: *to, why: why.clone() }),
-            _ => return Ok(Read::End),
+        let (file, entry) = match self.shared.locate(sequence)? {
+            Place::Block(file, entry) => (file, entry),
+            Place::Missing(to, _) if to <= sequence => return Ok(Read::End),
+            Place::Missing(to, why) => return Ok(Read::Missing { from: sequence, to, why }),
         };
-        if entry.payload_raw > LARGE_BYTES && entry.count == 1 {
-            return match LargeEvent::open(self, &place) {
-                Ok(large) => Ok(Read::Large(large)),
-                Err(error) => quarantined(sequence, entry, error),
-            };
-        }
-        match load(file, entry) {
-            Ok(block) => {
+        let read = if entry.is_large() {
+            LargeEvent::open(Arc::clone(&file), &entry).map(Read::Large)
+        } else {
+            load(&file, &entry).map(|block| {
                 let block = Arc::new(block);
                 self.shared.cache.insert(Arc::clone(&block));
-                let index = block.index_of(sequence).unwrap_or_default();
-                Ok(Read::Events { block, index })
+                Read::Events { index: block.index_of(sequence).unwrap_or_default(), block }
+            })
+        };
+        match read {
+            Err(error @ (Error::Corrupt { .. } | Error::UnknownFeature { .. })) => {
+                let why = Missing::Quarantined(error.to_string());
+                Ok(Read::Missing { from: sequence, to: entry.end_sequence(), why })
             }
-            Err(error) => quarantined(sequence, entry, error),
+            read => read,
         }
     }
 
     /// The stored form of the block that begins exactly at `sequence`: one zstd frame of its wire form, checked against
-    /// its CRC. `None` when no block begins there, or its first event brings a version frame.
+    /// its CRC. `None` when no block begins there, or it holds a [`Read::Large`] event. Where
+    /// [`StoredBlock::version_before`] and [`StoredBlock::version_after`] differ, the wire form holds version frames.
     ///
     /// # Errors
     /// What the storage answers, and [`Error::Corrupt`].
@@ -307,13 +335,12 @@ impl Log {
         if sequence >= self.head().next_sequence {
             return Ok(None);
         }
-        let place = self.shared.locate(sequence)?;
-        let Some((file, entry)) = place.file() else { return Ok(None) };
-        if entry.first_sequence != sequence {
+        let Place::Block(file, entry) = self.shared.locate(sequence)? else { return Ok(None) };
+        if entry.first_sequence != sequence || entry.is_large() {
             return Ok(None);
         }
-        let (header, bytes) = file.read_block(entry.offset, entry.stored_bytes)?;
-        let parts = Bytes::from(bytes).slice(BLOCK_HEADER_BYTES..);
+        let (header, bytes) = read_entry(&file, &entry)?;
+        let parts = buffers::share(bytes).slice(BLOCK_HEADER_BYTES..);
         let range = block::checked_payload(&header, &parts)
             .map(|_| header.table_stored as usize..(header.table_stored + header.payload_stored) as usize)
             .map_err(|error| file.corrupt(entry.offset, error))?;
@@ -338,7 +365,11 @@ impl Log {
         };
         let mut marks = Vec::new();
         for first in sealed {
-            let segment = self.shared.open_sealed(first)?;
+            let segment = match self.shared.open_sealed(first) {
+                // Retention was faster.
+                Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                segment => segment?,
+            };
             marks.append(&mut read_segment_marks(&segment.file, &segment.footer)?);
         }
         if let Some((file, entries)) = active {
@@ -352,10 +383,10 @@ impl Log {
     /// writer's process; others call [`Log::refresh`].
     #[must_use]
     pub fn wait(&self, sequence: Sequence, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let started = Instant::now();
         let mut head = self.shared.lock_head();
         while head.next_sequence <= sequence {
-            let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
+            let Some(left) = timeout.checked_sub(started.elapsed()).filter(|left| !left.is_zero()) else {
                 return false;
             };
             head = self.shared.committed.wait_timeout(head, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -363,58 +394,84 @@ impl Log {
         true
     }
 
-    /// Looks at the disk again, for readers of a log that another process writes.
+    /// Looks at the disk again, for readers of a log that another process writes. In the writer's process the head is
+    /// always the newest, and this only returns it.
     ///
     /// # Errors
     /// What the storage answers.
     pub fn refresh(&self) -> Result<Head> {
+        if self.shared.reading == Reading::ThisProcess {
+            return Ok(self.head());
+        }
         let storage = self.shared.storage.as_ref();
+        let mut following = self.shared.following.lock().unwrap_or_else(PoisonError::into_inner);
         // The head first: what it names was on disk before it.
         let head_state = head::read(storage)?;
         let mut names = list_segments(storage)?;
         let Some(newest) = names.pop() else { return Err(Error::NotALog { directory: storage.name() }) };
-        let mut segments = self.shared.segments.write().unwrap_or_else(PoisonError::into_inner);
-        let known = segments.active.take().filter(|active| active.first_sequence() == newest);
-        let mut active = match known {
-            Some(active) => active,
-            None => {
-                let file = SegmentFile::open(storage, newest, false)?;
-                let scan = Scan::begin(&file);
-                Active { file: Arc::new(file), index: Vec::new(), marks: Vec::new(), scan: Some(scan) }
+        let mut current = Following::take_up(storage, following.take(), newest, &head_state)?;
+        let head = current.advance(&head_state)?;
+        let mut active = Active::new(Arc::clone(&current.file), &current.scan.footer);
+        active.broken_tail = current.scan.tail.as_ref().map(ToString::to_string);
+        *following = Some(current);
+        if head.epoch != self.head().epoch {
+            // Sequences may name other events now.
+            self.shared.cache.clear();
+            *self.shared.lock_open() = OpenSegments::default();
+        }
+        *self.shared.header.write().unwrap_or_else(PoisonError::into_inner) = active.file.header.clone();
+        self.shared.set_segments(names, Some(active));
+        *self.shared.lock_head() = head;
+        Ok(head)
+    }
+}
+
+impl Following {
+    /// Goes on with the segment that was the newest, unless there is a newer one, or another of the same name.
+    fn take_up(
+        storage: &dyn Storage,
+        known: Option<Following>,
+        newest: Sequence,
+        head_state: &HeadState,
+    ) -> Result<Following> {
+        let name = file_name(newest);
+        if let Some(known) = known.filter(|known| known.file.header.first_sequence == newest) {
+            let file = storage.open(&name, false).map_err(storage_error("open", &name))?;
+            if file.identity().map_err(storage_error("read", &name))? == known.identity {
+                return Ok(known);
             }
+        }
+        let file = SegmentFile::open(storage, newest, false)?;
+        let identity = file.file.identity().map_err(storage_error("read", &name))?;
+        let scan = match head_state {
+            HeadState::Copied(_) => Scan::begin_copied(&file),
+            _ => Scan::begin(&file),
         };
-        let mut scan = active.scan.take().unwrap_or_else(|| Scan::begin(&active.file));
+        Ok(Following { file: Arc::new(file), identity, scan })
+    }
+
+    /// Reads on up to the head, which is where visibility ends.
+    fn advance(&mut self, head_state: &HeadState) -> Result<Head> {
+        let newest = self.file.header.first_sequence;
         let (trusted, limit) = match head_state {
             HeadState::Own(slot) if slot.segment == newest => (slot.offset, slot.offset),
             // The newest segment was made after this head was written: nothing in it is visible yet.
             HeadState::Own(slot) if slot.segment < newest && slot.next_sequence <= newest => (0, 0),
             _ => (0, u64::MAX),
         };
-        scan.advance(&active.file, trusted, limit)?;
-        (active.marks, active.index) = split_entries(&scan.footer.blocks);
-        let head = Head {
-            next_sequence: scan.footer.end_sequence,
-            api_version: scan.footer.position().announced_version,
-            chain: scan.footer.chain_after,
-            epoch: active.file.header.epoch,
+        self.scan.advance(&self.file, trusted, limit)?;
+        let position = self.scan.footer.position();
+        let durable = match head_state {
+            HeadState::Own(slot) if slot.segment == newest => slot.next_sequence,
+            _ => 0,
         };
-        active.scan = Some(scan);
-        *self.shared.header.write().unwrap_or_else(PoisonError::into_inner) = active.file.header.clone();
-        segments.active = Some(active);
-        segments.sealed = names.into_iter().collect();
-        drop(segments);
-        *self.shared.lock_head() = head;
-        Ok(head)
-    }
-}
-
-fn quarantined(sequence: Sequence, entry: &BlockEntry, error: Error) -> Result<Read> {
-    match error {
-        Error::Corrupt { .. } | Error::UnknownFeature { .. } => {
-            let why = Missing::Quarantined(error.to_string());
-            Ok(Read::Missing { from: sequence, to: entry.end_sequence(), why })
-        }
-        error => Err(error),
+        Ok(Head {
+            // Behind what is damaged at the very end.
+            next_sequence: position.next_sequence.max(durable),
+            api_version: position.announced_version,
+            chain: position.chain,
+            epoch: self.file.header.epoch,
+        })
     }
 }
 
@@ -450,6 +507,10 @@ impl Shared {
         segments.sealed.iter().copied().chain(segments.active.as_ref().map(Active::first_sequence)).collect()
     }
 
+    fn lock_open(&self) -> MutexGuard<'_, OpenSegments> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn sealed_list(&self) -> Vec<Sequence> {
         self.read_segments().sealed.iter().copied().collect()
     }
@@ -479,7 +540,7 @@ impl Shared {
         if removed {
             self.segments.write().unwrap_or_else(PoisonError::into_inner).sealed.remove(&first_sequence);
         }
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).by_sequence.remove(&first_sequence);
+        self.lock_open().by_sequence.remove(&first_sequence);
     }
 
     /// Puts another file in the place of a sealed segment, unless it was dropped meanwhile; says whether it did. Readers
@@ -506,9 +567,9 @@ impl Shared {
         {
             let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
             if let Some(active) = &mut segments.active {
-                for entry in entries {
-                    if scan::is_marks(entry.block_type) { &mut active.marks } else { &mut active.index }.push(*entry);
-                }
+                let (mut index, mut marks) = split_entries(entries);
+                active.index.append(&mut index);
+                active.marks.append(&mut marks);
             }
         }
         *self.lock_head() = head;
@@ -521,7 +582,7 @@ impl Shared {
         }
         // Read outside the lock: others need not wait for this disk read.
         let sealed = Arc::new(Sealed::open(self.storage.as_ref(), first_sequence)?);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.lock_open();
         open.clock += 1;
         let clock = open.clock;
         open.by_sequence.insert(first_sequence, (clock, Arc::clone(&sealed)));
@@ -534,7 +595,7 @@ impl Shared {
     }
 
     fn opened(&self, first_sequence: Sequence) -> Option<Arc<Sealed>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.lock_open();
         open.clock += 1;
         let clock = open.clock;
         let (used, sealed) = open.by_sequence.get_mut(&first_sequence)?;
@@ -547,9 +608,11 @@ impl Shared {
             let segments = self.read_segments();
             if let Some(active) = segments.active.as_ref().filter(|active| sequence >= active.first_sequence()) {
                 return Ok(match search(&active.index, sequence) {
-                    Ok(entry) => Place::Active(Arc::clone(&active.file), entry),
-                    Err(Some(to)) => Place::Missing(to, Missing::Hole),
-                    Err(None) => Place::Missing(self.lock_head().next_sequence, Missing::Hole),
+                    Ok(entry) => Place::Block(Arc::clone(&active.file), entry),
+                    Err(to) => {
+                        let why = why_missing(to.is_none(), active.broken_tail.as_ref());
+                        Place::Missing(to.unwrap_or_else(|| self.lock_head().next_sequence), why)
+                    }
                 });
             }
             let after = segments.sealed.range(sequence.saturating_add(1)..).next().copied();
@@ -569,8 +632,8 @@ impl Shared {
             Err(error) => return Err(error),
         };
         Ok(match search(&sealed.index, sequence) {
-            Ok(entry) => Place::Sealed(sealed, entry),
-            Err(to) => Place::Missing(to.unwrap_or(next), Missing::Hole),
+            Ok(entry) => Place::Block(Arc::clone(&sealed.file), entry),
+            Err(to) => Place::Missing(to.unwrap_or(next), why_missing(to.is_none(), sealed.broken_tail.as_ref())),
         })
     }
 }
@@ -582,13 +645,41 @@ fn search(index: &[BlockEntry], sequence: Sequence) -> std::result::Result<Block
     found.copied().ok_or_else(|| index.get(after).map(|entry| entry.first_sequence))
 }
 
+thread_local! {
+    /// What a block's stored bytes are read into before they are decompressed.
+    static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Larger blocks are rare, and a thread does not keep the memory for one.
+const STORED_KEPT_BYTES_MAX: usize = 1 << 20;
+
 pub(crate) fn load(file: &SegmentFile, entry: &BlockEntry) -> Result<Block> {
-    let (header, bytes) = file.read_block(entry.offset, entry.stored_bytes)?;
+    STORED.with_borrow_mut(|stored| {
+        stored.resize(entry.stored_bytes as usize, 0);
+        let header = read_entry_into(file, entry, stored)?;
+        let parts = stored.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
+        let block = Block::decode(&header, parts).map_err(|error| file.corrupt(entry.offset, error));
+        if stored.capacity() > STORED_KEPT_BYTES_MAX {
+            *stored = Vec::new();
+        }
+        block
+    })
+}
+
+/// The bytes of an indexed block of events.
+fn read_entry(file: &SegmentFile, entry: &BlockEntry) -> Result<(BlockHeader, Vec<u8>)> {
+    let mut bytes = buffers::take(entry.stored_bytes as usize);
+    bytes.resize(entry.stored_bytes as usize, 0);
+    let header = read_entry_into(file, entry, &mut bytes)?;
+    Ok((header, bytes))
+}
+
+fn read_entry_into(file: &SegmentFile, entry: &BlockEntry, bytes: &mut [u8]) -> Result<BlockHeader> {
+    let header = file.read_block_into(entry.offset, bytes)?;
     if header.block_type != BlockType::EVENTS || header.first_sequence != entry.first_sequence {
         return Err(file.corrupt(entry.offset, block::corrupt("another block stands where the index says")));
     }
-    let parts = bytes.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
-    Block::decode(&header, parts).map_err(|error| file.corrupt(entry.offset, error))
+    Ok(header)
 }
 
 fn read_marks(file: &SegmentFile, entries: &[BlockEntry], marks: &mut Vec<Mark>) -> Result<()> {
@@ -606,7 +697,10 @@ fn read_marks(file: &SegmentFile, entries: &[BlockEntry], marks: &mut Vec<Mark>)
 
 /// The first sequences of all segment files, in order.
 pub(crate) fn list_segments(storage: &dyn Storage) -> Result<Vec<Sequence>> {
-    let names = storage.list().map_err(storage_error("list", "the directory"))?;
+    let names = storage.list().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Error::NotALog { directory: storage.name() },
+        _ => storage_error("list", "the directory")(error),
+    })?;
     let mut sequences: Vec<_> = names.iter().filter_map(|name| parse_file_name(name)).collect();
     sequences.sort_unstable();
     Ok(sequences)
@@ -614,7 +708,8 @@ pub(crate) fn list_segments(storage: &dyn Storage) -> Result<Vec<Sequence>> {
 
 /// An event that is read in pieces.
 pub struct LargeEvent {
-    place: Place,
+    file: Arc<SegmentFile>,
+    offset: u64,
     header: BlockHeader,
     shape: Block,
 }
@@ -625,36 +720,12 @@ impl std::fmt::Debug for LargeEvent {
     }
 }
 
-/// How much of a large event is read or decompressed at a time.
-const PIECE_BYTES: usize = 64 << 10;
-
 impl LargeEvent {
-    fn open(_log: &Log, place: &Place) -> Result<LargeEvent> {
-        let place = match place {
-            Place::Active(file, entry) => Place::Active(Arc::clone(file), *entry),
-            Place::Sealed(sealed, entry) => Place::Sealed(Arc::clone(sealed), *entry),
-            Place::Missing(to, why) => Place::Missing(*to, why.clone()),
-        };
-        let Some((file, entry)) = place.file() else { return Err(Error::Poisoned) };
-        let corrupt = |error: BlockError| file.corrupt(entry.offset, error);
-        let header = file.read_header(entry.offset)?.ok_or_else(|| corrupt(BlockError::End))?;
-        let parts_at = entry.offset + BLOCK_HEADER_BYTES as u64;
-        let table = crate::segment::read_exact(&file.name, file.file.as_ref(), parts_at, header.table_stored as usize)?;
-        let shape = Block::shape(&header, &table).map_err(corrupt)?;
-        // Nothing is given out before all of it is known to be sound.
-        let mut crc = crc32fast::Hasher::new();
-        let mut left = u64::from(header.payload_stored);
-        let mut at = parts_at + u64::from(header.table_stored);
-        while left > 0 {
-            let length = left.min(PIECE_BYTES as u64);
-            crc.update(&crate::segment::read_exact(&file.name, file.file.as_ref(), at, length as usize)?);
-            at += length;
-            left -= length;
-        }
-        if crc.finalize() != header.payload_crc {
-            return Err(corrupt(block::corrupt("the payload's checksum does not fit")));
-        }
-        Ok(LargeEvent { header, shape, place })
+    /// Nothing is given out before all of it is known to be sound.
+    fn open(file: Arc<SegmentFile>, entry: &BlockEntry) -> Result<LargeEvent> {
+        let (header, shape) = file.read_shape(entry.offset)?;
+        file.check_parts(entry.offset, &header)?;
+        Ok(LargeEvent { file, offset: entry.offset, header, shape })
     }
 
     /// Its sequence.
@@ -681,19 +752,28 @@ impl LargeEvent {
         self.header.payload_raw.into()
     }
 
-    /// Reads its wire form in pieces; at most the decoder's window is held in memory.
+    /// Its payload, byte for byte as the source said it, whole in memory.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn payload(&self) -> io::Result<Vec<u8>> {
+        let mut wire = Vec::new();
+        io::Read::read_to_end(&mut self.wire()?, &mut wire)?;
+        let frame = self.shape.row(0).and_then(|row| wire.get(row.range()));
+        frame.and_then(crate::wire::unfold).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Reads its wire form in pieces; at most the decoder's window of 8 MiB is held in memory.
     ///
     /// # Errors
     /// When the decoder cannot be set up.
     pub fn wire(&self) -> io::Result<impl io::Read + Send + use<>> {
-        let (file, start) = match &self.place {
-            Place::Active(file, entry) => (Arc::clone(&file.file), entry.offset),
-            Place::Sealed(sealed, entry) => (Arc::clone(&sealed.file.file), entry.offset),
-            Place::Missing(..) => return Err(io::ErrorKind::NotFound.into()),
-        };
-        let start = start + BLOCK_HEADER_BYTES as u64 + u64::from(self.header.table_stored);
-        let stored = PositionedReader { file, at: start, end: start + u64::from(self.header.payload_stored) };
-        zstd::stream::read::Decoder::with_buffer(io::BufReader::with_capacity(PIECE_BYTES, stored))
+        let start = self.offset + BLOCK_HEADER_BYTES as u64 + u64::from(self.header.table_stored);
+        let end = start + u64::from(self.header.payload_stored);
+        let stored = PositionedReader { file: Arc::clone(&self.file.file), at: start, end };
+        let mut decoder = zstd::stream::read::Decoder::with_buffer(io::BufReader::with_capacity(PIECE_BYTES, stored))?;
+        decoder.window_log_max(block::WINDOW_LOG_MAX)?;
+        Ok(decoder.single_frame())
     }
 }
 
@@ -714,7 +794,7 @@ impl io::Read for PositionedReader {
 
 /// The marks of a segment whose blocks are known.
 pub(crate) fn read_segment_marks(file: &SegmentFile, footer: &Footer) -> Result<Vec<Mark>> {
-    let (entries, _) = split_entries(&footer.blocks);
+    let (_, entries) = split_entries(&footer.blocks);
     let mut marks = Vec::new();
     read_marks(file, &entries, &mut marks)?;
     Ok(marks)

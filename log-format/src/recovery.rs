@@ -8,12 +8,12 @@ use std::{ops::Range, sync::Arc};
 
 use crate::{
     ApiVersion, CHAIN_START, Error, Mark, MarkKind, Result, Sequence,
-    head::{self, HeadSlot, HeadState},
+    head::{self, HeadState},
     log::{list_segments, read_segment_marks},
     scan::Scan,
-    segment::{Footer, Position, SegmentFile, SegmentHeader, read_exact, storage_error},
+    segment::{Footer, PIECE_BYTES, Position, SegmentFile, SegmentHeader, read_exact, storage_error},
     storage::Storage,
-    writer::{ActiveSegment, Durability, WriteOptions},
+    writer::{ActiveSegment, WriteOptions},
 };
 
 /// What opening found and did, for the operator.
@@ -23,7 +23,7 @@ pub struct Recovery {
     pub created: bool,
     /// Bytes of a torn, never acknowledged tail that were cut off.
     pub cut_bytes: u64,
-    /// Sequences that were durable and are gone; the log carries a mark.
+    /// Sequences that were visible and are gone; the log carries a mark.
     pub lost: Option<Range<Sequence>>,
     /// Where the bytes in their place were kept.
     pub kept_aside: Option<String>,
@@ -72,24 +72,17 @@ pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions) -> Result<F
         recovery: Recovery { copied: matches!(head_state, HeadState::Copied(_)), ..Recovery::default() },
         header,
     };
-    match Footer::read(&file.name, file.file.as_ref())? {
-        Some((footer, _)) => {
+    match Footer::read(&file.name, file.file.as_ref()) {
+        Ok(Some((footer, _))) => {
             found.position = footer.position();
             found.sealed.push(newest);
-            if let Some(slot) = head_state.slot() {
-                found.account_for_loss(storage, None, slot, options)?;
-            }
         }
-        None => found.take_up_active(storage, file, &head_state, options)?,
+        // A broken footer is a tail like any other: behind the last block.
+        Ok(None) | Err(Error::Corrupt { .. }) => found.take_up_active(storage, file, &head_state)?,
+        Err(error) => return Err(error),
     }
-    if let Some(slot) = head_state.slot() {
-        found.epoch = found.epoch.max(slot.epoch);
-        if found.recovery.copied || (slot.unsynced && !slot.clean) {
-            // Sequences may have been given out that this log does not know of.
-            found.epoch += 1;
-            found.seal_active = true;
-        }
-    }
+    found.account_for_loss(&head_state, options);
+    found.begin_epoch(&head_state);
     found.replace_segment_without_events()?;
     Ok(found)
 }
@@ -101,15 +94,17 @@ fn remove_leftovers(storage: &dyn Storage) -> Result<()> {
             storage.remove(&name).map_err(storage_error("remove", &name))?;
         }
     }
-    Ok(())
+    // A segment that a crash left with its name, but without a synced directory, is about to be trusted.
+    storage.sync_directory().map_err(storage_error("sync", "the directory"))
 }
 
 fn new_log(options: &WriteOptions, head_state: &HeadState) -> Found {
     // Without segments, a head still says which sequences were given out.
-    let first_sequence = head_state.slot().map_or(0, |slot| slot.next_sequence).max(options.first_sequence);
+    let slot = head_state.slot();
+    let first_sequence = slot.map_or(0, |slot| slot.next_sequence).max(options.first_sequence);
     let header = SegmentHeader {
         generation: 0,
-        epoch: head_state.slot().map_or(0, |slot| slot.epoch),
+        epoch: slot.map_or(0, |slot| slot.epoch + u64::from(may_have_given_out_more(head_state))),
         log_id: options.new_log_id,
         dialect: options.dialect.clone(),
         first_sequence,
@@ -124,7 +119,7 @@ fn new_log(options: &WriteOptions, head_state: &HeadState) -> Found {
         active: None,
         position: start_of(&header),
         epoch: header.epoch,
-        head_counter: head_state.slot().map_or(0, |slot| slot.counter),
+        head_counter: slot.map_or(0, |slot| slot.counter),
         seal_active: false,
         marks: Vec::new(),
         recovery: Recovery { created: true, ..Recovery::default() },
@@ -141,69 +136,64 @@ fn start_of(header: &SegmentHeader) -> Position {
     }
 }
 
+/// Whether sequences may have been given out that this log does not know of.
+fn may_have_given_out_more(head_state: &HeadState) -> bool {
+    match head_state {
+        HeadState::Own(slot) => slot.unsynced && !slot.clean,
+        HeadState::Missing | HeadState::Copied(_) => true,
+    }
+}
+
 impl Found {
     /// Goes on with a segment that was not sealed.
-    fn take_up_active(
-        &mut self,
-        storage: &dyn Storage,
-        file: SegmentFile,
-        head_state: &HeadState,
-        options: &WriteOptions,
-    ) -> Result<()> {
-        let trusted = match head_state {
-            HeadState::Own(slot) if slot.segment == file.header.first_sequence && !slot.unsynced => slot.offset,
-            _ => 0,
+    fn take_up_active(&mut self, storage: &dyn Storage, file: SegmentFile, head_state: &HeadState) -> Result<()> {
+        let slot = match head_state {
+            HeadState::Own(slot) if slot.segment == file.header.first_sequence => Some(slot),
+            _ => None,
         };
-        let mut scan = Scan::begin(&file);
+        // What was written without syncs may be torn before the head, too.
+        let trusted = slot.filter(|slot| !slot.unsynced).map_or(0, |slot| slot.offset);
+        let mut scan = if self.recovery.copied { Scan::begin_copied(&file) } else { Scan::begin(&file) };
         scan.advance(&file, trusted, u64::MAX)?;
         self.recovery.damage = scan.damage.iter().map(ToString::to_string).collect();
         self.position = scan.footer.position();
         let length = file.file.len().map_err(storage_error("read", &file.name))?;
-        let mut active = ActiveSegment {
-            file: Arc::new(file),
-            footer: scan.footer,
-            end: scan.end,
-            allocated: length,
-            uncounted: true,
-        };
-        let lost = match head_state.slot() {
-            Some(slot) => self.account_for_loss(storage, Some(&active), slot, options)?,
-            None => false,
-        };
-        if scan.tail.is_some() || lost {
-            if !lost {
-                self.recovery.cut_bytes = length - active.end;
+        let (file, end) = (Arc::new(file), scan.end);
+        let mut active =
+            ActiveSegment { file: Arc::clone(&file), footer: scan.footer, end, allocated: length, uncounted: true };
+        if let Some(slot) = slot.filter(|slot| slot.offset < end) {
+            write_again(&file, slot.offset..end)?;
+        }
+        let written_end = file.end_of_written(end)?;
+        if written_end > end {
+            if self.recovery.copied || slot.is_some_and(|slot| end < slot.offset) {
+                self.recovery.kept_aside = Some(keep_aside(storage, &file, end..written_end)?);
+            } else {
+                self.recovery.cut_bytes = written_end - end;
             }
-            let name = &active.file.name;
-            active.file.file.set_len(active.end).map_err(storage_error("cut", name))?;
-            active.file.file.sync().map_err(storage_error("sync", name))?;
-            active.allocated = active.end;
+            // Left there, it could be taken for a block once others stand before it.
+            file.file.set_len(end).map_err(storage_error("cut", &file.name))?;
+            file.file.sync().map_err(storage_error("sync", &file.name))?;
+            active.allocated = end;
         }
         self.active = Some(active);
         Ok(())
     }
 
     /// Where the head is beyond what the segments hold, durable data is gone: says so, and goes on above it.
-    fn account_for_loss(
-        &mut self,
-        storage: &dyn Storage,
-        active: Option<&ActiveSegment>,
-        slot: &HeadSlot,
-        options: &WriteOptions,
-    ) -> Result<bool> {
-        let from = self.position.next_sequence;
-        if slot.next_sequence <= from {
-            return Ok(false);
-        }
-        if let Some(active) = active.filter(|_| !self.recovery.copied) {
-            self.recovery.kept_aside = keep_aside(storage, active)?;
-        }
-        let reason = match (self.recovery.copied, options.durability) {
-            (true, _) => "the log was copied while it was being written",
-            (false, Durability::Os) => "the log was written without syncs and the machine stopped",
-            (false, _) => "the storage lost what it had acknowledged",
-        };
+    ///
+    /// Not so in a copy: its segments are older than its head, and nothing is gone where it came from.
+    fn account_for_loss(&mut self, head_state: &HeadState, options: &WriteOptions) {
+        let (from, HeadState::Own(slot)) = (self.position.next_sequence, head_state) else { return };
         let to = slot.next_sequence;
+        if to <= from {
+            return;
+        }
+        let reason = if slot.unsynced {
+            "the log was written without syncs and the machine stopped"
+        } else {
+            "the storage lost what it had acknowledged"
+        };
         self.recovery.lost = Some(from..to);
         self.position.next_sequence = to;
         self.seal_active = true;
@@ -212,9 +202,18 @@ impl Found {
             position: to,
             source: String::new(),
             received: options.now,
-            body: format!("{{\"from\":{from},\"to\":{to},\"reason\":\"{reason}\"}}"),
+            body: format!("{{\"from\":{from},\"to\":{},\"reason\":\"{reason}\"}}", to - 1),
         });
-        Ok(true)
+    }
+
+    /// Begins another epoch, in a segment of its own, where sequences may come again.
+    fn begin_epoch(&mut self, head_state: &HeadState) {
+        self.epoch = self.epoch.max(head_state.slot().map_or(0, |slot| slot.epoch));
+        let is_new = self.sealed.is_empty() && self.active.as_ref().is_some_and(|active| !active.has_blocks());
+        if may_have_given_out_more(head_state) && !(is_new && *head_state == HeadState::Missing) {
+            self.epoch += 1;
+            self.seal_active = true;
+        }
     }
 
     /// A segment without an event has the name of the one that is to follow: its marks move there.
@@ -236,16 +235,31 @@ impl Found {
     }
 }
 
-/// Copies what stands behind the last sound block to a file of its own; `None` when that is nothing but zeros.
-fn keep_aside(storage: &dyn Storage, active: &ActiveSegment) -> Result<Option<String>> {
-    let file = &active.file;
-    let length = usize::try_from(active.allocated - active.end).unwrap_or(usize::MAX);
-    let bytes = read_exact(&file.name, file.file.as_ref(), active.end, length)?;
-    let Some(last) = bytes.iter().rposition(|&byte| byte != 0) else { return Ok(None) };
-    let name = format!("{}.{}.lost", file.name, active.end);
+/// Writes sound blocks that the head does not speak of over themselves, in pieces.
+///
+/// A sync of them may have failed: then the kernel takes them for written, and the next sync would say so without
+/// writing them.
+fn write_again(segment: &SegmentFile, place: Range<u64>) -> Result<()> {
+    let mut at = place.start;
+    while at < place.end {
+        let length = (place.end - at).min(PIECE_BYTES as u64) as usize;
+        let piece = read_exact(&segment.name, segment.file.as_ref(), at, length)?;
+        segment.file.write_at(&piece, at).map_err(storage_error("write", &segment.name))?;
+        at += length as u64;
+    }
+    Ok(())
+}
+
+/// Copies what stands behind the last sound block to a file of its own.
+fn keep_aside(storage: &dyn Storage, segment: &SegmentFile, place: Range<u64>) -> Result<String> {
+    let name = format!("{}.{}.lost", segment.name, place.start);
     let aside = storage.create(&name).map_err(storage_error("create", &name))?;
-    aside.write_at(bytes.get(..=last).unwrap_or_default(), 0).map_err(storage_error("write", &name))?;
+    segment.read_pieces(place.start, |at, piece| {
+        let length = place.end.saturating_sub(at).min(piece.len() as u64) as usize;
+        let piece = piece.get(..length).unwrap_or_default();
+        aside.write_at(piece, at - place.start).map_err(storage_error("write", &name))
+    })?;
     aside.sync().map_err(storage_error("sync", &name))?;
     storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
-    Ok(Some(name))
+    Ok(name)
 }

@@ -15,7 +15,7 @@ use crate::{
     examine::{Damage, Examined, Extent, Survey},
     head::{self, HeadFile, HeadSlot, HeadState},
     rewrite::{Loss, Replacement, copy_bytes},
-    segment::{SegmentHeader, file_name, storage_error},
+    segment::{SegmentFile, SegmentHeader, file_name, storage_error},
     storage::Storage,
     verify::is_torn_copy,
 };
@@ -277,26 +277,26 @@ impl Repair {
             return;
         }
         let marks = next.filter(|next| next.block_type == BlockType::MARKS && next.first_sequence == damage.lost.end);
-        state.chain = match (marks, next) {
-            (Some(marks), _) => Some(marks.chain_after),
-            (None, Some(_)) => None,
-            (None, None) => self.chain_from_outside(index, damage.lost.end),
-        };
+        match (marks, next) {
+            (Some(marks), _) => state.chain = Some(marks.chain_after),
+            (None, Some(_)) => state.chain = None,
+            (None, None) => self.ask_outside(state, index, damage.lost.end),
+        }
     }
 
-    /// The chain value before `sequence`, where the next segment begins with it or the head ends with it.
-    fn chain_from_outside(&self, index: usize, sequence: Sequence) -> Option<ChainValue> {
-        match self.survey.segments.get(index + 1) {
-            Some(&next) if next == sequence => {
-                let name = file_name(next);
-                let file = self.survey.storage.open(&name, false).ok()?;
-                SegmentHeader::read(&name, file.as_ref()).ok().map(|(header, _)| header.chain_before)
+    /// What is in force before `sequence`, where the next segment begins with it or the head ends with it.
+    fn ask_outside(&self, state: &mut GoingOn, index: usize, sequence: Sequence) {
+        state.chain = None;
+        match (self.survey.segments.get(index + 1), &self.survey.head) {
+            (Some(&next), _) if next == sequence => {
+                if let Ok(next) = SegmentFile::open(self.survey.storage.as_ref(), next, false) {
+                    state.chain = Some(next.header.chain_before);
+                    state.wire_version = next.header.version_before;
+                    state.announced_version = next.header.version_announced;
+                }
             }
-            Some(_) => None,
-            None => match self.survey.head {
-                HeadState::Own(slot) if slot.next_sequence == sequence => Some(slot.chain),
-                _ => None,
-            },
+            (None, HeadState::Own(slot)) if slot.next_sequence == sequence => state.chain = Some(slot.chain),
+            _ => {}
         }
     }
 

@@ -208,12 +208,13 @@ fn merge(old: &SegmentFile, footer: &Footer, new: &mut Replacement<'_>, block_by
         }
         builder
             .get_or_insert_with(|| {
-                BlockBuilder::new(Position {
+                let position = Position {
                     next_sequence: block.first_sequence(),
                     wire_version: block.version_before(),
                     announced_version: block.version_after(),
                     chain: block.chain_after(),
-                })
+                };
+                BlockBuilder::new(position, block_bytes)
             })
             .push_block(&block);
     }
@@ -293,7 +294,7 @@ impl<'a> Replacement<'a> {
             announced_version: lost.announced_version,
             chain,
         };
-        let mut builder = BlockBuilder::new(position);
+        let mut builder = BlockBuilder::new(position, 0);
         let mark = Mark {
             kind: crate::MarkKind::LOSS,
             position: lost.sequences.end,

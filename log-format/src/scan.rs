@@ -1,9 +1,9 @@
 //! Finding out what an unsealed segment holds: block by block, from its headers.
 
 use crate::{
-    Error, Result,
-    block::{self, Block, BlockHeader, BlockType},
-    segment::{Footer, SegmentFile},
+    Error, Result, Sequence,
+    block::{self, BlockError, BlockHeader, BlockType},
+    segment::{Footer, SEGMENT_BLOCKS_MAX, SegmentFile, storage_error},
 };
 
 /// What a scan found.
@@ -16,70 +16,86 @@ pub(crate) struct Scan {
     pub(crate) damage: Vec<Error>,
     /// What stands at `end`, when it is neither zeros nor the end of the file.
     pub(crate) tail: Option<Error>,
+    /// The segment came here with a copy, so that any part of it may be older than what follows.
+    copied: bool,
 }
 
 impl Scan {
     pub(crate) fn begin(segment: &SegmentFile) -> Self {
-        Scan { footer: Footer::empty(&segment.header), end: segment.blocks_start, damage: Vec::new(), tail: None }
+        let footer = Footer::empty(&segment.header);
+        Scan { footer, end: segment.blocks_start, damage: Vec::new(), tail: None, copied: false }
+    }
+
+    /// For a segment that was copied while it was being written: what stands behind a torn block proves nothing.
+    pub(crate) fn begin_copied(segment: &SegmentFile) -> Self {
+        Scan { copied: true, ..Self::begin(segment) }
     }
 
     /// Goes on to the end of the segment, or to `limit`.
     ///
     /// Blocks that end at or before `trusted` were synced, so their headers are enough (a reader checks the parts when it
-    /// needs them); behind it every part is checked, because a block there may have been cut short by a crash or a copy.
+    /// needs them), and whatever does not fit there is damage. Behind it every part is checked, because a block there may
+    /// have been cut short by a crash; it is damage only if a block follows that was written after a sync.
     pub(crate) fn advance(&mut self, segment: &SegmentFile, trusted: u64, limit: u64) -> Result<()> {
         self.tail = None;
+        let length = segment.file.len().map_err(storage_error("read", &segment.name))?;
         while self.end < limit {
-            match self.next_block(segment, trusted) {
+            let error = match self.next_block(segment, trusted, length) {
                 Ok(Some(header)) if header.block_type == BlockType::FOOTER => break,
                 Ok(Some(header)) => {
                     self.footer.add(&header, self.end);
                     self.end += header.stored_bytes();
+                    continue;
                 }
-                Ok(None) => break,
-                Err(error @ Error::Corrupt { .. }) => {
-                    match segment.find_block_after(self.end + 1, self.footer.end_sequence)? {
-                        Some(next) if next < limit => {
-                            self.damage.push(error);
-                            self.end = next;
-                        }
-                        _ => {
-                            self.tail = Some(error);
-                            break;
-                        }
-                    }
-                }
+                Ok(None) => None,
+                Err(error @ Error::Corrupt { .. }) => Some(error),
                 Err(error) => return Err(error),
+            };
+            match self.next_sound_block(segment, trusted)?.filter(|&(offset, _)| offset < limit) {
+                Some((offset, sequence)) => {
+                    self.damage.push(error.unwrap_or_else(|| segment.corrupt(self.end, BlockError::End)));
+                    self.footer.add_unreadable(sequence, self.end..offset);
+                    self.end = offset;
+                }
+                None => {
+                    self.tail = error;
+                    break;
+                }
             }
         }
         Ok(())
     }
 
-    fn next_block(&self, segment: &SegmentFile, trusted: u64) -> Result<Option<BlockHeader>> {
+    /// The block at the end of those found so far.
+    fn next_block(&self, segment: &SegmentFile, trusted: u64, length: u64) -> Result<Option<BlockHeader>> {
+        let corrupt = |reason: String| Err(segment.corrupt(self.end, block::corrupt(reason)));
         let Some(header) = segment.read_header(self.end)? else { return Ok(None) };
         let block_end = self.end + header.stored_bytes();
-        if header.first_sequence < self.footer.end_sequence {
-            let reason = format!(
-                "the block begins at sequence {}, but the one before it ends at {}",
-                header.first_sequence, self.footer.end_sequence
-            );
-            return Err(segment.corrupt(self.end, block::corrupt(reason)));
+        if block_end > length {
+            return corrupt(format!("the block ends at byte {block_end}, but the file at {length}"));
+        }
+        let expected = self.footer.end_sequence;
+        if header.block_type.has_position() && header.first_sequence != expected {
+            return corrupt(format!("the block begins at sequence {}, not at {expected}", header.first_sequence));
+        }
+        if self.footer.blocks.len() >= SEGMENT_BLOCKS_MAX {
+            return corrupt(format!("the segment has more than {SEGMENT_BLOCKS_MAX} blocks"));
         }
         if block_end > trusted {
-            check_parts(segment, self.end, &header)?;
+            segment.check_parts(self.end, &header)?;
         }
         Ok(Some(header))
     }
-}
 
-/// Reads a block's parts and checks them against their checksums.
-fn check_parts(segment: &SegmentFile, offset: u64, header: &BlockHeader) -> Result<()> {
-    let (header, bytes) = segment.read_block(offset, header.stored_bytes() as u32)?;
-    let parts = bytes.get(block::BLOCK_HEADER_BYTES..).unwrap_or_default();
-    block::decode_table_part(&header, parts)
-        .and_then(|_| block::checked_payload(&header, parts))
-        .map(|_| ())
-        .map_err(|error| segment.corrupt(offset, error))
+    /// Where the segment goes on behind what is no block: at which byte and sequence.
+    fn next_sound_block(&self, segment: &SegmentFile, trusted: u64) -> Result<Option<(u64, Sequence)>> {
+        if self.copied {
+            return Ok(None);
+        }
+        segment.find_block_after(self.end + 1, self.footer.end_sequence, |offset, header| {
+            offset < trusted || header.synced_before
+        })
+    }
 }
 
 /// Counts events by kind and source, which headers don't tell, for the footer of a segment whose writer is gone.
@@ -88,24 +104,19 @@ pub(crate) fn count_events(segment: &SegmentFile, footer: &mut Footer) -> Result
     footer.counts = [0; 64];
     footer.sources.clear();
     let entries: Vec<_> = footer.blocks.iter().filter(|entry| entry.count > 0).copied().collect();
+    // Counted anew: some of them may have been counted before the segment was opened again.
+    footer.counts = [0; 64];
+    footer.sources.clear();
     for entry in entries {
-        let (header, bytes) = match segment.read_block(entry.offset, entry.stored_bytes) {
-            Ok(read) => read,
+        let (_, shape) = match segment.read_shape(entry.offset) {
+            Ok(shape) => shape,
             // A damaged block counts for nothing; verify reports it.
             Err(Error::Corrupt { .. }) => continue,
             Err(error) => return Err(error),
         };
-        let parts = bytes.get(block::BLOCK_HEADER_BYTES..).unwrap_or_default();
-        if let Ok(decoded) = Block::decode(&header, parts) {
-            for row in decoded.rows() {
-                footer.count(row.kind(), row.source());
-            }
+        for row in shape.rows() {
+            footer.count(row.kind(), row.source());
         }
     }
     Ok(())
-}
-
-/// Whether a block holds marks.
-pub(crate) fn is_marks(block_type: u8) -> bool {
-    block_type == BlockType::MARKS.0
 }

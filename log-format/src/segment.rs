@@ -4,14 +4,15 @@
 //! trailer that points at it. What follows the last block of an active segment reads as zeros. FORMAT.md has the byte
 //! tables.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use rkyv::rancor;
 
 use crate::{
     ApiVersion, ChainValue, Error, Result, Sequence, Timestamp,
-    block::{self, BLOCK_HEADER_BYTES, BlockError, BlockHeader, BlockType, Encoder},
+    block::{self, BLOCK_HEADER_BYTES, Block, BlockError, BlockHeader, BlockType, Encoder, numbers, version},
     bytes_codec::{Reader, put_version},
+    log::LARGE_BYTES,
     storage::{File, Storage},
 };
 
@@ -21,12 +22,19 @@ pub const FORMAT_VERSION: u16 = 1;
 const MAGIC: [u8; 8] = *b"SIDECLOG";
 const FIXED_BYTES: usize = 140;
 const HEADER_BYTES_MAX: usize = 8192;
-const DIALECT_BYTES: usize = 16;
+pub(crate) const DIALECT_BYTES: usize = 16;
 const SUFFIX: &str = ".segment";
 const TRAILER_MAGIC: [u8; 4] = *b"SEAL";
 const TRAILER_BYTES: u64 = 16;
-/// A footer lists its blocks at 48 bytes each.
-const FOOTER_BLOCKS_MAX: usize = 4 << 20;
+/// How much of what is no block is looked at when somebody reads it.
+const UNREADABLE_BYTES_MAX: u32 = 1 << 20;
+/// How much of something long is read at a time.
+pub(crate) const PIECE_BYTES: usize = 64 << 10;
+/// The most blocks of a segment: a footer lists them at 45 bytes each.
+pub(crate) const SEGMENT_BLOCKS_MAX: usize = 1 << 20;
+/// The most kinds of a dialect, and the most bytes of the name of one: a header holds them all.
+pub(crate) const KINDS_MAX: usize = 62;
+pub(crate) const KIND_NAME_BYTES_MAX: usize = 64;
 
 /// The file name of the segment that begins at `first_sequence`.
 pub(crate) fn file_name(first_sequence: Sequence) -> String {
@@ -60,6 +68,7 @@ pub(crate) struct SegmentHeader {
 }
 
 impl SegmentHeader {
+    /// The header's bytes. Dialect and kinds are within the limits that [`crate::Writer::open`] checks.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(&MAGIC);
@@ -80,10 +89,9 @@ impl SegmentHeader {
         out.extend_from_slice(&self.chain_before);
         out.extend_from_slice(&(self.kinds.len() as u32).to_le_bytes());
         for (number, name) in &self.kinds {
-            let name = name.as_bytes().get(..name.len().min(255)).unwrap_or_default();
             out.push(*number);
             out.push(name.len() as u8);
-            out.extend_from_slice(name);
+            out.extend_from_slice(name.as_bytes());
         }
         let length = (out.len() + 4) as u16;
         if let Some(place) = out.get_mut(10..12) {
@@ -157,7 +165,7 @@ impl SegmentHeader {
         let version_before = reader.version();
         let version_announced = reader.version();
         let chain_before = reader.array();
-        let kind_count = reader.u32().min(64);
+        let kind_count = reader.u32().min(KINDS_MAX as u32);
         let kinds = (0..kind_count)
             .map(|_| {
                 let number = reader.u8();
@@ -210,6 +218,11 @@ impl BlockEntry {
 
     pub(crate) fn end_sequence(&self) -> Sequence {
         self.first_sequence.saturating_add(self.count.into())
+    }
+
+    /// Whether it is one event that is streamed and not held in memory.
+    pub(crate) fn is_large(&self) -> bool {
+        self.count == 1 && self.payload_raw > LARGE_BYTES
     }
 }
 
@@ -275,6 +288,25 @@ impl Footer {
         self.version_announced = self.version_announced.max(numbers(header.version_after));
     }
 
+    /// Lists bytes that are no block as if they were one that holds the events up to `end_sequence`: who reads it will
+    /// find what is wrong with it.
+    pub(crate) fn add_unreadable(&mut self, end_sequence: Sequence, place: Range<u64>) {
+        let count = u32::try_from(end_sequence - self.end_sequence).unwrap_or(u32::MAX);
+        if count > 0 {
+            self.blocks.push(BlockEntry {
+                first_sequence: self.end_sequence,
+                offset: place.start,
+                kinds: u64::MAX,
+                received_max: self.received_max,
+                count,
+                stored_bytes: u32::try_from(place.end - place.start).unwrap_or(u32::MAX).min(UNREADABLE_BYTES_MAX),
+                payload_raw: 0,
+                block_type: BlockType::EVENTS.0,
+            });
+        }
+        self.end_sequence = end_sequence;
+    }
+
     /// Counts one event.
     pub(crate) fn count(&mut self, kind: crate::Kind, source: &str) {
         if let Some(count) = self.counts.get_mut(usize::from(kind.0.min(63))) {
@@ -314,6 +346,7 @@ impl Footer {
             chain_after: self.chain_after,
             table_crc: 0,
             payload_crc: 0,
+            synced_before: false,
         };
         let mut out = Vec::new();
         block::encode_plain(header, &raw, encoder, &mut out)?;
@@ -336,30 +369,43 @@ impl Footer {
         }
         let offset = Reader::new(covered).u64();
         let corrupt = |reason: String| Error::Corrupt { file: name.to_owned(), offset, reason };
-        let header = read_block_header(name, file, offset)?
-            .ok_or_else(|| corrupt("the trailer points at no footer".to_owned()))?;
+        let no_footer = || corrupt("the trailer points at no footer".to_owned());
+        if offset >= trailer_at {
+            return Err(no_footer());
+        }
+        let header = read_block_header(name, file, offset)?.ok_or_else(no_footer)?;
         if header.block_type != BlockType::FOOTER || offset + header.stored_bytes() != trailer_at {
-            return Err(corrupt("the trailer points at no footer".to_owned()));
+            return Err(no_footer());
         }
         let parts = read_exact(name, file, offset + BLOCK_HEADER_BYTES as u64, header.table_stored as usize)?;
         let table = block::decode_table_part(&header, &parts).map_err(|error| block_error(name, offset, error))?;
-        let footer = rkyv::access::<ArchivedFooter, rancor::Error>(&table)
+        let footer = rkyv::from_bytes::<Footer, rancor::Error>(&table)
             .map_err(|error| corrupt(format!("the footer does not decode: {error}")))?;
-        if footer.blocks.len() > FOOTER_BLOCKS_MAX {
-            return Err(corrupt("the footer lists too many blocks".to_owned()));
-        }
-        let footer = rkyv::deserialize::<Footer, rancor::Error>(footer)
-            .map_err(|error| corrupt(format!("the footer does not decode: {error}")))?;
+        footer.check(offset).map_err(corrupt)?;
         Ok(Some((footer, offset)))
     }
-}
 
-fn numbers(version: ApiVersion) -> [u32; 3] {
-    [version.major, version.minor, version.patch]
-}
-
-fn version([major, minor, patch]: [u32; 3]) -> ApiVersion {
-    ApiVersion { major, minor, patch }
+    /// Whether the blocks it lists stand one behind the other, in the file and in their sequences.
+    fn check(&self, footer_offset: u64) -> std::result::Result<(), String> {
+        let (mut offset, mut sequence) = (0, 0);
+        for entry in &self.blocks {
+            let end = entry.offset.checked_add(entry.stored_bytes.into());
+            let Some(end) = end.filter(|&end| entry.offset >= offset && end <= footer_offset) else {
+                return Err(format!("the footer lists a block at byte {} that cannot be there", entry.offset));
+            };
+            if BlockType(entry.block_type).has_position() {
+                if entry.first_sequence < sequence {
+                    return Err(format!("the footer lists sequence {} behind {sequence}", entry.first_sequence));
+                }
+                sequence = entry.end_sequence();
+            }
+            offset = end;
+        }
+        if sequence > self.end_sequence {
+            return Err(format!("the footer ends at sequence {} and lists {sequence}", self.end_sequence));
+        }
+        Ok(())
+    }
 }
 
 /// A place between two events, and what is in force there.
@@ -407,20 +453,33 @@ impl SegmentFile {
 
     /// The bytes of a block: header and parts.
     pub(crate) fn read_block(&self, offset: u64, stored_bytes: u32) -> Result<(BlockHeader, Vec<u8>)> {
-        let bytes = read_exact(&self.name, self.file.as_ref(), offset, stored_bytes as usize)?;
-        let header = BlockHeader::decode(&bytes).map_err(|error| self.corrupt(offset, error))?;
-        if header.stored_bytes() != u64::from(stored_bytes) {
+        let mut bytes = vec![0; stored_bytes as usize];
+        let header = self.read_block_into(offset, &mut bytes)?;
+        Ok((header, bytes))
+    }
+
+    /// Reads a block that is as long as `bytes`.
+    pub(crate) fn read_block_into(&self, offset: u64, bytes: &mut [u8]) -> Result<BlockHeader> {
+        read_into(&self.name, self.file.as_ref(), offset, bytes)?;
+        let header = BlockHeader::decode(bytes).map_err(|error| self.corrupt(offset, error))?;
+        if header.stored_bytes() != bytes.len() as u64 {
             return Err(self.corrupt(offset, block::corrupt("the block has another length than its index says")));
         }
-        Ok((header, bytes))
+        Ok(header)
     }
 
     pub(crate) fn corrupt(&self, offset: u64, error: BlockError) -> Error {
         block_error(&self.name, offset, error)
     }
 
-    /// The first offset from `from` on where a sound block header stands that begins at `sequence` or later.
-    pub(crate) fn find_block_after(&self, from: u64, sequence: Sequence) -> Result<Option<u64>> {
+    /// The first offset from `from` on where a sound block of events or marks stands that begins at `sequence` or later
+    /// and is `wanted`, and the sequence that it begins at.
+    pub(crate) fn find_block_after(
+        &self,
+        from: u64,
+        sequence: Sequence,
+        wanted: impl Fn(u64, &BlockHeader) -> bool,
+    ) -> Result<Option<(u64, Sequence)>> {
         const STEP: usize = 1 << 20;
         let mut at = from;
         let mut bytes = vec![0; STEP + BLOCK_HEADER_BYTES];
@@ -428,17 +487,85 @@ impl SegmentFile {
             let read = self.file.read_at(&mut bytes, at).map_err(storage_error("read", &self.name))?;
             let window = bytes.get(..read).unwrap_or_default();
             for found in memchr::memmem::find_iter(window, b"SBLK") {
+                let offset = at + found as u64;
                 if let Some(Ok(header)) = window.get(found..).map(BlockHeader::decode)
                     && header.first_sequence >= sequence
-                    && matches!(header.block_type, BlockType::EVENTS | BlockType::MARKS)
+                    && header.block_type.has_position()
+                    && wanted(offset, &header)
+                    && self.check_parts(offset, &header).is_ok()
                 {
-                    return Ok(Some(at + found as u64));
+                    return Ok(Some((offset, header.first_sequence)));
                 }
             }
             if read < bytes.len() {
                 return Ok(None);
             }
             at += STEP as u64;
+        }
+    }
+
+    /// What is known about the events of a block, without their wire form.
+    pub(crate) fn read_shape(&self, offset: u64) -> Result<(BlockHeader, Block)> {
+        let corrupt = |error| self.corrupt(offset, error);
+        let header = self.read_header(offset)?.ok_or_else(|| corrupt(BlockError::End))?;
+        let table_at = offset + BLOCK_HEADER_BYTES as u64;
+        let table = read_exact(&self.name, self.file.as_ref(), table_at, header.table_stored as usize)?;
+        let shape = Block::shape(&header, &table).map_err(corrupt)?;
+        Ok((header, shape))
+    }
+
+    /// Checks the parts of a block against their checksums, in pieces: the block may be larger than memory allows.
+    pub(crate) fn check_parts(&self, offset: u64, header: &BlockHeader) -> Result<()> {
+        let table_at = offset + BLOCK_HEADER_BYTES as u64;
+        let payload_at = table_at + u64::from(header.table_stored);
+        for (at, length, crc, part) in [
+            (table_at, header.table_stored, header.table_crc, "table"),
+            (payload_at, header.payload_stored, header.payload_crc, "payload"),
+        ] {
+            if self.checksum(at, length.into())? != crc {
+                let reason = format!("the {part}'s checksum does not fit");
+                return Err(self.corrupt(offset, block::corrupt(reason)));
+            }
+        }
+        Ok(())
+    }
+
+    fn checksum(&self, mut at: u64, length: u64) -> Result<u32> {
+        let mut crc = crc32fast::Hasher::new();
+        let mut piece = vec![0; length.min(PIECE_BYTES as u64) as usize];
+        let end = at + length;
+        while at < end {
+            piece.truncate((end - at).min(PIECE_BYTES as u64) as usize);
+            read_into(&self.name, self.file.as_ref(), at, &mut piece)?;
+            crc.update(&piece);
+            at += piece.len() as u64;
+        }
+        Ok(crc.finalize())
+    }
+
+    /// The offset behind the last byte that is not zero, or `from` if there is none: preallocated room reads as zeros.
+    pub(crate) fn end_of_written(&self, from: u64) -> Result<u64> {
+        let mut end = from;
+        self.read_pieces(from, |at, piece| {
+            if let Some(last) = piece.iter().rposition(|&byte| byte != 0) {
+                end = at + last as u64 + 1;
+            }
+            Ok(())
+        })?;
+        Ok(end)
+    }
+
+    /// Goes through the file from `from` to its end.
+    pub(crate) fn read_pieces(&self, from: u64, mut each: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut at = from;
+        loop {
+            let read = self.file.read_at(&mut piece, at).map_err(storage_error("read", &self.name))?;
+            each(at, piece.get(..read).unwrap_or_default())?;
+            at += read as u64;
+            if read < piece.len() {
+                return Ok(());
+            }
         }
     }
 }
@@ -455,12 +582,17 @@ fn read_block_header(name: &str, file: &dyn File, offset: u64) -> Result<Option<
 
 pub(crate) fn read_exact(name: &str, file: &dyn File, offset: u64, length: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; length];
-    let read = file.read_at(&mut bytes, offset).map_err(storage_error("read", name))?;
-    if read < length {
-        let reason = format!("the file ends {} bytes too early", length - read);
+    read_into(name, file, offset, &mut bytes)?;
+    Ok(bytes)
+}
+
+pub(crate) fn read_into(name: &str, file: &dyn File, offset: u64, bytes: &mut [u8]) -> Result<()> {
+    let read = file.read_at(bytes, offset).map_err(storage_error("read", name))?;
+    if read < bytes.len() {
+        let reason = format!("the file ends {} bytes too early", bytes.len() - read);
         return Err(Error::Corrupt { file: name.to_owned(), offset, reason });
     }
-    Ok(bytes)
+    Ok(())
 }
 
 pub(crate) fn block_error(name: &str, offset: u64, error: BlockError) -> Error {
@@ -468,7 +600,7 @@ pub(crate) fn block_error(name: &str, offset: u64, error: BlockError) -> Error {
     match error {
         BlockError::End => Error::Corrupt { file, offset, reason: "the block is missing".to_owned() },
         BlockError::Corrupt(reason) => Error::Corrupt { file, offset, reason: reason.into_owned() },
-        BlockError::Unknown(flags) => Error::UnknownFeature { file, offset, flags: flags.into() },
+        BlockError::Unknown(flags) => Error::UnknownFeature { file, offset, flags },
     }
 }
 

@@ -10,8 +10,6 @@
 //! SSE reader takes one away. Where the API version rises, a frame without id stands before the event:
 //! `data:{"ApiVersion":"2.0.0"}\n\n`.
 
-use std::io::Write;
-
 use crate::{ApiVersion, Sequence};
 
 const DATA: &[u8] = b"data:";
@@ -53,6 +51,17 @@ pub fn version_frame(version: ApiVersion) -> Vec<u8> {
     format!("data:{{\"ApiVersion\":\"{version}\"}}\n\n").into_bytes()
 }
 
+/// Bytes of [`version_frame`].
+pub(crate) fn version_frame_length(version: ApiVersion) -> usize {
+    let digits = |number: u32| number.checked_ilog10().map_or(1, |log| log as usize + 1);
+    b"data:{\"ApiVersion\":\"..\"}\n\n".len() + digits(version.major) + digits(version.minor) + digits(version.patch)
+}
+
+/// An upper bound of the frame of a payload, its version frame included: every line gets `data:` and a space at worst.
+pub(crate) fn frame_length_max(payload: &str) -> usize {
+    payload.len() + (memchr::memchr_iter(b'\n', payload.as_bytes()).count() + 1) * (DATA.len() + 1) + 128
+}
+
 /// Reads the payload back out of an event's frame; `None` when the frame is not one.
 pub(crate) fn unfold(frame: &[u8]) -> Option<Vec<u8>> {
     let body = frame.strip_suffix(END)?;
@@ -72,8 +81,7 @@ pub(crate) fn unfold(frame: &[u8]) -> Option<Vec<u8>> {
 pub(crate) const PAYLOAD_START: usize = DATA.len();
 
 fn push_decimal(out: &mut Vec<u8>, number: u64) {
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "{number}");
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 #[cfg(test)]
@@ -97,6 +105,14 @@ mod tests {
     fn line_feeds_and_leading_spaces_survive_an_sse_reader() {
         assert_eq!(framed("{\n  \"a\": 1\n}"), b"data:{\ndata:   \"a\": 1\ndata:}\nid:7\n\n");
         assert_eq!(framed(" 1"), b"data:  1\nid:7\n\n");
+    }
+
+    #[test]
+    fn the_length_of_a_version_frame_is_known_without_making_it() {
+        for numbers in [[0, 0, 0], [2, 0, 10], [9, 99, 100], [u32::MAX, 1, 999_999_999]] {
+            let version = ApiVersion { major: numbers[0], minor: numbers[1], patch: numbers[2] };
+            assert_eq!(version_frame(version).len(), version_frame_length(version), "for {version}");
+        }
     }
 
     proptest! {

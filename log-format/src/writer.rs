@@ -4,18 +4,22 @@
 //! [`Writer::commit`]. A segment that is full is sealed on the way. The writer starts no thread and reads no clock: who
 //! calls it decides when to commit, and the events' own receive times decide when a segment is old.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use crate::{
     ApiVersion, Error, Event, Head, Log, Maintenance, Mark, MarkKind, ReadOptions, Result, Sequence, Timestamp,
-    block::{BlockBuilder, BlockType, Built, Encoder},
+    block::{BlockBuilder, BlockType, Built, Encoder, PAYLOAD_BYTES_MAX},
     chain::next_chain_value,
     head::{HeadFile, HeadSlot},
-    log::{Active, LARGE_BYTES, Shared},
+    log::{Active, LARGE_BYTES, Reading, Shared},
     recovery::{self, Recovery},
     scan,
-    segment::{BlockEntry, Footer, Position, SegmentFile, SegmentHeader, file_name, storage_error},
+    segment::{
+        BlockEntry, DIALECT_BYTES, Footer, KIND_NAME_BYTES_MAX, KINDS_MAX, Position, SEGMENT_BLOCKS_MAX, SegmentFile,
+        SegmentHeader, file_name, storage_error,
+    },
     storage::{Lock, Storage},
+    wire,
 };
 
 /// What a commit waits for.
@@ -109,7 +113,9 @@ pub struct Writer {
     pending: Vec<u8>,
     pending_blocks: Vec<Built>,
     /// Blocks that are written and not visible yet.
-    unsynced: Vec<Written>,
+    unpublished: Vec<Written>,
+    /// Whether the active segment holds what was not synced yet.
+    is_dirty: bool,
     /// After the last appended event.
     position: Position,
     /// After the last written one.
@@ -136,6 +142,12 @@ struct Written {
 }
 
 const EVENT_BYTES_MAX: usize = 256 << 20;
+/// The largest block that may be asked for: a reader holds a whole one in memory.
+const BLOCK_BYTES_MAX: usize = 8 << 20;
+/// How far the last event of a block goes beyond the block's size, nearly always.
+const BLOCK_SLACK_BYTES: usize = 64 << 10;
+/// A buffer that grew larger for one event is not kept.
+const PENDING_KEPT_BYTES_MAX: usize = 4 << 20;
 const NAME_BYTES_MAX: usize = 255;
 
 impl Writer {
@@ -145,16 +157,16 @@ impl Writer {
     /// [`Error::Locked`] when another process writes it, [`Error::OtherDialect`], [`Error::NewerFormat`], or what the
     /// storage answers.
     pub fn open(storage: Arc<dyn Storage>, options: WriteOptions) -> Result<Opened> {
+        check_options(&options)?;
         let lock = storage
             .lock()
             .map_err(storage_error("lock", "the directory"))?
             .ok_or_else(|| Error::Locked { directory: storage.name() })?;
         let encoder = Encoder::new(options.compression_level).map_err(storage_error("set up", "zstd"))?;
         let found = recovery::recover(storage.as_ref(), &options)?;
-        let position = found.position;
         let header = found.active.as_ref().map_or(found.header, |active| active.file.header.clone());
-        let (log_id, epoch) = (header.log_id, found.epoch);
-        let log = Log::assemble(Arc::clone(&storage), options.read, header);
+        let log_id = header.log_id;
+        let log = Log::assemble(Arc::clone(&storage), options.read, header, Reading::ThisProcess);
         let active = found.active.as_ref().map(|active| Active::new(Arc::clone(&active.file), &active.footer));
         log.shared.set_segments(found.sealed, active);
         let mut writer = Writer {
@@ -164,28 +176,30 @@ impl Writer {
             active: found.active,
             head_file: HeadFile::open(storage.as_ref(), found.head_counter)?,
             log_id,
-            epoch,
+            epoch: found.epoch,
             open_block: None,
             pending: Vec::new(),
             pending_blocks: Vec::new(),
-            unsynced: Vec::new(),
-            position,
-            written: position,
+            unpublished: Vec::new(),
+            is_dirty: false,
+            position: found.position,
+            written: found.position,
             poisoned: false,
             lock: Arc::from(lock),
         };
         if found.seal_active {
             writer.seal()?;
         }
-        if writer.active.is_none() {
-            writer.begin_segment(writer.options.now)?;
-        }
         for mark in found.marks {
             writer.mark(&mark)?;
         }
-        writer.commit()?;
+        if writer.active.is_none() {
+            writer.begin_segment(writer.options.now)?;
+        }
+        writer.write_pending()?;
+        // What a killed process left may be in the page cache only; a head must not say more than the disk holds.
+        writer.is_dirty = true;
         writer.sync()?;
-        writer.publish(writer.head())?;
         writer.head_file.sync()?;
         Ok(Opened { writer, log, recovery: found.recovery })
     }
@@ -236,7 +250,8 @@ impl Writer {
         let position = self.position;
         let rises = position.announced_version > position.wire_version;
         let rise = rises.then_some(position.announced_version);
-        let builder = self.open_block.get_or_insert_with(|| BlockBuilder::new(position));
+        let payload_bytes = if large { 0 } else { self.options.block_bytes_max + BLOCK_SLACK_BYTES };
+        let builder = self.open_block.get_or_insert_with(|| BlockBuilder::new(position, payload_bytes));
         builder.push_event(event, sequence, rise, chain);
         let is_full = large || builder.is_full(self.options.block_bytes_max);
         self.position =
@@ -278,7 +293,7 @@ impl Writer {
             return Err(Error::Refused { reason: "a mark's body must be one line of at most 256 MiB".to_owned() });
         }
         self.close_block()?;
-        let mut builder = BlockBuilder::new(self.position);
+        let mut builder = BlockBuilder::new(self.position, 0);
         builder.push_mark(mark, self.position.announced_version);
         self.encode_block(builder, BlockType::MARKS)
     }
@@ -291,13 +306,11 @@ impl Writer {
     pub fn commit(&mut self) -> Result<Head> {
         self.check_alive()?;
         self.close_block()?;
-        if !self.pending_blocks.is_empty() {
-            self.write_pending()?;
-        }
+        self.write_pending()?;
         match self.options.durability {
             Durability::Commit => self.sync(),
             Durability::Interval => Ok(*self.shared.lock_head()),
-            Durability::Os => self.publish(self.head()),
+            Durability::Os => self.publish(),
         }
     }
 
@@ -307,10 +320,12 @@ impl Writer {
     /// A failed sync poisons the writer: trying again would report success for data that is gone.
     pub fn sync(&mut self) -> Result<Head> {
         self.check_alive()?;
-        if !self.unsynced.is_empty() {
-            self.poisoning(|writer| writer.sync_active())?;
+        if let Some(active) = self.active.as_ref().filter(|_| self.is_dirty) {
+            let result = active.file.file.sync().map_err(storage_error(SYNC, &active.file.name));
+            self.guard(result)?;
+            self.is_dirty = false;
         }
-        self.publish(self.head())
+        self.publish()
     }
 
     /// Commits, syncs and leaves a head that says that the log was closed in order.
@@ -324,6 +339,12 @@ impl Writer {
         self.head_file.sync()
     }
 
+    /// Whether an earlier failure has closed the log for writing: it must be opened anew.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
     /// Seals the active segment and begins the next: for tests, tools and idle logs; a commit seals by itself when due.
     ///
     /// # Errors
@@ -332,11 +353,8 @@ impl Writer {
         self.commit()?;
         self.sync()?;
         if self.active.as_ref().is_some_and(ActiveSegment::has_events) {
-            self.poisoning(|writer| {
-                writer.seal()?;
-                writer.begin_segment(now)
-            })?;
-            self.publish(self.head())?;
+            self.roll(now)?;
+            self.publish()?;
         }
         Ok(())
     }
@@ -356,11 +374,14 @@ impl Writer {
             // Out of sight first, so that nobody opens what is about to go.
             self.shared.forget(first, true);
             let name = file_name(first);
-            self.shared.storage.remove(&name).map_err(storage_error("remove", &name))?;
+            let storage = &self.shared.storage;
+            match storage.remove(&name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result.map_err(storage_error("remove", &name))?,
+            }
+            // One by one: a crash between two must not leave a hole in the middle.
+            storage.sync_directory().map_err(storage_error(SYNC, "the directory"))?;
             dropped += 1;
-        }
-        if dropped > 0 {
-            self.shared.storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
         }
         Ok(dropped)
     }
@@ -375,10 +396,14 @@ impl Writer {
         if self.poisoned { Err(Error::Poisoned) } else { Ok(()) }
     }
 
-    /// Runs a step after whose failure nobody knows what the disk holds.
-    fn poisoning<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let result = step(self);
-        self.poisoned |= result.is_err();
+    /// Poisons the writer when a step failed after which nobody knows what the disk holds.
+    ///
+    /// A device without room leaves no doubt: what was to be written is still in memory, stands behind everything that
+    /// was acknowledged, and is written to the same place again.
+    fn guard<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            self.poisoned |= !is_out_of_room(error);
+        }
         result
     }
 
@@ -390,37 +415,40 @@ impl Writer {
     }
 
     fn encode_block(&mut self, builder: BlockBuilder, block_type: BlockType) -> Result<()> {
-        self.poisoning(|writer| {
-            let built = builder
-                .finish(block_type, &mut writer.encoder, &mut writer.pending)
-                .map_err(storage_error("compress", "a block"))?;
-            writer.pending_blocks.push(built);
-            Ok(())
-        })
+        let built = builder
+            .finish(block_type, &mut self.encoder, &mut self.pending)
+            .map_err(storage_error("compress", "a block"));
+        let built = self.guard(built)?;
+        self.pending_blocks.push(built);
+        Ok(())
     }
 
     fn write_pending(&mut self) -> Result<()> {
-        let newest = self.pending_blocks.iter().map(|built| built.header.received_max).max().unwrap_or_default();
-        if self.active.as_ref().is_some_and(|active| active.is_due(&self.options, self.pending.len(), newest)) {
-            if !self.unsynced.is_empty() {
-                self.sync()?;
-            }
-            self.poisoning(|writer| {
-                writer.seal()?;
-                writer.begin_segment(newest)
-            })?;
+        let Some(newest) = self.pending_blocks.iter().map(|built| built.header.received_max).max() else {
+            return Ok(());
+        };
+        let is_due = |active: &ActiveSegment| active.is_due(&self.options, self.pending.len(), newest);
+        if self.active.as_ref().is_none_or(is_due) {
+            self.sync()?;
+            self.roll(newest)?;
         }
-        self.make_room()?;
-        self.poisoning(|writer| writer.write_blocks())
+        let result = self.make_room().and_then(|()| self.write_blocks());
+        self.guard(result)
     }
 
-    /// Preallocates, so that a full disk shows here, where nothing is lost, and not in the write.
+    /// Seals the active segment, if there is one, and begins the next.
+    fn roll(&mut self, created: Timestamp) -> Result<()> {
+        let result = self.seal().and_then(|()| self.begin_segment(created));
+        self.guard(result)
+    }
+
+    /// Preallocates, so that a full disk shows here and not in the write.
     fn make_room(&mut self) -> Result<()> {
         let step = self.options.allocate_bytes.max(1);
         let Some(active) = &mut self.active else { return Err(Error::Poisoned) };
         let end = active.end + self.pending.len() as u64;
         if end > active.allocated {
-            let length = (end - active.allocated).div_ceil(step) * step;
+            let length = (end - active.allocated).div_ceil(step).saturating_mul(step);
             let file = &active.file;
             file.file.allocate(active.allocated, length).map_err(storage_error("reserve room in", &file.name))?;
             active.allocated += length;
@@ -430,22 +458,31 @@ impl Writer {
 
     fn write_blocks(&mut self) -> Result<()> {
         let Some(active) = &mut self.active else { return Err(Error::Poisoned) };
+        if let Some(first) = self.pending_blocks.first_mut() {
+            first.header.synced_before = !self.is_dirty;
+            first.write_header(&mut self.pending, 0);
+        }
         let file = &active.file;
         file.file.write_at(&self.pending, active.end).map_err(storage_error("write", &file.name))?;
+        self.is_dirty = true;
+        self.take_up_pending();
+        Ok(())
+    }
+
+    /// The pending blocks stand at the end of the active segment now.
+    fn take_up_pending(&mut self) {
+        let Some(active) = &mut self.active else { return };
         self.pending.clear();
+        if self.pending.capacity() > PENDING_KEPT_BYTES_MAX {
+            self.pending = Vec::new();
+        }
         for built in self.pending_blocks.drain(..) {
             active.add(&built);
             let entry = BlockEntry::new(&built.header, active.end);
             active.end += built.header.stored_bytes();
-            self.unsynced.push(Written { entry, block: built.block });
+            self.unpublished.push(Written { entry, block: built.block });
         }
         self.written = self.position;
-        Ok(())
-    }
-
-    fn sync_active(&mut self) -> Result<()> {
-        let Some(active) = &self.active else { return Err(Error::Poisoned) };
-        active.file.file.sync().map_err(storage_error("sync", &active.file.name))
     }
 
     fn head(&self) -> Head {
@@ -472,12 +509,17 @@ impl Writer {
     }
 
     /// Head file, then readers.
-    fn publish(&mut self, head: Head) -> Result<Head> {
-        let slot = self.head_slot(head);
-        self.poisoning(|writer| writer.head_file.write(slot))?;
-        let entries: Vec<_> = self.unsynced.iter().map(|written| written.entry).collect();
-        for written in self.unsynced.drain(..) {
-            if let Some(block) = written.block.filter(|block| block.wire().len() <= LARGE_BYTES as usize) {
+    fn publish(&mut self) -> Result<Head> {
+        // Without an active segment, nothing was written since the last one was published.
+        let head = self.head();
+        if self.active.is_none() {
+            return Ok(head);
+        }
+        let result = self.head_file.write(self.head_slot(head));
+        self.guard(result)?;
+        let entries: Vec<_> = self.unpublished.iter().map(|written| written.entry).collect();
+        for written in self.unpublished.drain(..) {
+            if let Some(block) = written.block.filter(|_| !written.entry.is_large()) {
                 self.shared.cache.insert(Arc::new(block));
             }
         }
@@ -487,20 +529,26 @@ impl Writer {
 
     /// Appends the footer; from then on the segment never changes.
     fn seal(&mut self) -> Result<()> {
-        let Some(mut active) = self.active.take() else { return Ok(()) };
+        let Some(active) = &mut self.active else { return Ok(()) };
         if active.uncounted {
             scan::count_events(&active.file, &mut active.footer)?;
+            active.uncounted = false;
         }
         let file = &active.file;
         let bytes =
             active.footer.encode(active.end, &mut self.encoder).map_err(storage_error("compress", &file.name))?;
-        file.file.set_len(active.end).map_err(storage_error("cut", &file.name))?;
+        // Into the reserved room first, and only then is what is left of it given back.
         file.file.write_at(&bytes, active.end).map_err(storage_error("write", &file.name))?;
-        file.file.sync().map_err(storage_error("sync", &file.name))?;
+        file.file.set_len(active.end + bytes.len() as u64).map_err(storage_error("cut", &file.name))?;
+        file.file.sync().map_err(storage_error(SYNC, &file.name))?;
+        self.active = None;
+        self.is_dirty = false;
         self.shared.active_was_sealed();
         Ok(())
     }
 
+    /// Makes the next segment. Marks that are pending go into it before it gets its name, so that nothing that was
+    /// durable elsewhere is missing for a moment.
     fn begin_segment(&mut self, created: Timestamp) -> Result<()> {
         let header = SegmentHeader {
             generation: 0,
@@ -514,35 +562,58 @@ impl Writer {
             chain_before: self.written.chain,
             kinds: self.options.kinds.clone(),
         };
-        let storage = self.shared.storage.as_ref();
-        let file = write_new_segment(storage, &header)?;
-        let blocks_start = header.encode().len() as u64;
+        let mut bytes = header.encode();
+        let blocks_start = bytes.len() as u64;
+        let only_marks = self.pending_blocks.iter().all(|built| built.header.block_type == BlockType::MARKS);
+        if only_marks {
+            bytes.extend_from_slice(&self.pending);
+        }
         let name = file_name(header.first_sequence);
+        let file = write_new_segment(self.shared.storage.as_ref(), &name, &bytes)?;
         let file = Arc::new(SegmentFile { name, file, header, blocks_start });
         let footer = Footer::empty(&file.header);
-        let active = ActiveSegment { file, footer, end: blocks_start, allocated: blocks_start, uncounted: false };
+        let active = ActiveSegment { file, footer, end: blocks_start, allocated: bytes.len() as u64, uncounted: false };
         self.shared.active_has_begun(Active::new(Arc::clone(&active.file), &active.footer));
         self.active = Some(active);
+        if only_marks {
+            self.take_up_pending();
+        }
         Ok(())
     }
 }
 
-/// Makes a segment file that holds a header: written aside, synced, renamed.
+/// The name of the operation after whose failure the disk is in doubt, whatever the reason.
+const SYNC: &str = "sync";
+
+fn is_out_of_room(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Storage { operation, source, .. }
+            if *operation != SYNC
+                && matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    )
+}
+
+/// Makes a segment file: written aside, synced, renamed.
 pub(crate) fn write_new_segment(
     storage: &dyn Storage,
-    header: &SegmentHeader,
+    name: &str,
+    bytes: &[u8],
 ) -> Result<Arc<dyn crate::storage::File>> {
-    let name = file_name(header.first_sequence);
     let aside = format!("{name}.new");
     let file = storage.create(&aside).map_err(storage_error("create", &aside))?;
-    file.write_at(&header.encode(), 0).map_err(storage_error("write", &aside))?;
-    file.sync().map_err(storage_error("sync", &aside))?;
-    storage.rename(&aside, &name).map_err(storage_error("rename", &aside))?;
-    storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
+    file.write_at(bytes, 0).map_err(storage_error("write", &aside))?;
+    file.sync().map_err(storage_error("write", &aside))?;
+    storage.rename(&aside, name).map_err(storage_error("rename", &aside))?;
+    storage.sync_directory().map_err(storage_error("write", "the directory"))?;
     Ok(file)
 }
 
 impl ActiveSegment {
+    pub(crate) fn has_blocks(&self) -> bool {
+        !self.footer.blocks.is_empty()
+    }
+
     pub(crate) fn has_events(&self) -> bool {
         self.footer.end_sequence > self.file.header.first_sequence
     }
@@ -581,8 +652,32 @@ fn check_event(event: &Event<'_>) -> Result<()> {
     if memchr::memchr(b'\r', event.payload.as_bytes()).is_some() {
         return refuse("the payload holds a carriage return, which the wire form cannot carry".to_owned());
     }
+    if wire::frame_length_max(event.payload) > PAYLOAD_BYTES_MAX as usize {
+        return refuse(format!("the payload has so many lines that its wire form exceeds {PAYLOAD_BYTES_MAX} bytes"));
+    }
     if event.source.len() > NAME_BYTES_MAX || event.network.len() > NAME_BYTES_MAX {
         return refuse(format!("the name of a source or network is longer than {NAME_BYTES_MAX} bytes"));
+    }
+    Ok(())
+}
+
+fn check_options(options: &WriteOptions) -> Result<()> {
+    let bad = |option, reason: String| Err(Error::BadOption { option, reason });
+    if options.dialect.is_empty() || options.dialect.len() > DIALECT_BYTES || options.dialect.contains('\0') {
+        return bad("dialect", format!("{:?} is not a name of 1 to {DIALECT_BYTES} bytes", options.dialect));
+    }
+    if options.kinds.len() > KINDS_MAX {
+        return bad("kinds", format!("{} kinds were given, at most {KINDS_MAX} fit", options.kinds.len()));
+    }
+    if let Some((_, name)) = options.kinds.iter().find(|(_, name)| name.len() > KIND_NAME_BYTES_MAX) {
+        return bad("kinds", format!("the name {name:?} is longer than {KIND_NAME_BYTES_MAX} bytes"));
+    }
+    if !(1..=BLOCK_BYTES_MAX).contains(&options.block_bytes_max) {
+        return bad("block_bytes_max", format!("{} is not in 1 to {BLOCK_BYTES_MAX}", options.block_bytes_max));
+    }
+    if !(1..=SEGMENT_BLOCKS_MAX / 2).contains(&options.segment_blocks_max) {
+        let most = SEGMENT_BLOCKS_MAX / 2;
+        return bad("segment_blocks_max", format!("{} is not in 1 to {most}", options.segment_blocks_max));
     }
     Ok(())
 }

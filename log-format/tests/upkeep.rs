@@ -497,7 +497,9 @@ fn a_rewrite_keeps_wire_bytes_marks_and_chain_and_shrinks() {
         let options = RewriteOptions::default();
         let rewritten: Vec<_> =
             small.iter().map(|&first| maintenance.rewrite(first, options).unwrap().unwrap()).collect();
-        assert_eq!(maintenance.segments_with_small_blocks(0, 1 << 20).unwrap(), Vec::<u64>::new());
+        // The writer may have sealed another one meanwhile.
+        let still_small = maintenance.segments_with_small_blocks(0, 1 << 20).unwrap();
+        assert!(still_small.iter().all(|first| !small.contains(first)), "{still_small:?}");
         rewritten
     });
     append(&mut writer, EVENTS..EVENTS + 1);

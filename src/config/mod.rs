@@ -1,1 +1,333 @@
-//! Configuration.
+//! Configuration: from the text of one TOML file, and the environment, to settings the rest of the program can trust.
+//!
+//! Owns the file format with every spelling it ever had, the defaults, the limits, and the texts that refuse a file.
+//! A file's text flows in; a [`Config`] flows out, in which a part that is absent or switched off is `None` and every
+//! number is inside its limits, together with the [`Warning`]s that `main` logs. Nothing here opens a port, a log or a
+//! database, and only [`Config::load`] touches the file system and the process's environment.
+//!
+//! The steps, each in its own file:
+//!
+//! 1. `document`: text to a TOML table that remembers positions, and from there to the structs of `file`;
+//! 2. `spelling`: in between, old spellings in that table become new ones;
+//! 3. `known_keys`: the nearest known key for an unknown one;
+//! 4. `checks`: from `file` to `settings`: defaults, limits, refused combinations;
+//! 5. `postgresql`: the one exporter whose settings may come from the environment.
+
+mod checks;
+mod document;
+mod error;
+mod file;
+mod known_keys;
+mod postgresql;
+mod settings;
+mod spelling;
+
+#[cfg(test)]
+mod samples;
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+pub use error::{
+    ConfigError, DatabaseError, Fix, InvalidValue, NotConstructed, Refusal, TomlError, TwoSpellings, Warning,
+};
+pub use settings::{
+    AdminApiServer, Config, CorsOrigin, Durability, EventStreamServer, ExponentialBackoff, LegacySseApi, LogSettings,
+    NodeClient, NodeConnection, Password, PostgreSql, ReplayChunks, RestApiServer, RpcListener, RpcServer, Sqlite,
+    SseServer, Storage, Threads, ZstdPassThrough,
+};
+
+use document::Document;
+
+/// The longest configuration file that is read: 1 MiB, far above any real one.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What came out of a configuration file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// What the operator should know about the file, one log line each. Nothing here stops the program.
+    pub warnings: Vec<Warning>,
+}
+
+impl Config {
+    /// Reads the file at `path`, with the PostgreSQL variables of this process's environment.
+    ///
+    /// # Errors
+    /// Every [`ConfigError`]; printed by `anyhow` from `main` it gives the texts operators know.
+    pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
+        let text = read_text(path).map_err(NotConstructed::Unreadable)?;
+        Self::parse(&text, |variable| std::env::var(variable).ok())
+    }
+
+    /// The same from a text and an `environment` that answers for a variable's name.
+    ///
+    /// # Errors
+    /// Every [`ConfigError`] but the unreadable file.
+    pub fn parse(text: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Loaded, ConfigError> {
+        let mut document = Document::parse(text).map_err(NotConstructed::Toml)?;
+        let mut warnings = spelling::modernise(&mut document)?;
+        let (file, unknown_keys) = document.read().map_err(NotConstructed::Toml)?;
+        warnings.extend(unknown_keys);
+        let config = checks::check(file, &document, &environment)?;
+        Ok(Loaded { config, warnings })
+    }
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let bytes_read = File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if bytes_read as u64 > FILE_BYTES_MAX {
+        let message = format!("larger than {FILE_BYTES_MAX} bytes: this is no configuration file");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, io::Write};
+
+    use proptest::prelude::*;
+    use tempfile::NamedTempFile;
+
+    use super::{
+        samples::{DEFAULT_FULL, DEFAULT_SSE_ONLY, EVERY_ERA, PASSWORD, explained, load, loaded, refused},
+        *,
+    };
+
+    #[test]
+    fn the_example_files_load_without_a_warning() {
+        for example in [DEFAULT_SSE_ONLY, DEFAULT_FULL] {
+            assert_eq!(loaded(example).warnings, []);
+        }
+    }
+
+    #[test]
+    fn the_full_example_shows_every_key_and_the_small_one_leaves_only_defaults_out() {
+        let document = Document::parse(DEFAULT_FULL).unwrap();
+        for key in known_keys::all() {
+            let key = key.replace("sse_server.connections.", "sse_server.connections[0].");
+            assert!(document.line_of(&key).is_some(), "`{key}` is missing from default_full.toml");
+        }
+        let small = loaded(DEFAULT_SSE_ONLY).config;
+        let full = loaded(DEFAULT_FULL).config;
+        let (small_sse, full_sse) = (small.sse_server.unwrap(), full.sse_server.unwrap());
+        assert_eq!(small.storage.unwrap().log, full.storage.unwrap().log);
+        assert_eq!(small_sse.event_stream_server, full_sse.event_stream_server);
+        assert_eq!(small_sse.inbound_channel_size, full_sse.inbound_channel_size);
+    }
+
+    #[test]
+    fn every_key_of_the_full_example_has_a_comment_or_a_plain_name() {
+        let plain = ["host", "database_name", "database_username", "database_password"];
+        let lines: Vec<&str> = DEFAULT_FULL.lines().collect();
+        for (previous, line) in lines.iter().zip(lines.iter().skip(1)) {
+            let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| !key.starts_with('#')) else { continue };
+            assert!(previous.starts_with('#') || plain.contains(&key), "`{line}` has no comment");
+        }
+    }
+
+    #[test]
+    fn parts_not_built_yet_are_named_once_each_and_only_if_they_are_switched_on() {
+        assert_eq!(loaded(DEFAULT_SSE_ONLY).config.parts_not_built_yet(), Vec::<&str>::new());
+        let lines = loaded(DEFAULT_FULL).config.parts_not_built_yet();
+        assert_eq!(lines.len(), 4, "{lines:?}");
+        for part in ["emulate_legacy_sse_apis", "[rest_api_server]", "[admin_api_server]", "[rpc_server]"] {
+            assert_eq!(lines.iter().filter(|line| line.contains(part)).count(), 1, "{part} in {lines:?}");
+        }
+        let with_databases = DEFAULT_FULL.replace("enabled = false", "enabled = true");
+        let lines = loaded(&with_databases).config.parts_not_built_yet();
+        assert_eq!(lines.len(), 6, "{lines:?}");
+        assert!(
+            lines.iter().any(|line| line.contains("SQLite")) && lines.iter().any(|line| line.contains("PostgreSQL"))
+        );
+    }
+
+    #[test]
+    fn a_file_is_read_from_disk() {
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(DEFAULT_SSE_ONLY.as_bytes()).unwrap();
+        assert_eq!(Config::load(file.path()).unwrap(), loaded(DEFAULT_SSE_ONLY));
+    }
+
+    #[test]
+    fn an_unreadable_file_is_reported_in_the_words_operators_know() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Config::load(&folder.path().join("missing.toml")).unwrap_err();
+        let lines =
+            "Error constructing config\nError reading config file contents\nNo such file or directory (os error 2)";
+        assert_eq!(explained(&error), lines);
+
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(&[0xff, 0xfe]).unwrap();
+        assert!(explained(&Config::load(file.path()).unwrap_err()).contains("valid UTF-8"));
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(&vec![b'#'; FILE_BYTES_MAX as usize + 1]).unwrap();
+        assert!(explained(&Config::load(file.path()).unwrap_err()).contains("larger than 1048576 bytes"));
+    }
+
+    #[test]
+    fn broken_toml_is_reported_with_line_and_column_in_the_words_operators_know() {
+        let error = refused("[storage]\nstorage_folder = ");
+        let lines: Vec<&str> = error.lines().collect();
+        assert_eq!(lines[..2], ["Error constructing config", "Error parsing config into TOML format"]);
+        assert_eq!(lines[2], "TOML parse error at line 2, column 18");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_reported_with_its_line_and_full_path() {
+        let error = refused(&DEFAULT_SSE_ONLY.replace("port = 19999", "port = 'x'"));
+        for part in ["TOML parse error at line 29, column 8", "port = 'x'", "in `sse_server.event_stream_server.port`"]
+        {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        let error = refused(&DEFAULT_FULL.replace("\"V1\"", "\"V2\""));
+        assert!(error.contains("unknown variant `V2`, expected `V1`"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_required_key_is_reported_with_its_section() {
+        let error = refused(&DEFAULT_SSE_ONLY.replace("sse_port = 9999\n", ""));
+        assert!(
+            error.contains("missing field `sse_port`") && error.contains("in `sse_server.connections[0]`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_a_warning_that_names_its_path_its_line_and_the_nearest_known_key() {
+        let misspelled = [
+            ("storage_folder", "lgo = 1\nstorage_folder", "storage.lgo", "storage.log"),
+            (
+                "port = 19999",
+                "port = 19999\nprot = 1",
+                "sse_server.event_stream_server.prot",
+                "sse_server.event_stream_server.port",
+            ),
+            (
+                "sse_port",
+                "enable_loging = true\nsse_port",
+                "sse_server.connections[0].enable_loging",
+                "sse_server.connections.enable_logging",
+            ),
+            (
+                "[sse_server]",
+                "block_bytes_max = 4096\n[sse_server]",
+                "storage.block_bytes_max",
+                "storage.log.block_bytes_max",
+            ),
+            ("[sse_server]", "[rest_api_sever]\nport = 1\n[sse_server]", "rest_api_sever", "rest_api_server"),
+        ];
+        for (place, with_mistake, key, nearest) in misspelled {
+            let Loaded { config, warnings } = loaded(&DEFAULT_SSE_ONLY.replacen(place, with_mistake, 1));
+            assert_eq!(config, loaded(DEFAULT_SSE_ONLY).config);
+            let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+            let text = warning.to_string();
+            assert!(text.contains(&format!("`{key}` (line ")), "{text}");
+            assert!(text.ends_with(&format!("the nearest known key is `{nearest}`")), "{text}");
+        }
+    }
+
+    #[test]
+    fn two_unknown_keys_are_two_warnings() {
+        let warnings = loaded(&format!("max_thread_cuont = 1\nfoo.bar = 2\n{DEFAULT_SSE_ONLY}")).warnings;
+        let texts: BTreeSet<String> = warnings.iter().map(Warning::to_string).collect();
+        assert_eq!(texts.len(), 2);
+        assert!(texts.contains(
+            "unknown configuration key `max_thread_cuont` (line 1) is ignored; the nearest known key is `max_thread_count`"
+        ));
+    }
+
+    #[test]
+    fn an_unknown_key_inside_the_rpc_section_is_an_error() {
+        let places =
+            ["[rpc_server.main_server]", "[rpc_server.node_client]", "[rpc_server.node_client.exponential_backoff]"];
+        for section in places {
+            let error = refused(&DEFAULT_FULL.replace(section, &format!("{section}\nbogus = 1")));
+            assert!(error.contains("unknown field `bogus`, expected one of `"), "{error}");
+            assert!(error.contains(&format!("in `{}", section.trim_matches(['[', ']']))), "{error}");
+        }
+        let error =
+            refused(&DEFAULT_FULL.replace("[rpc_server.node_client]", "[rpc_server.bogus]\n[rpc_server.node_client]"));
+        assert!(error.contains("unknown field `bogus`, expected one of `main_server`, "), "{error}");
+        let main_server = refused(&DEFAULT_FULL.replace("qps_limit = 100", "bogus = 100"));
+        assert!(
+            main_server.contains("expected one of `enable_server`, `ip_address`, `port`, `qps_limit`"),
+            "{main_server}"
+        );
+    }
+
+    #[test]
+    fn a_password_is_in_no_error_and_in_no_debug_text() {
+        let lines = [
+            format!("database_password = {PASSWORD}"),
+            format!("database_password = '{PASSWORD}"),
+            format!("database_password = ['{PASSWORD}']"),
+            format!("database_password = \"\"\"\n{PASSWORD}"),
+            format!("database_password = '{PASSWORD}' '{PASSWORD}'"),
+            format!("database_password = '{PASSWORD}'\ndatabase_password = '{PASSWORD}'"),
+            format!("database_password = '{PASSWORD}'\nport = '5432'"),
+            format!("database_password = 12{PASSWORD}"),
+        ];
+        for line in lines {
+            let error = load(&format!("{DEFAULT_SSE_ONLY}\n[storage.postgresql_config]\n{line}\n")).unwrap_err();
+            assert!(!format!("{error:?} {}", explained(&error)).contains(PASSWORD), "{error:?}");
+            assert!(explained(&error).contains("at line 3"), "{}", explained(&error));
+        }
+        let database =
+            format!("host = 'h'\ndatabase_name = 'd'\ndatabase_username = 'u'\ndatabase_password = '{PASSWORD}'");
+        let loaded = loaded(&format!("{DEFAULT_SSE_ONLY}\n[storage.postgresql_config]\n{database}\n"));
+        assert!(!format!("{loaded:?}").contains(PASSWORD));
+        let password = loaded.config.storage.unwrap().postgresql.unwrap().password;
+        assert_eq!(password.reveal(), PASSWORD);
+    }
+
+    #[test]
+    fn a_number_as_password_is_refused_without_showing_it() {
+        let error =
+            refused(&format!("{DEFAULT_SSE_ONLY}\n[storage.postgresql_config]\ndatabase_password = 918273645\n"));
+        assert!(error.contains("expected a string in quotes") && !error.contains("918273645"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in any::<String>()) {
+            let _ = load(&text);
+        }
+
+        #[test]
+        fn no_damage_to_a_good_file_makes_the_parser_panic_or_show_the_password(
+            era in 0..EVERY_ERA.len() + 1,
+            cut in 0.0..1.0_f64,
+            length in 0..40_usize,
+            insert in "[\\[\\]{}=.,'\"a-z0-9_\n -]{0,12}",
+        ) {
+            let with_password = DEFAULT_FULL.replace("p@$$w0rd", PASSWORD);
+            let text = EVERY_ERA.get(era).copied().unwrap_or(&with_password);
+            let start = text.floor_char_boundary((text.len() as f64 * cut) as usize);
+            let end = text.floor_char_boundary((start + length).min(text.len()));
+            // Damage to the password's own line can make it part of another key, which nothing can tell.
+            let secret_line = text.find("database_password = ").map(|start| start..start + text[start..].find('\n').unwrap());
+            prop_assume!(secret_line.is_none_or(|line| end < line.start || line.end <= start));
+            let damaged = format!("{}{insert}{}", &text[..start], &text[end..]);
+            let shown = match load(&damaged) {
+                Ok(loaded) => format!("{loaded:?}"),
+                Err(error) => format!("{error:?} {}", explained(&error)),
+            };
+            prop_assert!(!shown.contains(PASSWORD), "{shown}");
+        }
+
+        #[test]
+        fn any_number_anywhere_is_taken_or_refused_but_never_panics(key in 0..120_usize, value in any::<i64>()) {
+            let keys: Vec<String> = known_keys::all().collect();
+            let key = &keys[key % keys.len()];
+            let text = samples::with(DEFAULT_FULL, key, toml::Value::Integer(value));
+            let _ = load(&text);
+        }
+    }
+}

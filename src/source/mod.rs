@@ -7,12 +7,7 @@ pub mod casper;
 
 use std::sync::Arc;
 
-/// Microseconds since the Unix epoch.
-pub type Timestamp = u64;
-
-/// The kind of an event: a number of the stream's dialect, as the log stores it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Kind(pub u8);
+pub use sidecar_log_format::{ApiVersion, ApiVersionError, Kind, Timestamp};
 
 /// What makes two reports of one event the same event (design: *identity*).
 ///
@@ -26,17 +21,6 @@ pub struct Identity {
     pub time: u64,
     /// 16 bytes that stand for the natural key: of a BLAKE3 hash over it.
     pub hash: [u8; 16],
-}
-
-/// A protocol version `major.minor.patch` as a node announces it; ordered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ApiVersion {
-    /// Major number.
-    pub major: u32,
-    /// Minor number.
-    pub minor: u32,
-    /// Patch number.
-    pub patch: u32,
 }
 
 /// What is true of every event of one connection to one node.
@@ -87,4 +71,24 @@ pub enum Batch {
         /// The events; never empty.
         events: Vec<Received>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_three_numbers_and_orders_by_them() {
+        let version: ApiVersion = "2.0.10".parse().unwrap();
+        assert_eq!(version, ApiVersion { major: 2, minor: 0, patch: 10 });
+        assert!(version > "2.0.9".parse().unwrap());
+        assert_eq!(version.to_string(), "2.0.10");
+    }
+
+    #[test]
+    fn a_version_of_another_form_is_refused() {
+        for text in ["", "2", "2.0", "2.0.0.0", "2.0.x", "2.0.4294967296", "2.0.-1", "2.0.0-rc1"] {
+            assert!(text.parse::<ApiVersion>().is_err(), "{text}");
+        }
+    }
 }

@@ -1,1 +1,14 @@
-//! x
+//! What Sidecar's end-to-end tests and benchmarks stand on: a simulated Casper node and the clients that watch Sidecar.
+//!
+//! It owns made and recorded events, a node-like server in a scriptable and in a fast form, a raw event stream
+//! client, and the running of the built binary. It knows nothing of Sidecar's inside: everything goes over sockets,
+//! files and signals, as for a user.
+
+pub mod client;
+pub mod fast;
+mod http;
+pub mod node;
+pub mod port;
+pub mod process;
+pub mod recordings;
+pub mod story;

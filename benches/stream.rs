@@ -1,0 +1,301 @@
+//! What a replay costs the SSE server: `cargo bench --bench stream`.
+//!
+//! Writes a log of about 1 GB of wire form into a temporary directory, serves it on loopback and lets another process
+//! read it, so that the CPU time of this one is the server's alone. The yardstick is a bare socket that sends the same
+//! number of bytes from memory. Prints medians of interleaved runs. `-- --quick` writes a tenth.
+
+#![expect(clippy::indexing_slicing, reason = "a benchmark may stop where it finds something else than it expects")]
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use sidecar::stream::{ReplayChunks, Server, StreamOptions};
+use sidecar_log_format::{
+    ApiVersion, Durability, Event, Kind, Log, Opened, WriteOptions, Writer,
+    storage::{Directory, Storage},
+};
+use tokio::sync::watch;
+
+const EVENTS: u64 = 1_300_000;
+const RUNS: usize = 3;
+const SIGNATURE: Kind = Kind(6);
+const STEP: Kind = Kind(7);
+const SHUTDOWN: Kind = Kind(8);
+const KINDS: &[(Kind, &str)] = &[(SIGNATURE, "FinalitySignature"), (STEP, "Step"), (SHUTDOWN, "Shutdown")];
+const STALLED_CLIENTS: usize = 1_000;
+/// More than the cache has blocks.
+const CLIENTS: u64 = 200;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [_, "client", address, target, header] => {
+            println!("{}", read_stream(address.parse()?, target, header)?);
+            Ok(())
+        }
+        [_, "clients", address, events] => read_streams(address.parse()?, events.parse()?),
+        [_, "stalled", address, events] => hold_streams(address.parse()?, events.parse()?),
+        _ => measure(if arguments.iter().any(|argument| argument == "--quick") { EVENTS / 10 } else { EVENTS }),
+    }
+}
+
+fn measure(events: u64) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (log, _writer) = write_log(directory.path(), events)?;
+    let raw_bytes = events * 765;
+    let modes: [(&str, ReplayChunks, &str, &str); 5] = [
+        ("one event per chunk", ReplayChunks::Event, "", ""),
+        ("large pieces", ReplayChunks::Block, "", ""),
+        ("zstd, as stored", ReplayChunks::Event, "", "accept-encoding: zstd\r\n"),
+        ("types=FinalitySignature", ReplayChunks::Event, "&types=FinalitySignature", ""),
+        ("types=Step (none there)", ReplayChunks::Block, "&types=Step", ""),
+    ];
+    let mut bare = Vec::new();
+    let mut runs = vec![Vec::new(); modes.len()];
+    let runtime = tokio::runtime::Runtime::new()?;
+    for _ in 0..RUNS {
+        bare.push(bare_socket(raw_bytes)?);
+        for ((_, chunks, query, header), results) in modes.iter().zip(&mut runs) {
+            results.push(replay(&runtime, &log, events, *chunks, query, header)?);
+        }
+    }
+    let yardstick = events as f64 / median(bare).as_secs_f64();
+    println!("{events} events, {:.2} GB", raw_bytes as f64 / 1e9);
+    println!(
+        "{:<26} {:>12} {:>8} {:>14} {:>10}",
+        "replay, one client", "events/s", "of raw", "CPU us/event", "MB sent"
+    );
+    println!("{:<26} {yardstick:>12.0} {:>8.2}", "bare socket", 1.0);
+    for ((name, ..), results) in modes.iter().zip(runs) {
+        let rate = events as f64 / median(results.iter().map(|run| run.wall).collect()).as_secs_f64();
+        let cpu = median(results.iter().map(|run| run.cpu).collect()).as_secs_f64() * 1e6 / events as f64;
+        let sent = results.first().map_or(0, |run| run.bytes);
+        println!("{name:<26} {rate:>12.0} {:>8.2} {cpu:>14.2} {:>10}", rate / yardstick, sent / 1_000_000);
+    }
+    let address = serve(&runtime, &log, ReplayChunks::Event)?;
+    let many = run_client(&["clients", &address.to_string(), &events.to_string()])?;
+    println!(
+        "{CLIENTS} clients, a part each: {:.0} events/s, {:.2} us CPU/event",
+        events as f64 / many.wall.as_secs_f64(),
+        many.cpu.as_secs_f64() * 1e6 / events as f64
+    );
+    let before = resident_kib()?;
+    let after = resident_with_stalled_clients(&runtime, &log, events)?;
+    println!(
+        "resident: {} MiB with {STALLED_CLIENTS} replays from different places that do not read (before: {} MiB)",
+        after / 1024,
+        before / 1024
+    );
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Run {
+    wall: Duration,
+    cpu: Duration,
+    bytes: u64,
+}
+
+fn median<T: Ord + Copy>(mut values: Vec<T>) -> T {
+    values.sort_unstable();
+    values[values.len() / 2]
+}
+
+fn write_log(directory: &std::path::Path, events: u64) -> Result<(Log, Writer)> {
+    let storage: Arc<dyn Storage> = Arc::new(Directory::at(directory));
+    let options = WriteOptions { durability: Durability::Os, ..WriteOptions::new("casper", [7; 16], 1) };
+    let Opened { mut writer, log, .. } = Writer::open(storage, options)?;
+    let version = ApiVersion { major: 2, minor: 0, patch: 0 };
+    writer.announce_version(version, "node", 1)?;
+    let mut random = 1u64;
+    for number in 0..events {
+        let payload = payload(number, &mut random);
+        writer.append(&Event {
+            kind: SIGNATURE,
+            source: "127.0.0.1:9999",
+            network: "casper",
+            api_version: version,
+            upstream_id: Some(number),
+            received: 1,
+            payload: &payload,
+        })?;
+        if writer.is_block_full() {
+            writer.commit()?;
+        }
+    }
+    writer.commit()?;
+    Ok((log, writer))
+}
+
+/// About 745 bytes that compress like a real finality signature's.
+fn payload(number: u64, random: &mut u64) -> String {
+    let mut hex = |length: usize| -> String {
+        let words = std::iter::repeat_with(|| {
+            *random ^= *random << 13;
+            *random ^= *random >> 7;
+            *random ^= *random << 17;
+            format!("{:016x}", *random)
+        });
+        words.take(length / 16).collect()
+    };
+    let (signature, hash) = (hex(256), hex(128));
+    let known = "a9b2c4d7e1f0".repeat(14);
+    format!(
+        "{{\"FinalitySignature\":{{\"V2\":{{\"block_hash\":\"{hash}\",\"block_height\":{},\"era_id\":{},\
+         \"chain_name_hash\":\"{known}\",\"signature\":\"02{signature}\",\"public_key\":\"02{}\"}}}}}}",
+        number / 100,
+        number / 10_000,
+        "c0ffee11".repeat(4),
+    )
+}
+
+fn replay(
+    runtime: &tokio::runtime::Runtime,
+    log: &Log,
+    events: u64,
+    replay_chunks: ReplayChunks,
+    query: &str,
+    header: &str,
+) -> Result<Run> {
+    let running = serve(runtime, log, replay_chunks)?;
+    let target = format!("/events?start_from=0&until={}{query}", events - 1);
+    run_client(&["client", &running.to_string(), &target, header])
+}
+
+/// Runs a client process to its end; the CPU time is this process's.
+fn run_client(arguments: &[&str]) -> Result<Run> {
+    let cpu = cpu_time()?;
+    let start = Instant::now();
+    let bytes = String::from_utf8(client(arguments)?.wait_with_output()?.stdout)?;
+    Ok(Run { wall: start.elapsed(), cpu: cpu_time()? - cpu, bytes: bytes.trim().parse().context("the client failed")? })
+}
+
+fn serve(runtime: &tokio::runtime::Runtime, log: &Log, replay_chunks: ReplayChunks) -> Result<SocketAddr> {
+    let options = StreamOptions {
+        listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        replay_chunks,
+        max_concurrent_subscribers: 2_000,
+        ..StreamOptions::new(KINDS, SHUTDOWN)
+    };
+    runtime.block_on(async {
+        let server = Server::bind(options, log.clone(), watch::channel(log.head()).1)?;
+        let address = server.local_addr();
+        tokio::spawn(server.run(std::future::pending()));
+        Ok(address)
+    })
+}
+
+fn bare_socket(bytes: u64) -> Result<Duration> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    let start = Instant::now();
+    let mut child = client(&["client", &address.to_string(), "/", ""])?;
+    let (mut stream, _) = listener.accept()?;
+    let mut request = [0; 1024];
+    ensure!(stream.read(&mut request)? > 0, "no request");
+    let piece = vec![b'x'; 64 << 10];
+    let mut left = bytes as usize;
+    while left > 0 {
+        let length = left.min(piece.len());
+        stream.write_all(&piece[..length])?;
+        left -= length;
+    }
+    drop(stream);
+    ensure!(child.wait()?.success(), "the client failed");
+    Ok(start.elapsed())
+}
+
+fn resident_with_stalled_clients(runtime: &tokio::runtime::Runtime, log: &Log, events: u64) -> Result<u64> {
+    let address = serve(runtime, log, ReplayChunks::Event)?;
+    let mut child = client(&["stalled", &address.to_string(), &events.to_string()])?;
+    let mut ready = [0; 1];
+    child.stdout.as_mut().context("no pipe")?.read_exact(&mut ready)?;
+    // Until every client's sockets are full, which shows in the CPU time.
+    let mut cpu = cpu_time()?;
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = cpu_time()?;
+        if now - cpu < Duration::from_millis(50) {
+            break;
+        }
+        cpu = now;
+    }
+    let resident = resident_kib()?;
+    child.kill()?;
+    child.wait()?;
+    Ok(resident)
+}
+
+fn client(arguments: &[&str]) -> Result<Child> {
+    Ok(Command::new(std::env::current_exe()?).args(arguments).stdout(Stdio::piped()).spawn()?)
+}
+
+/// In the other process: reads a whole response and says how long it was.
+fn read_stream(address: SocketAddr, target: &str, header: &str) -> Result<u64> {
+    let mut stream = TcpStream::connect(address)?;
+    let request = format!("GET {target} HTTP/1.1\r\nhost: sidecar\r\nconnection: close\r\n{header}\r\n");
+    // In one piece: the bare socket reads only once.
+    stream.write_all(request.as_bytes())?;
+    let mut buffer = vec![0; 256 << 10];
+    let mut bytes = 0u64;
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => break,
+            read => bytes += read as u64,
+        }
+    }
+    Ok(bytes)
+}
+
+/// In the other process: each of many clients reads its own part of the log.
+fn read_streams(address: SocketAddr, events: u64) -> Result<()> {
+    let part = events / CLIENTS;
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let target = format!("/events?start_from={}&until={}", number * part, (number + 1) * part - 1);
+            std::thread::spawn(move || read_stream(address, &target, ""))
+        })
+        .collect();
+    let mut bytes = 0;
+    for client in clients {
+        bytes += client.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
+    }
+    println!("{bytes}");
+    Ok(())
+}
+
+/// In the other process: opens streams, reads a little of each and then nothing.
+fn hold_streams(address: SocketAddr, events: u64) -> Result<()> {
+    let mut streams = Vec::new();
+    for number in 0..STALLED_CLIENTS as u64 {
+        let mut stream = TcpStream::connect(address)?;
+        let start = events / STALLED_CLIENTS as u64 * number;
+        write!(stream, "GET /events?start_from={start} HTTP/1.1\r\nhost: sidecar\r\n\r\n")?;
+        stream.read_exact(&mut [0; 1024])?;
+        streams.push(stream);
+    }
+    println!("ready");
+    std::thread::sleep(Duration::from_secs(3600));
+    Ok(())
+}
+
+/// User and system time of this process.
+fn cpu_time() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+fn resident_kib() -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}

@@ -1,0 +1,98 @@
+//! Buffers of the size of a block, used again and again.
+//!
+//! Blocks are larger than what the allocator serves from its own memory, so each would cost a system call and a page
+//! fault per 4 KiB. [`take`] hands out a buffer, [`share`] turns a filled one into [`Bytes`] that give it back when the
+//! last reader lets go.
+
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+
+/// Smaller buffers are cheaper to allocate than to share.
+const POOLED_BYTES_MIN: usize = 64 << 10;
+const POOLED_BYTES_MAX: usize = 2 << 20;
+const POOLED_MAX: usize = 8;
+
+static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+/// An empty buffer with room for `capacity` bytes.
+pub(crate) fn take(capacity: usize) -> Vec<u8> {
+    if capacity >= POOLED_BYTES_MIN {
+        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+        // One of twice the size would pin more memory than its content is worth.
+        let fits = |buffer: &Vec<u8>| (capacity..=capacity.saturating_mul(2)).contains(&buffer.capacity());
+        if let Some(found) = pool.iter().position(fits) {
+            return pool.swap_remove(found);
+        }
+    }
+    Vec::with_capacity(capacity)
+}
+
+/// Gives a buffer back.
+pub(crate) fn give_back(mut buffer: Vec<u8>) {
+    if !(POOLED_BYTES_MIN..=POOLED_BYTES_MAX).contains(&buffer.capacity()) {
+        return;
+    }
+    buffer.clear();
+    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    if pool.len() >= POOLED_MAX {
+        // The newest stays: what was given back long ago may have a size that nobody asks for any more.
+        pool.remove(0);
+    }
+    pool.push(buffer);
+}
+
+/// The content of a buffer, which is given back when the last of its readers is gone.
+pub(crate) fn share(buffer: Vec<u8>) -> Bytes {
+    if buffer.capacity() < POOLED_BYTES_MIN {
+        return Bytes::from(buffer);
+    }
+    if buffer.len() < buffer.capacity() / 2 {
+        // What is held for long must not hold far more memory than it says.
+        let copy = Bytes::copy_from_slice(&buffer);
+        give_back(buffer);
+        return copy;
+    }
+    Bytes::from_owner(Shared(buffer))
+}
+
+struct Shared(Vec<u8>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        give_back(std::mem::take(&mut self.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_buffer_holds_what_was_in_it_until_the_last_reader_is_gone() {
+        let mut buffer = take(100_000);
+        buffer.extend_from_slice(&[7; 100_000]);
+        let shared = share(buffer);
+        let part = shared.slice(10..20);
+        drop(shared);
+        let mut other = take(100_000);
+        other.extend_from_slice(&[8; 100_000]);
+        assert_eq!(&part[..], &[7; 10]);
+    }
+
+    #[test]
+    fn a_small_content_does_not_hold_a_large_buffer() {
+        let mut buffer = take(1 << 20);
+        buffer.extend_from_slice(b"few");
+        let shared = share(buffer);
+        assert_eq!(&shared[..], b"few");
+        // An exclusive `Bytes` of its own copy turns into a vector without copying; a pooled one could not.
+        assert!(Vec::from(shared).capacity() < 1024);
+    }
+}

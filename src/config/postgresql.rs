@@ -1,0 +1,184 @@
+//! PostgreSQL's settings, which come from the environment first and from the file second, key by key.
+
+use std::{
+    num::{NonZero, ParseIntError},
+    str::FromStr,
+};
+
+use super::{
+    checks::{COUNT_MAX, PORT_MAX, Section},
+    error::{ConfigError, DatabaseError, Fix},
+    file,
+    settings::{Password, PostgreSql},
+};
+
+/// The variable that alone asks for PostgreSQL where the file has no database section.
+pub(super) const HOST: &str = "SIDECAR_POSTGRES_HOST";
+
+/// The settings of an enabled `[storage.postgresql_config]`, or of an empty one where only the environment asks for it.
+pub(super) fn check(
+    file: file::PostgresqlConfig,
+    section: &Section<'_>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<PostgreSql, ConfigError> {
+    let required = |variable, key, in_file: Option<String>| {
+        environment(variable).or(in_file).ok_or_else(|| {
+            let fix = Fix(format!("set the environment variable {variable} or the key `{}`", section.path_of(key)));
+            ConfigError::Database { reason: DatabaseError::Missing { variable }, fix }
+        })
+    };
+    let password = file.database_password.map(Password::into_inner);
+    Ok(PostgreSql {
+        host: required(HOST, "host", file.host)?,
+        database_name: required("SIDECAR_POSTGRES_DATABASE_NAME", "database_name", file.database_name)?,
+        username: required("SIDECAR_POSTGRES_USERNAME", "database_username", file.database_username)?,
+        password: Password::new(required("SIDECAR_POSTGRES_PASSWORD", "database_password", password)?),
+        max_connections: match number(environment, "SIDECAR_POSTGRES_MAX_CONNECTIONS", "Max connections")? {
+            Some(max_connections) => NonZero::<u32>::get(max_connections),
+            None => section.number_or("max_connections_in_pool", file.max_connections_in_pool, 10, 1..=COUNT_MAX)?,
+        },
+        port: match number(environment, "SIDECAR_POSTGRES_PORT", "Port")? {
+            Some(port) => NonZero::<u16>::get(port),
+            None => section.number_or("port", file.port, 5432, 1..=PORT_MAX)?,
+        },
+    })
+}
+
+/// The number in `variable`, if that is set; errors call it `option`.
+fn number<Number: FromStr<Err = ParseIntError>>(
+    environment: &dyn Fn(&str) -> Option<String>,
+    variable: &'static str,
+    option: &'static str,
+) -> Result<Option<Number>, ConfigError> {
+    let Some(text) = environment(variable) else { return Ok(None) };
+    text.parse().map(Some).map_err(|error| {
+        let fix = format!("the environment variable {variable} is '{text}'; set it to a number above 0 or unset it");
+        ConfigError::Database { reason: DatabaseError::NotANumber { option, error }, fix: Fix(fix) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{
+        Config,
+        samples::{DEFAULT_SSE_ONLY, explained},
+    };
+
+    const SECTION: &str = "
+        [storage.postgresql_config]
+        host = 'file-host'
+        database_name = 'file-name'
+        database_username = 'file-user'
+        database_password = 'file-password'
+        max_connections_in_pool = 7
+        port = 7000
+    ";
+    const VARIABLES: [(&str, &str); 6] = [
+        ("SIDECAR_POSTGRES_HOST", "variable-host"),
+        ("SIDECAR_POSTGRES_DATABASE_NAME", "variable-name"),
+        ("SIDECAR_POSTGRES_USERNAME", "variable-user"),
+        ("SIDECAR_POSTGRES_PASSWORD", "variable-password"),
+        ("SIDECAR_POSTGRES_MAX_CONNECTIONS", "8"),
+        ("SIDECAR_POSTGRES_PORT", "8000"),
+    ];
+
+    /// PostgreSQL's settings from `DEFAULT_SSE_ONLY` with `sections`, in an environment with `variables`.
+    fn postgresql(sections: &str, variables: &[(&str, &str)]) -> Result<Option<PostgreSql>, ConfigError> {
+        let environment = |asked: &str| {
+            let found = variables.iter().find(|(variable, _)| *variable == asked);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let loaded = Config::parse(&format!("{DEFAULT_SSE_ONLY}{sections}"), environment)?;
+        Ok(loaded.config.storage.unwrap().postgresql)
+    }
+
+    fn settings(from: &str, max_connections: u32, port: u16) -> PostgreSql {
+        PostgreSql {
+            host: format!("{from}-host"),
+            port,
+            database_name: format!("{from}-name"),
+            username: format!("{from}-user"),
+            password: Password::new(format!("{from}-password")),
+            max_connections,
+        }
+    }
+
+    #[test]
+    fn the_file_alone_is_enough() {
+        assert_eq!(postgresql(SECTION, &[]).unwrap(), Some(settings("file", 7, 7000)));
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_key_by_key() {
+        assert_eq!(postgresql(SECTION, &VARIABLES).unwrap(), Some(settings("variable", 8, 8000)));
+        let expected = PostgreSql { host: "variable-host".into(), ..settings("file", 7, 7000) };
+        assert_eq!(postgresql(SECTION, &VARIABLES[..1]).unwrap(), Some(expected));
+    }
+
+    #[test]
+    fn without_any_database_section_the_host_variable_alone_asks_for_it() {
+        assert_eq!(postgresql("", &VARIABLES).unwrap(), Some(settings("variable", 8, 8000)));
+        assert_eq!(postgresql("", &VARIABLES[1..]).unwrap(), None);
+        assert_eq!(postgresql("", &[]).unwrap(), None);
+    }
+
+    #[test]
+    fn with_a_database_section_the_environment_alone_does_not_ask_for_it() {
+        assert_eq!(postgresql("[storage.sqlite_config]\nfile_name = 'x'\n", &VARIABLES).unwrap(), None);
+        assert_eq!(postgresql("[storage.postgresql_config]\nenabled = false\n", &VARIABLES).unwrap(), None);
+        assert_eq!(
+            postgresql("[storage.postgresql_config]\n", &VARIABLES).unwrap(),
+            Some(settings("variable", 8, 8000))
+        );
+    }
+
+    #[test]
+    fn connections_and_port_have_defaults() {
+        assert_eq!(postgresql("", &VARIABLES[..4]).unwrap(), Some(settings("variable", 10, 5432)));
+    }
+
+    #[test]
+    fn a_setting_that_is_nowhere_is_refused_in_the_words_operators_know() {
+        let keys = ["host", "database_name", "database_username", "database_password"];
+        for (missing, key) in keys.into_iter().enumerate() {
+            let mut variables = VARIABLES.to_vec();
+            let (variable, _) = variables.remove(missing);
+            let error = postgresql("[storage.postgresql_config]\n", &variables).unwrap_err();
+            let text = error.to_string();
+            assert_eq!(
+                text,
+                format!(
+                    "failed to read sidecar configuration. Underlying reason: failed to parse the config option behind \
+                     env_var {variable} with error: Config value not set in ENV vars or config file"
+                )
+            );
+            let fix = format!("set the environment variable {variable} or the key `storage.postgresql_config.{key}`");
+            assert_eq!(explained(&error), format!("{text}\n{fix}"));
+        }
+    }
+
+    #[test]
+    fn a_variable_that_is_no_number_is_refused_in_the_words_operators_know() {
+        let prefix = "failed to read sidecar configuration. Underlying reason: failed to parse the config option for";
+        let wrong = [
+            ("SIDECAR_POSTGRES_PORT", "x", "Port", "invalid digit found in string"),
+            ("SIDECAR_POSTGRES_PORT", "70000", "Port", "number too large to fit in target type"),
+            ("SIDECAR_POSTGRES_MAX_CONNECTIONS", "x", "Max connections", "invalid digit found in string"),
+            ("SIDECAR_POSTGRES_MAX_CONNECTIONS", "0", "Max connections", "number would be zero for non-zero type"),
+        ];
+        for (variable, value, option, reason) in wrong {
+            let error = postgresql(SECTION, &[(variable, value)]).unwrap_err();
+            assert_eq!(error.to_string(), format!("{prefix} {option} with error: {reason}"));
+            assert!(explained(&error).contains(&format!("{variable} is '{value}'")), "{}", explained(&error));
+        }
+    }
+
+    #[test]
+    fn without_event_persistence_there_is_no_export_and_no_complaint_about_its_settings() {
+        let no_persistence = DEFAULT_SSE_ONLY.replace("[sse_server]", "[sse_server]\ndisable_event_persistence = true");
+        let text = format!("{no_persistence}[storage.postgresql_config]\n[storage.sqlite_config]\nfile_name = 'x'\n");
+        let storage = Config::parse(&text, |_| None).unwrap().config.storage.unwrap();
+        assert_eq!((storage.sqlite, storage.postgresql), (None, None));
+    }
+}

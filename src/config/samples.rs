@@ -1,0 +1,359 @@
+//! Configuration texts for tests: the example files, and a file of each era of the Casper Sidecar.
+
+use std::error::Error;
+
+use super::{Config, ConfigError, Loaded};
+
+pub(super) const DEFAULT_SSE_ONLY: &str = include_str!("../../resources/example_configs/default_sse_only.toml");
+pub(super) const DEFAULT_FULL: &str = include_str!("../../resources/example_configs/default_full.toml");
+
+/// No part of any other text, so that finding it anywhere means that it leaked.
+pub(super) const PASSWORD: &str = "xyzzyQ9";
+
+/// Parses `text` in an empty environment.
+pub(super) fn load(text: &str) -> Result<Loaded, ConfigError> {
+    Config::parse(text, |_| None)
+}
+
+/// The same for a `text` that must load.
+pub(super) fn loaded(text: &str) -> Loaded {
+    load(text).unwrap_or_else(|error| panic!("{}", explained(&error)))
+}
+
+/// The whole error of a `text` that must not load.
+pub(super) fn refused(text: &str) -> String {
+    explained(&load(text).expect_err(text))
+}
+
+/// The error and what caused it, one per line.
+pub(super) fn explained(error: &ConfigError) -> String {
+    let causes = std::iter::successors(Some(error as &dyn Error), |error: &&dyn Error| (*error).source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// `text` with the key at the path `key` set to `value`; in an array of tables, in its first.
+pub(super) fn with(text: &str, key: &str, value: toml::Value) -> String {
+    let mut root: toml::Table = text.parse().unwrap();
+    let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
+    let mut table = &mut root;
+    for step in section.split('.').filter(|step| !step.is_empty()) {
+        let below = table.get_mut(step).unwrap_or_else(|| panic!("no `{step}` of `{key}`"));
+        let below = if below.is_array() { &mut below[0] } else { below };
+        table = below.as_table_mut().unwrap();
+    }
+    table.insert(name.to_owned(), value);
+    root.to_string()
+}
+
+/// A file of each era, oldest first.
+pub(super) const EVERY_ERA: [&str; 8] =
+    [ERA_2022_10, ERA_2022_11, ERA_2023_02, ERA_2023_06, ERA_2023_09, ERA_2024_01, ERA_2024_02, ERA_2024_05];
+
+pub(super) const ERA_2022_10: &str = r#"
+node_connections = [
+    { ip_address = "127.0.0.1", sse_port = 18101, rest_port = 14101, max_retries = 5, delay_between_retries_secs = 7, enable_event_logging = true },
+    { ip_address = "127.0.0.1", sse_port = 18102, rest_port = 14102, max_retries = 6, delay_between_retries_secs = 8, enable_event_logging = false },
+]
+
+[storage]
+storage_path = "./target/storage"
+
+[storage.sqlite_config]
+file_name = "sqlite_database.db3"
+max_write_connections = 10
+max_read_connections = 90
+max_connections_in_pool = 100
+wal_autocheckpointing_interval = 1000
+
+[rest_server]
+ip_address = "127.0.0.1"
+port = 17777
+
+[event_stream_server]
+ip_address = "127.0.0.1"
+port = 19999
+max_concurrent_subscribers = 100
+event_stream_buffer_length = 5000
+"#;
+
+pub(super) const ERA_2022_11: &str = r#"
+[connection]
+node_connections = [
+    { ip_address = "127.0.0.1", sse_port = 18101, rest_port = 14101, max_retries = 5, delay_between_retries_in_seconds = 5, allow_partial_connection = false, enable_logging = true, filter_priority = { main = 1, deploys = 2, sigs = 3 } },
+]
+
+[storage]
+storage_path = "./target/storage"
+
+[storage.sqlite_config]
+file_name = "sqlite_database.db3"
+max_connections_in_pool = 100
+wal_autocheckpointing_interval = 1000
+
+[rest_server]
+port = 17777
+max_concurrent_requests = 50
+max_requests_per_second = 50
+request_timeout_in_seconds = 10
+
+[event_stream_server]
+port = 19999
+max_concurrent_subscribers = 100
+event_stream_buffer_length = 5000
+"#;
+
+pub(super) const ERA_2023_02: &str = r#"
+[[connections]]
+ip_address = "127.0.0.1"
+sse_port = 18101
+rest_port = 14101
+max_retries = 10
+delay_between_retries_in_seconds = 5
+allow_partial_connection = false
+enable_logging = true
+connection_timeout_in_seconds = 3
+
+[[connections]]
+ip_address = "127.0.0.1"
+sse_port = 18102
+rest_port = 14102
+max_retries = 10
+delay_between_retries_in_seconds = 5
+allow_partial_connection = false
+enable_logging = false
+connection_timeout_in_seconds = 3
+
+[storage]
+storage_path = "./target/storage"
+
+[storage.sqlite_config]
+file_name = "sqlite_database.db3"
+max_connections_in_pool = 100
+wal_autocheckpointing_interval = 1000
+
+[rest_server]
+port = 18888
+max_concurrent_requests = 50
+max_requests_per_second = 50
+
+[event_stream_server]
+port = 19999
+max_concurrent_subscribers = 100
+event_stream_buffer_length = 5000
+"#;
+
+pub(super) const ERA_2023_06: &str = r#"
+[[connections]]
+ip_address = "127.0.0.1"
+sse_port = 9999
+rest_port = 8888
+max_attempts = 10
+delay_between_retries_in_seconds = 5
+allow_partial_connection = false
+enable_logging = true
+force_reconnect_in_hours = 123
+
+[storage]
+storage_path = "/var/lib/casper-event-sidecar"
+
+[storage.sqlite_config]
+file_name = "sqlite_database.db3"
+max_connections_in_pool = 100
+wal_autocheckpointing_interval = 1000
+
+[rest_server]
+port = 18888
+max_concurrent_requests = 50
+max_requests_per_second = 50
+
+[event_stream_server]
+port = 19999
+max_concurrent_subscribers = 100
+event_stream_buffer_length = 5000
+"#;
+
+pub(super) const ERA_2023_09: &str = r#"
+[[connections]]
+ip_address = "127.0.0.1"
+sse_port = 18101
+rest_port = 14101
+max_attempts = 10
+delay_between_retries_in_seconds = 5
+allow_partial_connection = false
+enable_logging = true
+
+[storage]
+storage_path = "./target/storage"
+
+[storage.postgresql_config]
+database_name = "event_sidecar"
+host = "localhost"
+database_password = "p@$$w0rd"
+database_username = "postgres"
+max_connections_in_pool = 30
+
+[rest_server]
+port = 18888
+max_concurrent_requests = 50
+max_requests_per_second = 50
+
+[event_stream_server]
+port = 19999
+max_concurrent_subscribers = 100
+event_stream_buffer_length = 5000
+
+[admin_server]
+port = 18887
+max_concurrent_requests = 1
+max_requests_per_second = 1
+"#;
+
+pub(super) const ERA_2024_01: &str = r#"
+[rpc_server.main_server]
+enable_server = true
+address = '0.0.0.0:7777'
+qps_limit = 100
+max_body_bytes = 2_621_440
+cors_origin = ''
+
+[rpc_server.speculative_exec_server]
+enable_server = true
+address = '0.0.0.0:7778'
+qps_limit = 1
+max_body_bytes = 2_621_440
+cors_origin = '*'
+
+[rpc_server.node_client]
+address = '127.0.0.1:28101'
+max_request_size_bytes = 4_194_304
+max_response_size_bytes = 8_388_608
+request_limit = 3
+request_buffer_size = 16
+
+[rpc_server.node_client.exponential_backoff]
+initial_delay_ms = 1000
+max_delay_ms = 32_000
+coefficient = 2
+
+[[sse_server.connections]]
+ip_address = "127.0.0.1"
+sse_port = 18101
+rest_port = 14101
+max_attempts = 10
+delay_between_retries_in_seconds = 5
+allow_partial_connection = false
+enable_logging = true
+
+[sse_server.storage]
+storage_path = "./target/storage"
+
+[sse_server.storage.sqlite_config]
+file_name = "sqlite_database.db3"
+max_connections_in_pool = 100
+wal_autocheckpointing_interval = 1000
+
+[sse_server.rest_server]
+port = 18888
+max_concurrent_requests = 50
+max_requests_per_second = 50
+
+[sse_server.event_stream_server]
+port = 19999
+max_concurrent_subscribers = 100
+event_stream_buffer_length = 5000
+
+[sse_server.admin_server]
+port = 18887
+max_concurrent_requests = 1
+max_requests_per_second = 1
+"#;
+
+pub(super) const ERA_2024_02: &str = r#"
+[sse_server.event_stream_server]
+port = 19999
+max_concurrent_subscribers = 100
+event_stream_buffer_length = 5000
+
+[[sse_server.connections]]
+ip_address = "127.0.0.1"
+sse_port = 18101
+rest_port = 14101
+max_attempts = 10
+delay_between_retries_in_seconds = 5
+allow_partial_connection = false
+enable_logging = true
+
+[storage]
+storage_path = "./target/storage"
+
+[storage.sqlite_config]
+file_name = "sqlite_database.db3"
+max_connections_in_pool = 100
+wal_autocheckpointing_interval = 1000
+
+[rest_api_server]
+port = 18888
+max_concurrent_requests = 50
+max_requests_per_second = 50
+
+[admin_api_server]
+port = 18887
+max_concurrent_requests = 1
+max_requests_per_second = 1
+"#;
+
+pub(super) const ERA_2024_05: &str = r#"
+[sse_server]
+enable_server = true
+emulate_legacy_sse_apis = ["V1"]
+
+[sse_server.event_stream_server]
+port = 19999
+max_concurrent_subscribers = 100
+event_stream_buffer_length = 5000
+
+[[sse_server.connections]]
+ip_address = "127.0.0.1"
+sse_port = 18101
+rest_port = 14101
+max_attempts = 10
+delay_between_retries_in_seconds = 5
+allow_partial_connection = false
+enable_logging = true
+no_message_timeout_in_seconds = 10
+sleep_between_keep_alive_checks_in_seconds = 5
+
+[storage]
+storage_path = "./target/storage"
+
+[rest_api_server]
+port = 18888
+max_concurrent_requests = 50
+max_requests_per_second = 50
+
+[admin_api_server]
+port = 18887
+max_concurrent_requests = 1
+max_requests_per_second = 1
+
+[rpc_server.main_server]
+enable_server = true
+address = '0.0.0.0:7777'
+qps_limit = 100
+max_body_bytes = 2_621_440
+cors_origin = ''
+
+[rpc_server.node_client]
+address = '127.0.0.1:28101'
+max_message_size_bytes = 4_194_304
+request_limit = 3
+request_buffer_size = 16
+message_timeout_secs = 30
+client_access_timeout_secs = 2
+
+[rpc_server.node_client.exponential_backoff]
+initial_delay_ms = 1000
+max_delay_ms = 32_000
+coefficient = 2
+max_attempts = 30
+"#;

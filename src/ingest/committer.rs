@@ -1,0 +1,376 @@
+//! The committer: one thread that decides what is news, appends it and commits.
+//!
+//! Batches of all sources flow in through one bounded channel; events leave in one order, durable first, then visible. A
+//! commit starts when the last has ended and takes what is queued; while a source has more waiting and the block has
+//! room, it goes on filling, at most [`FILL_TIME_MAX`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use sidecar_log_format::{self as log_format, Durability, Event, Head, Log, Mark, MarkKind, Read, Sequence, Writer};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+use super::IngestError;
+use super::counters::Counters;
+use super::gaps::Gaps;
+use super::identity::{Fingerprint, IdentityIndex, Known, Room};
+use crate::source::casper::event::{BLOCK_ADDED, Classified, SHUTDOWN, classify};
+use crate::source::{Batch, Connection, Identity, Received, Timestamp};
+
+/// How long a commit waits for a source that has more.
+const FILL_TIME_MAX: Duration = Duration::from_millis(2);
+/// A batch with this many events or bytes was cut off by its source's limits: there is more.
+const FULL_BATCH_EVENTS: usize = 512;
+const FULL_BATCH_BYTES: usize = 256 << 10;
+/// How long to wait before a full device is tried again.
+const DISK_FULL_PAUSE: Duration = Duration::from_secs(1);
+/// How far back the newest block height is looked for when a log is opened.
+const HEIGHT_SEARCH_EVENTS: u64 = 20_000;
+
+/// The state of the committer's thread.
+pub(super) struct Committer {
+    pub(super) writer: Writer,
+    pub(super) log: Log,
+    pub(super) index: IdentityIndex,
+    pub(super) gaps: Gaps,
+    pub(super) batches: mpsc::Receiver<Batch>,
+    pub(super) committed: watch::Sender<Head>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) durability: Durability,
+    pub(super) sync_interval: Duration,
+    pub(super) keep_only_newest: Option<u64>,
+    pub(super) runtime: Handle,
+}
+
+impl Committer {
+    /// Works until every source has hung up, then closes the log.
+    pub(super) fn run(mut self) -> Result<(), IngestError> {
+        let mut last_sync = Instant::now();
+        while let Some(batch) = self.next_batch(last_sync)? {
+            if let Some(batch) = batch {
+                self.fill(batch)?;
+                self.commit()?;
+            }
+            if self.durability == Durability::Interval && last_sync.elapsed() >= self.sync_interval {
+                let head = self.writer.sync()?;
+                self.publish(head)?;
+                last_sync = Instant::now();
+            }
+        }
+        self.close()
+    }
+
+    /// The next batch; `Some(None)` when it is time to sync, `None` when there will be none.
+    fn next_batch(&mut self, last_sync: Instant) -> Result<Option<Option<Batch>>, IngestError> {
+        if self.durability != Durability::Interval {
+            return Ok(self.batches.blocking_recv().map(Some));
+        }
+        let wait = self.sync_interval.saturating_sub(last_sync.elapsed());
+        let received = self.runtime.block_on(async { tokio::time::timeout(wait, self.batches.recv()).await });
+        Ok(match received {
+            Ok(batch) => batch.map(Some),
+            Err(_) => Some(None),
+        })
+    }
+
+    /// Appends a batch and what follows it closely.
+    fn fill(&mut self, first: Batch) -> Result<(), IngestError> {
+        let deadline = Instant::now() + FILL_TIME_MAX;
+        let mut batch = first;
+        loop {
+            let more_waits = is_full(&batch);
+            self.take(batch)?;
+            if self.writer.is_block_full() {
+                return Ok(());
+            }
+            batch = match self.batches.try_recv() {
+                Ok(next) => next,
+                Err(_) if !more_waits => return Ok(()),
+                Err(_) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    match self.runtime.block_on(async { tokio::time::timeout(left, self.batches.recv()).await }) {
+                        Ok(Some(next)) => next,
+                        _ => return Ok(()),
+                    }
+                }
+            };
+        }
+    }
+
+    fn take(&mut self, batch: Batch) -> Result<(), IngestError> {
+        match batch {
+            Batch::Version { connection, version } => {
+                Ok(self.writer.announce_version(version, &connection.source, now())?)
+            }
+            Batch::Events { connection, events } => {
+                events.iter().try_for_each(|received| self.take_event(&connection, received))
+            }
+        }
+    }
+
+    fn take_event(&mut self, connection: &Connection, received: &Received) -> Result<(), IngestError> {
+        let fingerprint = Fingerprint::new(crc32fast::hash(received.payload.as_bytes()), received.has_messages);
+        match self.index.check(&received.identity, fingerprint)? {
+            Known::New => self.append(connection, received, fingerprint),
+            Known::Same => {
+                self.counters.duplicates.add(1);
+                Ok(())
+            }
+            Known::Conflict => {
+                self.counters.duplicates.add(1);
+                self.counters.identity_conflicts.add(1);
+                Ok(())
+            }
+            Known::RicherCopy => self.amend(connection, received, fingerprint),
+        }
+    }
+
+    fn append(
+        &mut self,
+        connection: &Connection,
+        received: &Received,
+        fingerprint: Fingerprint,
+    ) -> Result<(), IngestError> {
+        let event = Event {
+            kind: received.kind,
+            source: &connection.source,
+            network: &connection.network,
+            api_version: connection.api_version,
+            upstream_id: received.upstream_id,
+            received: received.received_at,
+            payload: &received.payload,
+        };
+        let sequence = match self.writer.append(&event) {
+            Ok(sequence) => sequence,
+            Err(log_format::Error::Refused { reason }) => {
+                self.counters.refused.add(1);
+                warn!(source = connection.source, upstream_id = received.upstream_id, "event not stored: {reason}");
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.counters.stored.add(1);
+        self.counters.stored_bytes.add(received.payload.len() as u64);
+        if let Some(height) = received.block_height {
+            self.gaps.block(height, received.received_at);
+        }
+        if received.kind == SHUTDOWN {
+            self.remember(sequence, received, connection)?;
+        }
+        self.note(&received.identity, fingerprint, sequence)
+    }
+
+    /// A shutdown's identity hangs on the event before it in its stream, which the log may not hold: a mark keeps it, so
+    /// that the index can be rebuilt.
+    fn remember(
+        &mut self,
+        sequence: Sequence,
+        received: &Received,
+        connection: &Connection,
+    ) -> Result<(), IngestError> {
+        let Identity { class, time, hash } = received.identity;
+        let hash = u128::from_be_bytes(hash);
+        let body = format!(r#"{{"sequence":{sequence},"class":{class},"time":{time},"hash":"{hash:032x}"}}"#);
+        self.mark(MarkKind::IDENTITY, &connection.source, received.received_at, body)
+    }
+
+    /// Keeps a later copy that carries messages where the stored event has none.
+    fn amend(
+        &mut self,
+        connection: &Connection,
+        received: &Received,
+        fingerprint: Fingerprint,
+    ) -> Result<(), IngestError> {
+        self.counters.duplicates.add(1);
+        self.counters.identity_conflicts.add(1);
+        self.counters.amendments.add(1);
+        let body = serde_json::json!({
+            "reason": "carries messages, the stored event has none",
+            "kind": received.kind.0,
+            "upstream_id": received.upstream_id,
+            "payload": received.payload,
+        });
+        self.mark(MarkKind::AMENDMENT, &connection.source, received.received_at, body.to_string())?;
+        let sequence = self.writer.next_sequence();
+        self.note(&received.identity, fingerprint, sequence)
+    }
+
+    fn mark(&mut self, kind: MarkKind, source: &str, received: Timestamp, body: String) -> Result<(), IngestError> {
+        let position = self.writer.next_sequence();
+        Ok(self.writer.mark(&Mark { kind, position, source: source.to_owned(), received, body })?)
+    }
+
+    fn note(&mut self, identity: &Identity, fingerprint: Fingerprint, sequence: Sequence) -> Result<(), IngestError> {
+        if self.index.insert(identity, fingerprint, sequence)? == Room::Full {
+            self.commit()?;
+            // Still full then means that only an interval sync will make the rest durable.
+            if self.index.wait_for_room()? == Room::Full {
+                let head = self.writer.sync()?;
+                self.publish(head)?;
+                let _room = self.index.wait_for_room()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), IngestError> {
+        for gap in self.gaps.certain(now()) {
+            let (from, to) = (gap.start(), gap.end());
+            warn!("no node has the blocks from height {from} to {to} any more: the log carries a mark");
+            self.counters.missing_blocks.add(to - from + 1);
+            self.mark(MarkKind::GAP, "", now(), format!(r#"{{"from_height":{from},"to_height":{to}}}"#))?;
+        }
+        let head = loop {
+            match self.writer.commit() {
+                Err(log_format::Error::Storage { source, operation, file })
+                    if source.kind() == std::io::ErrorKind::StorageFull && !self.writer.is_poisoned() =>
+                {
+                    self.counters.disk_full.add(1);
+                    error!("cannot {operation} {file}: no room left on the device; ingest waits, serving goes on");
+                    std::thread::sleep(DISK_FULL_PAUSE);
+                }
+                result => break result?,
+            }
+        };
+        self.counters.commits.add(1);
+        self.publish(head)
+    }
+
+    fn publish(&mut self, head: Head) -> Result<(), IngestError> {
+        let advanced = self.committed.send_replace(head).next_sequence < head.next_sequence;
+        if advanced {
+            self.index.committed(head.next_sequence.saturating_sub(1))?;
+        }
+        if let Some(newest) = self.keep_only_newest.filter(|_| advanced) {
+            self.writer.drop_before(head.next_sequence.saturating_sub(newest))?;
+        }
+        Ok(())
+    }
+
+    fn close(mut self) -> Result<(), IngestError> {
+        self.commit()?;
+        let head = self.writer.sync()?;
+        self.publish(head)?;
+        self.index.flush()?;
+        Ok(self.writer.close()?)
+    }
+
+    /// Brings the index up to the log: events behind its checkpoint are inserted again.
+    pub(super) fn catch_up(&mut self, checkpoint: Option<Sequence>) -> Result<(), IngestError> {
+        let head = self.log.head().next_sequence;
+        let start = checkpoint.map_or(0, |checkpoint| checkpoint + 1).max(self.log.oldest());
+        if start >= head {
+            return Ok(());
+        }
+        info!("reading {} events into the identity index", head - start);
+        let marks = self.log.marks(start)?;
+        let mut remembered: HashMap<Sequence, Identity> =
+            marks.iter().filter(|mark| mark.kind == MarkKind::IDENTITY).filter_map(parse_identity_mark).collect();
+        let mut next = start;
+        while next < head {
+            match self.log.read(next)? {
+                Read::Events { block, index } => {
+                    for row in block.rows().skip(index) {
+                        let identity = remembered.remove(&row.sequence());
+                        self.insert_again(row.sequence(), &row.payload(), identity)?;
+                    }
+                    next = block.end_sequence();
+                }
+                Read::Large(large) => {
+                    self.insert_again(next, &large.payload()?, None)?;
+                    next += 1;
+                }
+                Read::Missing { from, to, why } => {
+                    warn!("events {from} to {} are missing ({why:?}): a node may bring them again", to - 1);
+                    next = to;
+                }
+                Read::End => break,
+            }
+            self.index.committed(next - 1)?;
+            let _room = self.index.wait_for_room()?;
+        }
+        // The richer copies last: they are what the index compares with from now on.
+        for mark in marks.iter().filter(|mark| mark.kind == MarkKind::AMENDMENT) {
+            if let Some(payload) = amended_payload(mark) {
+                self.insert_again(head - 1, payload.as_bytes(), None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn insert_again(
+        &mut self,
+        sequence: Sequence,
+        payload: &[u8],
+        remembered: Option<Identity>,
+    ) -> Result<(), IngestError> {
+        // What was stored was one JSON value; should it not be any more, it has no identity that could come again.
+        let Some(Classified::Event(facts)) = std::str::from_utf8(payload).ok().and_then(|text| classify(text).ok())
+        else {
+            return Ok(());
+        };
+        let fingerprint = Fingerprint::new(crc32fast::hash(payload), facts.message_count > 0);
+        let _room = self.index.insert(&remembered.unwrap_or(facts.identity), fingerprint, sequence)?;
+        Ok(())
+    }
+
+    /// The greatest height among the newest stored blocks, for gap detection across a restart.
+    pub(super) fn newest_height(log: &Log) -> Result<Option<u64>, IngestError> {
+        let head = log.head().next_sequence;
+        let mut next = log.oldest().max(head.saturating_sub(HEIGHT_SEARCH_EVENTS));
+        let mut newest = None;
+        while next < head {
+            next = match log.read(next)? {
+                Read::Events { block, .. } => {
+                    if block.kinds() & BLOCK_ADDED.bit() != 0 {
+                        let blocks = block.rows().filter(|row| row.kind() == BLOCK_ADDED);
+                        newest = newest.max(blocks.filter_map(|row| height_of(&row.payload())).max());
+                    }
+                    block.end_sequence()
+                }
+                Read::Large(large) => large.sequence() + 1,
+                Read::Missing { to, .. } => to,
+                Read::End => break,
+            };
+        }
+        Ok(newest)
+    }
+}
+
+fn height_of(payload: &[u8]) -> Option<u64> {
+    match classify(std::str::from_utf8(payload).ok()?) {
+        Ok(Classified::Event(facts)) => facts.block_height,
+        _ => None,
+    }
+}
+
+fn is_full(batch: &Batch) -> bool {
+    match batch {
+        Batch::Version { .. } => false,
+        Batch::Events { events, .. } => {
+            events.len() >= FULL_BATCH_EVENTS
+                || events.iter().map(|event| event.payload.len()).sum::<usize>() >= FULL_BATCH_BYTES
+        }
+    }
+}
+
+fn parse_identity_mark(mark: &Mark) -> Option<(Sequence, Identity)> {
+    let body: serde_json::Value = serde_json::from_str(&mark.body).ok()?;
+    let hash = u128::from_str_radix(body.get("hash")?.as_str()?, 16).ok()?;
+    let class = u8::try_from(body.get("class")?.as_u64()?).ok()?;
+    let identity = Identity { class, time: body.get("time")?.as_u64()?, hash: hash.to_be_bytes() };
+    Some((body.get("sequence")?.as_u64()?, identity))
+}
+
+fn amended_payload(mark: &Mark) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_str(&mark.body).ok()?;
+    Some(body.get("payload")?.as_str()?.to_owned())
+}
+
+pub(super) fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
+}

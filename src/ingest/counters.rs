@@ -1,0 +1,42 @@
+//! What ingest counts, for whoever shows it: plain atomics that only grow.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A count that only grows.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// How many there were so far.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+}
+
+/// What became of the events that sources handed over.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Events stored.
+    pub stored: Count,
+    /// Payload bytes stored.
+    pub stored_bytes: Count,
+    /// Events dropped because the log has them, byte for byte.
+    pub duplicates: Count,
+    /// Events dropped because the log has them, with other bytes.
+    pub identity_conflicts: Count,
+    /// Later copies with more in them than the stored event, kept as marks.
+    pub amendments: Count,
+    /// Events that the log cannot hold.
+    pub refused: Count,
+    /// Block heights that no node has any more.
+    pub missing_blocks: Count,
+    /// Group commits.
+    pub commits: Count,
+    /// Commits that had to wait for room on the device.
+    pub disk_full: Count,
+}

@@ -1,0 +1,137 @@
+//! The index writer: batches into redb, off the hot path.
+//!
+//! Owns one thread, which has at most one batch at a time. Batches flow in, what was written, or the error that ended the
+//! thread, flows out. A dropped writer finishes its batch first.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+use redb::Database;
+
+use super::rows::{self, Entry, ROWS, RowError};
+use super::{IdentityIndexError, Result, store};
+
+/// Entries whose events are durable in the log.
+struct Batch {
+    entries: Vec<Entry>,
+    /// With them, the index is complete up to this sequence.
+    checkpoint: u64,
+}
+
+/// What redb now holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written {
+    pub(super) entries: usize,
+    pub(super) checkpoint: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    path: PathBuf,
+    /// `None` only while dropping.
+    batches: Option<SyncSender<Batch>>,
+    finished: Receiver<std::result::Result<Written, RowError>>,
+    in_flight_entries: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    pub(super) fn start(path: &Path, database: Arc<Database>) -> Result<Self> {
+        let (batches, to_write) = sync_channel::<Batch>(1);
+        let (report, finished) = sync_channel(1);
+        let thread = Builder::new()
+            .name("identity-index".to_owned())
+            .spawn(move || {
+                for batch in to_write {
+                    let written = write(&database, batch);
+                    let failed = written.is_err();
+                    if report.send(written).is_err() || failed {
+                        break;
+                    }
+                }
+            })
+            .map_err(|error| gone(path, format!("it did not start: {error}")))?;
+        Ok(Self { path: path.to_owned(), batches: Some(batches), finished, in_flight_entries: 0, thread: Some(thread) })
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight_entries > 0
+    }
+
+    pub(super) fn entries_in_flight(&self) -> usize {
+        self.in_flight_entries
+    }
+
+    /// Only for an idle writer, and not for an empty batch.
+    pub(super) fn hand_over(&mut self, entries: Vec<Entry>, checkpoint: u64) -> Result<()> {
+        let count = entries.len();
+        let sent = self.batches.as_ref().is_some_and(|batches| batches.send(Batch { entries, checkpoint }).is_ok());
+        if !sent {
+            return Err(gone(&self.path, "it took no batch".to_owned()));
+        }
+        self.in_flight_entries = count;
+        Ok(())
+    }
+
+    /// What has been written since the last call, if the batch is finished. Never blocks.
+    pub(super) fn poll(&mut self) -> Result<Option<Written>> {
+        match self.finished.try_recv() {
+            Ok(written) => self.note(written).map(Some),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(gone(&self.path, "it panicked".to_owned())),
+        }
+    }
+
+    /// The same, but waits for the batch, if there is one.
+    pub(super) fn wait(&mut self) -> Result<Option<Written>> {
+        if !self.is_busy() {
+            return Ok(None);
+        }
+        match self.finished.recv() {
+            Ok(written) => self.note(written).map(Some),
+            Err(_) => Err(gone(&self.path, "it panicked".to_owned())),
+        }
+    }
+
+    fn note(&mut self, written: std::result::Result<Written, RowError>) -> Result<Written> {
+        self.in_flight_entries = 0;
+        written.map_err(|error| error.at(&self.path))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.batches = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was, or would have been, reported by the next call.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write(database: &Database, batch: Batch) -> std::result::Result<Written, RowError> {
+    let Batch { mut entries, checkpoint } = batch;
+    let written = Written { entries: entries.len(), checkpoint };
+    // Stable, so that of one identity the last insert stays last, and then alone.
+    entries.sort_by_key(Entry::key);
+    entries.dedup_by(|later, kept| {
+        let same = later.key() == kept.key();
+        if same {
+            *kept = *later;
+        }
+        same
+    });
+    let mut transaction = database.begin_write()?;
+    // Otherwise an open after a crash reads the whole file.
+    transaction.set_quick_repair(true);
+    rows::upsert(&mut transaction.open_table(ROWS)?, &entries)?;
+    store::set_checkpoint(&transaction, checkpoint)?;
+    transaction.commit()?;
+    Ok(written)
+}
+
+fn gone(path: &Path, reason: String) -> IdentityIndexError {
+    IdentityIndexError::WriterGone { path: path.to_owned(), reason }
+}

@@ -1,0 +1,487 @@
+//! Listening, connections and responses.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderValue, Method, StatusCode, Version, header},
+    middleware::{self, Next},
+    response::Response,
+};
+use bytes::Bytes;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use sidecar_log_format::{Head, Log, Missing, Sequence};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+};
+use tower::ServiceBuilder;
+
+use super::{
+    Counters, RETAINED_RANGE_HEADER, ReplayChunks, StreamOptions, ZstdPassThrough,
+    cursor::{self, Cursor, Selection},
+    large::LargeReaders,
+    request::{self, Endpoint, Refusal, Route, StreamRequest},
+    subscriber::{COMPRESSED_PIECE_BYTES, Form, Subscriber},
+};
+
+/// Connections beyond the streams, so that a refusal can be told.
+const REFUSAL_CONNECTIONS: usize = 64;
+/// Connections that the system holds ready to be accepted.
+const BACKLOG: u32 = 1024;
+/// The rest before the next try when no connection can be accepted, as when no file descriptor is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Streams that one HTTP/2 connection may hold open.
+const HTTP2_STREAMS_MAX: u32 = 32;
+/// How often an HTTP/2 peer is asked whether it is still there.
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
+/// What hyper asks for at least.
+const CLIENT_BUFFER_BYTES_MIN: usize = 8 << 10;
+/// A piece of a replay in large pieces.
+const BLOCK_PIECE_BYTES: usize = 16 << 10;
+/// The largest chunk of one event: no client library reads more at a time.
+const EVENT_PIECE_BYTES: usize = 64 << 10;
+/// Stored frames that may be on their way to clients at a time, all together.
+const STORED_BUDGET_KIB: usize = 16 << 10;
+
+/// Why the server cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Somebody else listens there.
+    #[error(
+        "cannot listen on {address}: the port is taken; stop the program that has it, or set another `port` in [sse_server.event_stream_server]"
+    )]
+    Taken {
+        /// Address and port.
+        address: SocketAddr,
+    },
+    /// The system refuses for another reason.
+    #[error("cannot listen on {address}, the `port` of [sse_server.event_stream_server]: {source}")]
+    Refused {
+        /// Address and port.
+        address: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// What all connections share.
+pub(super) struct Shared {
+    pub(super) options: StreamOptions,
+    pub(super) log: Log,
+    pub(super) committed: watch::Receiver<Head>,
+    /// How often the sidecar's own end was announced.
+    pub(super) own_shutdowns: watch::Sender<u64>,
+    /// Reads and decodings at a time.
+    pub(super) decoders: Arc<Semaphore>,
+    pub(super) stored_budget_kib: Arc<Semaphore>,
+    pub(super) large_readers: Arc<LargeReaders>,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Shared {
+    fn subscribers_max(&self) -> usize {
+        self.options.max_concurrent_subscribers as usize
+    }
+}
+
+/// A bound SSE server.
+pub struct Server {
+    listener: TcpListener,
+    local_address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+/// What the rest of the process may ask of a running server.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Tells every open `/events/sidecar` client that the sidecar ends by itself. No id: it is no event of the log.
+    pub fn announce_own_shutdown(&self) {
+        self.shared.own_shutdowns.send_modify(|announced| *announced += 1);
+    }
+
+    /// What the server has done so far.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.shared.counters
+    }
+}
+
+impl Server {
+    /// Takes the port. `committed` changes with every commit to `log`, after the log has made it visible. Within a Tokio
+    /// runtime only.
+    ///
+    /// # Errors
+    /// [`BindError::Taken`] names the address; [`BindError::Refused`] what else is wrong.
+    pub fn bind(options: StreamOptions, log: Log, committed: watch::Receiver<Head>) -> Result<Server, BindError> {
+        let address = SocketAddr::new(options.listen, options.port);
+        let (listener, local_address) = listen(address).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::Taken { address },
+            _ => BindError::Refused { address, source },
+        })?;
+        let shared = Shared {
+            decoders: Arc::new(Semaphore::new(options.decode_concurrency.max(1))),
+            stored_budget_kib: Arc::new(Semaphore::new(STORED_BUDGET_KIB)),
+            large_readers: Arc::default(),
+            counters: Arc::default(),
+            own_shutdowns: watch::Sender::new(0),
+            options,
+            log,
+            committed,
+        };
+        Ok(Server { listener, local_address, shared: Arc::new(shared) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_address
+    }
+
+    /// To talk to it while it runs.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Serves until `cancel` is done; then every connection is cut, without a message.
+    pub async fn run(self, cancel: impl Future<Output = ()>) {
+        let connections_max = self.shared.subscribers_max().saturating_add(REFUSAL_CONNECTIONS);
+        let room = Arc::new(Semaphore::new(connections_max));
+        let router = router(Arc::clone(&self.shared));
+        let mut cancel = pin!(cancel);
+        // Dropped with it: the connections.
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = &mut cancel => return,
+                Some(_) = connections.join_next() => continue,
+                accepted = self.listener.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+                self.shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            connections.spawn(serve(stream, router.clone(), Arc::clone(&self.shared), permit));
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart must not wait for the last connections of the process before it.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(BACKLOG)?;
+    let local_address = listener.local_addr()?;
+    Ok((listener, local_address))
+}
+
+/// One connection, from its first byte to its end.
+async fn serve(stream: TcpStream, router: Router, shared: Arc<Shared>, _permit: OwnedSemaphorePermit) {
+    let _count = ConnectionCount::new(&shared.counters);
+    // A live event leaves at once.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let options = &shared.options;
+    let buffer_bytes = options.client_buffer_bytes.max(CLIENT_BUFFER_BYTES_MIN);
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.header_timeout)
+        // Every piece is copied into one buffer at once: many small chunks leave in one write, and no block is held.
+        .writev(false)
+        .max_buf_size(buffer_bytes);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_send_buf_size(buffer_bytes);
+
+    // The timeout above begins once it is clear which HTTP is spoken; a client may not take its time before that either.
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&has_asked);
+    let service = ServiceBuilder::new().map_request(move |request: hyper::Request<hyper::body::Incoming>| {
+        asked.store(true, Ordering::Relaxed);
+        request.map(Body::new)
+    });
+    let service = TowerToHyperService::new(service.service(router));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let first_request = tokio::time::sleep(options.header_timeout);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = first_request => {
+            if !has_asked.load(Ordering::Relaxed) {
+                return;
+            }
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+struct ConnectionCount(Arc<Counters>);
+
+impl ConnectionCount {
+    fn new(counters: &Arc<Counters>) -> Self {
+        counters.connections.fetch_add(1, Ordering::Relaxed);
+        ConnectionCount(Arc::clone(counters))
+    }
+}
+
+impl Drop for ConnectionCount {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Paths are matched raw, not decoded, and every method is answered: all of it is the fallback's.
+fn router(shared: Arc<Shared>) -> Router {
+    Router::new().fallback(respond).with_state(shared).layer(middleware::from_fn(allow_any_origin))
+}
+
+/// CORS as the reference has it: any origin may read, and no preflight succeeds.
+async fn allow_any_origin(request: Request, next: Next) -> Response {
+    let Some(origin) = request.headers().get(header::ORIGIN).cloned() else { return next.run(request).await };
+    if request.method() == Method::OPTIONS {
+        let mut response = Response::new(Body::from("CORS request forbidden: request-method not allowed"));
+        *response.status_mut() = StatusCode::FORBIDDEN;
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, text);
+        return response;
+    }
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    response
+}
+
+async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    match open_stream(&shared, &request) {
+        Ok(response) => response,
+        Err(refusal) => {
+            shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+            let mut response = Response::new(Body::from(refusal.body()));
+            *response.status_mut() = refusal.status();
+            response
+        }
+    }
+}
+
+fn open_stream(shared: &Arc<Shared>, request: &Request) -> Result<Response, Refusal> {
+    let options = &shared.options;
+    let unknown_path = Refusal::UnknownPath { legacy: options.legacy_enabled };
+    let route = request::route(request.method(), request.uri().path());
+    if route == Route::Nowhere {
+        return Err(unknown_path);
+    }
+    if shared.counters.subscribers.load(Ordering::Relaxed) >= shared.subscribers_max() {
+        return Err(Refusal::Full);
+    }
+    let Route::Stream(endpoint) = route else { return Err(unknown_path) };
+    let wanted = request::parse(endpoint, request.uri().query(), request.headers(), options)?;
+    let head = shared.log.head().next_sequence;
+    let start = wanted.start.unwrap_or(head);
+    if wanted.until.is_some_and(|until| start > until) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(response);
+    }
+    let slot = Slot::take(shared).ok_or(Refusal::Full)?;
+    // A start in the future does not hold live events back.
+    let subscriber = subscribe(shared, slot, &wanted, start.min(head), request.version());
+    let mut response = Response::new(Body::new(subscriber));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    if endpoint == Endpoint::Events {
+        if let Some(range) = retained_range(&shared.log) {
+            headers.insert(RETAINED_RANGE_HEADER, range);
+        }
+        if options.zstd != ZstdPassThrough::Off {
+            headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        }
+    }
+    if wanted.zstd {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
+    }
+    Ok(response)
+}
+
+/// One of the streams that may be open.
+pub(super) struct Slot(Arc<Counters>);
+
+impl Slot {
+    fn take(shared: &Shared) -> Option<Slot> {
+        let room_for_one = |open| (open < shared.subscribers_max()).then_some(open + 1);
+        shared.counters.subscribers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room_for_one).ok()?;
+        shared.counters.streams_opened.fetch_add(1, Ordering::Relaxed);
+        Some(Slot(Arc::clone(&shared.counters)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.subscribers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn subscribe(
+    shared: &Arc<Shared>,
+    slot: Slot,
+    wanted: &StreamRequest,
+    position: Sequence,
+    version: Version,
+) -> Subscriber {
+    let options = &shared.options;
+    let form = match version {
+        _ if wanted.zstd => Form::Zstd,
+        Version::HTTP_2 => Form::Copied,
+        _ => Form::Shared,
+    };
+    let single_events = form == Form::Shared && options.replay_chunks == ReplayChunks::Event;
+    let piece_bytes_max = match form {
+        Form::Zstd => COMPRESSED_PIECE_BYTES,
+        _ if single_events => EVENT_PIECE_BYTES,
+        _ => BLOCK_PIECE_BYTES,
+    };
+    let endpoint_kinds = match wanted.endpoint {
+        Endpoint::Events => u64::MAX,
+        Endpoint::Sidecar => options.shutdown_kind.bit(),
+    };
+    let selection = Selection {
+        kinds: endpoint_kinds & wanted.kinds.unwrap_or(u64::MAX),
+        versions: wanted.endpoint == Endpoint::Events,
+        progress_marks: wanted.kinds.is_some() || wanted.until.is_some(),
+        until: wanted.until.unwrap_or(u64::MAX),
+        single_events,
+        piece_bytes_max,
+    };
+    // Older blocks may still be in memory, but what a client gets must not depend on that.
+    let oldest = shared.log.oldest();
+    let cursor = Cursor::new(shared.log.clone(), position.max(oldest), selection);
+    let subscriber = Subscriber::new(Arc::clone(shared), slot, cursor, form);
+    match wanted.endpoint {
+        Endpoint::Events if position < oldest => {
+            subscriber.greet(cursor::missing_comment(position, oldest, &Missing::Dropped))
+        }
+        Endpoint::Events => subscriber,
+        Endpoint::Sidecar => {
+            let greeting = format!("data:{{\"SidecarVersion\":\"{}\"}}\n\n", options.sidecar_version);
+            subscriber.greet(Bytes::from(greeting)).tell_own_shutdown()
+        }
+    }
+}
+
+fn retained_range(log: &Log) -> Option<HeaderValue> {
+    let (oldest, next) = (log.oldest(), log.head().next_sequence);
+    let newest = next.checked_sub(1).filter(|newest| oldest <= *newest)?;
+    HeaderValue::from_str(&format!("{oldest}-{newest}")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::BodyExt;
+    use sidecar_log_format::{ApiVersion, Kind};
+    use tokio::time::{Instant, advance};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::stream::tests::{Written, options};
+
+    async fn open(written: &Written, target: &str) -> Body {
+        let server = Server::bind(options(), written.log.clone(), written.committed.subscribe()).unwrap();
+        let request = Request::get(target).body(Body::empty()).unwrap();
+        router(server.shared).oneshot(request).await.unwrap().into_body()
+    }
+
+    async fn next(body: &mut Body) -> Bytes {
+        body.frame().await.unwrap().unwrap().into_data().unwrap()
+    }
+
+    fn written() -> Written {
+        let mut written = Written::new();
+        written.announce(ApiVersion { major: 2, minor: 0, patch: 0 });
+        written.append(Kind(7), "0");
+        written.commit();
+        written
+    }
+
+    /// Seconds until the next piece, and the piece.
+    async fn wait(body: &mut Body) -> (u64, Bytes) {
+        let start = Instant::now();
+        let piece = next(body).await;
+        ((start.elapsed() + Duration::from_millis(10)).as_secs(), piece)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_is_kept_alive_15_seconds_after_its_last_message() {
+        let mut written = written();
+        let mut body = open(&written, "/events").await;
+        assert!(next(&mut body).await.starts_with(b"data:{\"ApiVersion"));
+        for _ in 0..3 {
+            assert_eq!(wait(&mut body).await, (15, Bytes::from_static(b":\n\n")));
+        }
+        advance(Duration::from_secs(10)).await;
+        written.append(Kind(7), "1");
+        written.commit();
+        assert_eq!(wait(&mut body).await, (0, Bytes::from_static(b"data:1\nid:1\n\n")));
+        assert_eq!(wait(&mut body).await, (15, Bytes::from_static(b":\n\n")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_that_a_client_does_not_get_do_not_break_its_silence() {
+        let mut written = written();
+        let mut sidecar = open(&written, "/events/sidecar").await;
+        let mut faults = open(&written, "/events?types=Fault").await;
+        next(&mut sidecar).await;
+        next(&mut faults).await;
+        let start = Instant::now();
+        for body in [&mut sidecar, &mut faults] {
+            assert!(tokio::time::timeout(Duration::from_secs(10), body.frame()).await.is_err());
+            written.append(Kind(7), "skipped");
+            written.commit();
+            assert!(tokio::time::timeout(Duration::from_millis(1), body.frame()).await.is_err());
+        }
+        assert!(start.elapsed() > Duration::from_secs(20));
+        assert_eq!(next(&mut sidecar).await, ":\n\n");
+        // Instead of a comment it is told how far it has come.
+        assert_eq!(next(&mut faults).await, "id:2\n\n");
+        assert_eq!(next(&mut faults).await, ":\n\n");
+    }
+}

@@ -1,0 +1,399 @@
+//! One client's stream as an HTTP body.
+//!
+//! HTTP polls it for a piece whenever the client has room; it asks its cursor, and where that needs a read or a commit it
+//! waits for one. Disk reads and decoding happen on blocking threads, at most `decode_concurrency` at a time, and never
+//! wait for a client. Commits wake it through one watch. Nothing is prepared ahead of the poll.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use sidecar_log_format::{Error as LogError, Read, Sequence, StoredBlock};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    task::JoinError,
+    time::{Instant, Sleep},
+};
+use tokio_util::sync::ReusableBoxFuture;
+
+use super::{
+    compression,
+    cursor::{Accepted, Cursor, Step, Torn},
+    large::LargePass,
+    server::{Shared, Slot},
+};
+
+/// How long a client may hear nothing.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_COMMENT: &[u8] = b":\n\n";
+/// Bytes of the pieces that a stored frame is cut into.
+const STORED_PIECE_BYTES: usize = 16 << 10;
+/// A block up to this size is compressed here when it is in memory: that is cheaper than reading its stored form.
+pub(super) const COMPRESSED_PIECE_BYTES: usize = 64 << 10;
+/// How long a stream rests before it looks again for what another process is still writing.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Bytes after which the shared counter learns of them.
+const COUNT_BYTES: u64 = 256 << 10;
+
+/// How a piece is handed to HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A slice of the shared block: HTTP/1.1 copies it into its own buffer at once.
+    Shared,
+    /// A copy: HTTP/2 keeps what it is given until the client takes it, and must not keep a block.
+    Copied,
+    /// A zstd frame.
+    Zstd,
+}
+
+/// Why a stream breaks off; the connection is cut, so that the client sees that it did not end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StreamError {
+    #[error("the log cannot be read: {0}")]
+    Log(#[from] LogError),
+    #[error("a large event cannot be read: {0}")]
+    Large(#[from] io::Error),
+    #[error(transparent)]
+    Torn(#[from] Torn),
+    #[error("a piece cannot be compressed: {0}")]
+    Compression(&'static str),
+    #[error("a read was given up: {0}")]
+    GivenUp(#[from] JoinError),
+}
+
+/// A client's stream.
+pub(super) struct Subscriber {
+    shared: Arc<Shared>,
+    cursor: Cursor,
+    form: Form,
+    /// Sent before anything else.
+    greeting: Option<Bytes>,
+    /// What is being read for this client.
+    reading: Option<Reading>,
+    stored: Option<StoredPass>,
+    /// Where the stored form was found to be of no use.
+    stored_unfit_at: Option<Sequence>,
+    large: Option<LargePass>,
+    commits: Changes<sidecar_log_format::Head>,
+    /// For clients that are told of it: the sidecar's own end.
+    own_shutdown: Option<Changes<u64>>,
+    keep_alive: KeepAlive,
+    bytes_uncounted: u64,
+    _slot: Slot,
+}
+
+/// A stored frame on its way to the client. It counts against a budget, because unlike a block it cannot be let go of
+/// half-way.
+struct StoredPass {
+    block: StoredBlock,
+    sent: usize,
+    _budget: OwnedSemaphorePermit,
+}
+
+type Reading = Pin<Box<dyn Future<Output = Result<Outcome, StreamError>> + Send>>;
+
+enum Outcome {
+    Read(Box<Read>),
+    Stored(Option<StoredBlock>),
+    LargePiece(Bytes),
+    Nothing,
+}
+
+impl Subscriber {
+    pub(super) fn new(shared: Arc<Shared>, slot: Slot, cursor: Cursor, form: Form) -> Self {
+        let commits = Changes::new(shared.committed.clone());
+        Subscriber {
+            shared,
+            cursor,
+            form,
+            greeting: None,
+            reading: None,
+            stored: None,
+            stored_unfit_at: None,
+            large: None,
+            commits,
+            own_shutdown: None,
+            keep_alive: KeepAlive::new(),
+            bytes_uncounted: 0,
+            _slot: slot,
+        }
+    }
+
+    /// Says this first.
+    pub(super) fn greet(mut self, greeting: Bytes) -> Self {
+        self.greeting = Some(greeting);
+        self
+    }
+
+    /// Tells the client of the sidecar's own end.
+    pub(super) fn tell_own_shutdown(mut self) -> Self {
+        self.own_shutdown = Some(Changes::new(self.shared.own_shutdowns.subscribe()));
+        self
+    }
+
+    /// The next bytes in the identity form or, where they come from a stored frame, as they are.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
+        if let Some(greeting) = self.greeting.take() {
+            return Poll::Ready(Some(self.finish(greeting)));
+        }
+        loop {
+            if let Some(reading) = &mut self.reading {
+                let outcome = ready!(reading.as_mut().poll(context));
+                self.reading = None;
+                match outcome.and_then(|outcome| self.take_up(outcome)) {
+                    Ok(Some(bytes)) => return Poll::Ready(Some(self.finish(bytes))),
+                    Ok(None) => continue,
+                    Err(error) => return Poll::Ready(Some(Err(error))),
+                }
+            }
+            if self.large.is_some() || self.stored.is_some() {
+                if let Some(version) = self.cursor.take_version() {
+                    return Poll::Ready(Some(self.finish(version)));
+                }
+                if let Some(piece) = self.next_stored_piece() {
+                    return Poll::Ready(Some(Ok(piece)));
+                }
+                self.reading = self.large.as_ref().map(|large| self.read_large_piece(large));
+                continue;
+            }
+            if self.wants_stored() {
+                self.reading = Some(self.read_stored());
+                continue;
+            }
+            match self.cursor.next() {
+                Step::Send(bytes) => return Poll::Ready(Some(self.finish(bytes))),
+                Step::Read => self.reading = Some(self.read()),
+                Step::End => return Poll::Ready(None),
+                Step::CaughtUp => {
+                    if let Some(bytes) = ready!(self.poll_wait(context)) {
+                        return Poll::Ready(Some(self.finish(bytes)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for a commit (`None`), or until something else is to be said.
+    fn poll_wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.count();
+        if self.commits.poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        if let Some(own_shutdown) = &mut self.own_shutdown
+            && own_shutdown.poll(context).is_ready()
+        {
+            return Poll::Ready(Some(Bytes::from_static(b"data:\"Shutdown\"\n\n")));
+        }
+        ready!(self.keep_alive.poll(context));
+        let mark = self.cursor.take_progress();
+        Poll::Ready(Some(mark.unwrap_or(Bytes::from_static(KEEP_ALIVE_COMMENT))))
+    }
+
+    fn take_up(&mut self, outcome: Outcome) -> Result<Option<Bytes>, StreamError> {
+        match outcome {
+            Outcome::Read(read) => match self.cursor.accept(*read)? {
+                Accepted::Continue => Ok(None),
+                Accepted::Send(bytes) => Ok(Some(bytes)),
+                Accepted::NotYet => {
+                    self.reading = Some(Box::pin(async {
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                        Ok(Outcome::Nothing)
+                    }));
+                    Ok(None)
+                }
+                Accepted::Large(event) => {
+                    let sent = self.cursor.event_bytes_sent();
+                    self.large = Some(LargePass::new(event, sent, &self.shared.large_readers));
+                    Ok(None)
+                }
+            },
+            Outcome::Nothing => Ok(None),
+            Outcome::Stored(block) => {
+                self.stored = block.and_then(|block| self.admit(block));
+                self.stored_unfit_at = self.stored.is_none().then(|| self.cursor.position());
+                Ok(None)
+            }
+            Outcome::LargePiece(piece) => {
+                if let Some(large) = &mut self.large {
+                    large.advance(piece.len());
+                    if large.is_done() {
+                        self.large = None;
+                        self.cursor.pass_event();
+                    }
+                }
+                Ok(Some(piece))
+            }
+        }
+    }
+
+    /// Whether to look for the stored form of what comes next.
+    fn wants_stored(&mut self) -> bool {
+        self.form == Form::Zstd
+            && self.stored_unfit_at != Some(self.cursor.position())
+            && self.cursor.position() < self.shared.log.head().next_sequence
+            && !self.cursor.is_mid_block_or_small(COMPRESSED_PIECE_BYTES)
+    }
+
+    /// Takes a stored frame that fits this client, while there is room for it. Without room the client is served from the
+    /// shared block, a small frame at a time, so that clients who stall cannot take the memory or stop the others.
+    fn admit(&mut self, block: StoredBlock) -> Option<StoredPass> {
+        let kibibytes = u32::try_from(block.frame.len().div_ceil(1024)).ok()?;
+        let budget = Arc::clone(&self.shared.stored_budget_kib).try_acquire_many_owned(kibibytes).ok()?;
+        self.cursor.fits(&block).then_some(StoredPass { block, sent: 0, _budget: budget })
+    }
+
+    fn next_stored_piece(&mut self) -> Option<Bytes> {
+        let stored = self.stored.as_mut()?;
+        let frame = &stored.block.frame;
+        let end = frame.len().min(stored.sent + STORED_PIECE_BYTES);
+        let piece = frame.slice(stored.sent..end);
+        stored.sent = end;
+        if end == frame.len()
+            && let Some(stored) = self.stored.take()
+        {
+            self.cursor.pass_stored(&stored.block);
+        }
+        Some(piece)
+    }
+
+    /// Gives a piece the form in which this client gets it.
+    fn finish(&self, bytes: Bytes) -> Result<Bytes, StreamError> {
+        match self.form {
+            Form::Shared => Ok(bytes),
+            Form::Copied => Ok(Bytes::copy_from_slice(&bytes)),
+            Form::Zstd => compression::frame(&bytes).map_err(StreamError::Compression),
+        }
+    }
+
+    fn read(&self) -> Reading {
+        let (log, position) = (self.shared.log.clone(), self.cursor.position());
+        self.on_blocking_thread(move || Ok(Outcome::Read(Box::new(log.read(position)?))))
+    }
+
+    fn read_stored(&self) -> Reading {
+        let (log, position) = (self.shared.log.clone(), self.cursor.position());
+        self.on_blocking_thread(move || {
+            Ok(Outcome::Stored(match log.read_stored(position) {
+                // Reading it as events says what is damaged, and goes on after it.
+                Err(LogError::Corrupt { .. } | LogError::UnknownFeature { .. }) => None,
+                read => read?,
+            }))
+        })
+    }
+
+    fn read_large_piece(&self, large: &LargePass) -> Reading {
+        let read = large.read_piece();
+        self.on_blocking_thread(move || Ok(Outcome::LargePiece(read()?)))
+    }
+
+    fn on_blocking_thread(&self, job: impl FnOnce() -> Result<Outcome, StreamError> + Send + 'static) -> Reading {
+        let decoders = Arc::clone(&self.shared.decoders);
+        Box::pin(async move {
+            // Never closed. The permit goes with the job, for its client may leave while the job waits for a thread, and
+            // lasts until the outcome is taken up, so that blocks that nobody has looked at yet are bounded too.
+            let permit = decoders.acquire_owned().await;
+            let (outcome, _permit) = tokio::task::spawn_blocking(move || (job(), permit)).await?;
+            outcome
+        })
+    }
+
+    fn count(&mut self) {
+        self.shared.counters.bytes_sent.fetch_add(self.bytes_uncounted, Ordering::Relaxed);
+        self.bytes_uncounted = 0;
+    }
+}
+
+impl Body for Subscriber {
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let this = self.get_mut();
+        let piece = ready!(this.poll_piece(context));
+        match &piece {
+            Some(Ok(bytes)) => {
+                this.keep_alive.message_sent();
+                this.bytes_uncounted += bytes.len() as u64;
+                if this.bytes_uncounted >= COUNT_BYTES {
+                    this.count();
+                }
+            }
+            Some(Err(error)) => tracing::error!(position = this.cursor.position(), %error, "event stream broken off"),
+            None => {}
+        }
+        Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.count();
+    }
+}
+
+/// Changes of a watched value, to be polled.
+struct Changes<T> {
+    next: ReusableBoxFuture<'static, watch::Receiver<T>>,
+}
+
+impl<T: Send + Sync + 'static> Changes<T> {
+    fn new(receiver: watch::Receiver<T>) -> Self {
+        Changes { next: ReusableBoxFuture::new(change(receiver)) }
+    }
+
+    /// Ready once per change, or per several at once; never again when nobody is left to make one.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let receiver = ready!(self.next.poll(context));
+        self.next.set(change(receiver));
+        Poll::Ready(())
+    }
+}
+
+async fn change<T>(mut receiver: watch::Receiver<T>) -> watch::Receiver<T> {
+    if receiver.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    receiver
+}
+
+/// Fires when nothing was sent for a while. A message only leaves a note; the clock is read when the stream falls idle.
+struct KeepAlive {
+    timer: Pin<Box<Sleep>>,
+    due: Instant,
+    has_sent: bool,
+}
+
+impl KeepAlive {
+    fn new() -> Self {
+        let due = Instant::now() + KEEP_ALIVE;
+        KeepAlive { timer: Box::pin(tokio::time::sleep_until(due)), due, has_sent: false }
+    }
+
+    fn message_sent(&mut self) {
+        self.has_sent = true;
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if std::mem::take(&mut self.has_sent) {
+            self.due = Instant::now() + KEEP_ALIVE;
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(context));
+            // Set for an earlier silence: it is moved only when it fires, not with every message.
+            let is_due = self.timer.deadline() >= self.due;
+            if is_due {
+                self.due = Instant::now() + KEEP_ALIVE;
+            }
+            self.timer.as_mut().reset(self.due);
+            if is_due {
+                return Poll::Ready(());
+            }
+        }
+    }
+}

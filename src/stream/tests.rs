@@ -1,0 +1,773 @@
+//! The server over real sockets, with a real log behind it.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use http_body_util::BodyExt;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use sidecar_log_format::{
+    ApiVersion, Event, Head, Kind, Log, Opened, WriteOptions, Writer,
+    storage::{Directory, Storage},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
+
+use super::*;
+
+const STEP: Kind = Kind(7);
+const FAULT: Kind = Kind(5);
+const SHUTDOWN: Kind = Kind(8);
+const KINDS: &[(Kind, &str)] = &[(FAULT, "Fault"), (STEP, "Step"), (SHUTDOWN, "Shutdown")];
+
+fn version(major: u32, minor: u32) -> ApiVersion {
+    ApiVersion { major, minor, patch: 0 }
+}
+
+pub(super) fn options() -> StreamOptions {
+    StreamOptions { listen: IpAddr::V4(Ipv4Addr::LOCALHOST), ..StreamOptions::new(KINDS, SHUTDOWN) }
+}
+
+fn payload(number: u64) -> String {
+    format!("{{\"Step\":{{\"era_id\":{number},\"filler\":\"{}\"}}}}", "x".repeat((number * 37 % 300) as usize))
+}
+
+fn frame(number: u64) -> String {
+    format!("data:{}\nid:{number}\n\n", payload(number))
+}
+
+fn frames(range: std::ops::Range<u64>) -> String {
+    range.map(frame).collect()
+}
+
+const VERSION_FRAME: &str = "data:{\"ApiVersion\":\"2.0.0\"}\n\n";
+
+/// A log, and who writes it.
+pub(super) struct Written {
+    pub(super) directory: tempfile::TempDir,
+    pub(super) writer: Writer,
+    pub(super) log: Log,
+    pub(super) committed: watch::Sender<Head>,
+}
+
+impl Written {
+    pub(super) fn new() -> Written {
+        Written::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut WriteOptions)) -> Written {
+        let directory = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(Directory::at(directory.path()));
+        let mut options = WriteOptions::new("casper", [7; 16], 1_000);
+        options.block_bytes_max = 4096;
+        options.segment_bytes_max = 60_000;
+        options.durability = sidecar_log_format::Durability::Os;
+        change(&mut options);
+        let Opened { writer, log, .. } = Writer::open(storage, options).unwrap();
+        let committed = watch::Sender::new(log.head());
+        Written { directory, writer, log, committed }
+    }
+
+    /// A log of Step events under version 2.0.0.
+    fn steps(count: u64) -> Written {
+        let mut written = Written::new();
+        written.announce(version(2, 0));
+        written.append_steps(count);
+        written.commit();
+        written
+    }
+
+    pub(super) fn announce(&mut self, version: ApiVersion) {
+        self.writer.announce_version(version, "node", 1).unwrap();
+    }
+
+    pub(super) fn append(&mut self, kind: Kind, payload: &str) -> u64 {
+        let event = Event {
+            kind,
+            source: "node",
+            network: "casper-test",
+            api_version: version(2, 0),
+            upstream_id: None,
+            received: 1_000_000,
+            payload,
+        };
+        self.writer.append(&event).unwrap()
+    }
+
+    fn append_steps(&mut self, count: u64) {
+        for _ in 0..count {
+            let number = self.writer.next_sequence();
+            self.append(STEP, &payload(number));
+        }
+    }
+
+    pub(super) fn commit(&mut self) {
+        let head = self.writer.commit().unwrap();
+        self.committed.send_replace(head);
+    }
+}
+
+/// A server that runs until it is dropped.
+struct Running {
+    address: SocketAddr,
+    handle: Handle,
+    cancel: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(written: &Written, options: StreamOptions) -> Running {
+        let server = Server::bind(options, written.log.clone(), written.committed.subscribe()).unwrap();
+        let (address, handle) = (server.local_addr(), server.handle());
+        let (cancel, cancelled) = oneshot::channel::<()>();
+        let task = tokio::spawn(server.run(async {
+            let _ = cancelled.await;
+        }));
+        Running { address, handle, cancel: Some(cancel), task }
+    }
+
+    async fn get(&self, target: &str) -> Response {
+        self.get_with(target, "").await
+    }
+
+    async fn get_with(&self, target: &str, headers: &str) -> Response {
+        self.request(&format!("GET {target} HTTP/1.1\r\nhost: sidecar\r\n{headers}\r\n")).await
+    }
+
+    async fn request(&self, request: &str) -> Response {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(reader.read_line(&mut head).await.unwrap(), 0, "cut off in the head: {head:?}");
+        }
+        Response { head, reader, read: Vec::new() }
+    }
+
+    async fn stop(&mut self) {
+        drop(self.cancel.take());
+        (&mut self.task).await.unwrap();
+    }
+}
+
+/// A response whose chunks are read one by one.
+struct Response {
+    head: String,
+    reader: BufReader<TcpStream>,
+    read: Vec<u8>,
+}
+
+impl Response {
+    fn status(&self) -> u16 {
+        self.head[9..12].parse().unwrap()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+
+    async fn chunk(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).await?;
+        let length = usize::from_str_radix(line.trim_end(), 16).map_err(std::io::Error::other)?;
+        let mut chunk = vec![0; length + 2];
+        self.reader.read_exact(&mut chunk).await?;
+        chunk.truncate(length);
+        Ok((length > 0).then_some(chunk))
+    }
+
+    async fn read_until(&mut self, end: &str) -> String {
+        while !self.read.ends_with(end.as_bytes()) {
+            let chunk = self.chunk().await.unwrap().expect("the stream goes on");
+            self.read.extend_from_slice(&chunk);
+        }
+        String::from_utf8(std::mem::take(&mut self.read)).unwrap()
+    }
+
+    async fn read_until_id(&mut self, id: u64) -> String {
+        self.read_until(&format!("\nid:{id}\n\n")).await
+    }
+
+    async fn read_to_end(&mut self) -> Vec<u8> {
+        while let Some(chunk) = self.chunk().await.unwrap() {
+            self.read.extend_from_slice(&chunk);
+        }
+        std::mem::take(&mut self.read)
+    }
+
+    async fn text_to_end(&mut self) -> String {
+        String::from_utf8(self.read_to_end().await).unwrap()
+    }
+
+    async fn fixed_body(&mut self) -> String {
+        let length = self.header("content-length").unwrap().parse().unwrap();
+        let mut body = vec![0; length];
+        self.reader.read_exact(&mut body).await.unwrap();
+        String::from_utf8(body).unwrap()
+    }
+}
+
+const UNKNOWN_PATH: &str = "invalid path: expected '/events/main' or '/events/sidecar'\n";
+const BAD_QUERY: &str = "invalid query: expected single field 'start_from=<EVENT ID>'\n";
+const FULL: &str = "server has reached limit of subscribers";
+
+#[tokio::test]
+async fn refusals_have_the_references_status_body_and_headers() {
+    let written = Written::steps(3);
+    let running = Running::start(&written, options());
+    assert_eq!((UNKNOWN_PATH.len(), BAD_QUERY.len(), FULL.len()), (59, 61, 39));
+    let paths = ["/", "//events", "/events//", "/Events", "/events/%6dain", "/events/main", "/a/b/c", "/events/sigs"];
+    for path in paths {
+        let mut response = running.get(path).await;
+        assert_eq!((response.status(), response.fixed_body().await.as_str()), (404, UNKNOWN_PATH), "{path}");
+        assert_eq!(response.header("content-type"), None);
+        assert!(response.header("date").is_some());
+    }
+    let queries = [
+        "start_from=",
+        "start_from",
+        "start_from=-1",
+        "start_from=18446744073709551616",
+        "start_from=abc",
+        "start_from=+",
+        "start_from=+1",
+        "other=1",
+        "start_from=1&other=1",
+        "start_from=1&start_from=x",
+        "until=1&=",
+    ];
+    for query in queries {
+        let mut response = running.get(&format!("/events?{query}")).await;
+        assert_eq!((response.status(), response.fixed_body().await.as_str()), (422, BAD_QUERY), "{query}");
+        assert_eq!(response.header("content-type"), None);
+    }
+    let types = "invalid query: expected 'types=' with any of ApiVersion, Fault, Step, Shutdown\n";
+    for (query, body) in [
+        ("until=x", "invalid query: expected 'until=<EVENT ID>'\n"),
+        ("encoding=gzip", "invalid query: expected 'encoding=zstd' or 'encoding=identity'\n"),
+        ("types=Step,Stop", types),
+        ("types=", types),
+    ] {
+        let mut response = running.get(&format!("/events?{query}")).await;
+        assert_eq!((response.status(), response.fixed_body().await.as_str()), (422, body), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn every_method_but_get_is_an_unknown_path_and_no_preflight_succeeds() {
+    let written = Written::steps(3);
+    let running = Running::start(&written, options());
+    for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+        let request = format!("{method} /events HTTP/1.1\r\nhost: sidecar\r\ncontent-length: 0\r\n\r\n");
+        let mut response = running.request(&request).await;
+        assert_eq!((response.status(), response.fixed_body().await.as_str()), (404, UNKNOWN_PATH), "{method}");
+    }
+    let response = running.request("HEAD /events HTTP/1.1\r\nhost: sidecar\r\n\r\n").await;
+    assert_eq!((response.status(), response.header("content-length")), (404, Some("59")));
+
+    let preflight =
+        "OPTIONS /events HTTP/1.1\r\nhost: sidecar\r\norigin: http://a\r\naccess-control-request-method: GET\r\n\r\n";
+    let mut response = running.request(preflight).await;
+    assert_eq!(response.status(), 403);
+    assert_eq!(response.fixed_body().await, "CORS request forbidden: request-method not allowed");
+    assert_eq!(response.header("content-type"), Some("text/plain; charset=utf-8"));
+}
+
+#[tokio::test]
+async fn every_origin_may_read_streams_and_refusals() {
+    let written = Written::steps(3);
+    let running = Running::start(&written, options());
+    for (target, status) in
+        [("/events", 200), ("/none", 404), ("/events?x=1", 422), ("/events?start_from=2&until=1", 204)]
+    {
+        let response = running.get_with(target, "origin: http://a\r\n").await;
+        assert_eq!(response.status(), status);
+        assert_eq!(response.header("access-control-allow-origin"), Some("http://a"), "{target}");
+    }
+    assert_eq!(running.get("/events").await.header("access-control-allow-origin"), None);
+}
+
+#[tokio::test]
+async fn the_limit_of_subscribers_comes_before_path_and_query_and_a_closed_stream_makes_room() {
+    let mut written = Written::steps(3);
+    let running = Running::start(&written, StreamOptions { max_concurrent_subscribers: 2, ..options() });
+    let first = running.get("/events").await;
+    let second = running.get("/events/sidecar").await;
+    assert_eq!((first.status(), second.status()), (200, 200));
+    for target in ["/events", "/nothing", "/events?bad=1"] {
+        let mut response = running.get(target).await;
+        assert_eq!((response.status(), response.fixed_body().await.as_str()), (503, FULL), "{target}");
+    }
+    assert_eq!(running.get("/a/b/c").await.status(), 404);
+    assert_eq!(running.request("POST /events HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await.status(), 404);
+    drop(first);
+    while running.get("/events").await.status() != 200 {
+        written.append_steps(1);
+        written.commit();
+    }
+}
+
+#[tokio::test]
+async fn a_stream_has_the_references_headers_and_the_retained_range() {
+    let written = Written::steps(100);
+    let running = Running::start(&written, StreamOptions { zstd: ZstdPassThrough::Off, ..options() });
+    for path in ["/events", "/events/", "/events/events", "/events/events/", "/events?", "/events?&"] {
+        let response = running.get(path).await;
+        assert_eq!(response.status(), 200, "{path}");
+        let mut headers: Vec<_> =
+            response.head.lines().skip(1).filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+        headers.sort_unstable();
+        assert_eq!(headers, ["cache-control", "content-type", "date", "sidecar-retained-range", "transfer-encoding"]);
+        assert_eq!(response.header("content-type"), Some("text/event-stream"));
+        assert_eq!(response.header("cache-control"), Some("no-cache"));
+        assert_eq!(response.header(RETAINED_RANGE_HEADER), Some("0-99"));
+    }
+    for path in ["/events/sidecar", "/events/sidecar/"] {
+        assert_eq!(running.get(path).await.header(RETAINED_RANGE_HEADER), None);
+    }
+}
+
+#[tokio::test]
+async fn every_start_replays_from_there_and_goes_on_live() {
+    let mut written = Written::steps(1_000);
+    for replay_chunks in [ReplayChunks::Event, ReplayChunks::Block] {
+        let running = Running::start(&written, StreamOptions { replay_chunks, ..options() });
+        let mut clients = Vec::new();
+        let next = written.log.head().next_sequence;
+        for start in [0, 1, 7, 500, next - 1, next, next + 5, u64::MAX] {
+            clients.push((start.min(next), running.get(&format!("/events?start_from=%2B0{start}")).await));
+        }
+        clients.push((next, running.get("/events").await));
+        for (_, client) in &mut clients {
+            assert_eq!(client.read_until(VERSION_FRAME).await, VERSION_FRAME);
+        }
+        written.append_steps(3);
+        written.commit();
+        for (start, client) in &mut clients {
+            assert_eq!(client.read_until_id(next + 2).await, frames(*start..next + 3));
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_event_is_one_chunk_unless_blocks_are_asked_for() {
+    let written = Written::steps(500);
+    let running = Running::start(&written, options());
+    let mut client = running.get("/events?start_from=3&until=400").await;
+    assert_eq!(client.chunk().await.unwrap().unwrap(), VERSION_FRAME.as_bytes());
+    for number in 3..=400 {
+        assert_eq!(client.chunk().await.unwrap().unwrap(), frame(number).as_bytes());
+    }
+    assert_eq!(client.chunk().await.unwrap(), None);
+
+    let running = Running::start(&written, StreamOptions { replay_chunks: ReplayChunks::Block, ..options() });
+    let mut client = running.get("/events?start_from=3&until=400").await;
+    let mut chunks = 0;
+    while let Some(chunk) = client.chunk().await.unwrap() {
+        assert!(chunk.len() <= 16 << 10);
+        client.read.extend_from_slice(&chunk);
+        chunks += 1;
+    }
+    assert!(chunks < 60, "{chunks}");
+    assert_eq!(String::from_utf8(client.read).unwrap(), format!("{VERSION_FRAME}{}", frames(3..401)));
+}
+
+#[tokio::test]
+async fn the_later_of_start_from_and_last_event_id_wins() {
+    let written = Written::steps(50);
+    let running = Running::start(&written, options());
+    for (query, header, start) in [
+        ("?start_from=10&", "last-event-id: 20\r\n", 21),
+        ("?start_from=30&", "last-event-id: 20\r\n", 30),
+        ("?", "last-event-id: 20\r\n", 21),
+        ("?start_from=10&", "last-event-id: x\r\n", 10),
+        ("?start_from=10&", "last-event-id: \r\n", 10),
+        ("?start_from=10&", "last-event-id: 18446744073709551616\r\n", 10),
+        ("?start_from=10&", "last-event-id: -1\r\n", 10),
+    ] {
+        let mut client = running.get_with(&format!("/events{query}until=49"), header).await;
+        assert_eq!(client.text_to_end().await, format!("{VERSION_FRAME}{}", frames(start..50)), "{query} {header}");
+    }
+}
+
+#[tokio::test]
+async fn until_ends_the_stream_and_a_reconnect_past_it_gets_no_content() {
+    let mut written = Written::steps(50);
+    let running = Running::start(&written, options());
+    let mut replay = running.get("/events?start_from=48&until=48").await;
+    assert_eq!(replay.text_to_end().await, format!("{VERSION_FRAME}{}", frames(48..49)));
+    let mut live = running.get("/events?start_from=48&until=51").await;
+    written.append_steps(5);
+    written.commit();
+    assert_eq!(live.text_to_end().await, format!("{VERSION_FRAME}{}", frames(48..52)));
+    for (target, header) in [
+        ("/events?start_from=48&until=51", "last-event-id: 51\r\n"),
+        ("/events?start_from=52&until=51", ""),
+        ("/events?until=51", ""),
+        ("/events?start_from=999&until=998", ""),
+    ] {
+        let response = running.get_with(target, header).await;
+        assert_eq!((response.status(), response.header("content-type")), (204, None), "{target}");
+    }
+}
+
+#[tokio::test]
+async fn types_select_events_and_versions_and_shutdowns_always_pass() {
+    let mut written = Written::new();
+    written.announce(version(2, 0));
+    written.append(STEP, "0");
+    written.append(FAULT, "1");
+    written.append(SHUTDOWN, "\"Shutdown\"");
+    written.append(Kind::OTHER, "3");
+    written.announce(version(2, 1));
+    written.append(STEP, "4");
+    written.append(FAULT, "5");
+    written.append(STEP, "6");
+    written.commit();
+    let running = Running::start(&written, options());
+    let mut client = running.get("/events?start_from=0&until=6&types=Fault").await;
+    let expected = "data:{\"ApiVersion\":\"2.0.0\"}\n\ndata:1\nid:1\n\ndata:\"Shutdown\"\nid:2\n\n\
+                    data:{\"ApiVersion\":\"2.1.0\"}\n\ndata:5\nid:5\n\nid:6\n\n";
+    assert_eq!(client.text_to_end().await, expected);
+    let mut client = running.get("/events?start_from=0&until=4&types=Step,Fault,ApiVersion,Shutdown").await;
+    let expected = "data:{\"ApiVersion\":\"2.0.0\"}\n\ndata:0\nid:0\n\ndata:1\nid:1\n\ndata:\"Shutdown\"\nid:2\n\n\
+                    data:{\"ApiVersion\":\"2.1.0\"}\n\ndata:4\nid:4\n\n";
+    assert_eq!(client.text_to_end().await, expected);
+}
+
+#[tokio::test]
+async fn a_filtered_stream_tells_its_position_once_it_has_passed_many_events() {
+    let mut written = Written::steps(25_000);
+    let number = written.append(FAULT, "found");
+    written.commit();
+    let running = Running::start(&written, options());
+    let mut client = running.get("/events?start_from=0&types=Fault").await;
+    let text = client.read_until_id(number).await;
+    let marks: Vec<u64> = text.split("\n\n").filter_map(|message| message.strip_prefix("id:")?.parse().ok()).collect();
+    assert_eq!(marks.len(), 2);
+    assert!(marks.iter().zip([10_000, 20_000]).all(|(mark, about)| mark.abs_diff(about) < 200), "{marks:?}");
+    assert_eq!(text.split("\n\n").filter(|message| message.starts_with("data:")).count(), 2);
+}
+
+#[tokio::test]
+async fn zstd_streams_decode_to_the_identity_stream() {
+    let mut written = Written::with(|options| options.block_bytes_max = 300 << 10);
+    written.announce(version(2, 0));
+    written.append_steps(3_000);
+    written.announce(version(2, 1));
+    written.append_steps(3_000);
+    written.commit();
+    written.append_steps(5);
+    written.commit();
+    let running = Running::start(&written, options());
+    for start in [0, 1, 2_000, 2_999, 3_000, 3_001, 6_000, 6_004] {
+        for until in
+            [start, start + 10, 2_999, 3_000, 5_000, 6_004].into_iter().filter(|until| (start..=6_004).contains(until))
+        {
+            let target = format!("/events?start_from={start}&until={until}");
+            let identity = running.get(&target).await.text_to_end().await;
+            let mut compressed = running.get_with(&target, "accept-encoding: zstd\r\n").await;
+            assert_eq!(compressed.header("content-encoding"), Some("zstd"));
+            let bytes = compressed.read_to_end().await;
+            assert!(until - start < 100 || bytes.len() < identity.len() / 2);
+            assert_eq!(String::from_utf8(zstd::decode_all(&bytes[..]).unwrap()).unwrap(), identity, "{target}");
+        }
+    }
+    // All of it in stored blocks is as small as the log.
+    let whole =
+        running.get_with("/events?start_from=0&until=5999", "accept-encoding: zstd\r\n").await.read_to_end().await;
+    let block = written.log.read_stored(0).unwrap().unwrap();
+    assert_eq!(whole[..block.frame.len()], block.frame[..]);
+}
+
+#[tokio::test]
+async fn zstd_goes_on_live() {
+    let mut written = Written::steps(10);
+    let running = Running::start(&written, options());
+    let mut client = running.get("/events?encoding=zstd&until=14").await;
+    let first = client.chunk().await.unwrap().unwrap();
+    assert_eq!(zstd::decode_all(&first[..]).unwrap(), VERSION_FRAME.as_bytes());
+    written.append_steps(1);
+    written.commit();
+    let second = client.chunk().await.unwrap().unwrap();
+    assert_eq!(zstd::decode_all(&second[..]).unwrap(), frame(10).as_bytes());
+    written.append_steps(10);
+    written.commit();
+    assert_eq!(zstd::decode_all(&client.read_to_end().await[..]).unwrap(), frames(11..15).as_bytes());
+}
+
+#[tokio::test]
+async fn zstd_is_for_those_who_name_it_as_the_mode_wants() {
+    let written = Written::steps(10);
+    let asks = [
+        ("/events", "accept-encoding: zstd\r\n", [true, true, false]),
+        ("/events", "accept-encoding: ZSTD;q=0.5\r\n", [true, true, false]),
+        ("/events", "accept-encoding: gzip, zstd\r\n", [false, true, false]),
+        ("/events", "accept-encoding: gzip\r\naccept-encoding: zstd\r\n", [false, true, false]),
+        ("/events", "accept-encoding: zstd;q=0\r\n", [false, false, false]),
+        ("/events", "accept-encoding: gzip, br\r\n", [false, false, false]),
+        ("/events", "", [false, false, false]),
+        ("/events?encoding=zstd", "", [true, true, false]),
+        ("/events?encoding=identity", "accept-encoding: zstd\r\n", [false, false, false]),
+        ("/events?types=Step", "accept-encoding: zstd\r\n", [false, false, false]),
+        ("/events/sidecar", "accept-encoding: zstd\r\n", [false, false, false]),
+    ];
+    for (column, zstd) in [ZstdPassThrough::Sole, ZstdPassThrough::Any, ZstdPassThrough::Off].into_iter().enumerate() {
+        let running = Running::start(&written, StreamOptions { zstd, ..options() });
+        for (target, header, encoded) in asks {
+            let response = running.get_with(target, header).await;
+            let wanted = encoded[column].then_some("zstd");
+            assert_eq!(response.header("content-encoding"), wanted, "{zstd:?} {target} {header}");
+            let varies = zstd != ZstdPassThrough::Off && !target.contains("sidecar");
+            assert_eq!(response.header("vary"), varies.then_some("accept-encoding"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_sidecar_endpoint_sends_its_version_then_shutdowns() {
+    let mut written = Written::steps(10);
+    written.append(SHUTDOWN, "\"Shutdown\"");
+    written.append_steps(5);
+    written.commit();
+    let running = Running::start(&written, StreamOptions { sidecar_version: "1.2.3".into(), ..options() });
+    let mut all = running.get("/events/sidecar?start_from=0").await;
+    let greeting = "data:{\"SidecarVersion\":\"1.2.3\"}\n\n";
+    let expected = format!("{greeting}data:\"Shutdown\"\nid:10\n\n");
+    assert_eq!(all.read_until_id(10).await, expected);
+    let mut live = running.get("/events/sidecar").await;
+    assert_eq!(live.read_until(greeting).await, greeting);
+    written.announce(version(3, 0));
+    written.append(SHUTDOWN, "\"Shutdown\"");
+    written.commit();
+    assert_eq!(all.read_until_id(16).await, "data:\"Shutdown\"\nid:16\n\n");
+    assert_eq!(live.read_until_id(16).await, "data:\"Shutdown\"\nid:16\n\n");
+
+    let mut events = running.get("/events").await;
+    running.handle.announce_own_shutdown();
+    assert_eq!(all.chunk().await.unwrap().unwrap(), b"data:\"Shutdown\"\n\n");
+    assert_eq!(live.chunk().await.unwrap().unwrap(), b"data:\"Shutdown\"\n\n");
+    written.append_steps(1);
+    written.commit();
+    assert_eq!(events.read_until_id(17).await, format!("data:{{\"ApiVersion\":\"3.0.0\"}}\n\n{}", frame(17)));
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named_in_a_comment() {
+    let mut written = Written::steps(1_000);
+    written.writer.seal_now(2_000_000).unwrap();
+    written.append_steps(1_000);
+    written.commit();
+    written.writer.drop_before(1_000).unwrap();
+    let oldest = written.log.oldest();
+    assert_eq!(oldest, 1_000);
+    let running = Running::start(&written, options());
+    let mut client = running.get(&format!("/events?start_from=3&until={oldest}")).await;
+    assert_eq!(client.header(RETAINED_RANGE_HEADER), Some(format!("{oldest}-1999").as_str()));
+    let gap = oldest - 1;
+    let expected = format!(
+        ":events 3 to {gap} are missing: older than the oldest retained event\n\n{VERSION_FRAME}{}",
+        frame(oldest)
+    );
+    assert_eq!(client.text_to_end().await, expected);
+}
+
+#[tokio::test]
+async fn a_damaged_block_is_named_and_passed_also_in_zstd() {
+    let written = Written::steps(2_000);
+    let directory = written.directory.path();
+    let mut segments: Vec<_> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "segment"))
+        .collect();
+    segments.sort();
+    let mut bytes = std::fs::read(&segments[0]).unwrap();
+    // What follows is preallocated.
+    let middle = bytes.iter().rposition(|&byte| byte != 0).unwrap() / 2;
+    bytes[middle..middle + 64].fill(0xff);
+    std::fs::write(&segments[0], bytes).unwrap();
+    let log = Log::open(Arc::new(Directory::at(directory)), Default::default()).unwrap();
+    let (_committed, watched) = watch::channel(log.head());
+    let server = Server::bind(options(), log, watched).unwrap();
+    let address = server.local_addr();
+    let handle = server.handle();
+    let task = tokio::spawn(server.run(std::future::pending()));
+    let running = Running { address, handle, cancel: None, task };
+    let text = running.get("/events?start_from=0&until=1999").await.text_to_end().await;
+    let comment = text.split("\n\n").find(|message| message.starts_with(":events ")).unwrap();
+    let range: Vec<u64> = comment.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let expected = format!("{VERSION_FRAME}{}{comment}\n\n{}", frames(0..range[0]), frames(range[1] + 1..2_000));
+    assert!(text == expected);
+    let zstd = running.get("/events?start_from=0&until=1999&encoding=zstd").await.read_to_end().await;
+    assert!(zstd::decode_all(&zstd[..]).unwrap() == text.as_bytes());
+    running.task.abort();
+}
+
+#[tokio::test]
+async fn large_events_are_streamed_in_every_form() {
+    let mut written = Written::with(|options| options.read.cache_bytes = 1 << 20);
+    written.announce(version(2, 0));
+    let large: String = (0..400_000u64).map(|number| format!("{:x}", number * 2_654_435_761 % 4096)).collect();
+    assert!(large.len() > 1 << 20);
+    let medium = &large[..200_000];
+    let mut expected = VERSION_FRAME.to_owned();
+    for (number, payload) in [medium, &large, "small", &large, &large].into_iter().enumerate() {
+        written.append(if number == 3 { FAULT } else { STEP }, payload);
+        expected.push_str(&format!("data:{payload}\nid:{number}\n\n"));
+    }
+    written.commit();
+    for replay_chunks in [ReplayChunks::Event, ReplayChunks::Block] {
+        let running = Running::start(&written, StreamOptions { replay_chunks, ..options() });
+        // More clients than decoders that stand open, half-way at the same time.
+        let mut clients = Vec::new();
+        for _ in 0..12 {
+            clients.push(running.get("/events?start_from=0&until=4").await);
+        }
+        for client in &mut clients {
+            assert_eq!(client.text_to_end().await, expected);
+        }
+        let zstd = running.get("/events?start_from=0&until=4&encoding=zstd").await.read_to_end().await;
+        assert_eq!(zstd::decode_all(&zstd[..]).unwrap(), expected.as_bytes());
+        let mut faults = running.get("/events?start_from=0&until=4&types=Fault").await;
+        assert_eq!(faults.text_to_end().await, format!("{VERSION_FRAME}data:{large}\nid:3\n\nid:4\n\n"));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_keeps_its_place() {
+    let mut written = Written::with(|options| options.read.cache_bytes = 64 << 10);
+    written.announce(version(2, 0));
+    written.commit();
+    let running = Running::start(&written, options());
+    let mut slow = running.get("/events").await;
+    assert_eq!(slow.read_until(VERSION_FRAME).await, VERSION_FRAME);
+    for _ in 0..500 {
+        written.append_steps(100);
+        written.commit();
+        tokio::task::yield_now().await;
+    }
+    // 10 MB are more than the sockets hold, and the cache forgot them long ago.
+    assert_eq!(slow.read_until_id(49_999).await, frames(0..50_000));
+}
+
+/// Everything on one thread, and one more for what blocks.
+#[test]
+fn one_thread_serves_many_replays_while_the_log_grows() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut written = Written::with(|options| options.read.cache_bytes = 64 << 10);
+        written.announce(version(2, 0));
+        written.append_steps(3_000);
+        written.commit();
+        let running = Running::start(&written, options());
+        let mut clients = Vec::new();
+        for number in 0..50u64 {
+            let start = number * 97 % 4_000;
+            let encoding = if number % 5 == 0 { "zstd" } else { "identity" };
+            let target = format!("/events?start_from={start}&encoding={encoding}&until=5999");
+            let mut client = running.get(&target).await;
+            let start = start.min(written.log.head().next_sequence);
+            clients.push(tokio::spawn(async move {
+                let mut bytes = client.read_to_end().await;
+                if encoding == "zstd" {
+                    bytes = zstd::decode_all(&bytes[..]).unwrap();
+                }
+                assert!(String::from_utf8(bytes).unwrap() == format!("{VERSION_FRAME}{}", frames(start..6_000)));
+            }));
+            written.append_steps(40);
+            written.commit();
+        }
+        while written.log.head().next_sequence < 6_000 {
+            written.append_steps(7);
+            written.commit();
+            tokio::task::yield_now().await;
+        }
+        for client in clients {
+            client.await.unwrap();
+        }
+    });
+}
+
+#[tokio::test]
+async fn cancelling_cuts_the_streams_without_a_last_chunk() {
+    let written = Written::steps(3);
+    let mut running = Running::start(&written, options());
+    let mut client = running.get("/events?start_from=0").await;
+    client.read_until_id(2).await;
+    running.stop().await;
+    assert!(client.chunk().await.is_err());
+    assert!(TcpStream::connect(running.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let written = Written::steps(1);
+    let taken = Running::start(&written, options());
+    let again = StreamOptions { port: taken.address.port(), ..options() };
+    let error = Server::bind(again, written.log.clone(), written.committed.subscribe()).err().unwrap();
+    assert!(matches!(error, BindError::Taken { .. }));
+    assert!(error.to_string().contains(&taken.address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_for_nothing_is_closed() {
+    let written = Written::steps(1);
+    let running = Running::start(&written, StreamOptions { header_timeout: Duration::from_millis(50), ..options() });
+    // The second looks like the beginning of HTTP/2, the third like a request.
+    for start in ["", "PRI * HTTP", "GET /events HTTP/1.1\r\nhost:"] {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(start.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+        assert!(!String::from_utf8_lossy(&rest).contains("200 OK"), "{start}");
+    }
+    assert_eq!(running.get("/events").await.status(), 200);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed_at_once() {
+    let written = Written::steps(1);
+    let running = Running::start(&written, StreamOptions { max_concurrent_subscribers: 1, ..options() });
+    let mut held = Vec::new();
+    for _ in 0..65 {
+        held.push(running.get("/nowhere/at/all").await);
+    }
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    let mut rest = Vec::new();
+    // End or reset: either way nothing is served.
+    let _ = stream.read_to_end(&mut rest).await;
+    assert!(rest.is_empty());
+    assert_eq!(running.handle.counters().connections_refused.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn http_2_with_prior_knowledge_gets_the_same_bytes() {
+    let written = Written::steps(1_000);
+    let running = Running::start(&written, options());
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = hyper::Request::get(format!("http://{}/events?start_from=0&until=999", running.address))
+        .body(http_body_util::Empty::<bytes::Bytes>::new())
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.version(), hyper::Version::HTTP_2);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(body == format!("{VERSION_FRAME}{}", frames(0..1_000)));
+    connection.abort();
+}

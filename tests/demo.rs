@@ -1,0 +1,63 @@
+//! The command line, and the demo that a stranger tries first.
+
+use std::process::Command;
+
+use sidecar_test_support::client::SseClient;
+use sidecar_test_support::node::stream;
+use sidecar_test_support::port::ReservedPort;
+use sidecar_test_support::process::Process;
+use sidecar_test_support::recordings;
+
+fn sidecar(arguments: &[&str]) -> Process {
+    Process::start(Command::new(env!("CARGO_BIN_EXE_sidecar")).args(arguments))
+}
+
+#[tokio::test]
+async fn the_demo_plays_the_whole_recording_byte_for_byte() {
+    let port = ReservedPort::new();
+    let storage = tempfile::tempdir().unwrap();
+    let mut demo = sidecar(&[
+        "demo",
+        "--speed",
+        "0",
+        "--sse-port",
+        &port.number().to_string(),
+        "--storage-path",
+        storage.path().to_str().unwrap(),
+    ]);
+    demo.wait_until_listening(port.address()).await;
+    let recording = recordings::recorded_network();
+    let expected = stream("2.0.0", 0, recording.iter().map(|(_, payload)| payload));
+    assert_eq!(recording.len(), 3_905);
+    SseClient::connect(port.address(), "/events?start_from=0").await.expect_bytes(&expected).await;
+
+    for shown in ["/events?start_from=0", &format!(":{}", port.number()), "curl"] {
+        demo.wait_for_output(shown).await;
+    }
+    assert!(demo.terminate().success());
+    assert!(storage.path().join("logs/casper").is_dir());
+}
+
+#[test]
+fn help_and_version_are_printed_and_a_missing_argument_is_a_usage_error() {
+    for (arguments, text) in [
+        (["--help"], "--path-to-config"),
+        (["-h"], "--path-to-config"),
+        (["--version"], env!("CARGO_PKG_VERSION")),
+        (["-V"], env!("CARGO_PKG_VERSION")),
+    ] {
+        let mut process = sidecar(&arguments);
+        assert_eq!(process.wait_for_exit().code(), Some(0), "{arguments:?}");
+        assert!(process.output().contains(text) && process.errors().is_empty(), "{}", process.output());
+    }
+    let mut process = sidecar(&[]);
+    assert_eq!(process.wait_for_exit().code(), Some(2));
+    let errors = process.errors();
+    assert!(errors.starts_with("error: the following required arguments were not provided:\n"), "{errors}");
+    assert!(errors.contains("--path-to-config <FILE>"), "{errors}");
+    for wrong in [&["--path-to-confg", "x"][..], &["--path-to-config"], &["somewhere"]] {
+        let mut process = sidecar(wrong);
+        assert_eq!(process.wait_for_exit().code(), Some(2), "{wrong:?}");
+        assert!(process.errors().starts_with("error: "), "{}", process.errors());
+    }
+}

@@ -1,0 +1,295 @@
+//! What cannot work is refused in words that name the thing and the way out, with the reference's texts and exit codes, and
+//! costs nothing that is stored. And the orderly ends.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use rustix::process::Signal;
+use sidecar_log_format::storage::Directory;
+use sidecar_log_format::{WriteOptions, Writer};
+use sidecar_test_support::client::{Ending, Request, SseClient};
+use sidecar_test_support::node::{NodeOptions, SimulatedNode, stream};
+use sidecar_test_support::port::ReservedPort;
+use sidecar_test_support::process::{Process, Sidecar, SidecarBuilder};
+use sidecar_test_support::story::{Story, StoryOptions};
+
+fn sidecar() -> SidecarBuilder {
+    SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
+}
+
+/// A sidecar that has stored a story, and the stream it serves.
+async fn with_history() -> (SimulatedNode, Sidecar, Vec<u8>) {
+    let told = Story::new(1, &StoryOptions::small(5));
+    let node = SimulatedNode::start();
+    node.push_all(told.events());
+    let sidecar = sidecar().node(node.address()).start().await;
+    let history = stream("2.0.0", 0, told.events());
+    SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.expect_bytes(&history).await;
+    (node, sidecar, history)
+}
+
+/// The standard error of a sidecar that must end with exit code 1.
+fn refusal(builder: SidecarBuilder) -> String {
+    let mut process = builder.spawn();
+    assert_eq!(process.wait_for_exit().code(), Some(1), "{}", process.output());
+    process.errors()
+}
+
+fn assert_names(errors: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(errors.contains(part), "{part:?} is missing in:\n{errors}");
+    }
+}
+
+#[test]
+fn a_bad_configuration_is_refused_with_its_key_its_value_and_the_fix() {
+    let node = ReservedPort::new();
+    let cases: [(&str, &str, &[&str]); 9] = [
+        (
+            "storage_folder = ",
+            "storage_folder = = ",
+            &["Error: Error constructing config", "Error parsing config into TOML format", "line 3, column"],
+        ),
+        (
+            "enable_server = true",
+            "enable_server = 'yes'",
+            &["Error: Error constructing config", "sse_server.enable_server", "'yes'", "expected a boolean"],
+        ),
+        (
+            "max_concurrent_subscribers = 100\n",
+            "",
+            &["missing field `max_concurrent_subscribers`", "sse_server.event_stream_server"],
+        ),
+        (
+            "[storage]",
+            "[storage.log]\nblock_bytes_max = 17\n[storage]",
+            &["Error: Error constructing config", "`storage.log.block_bytes_max` is 17", "4096"],
+        ),
+        (
+            "max_attempts = 1000000",
+            "max_attempts = 0",
+            &["Error: Unable to run: max_attempts setting must be above 0 for the sidecar to attempt connection"],
+        ),
+        (
+            "enable_server = true",
+            "enable_server = false",
+            &["Error: At least one of RPC server or SSE server must be configured"],
+        ),
+        (
+            "[storage]\nstorage_folder",
+            "[elsewhere]\nfolder",
+            &["Error: Can't run SSE if no `[storage.storage_folder]` is defined"],
+        ),
+        (
+            "disable_event_persistence = false",
+            "emulate_legacy_sse_apis = ['V2']",
+            &["unknown variant `V2`, expected `V1`"],
+        ),
+        (
+            "storage_folder = ",
+            "storage_path = '/a'\nstorage_folder = ",
+            &["`storage.storage_path`", "`storage.storage_folder`", "keep only"],
+        ),
+    ];
+    for (text, by, parts) in cases {
+        assert_names(&refusal(sidecar().node(node.address()).replacing(text, by)), parts);
+    }
+}
+
+#[test]
+fn a_configuration_file_that_is_not_there_is_refused_in_the_references_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing.toml");
+    let mut process = Process::start(Command::new(env!("CARGO_BIN_EXE_sidecar")).arg("-p").arg(&missing));
+    assert_eq!(process.wait_for_exit().code(), Some(1));
+    let lines = [
+        "Error: Error constructing config",
+        "0: Error reading config file contents",
+        "1: No such file or directory (os error 2)",
+    ];
+    assert_names(&process.errors(), &lines);
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_a_warning_with_the_nearest_known_one_and_stops_nothing() {
+    let node = SimulatedNode::start();
+    let mut sidecar = sidecar().node(node.address()).top_level("max_thread_cuont = 1").start().await;
+    sidecar
+        .wait_for_output("`max_thread_cuont` (line 1) is ignored; the nearest known key is `max_thread_count`")
+        .await;
+    node.wait_for_connections(1).await;
+}
+
+#[tokio::test]
+async fn bad_requests_get_the_references_answers_and_disturb_nobody() {
+    let (_node, sidecar, history) = with_history().await;
+    let path = "invalid path: expected '/events/main' or '/events/sidecar'\n";
+    let query = "invalid query: expected single field 'start_from=<EVENT ID>'\n";
+    let cases = [
+        ("GET", "/events?start_from=", 422, query),
+        ("GET", "/events?start_from=-1", 422, query),
+        ("GET", "/events?start_from=abc", 422, query),
+        ("GET", "/events?start_from=18446744073709551616", 422, query),
+        ("GET", "/events?start=1", 422, query),
+        ("GET", "/events?start_from=1&x=2", 422, query),
+        ("GET", "/events/main", 404, path),
+        ("GET", "/nothing", 404, path),
+        ("GET", "//events", 404, path),
+        ("GET", "/events/%6dain", 404, path),
+        ("GET", "/Events", 404, path),
+        ("GET", "/", 404, path),
+        ("POST", "/events", 404, path),
+        ("PUT", "/events/sidecar", 404, path),
+    ];
+    for (method, target, status, body) in cases {
+        let mut answer = Request::new(method, sidecar.sse_address(), target).open().await;
+        assert_eq!(answer.status(), status, "{method} {target}");
+        assert_eq!(String::from_utf8(answer.body().await).unwrap(), body, "{method} {target}");
+        assert_eq!(answer.header("content-length"), Some(body.len().to_string().as_str()), "{method} {target}");
+        assert_eq!(answer.header("content-type"), None, "{method} {target}");
+    }
+    let until = SseClient::connect(sidecar.sse_address(), "/events?start_from=1&until=x").await;
+    assert_eq!(until.status(), 422);
+    SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.expect_bytes(&history).await;
+}
+
+#[tokio::test]
+async fn one_subscriber_too_many_is_refused_until_another_leaves() {
+    let node = SimulatedNode::start();
+    let sidecar = sidecar().node(node.address()).max_concurrent_subscribers(2).start().await;
+    let first = SseClient::connect(sidecar.sse_address(), "/events").await;
+    let _second = SseClient::connect(sidecar.sse_address(), "/events/sidecar").await;
+    let mut third = SseClient::connect(sidecar.sse_address(), "/events").await;
+    assert_eq!(third.status(), 503);
+    assert_eq!(third.body().await, b"server has reached limit of subscribers");
+    drop(first);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while SseClient::connect(sidecar.sse_address(), "/events").await.status() != 200 {
+        assert!(std::time::Instant::now() < deadline, "the place of the one that left stays taken");
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_and_its_owner_is_left_alone() {
+    let (node, owner, history) = with_history().await;
+    let taken = owner.sse_address().port().to_string();
+    let second = sidecar().node(node.address());
+    let own = second.sse_address().port().to_string();
+    let errors = refusal(second.replacing(&format!("port = {own}\n"), &format!("port = {taken}\n")));
+    let expected = ["Error: Error running component 'sse_event_server': Error starting EventStreamServer", &taken];
+    assert_names(&errors, &expected);
+    assert_names(&errors, &["Address already in use (os error 98)"]);
+    SseClient::connect(owner.sse_address(), "/events?start_from=0").await.expect_bytes(&history).await;
+}
+
+#[tokio::test]
+async fn a_second_sidecar_on_the_same_storage_is_refused_and_the_first_goes_on() {
+    let (node, owner, history) = with_history().await;
+    let errors = refusal(sidecar().node(node.address()).storage_folder(owner.storage_path()));
+    let log = owner.storage_path().join("logs/casper");
+    assert_names(
+        &errors,
+        &[
+            "Error: Error initializing component 'sse_event_server': ",
+            log.to_str().unwrap(),
+            "locked",
+            "another process",
+        ],
+    );
+    SseClient::connect(owner.sse_address(), "/events?start_from=0").await.expect_bytes(&history).await;
+}
+
+#[tokio::test]
+async fn a_log_of_another_dialect_is_refused_and_left_as_it_is() {
+    let storage = tempfile::tempdir().unwrap();
+    let log = storage.path().join("logs/casper");
+    let foreign = Directory::create(&log).unwrap();
+    Writer::open(Arc::new(foreign), WriteOptions::new("beacon", [1; 16], 1)).unwrap().writer.close().unwrap();
+    let before = files(&log);
+
+    let node = ReservedPort::new();
+    let errors = refusal(sidecar().node(node.address()).storage_folder(storage.path()));
+    assert_names(&errors, &["beacon", "casper", log.to_str().unwrap(), "another storage path"]);
+    assert!(files(&log) == before, "nothing in it has changed");
+}
+
+#[tokio::test]
+async fn a_segment_with_a_corrupt_header_is_refused_and_nothing_is_lost_by_it() {
+    let (_node, mut sidecar, history) = with_history().await;
+    assert!(sidecar.terminate().success());
+    let log = sidecar.storage_path().join("logs/casper");
+    let segments = files(&log).into_iter().filter(|(name, _)| name.ends_with(".segment"));
+    let (name, sound) = segments.last().unwrap();
+    let mut corrupt = sound.clone();
+    corrupt[40] ^= 0xFF;
+    std::fs::write(log.join(&name), &corrupt).unwrap();
+
+    sidecar.spawn_again();
+    assert_eq!(sidecar.wait_for_exit().code(), Some(1), "{}", sidecar.output());
+    assert_names(&sidecar.errors(), &[&name, "corrupt", "sidecar-log"]);
+    assert!(files(&log).get(&name) == Some(&corrupt), "what it cannot read it does not touch");
+
+    std::fs::write(log.join(&name), sound).unwrap();
+    sidecar.restart().await;
+    SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.expect_bytes(&history).await;
+}
+
+#[test]
+fn a_storage_folder_that_is_a_file_is_refused_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("storage");
+    std::fs::write(&file, "something else").unwrap();
+    let node = ReservedPort::new();
+    let errors = refusal(sidecar().node(node.address()).storage_folder(&file));
+    assert_names(&errors, &["Error: Error initializing component 'sse_event_server'", file.to_str().unwrap()]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "something else");
+}
+
+/// The names and contents of a directory's files.
+fn files(directory: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())).collect()
+}
+
+#[tokio::test]
+async fn both_signals_end_it_in_order_and_clients_are_cut_without_a_message() {
+    for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT")] {
+        let (node, mut sidecar, history) = with_history().await;
+        let mut client = SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
+        client.expect_bytes(&history).await;
+        let mut for_shutdowns = SseClient::connect(sidecar.sse_address(), "/events/sidecar").await;
+        sidecar.signal(signal);
+        assert!(client.body().await.is_empty(), "{name}");
+        assert_eq!(client.ending(), Some(Ending::Cut), "{name}");
+        let rest = String::from_utf8(for_shutdowns.body().await).unwrap();
+        assert!(rest.starts_with("data:{\"SidecarVersion\":") && !rest.contains("Shutdown"), "{rest}");
+        assert_eq!(sidecar.wait_for_exit().code(), Some(0), "{name}");
+        assert_names(&sidecar.output(), &[&format!("Received {name} signal. Shutting down...")]);
+        node.wait_for_no_connections().await;
+    }
+}
+
+#[tokio::test]
+async fn without_any_usable_node_it_says_so_to_its_watchers_and_ends_with_an_error() {
+    let elsewhere =
+        SimulatedNode::with(NodeOptions { chainspec_name: "another-net".to_owned(), ..NodeOptions::default() });
+    let too_old = SimulatedNode::with(NodeOptions { build_version: "1.5.8".to_owned(), ..NodeOptions::default() });
+    let unreachable = ReservedPort::new();
+    let mut sidecar = sidecar()
+        .top_level("network_name = 'casper-test'")
+        .node(elsewhere.address())
+        .node(too_old.address())
+        .node_with(unreachable.address(), "max_attempts = 3")
+        .start()
+        .await;
+    let mut watcher = SseClient::connect(sidecar.sse_address(), "/events/sidecar").await;
+    let told = watcher.read_to_end().await;
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!((told[1].data.as_str(), told[1].id), ("\"Shutdown\"", None));
+    assert_eq!(sidecar.wait_for_exit().code(), Some(1));
+    let text = "Error: Error running component 'sse_event_server': Connected node(s) are unavailable";
+    assert_names(&sidecar.errors(), &[text]);
+
+    assert_names(&refusal(self::sidecar()), &[text]);
+}

@@ -1,0 +1,502 @@
+//! The built `sidecar`, run as users run it: a configuration file, a process, signals, and what the system says of it.
+//!
+//! In: the binary's path (`env!("CARGO_BIN_EXE_sidecar")` in a test of the package `sidecar`) and the wanted
+//! configuration. Out: a running process on ports that nobody else has, killed when it is dropped. When a test fails, the
+//! end of the process's output is printed.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::port::ReservedPort;
+
+/// How long a start or an end may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often one looks whether it has happened.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What a sidecar is to be configured with. Without more it has an SSE server, no node, and a log in a folder of its
+/// own that goes away with it.
+pub struct SidecarBuilder {
+    binary: PathBuf,
+    folder: TempDir,
+    storage: Option<PathBuf>,
+    nodes: Vec<(SocketAddr, String)>,
+    top_level: String,
+    sections: String,
+    replacements: Vec<(String, String)>,
+    event_stream_server: String,
+    event_stream_buffer_length: u32,
+    max_concurrent_subscribers: u32,
+    disable_event_persistence: bool,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    sse_port: ReservedPort,
+    rest_port: ReservedPort,
+    admin_port: ReservedPort,
+}
+
+impl SidecarBuilder {
+    /// Begins a configuration for `binary`.
+    pub fn new(binary: impl AsRef<Path>) -> Self {
+        Self {
+            binary: binary.as_ref().to_owned(),
+            folder: tempfile::tempdir().unwrap(),
+            storage: None,
+            nodes: Vec::new(),
+            top_level: String::new(),
+            sections: String::new(),
+            replacements: Vec::new(),
+            event_stream_server: String::new(),
+            event_stream_buffer_length: 5_000,
+            max_concurrent_subscribers: 100,
+            disable_event_persistence: false,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            sse_port: ReservedPort::new(),
+            rest_port: ReservedPort::new(),
+            admin_port: ReservedPort::new(),
+        }
+    }
+
+    /// Adds a node that serves `/events` and `/status` on one port. It is tried again after one second, without end.
+    pub fn node(self, address: SocketAddr) -> Self {
+        self.node_with(address, "")
+    }
+
+    /// Adds a node with further keys of its `[[sse_server.connections]]` entry, as TOML lines. They replace the given
+    /// `max_attempts`, `delay_between_retries_in_seconds`, `allow_partial_connection` and `enable_logging`.
+    pub fn node_with(mut self, address: SocketAddr, keys: &str) -> Self {
+        self.nodes.push((address, keys.to_owned()));
+        self
+    }
+
+    /// Adds TOML lines before the first section, for example `max_thread_count = 1`.
+    pub fn top_level(mut self, toml: &str) -> Self {
+        self.top_level += &format!("{toml}\n");
+        self
+    }
+
+    /// Adds whole TOML sections at the end, for example `[storage.log]` with its keys.
+    pub fn sections(mut self, toml: &str) -> Self {
+        self.sections += &format!("{toml}\n");
+        self
+    }
+
+    /// Replaces a text of the configuration, which must be in it, by another: for what no other method can say, mistakes
+    /// above all.
+    pub fn replacing(mut self, text: &str, by: &str) -> Self {
+        self.replacements.push((text.to_owned(), by.to_owned()));
+        self
+    }
+
+    /// Adds a `[rest_api_server]` on [`Sidecar::rest_address`].
+    pub fn rest_api(self) -> Self {
+        let port = self.rest_port.number();
+        self.sections(&format!(
+            "[rest_api_server]\nenable_server = true\nport = {port}\nmax_concurrent_requests = 50\nmax_requests_per_second = 1000\n"
+        ))
+    }
+
+    /// Adds an `[admin_api_server]` on [`Sidecar::admin_address`].
+    pub fn admin_api(self) -> Self {
+        let port = self.admin_port.number();
+        self.sections(&format!(
+            "[admin_api_server]\nenable_server = true\nport = {port}\nmax_concurrent_requests = 50\nmax_requests_per_second = 1000\n"
+        ))
+    }
+
+    /// Adds keys to `[sse_server.event_stream_server]`.
+    pub fn event_stream_server(mut self, toml: &str) -> Self {
+        self.event_stream_server += &format!("{toml}\n");
+        self
+    }
+
+    /// Keeps the log in `folder`, which outlives the sidecar.
+    pub fn storage_folder(mut self, folder: impl AsRef<Path>) -> Self {
+        self.storage = Some(folder.as_ref().to_owned());
+        self
+    }
+
+    /// Sets the key of this name; 5,000 otherwise.
+    pub fn event_stream_buffer_length(mut self, events: u32) -> Self {
+        self.event_stream_buffer_length = events;
+        self
+    }
+
+    /// Sets the key of this name; 100 otherwise.
+    pub fn max_concurrent_subscribers(mut self, subscribers: u32) -> Self {
+        self.max_concurrent_subscribers = subscribers;
+        self
+    }
+
+    /// Sets the key of this name; false otherwise.
+    pub fn disable_event_persistence(mut self) -> Self {
+        self.disable_event_persistence = true;
+        self
+    }
+
+    /// Adds a command line argument after `--path-to-config FILE`.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Sets an environment variable of the process.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The configuration as it will be written to the file.
+    pub fn configuration(&self) -> String {
+        let mut toml = format!(
+            "{}\n[storage]\nstorage_folder = {:?}\n\n[sse_server]\nenable_server = true\ndisable_event_persistence = {}\n",
+            self.top_level,
+            self.storage_path(),
+            self.disable_event_persistence,
+        );
+        if self.nodes.is_empty() {
+            toml += "connections = []\n";
+        }
+        for (address, keys) in &self.nodes {
+            toml += &format!(
+                "\n[[sse_server.connections]]\nip_address = \"{}\"\nsse_port = {port}\nrest_port = {port}\n",
+                address.ip(),
+                port = address.port()
+            );
+            let defaults = [
+                ("max_attempts", "1000000"),
+                ("delay_between_retries_in_seconds", "1"),
+                ("allow_partial_connection", "false"),
+                ("enable_logging", "false"),
+            ];
+            for (key, value) in defaults {
+                if !keys.contains(key) {
+                    toml += &format!("{key} = {value}\n");
+                }
+            }
+            toml += &format!("{keys}\n");
+        }
+        toml += &format!(
+            "\n[sse_server.event_stream_server]\nport = {}\nmax_concurrent_subscribers = {}\nevent_stream_buffer_length = {}\n{}\n{}",
+            self.sse_port.number(),
+            self.max_concurrent_subscribers,
+            self.event_stream_buffer_length,
+            self.event_stream_server,
+            self.sections,
+        );
+        for (text, by) in &self.replacements {
+            assert!(toml.contains(text), "there is no {text:?} in the configuration:\n{toml}");
+            toml = toml.replace(text, by);
+        }
+        toml
+    }
+
+    /// Where it will serve events.
+    pub fn sse_address(&self) -> SocketAddr {
+        self.sse_port.address()
+    }
+
+    /// Starts the sidecar and waits until its SSE port takes connections. The test fails if it ends before.
+    pub async fn start(self) -> Sidecar {
+        let mut sidecar = self.spawn();
+        sidecar.wait_until_serving().await;
+        sidecar
+    }
+
+    /// Starts the sidecar without waiting for anything.
+    pub fn spawn(self) -> Sidecar {
+        let config_file = self.folder.path().join("sidecar.toml");
+        std::fs::write(&config_file, self.configuration()).unwrap();
+        let mut command = Command::new(&self.binary);
+        command.arg("--path-to-config").arg(&config_file).args(&self.arguments);
+        command.envs(self.environment.iter().cloned());
+        let process = Process::start(&mut command);
+        Sidecar { builder: self, command, process }
+    }
+
+    fn storage_path(&self) -> PathBuf {
+        self.storage.clone().unwrap_or_else(|| self.folder.path().join("storage"))
+    }
+}
+
+/// A sidecar with its configuration; itself a [`Process`], running or ended.
+pub struct Sidecar {
+    builder: SidecarBuilder,
+    command: Command,
+    process: Process,
+}
+
+impl Sidecar {
+    /// Where it serves events.
+    pub fn sse_address(&self) -> SocketAddr {
+        self.builder.sse_port.address()
+    }
+
+    /// Where it serves REST, with [`SidecarBuilder::rest_api`].
+    pub fn rest_address(&self) -> SocketAddr {
+        self.builder.rest_port.address()
+    }
+
+    /// Where its admin server is, with [`SidecarBuilder::admin_api`].
+    pub fn admin_address(&self) -> SocketAddr {
+        self.builder.admin_port.address()
+    }
+
+    /// The folder of its logs.
+    pub fn storage_path(&self) -> PathBuf {
+        self.builder.storage_path()
+    }
+
+    /// Starts it once more after its end, with the same configuration and ports, and waits until it serves.
+    pub async fn restart(&mut self) {
+        self.spawn_again();
+        self.wait_until_serving().await;
+    }
+
+    /// Starts it once more after its end without waiting for anything.
+    pub fn spawn_again(&mut self) {
+        assert!(self.process.has_ended(), "only what has ended can be restarted");
+        self.process = Process::start(&mut self.command);
+    }
+
+    /// Waits until the SSE port takes connections.
+    pub async fn wait_until_serving(&mut self) {
+        let address = self.sse_address();
+        self.process.wait_until_listening(address).await;
+    }
+}
+
+impl Deref for Sidecar {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Sidecar {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// One life of a process, killed when this is dropped, and the threads that read what it writes.
+pub struct Process {
+    child: Child,
+    /// Standard output and standard error as they arrived.
+    output: Arc<Mutex<Vec<u8>>>,
+    /// Standard error alone.
+    errors: Arc<Mutex<Vec<u8>>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts `command` without an input.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (output, errors) = (Arc::default(), Arc::default());
+        let readers = vec![
+            read_into(child.stdout.take().unwrap(), vec![Arc::clone(&output)]),
+            read_into(child.stderr.take().unwrap(), vec![Arc::clone(&output), Arc::clone(&errors)]),
+        ];
+        Self { child, output, errors, readers }
+    }
+
+    /// Everything it wrote to standard output and standard error, as far as read.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&self.output.lock().unwrap()).into_owned()
+    }
+
+    /// What it wrote to standard error, as far as read.
+    pub fn errors(&self) -> String {
+        String::from_utf8_lossy(&self.errors.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until its output contains `text`.
+    pub async fn wait_for_output(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.output().contains(text) {
+            assert!(Instant::now() < deadline, "no {text:?} in the output within {PATIENCE:?}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Kills it as the system does when memory is short: at once, nothing is finished.
+    pub fn kill9(&mut self) {
+        let _ = self.child.kill(); // it may have ended by itself
+        self.child.wait().unwrap();
+    }
+
+    /// Sends SIGTERM and waits for the end; the test fails if it takes longer than 30 s.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait_for_exit()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Waits until it ends by itself; its whole output is there then.
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.finish_reading();
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the process did not end within {PATIENCE:?}");
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Waits until something listens on `address`; the test fails if the process ends before.
+    pub async fn wait_until_listening(&mut self, address: SocketAddr) {
+        let deadline = Instant::now() + PATIENCE;
+        // A plain connection that asks for nothing; the server sees it end.
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.finish_reading();
+                panic!("the process ended before it served: {status}");
+            }
+            assert!(Instant::now() < deadline, "the process did not serve within {PATIENCE:?}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Resident memory in bytes: now, and the most there was.
+    pub fn resident_memory_bytes(&self) -> ResidentMemory {
+        let status = self.proc_file("status");
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+        };
+        ResidentMemory { now: field("VmRSS:"), highest: field("VmHWM:") }
+    }
+
+    /// The processor time used by all its threads, user and system together.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = self.proc_file("stat");
+        // The name in brackets may hold anything; user and system time are the 12th and 13th field after it.
+        let (_, after_name) = stat.rsplit_once(") ").unwrap();
+        let fields: Vec<&str> = after_name.split(' ').collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    }
+
+    fn proc_file(&self, name: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{name}", self.pid().as_raw_nonzero())).unwrap()
+    }
+
+    fn finish_reading(&mut self) {
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill9();
+        if std::thread::panicking() {
+            self.finish_reading();
+            let output = self.output();
+            let start = output.len().saturating_sub(4_000);
+            let start = (start..=output.len()).find(|&at| output.is_char_boundary(at)).unwrap();
+            eprintln!("--- the end of the process's output ---\n{}\n---", &output[start..]);
+        }
+    }
+}
+
+/// Resident memory in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResidentMemory {
+    /// At the moment.
+    pub now: u64,
+    /// The most since the process began.
+    pub highest: u64,
+}
+
+fn read_into(mut pipe: impl Read + Send + 'static, outputs: Vec<Arc<Mutex<Vec<u8>>>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+            for output in &outputs {
+                output.lock().unwrap().extend_from_slice(&buffer[..count]);
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `cat` stands in for the binary: it refuses the unknown option and ends.
+    #[test]
+    fn a_process_that_ends_at_once_leaves_its_status_and_output() {
+        let mut process = SidecarBuilder::new("/bin/cat").spawn();
+        assert_eq!(process.wait_for_exit().code(), Some(1));
+        assert!(process.errors().contains("--path-to-config"), "{}", process.errors());
+        assert_eq!(process.output(), process.errors());
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "ended before it served")]
+    async fn waiting_for_a_process_that_has_ended_fails_the_test() {
+        SidecarBuilder::new("/bin/cat").start().await;
+    }
+
+    #[test]
+    fn the_configuration_names_every_node_and_the_reserved_ports() {
+        let node = ReservedPort::new();
+        let builder = SidecarBuilder::new("/bin/cat")
+            .node_with(node.address(), "max_attempts = 7")
+            .top_level("max_thread_count = 1")
+            .rest_api();
+        let toml = builder.configuration();
+        assert!(toml.starts_with("max_thread_count = 1\n"), "{toml}");
+        assert_eq!(toml.matches("max_attempts").count(), 1, "{toml}");
+        let ports = [node.number(), builder.sse_port.number(), builder.rest_port.number()];
+        assert!(ports.iter().all(|port| toml.contains(&format!("port = {port}\n"))), "{toml}");
+    }
+
+    #[test]
+    fn memory_and_processor_time_come_from_the_system() {
+        // `yes` is busy with its output until it is killed.
+        let process = Process::start(Command::new("yes").arg("busy"));
+        let deadline = Instant::now() + PATIENCE;
+        while process.cpu_time().is_zero() {
+            assert!(Instant::now() < deadline, "a busy process uses processor time");
+            std::thread::yield_now();
+        }
+        let memory = process.resident_memory_bytes();
+        assert!(memory.now > 0 && memory.highest >= memory.now, "{memory:?}");
+    }
+}
