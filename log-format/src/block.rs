@@ -337,8 +337,34 @@ impl BlockBuilder {
         if event.upstream_id.is_some() {
             flags |= FLAG_UPSTREAM_ID;
         }
-        self.push_row(event, flags, self.payload.len() - frame_start);
+        let extra = self.payload.len() - frame_start - event.payload.len();
+        self.push_row(event, flags, event.payload.len() as u32, extra as u32);
         self.chain_after = chain;
+    }
+
+    /// Adds all events of the block that goes on where this one stands, as they are.
+    pub(crate) fn push_block(&mut self, block: &Block) {
+        let base = self.table.kind.len() as u32;
+        let rises = block.table.rises.iter().map(|rise| Rise { row: base + rise.row, version: rise.version });
+        self.table.rises.extend(rises);
+        self.payload.extend_from_slice(&block.payload);
+        for row in block.rows() {
+            let event = Event {
+                kind: row.kind(),
+                source: row.source(),
+                network: row.network(),
+                api_version: row.api_version(),
+                upstream_id: row.upstream_id(),
+                received: row.received(),
+                payload: "",
+            };
+            let payload_length = row.column(&block.table.payload_length);
+            let frame_extra = (row.range().len() as u32).saturating_sub(payload_length);
+            self.push_row(&event, row.flags(), payload_length, frame_extra);
+        }
+        self.kinds |= block.kinds;
+        self.version_after = block.version_after;
+        self.chain_after = block.chain_after;
     }
 
     /// Adds a mark: its body is a line of the payload. `announced` is the highest version that any source has announced.
@@ -356,10 +382,12 @@ impl BlockBuilder {
             received: mark.received,
             payload: &mark.body,
         };
-        self.push_row(&row, 0, self.payload.len() - start);
+        let extra = self.payload.len() - start - mark.body.len();
+        self.push_row(&row, 0, mark.body.len() as u32, extra as u32);
     }
 
-    fn push_row(&mut self, event: &Event<'_>, flags: u8, frame_length: usize) {
+    /// Adds what is known about an event whose frame is in the payload already, and is `frame_extra` longer than its own.
+    fn push_row(&mut self, event: &Event<'_>, flags: u8, payload_length: u32, frame_extra: u32) {
         let source = number(&mut self.table.names, event.source, |name| name.as_str(), str::to_owned);
         let network = number(&mut self.table.names, event.network, |name| name.as_str(), str::to_owned);
         let version = numbers(event.api_version);
@@ -370,8 +398,8 @@ impl BlockBuilder {
             _ => 0,
         };
         let table = &mut self.table;
-        table.payload_length.push(event.payload.len() as u32);
-        table.frame_extra.push((frame_length - event.payload.len()) as u32);
+        table.payload_length.push(payload_length);
+        table.frame_extra.push(frame_extra);
         table.kind.push(event.kind.0);
         table.flags.push(flags);
         table.source.push(source);
@@ -776,19 +804,32 @@ impl<'a> Row<'a> {
     /// Its payload, byte for byte as the source said it.
     #[must_use]
     pub fn payload(&self) -> Cow<'a, [u8]> {
+        self.payload_in(self.frame())
+    }
+
+    /// Its payload, out of its frame: for an event whose block was decoded without its wire form.
+    #[must_use]
+    pub fn payload_in<'frame>(&self, frame: &'frame [u8]) -> Cow<'frame, [u8]> {
         let length = self.column(&self.block.table.payload_length) as usize;
         if self.flags() & FLAG_FOLDED == 0 {
             let start = wire::PAYLOAD_START;
-            return Cow::Borrowed(self.frame().get(start..start + length).unwrap_or_default());
+            return Cow::Borrowed(frame.get(start..start + length).unwrap_or_default());
         }
-        Cow::Owned(wire::unfold(self.frame()).unwrap_or_default())
+        Cow::Owned(wire::unfold(frame).unwrap_or_default())
     }
 
     /// Whether row and frame agree: the frame is that of this payload length and this sequence.
     pub(crate) fn is_sound(&self) -> bool {
         let length = self.column(&self.block.table.payload_length) as usize;
-        wire::unfold(self.frame()).is_some_and(|payload| payload.len() == length)
-            && self.frame().ends_with(format!("\nid:{}\n\n", self.sequence()).as_bytes())
+        let frame = self.frame();
+        let ending = format!("\nid:{}\n\n", self.sequence());
+        let Some(body) = frame.strip_suffix(ending.as_bytes()) else { return false };
+        if self.flags() & FLAG_FOLDED == 0 {
+            return body.len() == wire::PAYLOAD_START + length
+                && body.starts_with(b"data:")
+                && memchr::memchr2(b'\n', b'\r', body).is_none();
+        }
+        wire::unfold(frame).is_some_and(|payload| payload.len() == length)
     }
 }
 

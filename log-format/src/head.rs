@@ -12,7 +12,7 @@ use crate::{
     storage::{File, Storage},
 };
 
-const FILE: &str = "head";
+pub(crate) const FILE: &str = "head";
 const MAGIC: [u8; 4] = *b"HEAD";
 const SLOT_BYTES: usize = 96;
 /// Slots stand a disk sector apart.
@@ -121,6 +121,25 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<HeadState> {
         Some(slot) if slot.file_identity == identity => HeadState::Own(slot),
         Some(slot) => HeadState::Copied(slot),
     })
+}
+
+/// Where the head file has slots that were written and do not decode.
+pub(crate) fn damaged_slots(storage: &dyn Storage) -> Result<Vec<u64>> {
+    let file = match storage.open(FILE, false) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(storage_error("open", FILE)(error)),
+    };
+    let mut damaged = Vec::new();
+    for offset in [0, SLOT_DISTANCE] {
+        let mut bytes = vec![0; SLOT_BYTES];
+        let read = file.read_at(&mut bytes, offset).map_err(storage_error("read", FILE))?;
+        bytes.truncate(read);
+        if bytes.iter().any(|&byte| byte != 0) && HeadSlot::decode(&bytes).is_none() {
+            damaged.push(offset);
+        }
+    }
+    Ok(damaged)
 }
 
 /// Writes the head file.

@@ -109,6 +109,8 @@ pub(crate) struct Shared {
     following: Mutex<Option<Following>>,
     head: Mutex<Head>,
     committed: Condvar,
+    /// Held while a sealed segment is rewritten: one at a time.
+    pub(crate) rewriting: Mutex<()>,
 }
 
 /// Who writes the log that is read.
@@ -243,6 +245,7 @@ impl Log {
             following: Mutex::default(),
             head: Mutex::new(head),
             committed: Condvar::new(),
+            rewriting: Mutex::default(),
         };
         Log { shared: Arc::new(shared) }
     }
@@ -539,6 +542,25 @@ impl Shared {
             self.segments.write().unwrap_or_else(PoisonError::into_inner).sealed.remove(&first_sequence);
         }
         self.lock_open().by_sequence.remove(&first_sequence);
+    }
+
+    /// Puts another file in the place of a sealed segment, unless it was dropped meanwhile; says whether it did. Readers
+    /// open it anew; those who read the old one go on with it.
+    pub(crate) fn replace_sealed(
+        &self,
+        first_sequence: Sequence,
+        replace: impl FnOnce() -> Result<()>,
+    ) -> Result<bool> {
+        {
+            // The writer takes a segment off this list before it removes its file, so the removed cannot come back.
+            let segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+            if !segments.sealed.contains(&first_sequence) {
+                return Ok(false);
+            }
+            replace()?;
+        }
+        self.forget(first_sequence, false);
+        Ok(true)
     }
 
     /// Makes blocks of the active segment visible, then the head, and wakes who waits.

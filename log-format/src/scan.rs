@@ -100,6 +100,9 @@ impl Scan {
 
 /// Counts events by kind and source, which headers don't tell, for the footer of a segment whose writer is gone.
 pub(crate) fn count_events(segment: &SegmentFile, footer: &mut Footer) -> Result<()> {
+    // What its writer has counted since it took the segment over is among the blocks too.
+    footer.counts = [0; 64];
+    footer.sources.clear();
     let entries: Vec<_> = footer.blocks.iter().filter(|entry| entry.count > 0).copied().collect();
     // Counted anew: some of them may have been counted before the segment was opened again.
     footer.counts = [0; 64];

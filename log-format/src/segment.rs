@@ -131,6 +131,30 @@ impl SegmentHeader {
         if must_understand != 0 {
             return Err(Error::UnknownFeature { file: name.to_owned(), offset: 0, flags: must_understand });
         }
+        Ok((Self::fields(&mut reader), length as u64))
+    }
+
+    /// What a damaged header still says, believed as it stands; `None` when its checksum fits, because then it is not
+    /// damaged but of a release that this one does not know.
+    pub(crate) fn salvage(name: &str, file: &dyn File) -> Result<Option<SegmentHeader>> {
+        let mut bytes = vec![0; HEADER_BYTES_MAX];
+        let read = file.read_at(&mut bytes, 0).map_err(storage_error("read", name))?;
+        bytes.truncate(read);
+        let mut reader = Reader::new(&bytes);
+        reader.take(MAGIC.len() + 2);
+        let length = usize::from(reader.u16());
+        if let Some((covered, crc)) =
+            bytes.get(..length).and_then(|header| header.split_at_checked(length.checked_sub(4)?))
+            && crc32fast::hash(covered).to_le_bytes() == crc
+        {
+            return Ok(None);
+        }
+        reader.take(8);
+        Ok(Some(Self::fields(&mut reader)))
+    }
+
+    /// The fields behind magic, version, length and flags.
+    fn fields(reader: &mut Reader<'_>) -> SegmentHeader {
         let generation = reader.u32();
         let epoch = reader.u64();
         let log_id = reader.array();
@@ -149,7 +173,7 @@ impl SegmentHeader {
                 (number, String::from_utf8_lossy(reader.take(length)).into_owned())
             })
             .collect();
-        let header = SegmentHeader {
+        SegmentHeader {
             generation,
             epoch,
             log_id,
@@ -160,8 +184,7 @@ impl SegmentHeader {
             version_announced,
             chain_before,
             kinds,
-        };
-        Ok((header, length as u64))
+        }
     }
 }
 
@@ -254,7 +277,12 @@ impl Footer {
                 self.chain_after = header.chain_after;
                 self.version_after = numbers(header.version_after);
             }
-            BlockType::MARKS => self.marks += u64::from(header.count),
+            BlockType::MARKS => {
+                self.marks += u64::from(header.count);
+                // The same as before, except behind a loss, where the log goes on from what its mark says.
+                self.chain_after = header.chain_after;
+                self.version_after = numbers(header.version_before);
+            }
             _ => {}
         }
         self.version_announced = self.version_announced.max(numbers(header.version_after));
@@ -410,6 +438,13 @@ impl SegmentFile {
             return Err(Error::Corrupt { file: name, offset: 0, reason });
         }
         Ok(SegmentFile { name, file, header, blocks_start })
+    }
+
+    /// Opens a file for reading that may have another name than its segment: one that is being written aside.
+    pub(crate) fn open_aside(storage: &dyn Storage, name: &str) -> Result<Self> {
+        let file = storage.open(name, false).map_err(storage_error("open", name))?;
+        let (header, blocks_start) = SegmentHeader::read(name, file.as_ref())?;
+        Ok(SegmentFile { name: name.to_owned(), file, header, blocks_start })
     }
 
     pub(crate) fn read_header(&self, offset: u64) -> Result<Option<BlockHeader>> {

@@ -7,7 +7,7 @@
 use std::{io, sync::Arc};
 
 use crate::{
-    ApiVersion, Error, Event, Head, Log, Mark, MarkKind, ReadOptions, Result, Sequence, Timestamp,
+    ApiVersion, Error, Event, Head, Log, Maintenance, Mark, MarkKind, ReadOptions, Result, Sequence, Timestamp,
     block::{BlockBuilder, BlockType, Built, Encoder, PAYLOAD_BYTES_MAX},
     chain::next_chain_value,
     head::{HeadFile, HeadSlot},
@@ -121,7 +121,7 @@ pub struct Writer {
     /// After the last written one.
     written: Position,
     poisoned: bool,
-    _lock: Box<dyn Lock>,
+    lock: Arc<dyn Lock>,
 }
 
 /// The segment that is being written.
@@ -186,7 +186,7 @@ impl Writer {
             position: found.position,
             written: found.position,
             poisoned: false,
-            _lock: lock,
+            lock: Arc::from(lock),
         };
         // A head, or a footer, must not say more than the disk holds.
         writer.sync_active()?;
@@ -384,6 +384,12 @@ impl Writer {
             dropped += 1;
         }
         Ok(dropped)
+    }
+
+    /// What keeps this log's sealed segments in shape, from another thread while this one writes.
+    #[must_use]
+    pub fn maintenance(&self) -> Maintenance {
+        Maintenance::new(Arc::clone(&self.shared), Arc::clone(&self.lock))
     }
 
     fn check_alive(&self) -> Result<()> {

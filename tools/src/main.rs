@@ -1,2 +1,190 @@
-//! x
-fn main() {}
+//! `sidecar-log`: the command-line tool over a Sidecar event log.
+//!
+//! It owns what people type and see; everything it knows about logs is in `sidecar-log-format`. A log's directory goes
+//! in; tables, events or JSON come out on stdout, warnings and progress on stderr.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use clap::{Parser, Subcommand};
+use sidecar_log_format::{
+    Log, ReadOptions,
+    inspect::inspect,
+    repair::{Action, RepairOptions, repair},
+    storage::{Directory, Storage},
+    verify::verify,
+};
+
+mod cat;
+mod locate;
+mod print;
+
+const EXAMPLES: &str = "\
+Examples:
+  sidecar-log inspect /var/lib/sidecar             what is stored, and whether it looks healthy
+  sidecar-log cat /var/lib/sidecar --until 9       the first ten events, one JSON object a line
+  sidecar-log cat LOG --types Step,Fault --follow  these kinds, and every new one as it is committed
+  sidecar-log verify LOG                           read everything and check it
+  sidecar-log repair LOG --dry-run                 what a repair would do
+
+LOG is the log's directory (<storage_path>/logs/casper), or the storage path itself while it holds one log.
+All but repair work on a log that is being written and on a read-only directory.
+
+Exit status: 0 all is well; 1 something is wrong with the log, or the command failed; 2 wrong usage.";
+
+/// Inspect, read, verify and repair a Sidecar event log.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what a log holds: segments, kinds, sizes, sources, marks, health. Reads no events.
+    #[command(after_help = "\
+Examples:
+  sidecar-log inspect LOG
+  sidecar-log inspect LOG --json | jq .totals
+
+Exit status: 0; 1 when something is visibly wrong (only verify reads everything).")]
+    Inspect {
+        #[command(flatten)]
+        log: LogArgument,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print events.
+    #[command(after_help = "\
+Examples:
+  sidecar-log cat LOG --from 100 --until 199         exactly the events 100 to 199
+  sidecar-log cat LOG --types BlockAdded | jq .payload
+  sidecar-log cat LOG --format sse > replay.sse      the bytes that GET /events?start_from=0 sends
+  sidecar-log cat LOG --from 5000 --follow           from 5000 on, then every new event
+
+Exit status: 0; 1 when damaged events had to be left out.")]
+    Cat(cat::CatArguments),
+    /// Check every checksum, sequence and chain value. Changes nothing.
+    #[command(after_help = "\
+Examples:
+  sidecar-log verify LOG
+  sidecar-log verify LOG --json | jq '.problems[].reason'
+
+Exit status: 0 when the log is sound; 1 when anything is wrong.")]
+    Verify {
+        #[command(flatten)]
+        log: LogArgument,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Set right what verify finds: quarantine bad blocks, rebuild lost footers and heads, set broken tails aside.
+    #[command(after_help = "\
+Examples:
+  sidecar-log repair LOG --dry-run    say what would be done
+  sidecar-log repair LOG              do it; stop the sidecar first
+
+Damaged bytes are kept beside the log in *.quarantined and *.lost files, and a mark says which events are gone.
+
+Exit status: 0 when the log is sound now (with --dry-run: already was); 1 when something is left to do.")]
+    Repair {
+        #[command(flatten)]
+        log: LogArgument,
+        /// Change nothing; say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        /// Print one JSON array.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(clap::Args)]
+struct LogArgument {
+    /// The log's directory, or a storage path that holds one log.
+    #[arg(value_name = "LOG")]
+    path: PathBuf,
+}
+
+impl LogArgument {
+    fn storage(&self) -> anyhow::Result<Arc<dyn Storage>> {
+        Ok(Arc::new(Directory::at(locate::log_directory(&self.path)?)))
+    }
+
+    fn open(&self) -> anyhow::Result<Log> {
+        Ok(Log::open(self.storage()?, ReadOptions::default())?)
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // Whoever reads us has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Says whether all is well.
+fn run(command: Command) -> anyhow::Result<bool> {
+    let mut out = io::stdout().lock();
+    let is_well = match command {
+        Command::Inspect { log, json } => {
+            let report = inspect(&log.open()?)?;
+            if json {
+                print_json(&mut out, &report)?
+            } else {
+                print::report(&mut out, &report)?
+            }
+            report.health.is_empty()
+        }
+        Command::Cat(arguments) => cat::cat(&arguments, &mut out)?,
+        Command::Verify { log, json } => {
+            let storage = log.storage()?;
+            let bar = print::progress_bar(io::stderr().is_terminal());
+            let verification = verify(&storage, &mut |progress| {
+                bar.set_length(progress.bytes_total);
+                bar.set_position(progress.bytes);
+            })?;
+            bar.finish_and_clear();
+            if json {
+                print_json(&mut out, &verification)?
+            } else {
+                print::verification(&mut out, &verification)?
+            }
+            verification.is_sound
+        }
+        Command::Repair { log, dry_run, json } => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+            let actions = repair(&log.storage()?, RepairOptions { dry_run, now })?;
+            if json {
+                print_json(&mut out, &actions)?
+            } else {
+                print::actions(&mut out, &actions, dry_run)?
+            }
+            !actions.iter().any(|action| dry_run || matches!(action, Action::Leave { .. }))
+        }
+    };
+    out.flush()?;
+    Ok(is_well)
+}
+
+fn print_json(out: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)
+}

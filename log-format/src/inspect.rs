@@ -1,0 +1,417 @@
+//! Looking at a log without reading its events: what there is, and what is visibly wrong.
+//!
+//! A [`Log`] goes in, a [`Report`] comes out. Of sealed segments only the header, the footer and the blocks of marks are
+//! read; of the unsealed one also the tables.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use serde::Serialize;
+
+use crate::{
+    ApiVersion, Error, FORMAT_VERSION, Kind, Log, Mark, MarkKind, Result, Sequence, Timestamp,
+    examine::{hex, parse_loss},
+    head::{self, HeadState},
+    log::{Sealed, read_segment_marks},
+    scan::Scan,
+    segment::{Footer, SegmentFile, storage_error},
+};
+
+/// How many marks are listed; all are counted.
+const MARKS_LISTED_MAX: usize = 50;
+/// How many findings and leftover files are listed.
+const HEALTH_LISTED_MAX: usize = 100;
+
+/// What a log holds.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// The log's directory.
+    pub directory: String,
+    /// The id that the log got when it was made, in hexadecimal digits.
+    pub log_id: String,
+    /// The dialect of its source.
+    pub dialect: String,
+    /// The newest format version that this release reads; the log's is not above.
+    pub format_version: u16,
+    /// Changes when sequences may have been given out twice.
+    pub epoch: u64,
+    /// The first retained sequence.
+    pub oldest_sequence: Sequence,
+    /// What the next event will get.
+    pub next_sequence: Sequence,
+    /// The chain value after the last event, in hexadecimal digits.
+    pub chain: String,
+    /// The highest API version that any source has announced.
+    pub api_version: Option<String>,
+    /// All API versions that were announced while the retained segments were written, ascending.
+    pub api_versions: Vec<String>,
+    /// Everything added up.
+    pub totals: Totals,
+    /// The segments, oldest first.
+    pub segments: Vec<SegmentReport>,
+    /// The marks.
+    pub marks: MarksReport,
+    /// What is visibly wrong, at most a hundred lines; empty when nothing is. Only verifying reads everything.
+    pub health: Vec<String>,
+    /// What is worth knowing and not wrong, at most a hundred lines: a copied log, bytes that a repair kept aside.
+    pub notes: Vec<String>,
+}
+
+/// Sums over all segments.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Events.
+    pub events: u64,
+    /// Events by kind name, the most frequent first.
+    pub kinds: Vec<KindCount>,
+    /// Blocks of events and marks.
+    pub blocks: u64,
+    /// Wire bytes of all events.
+    pub bytes_raw: u64,
+    /// Bytes on disk, without what is only reserved.
+    pub bytes_stored: u64,
+    /// Bytes on disk per wire byte.
+    pub ratio: Option<f64>,
+    /// When the first event was received (by the clock), in microseconds since the Unix epoch.
+    pub received_min: Option<Timestamp>,
+    /// When the last event was received (by the clock).
+    pub received_max: Option<Timestamp>,
+    /// Who said the events.
+    pub sources: Vec<String>,
+}
+
+/// How many events there are of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KindCount {
+    /// The kind's name.
+    pub kind: String,
+    /// How many.
+    pub events: u64,
+}
+
+/// What one segment holds.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct SegmentReport {
+    /// Its file, relative to the log's directory.
+    pub file: String,
+    /// The first sequence it may hold.
+    pub first_sequence: Sequence,
+    /// The last one; `None` while it holds no event.
+    pub last_sequence: Option<Sequence>,
+    /// Whether it never changes any more.
+    pub is_sealed: bool,
+    /// Which writing of this range it is; a rewrite counts it up.
+    pub generation: u32,
+    /// The epoch it was begun in.
+    pub epoch: u64,
+    /// When it was begun, in microseconds since the Unix epoch.
+    pub created: Timestamp,
+    /// Events.
+    pub events: u64,
+    /// Events by kind name, the most frequent first.
+    pub kinds: Vec<KindCount>,
+    /// Blocks of events and marks.
+    pub blocks: u64,
+    /// Marks.
+    pub marks: u64,
+    /// Wire bytes of its events.
+    pub bytes_raw: u64,
+    /// Bytes on disk, without what is only reserved.
+    pub bytes_stored: u64,
+    /// Bytes of the file.
+    pub bytes_file: u64,
+    /// Bytes on disk per wire byte.
+    pub ratio: Option<f64>,
+    /// The earliest receive time.
+    pub received_min: Option<Timestamp>,
+    /// The latest receive time.
+    pub received_max: Option<Timestamp>,
+    /// Who said its events.
+    pub sources: Vec<String>,
+}
+
+/// The marks of a log.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct MarksReport {
+    /// How many there are, by name.
+    pub counts: BTreeMap<String, u64>,
+    /// The newest fifty, oldest first.
+    pub newest: Vec<MarkReport>,
+}
+
+/// A mark.
+#[derive(Clone, Debug, Serialize)]
+pub struct MarkReport {
+    /// What it says: `gap`, `version`, `amendment`, `loss`, `import`.
+    pub mark: &'static str,
+    /// The sequence that the next event had.
+    pub position: Sequence,
+    /// Which source it is about; empty when about none.
+    pub source: String,
+    /// When it was made, in microseconds since the Unix epoch.
+    pub received: Timestamp,
+    /// Its JSON object, as it stands.
+    pub body: String,
+}
+
+/// Looks at a log as it stood when `log` was opened or last refreshed; also while it is being written.
+///
+/// # Errors
+/// What the storage answers. Damage is part of the report.
+pub fn inspect(log: &Log) -> Result<Report> {
+    let head = log.head();
+    let mut inspection = Inspection::default();
+    inspection.look_at_head(log)?;
+    let segments = log.shared.segment_list();
+    for (index, &first) in segments.iter().enumerate() {
+        inspection.segment(log, first, index + 1 == segments.len())?;
+    }
+    inspection.look_for_leftovers(log)?;
+    let mut totals = inspection.totals;
+    totals.kinds = kind_counts(&inspection.counts, &log.kinds());
+    totals.sources = inspection.sources.into_iter().collect();
+    totals.ratio = ratio(totals.bytes_stored, totals.bytes_raw);
+    inspection.versions.insert(head.api_version);
+    inspection.versions.remove(&ApiVersion::NONE);
+    inspection.marks.newest = inspection.newest_marks.into_iter().map(MarkReport::from).collect();
+    inspection.health.truncate(HEALTH_LISTED_MAX);
+    inspection.notes.truncate(HEALTH_LISTED_MAX);
+    Ok(Report {
+        directory: log.shared.storage.name(),
+        log_id: hex(&log.id()),
+        dialect: log.dialect(),
+        format_version: FORMAT_VERSION,
+        epoch: head.epoch,
+        oldest_sequence: log.oldest(),
+        next_sequence: head.next_sequence,
+        chain: hex(&head.chain),
+        api_version: (!head.api_version.is_none()).then(|| head.api_version.to_string()),
+        api_versions: inspection.versions.iter().map(ToString::to_string).collect(),
+        totals,
+        segments: inspection.segments,
+        marks: inspection.marks,
+        health: inspection.health,
+        notes: inspection.notes,
+    })
+}
+
+/// What is gathered on the way through the segments.
+#[derive(Default)]
+struct Inspection {
+    totals: Totals,
+    counts: BTreeMap<u8, u64>,
+    sources: BTreeSet<String>,
+    versions: BTreeSet<ApiVersion>,
+    segments: Vec<SegmentReport>,
+    marks: MarksReport,
+    newest_marks: VecDeque<Mark>,
+    health: Vec<String>,
+    notes: Vec<String>,
+    /// The sequence after the last event so far.
+    next: Option<Sequence>,
+}
+
+impl Inspection {
+    fn segment(&mut self, log: &Log, first: Sequence, is_last: bool) -> Result<()> {
+        let (file, mut footer, is_sealed) = match open(log, first, is_last) {
+            Ok(opened) => opened,
+            // Dropped by retention meanwhile.
+            Err(Error::Storage { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error @ (Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. })) => {
+                self.health.push(error.to_string());
+                self.next = None;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if !is_sealed {
+            if !is_last {
+                self.health.push(format!("{} does not end in a sound footer", file.name));
+            }
+            self.count_tables(&file, &mut footer)?;
+        }
+        let losses = self.take_marks(&file, &footer)?;
+        if let Some(next) = self.next.filter(|&next| next < first && !is_covered(next..first, &losses)) {
+            let last = first - 1;
+            self.health.push(format!("sequences {next} to {last} are missing before {}, without a mark", file.name));
+        }
+        self.next = Some(footer.end_sequence);
+        self.versions.insert(file.header.version_announced);
+        self.versions.insert(footer.position().announced_version);
+        self.add(log, &file, &footer, is_sealed)
+    }
+
+    fn add(&mut self, log: &Log, file: &SegmentFile, footer: &Footer, is_sealed: bool) -> Result<()> {
+        let bytes_file = file.file.len().map_err(storage_error("read", &file.name))?;
+        let blocks_end =
+            footer.blocks.last().map_or(file.blocks_start, |block| block.offset + u64::from(block.stored_bytes));
+        let events = footer.blocks.iter().map(|block| u64::from(block.count)).sum();
+        let counts: BTreeMap<u8, u64> = (0..).zip(footer.counts).filter(|(_, events)| *events > 0).collect();
+        let segment = SegmentReport {
+            file: file.name.clone(),
+            first_sequence: file.header.first_sequence,
+            last_sequence: (events > 0).then(|| footer.end_sequence.saturating_sub(1)),
+            is_sealed,
+            generation: file.header.generation,
+            epoch: file.header.epoch,
+            created: file.header.created,
+            events,
+            kinds: kind_counts(&counts, &log.kinds()),
+            blocks: footer.blocks.len() as u64,
+            marks: footer.marks,
+            bytes_raw: footer.payload_raw,
+            bytes_stored: if is_sealed { bytes_file } else { blocks_end },
+            bytes_file,
+            ratio: ratio(if is_sealed { bytes_file } else { blocks_end }, footer.payload_raw),
+            received_min: (events > 0).then_some(footer.received_min),
+            received_max: (events > 0).then_some(footer.received_max),
+            sources: footer.sources.clone(),
+        };
+        for (kind, events) in counts {
+            *self.counts.entry(kind).or_default() += events;
+        }
+        self.sources.extend(footer.sources.iter().cloned());
+        let totals = &mut self.totals;
+        totals.events += segment.events;
+        totals.blocks += segment.blocks;
+        totals.bytes_raw += segment.bytes_raw;
+        totals.bytes_stored += segment.bytes_stored;
+        totals.received_min = [totals.received_min, segment.received_min].into_iter().flatten().min();
+        totals.received_max = totals.received_max.max(segment.received_max);
+        self.segments.push(segment);
+        Ok(())
+    }
+
+    /// Counts events by kind and source from the tables of their blocks.
+    fn count_tables(&mut self, file: &SegmentFile, footer: &mut Footer) -> Result<()> {
+        for entry in footer.blocks.clone().into_iter().filter(|entry| entry.count > 0) {
+            match file.read_shape(entry.offset) {
+                Ok((_, shape)) => shape.rows().for_each(|row| footer.count(row.kind(), row.source())),
+                Err(error @ (Error::Corrupt { .. } | Error::UnknownFeature { .. })) => {
+                    self.health.push(error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the marks of a segment; returns what they say is lost.
+    fn take_marks(&mut self, file: &SegmentFile, footer: &Footer) -> Result<Vec<std::ops::Range<Sequence>>> {
+        let mut losses = Vec::new();
+        for mark in read_segment_marks(file, footer)? {
+            *self.marks.counts.entry(mark.kind.name().to_owned()).or_default() += 1;
+            if mark.kind == MarkKind::LOSS
+                && let Some((lost, ..)) = parse_loss(&mark.body)
+            {
+                losses.push(lost);
+            }
+            if mark.kind == MarkKind::VERSION
+                && let Some(version) = announced(&mark.body)
+            {
+                self.versions.insert(version);
+            }
+            if self.newest_marks.len() == MARKS_LISTED_MAX {
+                self.newest_marks.pop_front();
+            }
+            self.newest_marks.push_back(mark);
+        }
+        Ok(losses)
+    }
+
+    fn look_at_head(&mut self, log: &Log) -> Result<()> {
+        let storage = log.shared.storage.as_ref();
+        match head::read(storage)? {
+            HeadState::Missing => self.health.push("there is no head file, or no sound slot in it".to_owned()),
+            HeadState::Copied(_) => self.notes.push(
+                "the head was written for another directory: this is a copy, good up to where it ends".to_owned(),
+            ),
+            HeadState::Own(slot) if slot.next_sequence > log.head().next_sequence => self.health.push(format!(
+                "the head names sequence {} as the next, but the segments end before {}",
+                slot.next_sequence,
+                log.head().next_sequence
+            )),
+            HeadState::Own(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Files that recovery or repair kept aside, for somebody to look at and remove.
+    fn look_for_leftovers(&mut self, log: &Log) -> Result<()> {
+        let mut names = log.shared.storage.list().map_err(storage_error("list", "the directory"))?;
+        names.retain(|name| name.ends_with(".lost") || name.ends_with(".quarantined"));
+        names.sort();
+        self.notes.extend(names.into_iter().map(|name| format!("{name} holds damaged bytes that were kept aside")));
+        Ok(())
+    }
+}
+
+/// Opens a segment; says whether it is sealed.
+fn open(log: &Log, first: Sequence, is_last: bool) -> Result<(Arc<SegmentFile>, Footer, bool)> {
+    let storage = log.shared.storage.as_ref();
+    if !is_last {
+        let Sealed { file, footer, has_footer, .. } = Sealed::open(storage, first)?;
+        return Ok((file, footer, has_footer));
+    }
+    let file = Arc::new(SegmentFile::open(storage, first, false)?);
+    if let Ok(Some((footer, _))) = Footer::read(&file.name, file.file.as_ref()) {
+        return Ok((file, footer, true));
+    }
+    let durable_end = match head::read(storage)? {
+        HeadState::Own(slot) if slot.segment == first => slot.offset,
+        HeadState::Own(slot) if slot.segment < first && slot.next_sequence <= first => 0,
+        _ => u64::MAX,
+    };
+    let mut scan = Scan::begin(&file);
+    scan.advance(&file, durable_end, durable_end)?;
+    Ok((file, scan.footer, false))
+}
+
+fn is_covered(missing: std::ops::Range<Sequence>, losses: &[std::ops::Range<Sequence>]) -> bool {
+    losses.iter().any(|lost| lost.start <= missing.start && missing.end <= lost.end)
+}
+
+fn announced(body: &str) -> Option<ApiVersion> {
+    let body: serde_json::Value = serde_json::from_str(body).ok()?;
+    body.get("version")?.as_str()?.parse().ok()
+}
+
+/// Counts by name, the most frequent first.
+fn kind_counts(counts: &BTreeMap<u8, u64>, names: &[(u8, String)]) -> Vec<KindCount> {
+    let mut named: Vec<_> =
+        counts.iter().map(|(&kind, &events)| KindCount { kind: kind_name(Kind(kind), names), events }).collect();
+    named.sort_by(|one, other| other.events.cmp(&one.events).then_with(|| one.kind.cmp(&other.kind)));
+    named
+}
+
+/// The name of a kind, in a log's dialect.
+#[must_use]
+pub fn kind_name(kind: Kind, names: &[(u8, String)]) -> String {
+    match names.iter().find(|(number, _)| *number == kind.0) {
+        Some((_, name)) => name.clone(),
+        None if kind.0 >= Kind::OTHER.0 => "other".to_owned(),
+        None => format!("kind-{}", kind.0),
+    }
+}
+
+fn ratio(stored: u64, raw: u64) -> Option<f64> {
+    (raw > 0).then(|| stored as f64 / raw as f64)
+}
+
+impl From<Mark> for MarkReport {
+    fn from(mark: Mark) -> Self {
+        MarkReport {
+            mark: mark.kind.name(),
+            position: mark.position,
+            source: mark.source,
+            received: mark.received,
+            body: mark.body,
+        }
+    }
+}

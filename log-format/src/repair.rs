@@ -1,0 +1,393 @@
+//! Making a damaged log whole again, losing nothing that can still be read.
+//!
+//! What verify finds is set right segment by segment: a bad block, a broken tail, a lost footer or header. The segment is
+//! written anew without what is broken (aside, synced, read back, renamed), the broken bytes are kept in a file of their
+//! own, and a LOSS mark stands where events are gone, with the chain value to go on from. A second run finds nothing left
+//! to do.
+
+use std::{ops::Range, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    ApiVersion, ChainValue, Error, Result, Sequence, Timestamp,
+    block::{BlockHeader, BlockType},
+    examine::{Damage, Examined, Extent, Survey},
+    head::{self, HeadFile, HeadSlot, HeadState},
+    rewrite::{Loss, Replacement, copy_bytes},
+    segment::{SegmentFile, SegmentHeader, file_name, storage_error},
+    storage::Storage,
+    verify::is_torn_copy,
+};
+
+/// How a log is repaired.
+#[derive(Clone, Copy, Debug)]
+pub struct RepairOptions {
+    /// Only say what would be done. Takes no lock and changes nothing.
+    pub dry_run: bool,
+    /// The time of the marks that are written.
+    pub now: Timestamp,
+}
+
+/// Something that repair did, or would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Action {
+    /// A damaged block was taken out and a mark put in its place.
+    Quarantine {
+        /// The segment.
+        file: String,
+        /// Where the damage was.
+        offset: u64,
+        /// Its length.
+        bytes: u64,
+        /// The first event that is gone with it.
+        first_sequence: Option<Sequence>,
+        /// The last one.
+        last_sequence: Option<Sequence>,
+        /// Where the bytes are kept.
+        kept_as: String,
+        /// What did not fit.
+        reason: String,
+    },
+    /// What stood behind the last sound block was set aside.
+    SetTailAside {
+        /// The segment.
+        file: String,
+        /// Where the tail began.
+        offset: u64,
+        /// Its length.
+        bytes: u64,
+        /// The first durable event that is gone with it.
+        first_sequence: Option<Sequence>,
+        /// The last one.
+        last_sequence: Option<Sequence>,
+        /// Where the bytes are kept.
+        kept_as: String,
+        /// What did not fit.
+        reason: String,
+    },
+    /// Missing events that had no mark got one.
+    MarkHole {
+        /// The segment that has the mark now.
+        file: String,
+        /// The first missing sequence.
+        first_sequence: Sequence,
+        /// The last one.
+        last_sequence: Sequence,
+    },
+    /// A segment's header was put together from its blocks and the other segments.
+    RebuildHeader {
+        /// The segment.
+        file: String,
+        /// What was wrong.
+        reason: String,
+    },
+    /// A segment's footer was put together from its blocks.
+    RebuildFooter {
+        /// The segment.
+        file: String,
+        /// What was wrong.
+        reason: String,
+    },
+    /// The head file was written anew.
+    RebuildHead {
+        /// What was wrong.
+        reason: String,
+    },
+    /// Nothing can be done about this from the log alone.
+    Leave {
+        /// The file.
+        file: String,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// Repairs a log; returns what was done, in order, and nothing for a sound log.
+///
+/// # Errors
+/// [`Error::Locked`] while another process writes the log, [`Error::NotALog`], or what the storage answers. What was done
+/// before an error stays done, and repair can be run again.
+pub fn repair(storage: &Arc<dyn Storage>, options: RepairOptions) -> Result<Vec<Action>> {
+    let _lock = if options.dry_run {
+        None
+    } else {
+        let lock = storage.lock().map_err(storage_error("lock", "the directory"))?;
+        Some(lock.ok_or_else(|| Error::Locked { directory: storage.name() })?)
+    };
+    let mut repair = Repair { survey: Survey::begin(Arc::clone(storage))?, options, actions: Vec::new() };
+    let mut end = None;
+    for index in 0..repair.survey.segments.len() {
+        end = repair.segment(index)?;
+    }
+    repair.head(end)?;
+    Ok(repair.actions)
+}
+
+struct Repair {
+    survey: Survey,
+    options: RepairOptions,
+    actions: Vec<Action>,
+}
+
+/// Where the newest segment ends, for the head.
+struct End {
+    header: SegmentHeader,
+    offset: u64,
+    chain: ChainValue,
+    is_sealed: bool,
+    was_rewritten: bool,
+}
+
+impl Repair {
+    /// Sets one segment right, if it needs it.
+    fn segment(&mut self, index: usize) -> Result<Option<End>> {
+        let extent = self.survey.extent(index);
+        let examiner = self.survey.examiner.clone();
+        let mut examined = match self.survey.examine(index, extent, &mut |_| {}) {
+            Ok(examined) => examined,
+            Err(Error::Corrupt { file, offset, reason }) => {
+                self.actions.push(Action::Leave { file, offset, reason });
+                self.survey.examiner.skip_segment();
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        examined.damage.retain(|damage| !is_torn_copy(damage, &self.survey.head));
+        let needs_repair = examined.needs_repair();
+        if needs_repair && extent.durable_end.is_some_and(|end| end > 0) && !examined.is_sealed {
+            // It is written anew whole: sound blocks behind the head come along.
+            self.survey.examiner = examiner;
+            examined = self.survey.examine(index, Extent { durable_end: None, ..extent }, &mut |_| {})?;
+        }
+        for mismatch in &examined.mismatches {
+            let (file, offset) = (examined.file.name.clone(), mismatch.offset);
+            let reason = mismatch.reason.clone();
+            self.actions.push(Action::Leave { file, offset, reason });
+        }
+        if needs_repair {
+            self.announce(&examined);
+        }
+        let chain = self.survey.examiner.chain().unwrap_or(examined.footer.chain_after);
+        let mut end = End {
+            header: examined.file.header.clone(),
+            offset: examined.end,
+            chain,
+            is_sealed: examined.is_sealed,
+            was_rewritten: needs_repair,
+        };
+        if needs_repair && !self.options.dry_run {
+            let written = self.rewrite(index, &examined)?;
+            end.offset = written.0;
+            end.chain = written.1;
+        }
+        Ok(Some(end))
+    }
+
+    /// Says what is done to a segment.
+    fn announce(&mut self, examined: &Examined) {
+        let file = examined.file.name.clone();
+        if let Some(reason) = examined.header_damage.clone() {
+            self.actions.push(Action::RebuildHeader { file: file.clone(), reason });
+        }
+        for damage in &examined.damage {
+            let (offset, bytes, reason) = (damage.offset, damage.length, damage.reason.clone());
+            let sequences = Some(&damage.lost).filter(|lost| !lost.is_empty());
+            let first_sequence = sequences.map(|lost| lost.start);
+            let last_sequence = sequences.map(|lost| lost.end.saturating_sub(1));
+            let (file, kept_as) = (file.clone(), kept_as(&file, damage));
+            self.actions.push(match (damage.length, first_sequence, last_sequence) {
+                (0, Some(first_sequence), Some(last_sequence)) => {
+                    Action::MarkHole { file, first_sequence, last_sequence }
+                }
+                _ if damage.is_tail => {
+                    Action::SetTailAside { file, offset, bytes, first_sequence, last_sequence, kept_as, reason }
+                }
+                _ => Action::Quarantine { file, offset, bytes, first_sequence, last_sequence, kept_as, reason },
+            });
+        }
+        if let Some(reason) = examined.footer_damage.clone() {
+            self.actions.push(Action::RebuildFooter { file, reason });
+        }
+    }
+
+    /// Writes a segment anew without its damage; says where its blocks end and the chain value there.
+    fn rewrite(&self, index: usize, examined: &Examined) -> Result<(u64, ChainValue)> {
+        let storage = self.survey.storage.as_ref();
+        let mut new = Replacement::begin(storage, &examined.file.header, 1)?;
+        let mut state = GoingOn {
+            chain: examined.chain_before,
+            wire_version: examined.file.header.version_before,
+            announced_version: examined.file.header.version_announced,
+            has_events: false,
+        };
+        if examined.header_damage.is_some() && state.chain.is_none() {
+            let first = examined.file.header.first_sequence;
+            self.mark(&mut new, &state, first..first, "the segment's header was damaged")?;
+        }
+        let mut damage = examined.damage.iter().peekable();
+        let mut blocks = examined.footer.blocks.iter().peekable();
+        loop {
+            let block_offset = blocks.peek().map(|entry| entry.offset);
+            if let Some(damage) = damage.next_if(|damage| block_offset.is_none_or(|offset| damage.offset <= offset)) {
+                if damage.length > 0 {
+                    keep_aside(storage, examined, damage)?;
+                }
+                let next = match blocks.peek() {
+                    Some(entry) => examined.file.read_header(entry.offset)?,
+                    None => None,
+                };
+                self.step_over(&mut state, index, damage, next.as_ref());
+                if !(damage.is_tail && damage.lost.is_empty()) {
+                    self.mark(&mut new, &state, damage.lost.clone(), &damage.reason)?;
+                }
+            } else if let Some(entry) = blocks.next() {
+                let header = new.copy(&examined.file, entry)?;
+                state.follow(&header);
+            } else {
+                break;
+            }
+        }
+        new.footer.counts = examined.footer.counts;
+        new.footer.sources.clone_from(&examined.footer.sources);
+        let is_last = index + 1 == self.survey.segments.len();
+        // A sealed segment without an event would have the name of the one that follows it.
+        let is_sealed = !is_last || new.footer.end_sequence > examined.file.header.first_sequence;
+        new.complete(is_sealed, examined.mismatches.len())?;
+        new.put_in_place()?;
+        storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
+        Ok((new.end, state.chain.unwrap_or(new.footer.chain_after)))
+    }
+
+    /// Finds out what the log goes on from behind damage.
+    fn step_over(&self, state: &mut GoingOn, index: usize, damage: &Damage, next: Option<&BlockHeader>) {
+        if let Some(header) = &damage.header {
+            state.follow(header);
+            return;
+        }
+        if let Some(next) = next {
+            state.wire_version = next.version_before;
+            state.announced_version = state.announced_version.max(next.version_before);
+        }
+        if damage.lost.is_empty() || (damage.length == 0 && next.is_some() && !state.has_events) {
+            return;
+        }
+        let marks = next.filter(|next| next.block_type == BlockType::MARKS && next.first_sequence == damage.lost.end);
+        match (marks, next) {
+            (Some(marks), _) => state.chain = Some(marks.chain_after),
+            (None, Some(_)) => state.chain = None,
+            (None, None) => self.ask_outside(state, index, damage.lost.end),
+        }
+    }
+
+    /// What is in force before `sequence`, where the next segment begins with it or the head ends with it.
+    fn ask_outside(&self, state: &mut GoingOn, index: usize, sequence: Sequence) {
+        state.chain = None;
+        match (self.survey.segments.get(index + 1), &self.survey.head) {
+            (Some(&next), _) if next == sequence => {
+                if let Ok(next) = SegmentFile::open(self.survey.storage.as_ref(), next, false) {
+                    state.chain = Some(next.header.chain_before);
+                    state.wire_version = next.header.version_before;
+                    state.announced_version = next.header.version_announced;
+                }
+            }
+            (None, HeadState::Own(slot)) if slot.next_sequence == sequence => state.chain = Some(slot.chain),
+            _ => {}
+        }
+    }
+
+    fn mark(&self, new: &mut Replacement<'_>, state: &GoingOn, lost: Range<Sequence>, reason: &str) -> Result<()> {
+        let loss = Loss {
+            sequences: lost,
+            reason: reason.to_owned(),
+            chain: state.chain,
+            wire_version: state.wire_version,
+            announced_version: state.announced_version,
+        };
+        new.mark_loss(&loss, self.options.now)
+    }
+
+    /// Writes the head anew where it is damaged, missing, or speaks of a file that was replaced.
+    fn head(&mut self, end: Option<End>) -> Result<()> {
+        let storage = self.survey.storage.as_ref();
+        let damaged = head::damaged_slots(storage)?;
+        let Some(end) = end else { return Ok(()) };
+        let from_blocks = |slot: Option<&HeadSlot>| HeadSlot {
+            counter: 0,
+            next_sequence: self.survey.examiner.next_sequence(),
+            segment: end.header.first_sequence,
+            offset: end.offset,
+            chain: end.chain,
+            epoch: slot.map_or(end.header.epoch, |slot| slot.epoch.max(end.header.epoch)),
+            file_identity: 0,
+            clean: slot.is_some_and(|slot| slot.clean),
+            unsynced: slot.is_some_and(|slot| slot.unsynced),
+        };
+        let (slot, reason) = match &self.survey.head {
+            HeadState::Missing => (from_blocks(None), "there is no sound head".to_owned()),
+            // The next opening for writing takes the copy over.
+            HeadState::Copied(_) => return Ok(()),
+            HeadState::Own(slot) if end.was_rewritten => {
+                (from_blocks(Some(slot)), format!("{} was written anew", file_name(end.header.first_sequence)))
+            }
+            // An earlier repair was cut short before it came to the head.
+            HeadState::Own(slot)
+                if end.is_sealed && slot.segment == end.header.first_sequence && slot.offset != end.offset =>
+            {
+                (from_blocks(Some(slot)), "it does not name the end of the last segment".to_owned())
+            }
+            HeadState::Own(slot) if !damaged.is_empty() => (*slot, "one of its slots is damaged".to_owned()),
+            HeadState::Own(_) => return Ok(()),
+        };
+        if !self.options.dry_run {
+            let counter = self.survey.head.slot().map_or(0, |slot| slot.counter);
+            let mut file = HeadFile::open(storage, counter)?;
+            // Both slots.
+            file.write(slot)?;
+            file.write(slot)?;
+            file.sync()?;
+            storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
+        }
+        self.actions.push(Action::RebuildHead { reason });
+        Ok(())
+    }
+}
+
+/// What the log goes on from while a segment is written anew.
+struct GoingOn {
+    chain: Option<ChainValue>,
+    wire_version: ApiVersion,
+    announced_version: ApiVersion,
+    /// Until then, the segment's header tells the chain value.
+    has_events: bool,
+}
+
+impl GoingOn {
+    fn follow(&mut self, header: &BlockHeader) {
+        let is_events = header.block_type == BlockType::EVENTS;
+        self.has_events |= is_events;
+        if is_events || header.block_type == BlockType::MARKS {
+            self.chain = Some(header.chain_after);
+            self.wire_version = if is_events { header.version_after } else { header.version_before };
+            self.announced_version = self.announced_version.max(header.version_after);
+        }
+    }
+}
+
+fn kept_as(file: &str, damage: &Damage) -> String {
+    let suffix = if damage.is_tail { "lost" } else { "quarantined" };
+    format!("{file}.{}.{suffix}", damage.offset)
+}
+
+/// Copies damaged bytes to a file of their own.
+fn keep_aside(storage: &dyn Storage, examined: &Examined, damage: &Damage) -> Result<()> {
+    let name = kept_as(&examined.file.name, damage);
+    let aside = storage.create(&name).map_err(storage_error("create", &name))?;
+    copy_bytes(&examined.file, damage.offset, damage.length, aside.as_ref(), 0, &name)?;
+    aside.sync().map_err(storage_error("sync", &name))?;
+    storage.sync_directory().map_err(storage_error("sync", "the directory"))
+}

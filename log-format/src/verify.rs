@@ -1,0 +1,258 @@
+//! Checking a whole log: every checksum, row, sequence, version and chain value, and the head.
+//!
+//! A storage goes in, a [`Verification`] comes out; nothing is changed and no lock is taken. It works on a read-only
+//! directory and while the log is being written, up to the head as it stood at the start.
+
+use std::{ops::Range, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    Error, Result, Sequence,
+    examine::{Damage, Examined, Survey, hex},
+    head::{self, HeadState},
+    segment::file_name,
+    storage::Storage,
+};
+
+/// How many problems are listed; all are counted.
+const PROBLEMS_LISTED_MAX: usize = 1000;
+
+/// What verifying found.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Verification {
+    /// The log's directory.
+    pub directory: String,
+    /// Whether nothing is wrong.
+    pub is_sound: bool,
+    /// Segments looked at.
+    pub segments: u64,
+    /// Sound blocks.
+    pub blocks: u64,
+    /// Events in them.
+    pub events: u64,
+    /// Marks.
+    pub marks: u64,
+    /// Bytes of blocks and headers on disk.
+    pub bytes_stored: u64,
+    /// Wire bytes of the events.
+    pub bytes_raw: u64,
+    /// The first retained sequence.
+    pub first_sequence: Sequence,
+    /// The sequence after the last event.
+    pub next_sequence: Sequence,
+    /// The chain value after the last event, in hexadecimal digits; `None` where a loss leaves it unknown.
+    pub chain: Option<String>,
+    /// How many problems there are.
+    pub problem_count: u64,
+    /// The first thousand of them, in order.
+    pub problems: Vec<Problem>,
+    /// Sequences that a mark explains the absence of.
+    pub holes: Vec<MarkedHole>,
+    /// What is worth knowing and not wrong.
+    pub notes: Vec<String>,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The file, relative to the log's directory.
+    pub file: String,
+    /// Where in it.
+    pub offset: u64,
+    /// The first sequence that is affected.
+    pub first_sequence: Option<Sequence>,
+    /// The last one.
+    pub last_sequence: Option<Sequence>,
+    /// What does not fit.
+    pub reason: String,
+}
+
+/// Sequences that name no event, as a LOSS mark says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MarkedHole {
+    /// The first one.
+    pub first_sequence: Sequence,
+    /// The last one.
+    pub last_sequence: Sequence,
+    /// Why.
+    pub reason: String,
+}
+
+/// How far verifying has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes looked at.
+    pub bytes: u64,
+    /// Bytes in all.
+    pub bytes_total: u64,
+}
+
+/// Verifies a log, reporting progress after every block.
+///
+/// # Errors
+/// [`Error::NotALog`], or what the storage answers when it is asked what there is. Damage, and files that cannot be read,
+/// are part of the answer.
+pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) -> Result<Verification> {
+    let mut survey = Survey::begin(Arc::clone(storage))?;
+    let mut verification = Verification {
+        directory: storage.name(),
+        is_sound: true,
+        segments: 0,
+        blocks: 0,
+        events: 0,
+        marks: 0,
+        bytes_stored: 0,
+        bytes_raw: 0,
+        first_sequence: survey.segments.first().copied().unwrap_or_default(),
+        next_sequence: 0,
+        chain: None,
+        problem_count: 0,
+        problems: Vec::new(),
+        holes: Vec::new(),
+        notes: Vec::new(),
+    };
+    let lengths = lengths(&survey);
+    let bytes_total = lengths.iter().sum();
+    let mut bytes_before = 0;
+    for (index, length) in lengths.into_iter().enumerate() {
+        let mut bytes = bytes_before;
+        let examined = survey.examine(index, survey.extent(index), &mut |more| {
+            bytes += more;
+            progress(Progress { bytes: bytes.min(bytes_total), bytes_total });
+        });
+        match examined {
+            Ok(examined) => verification.add(&examined, &survey.head),
+            Err(error) => {
+                verification.cannot_read(survey.segments.get(index).copied().unwrap_or_default(), error);
+                survey.examiner.skip_segment();
+            }
+        }
+        bytes_before += length;
+        progress(Progress { bytes: bytes_before, bytes_total });
+    }
+    verification.next_sequence = survey.examiner.next_sequence();
+    verification.chain = survey.examiner.chain().map(|chain| hex(&chain));
+    verification.holes = survey
+        .examiner
+        .holes
+        .iter()
+        .map(|hole| MarkedHole {
+            first_sequence: hole.sequences.start,
+            last_sequence: hole.sequences.end.saturating_sub(1),
+            reason: hole.reason.clone(),
+        })
+        .collect();
+    verification.check_head(&survey)?;
+    verification.is_sound = verification.problem_count == 0;
+    Ok(verification)
+}
+
+/// The bytes of each segment that are to be looked at, for the progress.
+fn lengths(survey: &Survey) -> Vec<u64> {
+    (0..survey.segments.len())
+        .map(|index| {
+            let name = file_name(survey.segments.get(index).copied().unwrap_or_default());
+            let length = survey.storage.open(&name, false).and_then(|file| file.len()).unwrap_or_default();
+            survey.extent(index).durable_end.map_or(length, |end| end.min(length))
+        })
+        .collect()
+}
+
+impl Verification {
+    fn add(&mut self, examined: &Examined, head: &HeadState) {
+        self.segments += 1;
+        self.bytes_stored += examined.end;
+        self.bytes_raw += examined.footer.payload_raw;
+        self.blocks += examined.footer.blocks.len() as u64;
+        self.events += examined.footer.counts.iter().sum::<u64>();
+        self.marks += examined.footer.marks;
+        let file = &examined.file.name;
+        if let Some(reason) = &examined.header_damage {
+            self.problem(file, 0, None, reason.clone());
+        }
+        for damage in &examined.damage {
+            if is_torn_copy(damage, head) {
+                self.notes.push(format!(
+                    "{file} was copied while it was being written and ends in {} bytes of no use; the next opening for \
+                     writing cuts them off",
+                    damage.length
+                ));
+            } else {
+                self.problem(file, damage.offset, Some(&damage.lost), damage.reason.clone());
+            }
+        }
+        for mismatch in &examined.mismatches {
+            self.problem(file, mismatch.offset, Some(&mismatch.sequences), mismatch.reason.clone());
+        }
+        if let Some(reason) = &examined.footer_damage {
+            self.problem(file, examined.end, None, format!("footer: {reason}"));
+        }
+        for trusted in &examined.trusted {
+            self.notes.push(format!(
+                "sequences {} to {} stand behind a loss that left no chain value: theirs is taken as it stands",
+                trusted.start,
+                trusted.end.saturating_sub(1)
+            ));
+        }
+    }
+
+    fn cannot_read(&mut self, first: Sequence, error: Error) {
+        let file = file_name(first);
+        match error {
+            Error::Storage { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                self.notes.push(format!("{file} was dropped by retention meanwhile"));
+            }
+            Error::Corrupt { offset, reason, .. } => self.problem(&file, offset, None, reason),
+            error => self.problem(&file, 0, None, error.to_string()),
+        }
+    }
+
+    fn check_head(&mut self, survey: &Survey) -> Result<()> {
+        // A slot may be in the middle of being written; then it is whole the next time.
+        let mut damaged = head::damaged_slots(survey.storage.as_ref())?;
+        for _ in 0..3 {
+            if !damaged.is_empty() {
+                damaged = head::damaged_slots(survey.storage.as_ref())?;
+            }
+        }
+        for offset in damaged {
+            self.problem(head::FILE, offset, None, "the slot's checksum does not fit".to_owned());
+        }
+        match &survey.head {
+            HeadState::Missing => {
+                self.problem(head::FILE, 0, None, "there is no head, or no sound one".to_owned());
+            }
+            HeadState::Copied(_) => self.notes.push(
+                "the head was written for another directory: this is a copy, good up to where it ends".to_owned(),
+            ),
+            HeadState::Own(slot) => {
+                let known = survey.examiner.chain().filter(|_| slot.next_sequence == survey.examiner.next_sequence());
+                if known.is_some_and(|chain| chain != slot.chain) {
+                    self.problem(head::FILE, 0, None, "its chain value is not that of the last event".to_owned());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn problem(&mut self, file: &str, offset: u64, sequences: Option<&Range<Sequence>>, reason: String) {
+        self.problem_count += 1;
+        if self.problems.len() < PROBLEMS_LISTED_MAX {
+            let sequences = sequences.filter(|sequences| !sequences.is_empty());
+            self.problems.push(Problem {
+                file: file.to_owned(),
+                offset,
+                first_sequence: sequences.map(|sequences| sequences.start),
+                last_sequence: sequences.map(|sequences| sequences.end.saturating_sub(1)),
+                reason,
+            });
+        }
+    }
+}
+
+/// The end of a copy made while the log was being written is no damage.
+pub(crate) fn is_torn_copy(damage: &Damage, head: &HeadState) -> bool {
+    damage.is_tail && damage.lost.is_empty() && matches!(head, HeadState::Copied(_))
+}

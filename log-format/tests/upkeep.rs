@@ -1,0 +1,604 @@
+//! Keeping a log in shape: verify finds every flipped byte, repair sets it right, a rewrite changes nothing but sizes.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops where it fails")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use sidecar_log_format::{
+    ApiVersion, Error, Event, Kind, Log, Mark, MarkKind, Missing, Opened, Read, ReadOptions, RewriteOptions,
+    WriteOptions, Writer,
+    inspect::inspect,
+    repair::{Action, RepairOptions, repair},
+    storage::{Directory, Storage},
+    verify::{Verification, verify},
+};
+use tempfile::TempDir;
+
+const EVENTS: u64 = 260;
+
+fn storage(directory: &Path) -> Arc<dyn Storage> {
+    Arc::new(Directory::at(directory))
+}
+
+fn options() -> WriteOptions {
+    WriteOptions {
+        kinds: vec![(1, "BlockAdded".to_owned()), (7, "Step".to_owned())],
+        segment_bytes_max: 12_000,
+        allocate_bytes: 4096,
+        ..WriteOptions::new("casper", [7; 16], 1_000)
+    }
+}
+
+fn version(minor: u32) -> ApiVersion {
+    ApiVersion { major: 2, minor, patch: 0 }
+}
+
+/// Payloads that compress little, so that blocks and segments have some size.
+fn payload(number: u64) -> String {
+    let noise: String = (0..number % 9).map(|part| blake3_hex(number * 100 + part)).collect();
+    format!("{{\"Step\":{{\"era_id\":{number},\"noise\":\"{noise}\"}}}}")
+}
+
+fn blake3_hex(number: u64) -> String {
+    blake3::hash(&number.to_le_bytes()).to_hex().to_string()
+}
+
+fn append(writer: &mut Writer, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        if number % 90 == 0 {
+            writer.announce_version(version((number / 90) as u32), "node", number).unwrap();
+        }
+        if number % 50 == 30 {
+            let body = format!("{{\"from_height\":{number}}}");
+            let mark = Mark { kind: MarkKind::GAP, position: 0, source: "node".to_owned(), received: number, body };
+            writer.mark(&mark).unwrap();
+        }
+        let payload = payload(number);
+        let event = Event {
+            kind: Kind(if number % 10 == 0 { 1 } else { 7 }),
+            source: if number % 3 == 0 { "127.0.0.1:9999" } else { "127.0.0.2:9999" },
+            network: "casper-test",
+            api_version: version((number / 90) as u32),
+            upstream_id: (number % 5 != 0).then_some(number + 1000),
+            received: 1_000_000 + number,
+            payload: &payload,
+        };
+        assert_eq!(writer.append(&event).unwrap(), number);
+        if number % 6 == 5 {
+            writer.commit().unwrap();
+        }
+    }
+    writer.commit().unwrap();
+}
+
+/// A log of several sealed segments and an active one.
+fn some_log() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, .. } = Writer::open(storage(directory.path()), options()).unwrap();
+    append(&mut writer, 0..EVENTS);
+    writer.close().unwrap();
+    directory
+}
+
+/// A copy of which the log believes that it was written there.
+fn duplicate(from: &Path) -> TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != "head" {
+            fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
+        }
+    }
+    let head = to.path().join("head");
+    fs::write(&head, fs::read(from.join("head")).unwrap()).unwrap();
+    adopt(&head);
+    to
+}
+
+/// Writes the file's own inode number into both slots of a head, as its writer does.
+fn adopt(head: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    let inode = fs::metadata(head).unwrap().ino();
+    let mut bytes = fs::read(head).unwrap();
+    for start in [0, 512] {
+        let Some(slot) = bytes.get_mut(start..start + 96).filter(|slot| slot[0] != 0) else { continue };
+        slot[48..56].copy_from_slice(&inode.to_le_bytes());
+        let crc = crc32fast::hash(&slot[..92]);
+        slot[92..].copy_from_slice(&crc.to_le_bytes());
+    }
+    fs::write(head, bytes).unwrap();
+}
+
+fn segments(directory: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "segment"));
+    paths.sort();
+    paths
+}
+
+fn checked(directory: &Path) -> Verification {
+    verify(&storage(directory), &mut |_| {}).unwrap()
+}
+
+fn repaired(directory: &Path) -> Vec<Action> {
+    repair(&storage(directory), RepairOptions { dry_run: false, now: 5_000 }).unwrap()
+}
+
+/// Every event there is by sequence: kind, source, version, upstream id, time, frame.
+type Story = BTreeMap<u64, (u8, String, ApiVersion, Option<u64>, u64, Vec<u8>)>;
+
+fn story(log: &Log) -> Story {
+    let mut story = Story::new();
+    let mut next = log.oldest();
+    loop {
+        match log.read(next).unwrap() {
+            Read::Events { block, index } => {
+                let row = block.row(index).unwrap();
+                let told = (
+                    row.kind().0,
+                    row.source().to_owned(),
+                    row.api_version(),
+                    row.upstream_id(),
+                    row.received(),
+                    row.frame().to_vec(),
+                );
+                story.insert(next, told);
+                next += 1;
+            }
+            Read::Missing { to, .. } => next = to,
+            Read::Large(_) => panic!("no event here is large"),
+            Read::End => return story,
+        }
+    }
+}
+
+fn story_of(directory: &Path) -> Story {
+    story(&Log::open(storage(directory), ReadOptions::default()).unwrap())
+}
+
+fn wire(log: &Log) -> Vec<u8> {
+    let (mut wire, mut next) = (Vec::new(), log.oldest());
+    while let Read::Events { block, index } = log.read(next).unwrap() {
+        assert_eq!(index, 0);
+        wire.extend_from_slice(block.wire());
+        next = block.end_sequence();
+    }
+    assert_eq!(next, log.head().next_sequence);
+    wire
+}
+
+fn flip(path: &Path, offset: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[offset] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
+
+/// Flips one byte and takes the log through verify, read, repair, verify, read, write.
+fn survives_a_flip(original: &Path, whole: &Story, file: &Path, offset: usize) {
+    let copy = duplicate(original);
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let place = format!("{name} at {offset}");
+    assert!(checked(copy.path()).is_sound, "{place}: the copy is sound before");
+    flip(&copy.path().join(name), offset);
+
+    let found = checked(copy.path());
+    assert!(!found.is_sound, "{place}: verify finds nothing");
+    if let Ok(log) = Log::open(storage(copy.path()), ReadOptions::default()) {
+        for (sequence, told) in story(&log) {
+            assert_eq!(Some(&told), whole.get(&sequence), "{place}: a reader gets something else");
+        }
+    }
+
+    let planned = repair(&storage(copy.path()), RepairOptions { dry_run: true, now: 5_000 }).unwrap();
+    assert_eq!(checked(copy.path()).problems, found.problems, "{place}: a dry run changes something");
+    let done = repaired(copy.path());
+    assert_eq!(done, planned, "{place}: a dry run says something else");
+    assert!(!done.is_empty(), "{place}");
+    let after = checked(copy.path());
+    assert!(after.is_sound, "{place}: {:?} behind {done:?}", after.problems);
+    assert_eq!(repaired(copy.path()), [], "{place}: a second repair finds more");
+
+    let left = story_of(copy.path());
+    let missing: Vec<_> = whole.keys().filter(|sequence| !left.contains_key(sequence)).copied().collect();
+    let marked: Vec<_> = after.holes.iter().flat_map(|hole| hole.first_sequence..=hole.last_sequence).collect();
+    assert_eq!(missing, marked, "{place}: what is missing is what is marked");
+    assert!(missing.len() <= 6, "{place}: {} events went with one byte", missing.len());
+    for (sequence, told) in &left {
+        assert_eq!(Some(told), whole.get(sequence), "{place}: event {sequence} changed");
+    }
+
+    let Opened { mut writer, recovery, .. } = Writer::open(storage(copy.path()), options()).unwrap();
+    assert_eq!(recovery.lost, None, "{place}");
+    append(&mut writer, EVENTS..EVENTS + 20);
+    writer.close().unwrap();
+    let after = checked(copy.path());
+    assert!(after.is_sound, "{place}: {:?} when the log went on", after.problems);
+}
+
+/// Where the last byte stands that was written.
+fn written(path: &Path) -> usize {
+    fs::read(path).unwrap().iter().rposition(|&byte| byte != 0).unwrap() + 1
+}
+
+#[test]
+fn every_flipped_byte_of_a_segment_is_found_and_repaired() {
+    let log = some_log();
+    let whole = story_of(log.path());
+    let files = segments(log.path());
+    assert!(files.len() >= 4, "{} segments", files.len());
+    for file in [&files[0], &files[2], files.last().unwrap()] {
+        let length = written(file);
+        let step = length / 24;
+        // The header, then samples of all blocks, then the footer and the trailer.
+        let offsets = (0..280).step_by(16).chain((280..length).step_by(step)).chain(((length - 20)..length).step_by(3));
+        for offset in offsets {
+            survives_a_flip(log.path(), &whole, file, offset);
+        }
+    }
+}
+
+#[test]
+fn every_flipped_byte_of_the_head_is_found_and_repaired() {
+    let log = some_log();
+    let whole = story_of(log.path());
+    for offset in (0..96).chain(512..608).step_by(11) {
+        survives_a_flip(log.path(), &whole, &log.path().join("head"), offset);
+    }
+}
+
+#[test]
+fn a_log_of_one_segment_survives_damage_to_its_header() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, .. } = Writer::open(storage(directory.path()), options()).unwrap();
+    append(&mut writer, 0..30);
+    writer.close().unwrap();
+    let whole = story_of(directory.path());
+    flip(&segments(directory.path())[0], 80);
+    assert!(matches!(repaired(directory.path()).first(), Some(Action::RebuildHeader { .. })));
+    assert!(checked(directory.path()).is_sound);
+    assert_eq!(story_of(directory.path()), whole);
+}
+
+#[test]
+fn a_removed_segment_is_a_hole_until_repair_marks_it() {
+    let log = some_log();
+    let files = segments(log.path());
+    let before = story_of(log.path());
+    fs::remove_file(&files[1]).unwrap();
+    let found = checked(log.path());
+    assert_eq!(found.problem_count, 1, "{:?}", found.problems);
+    let (first, last) = (found.problems[0].first_sequence.unwrap(), found.problems[0].last_sequence.unwrap());
+    assert!(matches!(
+        repaired(log.path()).as_slice(),
+        [Action::MarkHole { first_sequence, last_sequence, .. }] if (*first_sequence, *last_sequence) == (first, last)
+    ));
+    let after = checked(log.path());
+    assert!(after.is_sound, "{:?}", after.problems);
+    let left: Story = before.into_iter().filter(|(sequence, _)| !(first..=last).contains(sequence)).collect();
+    assert_eq!(story_of(log.path()), left);
+}
+
+#[test]
+fn a_head_beyond_the_segments_is_found_and_the_loss_is_marked() {
+    let log = some_log();
+    let files = segments(log.path());
+    fs::remove_file(files.last().unwrap()).unwrap();
+    let found = checked(log.path());
+    assert!(!found.is_sound);
+    assert_eq!(found.problems[0].last_sequence, Some(EVENTS - 1));
+    repaired(log.path());
+    let after = checked(log.path());
+    assert!(after.is_sound, "{:?}", after.problems);
+    assert_eq!(after.next_sequence, EVENTS);
+}
+
+#[test]
+fn a_zeroed_stretch_costs_its_blocks_and_no_more() {
+    let log = some_log();
+    let file = &segments(log.path())[1];
+    let mut bytes = fs::read(file).unwrap();
+    bytes[3000..6000].fill(0);
+    fs::write(file, bytes).unwrap();
+    let whole = story_of(some_log().path());
+    let actions = repaired(log.path());
+    let [Action::Quarantine { kept_as, bytes, first_sequence, last_sequence, .. }] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(fs::metadata(log.path().join(kept_as)).unwrap().len(), *bytes);
+    assert!(checked(log.path()).is_sound);
+    let gone = first_sequence.unwrap()..=last_sequence.unwrap();
+    assert!(gone.clone().count() < 40);
+    let left: Story = whole.into_iter().filter(|(sequence, _)| !gone.contains(sequence)).collect();
+    assert_eq!(story_of(log.path()), left);
+}
+
+#[test]
+fn a_torn_tail_is_set_aside_and_its_durable_events_are_marked() {
+    let log = some_log();
+    let newest = segments(log.path()).pop().unwrap();
+    let torn = written(&newest) - 10;
+    fs::OpenOptions::new().write(true).open(&newest).unwrap().set_len(torn as u64).unwrap();
+    let whole = story_of(some_log().path());
+    let found = checked(log.path());
+    assert_eq!(found.problems.last().unwrap().last_sequence, Some(EVENTS - 1));
+    let actions = repaired(log.path());
+    let [Action::SetTailAside { kept_as, bytes, .. }, Action::RebuildHead { .. }] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
+    assert!(kept_as.ends_with(".lost"));
+    assert_eq!(fs::metadata(log.path().join(kept_as)).unwrap().len(), *bytes);
+    let after = checked(log.path());
+    assert!(after.is_sound, "{:?}", after.problems);
+    assert_eq!((after.next_sequence, after.chain), (EVENTS, checked(some_log().path()).chain));
+    let left = story_of(log.path());
+    assert!(left.len() as u64 >= EVENTS - 6);
+    assert!(left.iter().all(|(sequence, told)| whole.get(sequence) == Some(told)));
+}
+
+#[test]
+fn damage_in_many_places_at_once_is_repaired_in_one_run() {
+    let original = some_log();
+    let whole = story_of(original.path());
+    for seed in 0..12 {
+        let log = duplicate(original.path());
+        let mut names: Vec<_> = segments(log.path());
+        names.push(log.path().join("head"));
+        for flipped in 0..8u64 {
+            let noise = blake3::hash(&[seed, flipped as u8]);
+            let number = |at: usize| u32::from_le_bytes(noise.as_bytes()[at..at + 4].try_into().unwrap()) as usize;
+            let file = &names[number(0) % names.len()];
+            flip(file, number(4) % written(file));
+        }
+        let found = checked(log.path());
+        let actions = repaired(log.path());
+        let after = checked(log.path());
+        assert!(after.is_sound, "seed {seed}: {:?} behind {:?}, {actions:?}", after.problems, found.problems);
+        let left = story_of(log.path());
+        assert!(left.iter().all(|(sequence, told)| whole.get(sequence) == Some(told)), "seed {seed}");
+        let marked: u64 = after.holes.iter().map(|hole| hole.last_sequence + 1 - hole.first_sequence).sum();
+        assert_eq!(left.len() as u64 + marked, EVENTS, "seed {seed}");
+        assert_eq!(repaired(log.path()), [], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_repair_that_was_cut_short_before_the_head_is_finished_by_the_next() {
+    let log = some_log();
+    let whole = story_of(log.path());
+    let head = log.path().join("head");
+    let stale = fs::read(&head).unwrap();
+    let newest = segments(log.path()).pop().unwrap();
+    flip(&newest, written(&newest) / 2);
+    repaired(log.path());
+    let left = story_of(log.path());
+    fs::write(&head, stale).unwrap();
+    assert!(matches!(repaired(log.path()).as_slice(), [Action::RebuildHead { .. }]));
+    assert_eq!(story_of(log.path()), left);
+    assert!(left.len() < whole.len());
+    assert!(checked(log.path()).is_sound);
+}
+
+#[test]
+fn repair_needs_the_lock_and_a_dry_run_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, .. } = Writer::open(storage(directory.path()), options()).unwrap();
+    append(&mut writer, 0..20);
+    let run = |dry_run| repair(&storage(directory.path()), RepairOptions { dry_run, now: 1 });
+    assert!(matches!(run(false), Err(Error::Locked { .. })));
+    assert_eq!(run(true).unwrap(), []);
+}
+
+#[test]
+fn an_edited_event_shows_in_the_chain_and_is_left_alone() {
+    let log = some_log();
+    // The same log with one other event has the same sequences and sound checksums, but another chain.
+    let other = tempfile::tempdir().unwrap();
+    let Opened { mut writer, .. } = Writer::open(storage(other.path()), options()).unwrap();
+    let forged = "{\"Step\":{}}";
+    let event = Event {
+        kind: Kind(7),
+        source: "node",
+        network: "casper-test",
+        api_version: version(0),
+        upstream_id: None,
+        received: 1,
+        payload: forged,
+    };
+    let files = segments(log.path());
+    let second: u64 = files[1].file_stem().unwrap().to_str().unwrap().parse().unwrap();
+    for _ in 0..second {
+        writer.append(&event).unwrap();
+    }
+    writer.seal_now(2).unwrap();
+    writer.close().unwrap();
+    fs::copy(&segments(other.path())[0], &files[0]).unwrap();
+    let found = checked(log.path());
+    assert!(found.problems.iter().any(|problem| problem.reason.contains("chain value")), "{:?}", found.problems);
+    assert!(repaired(log.path()).iter().all(|action| matches!(action, Action::Leave { .. })));
+}
+
+#[test]
+fn a_forged_chain_value_under_a_sound_checksum_is_found() {
+    let log = some_log();
+    let file = &segments(log.path())[1];
+    let mut bytes = fs::read(file).unwrap();
+    let headers: Vec<_> = (0..bytes.len() - 144).filter(|&at| bytes[at..].starts_with(b"SBLK\x01")).collect();
+    let header = &mut bytes[headers[3]..][..144];
+    header[88] ^= 1;
+    let crc = crc32fast::hash(&header[..140]);
+    header[140..].copy_from_slice(&crc.to_le_bytes());
+    fs::write(file, bytes).unwrap();
+    let found = checked(log.path());
+    // Neither does the value follow from its events, nor those of the next block from the value.
+    let about: Vec<_> = found.problems.iter().map(|problem| (problem.offset as usize, &problem.reason)).collect();
+    let reason = &"the chain value over its events is another than the one stored".to_owned();
+    assert_eq!(about, [(headers[3], reason), (headers[4], reason)]);
+    assert!(repaired(log.path()).iter().all(|action| matches!(action, Action::Leave { .. })));
+}
+
+#[test]
+fn verify_works_while_the_log_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, .. } = Writer::open(storage(directory.path()), options()).unwrap();
+    append(&mut writer, 0..6);
+    std::thread::scope(|scope| {
+        let checks = scope.spawn(|| {
+            let mut last = 0;
+            while last < EVENTS {
+                let found = checked(directory.path());
+                assert!(found.is_sound, "{:?}", found.problems);
+                assert!(found.next_sequence >= last);
+                last = found.next_sequence;
+            }
+        });
+        append(&mut writer, 6..EVENTS);
+        checks.join().unwrap();
+    });
+}
+
+#[test]
+fn a_copy_of_a_log_being_written_is_sound_and_is_called_a_copy() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, .. } = Writer::open(storage(directory.path()), options()).unwrap();
+    append(&mut writer, 0..EVENTS);
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(directory.path()).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    let newest = segments(copy.path()).pop().unwrap();
+    let torn = written(&newest) - 10;
+    fs::OpenOptions::new().write(true).open(newest).unwrap().set_len(torn as u64).unwrap();
+    let found = checked(copy.path());
+    assert!(found.is_sound, "{:?}", found.problems);
+    assert!(found.notes.iter().any(|note| note.contains("copy")), "{:?}", found.notes);
+    assert!(found.next_sequence < EVENTS);
+}
+
+#[test]
+fn a_rewrite_keeps_wire_bytes_marks_and_chain_and_shrinks() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, log, .. } = Writer::open(storage(directory.path()), options()).unwrap();
+    append(&mut writer, 0..EVENTS);
+    let before = (wire(&log), log.marks(0).unwrap(), log.head(), story(&log));
+    let sizes: u64 = segments(directory.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+    let maintenance = writer.maintenance();
+    let small = maintenance.segments_with_small_blocks(0, 1 << 20).unwrap();
+    assert!(small.len() >= 3, "{small:?}");
+
+    // A reader holds a block of the old file meanwhile, and another process has it open.
+    let other = Log::open(storage(directory.path()), ReadOptions { cache_bytes: 0 }).unwrap();
+    assert!(matches!(other.read(small[1]).unwrap(), Read::Events { .. }));
+    let rewritten = std::thread::spawn(move || {
+        let options = RewriteOptions::default();
+        let rewritten: Vec<_> =
+            small.iter().map(|&first| maintenance.rewrite(first, options).unwrap().unwrap()).collect();
+        // The writer may have sealed another one meanwhile.
+        let still_small = maintenance.segments_with_small_blocks(0, 1 << 20).unwrap();
+        assert!(still_small.iter().all(|first| !small.contains(first)), "{still_small:?}");
+        rewritten
+    });
+    append(&mut writer, EVENTS..EVENTS + 1);
+    let rewritten = rewritten.join().unwrap();
+    assert!(rewritten.iter().all(|one| one.bytes_after < one.bytes_before && one.blocks_after < one.blocks_before));
+    let shrunk: u64 = segments(directory.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+    assert!(shrunk < sizes);
+
+    let fresh = Log::open(storage(directory.path()), ReadOptions { cache_bytes: 0 }).unwrap();
+    for log in [&log, &other, &fresh] {
+        log.refresh().unwrap();
+        let mut now = story(log);
+        assert_eq!(now.pop_last().unwrap().0, EVENTS);
+        assert_eq!(now, before.3);
+    }
+    assert!(wire(&fresh).starts_with(&before.0));
+    assert_eq!(fresh.marks(0).unwrap(), before.1);
+    let found = checked(directory.path());
+    assert!(found.is_sound, "{:?}", found.problems);
+    let report = inspect(&fresh).unwrap();
+    assert_eq!(report.segments[0].generation, 1);
+    assert_eq!(report.totals.events, EVENTS + 1);
+}
+
+#[test]
+fn a_rewrite_leaves_large_events_in_blocks_of_their_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, log, .. } =
+        Writer::open(storage(directory.path()), WriteOptions { segment_bytes_max: 1 << 30, ..options() }).unwrap();
+    append(&mut writer, 0..60);
+    let payload = format!("\"{}\"", "large ".repeat(300_000));
+    let event = Event {
+        kind: Kind(7),
+        source: "node",
+        network: "casper-test",
+        api_version: version(0),
+        upstream_id: None,
+        received: 1_000_060,
+        payload: &payload,
+    };
+    assert_eq!(writer.append(&event).unwrap(), 60);
+    append(&mut writer, 61..120);
+    writer.seal_now(2).unwrap();
+    let rewritten = writer.maintenance().rewrite(0, RewriteOptions::default()).unwrap().unwrap();
+    // A version, events, a mark, events, the large event, events, a mark, a version, events, a mark, events.
+    assert!(rewritten.blocks_after <= 12, "{rewritten:?}");
+    let Read::Large(large) = log.read(60).unwrap() else { panic!("event 60 is not read in pieces") };
+    let mut wire = Vec::new();
+    std::io::copy(&mut large.wire().unwrap(), &mut wire).unwrap();
+    assert_eq!(wire, format!("data:{payload}\nid:60\n\n").into_bytes());
+    assert!(checked(directory.path()).is_sound);
+}
+
+#[test]
+fn a_rewrite_never_brings_back_what_retention_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, log, .. } = Writer::open(storage(directory.path()), options()).unwrap();
+    append(&mut writer, 0..EVENTS);
+    let maintenance = writer.maintenance();
+    let second = maintenance.segments_with_small_blocks(1, 1 << 20).unwrap()[0];
+    writer.drop_before(second).unwrap();
+    assert_eq!(maintenance.rewrite(0, RewriteOptions::default()).unwrap(), None);
+    assert_eq!(log.oldest(), second);
+    let fresh = Log::open(storage(directory.path()), ReadOptions::default()).unwrap();
+    assert!(matches!(fresh.read(0).unwrap(), Read::Missing { to, why: Missing::Dropped, .. } if to == second));
+}
+
+#[test]
+fn a_damaged_segment_is_not_rewritten() {
+    let log = some_log();
+    let file = &segments(log.path())[0];
+    flip(file, 2000);
+    let before = fs::read(file).unwrap();
+    let Opened { writer, .. } = Writer::open(storage(log.path()), options()).unwrap();
+    let result = writer.maintenance().rewrite(0, RewriteOptions::default());
+    assert!(matches!(result, Err(Error::Corrupt { .. })), "{result:?}");
+    assert_eq!(fs::read(file).unwrap(), before);
+    assert!(fs::read_dir(log.path()).unwrap().all(|entry| !entry.unwrap().path().to_str().unwrap().ends_with(".new")));
+}
+
+#[test]
+fn a_report_counts_what_was_appended() {
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..3 {
+        // Each time another writer takes the active segment over.
+        let Opened { mut writer, .. } = Writer::open(storage(directory.path()), options()).unwrap();
+        append(&mut writer, round * 80..(round + 1) * 80);
+        writer.close().unwrap();
+    }
+    let log = Log::open(storage(directory.path()), ReadOptions::default()).unwrap();
+    let report = inspect(&log).unwrap();
+    assert_eq!(report.health, Vec::<String>::new());
+    assert_eq!(report.totals.events, 240);
+    let kinds: Vec<_> = report.totals.kinds.iter().map(|kind| (kind.kind.as_str(), kind.events)).collect();
+    assert_eq!(kinds, [("Step", 216), ("BlockAdded", 24)]);
+    assert_eq!(report.totals.sources, ["127.0.0.1:9999", "127.0.0.2:9999"]);
+    assert_eq!((report.totals.received_min, report.totals.received_max), (Some(1_000_000), Some(1_000_239)));
+    assert_eq!(report.api_versions, ["2.0.0", "2.1.0", "2.2.0"]);
+    assert_eq!(report.marks.counts, [("gap".to_owned(), 5), ("version".to_owned(), 3)].into());
+    assert_eq!(report.totals.bytes_raw, wire(&log).len() as u64);
+    assert!(checked(directory.path()).is_sound);
+}

@@ -1,0 +1,220 @@
+//! `sidecar-log cat`: events of a range, as JSON lines or as the bytes that a server sends.
+
+use std::{
+    io::{self, Read as _, Write},
+    time::Duration,
+};
+
+use anyhow::bail;
+use clap::ValueEnum;
+use serde::Serialize;
+use sidecar_log_format::{
+    ApiVersion, Kind, LargeEvent, Missing, Read, Row, Sequence, inspect::kind_name, version_frame,
+};
+
+use crate::{LogArgument, print};
+
+#[derive(clap::Args)]
+pub(crate) struct CatArguments {
+    #[command(flatten)]
+    log: LogArgument,
+    /// The first sequence [default: the oldest retained]
+    #[arg(long, value_name = "SEQUENCE")]
+    from: Option<Sequence>,
+    /// The last sequence, itself included [default: the newest]
+    #[arg(long, value_name = "SEQUENCE")]
+    until: Option<Sequence>,
+    /// Only these kinds, for example BlockAdded,Step
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    types: Vec<String>,
+    /// How events are printed
+    #[arg(long, value_enum, default_value_t = Format::Jsonl)]
+    format: Format,
+    /// Go on with every new event as it is committed
+    #[arg(long)]
+    follow: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// One JSON object a line: what is known about the event, and its payload
+    Jsonl,
+    /// The bytes that GET /events sends, ApiVersion frames included
+    Sse,
+}
+
+/// How long to wait before looking whether another process has committed more.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Prints events; says whether none had to be left out because of damage.
+pub(crate) fn cat(arguments: &CatArguments, out: &mut impl Write) -> anyhow::Result<bool> {
+    let log = arguments.log.open()?;
+    let names = log.kinds();
+    let mut printer = Printer {
+        kinds: chosen_kinds(&arguments.types, &names)?,
+        names,
+        format: arguments.format,
+        announced: ApiVersion::NONE,
+        out: io::BufWriter::with_capacity(1 << 16, out),
+    };
+    let until = arguments.until.unwrap_or(Sequence::MAX);
+    let mut next = arguments.from.unwrap_or_else(|| log.oldest());
+    let mut is_whole = true;
+    while next <= until {
+        match log.read(next)? {
+            Read::Events { block, index } => {
+                let mut version = block.version_in_force(index);
+                for row in block.rows().skip(index).take_while(|row| row.sequence() <= until) {
+                    version = row.rise().unwrap_or(version);
+                    printer.event(&row, version, row.frame(), &row.payload())?;
+                }
+                next = block.end_sequence();
+            }
+            Read::Large(large) => {
+                printer.large(&large)?;
+                next = large.sequence().saturating_add(1);
+            }
+            Read::Missing { from, to, why } => {
+                warn_missing(from, to.min(until.saturating_add(1)), &why);
+                is_whole &= !matches!(why, Missing::Quarantined(_));
+                next = to;
+            }
+            Read::End => {
+                printer.caught_up(log.head().api_version)?;
+                if !arguments.follow {
+                    break;
+                }
+                std::thread::sleep(FOLLOW_INTERVAL);
+                log.refresh()?;
+            }
+        }
+    }
+    printer.out.flush()?;
+    Ok(is_whole)
+}
+
+fn warn_missing(from: Sequence, to: Sequence, why: &Missing) {
+    let last = to.saturating_sub(1);
+    match why {
+        Missing::Dropped => eprintln!("warning: sequences {from} to {last} are older than the oldest retained event"),
+        Missing::Hole => eprintln!("warning: sequences {from} to {last} hold no event: the log has a marked gap there"),
+        Missing::Quarantined(reason) => eprintln!("warning: sequences {from} to {last} are damaged: {reason}"),
+    }
+}
+
+/// One bit per chosen kind.
+fn chosen_kinds(types: &[String], names: &[(u8, String)]) -> anyhow::Result<u64> {
+    if types.is_empty() {
+        return Ok(u64::MAX);
+    }
+    let mut chosen = 0;
+    for wanted in types {
+        match names.iter().find(|(_, name)| name == wanted) {
+            Some((number, _)) => chosen |= Kind(*number).bit(),
+            None if wanted == "other" => chosen |= Kind::OTHER.bit(),
+            None => {
+                let known: Vec<_> = names.iter().map(|(_, name)| name.as_str()).chain(["other"]).collect();
+                bail!("this log has no kind {wanted:?}; it knows {}", known.join(", "));
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+struct Printer<W: Write> {
+    kinds: u64,
+    names: Vec<(u8, String)>,
+    format: Format,
+    /// The API version that the output has announced last.
+    announced: ApiVersion,
+    out: io::BufWriter<W>,
+}
+
+/// What is known about an event; the payload follows as it stands.
+#[derive(Serialize)]
+struct Line<'a> {
+    sequence: Sequence,
+    kind: &'a str,
+    received: String,
+    source: &'a str,
+    upstream_id: Option<u64>,
+    api_version: Option<String>,
+    network: &'a str,
+}
+
+impl<W: Write> Printer<W> {
+    fn event(&mut self, row: &Row<'_>, version: ApiVersion, frame: &[u8], payload: &[u8]) -> io::Result<()> {
+        if self.kinds & row.kind().bit() == 0 {
+            return Ok(());
+        }
+        match self.format {
+            Format::Sse => {
+                self.announce(version)?;
+                self.out.write_all(frame)
+            }
+            Format::Jsonl => self.line(row, payload),
+        }
+    }
+
+    fn large(&mut self, large: &LargeEvent) -> io::Result<()> {
+        let Some(row) = large.shape().row(0) else { return Ok(()) };
+        if self.kinds & row.kind().bit() == 0 {
+            return Ok(());
+        }
+        let mut wire = large.wire()?;
+        // The version frame before it is announced here, once.
+        let mut frame_start = io::sink();
+        io::copy(&mut (&mut wire).take(row.range().start as u64), &mut frame_start)?;
+        match self.format {
+            Format::Sse => {
+                self.announce(large.version_after())?;
+                io::copy(&mut wire, &mut self.out).map(drop)
+            }
+            Format::Jsonl => {
+                let mut frame = Vec::new();
+                wire.read_to_end(&mut frame)?;
+                self.line(&row, &row.payload_in(&frame))
+            }
+        }
+    }
+
+    /// The log ends here: a version that rose since the last event is announced.
+    fn caught_up(&mut self, version: ApiVersion) -> io::Result<()> {
+        if self.format == Format::Sse {
+            self.announce(version)?;
+        }
+        self.out.flush()
+    }
+
+    fn announce(&mut self, version: ApiVersion) -> io::Result<()> {
+        if version > self.announced {
+            self.announced = version;
+            self.out.write_all(&version_frame(version))?;
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, row: &Row<'_>, payload: &[u8]) -> io::Result<()> {
+        let version = row.api_version();
+        let line = Line {
+            sequence: row.sequence(),
+            kind: &kind_name(row.kind(), &self.names),
+            received: print::time(row.received()),
+            source: row.source(),
+            upstream_id: row.upstream_id(),
+            api_version: (!version.is_none()).then(|| version.to_string()),
+            network: row.network(),
+        };
+        let line = serde_json::to_vec(&line)?;
+        self.out.write_all(line.strip_suffix(b"}").unwrap_or(&line))?;
+        self.out.write_all(b",\"payload\":")?;
+        // A line feed cannot stand inside a JSON string, so a space in its place changes no value.
+        for (number, piece) in payload.split(|&byte| byte == b'\n').enumerate() {
+            if number > 0 {
+                self.out.write_all(b" ")?;
+            }
+            self.out.write_all(piece)?;
+        }
+        self.out.write_all(b"}\n")
+    }
+}

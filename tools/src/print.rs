@@ -1,0 +1,287 @@
+//! What people see: aligned tables, exact numbers beside sizes that can be read, times in UTC.
+
+use std::{
+    io::{self, Write},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use sidecar_log_format::{
+    Sequence, Timestamp,
+    inspect::{KindCount, Report, SegmentReport},
+    repair::Action,
+    verify::Verification,
+};
+
+/// The last microsecond that RFC 3339 can name.
+const TIME_MAX: Timestamp = 253_402_300_799_999_999;
+
+/// A time in RFC 3339, UTC, with microseconds.
+pub(crate) fn time(micros: Timestamp) -> String {
+    humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(micros.min(TIME_MAX))).to_string()
+}
+
+/// A bar over bytes on stderr, if somebody is looking.
+pub(crate) fn progress_bar(is_seen: bool) -> ProgressBar {
+    let target = if is_seen { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    match ProgressStyle::with_template("verifying {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+pub(crate) fn report(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let totals = &report.totals;
+    let fields = [
+        ("log", report.directory.clone()),
+        ("id", report.log_id.clone()),
+        ("dialect", format!("{}, format {}, epoch {}", report.dialect, report.format_version, report.epoch)),
+        ("sequences", retained(report.oldest_sequence, report.next_sequence)),
+        ("received", span(totals.received_min, totals.received_max)),
+        ("API version", report.api_version.clone().unwrap_or_else(|| "none".to_owned())),
+        ("versions seen", or_none(&report.api_versions)),
+        ("sources", or_none(&totals.sources)),
+        ("events", totals.events.to_string()),
+        ("raw", size(totals.bytes_raw)),
+        ("stored", format!("{}, {} of raw", size(totals.bytes_stored), ratio(totals.ratio))),
+        ("chain", report.chain.clone()),
+    ];
+    for (name, value) in fields {
+        writeln!(out, "{name:<14} {value}")?;
+    }
+    writeln!(out)?;
+    kinds(out, &totals.kinds)?;
+    writeln!(out)?;
+    table(
+        out,
+        &["segment", "events", "blocks", "marks", "raw", "stored", "ratio", "gen", "state", "first received"],
+        &[
+            Align::Left,
+            Align::Right,
+            Align::Right,
+            Align::Right,
+            Align::Right,
+            Align::Right,
+            Align::Right,
+            Align::Right,
+            Align::Left,
+            Align::Left,
+        ],
+        report.segments.iter().map(segment_row),
+    )?;
+    if !report.marks.newest.is_empty() {
+        writeln!(out)?;
+        let total: u64 = report.marks.counts.values().sum();
+        let shown = report.marks.newest.len();
+        if total > shown as u64 {
+            writeln!(out, "the newest {shown} of {total} marks:")?;
+        }
+        table(
+            out,
+            &["mark", "before", "made", "source", "says"],
+            &[Align::Left, Align::Right, Align::Left, Align::Left, Align::Left],
+            report.marks.newest.iter().map(|mark| {
+                let source = if mark.source.is_empty() { "-".to_owned() } else { mark.source.clone() };
+                vec![
+                    mark.mark.to_owned(),
+                    mark.position.to_string(),
+                    time(mark.received),
+                    source,
+                    shortened(&mark.body),
+                ]
+            }),
+        )?;
+    }
+    writeln!(out)?;
+    for note in &report.notes {
+        writeln!(out, "{:<14} {note}", "note")?;
+    }
+    if report.health.is_empty() {
+        return writeln!(out, "{:<14} nothing is visibly wrong; `sidecar-log verify` reads everything", "health");
+    }
+    for finding in &report.health {
+        writeln!(out, "{:<14} {finding}", "health")?;
+    }
+    Ok(())
+}
+
+fn segment_row(segment: &SegmentReport) -> Vec<String> {
+    vec![
+        segment.file.clone(),
+        segment.events.to_string(),
+        segment.blocks.to_string(),
+        segment.marks.to_string(),
+        human(segment.bytes_raw),
+        human(segment.bytes_stored),
+        ratio(segment.ratio),
+        segment.generation.to_string(),
+        if segment.is_sealed { "sealed" } else { "active" }.to_owned(),
+        segment.received_min.map_or_else(|| "-".to_owned(), time),
+    ]
+}
+
+fn kinds(out: &mut impl Write, kinds: &[KindCount]) -> io::Result<()> {
+    table(
+        out,
+        &["kind", "events"],
+        &[Align::Left, Align::Right],
+        kinds.iter().map(|kind| vec![kind.kind.clone(), kind.events.to_string()]),
+    )
+}
+
+pub(crate) fn verification(out: &mut impl Write, verification: &Verification) -> io::Result<()> {
+    let fields = [
+        ("log", verification.directory.clone()),
+        ("sequences", retained(verification.first_sequence, verification.next_sequence)),
+        (
+            "checked",
+            format!(
+                "{} events and {} marks in {} blocks of {} segments",
+                verification.events, verification.marks, verification.blocks, verification.segments
+            ),
+        ),
+        ("stored", size(verification.bytes_stored)),
+        ("raw", size(verification.bytes_raw)),
+        ("chain", verification.chain.clone().unwrap_or_else(|| "unknown behind a loss".to_owned())),
+    ];
+    for (name, value) in fields {
+        writeln!(out, "{name:<14} {value}")?;
+    }
+    for hole in &verification.holes {
+        let events = events(Some(hole.first_sequence), Some(hole.last_sequence));
+        writeln!(out, "{:<14} {events}: {}", "marked hole", hole.reason)?;
+    }
+    for note in &verification.notes {
+        writeln!(out, "{:<14} {note}", "note")?;
+    }
+    for problem in &verification.problems {
+        let affected = match problem.first_sequence {
+            Some(_) => format!(", {}", events(problem.first_sequence, problem.last_sequence)),
+            None => String::new(),
+        };
+        writeln!(out, "{:<14} {} at byte {}{affected}: {}", "problem", problem.file, problem.offset, problem.reason)?;
+    }
+    let unlisted = verification.problem_count.saturating_sub(verification.problems.len() as u64);
+    if unlisted > 0 {
+        writeln!(out, "{:<14} {unlisted} more", "problem")?;
+    }
+    match verification.problem_count {
+        0 => writeln!(out, "{:<14} sound", "result"),
+        count => writeln!(out, "{:<14} {count} wrong; `sidecar-log repair --dry-run` says what can be done", "result"),
+    }
+}
+
+pub(crate) fn actions(out: &mut impl Write, actions: &[Action], dry_run: bool) -> io::Result<()> {
+    for action in actions {
+        writeln!(out, "{}{}", if dry_run { "would " } else { "" }, describe(action))?;
+    }
+    if actions.is_empty() {
+        writeln!(out, "nothing to repair")?;
+    }
+    Ok(())
+}
+
+fn describe(action: &Action) -> String {
+    let gone = |first: &Option<Sequence>, last: &Option<Sequence>| match first {
+        Some(_) => format!("{} gone and marked", events(*first, *last)),
+        None => "no event lost".to_owned(),
+    };
+    match action {
+        Action::Quarantine { file, offset, bytes, first_sequence, last_sequence, kept_as, reason } => {
+            let gone = gone(first_sequence, last_sequence);
+            format!("quarantine {file} at byte {offset}, {bytes} bytes kept as {kept_as}, {gone}: {reason}")
+        }
+        Action::SetTailAside { file, offset, bytes, first_sequence, last_sequence, kept_as, reason } => {
+            let gone = gone(first_sequence, last_sequence);
+            format!(
+                "set aside the tail of {file} from byte {offset}, {bytes} bytes kept as {kept_as}, {gone}: {reason}"
+            )
+        }
+        Action::MarkHole { file, first_sequence, last_sequence } => {
+            format!("mark a hole in {file}: {} are missing", events(Some(*first_sequence), Some(*last_sequence)))
+        }
+        Action::RebuildHeader { file, reason } => format!("rebuild the header of {file}: {reason}"),
+        Action::RebuildFooter { file, reason } => format!("rebuild the footer of {file}: {reason}"),
+        Action::RebuildHead { reason } => format!("rebuild the head: {reason}"),
+        Action::Leave { file, offset, reason } => {
+            format!("leave {file} at byte {offset} as it is, restore it from a backup: {reason}")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn events(first: Option<Sequence>, last: Option<Sequence>) -> String {
+    match (first, last) {
+        (Some(first), Some(last)) if first < last => format!("sequences {first} to {last}"),
+        (Some(first), _) => format!("sequence {first}"),
+        _ => "no sequence".to_owned(),
+    }
+}
+
+fn retained(oldest: Sequence, next: Sequence) -> String {
+    if oldest < next { format!("{oldest} to {}", next.saturating_sub(1)) } else { format!("none yet, {next} is next") }
+}
+
+fn span(earliest: Option<Timestamp>, latest: Option<Timestamp>) -> String {
+    match (earliest, latest) {
+        (Some(earliest), Some(latest)) => format!("{} to {}", time(earliest), time(latest)),
+        _ => "nothing yet".to_owned(),
+    }
+}
+
+fn or_none(list: &[String]) -> String {
+    if list.is_empty() { "none".to_owned() } else { list.join(", ") }
+}
+
+fn human(bytes: u64) -> String {
+    BinaryBytes(bytes).to_string()
+}
+
+fn size(bytes: u64) -> String {
+    format!("{} ({bytes} bytes)", human(bytes))
+}
+
+fn ratio(ratio: Option<f64>) -> String {
+    ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.3}"))
+}
+
+/// A mark can carry a whole payload; `--json` prints it.
+fn shortened(body: &str) -> String {
+    const CHARACTERS_MAX: usize = 160;
+    match body.char_indices().nth(CHARACTERS_MAX) {
+        Some((end, _)) => format!("{}…", body.get(..end).unwrap_or_default()),
+        None => body.to_owned(),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Align {
+    Left,
+    Right,
+}
+
+/// Columns as wide as their widest cell, two spaces apart.
+fn table(
+    out: &mut impl Write,
+    header: &[&str],
+    align: &[Align],
+    rows: impl Iterator<Item = Vec<String>>,
+) -> io::Result<()> {
+    let header: Vec<_> = header.iter().map(|&name| name.to_owned()).collect();
+    let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
+    let widths: Vec<_> = (0..align.len())
+        .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0))
+        .collect();
+    for row in rows {
+        let mut line = String::new();
+        for ((cell, &width), align) in row.iter().zip(&widths).zip(align) {
+            match align {
+                Align::Left => line.push_str(&format!("{cell:<width$}  ")),
+                Align::Right => line.push_str(&format!("{cell:>width$}  ")),
+            }
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}

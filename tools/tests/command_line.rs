@@ -1,0 +1,350 @@
+//! The built binary, as people use it: what it prints, what it refuses, how it ends.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops where it fails")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read as _},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::Arc,
+};
+
+use sidecar_log_format::{
+    ApiVersion, Event, Kind, Mark, MarkKind, Opened, WriteOptions, Writer,
+    storage::{Directory, Storage},
+};
+use tempfile::TempDir;
+
+/// 2026-01-02T03:04:05Z.
+const TIME: u64 = 1_767_323_045_000_000;
+const VERSION: ApiVersion = ApiVersion { major: 2, minor: 0, patch: 0 };
+
+fn options() -> WriteOptions {
+    WriteOptions {
+        kinds: vec![(1, "BlockAdded".to_owned()), (7, "Step".to_owned())],
+        allocate_bytes: 4096,
+        ..WriteOptions::new("casper", [0xab; 16], TIME)
+    }
+}
+
+fn open(log: &Path) -> Writer {
+    let storage: Arc<dyn Storage> = Arc::new(Directory::create(log).unwrap());
+    let Opened { writer, .. } = Writer::open(storage, options()).unwrap();
+    writer
+}
+
+fn append(writer: &mut Writer, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        let (kind, payload) = match number % 3 {
+            0 => (Kind(1), format!("{{\"BlockAdded\":{{\"height\":{number}}}}}")),
+            1 => (Kind(7), format!("{{\"Step\":\n  {{\"era_id\":{number}}}}}")),
+            _ => (Kind::OTHER, format!("{{\"New\":{number}}}")),
+        };
+        let event = Event {
+            kind,
+            source: "127.0.0.1:9999",
+            network: "casper-test",
+            api_version: VERSION,
+            upstream_id: (number != 2).then_some(number + 100),
+            received: TIME + number,
+            payload: &payload,
+        };
+        writer.append(&event).unwrap();
+    }
+    writer.commit().unwrap();
+}
+
+/// A storage path whose log holds events 0 to 8 in a sealed segment and 9 to 11 in the active one.
+fn some_storage() -> (TempDir, PathBuf) {
+    let storage = tempfile::tempdir().unwrap();
+    let log = storage.path().join("logs/casper");
+    let mut writer = open(&log);
+    writer.announce_version(VERSION, "127.0.0.1:9999", TIME).unwrap();
+    append(&mut writer, 0..9);
+    writer.seal_now(TIME + 9).unwrap();
+    let body = "{\"from_height\":5,\"to_height\":7}".to_owned();
+    writer.mark(&Mark { kind: MarkKind::GAP, position: 9, source: String::new(), received: TIME + 9, body }).unwrap();
+    append(&mut writer, 9..12);
+    writer.close().unwrap();
+    (storage, log)
+}
+
+fn tool(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sidecar-log")).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// What the tool prints and its exit status, the temporary directory replaced by `LOG`.
+fn run(log: &Path, arguments: &[&str]) -> (String, String, i32) {
+    let path = log.to_str().unwrap();
+    let mut all = vec![arguments[0], path];
+    all.extend(&arguments[1..]);
+    let output = tool(&all);
+    let shown = |bytes: &[u8]| text(bytes).replace(path, "LOG");
+    (shown(&output.stdout), shown(&output.stderr), output.status.code().unwrap())
+}
+
+fn flip(log: &Path, file: &str, offset: usize) {
+    let path = log.join(file);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[offset] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+const SEALED: &str = "00000000000000000000.segment";
+
+/// Compares with a golden file; `UPDATE_GOLDEN=1` writes it.
+fn assert_golden(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, found).unwrap();
+    }
+    assert_eq!(found, fs::read_to_string(path).unwrap(), "{name}");
+}
+
+#[test]
+fn inspect_prints_a_table_and_the_same_as_json() {
+    let (_storage, log) = some_storage();
+    let (out, err, status) = run(&log, &["inspect"]);
+    assert_golden("inspect.txt", &out);
+    assert_eq!((err.as_str(), status), ("", 0));
+    let (out, _, status) = run(&log, &["inspect", "--json"]);
+    assert_golden("inspect.json", &out);
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn a_storage_path_stands_for_its_only_log() {
+    let (storage, log) = some_storage();
+    let by_log = tool(&["cat", log.to_str().unwrap()]);
+    let by_storage = tool(&["cat", storage.path().to_str().unwrap()]);
+    assert_eq!(by_log.stdout, by_storage.stdout);
+    assert_eq!(by_storage.status.code(), Some(0));
+}
+
+#[test]
+fn a_storage_path_with_two_logs_lists_them() {
+    let (storage, _) = some_storage();
+    open(&storage.path().join("logs/other")).close().unwrap();
+    let (_, err, status) = run(storage.path(), &["verify"]);
+    assert_eq!(err, "error: LOG holds 2 logs, name one of them: LOG/logs/casper, LOG/logs/other\n");
+    assert_eq!(status, 1);
+}
+
+#[test]
+fn a_directory_that_is_no_log_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    for command in ["inspect", "cat", "verify", "repair"] {
+        let (out, err, status) = run(directory.path(), &[command]);
+        assert!(err.starts_with("error: LOG is not a log: it holds no *.segment file"), "{err}");
+        assert_eq!((out.as_str(), status), ("", 1));
+    }
+    let (_, err, status) = run(&directory.path().join("missing"), &["inspect"]);
+    assert!(err.starts_with("error: cannot read LOG: No such file"), "{err}");
+    assert_eq!(status, 1);
+    assert_eq!(tool(&["inspect"]).status.code(), Some(2));
+}
+
+#[test]
+fn cat_prints_both_ends_and_one_line_an_event() {
+    let (_storage, log) = some_storage();
+    let (out, err, status) = run(&log, &["cat", "--from", "1", "--until", "2"]);
+    assert_eq!(
+        out,
+        "{\"sequence\":1,\"kind\":\"Step\",\"received\":\"2026-01-02T03:04:05.000001Z\",\"source\":\"127.0.0.1:9999\",\
+         \"upstream_id\":101,\"api_version\":\"2.0.0\",\"network\":\"casper-test\",\"payload\":{\"Step\":   {\"era_id\":1}}}\n\
+         {\"sequence\":2,\"kind\":\"other\",\"received\":\"2026-01-02T03:04:05.000002Z\",\"source\":\"127.0.0.1:9999\",\
+         \"upstream_id\":null,\"api_version\":\"2.0.0\",\"network\":\"casper-test\",\"payload\":{\"New\":2}}\n"
+    );
+    assert_eq!((err.as_str(), status), ("", 0));
+    let (out, _, _) = run(&log, &["cat"]);
+    assert_eq!(out.lines().count(), 12);
+    for line in out.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+}
+
+#[test]
+fn cat_as_sse_prints_what_a_server_sends() {
+    let (_storage, log) = some_storage();
+    let (out, _, _) = run(&log, &["cat", "--from", "8", "--until", "10", "--format", "sse"]);
+    assert_eq!(
+        out,
+        "data:{\"ApiVersion\":\"2.0.0\"}\n\ndata:{\"New\":8}\nid:8\n\ndata:{\"BlockAdded\":{\"height\":9}}\nid:9\n\n\
+         data:{\"Step\":\ndata:   {\"era_id\":10}}\nid:10\n\n"
+    );
+    let (from_start, _, _) = run(&log, &["cat", "--format", "sse", "--until", "0"]);
+    assert_eq!(from_start, "data:{\"ApiVersion\":\"2.0.0\"}\n\ndata:{\"BlockAdded\":{\"height\":0}}\nid:0\n\n");
+}
+
+#[test]
+fn cat_filters_by_kind_and_names_the_known_ones() {
+    let (_storage, log) = some_storage();
+    let (out, _, _) = run(&log, &["cat", "--types", "BlockAdded,other", "--until", "5"]);
+    let sequences: Vec<_> = out
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["sequence"].as_u64().unwrap())
+        .collect();
+    assert_eq!(sequences, [0, 2, 3, 5]);
+    let (_, err, status) = run(&log, &["cat", "--types", "Stpe"]);
+    assert_eq!(err, "error: this log has no kind \"Stpe\"; it knows BlockAdded, Step, other\n");
+    assert_eq!(status, 1);
+}
+
+#[test]
+fn cat_prints_a_large_event() {
+    let storage = tempfile::tempdir().unwrap();
+    let mut writer = open(storage.path());
+    let payload = format!("\"{}\"", "large ".repeat(400_000));
+    let event = Event {
+        kind: Kind(7),
+        source: "node",
+        network: "casper-test",
+        api_version: VERSION,
+        upstream_id: None,
+        received: TIME,
+        payload: &payload,
+    };
+    writer.announce_version(VERSION, "node", TIME).unwrap();
+    writer.append(&event).unwrap();
+    writer.close().unwrap();
+    let (out, _, _) = run(storage.path(), &["cat", "--format", "sse"]);
+    assert!(out == format!("data:{{\"ApiVersion\":\"2.0.0\"}}\n\ndata:{payload}\nid:0\n\n"));
+    let (out, _, _) = run(storage.path(), &["cat"]);
+    assert!(out.ends_with(&format!("\"payload\":{payload}}}\n")));
+    assert_eq!(run(storage.path(), &["verify"]).2, 0);
+}
+
+#[test]
+fn cat_follows_until_the_last_wanted_event() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = open(directory.path());
+    append(&mut writer, 0..2);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sidecar-log"))
+        .args(["cat", directory.path().to_str().unwrap(), "--follow", "--until", "4"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for number in 0..5 {
+        if number >= 2 {
+            append(&mut writer, number..number + 1);
+        }
+        let line = lines.next().unwrap().unwrap();
+        assert!(line.starts_with(&format!("{{\"sequence\":{number},")), "{line}");
+    }
+    assert!(lines.next().is_none());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn cat_ends_quietly_when_nobody_reads_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = open(directory.path());
+    append(&mut writer, 0..20_000);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sidecar-log"))
+        .args(["cat", directory.path().to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 100];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((text(&output.stderr).as_str(), output.status.code()), ("", Some(0)));
+}
+
+#[test]
+fn verify_is_content_with_a_sound_log() {
+    let (_storage, log) = some_storage();
+    let (out, err, status) = run(&log, &["verify"]);
+    assert_golden("verify.txt", &out);
+    assert_eq!((err.as_str(), status), ("", 0));
+    let (out, _, _) = run(&log, &["repair"]);
+    assert_eq!(out, "nothing to repair\n");
+}
+
+#[test]
+fn damage_is_named_then_repaired_then_remembered() {
+    let (_storage, log) = some_storage();
+    let trailer = fs::metadata(log.join(SEALED)).unwrap().len() as usize - 3;
+    flip(&log, SEALED, 600);
+    flip(&log, SEALED, trailer);
+
+    let (out, err, status) = run(&log, &["cat", "--from", "7", "--until", "9"]);
+    assert!(err.starts_with("warning: sequences 7 to 8 are damaged: "), "{err}");
+    assert_eq!((out.lines().count(), status), (1, 1));
+
+    let (out, err, status) = run(&log, &["verify"]);
+    assert_golden("verify-damaged.txt", &out);
+    assert_eq!((err.as_str(), status), ("", 1));
+    let (out, _, status) = run(&log, &["verify", "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((found["is_sound"].as_bool(), found["problem_count"].as_u64(), status), (Some(false), Some(2), 1));
+
+    let (out, _, status) = run(&log, &["repair", "--dry-run"]);
+    assert_golden("repair-dry-run.txt", &out);
+    assert_eq!(status, 1);
+    let (out, _, status) = run(&log, &["repair"]);
+    assert_golden("repair.txt", &out);
+    assert_eq!(status, 0);
+    let (out, _, status) = run(&log, &["repair", "--json"]);
+    assert_eq!((out.as_str(), status), ("[]\n", 0));
+
+    let (out, _, status) = run(&log, &["verify"]);
+    assert_golden("verify-repaired.txt", &out);
+    assert_eq!(status, 0);
+    let (_, err, status) = run(&log, &["cat"]);
+    assert_eq!(err, "warning: sequences 0 to 8 hold no event: the log has a marked gap there\n");
+    assert_eq!(status, 0);
+    let (out, _, status) = run(&log, &["inspect"]);
+    assert!(out.contains(".quarantined holds damaged bytes that were kept aside"), "{out}");
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn repair_says_that_the_log_is_being_written_and_everything_else_works() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = open(directory.path());
+    append(&mut writer, 0..5);
+    let (_, err, status) = run(directory.path(), &["repair"]);
+    assert_eq!(
+        err,
+        "error: LOG is locked: another process is writing this log; stop it first, or read the log without the lock\n"
+    );
+    assert_eq!(status, 1);
+    for command in ["inspect", "verify", "cat"] {
+        assert_eq!(run(directory.path(), &[command]).2, 0, "{command}");
+    }
+}
+
+#[test]
+fn a_read_only_directory_can_be_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_storage, log) = some_storage();
+    let set = |mode: u32, file_mode: u32| {
+        for entry in fs::read_dir(&log).unwrap() {
+            fs::set_permissions(entry.unwrap().path(), fs::Permissions::from_mode(file_mode)).unwrap();
+        }
+        fs::set_permissions(&log, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set(0o555, 0o444);
+    let statuses: Vec<_> = ["inspect", "verify", "cat"].into_iter().map(|command| run(&log, &[command]).2).collect();
+    let dry_run = run(&log, &["repair", "--dry-run"]);
+    set(0o755, 0o644);
+    assert_eq!(statuses, [0, 0, 0]);
+    assert_eq!((dry_run.0.as_str(), dry_run.2), ("nothing to repair\n", 0));
+}
+
+#[test]
+fn help_teaches_by_example() {
+    for command in ["inspect", "cat", "verify", "repair"] {
+        let output = tool(&[command, "--help"]);
+        let help = text(&output.stdout);
+        assert!(help.contains("Examples:") && help.contains("Exit status:"), "{help}");
+    }
+    assert_eq!(tool(&["frobnicate"]).status.code(), Some(2));
+}
