@@ -5,6 +5,13 @@
 //! what counts, because machines differ and their speed drifts. `--full` adds the large logs (20 million events, 10 GB),
 //! which take some ten minutes and 10 GB of disk; `--events N` sets the size of the plain run.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a benchmark that cannot go on has nothing better to do"
+)]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
