@@ -149,7 +149,7 @@ impl Bench {
     fn live(&mut self, clients: usize, duration: Duration) {
         const RATE: u32 = 100;
         // Events that flow while the clients connect; what comes after them is measured.
-        let lead = 5 * u64::from(RATE);
+        let lead = (5 + clients as u64 / 150) * u64::from(RATE);
         let events = lead + u64::from(RATE) * duration.as_secs();
         let options = FastOptions { events, rate: Some(RATE), ..FastOptions::default() };
         let node = Arc::new(FastNode::start(Arc::clone(&self.story), options));

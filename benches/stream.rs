@@ -10,6 +10,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -18,7 +19,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use sidecar::stream::{ReplayChunks, Server, StreamOptions};
 use sidecar_log_format::{
-    ApiVersion, Durability, Event, Kind, Log, Opened, WriteOptions, Writer,
+    ApiVersion, Durability, Event, Kind, Log, Opened, ReadOptions, WriteOptions, Writer,
     storage::{Directory, Storage},
 };
 use tokio::sync::watch;
@@ -42,6 +43,10 @@ fn main() -> Result<()> {
         }
         [_, "clients", address, events] => read_streams(address.parse()?, events.parse()?),
         [_, "stalled", address, events] => hold_streams(address.parse()?, events.parse()?),
+        [_, "resident", directory, events] => {
+            println!("{}", resident_with_stalled_clients(directory.as_ref(), events.parse()?)?);
+            Ok(())
+        }
         _ => measure(if arguments.iter().any(|argument| argument == "--quick") { EVENTS / 10 } else { EVENTS }),
     }
 }
@@ -86,13 +91,11 @@ fn measure(events: u64) -> Result<()> {
         events as f64 / many.wall.as_secs_f64(),
         many.cpu.as_secs_f64() * 1e6 / events as f64
     );
-    let before = resident_kib()?;
-    let after = resident_with_stalled_clients(&runtime, &log, events)?;
-    println!(
-        "resident: {} MiB with {STALLED_CLIENTS} replays from different places that do not read (before: {} MiB)",
-        after / 1024,
-        before / 1024
-    );
+    // A process of its own: this one has held more than a server does.
+    let place = directory.path().to_str().context("the temporary directory's name is no text")?;
+    let resident = client(&["resident", place, &events.to_string()])?.wait_with_output()?.stdout;
+    let resident: u64 = String::from_utf8(resident)?.trim().parse().context("the server failed")?;
+    println!("{STALLED_CLIENTS} clients that stall in replays from different places: {} MiB resident", resident / 1024);
     Ok(())
 }
 
@@ -108,7 +111,7 @@ fn median<T: Ord + Copy>(mut values: Vec<T>) -> T {
     values[values.len() / 2]
 }
 
-fn write_log(directory: &std::path::Path, events: u64) -> Result<(Log, Writer)> {
+fn write_log(directory: &Path, events: u64) -> Result<(Log, Writer)> {
     let storage: Arc<dyn Storage> = Arc::new(Directory::at(directory));
     let options = WriteOptions { durability: Durability::Os, ..WriteOptions::new("casper", [7; 16], 1) };
     let Opened { mut writer, log, .. } = Writer::open(storage, options)?;
@@ -212,8 +215,11 @@ fn bare_socket(bytes: u64) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-fn resident_with_stalled_clients(runtime: &tokio::runtime::Runtime, log: &Log, events: u64) -> Result<u64> {
-    let address = serve(runtime, log, ReplayChunks::Event)?;
+/// In another process: serves the log to clients that stall, and says how many KiB are resident then.
+fn resident_with_stalled_clients(directory: &Path, events: u64) -> Result<u64> {
+    let log = Log::open(Arc::new(Directory::at(directory)), ReadOptions::default())?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let address = serve(&runtime, &log, ReplayChunks::Event)?;
     let mut child = client(&["stalled", &address.to_string(), &events.to_string()])?;
     let mut ready = [0; 1];
     child.stdout.as_mut().context("no pipe")?.read_exact(&mut ready)?;

@@ -94,13 +94,12 @@ async fn run_once(
     started: &mut impl FnMut(&Ingest),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
-    let ingest =
-        ingest::start(ingest_options(sse, storage)?).context("Error initializing component 'sse_event_server'")?;
+    let ingest = ingest::start(ingest_options(sse, storage)?)
+        .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     report(&ingest.recovery);
     started(&ingest);
     let server = Server::bind(stream_options(sse, storage), ingest.log.clone(), ingest.committed.clone())
-        .context("Error starting EventStreamServer")
-        .context("Error running component 'sse_event_server'")?;
+        .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
     let handle = server.handle();
     let (cut, is_cut) = oneshot::channel::<()>();
     let server = tokio::spawn(server.run(async { is_cut.await.unwrap_or_default() }));

@@ -83,6 +83,61 @@ async fn three_nodes_tell_one_story_once_whoever_else_is_configured() {
 }
 
 #[tokio::test]
+async fn a_node_that_cuts_its_stream_again_and_again_loses_and_repeats_nothing() {
+    let told = Story::new(6, &StoryOptions::small(40));
+    let node = SimulatedNode::start();
+    let builder = sidecar().node_with(node.address(), "delay_between_retries_in_seconds = 0\nmax_attempts = 1000");
+    let sidecar = builder.start().await;
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events").await;
+    for (part, cuts) in told.events().chunks(20).zip(1..) {
+        node.push_all(part);
+        node.wait_for_streams_so_far(cuts).await;
+        node.disconnect_all().await;
+    }
+    live.expect_bytes(&stream("2.0.0", 0, told.events())).await;
+}
+
+#[tokio::test]
+async fn each_shutdown_of_each_node_is_told_once_to_all_who_listen() {
+    let nodes = [SimulatedNode::start(), SimulatedNode::start()];
+    let builder = nodes.iter().fold(sidecar(), |builder, node| {
+        builder.node_with(node.address(), "delay_between_retries_in_seconds = 0\nmax_attempts = 1000000")
+    });
+    let mut sidecar = builder.start().await;
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events").await;
+    let mut expected = Vec::new();
+    for life in 0..3 {
+        for (node, number) in nodes.iter().zip([10, 20]) {
+            let before = story::unknown_kind(life + number).payload;
+            for payload in [before.as_str(), "\"Shutdown\""] {
+                node.push(payload);
+                live.read_until_id(expected.len() as u64).await;
+                expected.push(payload.to_owned());
+            }
+            // The stream ends and the whole ring is read again before the node is really gone.
+            let streams = node.streams_so_far();
+            node.end_streams();
+            node.wait_for_streams_so_far(streams + 1).await;
+            let last = story::unknown_kind(100 + life + number).payload;
+            node.push(&last);
+            live.read_until_id(expected.len() as u64).await;
+            expected.push(last);
+            node.restart_hard(0).await;
+        }
+    }
+    for replay in ["live", "with a new identity index"] {
+        let mut all = SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
+        all.expect_bytes(&stream("2.0.0", 0, &expected)).await;
+        let target = format!("/events/sidecar?start_from=0&until={}", expected.len() - 1);
+        let shutdowns = SseClient::connect(sidecar.sse_address(), &target).await.read_to_end().await;
+        assert_eq!(events(&shutdowns).len(), 6, "{replay}: {shutdowns:?}");
+        assert!(sidecar.terminate().success());
+        std::fs::remove_dir_all(sidecar.storage_path().join("index")).unwrap();
+        sidecar.restart().await;
+    }
+}
+
+#[tokio::test]
 async fn a_back_filling_node_brings_old_blocks_in_its_own_order_and_the_first_copy_stays() {
     let told = Story::new(4, &StoryOptions::small(40));
     let of_heights = |heights: std::ops::Range<u64>| {

@@ -78,11 +78,7 @@ async fn each_message_is_a_chunk_of_its_own_unless_blocks_are_asked_for() {
     }
     assert_eq!(messages, 1 + told.events().len());
 
-    let in_blocks = sidecar()
-        .node(node.address())
-        .event_stream_server("replay_chunks = 'block'")
-        .start()
-        .await;
+    let in_blocks = sidecar().node(node.address()).event_stream_server("replay_chunks = 'block'").start().await;
     // Once all is stored, so that it is a replay.
     SseClient::connect(in_blocks.sse_address(), &target).await.expect_bytes(&expected).await;
     let mut client = SseClient::connect(in_blocks.sse_address(), &target).await;

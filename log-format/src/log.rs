@@ -57,6 +57,7 @@ impl Default for ReadOptions {
 
 /// What stands at a sequence.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is matched at once and not kept in numbers")]
 pub enum Read {
     /// The event, in row `index` of `block`.
     Events {

@@ -209,8 +209,7 @@ impl Found {
     /// Begins another epoch, in a segment of its own, where sequences may come again.
     fn begin_epoch(&mut self, head_state: &HeadState) {
         self.epoch = self.epoch.max(head_state.slot().map_or(0, |slot| slot.epoch));
-        let is_new = self.sealed.is_empty() && self.active.as_ref().is_some_and(|active| !active.has_blocks());
-        if may_have_given_out_more(head_state) && !(is_new && *head_state == HeadState::Missing) {
+        if may_have_given_out_more(head_state) {
             self.epoch += 1;
             self.seal_active = true;
         }

@@ -181,12 +181,15 @@ impl Writer {
             pending: Vec::new(),
             pending_blocks: Vec::new(),
             unpublished: Vec::new(),
-            is_dirty: false,
+            // What a killed process left may be in the page cache only.
+            is_dirty: true,
             position: found.position,
             written: found.position,
             poisoned: false,
             lock: Arc::from(lock),
         };
+        // A head, or a footer, must not say more than the disk holds.
+        writer.sync_active()?;
         if found.seal_active {
             writer.seal()?;
         }
@@ -197,8 +200,6 @@ impl Writer {
             writer.begin_segment(writer.options.now)?;
         }
         writer.write_pending()?;
-        // What a killed process left may be in the page cache only; a head must not say more than the disk holds.
-        writer.is_dirty = true;
         writer.sync()?;
         writer.head_file.sync()?;
         Ok(Opened { writer, log, recovery: found.recovery })
@@ -320,11 +321,7 @@ impl Writer {
     /// A failed sync poisons the writer: trying again would report success for data that is gone.
     pub fn sync(&mut self) -> Result<Head> {
         self.check_alive()?;
-        if let Some(active) = self.active.as_ref().filter(|_| self.is_dirty) {
-            let result = active.file.file.sync().map_err(storage_error(SYNC, &active.file.name));
-            self.guard(result)?;
-            self.is_dirty = false;
-        }
+        self.sync_active()?;
         self.publish()
     }
 
@@ -373,6 +370,7 @@ impl Writer {
             }
             // Out of sight first, so that nobody opens what is about to go.
             self.shared.forget(first, true);
+            self.shared.cache.remove_before(next);
             let name = file_name(first);
             let storage = &self.shared.storage;
             match storage.remove(&name) {
@@ -434,6 +432,15 @@ impl Writer {
         }
         let result = self.make_room().and_then(|()| self.write_blocks());
         self.guard(result)
+    }
+
+    fn sync_active(&mut self) -> Result<()> {
+        if let Some(active) = self.active.as_ref().filter(|_| self.is_dirty) {
+            let result = active.file.file.sync().map_err(storage_error(SYNC, &active.file.name));
+            self.guard(result)?;
+            self.is_dirty = false;
+        }
+        Ok(())
     }
 
     /// Seals the active segment, if there is one, and begins the next.
@@ -610,10 +617,6 @@ pub(crate) fn write_new_segment(
 }
 
 impl ActiveSegment {
-    pub(crate) fn has_blocks(&self) -> bool {
-        !self.footer.blocks.is_empty()
-    }
-
     pub(crate) fn has_events(&self) -> bool {
         self.footer.end_sequence > self.file.header.first_sequence
     }

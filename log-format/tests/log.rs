@@ -1,5 +1,7 @@
 //! The log from outside: what is appended and committed is what every reader gets.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
 use std::sync::Arc;
 
 use sidecar_log_format::{

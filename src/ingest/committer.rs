@@ -280,7 +280,10 @@ impl Committer {
                     next = block.end_sequence();
                 }
                 Read::Large(large) => {
-                    self.insert_again(next, &large.payload()?, None)?;
+                    match large.payload() {
+                        Ok(payload) => self.insert_again(next, &payload, None)?,
+                        Err(error) => warn!("event {next} cannot be read ({error}): a node may bring it again"),
+                    }
                     next += 1;
                 }
                 Read::Missing { from, to, why } => {

@@ -9,7 +9,7 @@ pub mod counters;
 mod gaps;
 pub mod identity;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -52,9 +52,17 @@ pub enum IngestError {
     /// The identity index.
     #[error(transparent)]
     Index(#[from] identity::IdentityIndexError),
-    /// The operating system.
-    #[error("{0}")]
-    System(#[from] std::io::Error),
+    /// A directory of the storage cannot be made.
+    #[error("cannot make the directory {}: {source}; look at its parents, or give another storage folder", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// There is no thread for the committer.
+    #[error("cannot start the committer's thread: {0}")]
+    Thread(std::io::Error),
 }
 
 /// A running ingest.
@@ -78,10 +86,14 @@ pub struct Ingest {
 /// # Errors
 /// When the log cannot be opened or made, or no thread can be started. Must be called within a tokio runtime.
 pub fn start(options: Options) -> Result<Ingest, IngestError> {
+    let cannot_make = |path: &Path| {
+        let path = path.to_owned();
+        move |source| IngestError::Directory { path, source }
+    };
     if let Some(parent) = options.index_file.parent() {
-        std::fs::create_dir_all(parent)?;
+        std::fs::create_dir_all(parent).map_err(cannot_make(parent))?;
     }
-    let directory = Directory::create(&options.log_directory)?;
+    let directory = Directory::create(&options.log_directory).map_err(cannot_make(&options.log_directory))?;
     let durability = options.write.durability;
     let Opened { writer, log, recovery } = Writer::open(Arc::new(directory), options.write)?;
 
@@ -102,10 +114,11 @@ pub fn start(options: Options) -> Result<Ingest, IngestError> {
         keep_only_newest: options.keep_only_newest,
         runtime: tokio::runtime::Handle::current(),
     };
-    thread::Builder::new().name("committer".to_owned()).spawn(move || {
+    let committing = thread::Builder::new().name("committer".to_owned()).spawn(move || {
         // Nobody may be left to hear why.
         let _ = end.send(committer.run());
-    })?;
+    });
+    committing.map_err(IngestError::Thread)?;
     Ok(Ingest { log, committed: committed_receiver, batches, counters, recovery, ended })
 }
 

@@ -32,8 +32,8 @@ use super::{
 /// How long a client may hear nothing.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_COMMENT: &[u8] = b":\n\n";
-/// Bytes of the pieces that a stored frame is cut into.
-const STORED_PIECE_BYTES: usize = 16 << 10;
+/// Bytes of the pieces that a stored frame is cut into; a little less than HTTP's buffer, so that two leave in one write.
+const STORED_PIECE_BYTES: usize = 15 << 10;
 /// A block up to this size is compressed here when it is in memory: that is cheaper than reading its stored form.
 pub(super) const COMPRESSED_PIECE_BYTES: usize = 64 << 10;
 /// How long a stream rests before it looks again for what another process is still writing.

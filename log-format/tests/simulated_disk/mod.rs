@@ -1,6 +1,8 @@
 //! A disk in memory that keeps what a real one promises and nothing more: what was not synced may be gone after a power
 //! cut, in part and in any order; a call may fail; the machine may stop at any call.
 
+#![allow(dead_code, unreachable_pub, reason = "shared by test files, of which each uses a part")]
+
 use std::{
     collections::BTreeMap,
     io,

@@ -1,0 +1,367 @@
+//! What goes wrong around a log, and what is then said and done about it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
+mod simulated_disk;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use proptest::prelude::*;
+use sidecar_log_format::{
+    ApiVersion, Error, Event, Kind, Log, MarkKind, Missing, Opened, Read, ReadOptions, WriteOptions, Writer,
+    storage::{Directory, Storage},
+};
+use simulated_disk::{Fault, SimulatedDisk};
+
+const SEGMENT: &str = "00000000000000000000.segment";
+
+fn options() -> WriteOptions {
+    WriteOptions { block_bytes_max: 300, allocate_bytes: 4096, ..WriteOptions::new("casper", [7; 16], 1_000) }
+}
+
+fn payload(number: u64) -> String {
+    format!("{{\"number\":{number},\"filler\":\"{}\"}}", "y".repeat((number % 50) as usize))
+}
+
+fn append(writer: &mut Writer, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        let payload = payload(number);
+        let event = Event {
+            kind: Kind(7),
+            source: "node",
+            network: "net",
+            api_version: ApiVersion::NONE,
+            upstream_id: None,
+            received: 1_000 + number,
+            payload: &payload,
+        };
+        assert_eq!(writer.append(&event).unwrap(), number);
+        writer.commit().unwrap();
+    }
+}
+
+fn open(disk: &SimulatedDisk) -> Opened {
+    Writer::open(Arc::new(disk.clone()), options()).unwrap()
+}
+
+fn reader(disk: &SimulatedDisk) -> Log {
+    Log::open(Arc::new(disk.clone()), ReadOptions::default()).unwrap()
+}
+
+/// The sequences that can be read, each checked, and why others cannot.
+fn readable(log: &Log) -> (Vec<u64>, Vec<(u64, u64, Missing)>) {
+    let (mut found, mut missing, mut next) = (Vec::new(), Vec::new(), 0);
+    loop {
+        match log.read(next).unwrap() {
+            Read::Events { block, index } => {
+                assert_eq!(block.row(index).unwrap().payload(), payload(next).as_bytes());
+                found.push(next);
+                next += 1;
+            }
+            Read::Missing { from, to, why } => {
+                assert!(to > from);
+                missing.push((from, to, why));
+                next = to;
+            }
+            Read::End => return (found, missing),
+            Read::Large(_) => panic!("no event is large"),
+        }
+    }
+}
+
+fn written(count: u64) -> SimulatedDisk {
+    let disk = SimulatedDisk::new(1);
+    append(&mut open(&disk).writer, 0..count);
+    disk
+}
+
+/// Where the blocks of a segment begin, from their headers.
+fn block_offsets(segment: &[u8]) -> Vec<usize> {
+    let number = |at: usize| u32::from_le_bytes(segment[at..at + 4].try_into().unwrap()) as usize;
+    let mut offsets = vec![usize::from(u16::from_le_bytes([segment[10], segment[11]]))];
+    while segment.get(offsets[offsets.len() - 1]..).is_some_and(|rest| rest.starts_with(b"SBLK")) {
+        let at = offsets[offsets.len() - 1];
+        offsets.push(at + 144 + number(at + 72) + number(at + 80));
+    }
+    offsets
+}
+
+fn seal_header(header: &mut [u8]) {
+    let (covered, crc) = header.split_at_mut(140);
+    crc.copy_from_slice(&crc32fast::hash(covered).to_le_bytes());
+}
+
+#[test]
+fn a_log_without_events_opens_again() {
+    let disk = SimulatedDisk::new(1);
+    for _ in 0..3 {
+        let Opened { log, recovery, .. } = open(&disk);
+        assert_eq!((log.head().next_sequence, log.head().epoch, recovery.lost), (0, 0, None));
+    }
+}
+
+#[test]
+fn damage_before_the_head_costs_its_block_and_no_more() {
+    for part in [2, 5, 80, 160] {
+        let disk = written(20);
+        let at = block_offsets(&disk.files()[SEGMENT])[7] + part;
+        disk.edit(SEGMENT, |bytes| bytes[at] ^= 0xff);
+        disk.restart_process();
+        let check = |log: &Log| {
+            let (found, missing) = readable(log);
+            assert_eq!(found, (0..20).filter(|&number| number != 7).collect::<Vec<_>>(), "byte {part}");
+            assert!(matches!(missing[..], [(7, 8, Missing::Quarantined(_))]), "byte {part}: {missing:?}");
+        };
+        check(&reader(&disk));
+        let Opened { mut writer, log, recovery } = open(&disk);
+        assert_eq!((recovery.cut_bytes, &recovery.lost), (0, &None), "byte {part}");
+        check(&log);
+        writer.seal_now(5).unwrap();
+        check(&log);
+        check(&reader(&disk));
+    }
+}
+
+#[test]
+fn what_the_storage_loses_behind_an_acknowledgement_is_marked_and_kept_aside() {
+    let disk = written(20);
+    let offsets = block_offsets(&disk.files()[SEGMENT]);
+    disk.edit(SEGMENT, |bytes| bytes[offsets[15] + 10..offsets[20]].fill(0));
+    disk.restart_process();
+    let Opened { mut writer, log, recovery } = open(&disk);
+    assert_eq!(recovery.lost, Some(15..20));
+    assert_eq!(disk.files()[&recovery.kept_aside.unwrap()], b"SBLK\x01\x01\0\0\x01");
+    let marks = log.marks(0).unwrap();
+    assert_eq!((marks[0].kind, marks[0].position), (MarkKind::LOSS, 20));
+    append(&mut writer, 20..25);
+    let (found, missing) = readable(&log);
+    assert_eq!(found, (0..15).chain(20..25).collect::<Vec<_>>());
+    assert_eq!(missing, [(15, 20, Missing::Hole)]);
+    assert_eq!(readable(&reader(&disk)), (found, missing));
+}
+
+#[test]
+fn a_torn_block_behind_the_head_is_cut_and_its_sequence_given_out_again() {
+    let disk = written(20);
+    let head_behind = disk.files()["head"].clone();
+    let end = block_offsets(&disk.files()[SEGMENT])[20];
+    disk.edit(SEGMENT, |bytes| {
+        let first = block_offsets(bytes)[0];
+        let piece = bytes[first..first + 100].to_vec();
+        bytes[end..end + 100].copy_from_slice(&piece);
+    });
+    disk.restart_process();
+    assert_eq!(disk.files()["head"], head_behind);
+    let Opened { mut writer, log, recovery } = open(&disk);
+    assert!((90..=100).contains(&recovery.cut_bytes), "{recovery:?}");
+    append(&mut writer, 20..22);
+    assert_eq!(readable(&log), ((0..22).collect(), vec![]));
+}
+
+#[test]
+fn without_its_head_file_a_log_opens_whole_in_another_epoch() {
+    let disk = written(20);
+    disk.restart_process();
+    disk.remove("head").unwrap();
+    assert_eq!(readable(&reader(&disk)).0.len(), 20);
+    let Opened { mut writer, log, .. } = open(&disk);
+    assert_eq!(log.head().epoch, 1);
+    append(&mut writer, 20..21);
+    assert_eq!(readable(&log), ((0..21).collect(), vec![]));
+}
+
+#[test]
+fn a_log_whose_newest_segment_is_sealed_or_has_a_broken_footer_goes_on() {
+    let disk = written(20);
+    disk.restart_process();
+    let Opened { mut writer, .. } = open(&disk);
+    writer.seal_now(9).unwrap();
+    drop(writer);
+    disk.remove("00000000000000000020.segment").unwrap();
+    let length = disk.files()[SEGMENT].len();
+    for (broken, damage) in [(false, 0), (true, length - 40), (true, length - 10)] {
+        let copy = SimulatedDisk::with_files(1, disk.files());
+        copy.edit(SEGMENT, |bytes| bytes[damage] ^= u8::from(broken));
+        let Opened { mut writer, log, recovery } = open(&copy);
+        assert_eq!((recovery.lost, recovery.damage), (None, vec![]));
+        append(&mut writer, 20..22);
+        assert_eq!(readable(&log), ((0..22).collect(), vec![]));
+    }
+}
+
+#[test]
+fn a_newer_format_and_unknown_flags_are_refused_by_name() {
+    let disk = written(3);
+    disk.restart_process();
+    let open = |disk: &SimulatedDisk| Writer::open(Arc::new(disk.clone()), options()).err().unwrap().to_string();
+    let newer = SimulatedDisk::with_files(1, disk.files());
+    newer.edit(SEGMENT, |bytes| bytes[8] = 9);
+    assert!(open(&newer).contains("format version 9, this release reads up to 1"), "{}", open(&newer));
+    let flagged = SimulatedDisk::with_files(1, disk.files());
+    flagged.edit(SEGMENT, |bytes| {
+        let at = block_offsets(bytes)[1];
+        bytes[at + 6] = 4;
+        seal_header(&mut bytes[at..at + 144]);
+    });
+    assert!(open(&flagged).contains("needs features"), "{}", open(&flagged));
+}
+
+#[test]
+fn blocks_of_an_unknown_type_are_skipped() {
+    let disk = written(6);
+    disk.restart_process();
+    disk.edit(SEGMENT, |bytes| {
+        let offsets = block_offsets(bytes);
+        let mut unknown = bytes[offsets[2]..offsets[3]].to_vec();
+        unknown[4] = 77;
+        seal_header(&mut unknown[..144]);
+        let end = offsets[6];
+        bytes[end..end + unknown.len()].copy_from_slice(&unknown);
+    });
+    let Opened { mut writer, log, .. } = open(&disk);
+    append(&mut writer, 6..9);
+    assert_eq!(readable(&log), ((0..9).collect(), vec![]));
+    assert_eq!(readable(&reader(&disk)), ((0..9).collect(), vec![]));
+}
+
+#[test]
+fn a_second_writer_and_another_dialect_are_told_why_not() {
+    let disk = written(1);
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    let first = open(&disk);
+    assert!(matches!(Writer::open(Arc::clone(&storage), options()), Err(Error::Locked { .. })));
+    drop(first);
+    let other = WriteOptions { dialect: "beacon".to_owned(), ..options() };
+    assert!(matches!(Writer::open(storage, other), Err(Error::OtherDialect { .. })));
+    let nowhere = Log::open(Arc::new(Directory::at("/nonexistent/log")), ReadOptions::default());
+    assert!(matches!(nowhere, Err(Error::NotALog { .. })));
+}
+
+#[test]
+fn a_full_disk_at_any_call_of_a_commit_or_a_seal_loses_nothing() {
+    let mut fired = 0;
+    for calls in 0..12 {
+        let disk = SimulatedDisk::new(calls);
+        let Opened { mut writer, log, .. } = open(&disk);
+        append(&mut writer, 0..5);
+        disk.fail_after(calls, Fault::Full);
+        let sealed = writer.seal_now(9);
+        fired += disk.faults_fired();
+        disk.clear_fault();
+        if sealed.is_err() && writer.is_poisoned() {
+            // Only a sync leaves the disk in doubt.
+            assert!(sealed.unwrap_err().to_string().starts_with("sync"));
+            continue;
+        }
+        append(&mut writer, 5..9);
+        assert_eq!(readable(&log), ((0..9).collect(), vec![]));
+        drop(writer);
+        assert_eq!(readable(&open(&disk).log), ((0..9).collect(), vec![]));
+    }
+    assert!(fired > 5, "{fired} faults fired");
+}
+
+#[test]
+fn a_copy_of_a_log_that_is_being_written_opens_as_a_clean_prefix() {
+    let original = tempfile::tempdir().unwrap();
+    let done = AtomicBool::new(false);
+    let options = WriteOptions { segment_bytes_max: 40_000, segment_blocks_max: 50, ..options() };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let storage = Arc::new(Directory::at(original.path()));
+            let mut writer = Writer::open(storage, options.clone()).unwrap().writer;
+            let mut next = 0;
+            while !done.load(Ordering::Relaxed) {
+                append(&mut writer, next..next + 5);
+                next += 5;
+            }
+        });
+        let (mut copies, mut longest) = (0, 0);
+        while copies < 40 || longest < 100 {
+            let copy = tempfile::tempdir().unwrap();
+            let mut names: Vec<_> =
+                std::fs::read_dir(original.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            for name in names.iter().filter(|name| *name != "lock") {
+                // What was renamed meanwhile is not copied, as with `cp`.
+                let _ = std::fs::copy(original.path().join(name), copy.path().join(name));
+            }
+            if !names.iter().any(|name| name.to_string_lossy().ends_with(".segment")) {
+                continue;
+            }
+            let storage = Arc::new(Directory::at(copy.path()));
+            let (found, missing) = readable(&Log::open(storage.clone(), ReadOptions::default()).unwrap());
+            assert_eq!((&found, &missing[..]), (&(0..found.len() as u64).collect(), &[][..]));
+            let Opened { mut writer, log, recovery } = Writer::open(storage, options.clone()).unwrap();
+            assert!(recovery.lost.is_none() && recovery.damage.is_empty(), "{recovery:?}");
+            let next = found.len() as u64;
+            append(&mut writer, next..next + 3);
+            assert_eq!(readable(&log), ((0..next + 3).collect(), vec![]));
+            copies += 1;
+            longest = longest.max(found.len());
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+fn small_log() -> BTreeMap<String, Vec<u8>> {
+    let disk = SimulatedDisk::new(1);
+    let Opened { mut writer, .. } = open(&disk);
+    append(&mut writer, 0..8);
+    writer.seal_now(7).unwrap();
+    append(&mut writer, 8..14);
+    disk.files()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Whatever is changed on disk, also with checksums that fit: no panic, and never another payload (`readable` checks).
+    #[test]
+    fn mutated_files_never_panic_and_never_read_as_other_events(
+        changes in proptest::collection::vec((0usize..3, any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut files = small_log();
+        for (file, at, byte) in changes {
+            let content = files.values_mut().nth(file).unwrap();
+            let at = at.index(content.len());
+            content[at] = byte;
+        }
+        if let Some(cut) = cut {
+            let content = files.values_mut().next().unwrap();
+            content.truncate(cut.index(content.len()));
+        }
+        let disk = SimulatedDisk::with_files(1, files);
+        if let Ok(log) = Log::open(Arc::new(disk.clone()), ReadOptions::default()) {
+            let _ = readable(&log);
+            let _ = log.marks(0);
+        }
+        if let Ok(Opened { log, .. }) = Writer::open(Arc::new(disk), options()) {
+            let _ = readable(&log);
+        }
+    }
+
+    /// Block headers that lie, with a checksum that fits: refused, not believed.
+    #[test]
+    fn headers_that_lie_with_a_fitting_checksum_never_panic(at in 0usize..140, bytes in any::<[u8; 4]>()) {
+        let mut files = small_log();
+        let segment = files.get_mut(SEGMENT).unwrap();
+        let block = block_offsets(segment)[3];
+        segment[block + at..(block + at + 4).min(block + 140)].copy_from_slice(&bytes[..4.min(140 - at)]);
+        seal_header(&mut segment[block..block + 144]);
+        let log = Log::open(Arc::new(SimulatedDisk::with_files(1, files)), ReadOptions::default());
+        if let Ok(log) = log {
+            for sequence in 0..14 {
+                let _ = log.read(sequence);
+                let _ = log.read_stored(sequence);
+            }
+        }
+    }
+}
