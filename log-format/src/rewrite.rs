@@ -75,6 +75,12 @@ impl Maintenance {
         Ok(found)
     }
 
+    /// Where the segment begins that is not sealed yet: the next to look at, once it is.
+    #[must_use]
+    pub fn unsealed_segment(&self) -> Option<Sequence> {
+        self.shared.segment_list().last().copied()
+    }
+
     /// Merges the blocks of the sealed segment that begins at `first_sequence`. `None` when retention has dropped the
     /// segment meanwhile; nothing is changed then, nor after an error.
     ///

@@ -8,6 +8,7 @@ mod committer;
 pub mod counters;
 mod gaps;
 pub mod identity;
+mod maintenance;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,13 +16,14 @@ use std::thread;
 use std::time::Duration;
 
 use sidecar_log_format::storage::Directory;
-use sidecar_log_format::{Durability, Head, Log, Opened, Recovery, Sequence, WriteOptions, Writer};
+use sidecar_log_format::{Durability, Head, Log, Opened, Recovery, RewriteOptions, Sequence, WriteOptions, Writer};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::source::Batch;
 use committer::Committer;
 use counters::Counters;
 use identity::IdentityIndex;
+use maintenance::Merging;
 
 /// How events are ordered and stored.
 #[derive(Clone, Debug)]
@@ -60,8 +62,8 @@ pub enum IngestError {
         /// The operating system's answer.
         source: std::io::Error,
     },
-    /// There is no thread for the committer.
-    #[error("cannot start the committer's thread: {0}")]
+    /// There is no thread for the committer, or for the merging of blocks.
+    #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
 }
 
@@ -95,8 +97,11 @@ pub fn start(options: Options) -> Result<Ingest, IngestError> {
     }
     let directory = Directory::create(&options.log_directory).map_err(cannot_make(&options.log_directory))?;
     let durability = options.write.durability;
+    let merged_blocks =
+        RewriteOptions { level: options.write.compression_level, block_bytes: options.write.block_bytes_max };
     let Opened { writer, log, recovery } = Writer::open(Arc::new(directory), options.write)?;
 
+    let merging = Merging::start(writer.maintenance(), merged_blocks).map_err(IngestError::Thread)?;
     let (batches, receiver) = mpsc::channel(options.queued_batches.max(1));
     let (committed, committed_receiver) = watch::channel(log.head());
     let (end, ended) = oneshot::channel();
@@ -116,8 +121,11 @@ pub fn start(options: Options) -> Result<Ingest, IngestError> {
         runtime: tokio::runtime::Handle::current(),
     };
     let committing = thread::Builder::new().name("committer".to_owned()).spawn(move || {
+        let result = committer.run();
+        // Whoever hears of the end may open the log again, which the merging would keep locked.
+        drop(merging);
         // Nobody may be left to hear why.
-        let _ = end.send(committer.run());
+        let _ = end.send(result);
     });
     committing.map_err(IngestError::Thread)?;
     Ok(Ingest { log, committed: committed_receiver, batches, counters, recovery, ended })
