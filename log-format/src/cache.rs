@@ -10,7 +10,7 @@ use crate::{Block, Sequence};
 /// Decoded blocks by first sequence; the least recently used go first.
 ///
 /// An event's bytes are the same in every block that ever holds it, so a block stays valid when its segment is
-/// rewritten.
+/// rewritten or removed.
 pub(crate) struct BlockCache {
     bytes_max: usize,
     inner: Mutex<Inner>,
@@ -64,14 +64,6 @@ impl BlockCache {
         while inner.bytes > self.bytes_max && inner.blocks.len() > 1 {
             let Some((_, oldest)) = inner.by_use.pop_first() else { break };
             inner.remove(oldest);
-        }
-    }
-
-    /// Lets go of the blocks that begin before `sequence`: what the log has dropped is not served any more.
-    pub(crate) fn remove_before(&self, sequence: Sequence) {
-        let mut inner = self.lock();
-        while let Some((&first, _)) = inner.blocks.range(..sequence).next() {
-            inner.remove(first);
         }
     }
 }

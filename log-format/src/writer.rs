@@ -372,7 +372,6 @@ impl Writer {
             }
             // Out of sight first, so that nobody opens what is about to go.
             self.shared.forget(first, true);
-            self.shared.cache.remove_before(next);
             let name = file_name(first);
             let storage = &self.shared.storage;
             match storage.remove(&name) {
