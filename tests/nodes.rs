@@ -260,16 +260,13 @@ async fn bad_frames_in_the_middle_of_the_ring_cost_nothing_but_themselves() {
 #[tokio::test]
 async fn a_rising_version_reaches_live_clients_at_once_and_replays_in_its_place() {
     let node = SimulatedNode::start();
-    let lagging = SimulatedNode::with(NodeOptions { api_version: "1.9.9".to_owned(), ..NodeOptions::default() });
+    let lagging = SimulatedNode::with(NodeOptions { api_version: "2.0.0".to_owned(), ..NodeOptions::default() });
     let mut sidecar = sidecar().node(node.address()).node(lagging.address()).start().await;
-    let mut live = SseClient::connect(sidecar.sse_address(), "/events?start_from=0&types=BlockAdded").await;
     let payloads: Vec<String> = (0..5).map(|number| story::unknown_kind(number).payload).collect();
-    drop(live);
     node.push_all(&payloads[..3]);
-    live = SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
-    live.read_until_id(2).await;
-    let at_start = SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
-    drop(at_start);
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
+    live.expect_bytes(&stream("2.0.0", 0, &payloads[..3])).await;
+    lagging.wait_for_connections(1).await;
 
     // To those who have caught up at once, without an event; a version that is not higher changes nothing.
     let [first, second] = ["2.1.0", "2.2.0"].map(api_version_frame);
