@@ -8,11 +8,6 @@ use clap::{Args, Parser, Subcommand};
 use sidecar::config::{Config, Loaded};
 use sidecar::{appliance, demo, telemetry};
 
-/// Events are allocated on one thread and freed on another, and blocks are large: both are where the system's allocator is
-/// slow.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Stores a blockchain node's event stream in a durable log, and re-serves it over SSE from any sequence on.
 #[derive(Parser)]
 #[command(

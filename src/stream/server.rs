@@ -54,7 +54,7 @@ const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 /// What hyper asks for at least.
 const CLIENT_BUFFER_BYTES_MIN: usize = 8 << 10;
 /// A piece of a replay in large pieces.
-const BLOCK_PIECE_BYTES: usize = 16 << 10;
+const BLOCK_PIECE_BYTES: usize = 15 << 10;
 /// The largest chunk of one event: no client library reads more at a time.
 const EVENT_PIECE_BYTES: usize = 64 << 10;
 /// Stored frames that may be on their way to clients at a time, all together.
