@@ -223,7 +223,9 @@ impl Bench {
         // Each begins elsewhere and reads 4 MB; a few threads drive them all so that they stay abreast.
         let address = sidecar.sse_address();
         let mut sockets: Vec<TcpStream> = (0..clients as u64)
-            .map(|client| request(address, &format!("/events?start_from={}", client * (events - 20_000) / clients as u64)))
+            .map(|client| {
+                request(address, &format!("/events?start_from={}", client * (events - 20_000) / clients as u64))
+            })
             .collect();
         let mut buffer = vec![0; 64 << 10];
         for _ in 0..64 {
