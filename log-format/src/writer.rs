@@ -327,13 +327,19 @@ impl Writer {
         self.publish()
     }
 
-    /// Commits, syncs and leaves a head that says that the log was closed in order.
+    /// Commits, syncs, gives back the room that was reserved for more, and leaves a head that says that the log was closed
+    /// in order.
     ///
     /// # Errors
     /// As [`Writer::commit`] and [`Writer::sync`].
     pub fn close(mut self) -> Result<()> {
         self.commit()?;
         self.sync()?;
+        if let Some(active) = &self.active {
+            let file = &active.file;
+            file.file.set_len(active.end).map_err(storage_error("cut", &file.name))?;
+            file.file.sync().map_err(storage_error("sync", &file.name))?;
+        }
         self.head_file.write(HeadSlot { clean: true, ..self.head_slot(self.head()) })?;
         self.head_file.sync()
     }

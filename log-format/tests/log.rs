@@ -177,3 +177,17 @@ fn a_flipped_bit_is_reported_and_never_returned() {
     }
     assert!(quarantined > 0 && quarantined < 100, "one block is quarantined, not {quarantined} events");
 }
+
+#[test]
+fn a_closed_log_keeps_no_room_that_it_does_not_use() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, .. } = Writer::open(storage(&directory), WriteOptions::new("casper", [7; 16], 1)).unwrap();
+    append(&mut writer, 0..100);
+    let segment = directory.path().join("00000000000000000000.segment");
+    assert!(std::fs::metadata(&segment).unwrap().len() > 1 << 20, "the segment is preallocated while it is written");
+    writer.close().unwrap();
+    assert!(std::fs::metadata(&segment).unwrap().len() < 100 << 10);
+    let Opened { mut writer, log, .. } = Writer::open(storage(&directory), options()).unwrap();
+    append(&mut writer, 100..200);
+    assert_eq!(wire_from(&log, 0), (expected_wire(0..200), vec![]));
+}
