@@ -1,22 +1,6 @@
 //! What ingest counts, for whoever shows it: plain atomics that only grow.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// A count that only grows.
-#[derive(Debug, Default)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    /// How many there were so far.
-    #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
-    }
-}
+use crate::source::casper::counters::Count;
 
 /// What became of the events that sources handed over.
 #[derive(Debug, Default)]
