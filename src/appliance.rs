@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
-use sidecar_log_format::{ReadOptions, Recovery, Sequence, WriteOptions};
+use sidecar_log_format::{ReadOptions, Recovery, RewriteOptions, Sequence, WriteOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, Durability, ReplayChunks, SseServer, Storage, ZstdPassThrough};
-use crate::ingest::{self, Ingest, IngestError, identity};
+use crate::ingest::{self, Ingest, IngestError, Retention, Rewriting, identity};
 use crate::source::Batch;
 use crate::source::casper::{self, Counters, End, NodeOptions, event::KINDS};
 use crate::stream::{self, Server, StreamOptions};
@@ -41,6 +41,15 @@ enum Outcome {
     StorageFailed(IngestError),
 }
 
+/// Which life of the appliance in this process it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// What it cannot be begun with is for the operator to put right.
+    First,
+    /// It has worked before, so it is tried again however long the storage keeps failing.
+    Another,
+}
+
 /// Runs what the configuration says until a signal comes (`Ok`) or it cannot go on.
 ///
 /// # Errors
@@ -63,9 +72,10 @@ pub(crate) async fn run_until(
 ) -> anyhow::Result<()> {
     tokio::pin!(end);
     let mut pause = RESTART_PAUSE_MIN;
+    let mut life = Life::First;
     loop {
         let begun = tokio::time::Instant::now();
-        match run_once(config, sse, storage, &mut started, end.as_mut()).await? {
+        match run_once(config, sse, storage, life, &mut started, end.as_mut()).await? {
             Outcome::Signal => return Ok(()),
             Outcome::NodesUnavailable => {
                 bail!("Error running component 'sse_event_server': Connected node(s) are unavailable")
@@ -82,6 +92,7 @@ pub(crate) async fn run_until(
                     () = end.as_mut() => return Ok(()),
                 }
                 pause = (pause * 2).min(RESTART_PAUSE_MAX);
+                life = Life::Another;
             }
         }
     }
@@ -91,11 +102,15 @@ async fn run_once(
     config: &Config,
     sse: &SseServer,
     storage: &Storage,
+    life: Life,
     started: &mut impl FnMut(&Ingest),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
-    let ingest = ingest::start(ingest_options(sse, storage)?)
-        .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
+    let ingest = match ingest::start(ingest_options(sse, storage)?) {
+        Ok(ingest) => ingest,
+        Err(failure) if life == Life::Another => return Ok(Outcome::StorageFailed(failure)),
+        Err(error) => bail!("Error initializing component 'sse_event_server': {error}"),
+    };
     report(&ingest.recovery);
     started(&ingest);
     let server = Server::bind(stream_options(sse, storage), ingest.log.clone(), ingest.committed.clone())
@@ -222,8 +237,16 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
         block_bytes_max: log.block_bytes_max as usize,
         segment_bytes_max,
         segment_age_max: u64::try_from(log.segment_age_max.as_micros()).unwrap_or(u64::MAX),
+        free_bytes_min: log.free_bytes_min,
         read: ReadOptions { cache_bytes: usize::try_from(log.block_cache_bytes).unwrap_or(usize::MAX) },
         ..WriteOptions::new("casper", new_log_id, u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
+    };
+    let rewriting = match log.compaction {
+        Some(compaction) => Rewriting::Compact {
+            options: RewriteOptions { level: compaction.level, ..RewriteOptions::COMPACTION },
+            bytes_per_second: compaction.bytes_per_second,
+        },
+        None => Rewriting::Merge(RewriteOptions { level: write.compression_level, block_bytes: write.block_bytes_max }),
     };
     Ok(ingest::Options {
         log_directory: storage.folder.join("logs").join("casper"),
@@ -234,7 +257,14 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
             tail_bytes_max: log.index_tail_bytes_max as u64,
             cache_bytes: log.index_cache_bytes,
         },
-        keep_only_newest: sse.keep_only_newest,
+        retention: Retention {
+            bytes_max: log.retention_bytes_max,
+            age_max: log.retention_age_max,
+            newest_events: sse.keep_only_newest,
+            wait_bytes_max: log.retention_wait_bytes_max,
+            needed_from: Vec::new(),
+        },
+        rewriting,
         queued_batches: (sse.inbound_channel_size / QUEUED_BATCH_EVENTS).clamp(1, QUEUED_BATCHES_MAX),
     })
 }

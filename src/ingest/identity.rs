@@ -146,6 +146,22 @@ pub enum IdentityIndexError {
     },
 }
 
+impl IdentityIndexError {
+    /// Whether the device has no room left: then it is worth trying again later.
+    #[must_use]
+    pub fn is_out_of_room(&self) -> bool {
+        let error = match self {
+            Self::File { source, .. } => source,
+            Self::Redb { source, .. } => match source.as_ref() {
+                redb::Error::Io(error) => error,
+                _ => return false,
+            },
+            _ => return false,
+        };
+        matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    }
+}
+
 /// A result of the index.
 pub type Result<T> = std::result::Result<T, IdentityIndexError>;
 
@@ -279,6 +295,11 @@ impl IdentityIndex {
         Ok(())
     }
 
+    /// What takes identities out of the index again, on another thread.
+    pub fn forgetter(&self) -> Forgetter {
+        Forgetter { path: self.path.clone(), database: Arc::clone(&self.database) }
+    }
+
     /// The sequence up to which redb holds everything; what a crash now would leave to be replayed begins behind it.
     pub fn checkpoint(&self) -> Option<u64> {
         self.checkpoint
@@ -350,6 +371,26 @@ impl IdentityIndex {
 
     fn poison_on_error<T>(&mut self, result: Result<T>) -> Result<T> {
         result.inspect_err(|error| self.poisoned = Some(error.to_string()))
+    }
+}
+
+/// Takes identities out of an index whose events are no longer in the log.
+///
+/// Only out of redb: what memory holds is recognised a little longer. The index must not be opened anew before this is
+/// dropped.
+#[derive(Clone, Debug)]
+pub struct Forgetter {
+    path: PathBuf,
+    database: Arc<Database>,
+}
+
+impl Forgetter {
+    /// Takes these out in one transaction, and returns how many were there. While it goes on, the index's writer waits, so
+    /// they should be few.
+    pub fn forget(&self, identities: &[Identity]) -> Result<usize> {
+        let mut keys: Vec<Key> = identities.iter().map(rows::key_of).collect();
+        keys.sort_unstable();
+        writer::remove(&self.database, &keys).map_err(|error| error.at(&self.path))
     }
 }
 
