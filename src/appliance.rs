@@ -241,7 +241,8 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
         read: ReadOptions { cache_bytes: usize::try_from(log.block_cache_bytes).unwrap_or(usize::MAX) },
         ..WriteOptions::new("casper", new_log_id, u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
     };
-    let rewriting = match log.compaction {
+    // What is soon dropped is not worth the work.
+    let rewriting = match log.compaction.filter(|_| sse.keep_only_newest.is_none()) {
         Some(compaction) => Rewriting::Compact {
             options: RewriteOptions { level: compaction.level, ..RewriteOptions::COMPACTION },
             bytes_per_second: compaction.bytes_per_second,

@@ -84,8 +84,7 @@ fn ballast(folder: &Path, bytes: u64) -> PathBuf {
 /// What is stored, all of it, in order.
 async fn expect_stored(sidecar: &Sidecar, told: &[String]) {
     let target = format!("/events?start_from=0&until={}", told.len() - 1);
-    let messages =
-        Request::get(sidecar.sse_address(), &target).patience(PATIENCE).open().await.read_to_end().await;
+    let messages = Request::get(sidecar.sse_address(), &target).patience(PATIENCE).open().await.read_to_end().await;
     assert!(events(&messages).into_iter().eq((0..).zip(told.iter().map(String::as_str))), "every event once, in order");
 }
 
@@ -155,9 +154,9 @@ async fn a_full_disk_is_waited_for_and_nothing_is_lost_or_doubled() {
     // Where mounting is not permitted, the other tests of this file are what is left of this one.
     let Some(disk) = SmallDisk::mount(64 * MIB) else { return not_permitted() };
     let node = node();
-    let mut told = payloads(0..600);
+    let mut told = payloads(0..500);
     node.push_all(&told);
-    let other = ballast(&disk.path, 24 * MIB);
+    let other = ballast(&disk.path, 34 * MIB);
     let mut sidecar = sidecar()
         .node(node.address())
         .storage_folder(disk.path.join("storage"))
@@ -201,7 +200,7 @@ async fn a_disk_that_others_fill_to_the_last_byte_is_recovered_from() {
 
 #[tokio::test]
 async fn a_full_disk_does_not_keep_the_log_from_being_closed() {
-    let Some(disk) = SmallDisk::mount(48 * MIB) else { return not_permitted() };
+    let Some(disk) = SmallDisk::mount(40 * MIB) else { return not_permitted() };
     let node = node();
     let told = payloads(0..600);
     node.push_all(&told);
@@ -224,7 +223,8 @@ async fn files_that_cannot_grow_are_recovered_from_once_they_can() {
     let folder = tempfile::tempdir().unwrap();
     // The signal that comes with the limit would end the process.
     let binary = folder.path().join("sidecar-that-survives");
-    std::fs::write(&binary, format!("#!/bin/sh\ntrap '' XFSZ\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_sidecar"))).unwrap();
+    std::fs::write(&binary, format!("#!/bin/sh\ntrap '' XFSZ\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_sidecar")))
+        .unwrap();
     std::fs::set_permissions(&binary, PermissionsExt::from_mode(0o755)).unwrap();
     let node = node();
     let mut told = payloads(0..20);
@@ -244,7 +244,8 @@ async fn files_that_cannot_grow_are_recovered_from_once_they_can() {
     node.push_all(&more);
     told.extend(more);
     sidecar.wait_for_outputs("the log is closed: ", 2).await;
-    let limit = |bytes| prlimit(Some(sidecar.pid()), Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+    let limit =
+        |bytes| prlimit(Some(sidecar.pid()), Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
     limit(None);
     let request = Request::get(sidecar.sse_address(), "/events?start_from=0").patience(PATIENCE);
     // Its port is closed while it recovers.

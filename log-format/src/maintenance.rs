@@ -81,6 +81,14 @@ impl Maintenance {
         self.shared.active_file().map_or(Ok(0), |active| active.file.len().map_err(storage_error("read", &active.name)))
     }
 
+    /// Bytes that are free on the device.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn free_bytes(&self) -> Result<u64> {
+        self.shared.storage.free_space().map_err(storage_error("look for room in", "the directory"))
+    }
+
     /// What is known about a sealed segment. Reads its footer.
     ///
     /// # Errors

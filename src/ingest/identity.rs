@@ -146,22 +146,6 @@ pub enum IdentityIndexError {
     },
 }
 
-impl IdentityIndexError {
-    /// Whether the device has no room left: then it is worth trying again later.
-    #[must_use]
-    pub fn is_out_of_room(&self) -> bool {
-        let error = match self {
-            Self::File { source, .. } => source,
-            Self::Redb { source, .. } => match source.as_ref() {
-                redb::Error::Io(error) => error,
-                _ => return false,
-            },
-            _ => return false,
-        };
-        matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-    }
-}
-
 /// A result of the index.
 pub type Result<T> = std::result::Result<T, IdentityIndexError>;
 

@@ -128,7 +128,8 @@ pub fn start(options: Options) -> Result<Ingest, IngestError> {
         oldest,
         state: Default::default(),
     };
-    let upkeep = Upkeep::start(writer.maintenance(), options.rewriting, retainer, Arc::clone(&counters))
+    let (maintenance, upkeep_counters) = (writer.maintenance(), Arc::clone(&counters));
+    let upkeep = Upkeep::start(maintenance, options.rewriting, free_bytes_min, retainer, upkeep_counters)
         .map_err(IngestError::Thread)?;
     let committer = Start {
         writer,

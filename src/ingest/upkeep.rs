@@ -50,6 +50,7 @@ impl Upkeep {
     pub(super) fn start(
         maintenance: Maintenance,
         rewriting: Rewriting,
+        free_bytes_min: u64,
         retainer: Retainer,
         counters: Arc<Counters>,
     ) -> std::io::Result<Self> {
@@ -61,6 +62,7 @@ impl Upkeep {
         let mut keeper = Keeper {
             maintenance,
             rewriting,
+            free_bytes_min,
             retainer,
             counters,
             stopped: Stopped(stopped),
@@ -86,6 +88,8 @@ impl Drop for Upkeep {
 struct Keeper {
     maintenance: Maintenance,
     rewriting: Rewriting,
+    /// What is to stay free on the device.
+    free_bytes_min: u64,
     retainer: Retainer,
     counters: Arc<Counters>,
     stopped: Stopped,
@@ -127,6 +131,10 @@ impl Keeper {
     }
 
     fn rewrite(&mut self, segment: Sequence) -> ControlFlow<()> {
+        if !self.has_room_for(segment) {
+            info!("segment {segment} is not made smaller: for a while that takes more room than the device has");
+            return ControlFlow::Continue(());
+        }
         let Keeper { maintenance, rewriting, retainer, stopped, pace, .. } = self;
         let (Rewriting::Merge(options) | Rewriting::Compact { options, .. }) = *rewriting;
         let mut last_look = Instant::now();
@@ -159,6 +167,12 @@ impl Keeper {
         }
         self.stopped.wait(Duration::ZERO)
     }
+
+    /// The old file and the new one are there together for a moment, and ingest must not wait for that.
+    fn has_room_for(&self, segment: Sequence) -> bool {
+        let size = self.maintenance.describe(segment).map_or(0, |segment| segment.bytes);
+        self.maintenance.free_bytes().is_ok_and(|free| free >= self.free_bytes_min.saturating_add(2 * size))
+    }
 }
 
 /// Tells whether the thread is to end.
@@ -186,12 +200,27 @@ impl Pace {
     fn took(&mut self, bytes: u64) {
         if let Some(rate) = self.bytes_per_second {
             // Time that was not used is not made up for.
-            self.due =
-                self.due.max(Instant::now() - PERIOD) + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+            self.due = self.due.max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
         }
     }
 
     fn wait(&self) -> Duration {
         self.due.saturating_duration_since(Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_is_held_on_average_and_none_waits_for_nothing() {
+        let mut pace = Pace { bytes_per_second: Some(1_000), due: Instant::now() };
+        pace.took(50_000);
+        pace.took(50_000);
+        assert!((90..=100).contains(&pace.wait().as_secs()), "{:?}", pace.wait());
+        let mut pace = Pace { bytes_per_second: None, due: Instant::now() };
+        pace.took(u64::MAX);
+        assert_eq!(pace.wait(), Duration::ZERO);
     }
 }

@@ -131,6 +131,8 @@ impl Retainer {
     }
 
     fn drop_what_is_due(&mut self, maintenance: &Maintenance, forgetter: &Forgetter) -> Result<(), Error> {
+        // Asked for first: should it be sealed meanwhile, it is among the others then, and stays for now.
+        let unsealed = maintenance.unsealed_segment();
         let sealed = maintenance.sealed_segments();
         self.state.known.retain(|first, _| sealed.binary_search(first).is_ok());
         for &first in &sealed {
@@ -142,7 +144,7 @@ impl Retainer {
         let verdict =
             self.options.decide(&segments, maintenance.unsealed_bytes()?, self.log.head().next_sequence, now());
         self.tell_of_waiting(verdict.waiting > 0);
-        let ends = sealed.iter().skip(1).copied().chain(maintenance.unsealed_segment());
+        let ends = sealed.iter().skip(1).copied().chain(unsealed);
         let (mut bytes, mut end) = (0, None);
         for (segment, next) in segments.iter().zip(ends).take(verdict.drop) {
             // What the index knows goes first: once the segment is gone, nobody could tell what that was. Should we be
