@@ -85,3 +85,91 @@ impl Forgetting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use sidecar_log_format::storage::Directory;
+    use sidecar_log_format::{ApiVersion, Event, Kind, Mark, Opened, WriteOptions, Writer};
+
+    use super::*;
+    use crate::ingest::identity::{Fingerprint, IdentityIndex, Known, Options};
+
+    const SHUTDOWN_IDENTITY: Identity = Identity { class: 7, time: 3, hash: [9; 16] };
+    const ANY: u32 = 4;
+
+    fn fingerprint() -> Fingerprint {
+        Fingerprint::new(ANY, false)
+    }
+
+    fn append(writer: &mut Writer, kind: Kind, payload: &str) -> Option<Identity> {
+        let event = Event {
+            kind,
+            source: "node",
+            network: "casper-test",
+            api_version: ApiVersion::NONE,
+            upstream_id: None,
+            received: 1,
+            payload,
+        };
+        writer.append(&event).unwrap();
+        identity_of(payload.as_bytes())
+    }
+
+    fn open(path: &Path, log: &Log) -> IdentityIndex {
+        let head = log.head().next_sequence.checked_sub(1);
+        IdentityIndex::open(path, log.id(), head, Options::default()).unwrap().index
+    }
+
+    #[test]
+    fn the_index_forgets_what_was_dropped_when_the_log_has_gone_on_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Arc::new(Directory::create(folder.path().join("log")).unwrap());
+        let Opened { mut writer, log, .. } = Writer::open(storage, WriteOptions::new("casper", [1; 16], 1)).unwrap();
+        let mut identities: Vec<Identity> = (0..10)
+            .map(|number| append(&mut writer, Kind::OTHER, &format!(r#"{{"SomethingNew":{number}}}"#)).unwrap())
+            .collect();
+        append(&mut writer, SHUTDOWN, "\"Shutdown\"");
+        identities.push(SHUTDOWN_IDENTITY);
+        let body = format!(r#"{{"sequence":10,"class":7,"time":3,"hash":"{}"}}"#, "09".repeat(16));
+        let mark = Mark { kind: MarkKind::IDENTITY, position: 11, source: String::new(), received: 1, body };
+        writer.mark(&mark).unwrap();
+        writer.seal_now(1).unwrap();
+        let kept = append(&mut writer, Kind::OTHER, r#"{"SomethingNew":"kept"}"#).unwrap();
+        writer.commit().unwrap();
+
+        let path = folder.path().join("index.redb");
+        let mut index = open(&path, &log);
+        for (identity, sequence) in identities.iter().chain([&kept]).zip(0..) {
+            let _room = index.insert(identity, fingerprint(), sequence).unwrap();
+        }
+        index.committed(11).unwrap();
+        index.flush().unwrap();
+        drop(index);
+        let known = || {
+            let mut index = open(&path, &log);
+            let mut is_known = |identity| index.check(identity, fingerprint()).unwrap() == Known::Same;
+            (identities.iter().filter(|identity| is_known(identity)).count(), is_known(&kept))
+        };
+        assert_eq!(known(), (11, true));
+
+        let maintenance = writer.maintenance();
+        let mut forgetting = Forgetting::default();
+        let at_head = |forgetting: &mut Forgetting, head| {
+            let forgetter = open(&path, &log).forgetter();
+            if head == 0 {
+                forgetting.take_leave(&maintenance, 0, &log, &forgetter);
+            }
+            forgetting.forget(head, &forgetter);
+        };
+        // What a node may well send again is still recognised.
+        at_head(&mut forgetting, 0);
+        assert_eq!(known(), (11, true));
+        at_head(&mut forgetting, RECOGNISED_EVENTS + 3);
+        assert_eq!(known(), (7, true));
+        at_head(&mut forgetting, RECOGNISED_EVENTS + 1_000);
+        assert_eq!(known(), (0, true));
+    }
+}
