@@ -20,11 +20,14 @@ use crate::ingest::{self, Ingest, IngestError, identity};
 use crate::source::Batch;
 use crate::source::casper::{self, Counters, End, NodeOptions, event::KINDS};
 use crate::stream::{self, Server, StreamOptions};
+use crate::view::{self, Views};
 
 /// How long clients of `/events/sidecar` are given to read that it ends.
 const FAREWELL: Duration = Duration::from_millis(200);
 /// How long closing the log may take before the process ends without (nothing durable is lost then).
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long the views may take to end after the log.
+const VIEWS_END_TIME_MAX: Duration = Duration::from_secs(5);
 /// Pauses before the log is opened again after the storage failed.
 const RESTART_PAUSE_MIN: Duration = Duration::from_secs(1);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -98,6 +101,7 @@ async fn run_once(
         .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     report(&ingest.recovery);
     started(&ingest);
+    let views = config.rest_api_server.map(|_| follow(storage, &ingest)).transpose()?;
     let server = Server::bind(stream_options(sse, storage), ingest.log.clone(), ingest.committed.clone())
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
     let handle = server.handle();
@@ -131,7 +135,21 @@ async fn run_once(
     drop(cut);
     // Awaited so that the port is free again when the appliance starts over.
     let _ = server.await;
+    if let Some(views) = views {
+        // So that their file is closed; what cannot end in time is caught up with at the next start.
+        let _ = tokio::time::timeout(VIEWS_END_TIME_MAX, views.ended()).await;
+    }
     Ok(outcome)
+}
+
+/// Starts the views, which only the REST server asks.
+fn follow(storage: &Storage, ingest: &Ingest) -> anyhow::Result<Views> {
+    let options = view::Options {
+        path: storage.folder.join("views").join("casper.redb"),
+        cache_bytes: storage.log.view_cache_bytes,
+    };
+    Views::open(options, ingest.log.clone(), ingest.committed.clone())
+        .context("Error initializing component 'rest_api_server'")
 }
 
 /// Ends with SIGTERM or SIGINT.

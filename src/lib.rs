@@ -11,3 +11,4 @@ pub mod ingest;
 pub mod source;
 pub mod stream;
 pub mod telemetry;
+pub mod view;

@@ -139,6 +139,7 @@ fn log_settings(file: &file::Log, section: &Section<'_>) -> Result<LogSettings, 
             4 * MIB,
             MIB..=1024 * GIB,
         )?,
+        view_cache_bytes: section.number_or("view_cache_bytes", file.view_cache_bytes, 8 * MIB, MIB..=1024 * GIB)?,
     })
 }
 
@@ -411,7 +412,7 @@ mod tests {
     ";
 
     /// Every number of the file, its limits, and what stands in the file's full example.
-    const LIMITS: [(&str, RangeInclusive<i64>); 48] = [
+    const LIMITS: [(&str, RangeInclusive<i64>); 49] = [
         ("max_thread_count", 1..=4096),
         ("max_blocking_thread_count", 1..=4096),
         ("storage.log.sync_interval_ms", 1..=60_000),
@@ -424,6 +425,7 @@ mod tests {
         ("storage.log.decode_concurrency", 1..=1024),
         ("storage.log.index_cache_bytes", 1_048_576..=1_099_511_627_776),
         ("storage.log.index_tail_bytes_max", 1_048_576..=1_099_511_627_776),
+        ("storage.log.view_cache_bytes", 1_048_576..=1_099_511_627_776),
         ("storage.sqlite_config.max_connections_in_pool", 1..=4_294_967_295),
         ("storage.sqlite_config.wal_autocheckpointing_interval", 0..=65_535),
         ("storage.postgresql_config.max_connections_in_pool", 1..=4_294_967_295),
@@ -507,6 +509,7 @@ mod tests {
             decode_concurrency: 2,
             index_cache_bytes: 8_388_608,
             index_tail_bytes_max: 4_194_304,
+            view_cache_bytes: 8_388_608,
         };
         assert_eq!(config.storage, Some(Storage { folder: "./storage".into(), log, sqlite: None, postgresql: None }));
         let sse = config.sse_server.unwrap();

@@ -50,6 +50,7 @@ pub(super) struct Log {
     pub(super) decode_concurrency: Option<i64>,
     pub(super) index_cache_bytes: Option<i64>,
     pub(super) index_tail_bytes_max: Option<i64>,
+    pub(super) view_cache_bytes: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

@@ -94,6 +94,8 @@ pub struct LogSettings {
     pub index_cache_bytes: usize,
     /// The most memory that identities which are not yet in the index file take, in bytes.
     pub index_tail_bytes_max: usize,
+    /// The memory of the views' page cache, in bytes.
+    pub view_cache_bytes: usize,
 }
 
 /// When an event counts as stored, and so may be shown to clients.

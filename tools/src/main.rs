@@ -23,6 +23,7 @@ use sidecar_log_format::{
 mod cat;
 mod locate;
 mod print;
+mod rebuild_views;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,9 +32,10 @@ Examples:
   sidecar-log cat LOG --types Step,Fault --follow  these kinds, and every new one as it is committed
   sidecar-log verify LOG                           read everything and check it
   sidecar-log repair LOG --dry-run                 what a repair would do
+  sidecar-log rebuild-views LOG                    make the REST server's views anew
 
 LOG is the log's directory (<storage_path>/logs/casper), or the storage path itself while it holds one log.
-All but repair work on a log that is being written and on a read-only directory.
+All but repair and rebuild-views work on a log that is being written and on a read-only directory.
 
 Exit status: 0 all is well; 1 something is wrong with the log, or the command failed; 2 wrong usage.";
 
@@ -104,6 +106,16 @@ Exit status: 0 when the log is sound now (with --dry-run: already was); 1 when s
         #[arg(long)]
         json: bool,
     },
+    /// Make the views anew, by which the REST server finds events.
+    #[command(after_help = "\
+Examples:
+  sidecar-log rebuild-views LOG           stop the sidecar first
+  sidecar-log rebuild-views LOG --json
+
+The sidecar does the same by itself when the file is missing or cannot be trusted.
+
+Exit status: 0; 1 when the log is being written, or the views cannot be made.")]
+    RebuildViews(rebuild_views::RebuildViewsArguments),
 }
 
 #[derive(clap::Args)]
@@ -179,6 +191,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
             }
             !actions.iter().any(|action| dry_run || matches!(action, Action::Leave { .. }))
         }
+        Command::RebuildViews(arguments) => rebuild_views::rebuild_views(&arguments, &mut out).map(|()| true)?,
     };
     out.flush()?;
     Ok(is_well)
