@@ -353,7 +353,8 @@ impl Log {
         }))
     }
 
-    /// All marks from position `from` on, in order.
+    /// All marks from position `from` on, in order, as far as they can be read: those of a damaged block or segment are
+    /// left out.
     ///
     /// # Errors
     /// What the storage answers.
@@ -369,6 +370,8 @@ impl Log {
             let segment = match self.shared.open_sealed(first) {
                 // Retention was faster.
                 Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                // One bad header must not hide the marks of all other segments.
+                Err(Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. }) => continue,
                 segment => segment?,
             };
             marks.append(&mut read_segment_marks(&segment.file, &segment.footer)?);
