@@ -338,7 +338,8 @@ impl Repair {
             epoch: slot.map_or(end.header.epoch, |slot| slot.epoch.max(end.header.epoch)),
             file_identity: 0,
             clean: slot.is_some_and(|slot| slot.clean),
-            unsynced: slot.is_some_and(|slot| slot.unsynced),
+            // Without a head nothing tells which sequences were given out: the next opening begins another epoch.
+            unsynced: slot.is_none_or(|slot| slot.unsynced),
         };
         let (slot, reason) = match &self.survey.head {
             HeadState::Missing => (from_blocks(None), "there is no sound head".to_owned()),
