@@ -170,7 +170,10 @@ impl Found {
         }
         let written_end = file.end_of_written(end)?;
         if written_end > end {
-            if self.recovery.copied || slot.is_some_and(|slot| end < slot.offset) {
+            let was_visible = slot.is_some_and(|slot| end < slot.offset);
+            // Readers in other processes know what stood there, and must not find something else in its place.
+            self.seal_active |= was_visible;
+            if self.recovery.copied || was_visible {
                 self.recovery.kept_aside = Some(keep_aside(storage, &file, end..written_end)?);
             } else {
                 self.recovery.cut_bytes = written_end - end;
