@@ -547,6 +547,11 @@ impl Shared {
         self.lock_open().by_sequence.remove(&first_sequence);
     }
 
+    /// A segment that was to be removed may still be there.
+    pub(crate) fn remember(&self, first_sequence: Sequence) {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).sealed.insert(first_sequence);
+    }
+
     /// Puts another file in the place of a sealed segment, unless it was dropped meanwhile; says whether it did. Readers
     /// open it anew; those who read the old one go on with it.
     pub(crate) fn replace_sealed(
