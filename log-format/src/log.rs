@@ -353,7 +353,8 @@ impl Log {
         }))
     }
 
-    /// All marks from position `from` on, in order.
+    /// All marks from position `from` on, in order, as far as they can be read: those of a damaged block or segment are
+    /// left out.
     ///
     /// # Errors
     /// What the storage answers.
@@ -369,6 +370,8 @@ impl Log {
             let segment = match self.shared.open_sealed(first) {
                 // Retention was faster.
                 Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                // One bad header must not hide the marks of all other segments.
+                Err(Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. }) => continue,
                 segment => segment?,
             };
             marks.append(&mut read_segment_marks(&segment.file, &segment.footer)?);
@@ -542,6 +545,11 @@ impl Shared {
             self.segments.write().unwrap_or_else(PoisonError::into_inner).sealed.remove(&first_sequence);
         }
         self.lock_open().by_sequence.remove(&first_sequence);
+    }
+
+    /// A segment that was to be removed may still be there.
+    pub(crate) fn remember(&self, first_sequence: Sequence) {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).sealed.insert(first_sequence);
     }
 
     /// Puts another file in the place of a sealed segment, unless it was dropped meanwhile; says whether it did. Readers

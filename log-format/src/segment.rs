@@ -492,9 +492,13 @@ impl SegmentFile {
                     && header.first_sequence >= sequence
                     && header.block_type.has_position()
                     && wanted(offset, &header)
-                    && self.check_parts(offset, &header).is_ok()
                 {
-                    return Ok(Some((offset, header.first_sequence)));
+                    match self.check_parts(offset, &header) {
+                        Ok(()) => return Ok(Some((offset, header.first_sequence))),
+                        Err(Error::Corrupt { .. }) => {}
+                        // A block that cannot be read just now is not a bad one: it must not be passed over.
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             if read < bytes.len() {

@@ -378,17 +378,25 @@ impl Writer {
             }
             // Out of sight first, so that nobody opens what is about to go.
             self.shared.forget(first, true);
-            let name = file_name(first);
-            let storage = &self.shared.storage;
-            match storage.remove(&name) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                result => result.map_err(storage_error("remove", &name))?,
+            if let Err(error) = self.remove_segment(first) {
+                // The next drop begins with it again: one that stays behind would have a hole after it.
+                self.shared.remember(first);
+                return Err(error);
             }
-            // One by one: a crash between two must not leave a hole in the middle.
-            storage.sync_directory().map_err(storage_error(SYNC, "the directory"))?;
             dropped += 1;
         }
         Ok(dropped)
+    }
+
+    /// Removes a segment's file, and sees to it that a crash cannot bring it back without those behind it.
+    fn remove_segment(&self, first_sequence: Sequence) -> Result<()> {
+        let name = file_name(first_sequence);
+        let storage = &self.shared.storage;
+        match storage.remove(&name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result.map_err(storage_error("remove", &name))?,
+        }
+        storage.sync_directory().map_err(storage_error(SYNC, "the directory"))
     }
 
     /// What keeps this log's sealed segments in shape, from another thread while this one writes.
