@@ -1,7 +1,11 @@
-//! What operators see of a running process: log lines on standard output.
+//! What operators see of a running process: log lines on standard output, and what every part counts with.
 //!
 //! The form of a line is the reference's (config.md section 2): time, level, target, message, then each field as
 //! `; key=value`.
+
+mod histogram;
+
+pub use histogram::{Histogram, Snapshot};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
