@@ -7,7 +7,10 @@
 pub mod appliance;
 pub mod config;
 pub mod demo;
+pub mod http;
 pub mod ingest;
+pub mod rest;
 pub mod source;
 pub mod stream;
 pub mod telemetry;
+pub mod view;

@@ -38,13 +38,6 @@ pub enum Question {
     Signatures(Hash),
     /// The step that ended an era.
     Step(u64),
-    /// Blocks in the order of their height.
-    Blocks {
-        /// The least height.
-        from_height: u64,
-        /// How many at most.
-        limit: usize,
-    },
     /// Transactions of an account, the newest first.
     TransactionsOf {
         /// A public key, or `account-hash-` and a hash, in lower case.
@@ -76,8 +69,8 @@ pub(super) enum Request<'a> {
     Aggregate(TransactionType, Hash, &'a str),
     /// A page of `/blocks`.
     Blocks { from_height: u64, limit: usize },
-    /// A page of `/account/…/transactions`.
-    TransactionsOf { account: String, before: Option<Sequence>, limit: usize },
+    /// A page of [`Question::TransactionsOf`].
+    Transactions(Question),
     /// One event by its sequence.
     Event(Sequence),
     /// A page of `/events`.
@@ -247,7 +240,7 @@ fn page_of_transactions(account: String, query: Option<&str>) -> Result<Request<
             _ => return Err(unknown_parameter(&key, "before, limit")),
         }
     }
-    Ok(Request::TransactionsOf { account, before, limit: limit_of_page })
+    Ok(Request::Transactions(Question::TransactionsOf { account, before, limit: limit_of_page }))
 }
 
 fn parameters(query: Option<&str>) -> form_urlencoded::Parse<'_> {
@@ -376,10 +369,11 @@ mod tests {
         assert_eq!(get("/events/?from=5&limit=1000&types=Fault,Step"), page(5, 1000, faults_and_steps));
         assert_eq!(get("/blocks?from_height=3&limit=1"), Ok(Request::Blocks { from_height: 3, limit: 1 }));
         let account = KEY.to_owned();
-        let transactions = Request::TransactionsOf { account, before: Some(8), limit: 100 };
+        let transactions = Request::Transactions(Question::TransactionsOf { account, before: Some(8), limit: 100 });
         assert_eq!(get(&format!("/account/{KEY}/transactions?before=8")), Ok(transactions));
         let by_hash = format!("account-hash-{HASH}");
-        let transactions = Request::TransactionsOf { account: by_hash.clone(), before: None, limit: 100 };
+        let question = Question::TransactionsOf { account: by_hash.clone(), before: None, limit: 100 };
+        let transactions = Request::Transactions(question);
         assert_eq!(get(&format!("/account/{by_hash}/transactions")), Ok(transactions));
     }
 
