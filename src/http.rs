@@ -43,7 +43,7 @@ const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Why a port cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}; {}", advice(source))]
+#[error("cannot listen on {address}: {}", advice(source))]
 pub struct BindError {
     /// Address and port.
     pub address: SocketAddr,
@@ -53,7 +53,7 @@ pub struct BindError {
 
 fn advice(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::AddrInUse => "stop the program that has the port, or set another `port`",
+        io::ErrorKind::AddrInUse => "the port is taken; stop the program that has it, or set another `port`",
         _ => "set another `port`",
     }
 }

@@ -11,6 +11,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format;
 
+/// The bounds of sizes, in bytes; the reference's.
+pub const SIZE_BYTES: &[u64] = &[500, 1000, 2000, 5000, 50_000, 500_000, 5_000_000, 50_000_000];
+
 const DEFAULT_FILTER: &str = "warn,sidecar=info";
 
 /// Starts logging to standard output, as `RUST_LOG` says; colours unless `NO_COLOR` is set.

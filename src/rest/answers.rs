@@ -25,7 +25,7 @@ const LIST_BYTES_MAX: usize = 64 << 20;
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Failure {
+pub(super) enum Failure {
     /// There is no such event.
     #[error("Query returned no results")]
     NotFound,
@@ -44,6 +44,9 @@ pub enum Failure {
         /// How many events they still have to read.
         events: u64,
     },
+    /// The views are not open.
+    #[error("The views are not open now: {0}; ask again")]
+    Closed(String),
     /// The list is too long for one answer.
     #[error("Unhandled error occurred in storage: the answer is longer than {LIST_BYTES_MAX} bytes; read it with /events")]
     TooLong,

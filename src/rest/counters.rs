@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::source::Kind;
 use crate::source::casper::event::KINDS;
-use crate::telemetry::{Histogram, Snapshot};
+use crate::telemetry::{Histogram, SIZE_BYTES, Snapshot};
 
 /// The bounds of response times, in microseconds; shown in milliseconds.
 const RESPONSE_MICROSECONDS: &[u64] = &[1000, 5000, 10_000, 30_000, 50_000, 100_000, 200_000, 300_000];
-/// The bounds of sizes, in bytes.
-pub(crate) const SIZE_BYTES: &[u64] = &[500, 1000, 2000, 5000, 50_000, 500_000, 5_000_000, 50_000_000];
 
 /// What a request asked for, as far as response times tell requests apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -177,13 +177,12 @@ const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         path: "/account/{account}/transactions",
         operation_id: "transactions_by_account",
-        summary: "The transactions that an account has initiated, the newest first: as they were accepted and processed. \
+        summary: "The transactions that an account has initiated, the newest first: of each the first event that is stored. \
                   To go on, ask for those before `next`, until it is null.",
         parameters: &[
             Described(
                 "account",
-                "A public key in hexadecimal with its algorithm tag, or `account-hash-` and a hash: as the transactions \
-                 name their initiator.",
+                "A public key in hexadecimal with its algorithm tag, or `account-hash-` and the account's hash.",
                 Form::Text(ACCOUNT),
                 "01b3feeec1d91c7c2f070052315258eeaaf7c24029a80a1aea285814e9f9a20d36",
             ),

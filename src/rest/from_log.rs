@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::answers::{Failure, Found, Pushed};
 use super::question::{PageOfEvents, Question};
-use crate::view::Views;
+use crate::view::{ViewError, Views};
 
 /// How long a question waits for the views to see what was stored when it was asked.
 const VIEW_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -119,7 +119,7 @@ impl LogAnswers {
         if self.views.next_sequence() >= head || (question.is_settled_by_one() && !at_once.is_empty()) {
             return Ok(at_once);
         }
-        if self.views.caught_up_to(head.saturating_sub(1), VIEW_WAIT_MAX).await {
+        if self.views.caught_up_to(head, VIEW_WAIT_MAX).await {
             return self.look_up(question);
         }
         match question {
@@ -137,24 +137,31 @@ impl LogAnswers {
             Question::BlockByHash(hash) => views.block_by_hash(hash).map(one),
             Question::BlockByHeight(height) => views.block_by_height(*height).map(one),
             Question::Transaction(stage, form, hash) => views.transaction(*stage, *form, hash).map(one),
-            Question::FaultsByKey(key) => views.faults_by_key(key.as_bytes()),
+            Question::FaultsByKey(key) => views.faults_by_key(key),
             Question::FaultsByEra(era) => views.faults_by_era(*era),
             Question::Signatures(block) => views.signatures(block),
             Question::Step(era) => views.step(*era).map(one),
             Question::TransactionsOf { account, before, limit } => {
-                views.transactions_by_initiator(account.as_bytes(), *before, *limit)
+                views.transactions_by_initiator(account, *before, *limit)
             }
         }
-        .map_err(|error| Failure::Storage(error.to_string()))
+        .map_err(|error| view_failure(&error))
     }
 
     /// Blocks from a height on, each with its height.
     pub(super) async fn blocks_from(&self, height: u64, limit: usize) -> Result<Vec<(u64, Sequence)>, Failure> {
         let head = self.log.head().next_sequence;
-        if self.views.next_sequence() < head && !self.views.caught_up_to(head.saturating_sub(1), VIEW_WAIT_MAX).await {
+        if self.views.next_sequence() < head && !self.views.caught_up_to(head, VIEW_WAIT_MAX).await {
             return Err(Failure::Behind { events: self.view_lag() });
         }
-        self.views.blocks_from(height, limit).map_err(|error| Failure::Storage(error.to_string()))
+        self.views.blocks_from(height, limit).map_err(|error| view_failure(&error))
+    }
+}
+
+fn view_failure(error: &ViewError) -> Failure {
+    match error {
+        ViewError::Closed { reason, .. } => Failure::Closed(reason.clone()),
+        error => Failure::Storage(error.to_string()),
     }
 }
 

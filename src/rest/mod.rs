@@ -24,7 +24,6 @@ use std::time::Duration;
 
 pub use counters::Counters;
 pub use server::Server;
-pub use status::NamedSource;
 
 /// How the server listens and what it grants its clients.
 #[derive(Clone, Debug)]

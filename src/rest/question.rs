@@ -17,11 +17,11 @@ pub(super) const PAGE_EVENTS: usize = 100;
 pub(super) const PAGE_EVENTS_MAX: usize = 1000;
 
 /// A block's or transaction's hash.
-pub type Hash = [u8; 32];
+pub(super) type Hash = [u8; 32];
 
 /// Something to look for among the stored events.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
+pub(super) enum Question {
     /// The block of the greatest height.
     LatestBlock,
     /// A block by its hash.
@@ -30,8 +30,8 @@ pub enum Question {
     BlockByHeight(u64),
     /// What is known of a transaction at one stage.
     Transaction(Stage, TransactionType, Hash),
-    /// The faults of a validator, by its public key in lower case.
-    FaultsByKey(String),
+    /// The faults of a validator, by its public key with the algorithm tag.
+    FaultsByKey(Vec<u8>),
     /// The faults of an era.
     FaultsByEra(u64),
     /// The finality signatures of a block.
@@ -40,8 +40,8 @@ pub enum Question {
     Step(u64),
     /// Transactions of an account, the newest first.
     TransactionsOf {
-        /// A public key, or `account-hash-` and a hash, in lower case.
-        account: String,
+        /// A public key with its algorithm tag, or the 32 bytes of an account hash.
+        account: Vec<u8>,
         /// Only those stored before this sequence.
         before: Option<Sequence>,
         /// How many at most.
@@ -176,18 +176,13 @@ fn number(text: &str) -> Option<u64> {
     text.parse().ok()
 }
 
-fn is_hex(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_hexdigit())
+fn public_key(text: &str) -> Option<Vec<u8>> {
+    hex::decode(text).ok().filter(|key| matches!(key.len(), 33 | 34) && matches!(key.first(), Some(1 | 2)))
 }
 
-fn public_key(text: &str) -> Option<String> {
-    let tagged = text.starts_with("01") || text.starts_with("02");
-    (matches!(text.len(), 66 | 68) && tagged && is_hex(text)).then(|| text.to_ascii_lowercase())
-}
-
-fn account(text: &str) -> Option<String> {
-    let account_hash = text.strip_prefix("account-hash-").filter(|hash| hash.len() == 64 && is_hex(hash));
-    account_hash.map(|_| text.to_ascii_lowercase()).or_else(|| public_key(text))
+fn account(text: &str) -> Option<Vec<u8>> {
+    let account_hash = text.strip_prefix("account-hash-").and_then(hash);
+    account_hash.map(|hash| hash.to_vec()).or_else(|| public_key(text))
 }
 
 fn stage(text: &str) -> Option<Stage> {
@@ -231,7 +226,7 @@ fn page_of_blocks(query: Option<&str>) -> Result<Request<'static>, Refusal> {
     Ok(Request::Blocks { from_height, limit: limit_of_page })
 }
 
-fn page_of_transactions(account: String, query: Option<&str>) -> Result<Request<'static>, Refusal> {
+fn page_of_transactions(account: Vec<u8>, query: Option<&str>) -> Result<Request<'static>, Refusal> {
     let (mut before, mut limit_of_page) = (None, PAGE_EVENTS);
     for (key, value) in parameters(query) {
         match key.as_ref() {
@@ -307,7 +302,7 @@ mod tests {
                 format!("/transaction/expired/deploy/{HASH}"),
                 Request::One(Question::Transaction(Stage::Expired, TransactionType::Deploy, bytes)),
             ),
-            (format!("/faults/{KEY}"), Request::All(Question::FaultsByKey(KEY.to_owned()))),
+            (format!("/faults/{KEY}"), Request::All(Question::FaultsByKey(hex::decode(KEY).unwrap()))),
             ("/faults/7".to_owned(), Request::All(Question::FaultsByEra(7))),
             (format!("/signatures/{HASH}"), Request::All(Question::Signatures(bytes))),
             ("/step/9".to_owned(), Request::One(Question::Step(9))),
@@ -368,13 +363,12 @@ mod tests {
         let faults_and_steps = Kind(5).bit() | Kind(7).bit();
         assert_eq!(get("/events/?from=5&limit=1000&types=Fault,Step"), page(5, 1000, faults_and_steps));
         assert_eq!(get("/blocks?from_height=3&limit=1"), Ok(Request::Blocks { from_height: 3, limit: 1 }));
-        let account = KEY.to_owned();
+        let account = hex::decode(KEY).unwrap();
         let transactions = Request::Transactions(Question::TransactionsOf { account, before: Some(8), limit: 100 });
         assert_eq!(get(&format!("/account/{KEY}/transactions?before=8")), Ok(transactions));
-        let by_hash = format!("account-hash-{HASH}");
-        let question = Question::TransactionsOf { account: by_hash.clone(), before: None, limit: 100 };
+        let question = Question::TransactionsOf { account: hex::decode(HASH).unwrap(), before: None, limit: 100 };
         let transactions = Request::Transactions(question);
-        assert_eq!(get(&format!("/account/{by_hash}/transactions")), Ok(transactions));
+        assert_eq!(get(&format!("/account/account-hash-{HASH}/transactions")), Ok(transactions));
     }
 
     #[test]

@@ -21,9 +21,10 @@ use super::counters::Counters;
 use super::document;
 use super::from_log::LogAnswers;
 use super::question::{self, Hash, PageOfEvents, Question, Refusal, Request};
-use super::status::{NamedSource, status};
+use super::status::status;
 use super::RestOptions;
 use crate::http::{self, BindError, Limits, Listener};
+use crate::source::casper::NamedSource;
 use crate::source::casper::keys::{Stage, TransactionType};
 use crate::view::Views;
 
@@ -360,7 +361,7 @@ fn refused(refusal: &Refusal) -> Response {
 fn failure(failure: &Failure) -> Response {
     let status = match failure {
         Failure::NotFound => StatusCode::NOT_FOUND,
-        Failure::Behind { .. } | Failure::TooSlow => StatusCode::SERVICE_UNAVAILABLE,
+        Failure::Behind { .. } | Failure::Closed(_) | Failure::TooSlow => StatusCode::SERVICE_UNAVAILABLE,
         Failure::UnknownShape { .. } | Failure::Storage(_) | Failure::TooLong => StatusCode::INTERNAL_SERVER_ERROR,
     };
     if status == StatusCode::INTERNAL_SERVER_ERROR {

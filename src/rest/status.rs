@@ -1,20 +1,9 @@
 //! `GET /status`: the version first, as the reference has it, and then how far everything is.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 use sidecar_log_format::{Log, Sequence};
 
-use crate::source::casper;
-
-/// A source by its name, with what it counts.
-#[derive(Clone, Debug)]
-pub struct NamedSource {
-    /// `HOST:SSE_PORT`.
-    pub name: String,
-    /// Its counters.
-    pub counters: Arc<casper::Counters>,
-}
+use crate::source::casper::NamedSource;
 
 #[derive(Serialize)]
 struct Status<'a> {

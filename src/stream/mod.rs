@@ -11,6 +11,7 @@
 mod compression;
 mod cursor;
 mod large;
+mod readers;
 mod request;
 mod server;
 mod subscriber;
@@ -25,6 +26,7 @@ use std::{
 
 use sidecar_log_format::Kind;
 
+pub use readers::{ClassLag, ReaderClass, Readers};
 pub use server::{BindError, Handle, Server};
 
 /// Names the range of sequences that the log retained when the stream began, as `OLDEST-NEWEST`, both inclusive. On every
@@ -118,4 +120,6 @@ pub struct Counters {
     pub refused: AtomicU64,
     /// Connections closed because too many were open.
     pub connections_refused: AtomicU64,
+    /// How far the open streams have come.
+    pub readers: Readers,
 }

@@ -54,6 +54,19 @@ pub struct Snapshot {
     pub sum: u64,
 }
 
+impl Snapshot {
+    /// The values of both, which were counted within the same bounds.
+    #[must_use]
+    pub fn plus(&self, other: &Snapshot) -> Snapshot {
+        let within = self.within.iter().zip(&other.within).map(|((bound, one), (_, more))| (*bound, one + more));
+        Snapshot {
+            within: within.collect(),
+            count: self.count + other.count,
+            sum: self.sum.wrapping_add(other.sum),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +79,15 @@ mod tests {
         }
         let expected = Snapshot { within: vec![(10, 2), (20, 4)], count: 6, sum: 1062 };
         assert_eq!(histogram.snapshot(), expected);
+    }
+
+    #[test]
+    fn two_are_added_bound_by_bound() {
+        let (one, more) = (Histogram::new(&[10, 20]), Histogram::new(&[10, 20]));
+        one.observe(5);
+        more.observe(15);
+        let expected = Snapshot { within: vec![(10, 1), (20, 2)], count: 2, sum: 20 };
+        assert_eq!(one.snapshot().plus(&more.snapshot()), expected);
     }
 
     #[test]
