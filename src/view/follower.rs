@@ -1,0 +1,185 @@
+//! The follower: one thread that keeps the views up with the log.
+//!
+//! Wake-ups flow in from the log's committer, batches flow out into the store. It reads blocks out of the log's shared
+//! cache, where those just committed are, and nobody waits for it. A failure closes the file; after a pause it is opened
+//! again, or made anew, and projection goes on from its checkpoint.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redb::Durability;
+use sidecar_log_format::{Head, Log, Sequence};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::batch::Batch;
+use super::rows::RowError;
+use super::store::{self, Rebuild, Store};
+use super::{Options, Shared, ViewError};
+
+/// Most events of a batch, which bounds its memory: some 60 bytes an event.
+pub(super) const BATCH_EVENTS: usize = 65_536;
+/// A commit is durable when this many events have come since the last such one,
+const SYNC_EVENTS: usize = 1_000_000;
+/// or so much time. What is projected again after a crash is no more than that.
+const SYNC_PERIOD: Duration = Duration::from_secs(10);
+/// Rows looked at between two batches while those of dropped events are taken out.
+const SWEEP_ROWS: usize = 2_048;
+/// A start that has more than this to read says so.
+const WORTH_TELLING_EVENTS: u64 = 100_000;
+/// Pauses before the file is opened again after a failure.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// The state of the views' thread.
+pub(super) struct Follower {
+    pub(super) options: Options,
+    pub(super) log: Log,
+    pub(super) committed: watch::Receiver<Head>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) projected: watch::Sender<Sequence>,
+    pub(super) runtime: Handle,
+}
+
+impl Drop for Follower {
+    /// However the thread ends, nobody is answered from views that stand still.
+    fn drop(&mut self) {
+        self.shared.close("the log's writer has ended");
+    }
+}
+
+impl Follower {
+    /// Follows until the log's writer has ended.
+    pub(super) fn run(mut self) {
+        let mut pause = PAUSE_MIN;
+        let mut distrusted = None;
+        while !self.is_over() {
+            let begun = Instant::now();
+            let Err(failure) = self.follow(distrusted.take()) else { return };
+            self.shared.close(&failure.to_string());
+            self.shared.counters.failures.add(1);
+            if begun.elapsed() > PAUSE_MAX {
+                pause = PAUSE_MIN;
+            }
+            error!("the views are closed: {failure}; they are opened again in {pause:?}, ingest and serving go on");
+            distrusted = matches!(failure, ViewError::MalformedRow { .. }).then_some(Rebuild::MalformedRow);
+            let end_of_pause = Instant::now() + pause;
+            while Instant::now() < end_of_pause && self.wait(end_of_pause.saturating_duration_since(Instant::now())) {}
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Follows with one opening of the file.
+    fn follow(&mut self, distrusted: Option<Rebuild>) -> Result<(), ViewError> {
+        let mut store = self.open(distrusted)?;
+        let path = self.options.path.clone();
+        let mut unsynced = Unsynced::default();
+        loop {
+            let is_behind = store.next() < self.log.head().next_sequence;
+            if is_behind {
+                let batch = Batch::read(&self.log, store.next(), BATCH_EVENTS)?;
+                let durability = unsynced.add(batch.events());
+                self.shared.counters.projected.add(batch.events() as u64);
+                store.commit(batch, durability).map_err(|error| store::at(&path, error))?;
+                self.count_commit(durability);
+                self.publish(store.next());
+            }
+            store.note_oldest(self.log.oldest());
+            if store.is_sweeping() {
+                store.sweep(SWEEP_ROWS).map_err(|error| store::at(&path, error))?;
+                self.count_commit(unsynced.add(0));
+            }
+            if self.is_over() || self.shared.is_suspect() {
+                break;
+            }
+            if is_behind || store.is_sweeping() {
+                continue;
+            }
+            match unsynced.due_in() {
+                None => _ = self.wait(Duration::MAX),
+                Some(Duration::ZERO) => {
+                    self.sync(&mut store, &mut unsynced)?;
+                }
+                Some(due_in) => _ = self.wait(due_in),
+            }
+        }
+        if self.shared.is_suspect() {
+            return Err(ViewError::MalformedRow { path });
+        }
+        self.sync(&mut store, &mut unsynced)
+    }
+
+    fn open(&mut self, distrusted: Option<Rebuild>) -> Result<Store, ViewError> {
+        let (store, rebuild) = match distrusted {
+            Some(rebuild) => (store::begin(&self.options, &self.log, &rebuild)?, Some(rebuild)),
+            None => store::open(&self.options, &self.log)?,
+        };
+        let events = self.log.head().next_sequence.saturating_sub(store.next());
+        if let Some(rebuild) = rebuild {
+            self.shared.counters.rebuilds.add(1);
+            if events > 0 {
+                warn!("the views are made anew from {events} events of the log: {rebuild:?}");
+            }
+        } else if events > WORTH_TELLING_EVENTS {
+            info!("the views catch up with {events} events of the log");
+        }
+        self.shared.open(store.database());
+        self.publish(store.next());
+        Ok(store)
+    }
+
+    fn sync(&self, store: &mut Store, unsynced: &mut Unsynced) -> Result<(), ViewError> {
+        store.sync().map_err(|error: RowError| store::at(&self.options.path, error))?;
+        *unsynced = Unsynced::default();
+        self.count_commit(Durability::Immediate);
+        Ok(())
+    }
+
+    fn count_commit(&self, durability: Durability) {
+        self.shared.counters.commits.add(1);
+        if matches!(durability, Durability::Immediate) {
+            self.shared.counters.syncs.add(1);
+        }
+    }
+
+    fn publish(&self, next: Sequence) {
+        self.shared.publish(next);
+        self.projected.send_replace(next);
+    }
+
+    fn is_over(&self) -> bool {
+        self.committed.has_changed().is_err()
+    }
+
+    /// Waits for a commit of the log, at most `time`; says whether more may come.
+    fn wait(&mut self, time: Duration) -> bool {
+        let changed = self.runtime.block_on(async { tokio::time::timeout(time, self.committed.changed()).await });
+        !matches!(changed, Ok(Err(_)))
+    }
+}
+
+/// What a crash would have projected again.
+#[derive(Default)]
+struct Unsynced {
+    events: usize,
+    since: Option<Instant>,
+}
+
+impl Unsynced {
+    /// How to commit `events` more.
+    fn add(&mut self, events: usize) -> Durability {
+        self.events += events;
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if self.events >= SYNC_EVENTS || since.elapsed() >= SYNC_PERIOD {
+            *self = Self::default();
+            return Durability::Immediate;
+        }
+        Durability::None
+    }
+
+    /// When the next durable commit is due; `None` when there is nothing to make durable.
+    fn due_in(&self) -> Option<Duration> {
+        self.since.map(|since| SYNC_PERIOD.saturating_sub(since.elapsed()))
+    }
+}
