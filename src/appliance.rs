@@ -18,12 +18,13 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminOptions, Follower, Role};
 use crate::config::{
-    AdminApiServer, Config, Durability, NodeConnection, ReplayChunks, RestApiServer, SseServer, Storage, ZstdPassThrough,
+    AdminApiServer, Config, Durability, NodeConnection, ReplayChunks, RestApiServer, SseServer, Storage,
+    ZstdPassThrough,
 };
 use crate::http::BindError;
 use crate::ingest::{self, Ingest, IngestError, identity};
-use crate::source::Batch;
 use crate::rest::{self, RestOptions};
+use crate::source::Batch;
 use crate::source::casper::{self, End, NamedSource, NodeOptions, event::KINDS};
 use crate::stream::{self, Server, StreamOptions};
 use crate::view::{self, Views};
@@ -151,12 +152,15 @@ fn serve(
     nodes: &[Node],
     cut: &broadcast::Sender<()>,
 ) -> anyhow::Result<(JoinSet<()>, stream::Handle)> {
-    let views = Views::open(view_options(storage), ingest.log.clone(), ingest.committed.clone())
-        .context("Error initializing component 'rest_api_server'")?;
+    let views = config.rest_api_server.as_ref().map(|_| {
+        // Without look-ups nobody needs the views; they catch up when somebody does.
+        Views::open(view_options(storage), ingest.log.clone(), ingest.committed.clone())
+    });
+    let views = views.transpose().context("Error initializing component 'rest_api_server'")?;
     let sources: Vec<NamedSource> = nodes.iter().map(|node| node.source.clone()).collect();
     let admin = config.admin_api_server.as_ref().map(|settings| admin::Server::bind(&admin_options(settings)));
     let admin = admin.transpose().map_err(|error| cannot_run("admin_api_server", error))?;
-    let rest = config.rest_api_server.as_ref().map(|settings| {
+    let rest = config.rest_api_server.as_ref().zip(views.as_ref()).map(|(settings, views)| {
         let options = rest_options(settings, storage);
         rest::Server::bind(options, ingest.log.clone(), views.clone(), sources.clone())
     });
@@ -181,7 +185,10 @@ fn serve(
             sources,
             stream: Arc::clone(handle.counters()),
             rest: rest.as_ref().map(rest::Server::counters),
-            followers: vec![Follower { role: Role::View, name: "casper", next_sequence: views.position() }],
+            followers: views
+                .iter()
+                .map(|views| Follower { role: Role::View, name: "casper", next_sequence: views.position() })
+                .collect(),
         };
         servers.spawn(admin.run(parts, is_cut()));
     }
@@ -189,7 +196,9 @@ fn serve(
         servers.spawn(rest.run(is_cut()));
     }
     servers.spawn(stream.run(is_cut()));
-    servers.spawn(async move { views.ended().await });
+    if let Some(views) = views {
+        servers.spawn(async move { views.ended().await });
+    }
     Ok((servers, handle))
 }
 

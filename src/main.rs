@@ -36,6 +36,7 @@ enum Command {
 }
 
 #[derive(Args)]
+#[command(args_override_self = true)]
 struct DemoArguments {
     /// Keep the log in this directory; without it, it goes when the demo ends.
     #[arg(long, value_name = "DIR")]

@@ -65,9 +65,11 @@ fn nodes(group: &mut Group, sources: &[NamedSource]) {
         "Payloads and frames dropped because they are not UTF-8 or not one JSON value",
         |counters| &counters.malformed,
     );
-    per_node("sidecar_source_oversized_total", "Frames dropped because they are longer than event_bytes_max", |counters| {
-        &counters.oversized
-    });
+    per_node(
+        "sidecar_source_oversized_total",
+        "Frames dropped because they are longer than event_bytes_max",
+        |counters| &counters.oversized,
+    );
     per_node(
         "sidecar_source_unclassified_total",
         "Events of an unknown kind, or of a known kind in an unknown shape; they are stored",
@@ -133,9 +135,11 @@ fn ingest(group: &mut Group, parts: &Parts) {
         "Block heights in gaps, which no node has any more",
         &counters.missing_blocks,
     );
-    group
-        .histogram("sidecar_log_sync_seconds", "How long it took to make what was written durable")
-        .distribution(&[], &counters.disk.syncs.snapshot(), SECOND);
+    group.histogram("sidecar_log_sync_seconds", "How long it took to make what was written durable").distribution(
+        &[],
+        &counters.disk.syncs.snapshot(),
+        SECOND,
+    );
 }
 
 fn log(group: &mut Group, parts: &Parts) {
@@ -222,7 +226,12 @@ fn followers(group: &mut Group, parts: &Parts) {
     let head = parts.log.head().next_sequence;
     for (role, name, help, label) in [
         (Role::View, "sidecar_view_lag_events", "Stored events that a view has not read yet", "view"),
-        (Role::Exporter, "sidecar_exporter_lag_events", "Stored events that an exporter has not written yet", "exporter"),
+        (
+            Role::Exporter,
+            "sidecar_exporter_lag_events",
+            "Stored events that an exporter has not written yet",
+            "exporter",
+        ),
     ] {
         let lags = group.gauge(name, help);
         for follower in parts.followers.iter().filter(|follower| follower.role == role) {

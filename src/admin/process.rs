@@ -23,9 +23,7 @@ fn collect(group: &mut Group) -> ProcResult<()> {
         .counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.")
         .sample(&[], (stat.utime + stat.stime) as f64 / ticks);
     group.gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.").count(&[], stat.vsize);
-    group
-        .gauge("process_resident_memory_bytes", "Resident memory size in bytes.")
-        .count(&[], stat.rss_bytes().get());
+    group.gauge("process_resident_memory_bytes", "Resident memory size in bytes.").count(&[], stat.rss_bytes().get());
     let started = procfs::boot_time_secs()? as f64 + stat.starttime as f64 / ticks;
     group
         .gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.")

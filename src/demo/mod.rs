@@ -157,8 +157,7 @@ mod tests {
 
     #[test]
     fn the_demo_runs_on_a_configuration_without_warnings() {
-        let options =
-            Options { storage_path: None, speed: 1.0, sse_port: 19999, rest_port: 18888, admin_port: 18887 };
+        let options = Options { storage_path: None, speed: 1.0, sse_port: 19999, rest_port: 18888, admin_port: 18887 };
         let text = config_text(Path::new("/tmp/a 'quoted' \"path\""), 9999, &options).unwrap();
         let Loaded { config, warnings } = Config::parse(&text, |_| None).unwrap();
         assert_eq!(warnings, []);

@@ -4,7 +4,8 @@ use crate::source::casper::counters::Count;
 use crate::telemetry::Histogram;
 
 /// The bounds of sync times, in microseconds.
-const SYNC_MICROSECONDS: &[u64] = &[100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
+const SYNC_MICROSECONDS: &[u64] =
+    &[100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
 
 /// What the log's files went through.
 #[derive(Debug)]

@@ -48,7 +48,9 @@ pub(super) enum Failure {
     #[error("The views are not open now: {0}; ask again")]
     Closed(String),
     /// The list is too long for one answer.
-    #[error("Unhandled error occurred in storage: the answer is longer than {LIST_BYTES_MAX} bytes; read it with /events")]
+    #[error(
+        "Unhandled error occurred in storage: the answer is longer than {LIST_BYTES_MAX} bytes; read it with /events"
+    )]
     TooLong,
     /// It took longer than `request_timeout_in_seconds`.
     #[error("The answer took longer than request_timeout_in_seconds")]
@@ -95,7 +97,16 @@ impl Found {
     pub(super) fn new(opening: &str, form: Form, counters: &Arc<Counters>) -> Self {
         let mut body = Vec::with_capacity(4 << 10);
         body.extend_from_slice(opening.as_bytes());
-        Found { body, form, is_page: false, is_cut: false, events: 0, last: 0, room: None, counters: Arc::clone(counters) }
+        Found {
+            body,
+            form,
+            is_page: false,
+            is_cut: false,
+            events: 0,
+            last: 0,
+            room: None,
+            counters: Arc::clone(counters),
+        }
     }
 
     /// A page ends early when it has become long.
@@ -154,7 +165,11 @@ impl Found {
 
     fn push_facts(&mut self, row: &Row<'_>) {
         let received_at = humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(row.received()));
-        self.push_display(format_args!("{{\"sequence\":{},\"kind\":\"{}\",\"source\":", row.sequence(), kind_name(row.kind())));
+        self.push_display(format_args!(
+            "{{\"sequence\":{},\"kind\":\"{}\",\"source\":",
+            row.sequence(),
+            kind_name(row.kind())
+        ));
         self.push_string(row.source());
         self.push_display(format_args!(",\"received_at\":\"{received_at}\","));
     }

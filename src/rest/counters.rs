@@ -145,8 +145,7 @@ mod tests {
         counters.begin(Label::Account).end(StatusCode::IM_A_TEAPOT);
         let shown: Vec<_> =
             counters.response_times().map(|(label, status, times)| (label, status, times.count)).collect();
-        let expected =
-            [("/block/(...)", "200", 2), ("/account/(...)", "error", 1), ("unknown", "400", 1)];
+        let expected = [("/block/(...)", "200", 2), ("/account/(...)", "error", 1), ("unknown", "400", 1)];
         assert_eq!(shown, expected);
         assert_eq!(counters.in_flight.load(Ordering::Relaxed), 0);
     }

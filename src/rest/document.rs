@@ -42,9 +42,9 @@ pub fn json() -> &'static Bytes {
             .version(env!("CARGO_PKG_VERSION"))
             .description(Some("Stores the events of Casper nodes and answers for them."))
             .license(Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()));
-        let paths = ENDPOINTS.iter().fold(PathsBuilder::new(), |paths, endpoint| {
-            paths.path(endpoint.path, endpoint.path_item(&examples))
-        });
+        let paths = ENDPOINTS
+            .iter()
+            .fold(PathsBuilder::new(), |paths, endpoint| paths.path(endpoint.path, endpoint.path_item(&examples)));
         let document = OpenApiBuilder::new().info(info).paths(paths).components(Some(components())).build();
         // Strings, numbers and maps with string keys are always JSON.
         Bytes::from(document.to_json().unwrap_or_default())
@@ -135,10 +135,7 @@ const ENDPOINTS: &[Endpoint] = &[
         path: "/blocks",
         operation_id: "blocks",
         summary: "Blocks in the order of their height. Past the last one, the page is empty.",
-        parameters: &[
-            Described("from_height", "The least height, 0 if absent.", Form::OptionalNumber, "1"),
-            LIMIT,
-        ],
+        parameters: &[Described("from_height", "The least height, 0 if absent.", Form::OptionalNumber, "1"), LIMIT],
         answer: Answer::One("BlocksPage"),
         example: "/blocks?from_height=1&limit=2",
     },
@@ -474,7 +471,7 @@ mod tests {
     fn the_examples_of_the_parameters_make_requests_that_are_understood() {
         for endpoint in ENDPOINTS {
             let in_path = |parameter: &&Described| matches!(parameter.2, Form::Text(_) | Form::Number);
-            let (path, query): (Vec<_>, Vec<_>) = endpoint.parameters.iter().partition(in_path);
+            let (path, query): (Vec<&Described>, Vec<&Described>) = endpoint.parameters.iter().partition(in_path);
             let path = path.iter().fold(endpoint.path.to_owned(), |path, parameter| {
                 let place = format!("{{{}}}", parameter.0);
                 assert!(path.contains(&place), "{path} lacks {place}");

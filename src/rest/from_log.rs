@@ -1,9 +1,11 @@
 //! Answers from the views and the log: a view says which sequences answer a question, and the log has their bytes.
 //!
 //! A look-up in a view is a few small pages of a local file and happens where it is asked for. So does reading an event
-//! whose block is in the cache; blocks are read from disk and decoded on blocking threads, a few at a time.
+//! whose block is in the cache; blocks are read from disk and decoded on blocking threads, a few at a time. For one event
+//! a block is decoded no further than that event ends, and only one that is asked for again soon goes into the cache.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sidecar_log_format::{Log, Missing, Read, Sequence};
@@ -17,6 +19,8 @@ use crate::view::{ViewError, Views};
 const VIEW_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Answers over the free size that may be in memory.
 const LARGE_ANSWERS_MAX: usize = 2;
+/// How many blocks are remembered as having been read for one event.
+const READ_LATELY_MAX: usize = 256;
 /// Blocks that one page looks through for events of its kinds before it says where to go on.
 const PAGE_BLOCKS_MAX: usize = 64;
 
@@ -27,6 +31,7 @@ pub(super) struct LogAnswers {
     views: Views,
     decoders: Arc<Semaphore>,
     large_answers: Arc<Semaphore>,
+    read_lately: Arc<ReadLately>,
 }
 
 impl LogAnswers {
@@ -37,6 +42,7 @@ impl LogAnswers {
             views,
             decoders: Arc::new(Semaphore::new(decode_concurrency.max(1))),
             large_answers: Arc::new(Semaphore::new(LARGE_ANSWERS_MAX)),
+            read_lately: Arc::default(),
         }
     }
 
@@ -66,18 +72,20 @@ impl LogAnswers {
 
     /// Adds the events of these sequences; those that retention has dropped meanwhile are left out.
     pub(super) async fn read(&self, sequences: Vec<Sequence>, found: Found) -> Result<Found, Failure> {
-        let mut reading = Reading { log: self.log.clone(), sequences, next: 0, found };
+        let read_lately = Arc::clone(&self.read_lately);
+        let mut reading = Reading { log: self.log.clone(), read_lately, sequences, next: 0, found };
         loop {
             match reading.go_on_in_memory()? {
                 Stop::Done => return Ok(reading.found),
                 Stop::NeedsRoom => reading.found.room = self.large_answers.clone().acquire_owned().await.ok(),
                 Stop::NeedsDisk => {
                     let stop;
-                    (reading, stop) = self.on_disk(move || {
-                        let stop = reading.go_on();
-                        (reading, stop)
-                    })
-                    .await?;
+                    (reading, stop) = self
+                        .on_disk(move || {
+                            let stop = reading.go_on();
+                            (reading, stop)
+                        })
+                        .await?;
                     match stop? {
                         Stop::Done => return Ok(reading.found),
                         _ => reading.found.room = self.large_answers.clone().acquire_owned().await.ok(),
@@ -183,6 +191,7 @@ enum Stop {
 /// Events on their way into an answer.
 struct Reading {
     log: Log,
+    read_lately: Arc<ReadLately>,
     sequences: Vec<Sequence>,
     /// The place in `sequences`.
     next: usize,
@@ -203,7 +212,11 @@ impl Reading {
 
     fn go_on(&mut self) -> Result<Stop, Failure> {
         while let Some(&sequence) = self.sequences.get(self.next) {
-            let read = self.log.read(sequence).map_err(|error| Failure::Storage(error.to_string()))?;
+            let read = match self.sequences.len() {
+                1 => self.read_lately.read(&self.log, sequence),
+                _ => self.log.read(sequence),
+            };
+            let read = read.map_err(|error| Failure::Storage(error.to_string()))?;
             if let Some(stop) = self.take(read)? {
                 return Ok(stop);
             }
@@ -218,6 +231,33 @@ impl Reading {
             Pushed::PageIsFull => return Ok(Some(Stop::Done)),
         }
         Ok(None)
+    }
+}
+
+/// The blocks that were read for one event each, by their first sequences, the latest last.
+#[derive(Default)]
+struct ReadLately(Mutex<VecDeque<Sequence>>);
+
+impl ReadLately {
+    /// Reads one event; its whole block goes into the cache when it was read lately.
+    fn read(&self, log: &Log, sequence: Sequence) -> sidecar_log_format::Result<Read> {
+        match log.read_alone(sequence)? {
+            Read::Events { block, .. } if self.note(block.first_sequence()) => log.read(sequence),
+            read => Ok(read),
+        }
+    }
+
+    /// Notes a block; says whether it was noted before.
+    fn note(&self, block: Sequence) -> bool {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.contains(&block) {
+            return true;
+        }
+        if noted.len() == READ_LATELY_MAX {
+            noted.pop_front();
+        }
+        noted.push_back(block);
+        false
     }
 }
 

@@ -16,13 +16,13 @@ use http_body::{Frame, SizeHint};
 use sidecar_log_format::{Log, Sequence};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::RestOptions;
 use super::answers::{Failure, Form, Found};
 use super::counters::Counters;
 use super::document;
 use super::from_log::LogAnswers;
 use super::question::{self, Hash, PageOfEvents, Question, Refusal, Request};
 use super::status::status;
-use super::RestOptions;
 use crate::http::{self, BindError, Limits, Listener};
 use crate::source::casper::NamedSource;
 use crate::source::casper::keys::{Stage, TransactionType};
@@ -57,12 +57,7 @@ impl Server {
     ///
     /// # Errors
     /// [`BindError`] names the address.
-    pub fn bind(
-        options: RestOptions,
-        log: Log,
-        views: Views,
-        sources: Vec<NamedSource>,
-    ) -> Result<Server, BindError> {
+    pub fn bind(options: RestOptions, log: Log, views: Views, sources: Vec<NamedSource>) -> Result<Server, BindError> {
         let listener = Listener::bind(SocketAddr::new(options.listen, options.port))?;
         let shared = Shared {
             answers: LogAnswers::new(log, views, options.decode_concurrency),

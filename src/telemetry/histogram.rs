@@ -59,11 +59,7 @@ impl Snapshot {
     #[must_use]
     pub fn plus(&self, other: &Snapshot) -> Snapshot {
         let within = self.within.iter().zip(&other.within).map(|((bound, one), (_, more))| (*bound, one + more));
-        Snapshot {
-            within: within.collect(),
-            count: self.count + other.count,
-            sum: self.sum.wrapping_add(other.sum),
-        }
+        Snapshot { within: within.collect(), count: self.count + other.count, sum: self.sum.wrapping_add(other.sum) }
     }
 }
 
