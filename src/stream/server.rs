@@ -35,11 +35,12 @@ use tower::ServiceBuilder;
 
 use super::{
     Counters, RETAINED_RANGE_HEADER, ReplayChunks, StreamOptions, ZstdPassThrough,
-    cursor::{self, Cursor, Selection},
+    cursor::{self, Cursor, Hold, Selection},
     large::LargeReaders,
+    lending::Budget,
     readers::ReaderClass,
     request::{self, Endpoint, Refusal, Route, StreamRequest},
-    subscriber::{COMPRESSED_PIECE_BYTES, Form, Subscriber},
+    subscriber::{COMPRESSED_PIECE_BYTES, Coding, Subscriber},
 };
 use crate::http::allow_any_origin;
 
@@ -61,8 +62,10 @@ const BUFFER_ROOM_BYTES: usize = 1 << 10;
 const BESIDE_PIECE_BYTES: usize = 512;
 /// The largest chunk of one event: no client library reads more at a time.
 const EVENT_PIECE_BYTES: usize = 64 << 10;
-/// Stored frames that may be on their way to clients at a time, all together.
-const STORED_BUDGET_KIB: usize = 16 << 10;
+/// Clients that may have their next block read before they ask for it.
+const READERS_AHEAD: usize = 4;
+/// Blocks and stored frames that connections may keep until their clients take them, all together.
+const BUDGET_BYTES: usize = 8 << 20;
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +98,9 @@ pub(super) struct Shared {
     pub(super) own_shutdowns: watch::Sender<u64>,
     /// Reads and decodings at a time.
     pub(super) decoders: Arc<Semaphore>,
-    pub(super) stored_budget_kib: Arc<Semaphore>,
+    /// Clients that read ahead at a time.
+    pub(super) readers_ahead: Arc<Semaphore>,
+    pub(super) budget: Budget,
     pub(super) large_readers: Arc<LargeReaders>,
     pub(super) counters: Arc<Counters>,
 }
@@ -109,9 +114,15 @@ impl Shared {
         self.options.client_buffer_bytes.max(CLIENT_BUFFER_BYTES_MIN)
     }
 
-    /// A piece of a replay in large pieces, or of a stored frame: it fills a connection's buffer without making it grow.
-    pub(super) fn piece_bytes(&self) -> usize {
-        self.buffer_bytes() - BESIDE_PIECE_BYTES
+    /// Whether HTTP/1.1 copies all that it is given into one buffer: best for many small chunks, which then leave in one
+    /// write.
+    fn copies(&self) -> bool {
+        self.options.replay_chunks == ReplayChunks::Event
+    }
+
+    /// The pieces that a stored frame is cut into: where they are copied, one fills the buffer without making it grow.
+    pub(super) fn stored_piece_bytes(&self) -> usize {
+        if self.copies() { self.buffer_bytes() - BESIDE_PIECE_BYTES } else { usize::MAX }
     }
 }
 
@@ -155,7 +166,8 @@ impl Server {
         })?;
         let shared = Shared {
             decoders: Arc::new(Semaphore::new(options.decode_concurrency.max(1))),
-            stored_budget_kib: Arc::new(Semaphore::new(STORED_BUDGET_KIB)),
+            readers_ahead: Arc::new(Semaphore::new(READERS_AHEAD)),
+            budget: Budget::new(BUDGET_BYTES),
             large_readers: Arc::default(),
             counters: Arc::default(),
             own_shutdowns: watch::Sender::new(0),
@@ -232,8 +244,7 @@ async fn serve(stream: TcpStream, router: Router, shared: Arc<Shared>, _permit: 
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
-        // Every piece is copied into one buffer at once: many small chunks leave in one write, and no block is held.
-        .writev(false)
+        .writev(!shared.copies())
         .max_buf_size(shared.buffer_bytes() - BUFFER_ROOM_BYTES);
     builder
         .http2()
@@ -364,17 +375,14 @@ fn subscribe(
     version: Version,
 ) -> Subscriber {
     let options = &shared.options;
-    let form = match version {
-        _ if wanted.zstd => Form::Zstd,
-        Version::HTTP_2 => Form::Copied,
-        _ => Form::Shared,
+    let coding = if wanted.zstd { Coding::Zstd } else { Coding::Identity };
+    let copies = shared.copies() && version < Version::HTTP_2;
+    let hold = match coding {
+        Coding::Identity if !copies => Hold::Keeps(shared.budget.clone()),
+        // What is compressed is not kept.
+        _ => Hold::Copies,
     };
-    let single_events = form == Form::Shared && options.replay_chunks == ReplayChunks::Event;
-    let piece_bytes_max = match form {
-        Form::Zstd => COMPRESSED_PIECE_BYTES,
-        _ if single_events => EVENT_PIECE_BYTES,
-        _ => shared.piece_bytes(),
-    };
+    let piece_bytes_max = if coding == Coding::Zstd { COMPRESSED_PIECE_BYTES } else { EVENT_PIECE_BYTES };
     let endpoint_kinds = match wanted.endpoint {
         Endpoint::Events => u64::MAX,
         Endpoint::Sidecar => options.shutdown_kind.bit(),
@@ -385,7 +393,8 @@ fn subscribe(
         versions: wanted.endpoint == Endpoint::Events,
         progress_marks: selection_is_partial,
         until: wanted.until.unwrap_or(u64::MAX),
-        single_events,
+        single_events: copies && coding == Coding::Identity,
+        hold,
         piece_bytes_max,
     };
     // Older blocks may still be in memory, but what a client gets must not depend on that.
@@ -397,7 +406,7 @@ fn subscribe(
         Endpoint::Events if selection_is_partial => ReaderClass::Filtered,
         Endpoint::Events => ReaderClass::Whole,
     };
-    let subscriber = Subscriber::new(Arc::clone(shared), slot, class, cursor, form);
+    let subscriber = Subscriber::new(Arc::clone(shared), slot, class, cursor, coding);
     match wanted.endpoint {
         Endpoint::Events if position < oldest => {
             subscriber.greet(cursor::missing_comment(position, oldest, &Missing::Dropped))
