@@ -4,10 +4,13 @@
 //! durably to the log (crate `sidecar-log-format`), and every consumer — the SSE server in [`stream`] first of all —
 //! is a cursor in that log. A module on the left of that line never imports one on its right.
 
+pub mod admin;
 pub mod appliance;
 pub mod config;
 pub mod demo;
+pub mod http;
 pub mod ingest;
+pub mod rest;
 pub mod source;
 pub mod stream;
 pub mod telemetry;

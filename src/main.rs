@@ -36,6 +36,7 @@ enum Command {
 }
 
 #[derive(Args)]
+#[command(args_override_self = true)]
 struct DemoArguments {
     /// Keep the log in this directory; without it, it goes when the demo ends.
     #[arg(long, value_name = "DIR")]
@@ -46,6 +47,12 @@ struct DemoArguments {
     /// The port of the event stream server.
     #[arg(long, value_name = "PORT", default_value_t = 19999)]
     sse_port: u16,
+    /// The port of the REST server.
+    #[arg(long, value_name = "PORT", default_value_t = 18888)]
+    rest_port: u16,
+    /// The port of the admin server.
+    #[arg(long, value_name = "PORT", default_value_t = 18887)]
+    admin_port: u16,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -53,8 +60,13 @@ fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     match (arguments.command, arguments.path_to_config) {
         (Some(Command::Demo(demo)), _) => {
-            let options = demo::Options { storage_path: demo.storage_path, speed: demo.speed, sse_port: demo.sse_port };
-            demo::run(options)?;
+            demo::run(demo::Options {
+                storage_path: demo.storage_path,
+                speed: demo.speed,
+                sse_port: demo.sse_port,
+                rest_port: demo.rest_port,
+                admin_port: demo.admin_port,
+            })?;
         }
         (None, Some(path)) => run_appliance(&path)?,
         (None, None) => anyhow::bail!("a configuration file is needed: sidecar --path-to-config FILE"),

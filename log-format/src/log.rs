@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use crate::{
     ApiVersion, Block, ChainValue, Error, Mark, Result, Sequence,
-    block::{self, BLOCK_HEADER_BYTES, BlockHeader, BlockType},
+    block::{self, BLOCK_HEADER_BYTES, BlockError, BlockHeader, BlockType},
     buffers,
     cache::BlockCache,
     head::{self, HeadState},
@@ -196,6 +196,13 @@ struct OpenSegments {
     clock: u64,
 }
 
+/// How much of a block is decoded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    UpToEvent,
+}
+
 /// Where an event stands.
 enum Place {
     Block(Arc<SegmentFile>, BlockEntry),
@@ -300,6 +307,19 @@ impl Log {
     /// # Errors
     /// What the storage answers. Damage is no error: it comes back as [`Missing::Quarantined`].
     pub fn read(&self, sequence: Sequence) -> Result<Read> {
+        self.read_to(sequence, Extent::Whole)
+    }
+
+    /// The same for who wants this event alone: a block that is not in the cache is decoded no further than the event's
+    /// end, and is not kept. The rows after it have no wire bytes.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    pub fn read_alone(&self, sequence: Sequence) -> Result<Read> {
+        self.read_to(sequence, Extent::UpToEvent)
+    }
+
+    fn read_to(&self, sequence: Sequence, extent: Extent) -> Result<Read> {
         if let Some(read) = self.read_cached(sequence) {
             return Ok(read);
         }
@@ -311,9 +331,15 @@ impl Log {
         let read = if entry.is_large() {
             LargeEvent::open(Arc::clone(&file), &entry).map(Read::Large)
         } else {
-            load(&file, &entry).map(|block| {
+            let decode = |header: &BlockHeader, parts: &[u8]| match extent {
+                Extent::Whole => Block::decode(header, parts),
+                Extent::UpToEvent => Block::decode_up_to(header, parts, sequence),
+            };
+            load(&file, &entry, decode).map(|block| {
                 let block = Arc::new(block);
-                self.shared.cache.insert(Arc::clone(&block));
+                if extent == Extent::Whole {
+                    self.shared.cache.insert(Arc::clone(&block));
+                }
                 Read::Events { index: block.index_of(sequence).unwrap_or_default(), block }
             })
         };
@@ -662,12 +688,16 @@ thread_local! {
 /// Larger blocks are rare, and a thread does not keep the memory for one.
 const STORED_KEPT_BYTES_MAX: usize = 1 << 20;
 
-pub(crate) fn load(file: &SegmentFile, entry: &BlockEntry) -> Result<Block> {
+pub(crate) fn load(
+    file: &SegmentFile,
+    entry: &BlockEntry,
+    decode: impl FnOnce(&BlockHeader, &[u8]) -> std::result::Result<Block, BlockError>,
+) -> Result<Block> {
     STORED.with_borrow_mut(|stored| {
         stored.resize(entry.stored_bytes as usize, 0);
         let header = read_entry_into(file, entry, stored)?;
         let parts = stored.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
-        let block = Block::decode(&header, parts).map_err(|error| file.corrupt(entry.offset, error));
+        let block = decode(&header, parts).map_err(|error| file.corrupt(entry.offset, error));
         if stored.capacity() > STORED_KEPT_BYTES_MAX {
             *stored = Vec::new();
         }

@@ -31,6 +31,10 @@ const KIB: i64 = 1024;
 const MIB: i64 = 1024 * KIB;
 const GIB: i64 = 1024 * MIB;
 const DAY_SECONDS: i64 = 24 * 60 * 60;
+/// Enough for clients of the event stream, who read in order.
+const BLOCK_CACHE_BYTES: i64 = 12 * MIB;
+/// Enough for the newest 100,000 events, where most look-ups go.
+const REST_BLOCK_CACHE_BYTES: i64 = 96 * MIB;
 /// Any time limit: more than anybody waits, and far from where adding it to a clock would overflow.
 const SECONDS_MAX: i64 = 366 * 100 * DAY_SECONDS;
 const MILLISECONDS_MAX: i64 = SECONDS_MAX * 1000;
@@ -59,8 +63,9 @@ pub(super) fn check(
     let sse_server = file.sse_server.filter(|sse| sse.enable_server);
     let sse_server = sse_server.map(|sse| sse_server_settings(sse, &section("sse_server"))).transpose()?;
     let exports = sse_server.as_ref().is_none_or(|sse| sse.keep_only_newest.is_none());
-    let storage = file.storage.map(|file| storage(file, exports, &section("storage"), environment)).transpose()?;
     let rest = file.rest_api_server.filter(|rest| rest.enable_server);
+    let storage = file.storage.map(|file| storage(file, exports, rest.is_some(), &section("storage"), environment));
+    let storage = storage.transpose()?;
     let admin = file.admin_api_server.filter(|admin| admin.enable_server);
     Ok(Config {
         threads,
@@ -84,13 +89,14 @@ fn threads(workers: Option<i64>, blocking: Option<i64>, section: &Section<'_>) -
 fn storage(
     file: file::Storage,
     exports: bool,
+    rest_enabled: bool,
     section: &Section<'_>,
     environment: Environment<'_>,
 ) -> Result<Storage, ConfigError> {
     if file.storage_folder == PathBuf::new() {
         return Err(section.invalid("storage_folder", "''", "set it to the folder that is to hold the log"));
     }
-    let log = log_settings(&file.log, &section.below("log"))?;
+    let log = log_settings(&file.log, rest_enabled, &section.below("log"))?;
     if !exports {
         return Ok(Storage { folder: file.storage_folder, log, sqlite: None, postgresql: None });
     }
@@ -111,7 +117,7 @@ fn storage(
     })
 }
 
-fn log_settings(file: &file::Log, section: &Section<'_>) -> Result<LogSettings, ConfigError> {
+fn log_settings(file: &file::Log, rest_enabled: bool, section: &Section<'_>) -> Result<LogSettings, ConfigError> {
     let sync_interval = section.milliseconds_or("sync_interval_ms", file.sync_interval_ms, 100, 1..=60_000)?;
     let age_max = file.segment_age_max_seconds;
     Ok(LogSettings {
@@ -128,7 +134,7 @@ fn log_settings(file: &file::Log, section: &Section<'_>) -> Result<LogSettings, 
         block_cache_bytes: section.number_or(
             "block_cache_bytes",
             file.block_cache_bytes,
-            12 * MIB,
+            if rest_enabled { REST_BLOCK_CACHE_BYTES } else { BLOCK_CACHE_BYTES },
             MIB..=1024 * GIB,
         )?,
         decode_concurrency: section.number_or("decode_concurrency", file.decode_concurrency, 2, 1..=1024)?,
@@ -493,6 +499,17 @@ mod tests {
         for (key, _) in numbers {
             assert!(LIMITS.iter().any(|(path, _)| path.ends_with(key)), "`{key}`");
         }
+    }
+
+    #[test]
+    fn with_look_ups_the_block_cache_is_larger_unless_it_is_set() {
+        let cache = |text: &str| loaded(text).config.storage.unwrap().log.block_cache_bytes;
+        let with_rest = format!("{DEFAULT_SSE_ONLY}\n[rest_api_server]\nport = 18888\n");
+        assert_eq!(cache(&with_rest), 100_663_296);
+        let switched_off = format!("{with_rest}enable_server = false\n");
+        assert_eq!(cache(&switched_off), 12_582_912);
+        let set = format!("{with_rest}[storage.log]\nblock_cache_bytes = 2_000_000\n");
+        assert_eq!(cache(&set), 2_000_000);
     }
 
     #[test]

@@ -31,8 +31,6 @@ impl Config {
         let legacy_apis = self.sse_server.as_ref().is_some_and(|sse| !sse.emulate_legacy_sse_apis.is_empty());
         [
             (legacy_apis, "`sse_server.emulate_legacy_sse_apis` is set, but the legacy SSE endpoints are not built yet"),
-            (self.rest_api_server.is_some(), "`[rest_api_server]` is enabled, but the REST server is not built yet"),
-            (self.admin_api_server.is_some(), "`[admin_api_server]` is enabled, but the admin server is not built yet"),
             (self.rpc_server.is_some(), "`[rpc_server]` is enabled, but the RPC servers are not built yet"),
             (
                 storage.is_some_and(|storage| storage.sqlite.is_some()),

@@ -1,6 +1,26 @@
 //! What ingest counts, for whoever shows it: plain atomics that only grow.
 
 use crate::source::casper::counters::Count;
+use crate::telemetry::Histogram;
+
+/// The bounds of sync times, in microseconds.
+const SYNC_MICROSECONDS: &[u64] =
+    &[100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
+
+/// What the log's files went through.
+#[derive(Debug)]
+pub struct DiskCounters {
+    /// Bytes written, rewritten ones included.
+    pub written_bytes: Count,
+    /// How long making them durable took, in microseconds.
+    pub syncs: Histogram,
+}
+
+impl Default for DiskCounters {
+    fn default() -> Self {
+        DiskCounters { written_bytes: Count::default(), syncs: Histogram::new(SYNC_MICROSECONDS) }
+    }
+}
 
 /// What became of the events that sources handed over.
 #[derive(Debug, Default)]
@@ -9,6 +29,8 @@ pub struct Counters {
     pub stored: Count,
     /// Payload bytes stored.
     pub stored_bytes: Count,
+    /// Entries in the `messages` of the processed transactions that were stored.
+    pub stored_messages: Count,
     /// Events dropped because the log has them, byte for byte.
     pub duplicates: Count,
     /// Events dropped because the log has them, with other bytes.
@@ -23,4 +45,6 @@ pub struct Counters {
     pub commits: Count,
     /// Commits that had to wait for room on the device.
     pub disk_full: Count,
+    /// What the log's files went through.
+    pub disk: DiskCounters,
 }

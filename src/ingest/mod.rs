@@ -9,6 +9,7 @@ pub mod counters;
 mod gaps;
 pub mod identity;
 mod maintenance;
+mod measured;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use committer::Committer;
 use counters::Counters;
 use identity::IdentityIndex;
 use maintenance::Merging;
+use measured::Measured;
 
 /// How events are ordered and stored.
 #[derive(Clone, Debug)]
@@ -99,13 +101,14 @@ pub fn start(options: Options) -> Result<Ingest, IngestError> {
     let durability = options.write.durability;
     let merged_blocks =
         RewriteOptions { level: options.write.compression_level, block_bytes: options.write.block_bytes_max };
-    let Opened { writer, log, recovery } = Writer::open(Arc::new(directory), options.write)?;
+    let counters = Arc::new(Counters::default());
+    let storage = Measured::new(directory, Arc::clone(&counters));
+    let Opened { writer, log, recovery } = Writer::open(Arc::new(storage), options.write)?;
 
     let merging = Merging::start(writer.maintenance(), merged_blocks).map_err(IngestError::Thread)?;
     let (batches, receiver) = mpsc::channel(options.queued_batches.max(1));
     let (committed, committed_receiver) = watch::channel(log.head());
     let (end, ended) = oneshot::channel();
-    let counters = Arc::new(Counters::default());
     let committer = Start {
         writer,
         lost_from: recovery.lost.as_ref().map(|lost| lost.start),

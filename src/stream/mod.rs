@@ -12,6 +12,7 @@ mod compression;
 mod cursor;
 mod large;
 mod lending;
+mod readers;
 mod request;
 mod server;
 mod subscriber;
@@ -26,6 +27,7 @@ use std::{
 
 use sidecar_log_format::Kind;
 
+pub use readers::{ClassLag, ReaderClass, Readers};
 pub use server::{BindError, Handle, Server};
 
 /// Names the range of sequences that the log retained when the stream began, as `OLDEST-NEWEST`, both inclusive. On every
@@ -119,4 +121,6 @@ pub struct Counters {
     pub refused: AtomicU64,
     /// Connections closed because too many were open.
     pub connections_refused: AtomicU64,
+    /// How far the open streams have come.
+    pub readers: Readers,
 }

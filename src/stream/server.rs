@@ -15,8 +15,8 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderValue, Method, StatusCode, Version, header},
-    middleware::{self, Next},
+    http::{HeaderValue, StatusCode, Version, header},
+    middleware,
     response::Response,
 };
 use bytes::Bytes;
@@ -38,9 +38,11 @@ use super::{
     cursor::{self, Cursor, Hold, Selection},
     large::LargeReaders,
     lending::Budget,
+    readers::ReaderClass,
     request::{self, Endpoint, Refusal, Route, StreamRequest},
     subscriber::{COMPRESSED_PIECE_BYTES, Coding, Subscriber},
 };
+use crate::http::allow_any_origin;
 
 /// Connections beyond the streams, so that a refusal can be told.
 const REFUSAL_CONNECTIONS: usize = 64;
@@ -295,21 +297,6 @@ fn router(shared: Arc<Shared>) -> Router {
     Router::new().fallback(respond).with_state(shared).layer(middleware::from_fn(allow_any_origin))
 }
 
-/// CORS as the reference has it: any origin may read, and no preflight succeeds.
-async fn allow_any_origin(request: Request, next: Next) -> Response {
-    let Some(origin) = request.headers().get(header::ORIGIN).cloned() else { return next.run(request).await };
-    if request.method() == Method::OPTIONS {
-        let mut response = Response::new(Body::from("CORS request forbidden: request-method not allowed"));
-        *response.status_mut() = StatusCode::FORBIDDEN;
-        let text = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(header::CONTENT_TYPE, text);
-        return response;
-    }
-    let mut response = next.run(request).await;
-    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    response
-}
-
 async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     match open_stream(&shared, &request) {
         Ok(response) => response,
@@ -400,10 +387,11 @@ fn subscribe(
         Endpoint::Events => u64::MAX,
         Endpoint::Sidecar => options.shutdown_kind.bit(),
     };
+    let selection_is_partial = wanted.kinds.is_some() || wanted.until.is_some();
     let selection = Selection {
         kinds: endpoint_kinds & wanted.kinds.unwrap_or(u64::MAX),
         versions: wanted.endpoint == Endpoint::Events,
-        progress_marks: wanted.kinds.is_some() || wanted.until.is_some(),
+        progress_marks: selection_is_partial,
         until: wanted.until.unwrap_or(u64::MAX),
         single_events: copies && coding == Coding::Identity,
         hold,
@@ -412,7 +400,13 @@ fn subscribe(
     // Older blocks may still be in memory, but what a client gets must not depend on that.
     let oldest = shared.log.oldest();
     let cursor = Cursor::new(shared.log.clone(), position.max(oldest), selection);
-    let subscriber = Subscriber::new(Arc::clone(shared), slot, cursor, coding);
+    let class = match wanted.endpoint {
+        Endpoint::Sidecar => ReaderClass::Sidecar,
+        Endpoint::Events if wanted.zstd => ReaderClass::Zstd,
+        Endpoint::Events if selection_is_partial => ReaderClass::Filtered,
+        Endpoint::Events => ReaderClass::Whole,
+    };
+    let subscriber = Subscriber::new(Arc::clone(shared), slot, class, cursor, coding);
     match wanted.endpoint {
         Endpoint::Events if position < oldest => {
             subscriber.greet(cursor::missing_comment(position, oldest, &Missing::Dropped))

@@ -27,6 +27,7 @@ use super::{
     compression,
     cursor::{Accepted, Cursor, Step, Torn},
     large::LargePass,
+    readers::{Position, ReaderClass},
     server::{Shared, Slot},
 };
 
@@ -83,6 +84,7 @@ pub(super) struct Subscriber {
     own_shutdown: Option<Changes<u64>>,
     keep_alive: KeepAlive,
     bytes_uncounted: u64,
+    position: Arc<Position>,
     _slot: Slot,
 }
 
@@ -109,7 +111,8 @@ enum Outcome {
 }
 
 impl Subscriber {
-    pub(super) fn new(shared: Arc<Shared>, slot: Slot, cursor: Cursor, coding: Coding) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, slot: Slot, class: ReaderClass, cursor: Cursor, coding: Coding) -> Self {
+        let position = shared.counters.readers.enter(class, cursor.position());
         let commits = Changes::new(shared.committed.clone());
         Subscriber {
             shared,
@@ -125,6 +128,7 @@ impl Subscriber {
             own_shutdown: None,
             keep_alive: KeepAlive::new(),
             bytes_uncounted: 0,
+            position,
             _slot: slot,
         }
     }
@@ -353,7 +357,9 @@ impl Body for Subscriber {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         let this = self.get_mut();
-        let piece = ready!(this.poll_piece(context));
+        let piece = this.poll_piece(context);
+        this.position.set(this.cursor.position());
+        let piece = ready!(piece);
         match &piece {
             Some(Ok(bytes)) => {
                 this.keep_alive.message_sent();

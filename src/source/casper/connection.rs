@@ -354,12 +354,12 @@ impl NodeStream<'_> {
             Ok(Classified::Event(facts)) => {
                 self.record(&facts, &payload);
                 let identity = self.identity(&facts, upstream_id);
-                let (kind, has_messages, block_height) = (facts.kind, facts.message_count > 0, facts.block_height);
+                let (kind, message_count, block_height) = (facts.kind, facts.message_count, facts.block_height);
                 self.push(|received_at| Received {
                     payload,
                     kind,
                     identity,
-                    has_messages,
+                    message_count,
                     block_height,
                     upstream_id,
                     received_at,
@@ -717,8 +717,8 @@ mod tests {
         assert_eq!(frame(7, &event.payload), block(7));
         assert_eq!((event.kind, event.block_height), (event::BLOCK_ADDED, Some(7)));
         assert!(event.received_at > 1_700_000_000_000_000);
-        assert_eq!(counters.received(event::BLOCK_ADDED).payloads.get(), 2);
-        assert_eq!(counters.api_versions.payloads.get(), 1);
+        assert_eq!(counters.received(event::BLOCK_ADDED).snapshot().count, 2);
+        assert_eq!(counters.api_versions.snapshot().count, 1);
     }
 
     #[tokio::test]
@@ -831,9 +831,9 @@ mod tests {
         let node = ScriptedNode::start(&[STATUS], vec![Answer::Stream(body)]).await;
         let (_, batches, counters) = run_to_end(node.options()).await;
         assert_eq!(ids(&events(batches)), [1, 6, 7]);
-        let counts =
-            [&counters.malformed, &counters.oversized, &counters.unclassified, &counters.sidecar_versions.payloads];
-        assert_eq!(counts.map(|count| count.get()), [2, 1, 1, 1]);
+        let counts = [&counters.malformed, &counters.oversized, &counters.unclassified];
+        assert_eq!(counts.map(|count| count.get()), [2, 1, 1]);
+        assert_eq!(counters.sidecar_versions.snapshot().count, 1);
         assert_eq!(counters.errors(CountedError::Deserialization), 2);
     }
 
