@@ -1,0 +1,196 @@
+//! Exporters: the log's events as rows in somebody else's database.
+//!
+//! Owns what the tables of the Casper Sidecar say about an event, and its way into SQLite and PostgreSQL. Events flow in
+//! from the log, from a checkpoint on; rows flow out in batches, each in one transaction with the checkpoint that follows
+//! it. An exporter lags when its database is slow, away or full, and catches up by itself; ingest never waits for it.
+//!
+//! - `rows`: what one event writes, and where that cannot be said.
+//! - `batch`: the next events of the log, as many as go into one transaction.
+//! - `exporter`: the life of one exporter on its own thread: connect, write, back off.
+//! - `sqlite`, `postgresql`: the two databases. The statements are theirs; the rules are the modules' above.
+
+mod batch;
+pub mod counters;
+mod exporter;
+pub mod postgresql;
+mod rows;
+pub mod sqlite;
+
+use std::{sync::Arc, thread, time::Duration};
+
+use sidecar_log_format::{Head, Log, Sequence};
+use tokio::sync::{oneshot, watch};
+
+pub use exporter::ExportError;
+
+use counters::Counters;
+use exporter::{Database, Exporter};
+
+/// Where an export begins in a database that has no checkpoint of this log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExportFrom {
+    /// With the oldest event that the log has.
+    #[default]
+    Oldest,
+    /// With the next event that the log gets.
+    Head,
+}
+
+/// How far an exporter is: a row of the table `sidecar_checkpoint`, which the reference does not know and leaves alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Checkpoint {
+    /// The log's epoch that the sequences belong to.
+    epoch: u64,
+    /// Where the export began.
+    first_sequence: Sequence,
+    /// The first event that is not exported yet.
+    next_sequence: Sequence,
+}
+
+/// A step from one checkpoint of a log to the next.
+struct Advance<'a> {
+    log_id: &'a str,
+    from: Checkpoint,
+    to: Checkpoint,
+}
+
+/// What became of the rows of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Written {
+    rows: u64,
+    /// Rows whose keys were there already.
+    collisions: u64,
+}
+
+/// The newest migration that this version knows.
+const MIGRATION: i64 = 1;
+
+/// Whether the tables must be made, by what `Migration` says: its newest version, and whether that was a success.
+fn must_migrate(newest: Option<(i64, bool)>) -> Result<bool, ExportError> {
+    match newest {
+        None => Ok(true),
+        Some((version, false)) => Err(ExportError::UnfinishedMigration { version }),
+        Some((MIGRATION, true)) => Ok(false),
+        Some((found, true)) => Err(ExportError::UnknownMigration { found }),
+    }
+}
+
+/// What is exported where.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// To SQLite.
+    pub sqlite: Option<sqlite::Options>,
+    /// To PostgreSQL.
+    pub postgresql: Option<postgresql::Options>,
+}
+
+/// How long an unreachable PostgreSQL may hold up the start.
+const CHECK_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Looks at the databases once, and makes the tables where they are missing.
+///
+/// # Errors
+/// What an operator must set right first: a SQLite file that cannot be opened, a migration that this version does not
+/// know, or a PostgreSQL server that answers and refuses. One that does not answer is no error: it may come back.
+pub async fn check(options: &Options) -> Result<(), ExportError> {
+    if let Some(sqlite) = &options.sqlite {
+        sqlite::check(sqlite)?;
+    }
+    let Some(postgresql) = &options.postgresql else { return Ok(()) };
+    match tokio::time::timeout(CHECK_TIME_MAX, postgresql::check(postgresql)).await {
+        Ok(Err(error)) if error.is_refusal() => Err(error),
+        Ok(Err(error)) => {
+            tracing::warn!("{error}; events are kept in the log and exported when the database is back");
+            Ok(())
+        }
+        Err(_) => {
+            tracing::warn!(
+                "PostgreSQL at {} does not answer; events are kept in the log and exported when it is back",
+                postgresql.place()
+            );
+            Ok(())
+        }
+        Ok(Ok(())) => Ok(()),
+    }
+}
+
+/// The running exporters.
+pub struct Exporters {
+    running: Vec<Running>,
+    stop: watch::Sender<bool>,
+}
+
+struct Running {
+    name: &'static str,
+    counters: Arc<Counters>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Exporters {
+    /// Starts what `options` ask for. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When there is no thread for an exporter.
+    pub fn start(options: &Options, log: &Log, committed: &watch::Receiver<Head>) -> std::io::Result<Exporters> {
+        let (stop, stopping) = watch::channel(false);
+        let mut exporters = Exporters { running: Vec::new(), stop };
+        if let Some(sqlite) = &options.sqlite {
+            let database = sqlite::SqliteDatabase::new(sqlite.clone());
+            exporters.spawn("sqlite", database, sqlite.export_from, log, committed, &stopping)?;
+        }
+        if let Some(postgresql) = &options.postgresql {
+            let database = postgresql::PostgreSqlDatabase::new(postgresql.clone(), stopping.clone());
+            exporters.spawn("postgresql", database, postgresql.export_from, log, committed, &stopping)?;
+        }
+        Ok(exporters)
+    }
+
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        database: impl Database + 'static,
+        export_from: ExportFrom,
+        log: &Log,
+        committed: &watch::Receiver<Head>,
+        stopping: &watch::Receiver<bool>,
+    ) -> std::io::Result<()> {
+        let counters = Arc::new(Counters::default());
+        let exporter = Exporter::new(
+            name,
+            database,
+            export_from,
+            log.clone(),
+            committed.clone(),
+            stopping.clone(),
+            Arc::clone(&counters),
+        );
+        let (end, ended) = oneshot::channel();
+        thread::Builder::new().name(format!("export-{name}")).spawn(move || {
+            exporter.run();
+            // Nobody may be left who waits for it.
+            let _ = end.send(());
+        })?;
+        self.running.push(Running { name, counters, ended });
+        Ok(())
+    }
+
+    /// What each exporter counts, with its name: `sqlite` or `postgresql`.
+    pub fn counters(&self) -> impl Iterator<Item = (&'static str, &Arc<Counters>)> {
+        self.running.iter().map(|running| (running.name, &running.counters))
+    }
+
+    /// Stops all, each after the transaction that it is in, and waits for them at most `time_max`. What is not exported
+    /// then is exported after the next start.
+    pub async fn stop(self, time_max: Duration) {
+        self.stop.send_replace(true);
+        let all_ended = async {
+            for running in self.running {
+                let _ = running.ended.await;
+            }
+        };
+        if tokio::time::timeout(time_max, all_ended).await.is_err() {
+            tracing::warn!("an exporter did not stop within {time_max:?}; its last transaction is rolled back");
+        }
+    }
+}
