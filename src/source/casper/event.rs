@@ -8,6 +8,7 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::source::{ApiVersion, Identity, Kind};
 
@@ -167,7 +168,7 @@ fn known<'a>(kind: Kind, time: u64, natural_key: &[&[u8]], subject: Subject<'a>)
 ///
 /// Strings are borrowed, so a payload that writes a hash or key with escapes is in an unknown shape. Nodes do not.
 #[derive(serde::Deserialize)]
-enum Payload<'a> {
+pub(super) enum Payload<'a> {
     ApiVersion(FromText<ApiVersion>),
     SidecarVersion(IgnoredAny),
     #[serde(borrow)]
@@ -182,76 +183,83 @@ enum Payload<'a> {
 }
 
 #[derive(serde::Deserialize)]
-struct BlockAdded<'a> {
-    block_hash: &'a str,
-    block: Block,
+pub(super) struct BlockAdded<'a> {
+    pub(super) block_hash: &'a str,
+    pub(super) block: Block,
 }
 
 #[derive(serde::Deserialize)]
-enum Block {
+pub(super) enum Block {
     Version1(BlockContent),
     Version2(BlockContent),
 }
 
 #[derive(serde::Deserialize)]
-struct BlockContent {
-    header: BlockHeader,
+pub(super) struct BlockContent {
+    pub(super) header: BlockHeader,
 }
 
 #[derive(serde::Deserialize)]
-struct BlockHeader {
-    height: u64,
+pub(super) struct BlockHeader {
+    pub(super) height: u64,
 }
 
 #[derive(serde::Deserialize)]
-enum Transaction<'a> {
+pub(super) enum Transaction<'a> {
     #[serde(borrow)]
     Deploy(SignedTransaction<'a>),
     Version1(SignedTransaction<'a>),
 }
 
-/// A transaction: its timestamp is in the `header` of a deploy and in the `payload` of the newer form.
+/// A transaction: when it was made, and by whom, is in the `header` of a deploy and in the `payload` of the newer form.
 #[derive(serde::Deserialize)]
-struct SignedTransaction<'a> {
-    hash: &'a str,
-    header: Option<Timestamped>,
-    payload: Option<Timestamped>,
+pub(super) struct SignedTransaction<'a> {
+    pub(super) hash: &'a str,
+    #[serde(borrow)]
+    pub(super) header: Option<TransactionOrigin<'a>>,
+    #[serde(borrow)]
+    pub(super) payload: Option<TransactionOrigin<'a>>,
 }
 
+/// Whoever made a transaction may be written in any form: what is not understood there hides no event.
 #[derive(serde::Deserialize)]
-struct Timestamped {
+pub(super) struct TransactionOrigin<'a> {
     timestamp: FromText<Milliseconds>,
+    #[serde(borrow, alias = "account")]
+    pub(super) initiator_addr: Option<&'a RawValue>,
 }
 
 #[derive(Clone, Copy, serde::Deserialize)]
-enum TransactionHash<'a> {
+pub(super) enum TransactionHash<'a> {
     Deploy(&'a str),
     Version1(&'a str),
 }
 
 #[derive(serde::Deserialize)]
-struct TransactionExpired<'a> {
+pub(super) struct TransactionExpired<'a> {
     #[serde(borrow)]
-    transaction_hash: TransactionHash<'a>,
+    pub(super) transaction_hash: TransactionHash<'a>,
 }
 
 #[derive(serde::Deserialize)]
-struct TransactionProcessed<'a> {
+pub(super) struct TransactionProcessed<'a> {
     #[serde(borrow)]
-    transaction_hash: TransactionHash<'a>,
+    pub(super) transaction_hash: TransactionHash<'a>,
     timestamp: Option<FromText<Milliseconds>>,
+    #[serde(borrow)]
+    pub(super) initiator_addr: Option<&'a RawValue>,
     #[serde(default)]
     messages: EntryCount,
 }
 
 #[derive(serde::Deserialize)]
-struct Fault<'a> {
-    era_id: u64,
-    public_key: &'a str,
+pub(super) struct Fault<'a> {
+    pub(super) era_id: u64,
+    pub(super) public_key: &'a str,
 }
 
 #[derive(serde::Deserialize)]
-enum FinalitySignature<'a> {
+pub(super) enum FinalitySignature<'a> {
     V1 {
         #[serde(borrow)]
         block_hash: &'a str,
@@ -267,8 +275,8 @@ enum FinalitySignature<'a> {
 }
 
 #[derive(serde::Deserialize)]
-struct Step {
-    era_id: u64,
+pub(super) struct Step {
+    pub(super) era_id: u64,
 }
 
 impl<'a> BlockAdded<'a> {
@@ -297,7 +305,7 @@ impl<'a> Transaction<'a> {
             Self::Deploy(deploy) => (TransactionHash::Deploy(deploy.hash), deploy),
             Self::Version1(version1) => (TransactionHash::Version1(version1.hash), version1),
         };
-        let timestamp = transaction.payload.or(transaction.header).map(|dated| dated.timestamp);
+        let timestamp = transaction.payload.or(transaction.header).map(|origin| origin.timestamp);
         hash.facts(TRANSACTION_ACCEPTED, timestamp)
     }
 }
@@ -371,7 +379,7 @@ impl<'de> Deserialize<'de> for Named {
 
 /// A value that is written as a string.
 #[derive(Clone, Copy)]
-struct FromText<T>(T);
+pub(super) struct FromText<T>(T);
 
 impl<'de, T: std::str::FromStr<Err: fmt::Display>> Deserialize<'de> for FromText<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -6,13 +6,14 @@
 //! - [`connection`]: one node's life: check, connect, handshake, read, retry.
 //! - [`status`]: the check of `/status` before every connection.
 //! - [`transport`] and [`frames`]: the bytes of the stream, made safe for eventsource-client.
-//! - [`event`]: what a payload says.
+//! - [`event`]: what a payload says, and [`keys`]: the keys that a stored one is found by, and its form in answers.
 //! - [`counters`]: what can be seen from outside.
 
 pub mod connection;
 pub mod counters;
 pub mod event;
 pub mod frames;
+pub mod keys;
 mod silence;
 pub mod status;
 pub mod transport;
