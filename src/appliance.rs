@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, Durability, ReplayChunks, SseServer, Storage, ZstdPassThrough};
+use crate::export::{self, Exporters};
 use crate::ingest::{self, Ingest, IngestError, identity};
 use crate::source::Batch;
 use crate::source::casper::{self, Counters, End, NodeOptions, event::KINDS};
@@ -25,6 +26,8 @@ use crate::stream::{self, Server, StreamOptions};
 const FAREWELL: Duration = Duration::from_millis(200);
 /// How long closing the log may take before the process ends without (nothing durable is lost then).
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long the exporters' last transactions may take at the end.
+const EXPORT_END_TIME_MAX: Duration = Duration::from_secs(10);
 /// Pauses before the log is opened again after the storage failed.
 const RESTART_PAUSE_MIN: Duration = Duration::from_secs(1);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -61,6 +64,9 @@ pub(crate) async fn run_until(
     mut started: impl FnMut(&Ingest),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    export::check(&export_options(storage))
+        .await
+        .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     tokio::pin!(end);
     let mut pause = RESTART_PAUSE_MIN;
     loop {
@@ -100,6 +106,8 @@ async fn run_once(
     started(&ingest);
     let server = Server::bind(stream_options(sse, storage), ingest.log.clone(), ingest.committed.clone())
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
+    let exporters = Exporters::start(&export_options(storage), &ingest.log, &ingest.committed)
+        .context("Error initializing component 'sse_event_server': cannot start a thread for an export")?;
     let handle = server.handle();
     let (cut, is_cut) = oneshot::channel::<()>();
     let server = tokio::spawn(server.run(async { is_cut.await.unwrap_or_default() }));
@@ -128,6 +136,7 @@ async fn run_once(
             Ok(_) => {}
         }
     }
+    exporters.stop(EXPORT_END_TIME_MAX).await;
     drop(cut);
     // Awaited so that the port is free again when the appliance starts over.
     let _ = server.await;
@@ -249,6 +258,15 @@ const QUEUED_BATCHES_MAX: usize = 16;
 fn reference_index(folder: &Path) -> Sequence {
     let bytes = std::fs::read(folder.join("sse_index")).ok();
     bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, |bytes| Sequence::from(u32::from_le_bytes(bytes)))
+}
+
+fn export_options(storage: &Storage) -> export::Options {
+    let sqlite = storage.sqlite.as_ref().map(|sqlite| export::sqlite::Options {
+        file: storage.folder.join(&sqlite.file_name),
+        wal_autocheckpointing_interval: sqlite.wal_autocheckpointing_interval,
+        export_from: sqlite.export_from,
+    });
+    export::Options { sqlite, postgresql: storage.postgresql.clone() }
 }
 
 fn stream_options(sse: &SseServer, storage: &Storage) -> StreamOptions {

@@ -27,7 +27,7 @@ struct Stored {
 
 enum Place {
     Shared(Arc<Block>, usize),
-    Alone(LargeEvent),
+    Alone(Box<LargeEvent>),
 }
 
 impl Batch {
@@ -53,7 +53,7 @@ impl Batch {
                         Ok(payload) => {
                             bytes += payload.len();
                             let payload = String::from_utf8(payload).ok();
-                            batch.events.push(Stored { place: Place::Alone(large), payload });
+                            batch.events.push(Stored { place: Place::Alone(Box::new(large)), payload });
                         }
                         Err(error) => batch.pass(large.sequence()..batch.end, &error.to_string()),
                     }

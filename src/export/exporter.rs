@@ -10,7 +10,8 @@ use sidecar_log_format::{Head, Log, Sequence};
 use tokio::{runtime::Handle, sync::watch};
 use tracing::{error, info, warn};
 
-use super::{Advance, Checkpoint, ExportFrom, MIGRATION, Written, batch::Batch, counters::Counters, rows::EventRow};
+use super::{Advance, Checkpoint, MIGRATION, Written, batch::Batch, counters::Counters, rows::EventRow};
+use crate::config::ExportFrom;
 
 /// Pauses before the database is tried again.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -233,6 +234,7 @@ impl<D: Database> Exporter<D> {
             Ok(written) => {
                 self.counters.rows.add(written.rows);
                 self.counters.collisions.add(written.collisions);
+                self.counters.refused.add(written.refused);
             }
             Err(ExportError::Unstorable { place, reason, is_collision }) => {
                 let [row] = rows else {

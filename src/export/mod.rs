@@ -23,19 +23,9 @@ use tokio::sync::{oneshot, watch};
 
 pub use exporter::ExportError;
 
+use crate::config::{ExportFrom, PostgreSql};
 use counters::Counters;
 use exporter::{Database, Exporter};
-
-/// Where an export begins in a database that has no checkpoint of this log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ExportFrom {
-    /// With the oldest event that the log has.
-    #[default]
-    Oldest,
-    /// With the next event that the log gets.
-    Head,
-}
 
 /// How far an exporter is: a row of the table `sidecar_checkpoint`, which the reference does not know and leaves alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +51,8 @@ struct Written {
     rows: u64,
     /// Rows whose keys were there already.
     collisions: u64,
+    /// Rows with a number that the database cannot hold.
+    refused: u64,
 }
 
 /// The newest migration that this version knows.
@@ -82,7 +74,7 @@ pub struct Options {
     /// To SQLite.
     pub sqlite: Option<sqlite::Options>,
     /// To PostgreSQL.
-    pub postgresql: Option<postgresql::Options>,
+    pub postgresql: Option<PostgreSql>,
 }
 
 /// How long an unreachable PostgreSQL may hold up the start.

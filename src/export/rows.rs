@@ -60,7 +60,9 @@ pub(super) fn event_row<'a>(row: &Row<'a>, payload: &'a str) -> Option<EventRow<
     let kind = row.kind();
     let source_address = format!("http://{}/", row.source());
     let (event_key, content) = match kind {
-        SHUTDOWN => (shutdown_key(&source_address, row.received()).into(), Content::Shutdown { received: row.received() }),
+        SHUTDOWN => {
+            (shutdown_key(&source_address, row.received()).into(), Content::Shutdown { received: row.received() })
+        }
         _ => content(kind, payload)?,
     };
     Some(EventRow {

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params, types::Value};
 
 use super::{
-    Advance, Checkpoint, ExportFrom, Written,
+    Advance, Checkpoint, Written,
     exporter::{Database, ExportError},
     must_migrate,
     rows::{Content, EventRow},
 };
-use crate::source::casper::keys::Stage;
+use crate::{config::ExportFrom, source::casper::keys::Stage};
 
 /// The reference's tables.
 pub const SCHEMA: &str = include_str!("schema.sql");
@@ -73,7 +73,6 @@ impl SqliteDatabase {
         let (place, reason) = (self.place(), error.to_string());
         match error.sqlite_error_code() {
             Some(ErrorCode::TooBig) => ExportError::Unstorable { place, reason, is_collision: false },
-            Some(ErrorCode::ConstraintViolation) => ExportError::Unstorable { place, reason, is_collision: false },
             Some(ErrorCode::CannotOpen) => ExportError::Unreachable { place, reason },
             _ => ExportError::Failed { place, reason },
         }
@@ -226,31 +225,30 @@ fn is_taken(transaction: &Transaction<'_>, row: &EventRow<'_>) -> rusqlite::Resu
     };
     match &row.content {
         Content::Block { height, .. } => {
-            exists(r#"SELECT 1 FROM "BlockAdded" WHERE "height" = ?1"#, &[&number(*height)])
+            exists(r#"SELECT 1 FROM "BlockAdded" WHERE "height" = ?1"#, params![number(*height)])
         }
         Content::Transaction { stage: Stage::Accepted, transaction_type, hash, .. } => exists(
             r#"SELECT 1 FROM "TransactionAccepted" WHERE "transaction_type_id" = ?1 AND "transaction_hash" = ?2"#,
-            &[transaction_type, hash],
+            params![transaction_type, hash],
         ),
         Content::Transaction { stage: Stage::Processed, transaction_type, hash, .. } => exists(
             r#"SELECT 1 FROM "TransactionProcessed" WHERE "transaction_type_id" = ?1 AND "transaction_hash" = ?2"#,
-            &[transaction_type, hash],
+            params![transaction_type, hash],
         ),
         Content::Transaction { stage: Stage::Expired, hash, .. } => {
-            exists(r#"SELECT 1 FROM "TransactionExpired" WHERE "transaction_hash" = ?1"#, &[hash])
+            exists(r#"SELECT 1 FROM "TransactionExpired" WHERE "transaction_hash" = ?1"#, params![hash])
         }
-        Content::Fault { era, public_key, .. } => exists(
-            r#"SELECT 1 FROM "Fault" WHERE "era" = ?1 AND "public_key" = ?2"#,
-            &[&number(*era), public_key],
-        ),
+        Content::Fault { era, public_key, .. } => {
+            exists(r#"SELECT 1 FROM "Fault" WHERE "era" = ?1 AND "public_key" = ?2"#, params![number(*era), public_key])
+        }
         Content::Signature { block_hash, public_key, .. } => exists(
             r#"SELECT 1 FROM "FinalitySignature" WHERE "block_hash" = ?1 AND "public_key" = ?2"#,
-            &[block_hash, public_key],
+            params![block_hash, public_key],
         ),
-        Content::Step { era, .. } => exists(r#"SELECT 1 FROM "Step" WHERE "era" = ?1"#, &[&number(*era)]),
+        Content::Step { era, .. } => exists(r#"SELECT 1 FROM "Step" WHERE "era" = ?1"#, params![number(*era)]),
         Content::Shutdown { received } => exists(
             r#"SELECT 1 FROM "Shutdown" WHERE "event_source_address" = ?1 AND "shutdown_timestamp" = datetime(?2, 'unixepoch')"#,
-            &[&row.source_address, &seconds(*received)],
+            params![row.source_address, seconds(*received)],
         ),
     }
 }
@@ -262,7 +260,7 @@ fn insert_content(transaction: &Transaction<'_>, row: &EventRow<'_>, id: i64) ->
     match &row.content {
         Content::Block { height, hash, raw } => insert(
             r#"INSERT INTO "BlockAdded" ("height", "block_hash", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#,
-            &[&number(*height), hash, raw, &id],
+            params![number(*height), hash, raw, id],
         ),
         Content::Transaction { stage, transaction_type, hash, raw } => {
             insert(
@@ -277,28 +275,28 @@ fn insert_content(transaction: &Transaction<'_>, row: &EventRow<'_>, id: i64) ->
                         r#"INSERT INTO "TransactionExpired" ("transaction_hash", "transaction_type_id", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#
                     }
                 },
-                &[hash, transaction_type, raw, &id],
+                params![hash, transaction_type, raw, id],
             )?;
             insert(
                 r#"INSERT INTO "transaction_event" ("event_log_id", "transaction_hash", "transaction_type_id") VALUES (?1, ?2, ?3)"#,
-                &[&id, hash, transaction_type],
+                params![id, hash, transaction_type],
             )
         }
         Content::Fault { era, public_key, raw } => insert(
             r#"INSERT INTO "Fault" ("era", "public_key", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#,
-            &[&number(*era), public_key, raw, &id],
+            params![number(*era), public_key, raw, id],
         ),
         Content::Signature { block_hash, public_key, raw } => insert(
             r#"INSERT INTO "FinalitySignature" ("block_hash", "public_key", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#,
-            &[block_hash, public_key, raw, &id],
+            params![block_hash, public_key, raw, id],
         ),
         Content::Step { era, raw } => insert(
             r#"INSERT INTO "Step" ("era", "raw", "event_log_id") VALUES (?1, ?2, ?3)"#,
-            &[&number(*era), raw, &id],
+            params![number(*era), raw, id],
         ),
         Content::Shutdown { received } => insert(
             r#"INSERT INTO "Shutdown" ("event_source_address", "shutdown_timestamp", "event_log_id") VALUES (?1, datetime(?2, 'unixepoch'), ?3)"#,
-            &[&row.source_address, &seconds(*received), &id],
+            params![row.source_address, seconds(*received), id],
         ),
     }?;
     Ok(())
