@@ -78,9 +78,10 @@ impl Batch {
         warn!("events {} to {} are not exported: {why}", sequences.start, sequences.end - 1);
     }
 
-    /// How many events it holds.
-    pub(super) fn len(&self) -> usize {
-        self.events.len()
+    /// How many events of these kinds it holds.
+    pub(super) fn count(&self, kinds: u64) -> usize {
+        let is_one = |event: &&Stored| event.row().is_some_and(|row| kinds & row.kind().bit() != 0);
+        self.events.iter().filter(is_one).count()
     }
 
     /// The rows of the events that the tables have a place for.
@@ -90,11 +91,15 @@ impl Batch {
 }
 
 impl Stored {
+    fn row(&self) -> Option<Row<'_>> {
+        match &self.place {
+            Place::Shared(block, index) => block.row(*index),
+            Place::Alone(large) => large.shape().row(0),
+        }
+    }
+
     fn event_row(&self) -> Option<EventRow<'_>> {
-        let row = match &self.place {
-            Place::Shared(block, index) => block.row(*index)?,
-            Place::Alone(large) => large.shape().row(0)?,
-        };
+        let row = self.row()?;
         let payload = match &self.payload {
             Some(payload) => payload,
             None => match row.payload() {

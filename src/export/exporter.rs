@@ -17,7 +17,7 @@ use crate::config::ExportFrom;
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The most events of one transaction.
-const BATCH_EVENTS_MAX: usize = 8192;
+pub(super) const BATCH_EVENTS_MAX: usize = 8192;
 
 /// Why an export cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +85,14 @@ pub enum ExportError {
         /// Which database.
         place: String,
     },
+    /// The file holds an export of this log that began at another event.
+    #[error("the file holds an export of this log that began with event {found}, not {wanted}; give another file")]
+    OtherRange {
+        /// Where that began.
+        found: Sequence,
+        /// Where this should.
+        wanted: Sequence,
+    },
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] sidecar_log_format::Error),
@@ -104,6 +112,11 @@ impl ExportError {
                 | Self::UnknownMigration { .. }
         )
     }
+}
+
+/// What a log is called in `sidecar_checkpoint`.
+pub(super) fn log_id(log: &Log) -> String {
+    format!("{:032x}", u128::from_be_bytes(log.id()))
 }
 
 /// A database that events are exported to.
@@ -142,15 +155,14 @@ impl<D: Database> Exporter<D> {
         stopping: watch::Receiver<bool>,
         counters: Arc<Counters>,
     ) -> Self {
-        let log_id = format!("{:032x}", u128::from_be_bytes(log.id()));
         // Retention must not take this for an exporter that has all events to come.
         counters.set_next_sequence(log.oldest());
         Exporter {
             name,
             database,
             export_from,
+            log_id: log_id(&log),
             log,
-            log_id,
             committed,
             stopping,
             counters,
@@ -198,7 +210,7 @@ impl<D: Database> Exporter<D> {
             if !self.write(&rows, checkpoint, next)? {
                 continue;
             }
-            self.counters.without_table.add((batch.len() - rows.len()) as u64);
+            self.counters.without_table.add((batch.count(u64::MAX) - rows.len()) as u64);
             self.counters.missing.add(batch.missing);
             checkpoint = next;
         }

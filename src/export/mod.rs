@@ -7,12 +7,14 @@
 //! - `rows`: what one event writes, and where that cannot be said.
 //! - `batch`: the next events of the log, as many as go into one transaction.
 //! - `exporter`: the life of one exporter on its own thread: connect, write, back off.
+//! - `range`: one range into a file, without an end to wait for.
 //! - `sqlite`, `postgresql`: the two databases. The statements are theirs; the rules are the modules' above.
 
 mod batch;
 pub mod counters;
 mod exporter;
 pub mod postgresql;
+mod range;
 mod rows;
 pub mod sqlite;
 
@@ -22,6 +24,7 @@ use sidecar_log_format::{Head, Log, Sequence};
 use tokio::sync::{oneshot, watch};
 
 pub use exporter::ExportError;
+pub use range::{Summary, export_range};
 
 use crate::config::{ExportFrom, PostgreSql};
 use counters::Counters;

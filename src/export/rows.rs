@@ -8,7 +8,10 @@ use std::borrow::Cow;
 use sidecar_log_format::{Kind, Row, Sequence, Timestamp};
 
 use crate::source::casper::{
-    event::{BLOCK_ADDED, FAULT, FINALITY_SIGNATURE, SHUTDOWN, STEP},
+    event::{
+        BLOCK_ADDED, FAULT, FINALITY_SIGNATURE, SHUTDOWN, STEP, TRANSACTION_ACCEPTED, TRANSACTION_EXPIRED,
+        TRANSACTION_PROCESSED,
+    },
     keys::{Keys, Stage, TransactionType, keys, rest_payload},
 };
 
@@ -38,20 +41,22 @@ pub(super) enum Content<'a> {
 }
 
 impl Content<'_> {
-    /// The event's number in `event_type`.
-    pub(super) fn event_type(&self) -> i16 {
+    pub(super) fn kind(&self) -> Kind {
         match self {
-            Self::Block { .. } => i16::from(BLOCK_ADDED.0),
-            Self::Transaction { stage, .. } => match stage {
-                Stage::Accepted => 2,
-                Stage::Expired => 3,
-                Stage::Processed => 4,
-            },
-            Self::Fault { .. } => i16::from(FAULT.0),
-            Self::Signature { .. } => i16::from(FINALITY_SIGNATURE.0),
-            Self::Step { .. } => i16::from(STEP.0),
-            Self::Shutdown { .. } => i16::from(SHUTDOWN.0),
+            Self::Block { .. } => BLOCK_ADDED,
+            Self::Transaction { stage: Stage::Accepted, .. } => TRANSACTION_ACCEPTED,
+            Self::Transaction { stage: Stage::Expired, .. } => TRANSACTION_EXPIRED,
+            Self::Transaction { stage: Stage::Processed, .. } => TRANSACTION_PROCESSED,
+            Self::Fault { .. } => FAULT,
+            Self::Signature { .. } => FINALITY_SIGNATURE,
+            Self::Step { .. } => STEP,
+            Self::Shutdown { .. } => SHUTDOWN,
         }
+    }
+
+    /// The event's number in `event_type`: kinds were numbered after it.
+    pub(super) fn event_type(&self) -> i16 {
+        i16::from(self.kind().0)
     }
 }
 

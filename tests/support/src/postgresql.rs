@@ -119,10 +119,21 @@ impl PostgreSql {
 
     /// Runs SQL and gives what it prints: a line per row, columns with `|` between.
     pub fn psql(&self, database: &str, sql: &str) -> String {
+        self.run_sql(database, sql, "|", "\n")
+    }
+
+    /// The rows that a statement gives, their columns as texts, which may hold anything but the separators of ASCII.
+    pub fn query(&self, database: &str, sql: &str) -> Vec<Vec<String>> {
+        let printed = self.run_sql(database, sql, "\u{1f}", "\u{1e}");
+        let Some(rows) = printed.strip_suffix('\n') else { return Vec::new() };
+        rows.split('\u{1e}').map(|row| row.split('\u{1f}').map(str::to_owned).collect()).collect()
+    }
+
+    fn run_sql(&self, database: &str, sql: &str, between_columns: &str, between_rows: &str) -> String {
         self.run(
             self.command("psql")
                 .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"])
-                .arg("--host")
+                .args(["--field-separator", between_columns, "--record-separator", between_rows, "--host"])
                 .arg(self.folder.path())
                 .args(["--port", &self.port().to_string(), "--username", USER, "--dbname", database, "--command", sql]),
         )
