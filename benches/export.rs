@@ -13,7 +13,7 @@ use std::{
 
 use sidecar::{
     config::{ExportFrom, Password, PostgreSql as PostgreSqlSettings, SslMode},
-    export::{Exporters, Options, check, postgresql, sqlite},
+    export::{Exporters, Options, postgresql, sqlite},
     source::casper::event::{Classified, classify},
 };
 use sidecar_log_format::{
@@ -55,7 +55,7 @@ fn main() {
         export_from: ExportFrom::Oldest,
     };
     let rate = export(&runtime, &log, &Options { sqlite: Some(sqlite("batches.db3")), postgresql: None });
-    print("SQLite", events, rate, one_by_one_sqlite(&runtime, &sqlite("single.db3")));
+    print("SQLite", events, rate, one_by_one_sqlite(&sqlite("single.db3")));
     let rate = export(&runtime, &log, &Options { sqlite: None, postgresql: Some(settings.clone()) });
     server.psql("postgres", "CREATE DATABASE single");
     let single = PostgreSqlSettings { database_name: "single".to_owned(), ..settings };
@@ -109,13 +109,14 @@ fn write_log(directory: &Path, events: u64) -> (Log, Writer) {
 
 /// Events per second from the oldest to the head.
 fn export(runtime: &Runtime, log: &Log, options: &Options) -> f64 {
-    runtime.block_on(check(options)).expect("the database is there");
+    let exporters = Exporters::new(options.clone());
+    runtime.block_on(exporters.check()).expect("the database is there");
     let head = log.head();
     let (_committed, committed) = watch::channel(head);
     let start = Instant::now();
-    let exporters = {
+    let running = {
         let _inside = runtime.enter();
-        Exporters::start(options, log, &committed).expect("a thread")
+        exporters.start(log, &committed).expect("a thread")
     };
     for (_, counters) in exporters.counters() {
         while counters.next_sequence() < head.next_sequence {
@@ -126,7 +127,7 @@ fn export(runtime: &Runtime, log: &Log, options: &Options) -> f64 {
         assert_eq!(counters.collisions.get() + counters.failures.get(), 0, "no event is there already");
     }
     let elapsed = start.elapsed();
-    runtime.block_on(exporters.stop(Duration::from_secs(10)));
+    runtime.block_on(running.stop(Duration::from_secs(10)));
     head.next_sequence as f64 / elapsed.as_secs_f64()
 }
 
@@ -145,8 +146,8 @@ fn one(number: u64) -> (String, impl Fn(i64) -> String) {
     (event_log, signature)
 }
 
-fn one_by_one_sqlite(runtime: &Runtime, options: &sqlite::Options) -> f64 {
-    runtime.block_on(check(&Options { sqlite: Some(options.clone()), postgresql: None })).expect("a file");
+fn one_by_one_sqlite(options: &sqlite::Options) -> f64 {
+    sqlite::check(options).expect("a file");
     let mut connection = rusqlite::Connection::open(&options.file).expect("a file");
     connection.pragma_update(None, "foreign_keys", true).expect("SQLite has them");
     let start = Instant::now();
@@ -162,7 +163,7 @@ fn one_by_one_sqlite(runtime: &Runtime, options: &sqlite::Options) -> f64 {
 
 fn one_by_one_postgresql(runtime: &Runtime, settings: &PostgreSqlSettings) -> f64 {
     runtime.block_on(async {
-        check(&Options { sqlite: None, postgresql: Some(settings.clone()) }).await.expect("the server");
+        postgresql::check(settings).await.expect("the server");
         let mut client = postgresql::connect(settings).await.expect("the server");
         let start = Instant::now();
         for number in 0..SINGLE_EVENTS {

@@ -64,14 +64,13 @@ pub(crate) async fn run_until(
     mut started: impl FnMut(&Ingest),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    export::check(&export_options(storage))
-        .await
-        .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
+    let exporters = Exporters::new(export_options(storage));
+    exporters.check().await.map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     tokio::pin!(end);
     let mut pause = RESTART_PAUSE_MIN;
     loop {
         let begun = tokio::time::Instant::now();
-        match run_once(config, sse, storage, &mut started, end.as_mut()).await? {
+        match run_once(config, sse, storage, &exporters, &mut started, end.as_mut()).await? {
             Outcome::Signal => return Ok(()),
             Outcome::NodesUnavailable => {
                 bail!("Error running component 'sse_event_server': Connected node(s) are unavailable")
@@ -97,6 +96,7 @@ async fn run_once(
     config: &Config,
     sse: &SseServer,
     storage: &Storage,
+    exporters: &Exporters,
     started: &mut impl FnMut(&Ingest),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
@@ -106,7 +106,8 @@ async fn run_once(
     started(&ingest);
     let server = Server::bind(stream_options(sse, storage), ingest.log.clone(), ingest.committed.clone())
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
-    let exporters = Exporters::start(&export_options(storage), &ingest.log, &ingest.committed)
+    let exporting = exporters
+        .start(&ingest.log, &ingest.committed)
         .context("Error initializing component 'sse_event_server': cannot start a thread for an export")?;
     let handle = server.handle();
     let (cut, is_cut) = oneshot::channel::<()>();
@@ -136,7 +137,7 @@ async fn run_once(
             Ok(_) => {}
         }
     }
-    exporters.stop(EXPORT_END_TIME_MAX).await;
+    exporting.stop(EXPORT_END_TIME_MAX).await;
     drop(cut);
     // Awaited so that the port is free again when the appliance starts over.
     let _ = server.await;

@@ -12,8 +12,8 @@ use crate::source::casper::counters::Count;
 /// How far an exporter is, and what became of the events on its way.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// The first sequence that is not exported yet; 0 before the database has been reached. The log's head less this is
-    /// the lag in events.
+    /// The first sequence that is not exported yet; 0 before the database has been reached for the first time, so that
+    /// nothing is dropped that it may want. The log's head less this is the lag in events.
     pub next_sequence: Arc<AtomicU64>,
     /// Whether the database was there at the last attempt.
     pub is_connected: AtomicBool,

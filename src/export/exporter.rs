@@ -129,6 +129,15 @@ pub(super) trait Database: Send {
     fn write(&mut self, rows: &[EventRow<'_>], advance: &Advance<'_>) -> Result<Written, ExportError>;
 }
 
+/// What an exporter works with.
+pub(super) struct Setting {
+    pub(super) export_from: ExportFrom,
+    pub(super) log: Log,
+    pub(super) committed: watch::Receiver<Head>,
+    pub(super) stopping: watch::Receiver<bool>,
+    pub(super) counters: Arc<Counters>,
+}
+
 /// One exporter.
 pub(super) struct Exporter<D> {
     name: &'static str,
@@ -146,17 +155,9 @@ pub(super) struct Exporter<D> {
 }
 
 impl<D: Database> Exporter<D> {
-    pub(super) fn new(
-        name: &'static str,
-        database: D,
-        export_from: ExportFrom,
-        log: Log,
-        committed: watch::Receiver<Head>,
-        stopping: watch::Receiver<bool>,
-        counters: Arc<Counters>,
-    ) -> Self {
-        // Retention must not take this for an exporter that has all events to come.
-        counters.set_next_sequence(log.oldest());
+    /// Must be called within a tokio runtime.
+    pub(super) fn new(name: &'static str, database: D, setting: Setting) -> Self {
+        let Setting { export_from, log, committed, stopping, counters } = setting;
         Exporter {
             name,
             database,

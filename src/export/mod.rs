@@ -83,96 +83,96 @@ pub struct Options {
 /// How long an unreachable PostgreSQL may hold up the start.
 const CHECK_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Looks at the databases once, and makes the tables where they are missing.
-///
-/// # Errors
-/// What an operator must set right first: a SQLite file that cannot be opened, a migration that this version does not
-/// know, or a PostgreSQL server that answers and refuses. One that does not answer is no error: it may come back.
-pub async fn check(options: &Options) -> Result<(), ExportError> {
-    if let Some(sqlite) = &options.sqlite {
-        sqlite::check(sqlite)?;
-    }
-    let Some(postgresql) = &options.postgresql else { return Ok(()) };
-    match tokio::time::timeout(CHECK_TIME_MAX, postgresql::check(postgresql)).await {
-        Ok(Err(error)) if error.is_refusal() => Err(error),
-        Ok(Err(error)) => {
-            tracing::warn!("{error}; events are kept in the log and exported when the database is back");
-            Ok(())
-        }
-        Err(_) => {
-            tracing::warn!(
-                "PostgreSQL at {} does not answer; events are kept in the log and exported when it is back",
-                postgresql.place()
-            );
-            Ok(())
-        }
-        Ok(Ok(())) => Ok(()),
-    }
+/// The exporters that are asked for, running or not; what they count outlives their runs.
+pub struct Exporters {
+    options: Options,
+    sqlite: Arc<Counters>,
+    postgresql: Arc<Counters>,
 }
 
-/// The running exporters.
-pub struct Exporters {
-    running: Vec<Running>,
+/// The exporters while they run.
+pub struct Running {
+    ended: Vec<oneshot::Receiver<()>>,
     stop: watch::Sender<bool>,
 }
 
-struct Running {
-    name: &'static str,
-    counters: Arc<Counters>,
-    ended: oneshot::Receiver<()>,
-}
-
 impl Exporters {
-    /// Starts what `options` ask for. Must be called within a tokio runtime.
+    /// Opens nothing yet.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Exporters { options, sqlite: Arc::default(), postgresql: Arc::default() }
+    }
+
+    /// What each exporter counts, with its name: `sqlite` or `postgresql`.
+    pub fn counters(&self) -> impl Iterator<Item = (&'static str, &Arc<Counters>)> {
+        let sqlite = self.options.sqlite.is_some().then_some(("sqlite", &self.sqlite));
+        let postgresql = self.options.postgresql.is_some().then_some(("postgresql", &self.postgresql));
+        sqlite.into_iter().chain(postgresql)
+    }
+
+    /// Looks at the databases once, and makes the tables where they are missing.
+    ///
+    /// # Errors
+    /// What an operator must set right first: a SQLite file that cannot be opened, a migration that this version does not
+    /// know, or a PostgreSQL server that answers and refuses. One that does not answer is no error: it may come back.
+    pub async fn check(&self) -> Result<(), ExportError> {
+        if let Some(sqlite) = &self.options.sqlite {
+            sqlite::check(sqlite)?;
+        }
+        let Some(postgresql) = &self.options.postgresql else { return Ok(()) };
+        let checked = tokio::time::timeout(CHECK_TIME_MAX, postgresql::check(postgresql)).await;
+        let trouble = match checked {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) if error.is_refusal() => return Err(error),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("{} does not answer", postgresql.place()),
+        };
+        tracing::warn!("{trouble}; events are kept in the log and exported when the database is there");
+        Ok(())
+    }
+
+    /// Starts a thread for each. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When there is no thread for an exporter.
-    pub fn start(options: &Options, log: &Log, committed: &watch::Receiver<Head>) -> std::io::Result<Exporters> {
+    pub fn start(&self, log: &Log, committed: &watch::Receiver<Head>) -> std::io::Result<Running> {
         let (stop, stopping) = watch::channel(false);
-        let mut exporters = Exporters { running: Vec::new(), stop };
-        if let Some(sqlite) = &options.sqlite {
+        let mut running = Running { ended: Vec::new(), stop };
+        let setting = |export_from, counters: &Arc<Counters>| exporter::Setting {
+            export_from,
+            log: log.clone(),
+            committed: committed.clone(),
+            stopping: stopping.clone(),
+            counters: Arc::clone(counters),
+        };
+        if let Some(sqlite) = &self.options.sqlite {
             let database = sqlite::SqliteDatabase::new(sqlite.clone());
-            exporters.spawn("sqlite", database, sqlite.export_from, log, committed, &stopping)?;
+            running.spawn("sqlite", database, setting(sqlite.export_from, &self.sqlite))?;
         }
-        if let Some(postgresql) = &options.postgresql {
+        if let Some(postgresql) = &self.options.postgresql {
             let database = postgresql::PostgreSqlDatabase::new(postgresql.clone(), stopping.clone());
-            exporters.spawn("postgresql", database, postgresql.export_from, log, committed, &stopping)?;
+            running.spawn("postgresql", database, setting(postgresql.export_from, &self.postgresql))?;
         }
-        Ok(exporters)
+        Ok(running)
     }
+}
 
+impl Running {
     fn spawn(
         &mut self,
         name: &'static str,
         database: impl Database + 'static,
-        export_from: ExportFrom,
-        log: &Log,
-        committed: &watch::Receiver<Head>,
-        stopping: &watch::Receiver<bool>,
+        setting: exporter::Setting,
     ) -> std::io::Result<()> {
-        let counters = Arc::new(Counters::default());
-        let exporter = Exporter::new(
-            name,
-            database,
-            export_from,
-            log.clone(),
-            committed.clone(),
-            stopping.clone(),
-            Arc::clone(&counters),
-        );
+        let exporter = Exporter::new(name, database, setting);
         let (end, ended) = oneshot::channel();
         thread::Builder::new().name(format!("export-{name}")).spawn(move || {
             exporter.run();
             // Nobody may be left who waits for it.
             let _ = end.send(());
         })?;
-        self.running.push(Running { name, counters, ended });
+        self.ended.push(ended);
         Ok(())
-    }
-
-    /// What each exporter counts, with its name: `sqlite` or `postgresql`.
-    pub fn counters(&self) -> impl Iterator<Item = (&'static str, &Arc<Counters>)> {
-        self.running.iter().map(|running| (running.name, &running.counters))
     }
 
     /// Stops all, each after the transaction that it is in, and waits for them at most `time_max`. What is not exported
@@ -180,8 +180,8 @@ impl Exporters {
     pub async fn stop(self, time_max: Duration) {
         self.stop.send_replace(true);
         let all_ended = async {
-            for running in self.running {
-                let _ = running.ended.await;
+            for ended in self.ended {
+                let _ = ended.await;
             }
         };
         if tokio::time::timeout(time_max, all_ended).await.is_err() {
