@@ -11,6 +11,7 @@
 mod compression;
 mod cursor;
 mod large;
+mod lending;
 mod request;
 mod server;
 mod subscriber;
@@ -87,7 +88,7 @@ pub enum ReplayChunks {
     /// One message per chunk, as many client libraries expect; one of more than 64 KiB takes several.
     #[default]
     Event,
-    /// As many messages as fit in a piece of 16 KiB: cheaper.
+    /// Up to a whole block of messages: cheaper.
     Block,
 }
 

@@ -35,10 +35,11 @@ use tower::ServiceBuilder;
 
 use super::{
     Counters, RETAINED_RANGE_HEADER, ReplayChunks, StreamOptions, ZstdPassThrough,
-    cursor::{self, Cursor, Selection},
+    cursor::{self, Cursor, Hold, Selection},
     large::LargeReaders,
+    lending::Budget,
     request::{self, Endpoint, Refusal, Route, StreamRequest},
-    subscriber::{COMPRESSED_PIECE_BYTES, Form, Subscriber},
+    subscriber::{COMPRESSED_PIECE_BYTES, Coding, Subscriber},
 };
 
 /// Connections beyond the streams, so that a refusal can be told.
@@ -51,14 +52,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 const HTTP2_STREAMS_MAX: u32 = 32;
 /// How often an HTTP/2 peer is asked whether it is still there.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
-/// What hyper asks for at least.
-const CLIENT_BUFFER_BYTES_MIN: usize = 8 << 10;
-/// A piece of a replay in large pieces.
-const BLOCK_PIECE_BYTES: usize = 15 << 10;
+/// What hyper asks for at least, and the room below.
+const CLIENT_BUFFER_BYTES_MIN: usize = 9 << 10;
+/// Once its buffer is full but for this, a connection writes before it takes another event.
+const BUFFER_ROOM_BYTES: usize = 1 << 10;
+/// What a buffer holds beside one large piece: the response's head, or the chunk's length.
+const BESIDE_PIECE_BYTES: usize = 512;
 /// The largest chunk of one event: no client library reads more at a time.
 const EVENT_PIECE_BYTES: usize = 64 << 10;
-/// Stored frames that may be on their way to clients at a time, all together.
-const STORED_BUDGET_KIB: usize = 16 << 10;
+/// Clients that may have their next block read before they ask for it.
+const READERS_AHEAD: usize = 4;
+/// Blocks and stored frames that connections may keep until their clients take them, all together.
+const BUDGET_BYTES: usize = 8 << 20;
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +96,9 @@ pub(super) struct Shared {
     pub(super) own_shutdowns: watch::Sender<u64>,
     /// Reads and decodings at a time.
     pub(super) decoders: Arc<Semaphore>,
-    pub(super) stored_budget_kib: Arc<Semaphore>,
+    /// Clients that read ahead at a time.
+    pub(super) readers_ahead: Arc<Semaphore>,
+    pub(super) budget: Budget,
     pub(super) large_readers: Arc<LargeReaders>,
     pub(super) counters: Arc<Counters>,
 }
@@ -99,6 +106,21 @@ pub(super) struct Shared {
 impl Shared {
     fn subscribers_max(&self) -> usize {
         self.options.max_concurrent_subscribers as usize
+    }
+
+    fn buffer_bytes(&self) -> usize {
+        self.options.client_buffer_bytes.max(CLIENT_BUFFER_BYTES_MIN)
+    }
+
+    /// Whether HTTP/1.1 copies all that it is given into one buffer: best for many small chunks, which then leave in one
+    /// write.
+    fn copies(&self) -> bool {
+        self.options.replay_chunks == ReplayChunks::Event
+    }
+
+    /// The pieces that a stored frame is cut into: where they are copied, one fills the buffer without making it grow.
+    pub(super) fn stored_piece_bytes(&self) -> usize {
+        if self.copies() { self.buffer_bytes() - BESIDE_PIECE_BYTES } else { usize::MAX }
     }
 }
 
@@ -142,7 +164,8 @@ impl Server {
         })?;
         let shared = Shared {
             decoders: Arc::new(Semaphore::new(options.decode_concurrency.max(1))),
-            stored_budget_kib: Arc::new(Semaphore::new(STORED_BUDGET_KIB)),
+            readers_ahead: Arc::new(Semaphore::new(READERS_AHEAD)),
+            budget: Budget::new(BUDGET_BYTES),
             large_readers: Arc::default(),
             counters: Arc::default(),
             own_shutdowns: watch::Sender::new(0),
@@ -214,21 +237,19 @@ async fn serve(stream: TcpStream, router: Router, shared: Arc<Shared>, _permit: 
         return;
     }
     let options = &shared.options;
-    let buffer_bytes = options.client_buffer_bytes.max(CLIENT_BUFFER_BYTES_MIN);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
-        // Every piece is copied into one buffer at once: many small chunks leave in one write, and no block is held.
-        .writev(false)
-        .max_buf_size(buffer_bytes);
+        .writev(!shared.copies())
+        .max_buf_size(shared.buffer_bytes() - BUFFER_ROOM_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(HTTP2_PING_INTERVAL)
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
-        .max_send_buf_size(buffer_bytes);
+        .max_send_buf_size(shared.buffer_bytes());
 
     // The timeout above begins once it is clear which HTTP is spoken; a client may not take its time before that either.
     let has_asked = Arc::new(AtomicBool::new(false));
@@ -367,17 +388,14 @@ fn subscribe(
     version: Version,
 ) -> Subscriber {
     let options = &shared.options;
-    let form = match version {
-        _ if wanted.zstd => Form::Zstd,
-        Version::HTTP_2 => Form::Copied,
-        _ => Form::Shared,
+    let coding = if wanted.zstd { Coding::Zstd } else { Coding::Identity };
+    let copies = shared.copies() && version < Version::HTTP_2;
+    let hold = match coding {
+        Coding::Identity if !copies => Hold::Keeps(shared.budget.clone()),
+        // What is compressed is not kept.
+        _ => Hold::Copies,
     };
-    let single_events = form == Form::Shared && options.replay_chunks == ReplayChunks::Event;
-    let piece_bytes_max = match form {
-        Form::Zstd => COMPRESSED_PIECE_BYTES,
-        _ if single_events => EVENT_PIECE_BYTES,
-        _ => BLOCK_PIECE_BYTES,
-    };
+    let piece_bytes_max = if coding == Coding::Zstd { COMPRESSED_PIECE_BYTES } else { EVENT_PIECE_BYTES };
     let endpoint_kinds = match wanted.endpoint {
         Endpoint::Events => u64::MAX,
         Endpoint::Sidecar => options.shutdown_kind.bit(),
@@ -387,13 +405,14 @@ fn subscribe(
         versions: wanted.endpoint == Endpoint::Events,
         progress_marks: wanted.kinds.is_some() || wanted.until.is_some(),
         until: wanted.until.unwrap_or(u64::MAX),
-        single_events,
+        single_events: copies && coding == Coding::Identity,
+        hold,
         piece_bytes_max,
     };
     // Older blocks may still be in memory, but what a client gets must not depend on that.
     let oldest = shared.log.oldest();
     let cursor = Cursor::new(shared.log.clone(), position.max(oldest), selection);
-    let subscriber = Subscriber::new(Arc::clone(shared), slot, cursor, form);
+    let subscriber = Subscriber::new(Arc::clone(shared), slot, cursor, coding);
     match wanted.endpoint {
         Endpoint::Events if position < oldest => {
             subscriber.greet(cursor::missing_comment(position, oldest, &Missing::Dropped))
