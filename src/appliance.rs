@@ -21,6 +21,7 @@ use crate::config::{
     AdminApiServer, Config, Durability, NodeConnection, ReplayChunks, RestApiServer, SseServer, Storage,
     ZstdPassThrough,
 };
+use crate::export::{self, Exporters};
 use crate::http::BindError;
 use crate::ingest::{self, Ingest, IngestError, identity};
 use crate::rest::{self, RestOptions};
@@ -33,6 +34,8 @@ use crate::view::{self, Views};
 const FAREWELL: Duration = Duration::from_millis(200);
 /// How long closing the log may take before the process ends without (nothing durable is lost then).
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long the exporters' last transactions may take at the end.
+const EXPORT_END_TIME_MAX: Duration = Duration::from_secs(10);
 /// Pauses before the log is opened again after the storage failed.
 const RESTART_PAUSE_MIN: Duration = Duration::from_secs(1);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -69,11 +72,13 @@ pub(crate) async fn run_until(
     mut started: impl FnMut(&Ingest),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let exporters = Exporters::new(export_options(storage));
+    exporters.check().await.map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     tokio::pin!(end);
     let mut pause = RESTART_PAUSE_MIN;
     loop {
         let begun = tokio::time::Instant::now();
-        match run_once(config, sse, storage, &mut started, end.as_mut()).await? {
+        match run_once(config, sse, storage, &exporters, &mut started, end.as_mut()).await? {
             Outcome::Signal => return Ok(()),
             Outcome::NodesUnavailable => {
                 bail!("Error running component 'sse_event_server': Connected node(s) are unavailable")
@@ -99,6 +104,7 @@ async fn run_once(
     config: &Config,
     sse: &SseServer,
     storage: &Storage,
+    exporters: &Exporters,
     started: &mut impl FnMut(&Ingest),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
@@ -108,7 +114,10 @@ async fn run_once(
     started(&ingest);
     let nodes = nodes(config, sse, storage);
     let (cut, _) = broadcast::channel::<()>(1);
-    let (servers, handle) = serve(config, sse, storage, &ingest, &nodes, &cut)?;
+    let (servers, handle) = serve(config, sse, storage, &ingest, exporters, &nodes, &cut)?;
+    let exporting = exporters
+        .start(&ingest.log, &ingest.committed)
+        .context("Error initializing component 'sse_event_server': cannot start a thread for an export")?;
 
     let Ingest { batches, mut ended, .. } = ingest;
     let mut listeners = listen(nodes, &batches);
@@ -135,6 +144,7 @@ async fn run_once(
             Ok(_) => {}
         }
     }
+    exporting.stop(EXPORT_END_TIME_MAX).await;
     drop(cut);
     // Awaited so that ports and files are free again when the appliance starts over.
     let _ = tokio::time::timeout(CLOSE_TIME_MAX, servers.join_all()).await;
@@ -147,6 +157,7 @@ fn serve(
     sse: &SseServer,
     storage: &Storage,
     ingest: &Ingest,
+    exporters: &Exporters,
     nodes: &[Node],
     cut: &broadcast::Sender<()>,
 ) -> anyhow::Result<(JoinSet<()>, stream::Handle)> {
@@ -183,10 +194,7 @@ fn serve(
             sources,
             stream: Arc::clone(handle.counters()),
             rest: rest.as_ref().map(rest::Server::counters),
-            followers: views
-                .iter()
-                .map(|views| Follower { role: Role::View, name: "casper", next_sequence: views.position() })
-                .collect(),
+            followers: followers(views.as_ref(), exporters),
         };
         servers.spawn(admin.run(parts, is_cut()));
     }
@@ -198,6 +206,15 @@ fn serve(
         servers.spawn(async move { views.ended().await });
     }
     Ok((servers, handle))
+}
+
+fn followers(views: Option<&Views>, exporters: &Exporters) -> Vec<Follower> {
+    let view = views.map(|views| Follower { role: Role::View, name: "casper", next_sequence: views.position() });
+    let exporters = exporters.counters().map(|(name, counters)| {
+        let next_sequence = Arc::clone(&counters.next_sequence);
+        Follower { role: Role::Exporter, name, next_sequence }
+    });
+    view.into_iter().chain(exporters).collect()
 }
 
 /// In the reference's words: the component and the system's answer; then what the operator can do.
@@ -361,6 +378,15 @@ fn admin_options(settings: &AdminApiServer) -> AdminOptions {
         max_concurrent_requests: settings.max_concurrent_requests,
         max_requests_per_second: settings.max_requests_per_second,
     }
+}
+
+fn export_options(storage: &Storage) -> export::Options {
+    let sqlite = storage.sqlite.as_ref().map(|sqlite| export::sqlite::Options {
+        file: storage.folder.join(&sqlite.file_name),
+        wal_autocheckpointing_interval: sqlite.wal_autocheckpointing_interval,
+        export_from: sqlite.export_from,
+    });
+    export::Options { sqlite, postgresql: storage.postgresql.clone() }
 }
 
 fn stream_options(sse: &SseServer, storage: &Storage) -> StreamOptions {

@@ -264,13 +264,7 @@ impl Repair {
     }
 
     /// Finds out what the log goes on from behind damage.
-    fn step_over(
-        &self,
-        state: &mut GoingOn,
-        index: usize,
-        damage: &Damage,
-        next: Option<&BlockHeader>,
-    ) -> Result<()> {
+    fn step_over(&self, state: &mut GoingOn, index: usize, damage: &Damage, next: Option<&BlockHeader>) -> Result<()> {
         if let Some(header) = &damage.header {
             state.follow(header);
             return Ok(());

@@ -160,6 +160,7 @@ fn sqlite_settings(file: file::SqliteConfig, section: &Section<'_>) -> Result<Sq
             1..=COUNT_MAX,
         )?,
         wal_autocheckpointing_interval: section.number_or("wal_autocheckpointing_interval", pages, 1000, 0..=65_535)?,
+        export_from: file.export_from,
     })
 }
 

@@ -8,7 +8,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use serde::Deserialize;
 
-use super::settings::{LegacySseApi, Password, ReplayChunks, ZstdPassThrough};
+use super::settings::{ExportFrom, LegacySseApi, Password, ReplayChunks, SslMode, ZstdPassThrough};
 
 /// A section that is there is switched on unless it says otherwise.
 fn yes() -> bool {
@@ -69,6 +69,8 @@ pub(super) struct SqliteConfig {
     pub(super) file_name: String,
     pub(super) max_connections_in_pool: Option<i64>,
     pub(super) wal_autocheckpointing_interval: Option<i64>,
+    #[serde(default)]
+    pub(super) export_from: ExportFrom,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -81,6 +83,10 @@ pub(super) struct PostgresqlConfig {
     pub(super) database_password: Option<Password>,
     pub(super) max_connections_in_pool: Option<i64>,
     pub(super) port: Option<i64>,
+    pub(super) sslmode: Option<SslMode>,
+    pub(super) sslrootcert: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) export_from: ExportFrom,
 }
 
 #[derive(Debug, Deserialize)]

@@ -35,9 +35,9 @@ pub use error::{
     ConfigError, DatabaseError, Fix, InvalidValue, NotConstructed, Refusal, TomlError, TwoSpellings, Warning,
 };
 pub use settings::{
-    AdminApiServer, Config, CorsOrigin, Durability, EventStreamServer, ExponentialBackoff, LegacySseApi, LogSettings,
-    NodeClient, NodeConnection, Password, PostgreSql, ReplayChunks, RestApiServer, RpcListener, RpcServer, Sqlite,
-    SseServer, Storage, Threads, ZstdPassThrough,
+    AdminApiServer, Config, CorsOrigin, Durability, EventStreamServer, ExponentialBackoff, ExportFrom, LegacySseApi,
+    LogSettings, NodeClient, NodeConnection, Password, PostgreSql, ReplayChunks, RestApiServer, RpcListener, RpcServer,
+    Sqlite, SseServer, SslMode, Storage, Threads, ZstdPassThrough,
 };
 
 use document::Document;
@@ -142,12 +142,6 @@ mod tests {
         for part in ["emulate_legacy_sse_apis", "[rpc_server]"] {
             assert_eq!(lines.iter().filter(|line| line.contains(part)).count(), 1, "{part} in {lines:?}");
         }
-        let with_databases = DEFAULT_FULL.replace("enabled = false", "enabled = true");
-        let lines = loaded(&with_databases).config.parts_not_built_yet();
-        assert_eq!(lines.len(), 4, "{lines:?}");
-        assert!(
-            lines.iter().any(|line| line.contains("SQLite")) && lines.iter().any(|line| line.contains("PostgreSQL"))
-        );
     }
 
     #[test]

@@ -21,7 +21,10 @@ use sidecar_log_format::{
 };
 
 mod cat;
+mod export;
+mod import;
 mod locate;
+mod parquet;
 mod print;
 mod rebuild_views;
 
@@ -73,6 +76,27 @@ Examples:
 
 Exit status: 0; 1 when damaged events had to be left out.")]
     Cat(cat::CatArguments),
+    /// Write a range of events to a file: JSON lines, Parquet, or the SQL tables in SQLite.
+    #[command(after_help = "\
+Examples:
+  sidecar-log export LOG --output events.jsonl
+  sidecar-log export LOG --types BlockAdded,Step --format parquet --output blocks.parquet
+  sidecar-log export LOG --from 1000 --until 1999 --format sqlite --output part.db3
+  sidecar-log export LOG --output events.jsonl --resume     go on after an interruption
+
+Parquet columns: sequence, time, kind, source, api_version, keys (JSON), payload.
+
+Exit status: 0; 1 when damaged events had to be left out.")]
+    Export(export::ExportArguments),
+    /// Make a log of the events in a database of the Casper Sidecar.
+    #[command(after_help = "\
+Examples:
+  sidecar-log import --from sqlite:sqlite_database.db3 /var/lib/sidecar/logs/casper
+  PGPASSWORD=… sidecar-log import --from 'postgresql://user@host/events?sslmode=require' LOG
+
+Events come in the order of event_log_id, their types' names put around them again. LOG must not hold events yet. Where
+the storage folder has the Casper Sidecar's sse_index, the imported events get the ids before the one in it.")]
+    Import(import::ImportArguments),
     /// Check every checksum, sequence and chain value. Changes nothing.
     #[command(after_help = "\
 Examples:
@@ -166,6 +190,8 @@ fn run(command: Command) -> anyhow::Result<bool> {
             report.health.is_empty()
         }
         Command::Cat(arguments) => cat::cat(&arguments, &mut out)?,
+        Command::Export(arguments) => export::export(&arguments, &mut out)?,
+        Command::Import(arguments) => import::import(&arguments, &mut out)?,
         Command::Verify { log, json } => {
             let storage = log.storage()?;
             let bar = print::progress_bar(io::stderr().is_terminal());

@@ -44,7 +44,9 @@ impl Expected {
             1 => format!(" {number}"),
             2 => format!("\"{}{number}\"", "long ".repeat(random.below(3000) as usize)),
             3 if random.one_in(100) => format!("\"{}{number}\"", "large ".repeat(200_000)),
-            _ => format!("{{\"Event\":{{\"number\":{number},\"text\":\"{}\"}}}}", "x".repeat(random.below(90) as usize)),
+            _ => {
+                format!("{{\"Event\":{{\"number\":{number},\"text\":\"{}\"}}}}", "x".repeat(random.below(90) as usize))
+            }
         };
         Expected {
             payload,
@@ -543,13 +545,21 @@ impl Model {
     fn check(&self, log: &Log, is_recovered: bool) {
         self.step("read all");
         let (oldest, end) = (log.oldest() as usize, log.head().next_sequence as usize);
-        assert!(oldest <= self.drop_asked, "{oldest} is the oldest, but only what is below {} was to go", self.drop_asked);
+        assert!(
+            oldest <= self.drop_asked,
+            "{oldest} is the oldest, but only what is below {} was to go",
+            self.drop_asked
+        );
         if is_recovered {
             assert_eq!(end, self.visible);
             assert!(oldest >= self.dropped, "{oldest} is the oldest, but all below {} was dropped", self.dropped);
         }
         let may_be_lost = !self.is_synced() && !is_recovered;
-        assert!(end <= self.events.len() || may_be_lost, "a reader sees {end}, but {} were appended", self.events.len());
+        assert!(
+            end <= self.events.len() || may_be_lost,
+            "a reader sees {end}, but {} were appended",
+            self.events.len()
+        );
         if oldest > 0 && end > oldest {
             match log.read(oldest as u64 - 1).unwrap() {
                 Read::Missing { why: Missing::Dropped, to, .. } => assert_eq!(to as usize, oldest),

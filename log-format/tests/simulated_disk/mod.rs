@@ -451,7 +451,8 @@ impl SimulatedDisk {
             state.calls_max = None;
             panic!("the log goes on and on: {} calls, at last to {operation}", state.calls);
         }
-        let is_full = state.calls <= state.full_until && matches!(operation, "write" | "allocate" | "create" | "rename");
+        let is_full =
+            state.calls <= state.full_until && matches!(operation, "write" | "allocate" | "create" | "rename");
         let calls = state.calls;
         let fault = match state.fault.take_if(|(at, _)| calls > *at) {
             Some((_, fault)) => fault,
