@@ -7,6 +7,8 @@
 pub mod appliance;
 pub mod config;
 pub mod demo;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod ingest;
 pub mod source;
 pub mod stream;

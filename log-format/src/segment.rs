@@ -350,12 +350,17 @@ impl Footer {
         };
         let mut out = Vec::new();
         block::encode_plain(header, &raw, encoder, &mut out)?;
+        out.extend_from_slice(&Self::trailer(offset));
+        Ok(out)
+    }
+
+    /// The end of a segment whose footer begins at `offset`.
+    pub(crate) fn trailer(offset: u64) -> Vec<u8> {
         let mut trailer = offset.to_le_bytes().to_vec();
         trailer.extend_from_slice(&TRAILER_MAGIC);
         let crc = crc32fast::hash(&trailer);
         trailer.extend_from_slice(&crc.to_le_bytes());
-        out.extend_from_slice(&trailer);
-        Ok(out)
+        trailer
     }
 
     /// Reads the footer of a sealed segment and says where it begins; `None` when the file does not end in a trailer.

@@ -25,6 +25,8 @@ use std::{
 
 use sidecar_log_format::Kind;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use request::door as request_door;
 pub use server::{BindError, Handle, Server};
 
 /// Names the range of sequences that the log retained when the stream began, as `OLDEST-NEWEST`, both inclusive. On every
