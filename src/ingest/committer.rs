@@ -1,8 +1,8 @@
 //! The committer: one thread that decides what is news, appends it and commits.
 //!
 //! Batches of all sources flow in through one bounded channel; events leave in one order, durable first, then visible. A
-//! commit starts when the last has ended and takes what is queued; while a source has more waiting and the block has
-//! room, it goes on filling, at most [`FILL_TIME_MAX`].
+//! commit starts when the last has ended and takes what is queued, at most [`COMMIT_BYTES_MAX`]; while a source has more
+//! waiting and the block has room, it goes on filling, at most [`FILL_TIME_MAX`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ use crate::source::{Batch, Connection, Identity, Received, Timestamp};
 
 /// How long a commit waits for a source that has more.
 const FILL_TIME_MAX: Duration = Duration::from_millis(2);
+/// How much wire form one commit takes: several blocks, so that under load the syncs cost a small part of the time.
+const COMMIT_BYTES_MAX: usize = 2 << 20;
 /// A batch with this many events or bytes was cut off by its source's limits: there is more.
 const FULL_BATCH_EVENTS: usize = 512;
 const FULL_BATCH_BYTES: usize = 256 << 10;
@@ -83,12 +85,12 @@ impl Committer {
         loop {
             let more_waits = is_full(&batch);
             self.take(batch)?;
-            if self.writer.is_block_full() {
+            if self.writer.uncommitted_bytes() >= COMMIT_BYTES_MAX {
                 return Ok(());
             }
             batch = match self.batches.try_recv() {
                 Ok(next) => next,
-                Err(_) if !more_waits => return Ok(()),
+                Err(_) if !more_waits || self.writer.is_block_full() => return Ok(()),
                 Err(_) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     match self.runtime.block_on(async { tokio::time::timeout(left, self.batches.recv()).await }) {

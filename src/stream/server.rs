@@ -51,10 +51,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 const HTTP2_STREAMS_MAX: u32 = 32;
 /// How often an HTTP/2 peer is asked whether it is still there.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
-/// What hyper asks for at least.
-const CLIENT_BUFFER_BYTES_MIN: usize = 8 << 10;
-/// A piece of a replay in large pieces.
-const BLOCK_PIECE_BYTES: usize = 15 << 10;
+/// What hyper asks for at least, and the room below.
+const CLIENT_BUFFER_BYTES_MIN: usize = 9 << 10;
+/// Once its buffer is full but for this, a connection writes before it takes another event.
+const BUFFER_ROOM_BYTES: usize = 1 << 10;
+/// What a buffer holds beside one large piece: the response's head, or the chunk's length.
+const BESIDE_PIECE_BYTES: usize = 512;
 /// The largest chunk of one event: no client library reads more at a time.
 const EVENT_PIECE_BYTES: usize = 64 << 10;
 /// Stored frames that may be on their way to clients at a time, all together.
@@ -99,6 +101,15 @@ pub(super) struct Shared {
 impl Shared {
     fn subscribers_max(&self) -> usize {
         self.options.max_concurrent_subscribers as usize
+    }
+
+    fn buffer_bytes(&self) -> usize {
+        self.options.client_buffer_bytes.max(CLIENT_BUFFER_BYTES_MIN)
+    }
+
+    /// A piece of a replay in large pieces, or of a stored frame: it fills a connection's buffer without making it grow.
+    pub(super) fn piece_bytes(&self) -> usize {
+        self.buffer_bytes() - BESIDE_PIECE_BYTES
     }
 }
 
@@ -214,7 +225,6 @@ async fn serve(stream: TcpStream, router: Router, shared: Arc<Shared>, _permit: 
         return;
     }
     let options = &shared.options;
-    let buffer_bytes = options.client_buffer_bytes.max(CLIENT_BUFFER_BYTES_MIN);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -222,13 +232,13 @@ async fn serve(stream: TcpStream, router: Router, shared: Arc<Shared>, _permit: 
         .header_read_timeout(options.header_timeout)
         // Every piece is copied into one buffer at once: many small chunks leave in one write, and no block is held.
         .writev(false)
-        .max_buf_size(buffer_bytes);
+        .max_buf_size(shared.buffer_bytes() - BUFFER_ROOM_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(HTTP2_PING_INTERVAL)
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
-        .max_send_buf_size(buffer_bytes);
+        .max_send_buf_size(shared.buffer_bytes());
 
     // The timeout above begins once it is clear which HTTP is spoken; a client may not take its time before that either.
     let has_asked = Arc::new(AtomicBool::new(false));
@@ -376,7 +386,7 @@ fn subscribe(
     let piece_bytes_max = match form {
         Form::Zstd => COMPRESSED_PIECE_BYTES,
         _ if single_events => EVENT_PIECE_BYTES,
-        _ => BLOCK_PIECE_BYTES,
+        _ => shared.piece_bytes(),
     };
     let endpoint_kinds = match wanted.endpoint {
         Endpoint::Events => u64::MAX,

@@ -32,8 +32,6 @@ use super::{
 /// How long a client may hear nothing.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_COMMENT: &[u8] = b":\n\n";
-/// Bytes of the pieces that a stored frame is cut into; a little less than HTTP's buffer, so that two leave in one write.
-const STORED_PIECE_BYTES: usize = 15 << 10;
 /// A block up to this size is compressed here when it is in memory: that is cheaper than reading its stored form.
 pub(super) const COMPRESSED_PIECE_BYTES: usize = 64 << 10;
 /// How long a stream rests before it looks again for what another process is still writing.
@@ -249,9 +247,10 @@ impl Subscriber {
     }
 
     fn next_stored_piece(&mut self) -> Option<Bytes> {
+        let piece_bytes = self.shared.piece_bytes();
         let stored = self.stored.as_mut()?;
         let frame = &stored.block.frame;
-        let end = frame.len().min(stored.sent + STORED_PIECE_BYTES);
+        let end = frame.len().min(stored.sent + piece_bytes);
         let piece = frame.slice(stored.sent..end);
         stored.sent = end;
         if end == frame.len()
