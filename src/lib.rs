@@ -7,6 +7,7 @@
 pub mod appliance;
 pub mod config;
 pub mod demo;
+pub mod front;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod ingest;
