@@ -13,6 +13,7 @@ pub mod connection;
 pub mod counters;
 pub mod event;
 pub mod frames;
+mod log_lines;
 mod silence;
 pub mod status;
 pub mod transport;
