@@ -404,7 +404,10 @@ fn stream_options(sse: &SseServer, storage: &Storage) -> StreamOptions {
             ZstdPassThrough::Off => stream::ZstdPassThrough::Off,
         },
         client_buffer_bytes: server.client_buffer_bytes,
+        max_connections: server.max_connections,
         header_timeout: server.header_timeout,
+        idle_timeout: server.idle_timeout,
+        write_stall_timeout: server.write_stall_timeout,
         decode_concurrency: storage.log.decode_concurrency,
         legacy_enabled: !sse.emulate_legacy_sse_apis.is_empty(),
         ..StreamOptions::new(&KINDS, casper::event::SHUTDOWN)

@@ -9,6 +9,8 @@ pub mod appliance;
 pub mod config;
 pub mod demo;
 pub mod export;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod http;
 pub mod ingest;
 pub mod rest;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sidecar::config::{Config, Loaded};
 use sidecar::{appliance, demo, telemetry};
 
@@ -82,6 +83,7 @@ fn run_appliance(path: &std::path::Path) -> anyhow::Result<()> {
     for line in config.parts_not_built_yet() {
         tracing::warn!("{line}");
     }
+    allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.threads.workers)
         .max_blocking_threads(config.threads.blocking)
@@ -92,4 +94,14 @@ fn run_appliance(path: &std::path::Path) -> anyhow::Result<()> {
     // Blocking reads of slow clients need not be waited for: nothing they do matters any more.
     runtime.shutdown_background();
     result
+}
+
+/// Lets the process have as many files and connections open as its hard limit says: the usual soft one of 1024 would be
+/// used up by clients before the server's own limits are reached.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+    }
 }

@@ -14,6 +14,8 @@ mod chain;
 mod error;
 mod event;
 mod examine;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod head;
 pub mod inspect;
 mod log;

@@ -715,10 +715,19 @@ fn read_entry(file: &SegmentFile, entry: &BlockEntry) -> Result<(BlockHeader, Ve
 
 fn read_entry_into(file: &SegmentFile, entry: &BlockEntry, bytes: &mut [u8]) -> Result<BlockHeader> {
     let header = file.read_block_into(entry.offset, bytes)?;
-    if header.block_type != BlockType::EVENTS || header.first_sequence != entry.first_sequence {
+    check_listed(file, entry, &header)?;
+    Ok(header)
+}
+
+/// Whether a block is the one of its index entry: a reader goes on where the entry ends.
+fn check_listed(file: &SegmentFile, entry: &BlockEntry, header: &BlockHeader) -> Result<()> {
+    let is_listed = header.block_type == BlockType::EVENTS
+        && header.first_sequence == entry.first_sequence
+        && header.count == entry.count;
+    if !is_listed {
         return Err(file.corrupt(entry.offset, block::corrupt("another block stands where the index says")));
     }
-    Ok(header)
+    Ok(())
 }
 
 fn read_marks(file: &SegmentFile, entries: &[BlockEntry], marks: &mut Vec<Mark>) -> Result<()> {
@@ -763,6 +772,7 @@ impl LargeEvent {
     /// Nothing is given out before all of it is known to be sound.
     fn open(file: Arc<SegmentFile>, entry: &BlockEntry) -> Result<LargeEvent> {
         let (header, shape) = file.read_shape(entry.offset)?;
+        check_listed(&file, entry, &header)?;
         file.check_parts(entry.offset, &header)?;
         Ok(LargeEvent { file, offset: entry.offset, header, shape })
     }

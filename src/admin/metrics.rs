@@ -189,7 +189,7 @@ fn stream(group: &mut Group, parts: &Parts) {
     }
     group
         .gauge("sidecar_stream_connections", "Open connections to the event stream server")
-        .count(&[], counters.connections.load(Ordering::Relaxed) as u64);
+        .count(&[], counters.front.connections.load(Ordering::Relaxed) as u64);
     let mut counted = |name, help, count: &std::sync::atomic::AtomicU64| {
         group.counter(name, help).count(&[], count.load(Ordering::Relaxed));
     };
@@ -199,7 +199,7 @@ fn stream(group: &mut Group, parts: &Parts) {
     counted(
         "sidecar_stream_connections_refused_total",
         "Connections closed because too many were open",
-        &counters.connections_refused,
+        &counters.front.refused,
     );
 }
 

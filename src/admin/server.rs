@@ -14,16 +14,16 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 
 use super::{AdminOptions, Parts, Role, metrics};
-use crate::http::{BindError, Limits, Listener};
+use crate::http::{BindError, front::Front, front::FrontLimits, turns::Limits};
 
-/// Connections at a time; those beyond wait to be accepted.
+/// Connections at a time.
 const CONNECTIONS_MAX: usize = 64;
 /// Look-ups that are this many events behind wait for them when they are asked; further behind, they cannot tell.
 const READY_LAG_EVENTS_MAX: u64 = 100_000;
 
 /// A bound admin server.
 pub struct Server {
-    listener: Listener,
+    front: Front,
     limits: Limits,
 }
 
@@ -38,22 +38,23 @@ impl Server {
     /// # Errors
     /// [`BindError`] names the address.
     pub fn bind(options: &AdminOptions) -> Result<Server, BindError> {
-        let listener = Listener::bind(SocketAddr::new(options.listen, options.port))?;
+        let address = SocketAddr::new(options.listen, options.port);
+        let front = Front::bind(address, FrontLimits::of_answers(CONNECTIONS_MAX), Arc::default())?;
         let limits = Limits::new(options.max_concurrent_requests, options.max_requests_per_second);
-        Ok(Server { listener, limits })
+        Ok(Server { front, limits })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.listener.local_addr()
+        self.front.local_addr()
     }
 
     /// Shows `parts` until `cancel` is done; then every connection is cut.
     pub async fn run(self, parts: Parts, cancel: impl Future<Output = ()>) {
         let shared = Arc::new(Shared { parts, limits: self.limits });
         let router = Router::new().fallback(respond).with_state(shared);
-        self.listener.serve(router, CONNECTIONS_MAX, cancel).await;
+        self.front.serve(router, cancel).await;
     }
 }
 

@@ -39,6 +39,8 @@ const REST_BLOCK_CACHE_BYTES: i64 = 96 * MIB;
 const SECONDS_MAX: i64 = 366 * 100 * DAY_SECONDS;
 const MILLISECONDS_MAX: i64 = SECONDS_MAX * 1000;
 const THREADS_MAX: i64 = 4096;
+/// More than any system here lets one process have.
+const CONNECTIONS_MAX: i64 = 1_000_000;
 
 type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -254,7 +256,20 @@ fn event_stream_server(
             16 * KIB,
             KIB..=16 * MIB,
         )?,
+        max_connections: section.number_or(
+            "max_connections",
+            file.max_connections,
+            subscribers.saturating_add(1000).min(CONNECTIONS_MAX),
+            1..=CONNECTIONS_MAX,
+        )?,
         header_timeout: section.seconds_or("header_timeout_seconds", file.header_timeout_seconds, 10, 1..=3600)?,
+        idle_timeout: section.seconds_or("idle_timeout_seconds", file.idle_timeout_seconds, 60, 1..=DAY_SECONDS)?,
+        write_stall_timeout: section.seconds_or(
+            "write_stall_timeout_seconds",
+            file.write_stall_timeout_seconds,
+            900,
+            1..=DAY_SECONDS,
+        )?,
     })
 }
 
@@ -419,7 +434,7 @@ mod tests {
     ";
 
     /// Every number of the file, its limits, and what stands in the file's full example.
-    const LIMITS: [(&str, RangeInclusive<i64>); 49] = [
+    const LIMITS: [(&str, RangeInclusive<i64>); 52] = [
         ("max_thread_count", 1..=4096),
         ("max_blocking_thread_count", 1..=4096),
         ("storage.log.sync_interval_ms", 1..=60_000),
@@ -448,7 +463,10 @@ mod tests {
         ("sse_server.event_stream_server.max_concurrent_subscribers", 0..=4_294_967_295),
         ("sse_server.event_stream_server.event_stream_buffer_length", 1..=4_294_967_295),
         ("sse_server.event_stream_server.client_buffer_bytes", 1024..=16_777_216),
+        ("sse_server.event_stream_server.max_connections", 1..=1_000_000),
         ("sse_server.event_stream_server.header_timeout_seconds", 1..=3600),
+        ("sse_server.event_stream_server.idle_timeout_seconds", 1..=86_400),
+        ("sse_server.event_stream_server.write_stall_timeout_seconds", 1..=86_400),
         ("rest_api_server.port", 0..=65_535),
         ("rest_api_server.max_concurrent_requests", 1..=4_294_967_295),
         ("rest_api_server.max_requests_per_second", 1..=4_294_967_295),
@@ -537,7 +555,10 @@ mod tests {
             replay_chunks: ReplayChunks::Event,
             zstd: ZstdPassThrough::Sole,
             client_buffer_bytes: 16_384,
+            max_connections: 1100,
             header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            write_stall_timeout: Duration::from_secs(900),
         };
         assert_eq!(sse.event_stream_server, expected);
         assert_eq!((sse.inbound_channel_size, sse.keep_only_newest), (1000, None));

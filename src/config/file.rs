@@ -132,7 +132,10 @@ pub(super) struct EventStreamServer {
     #[serde(default)]
     pub(super) zstd: ZstdPassThrough,
     pub(super) client_buffer_bytes: Option<i64>,
+    pub(super) max_connections: Option<i64>,
     pub(super) header_timeout_seconds: Option<i64>,
+    pub(super) idle_timeout_seconds: Option<i64>,
+    pub(super) write_stall_timeout_seconds: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -257,8 +257,14 @@ pub struct EventStreamServer {
     pub zstd: ZstdPassThrough,
     /// The buffer that a client's connection writes from, in bytes.
     pub client_buffer_bytes: usize,
+    /// The most connections open at once, those without a stream included.
+    pub max_connections: usize,
     /// The limit for a client to send its request's header.
     pub header_timeout: Duration,
+    /// How long a connection may stay open without a request.
+    pub idle_timeout: Duration,
+    /// How long a client may take nothing of its stream before it is cut.
+    pub write_stall_timeout: Duration,
 }
 
 /// How replayed events are cut into HTTP chunks.

@@ -23,12 +23,12 @@ use super::document;
 use super::from_log::LogAnswers;
 use super::question::{self, Hash, PageOfEvents, Question, Refusal, Request};
 use super::status::status;
-use crate::http::{self, BindError, Limits, Listener};
+use crate::http::{self, BindError, front::Front, front::FrontLimits, turns::Limits};
 use crate::source::casper::NamedSource;
 use crate::source::casper::keys::{Stage, TransactionType};
 use crate::view::Views;
 
-/// Connections at a time; those beyond wait to be accepted.
+/// Connections at a time.
 const CONNECTIONS_MAX: usize = 512;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -39,7 +39,7 @@ const ASK_AGAIN: HeaderValue = HeaderValue::from_static("no-cache");
 
 /// A bound REST server.
 pub struct Server {
-    listener: Listener,
+    front: Front,
     shared: Arc<Shared>,
 }
 
@@ -58,7 +58,8 @@ impl Server {
     /// # Errors
     /// [`BindError`] names the address.
     pub fn bind(options: RestOptions, log: Log, views: Views, sources: Vec<NamedSource>) -> Result<Server, BindError> {
-        let listener = Listener::bind(SocketAddr::new(options.listen, options.port))?;
+        let address = SocketAddr::new(options.listen, options.port);
+        let front = Front::bind(address, FrontLimits::of_answers(CONNECTIONS_MAX), Arc::default())?;
         let shared = Shared {
             answers: LogAnswers::new(log, views, options.decode_concurrency),
             sources,
@@ -67,13 +68,13 @@ impl Server {
             swagger_ui: Arc::new(utoipa_swagger_ui::Config::from(document::PATH).try_it_out_enabled(true)),
             options,
         };
-        Ok(Server { listener, shared: Arc::new(shared) })
+        Ok(Server { front, shared: Arc::new(shared) })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.listener.local_addr()
+        self.front.local_addr()
     }
 
     /// What the server has done so far.
@@ -84,7 +85,7 @@ impl Server {
 
     /// Serves until `cancel` is done; then every connection is cut.
     pub async fn run(self, cancel: impl Future<Output = ()>) {
-        self.listener.serve(router(self.shared), CONNECTIONS_MAX, cancel).await;
+        self.front.serve(router(self.shared), cancel).await;
     }
 }
 

@@ -1,14 +1,9 @@
-//! Listening, connections and responses.
+//! Requests and responses; the connections that bring them are the front's.
 
 use std::{
     io,
     net::SocketAddr,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, atomic::Ordering},
 };
 
 use axum::{
@@ -20,18 +15,8 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
 use sidecar_log_format::{Head, Log, Missing, Sequence};
-use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    task::JoinSet,
-};
-use tower::ServiceBuilder;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     Counters, RETAINED_RANGE_HEADER, ReplayChunks, StreamOptions, ZstdPassThrough,
@@ -42,18 +27,11 @@ use super::{
     request::{self, Endpoint, Refusal, Route, StreamRequest},
     subscriber::{COMPRESSED_PIECE_BYTES, Coding, Subscriber},
 };
-use crate::http::allow_any_origin;
+use crate::http::{
+    allow_any_origin,
+    front::{Front, FrontLimits},
+};
 
-/// Connections beyond the streams, so that a refusal can be told.
-const REFUSAL_CONNECTIONS: usize = 64;
-/// Connections that the system holds ready to be accepted.
-const BACKLOG: u32 = 1024;
-/// The rest before the next try when no connection can be accepted, as when no file descriptor is left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// Streams that one HTTP/2 connection may hold open.
-const HTTP2_STREAMS_MAX: u32 = 32;
-/// How often an HTTP/2 peer is asked whether it is still there.
-const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 /// What hyper asks for at least, and the room below.
 const CLIENT_BUFFER_BYTES_MIN: usize = 9 << 10;
 /// Once its buffer is full but for this, a connection writes before it takes another event.
@@ -114,6 +92,19 @@ impl Shared {
         self.options.client_buffer_bytes.max(CLIENT_BUFFER_BYTES_MIN)
     }
 
+    fn limits(&self) -> FrontLimits {
+        let options = &self.options;
+        FrontLimits {
+            connections_max: options.max_connections,
+            header_timeout: options.header_timeout,
+            idle_timeout: options.idle_timeout,
+            write_stall_timeout: options.write_stall_timeout,
+            http1_buffer_bytes: self.buffer_bytes() - BUFFER_ROOM_BYTES,
+            http2_buffer_bytes: self.buffer_bytes(),
+            http1_vectored: !self.copies(),
+        }
+    }
+
     /// Whether HTTP/1.1 copies all that it is given into one buffer: best for many small chunks, which then leave in one
     /// write.
     fn copies(&self) -> bool {
@@ -128,8 +119,7 @@ impl Shared {
 
 /// A bound SSE server.
 pub struct Server {
-    listener: TcpListener,
-    local_address: SocketAddr,
+    front: Front,
     shared: Arc<Shared>,
 }
 
@@ -160,10 +150,6 @@ impl Server {
     /// [`BindError::Taken`] names the address; [`BindError::Refused`] what else is wrong.
     pub fn bind(options: StreamOptions, log: Log, committed: watch::Receiver<Head>) -> Result<Server, BindError> {
         let address = SocketAddr::new(options.listen, options.port);
-        let (listener, local_address) = listen(address).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::Taken { address },
-            _ => BindError::Refused { address, source },
-        })?;
         let shared = Shared {
             decoders: Arc::new(Semaphore::new(options.decode_concurrency.max(1))),
             readers_ahead: Arc::new(Semaphore::new(READERS_AHEAD)),
@@ -175,13 +161,18 @@ impl Server {
             log,
             committed,
         };
-        Ok(Server { listener, local_address, shared: Arc::new(shared) })
+        let front = Front::bind(address, shared.limits(), Arc::clone(&shared.counters.front));
+        let front = front.map_err(|error| match error.source.kind() {
+            io::ErrorKind::AddrInUse => BindError::Taken { address },
+            _ => BindError::Refused { address, source: error.source },
+        })?;
+        Ok(Server { front, shared: Arc::new(shared) })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_address
+        self.front.local_addr()
     }
 
     /// To talk to it while it runs.
@@ -192,103 +183,7 @@ impl Server {
 
     /// Serves until `cancel` is done; then every connection is cut, without a message.
     pub async fn run(self, cancel: impl Future<Output = ()>) {
-        let connections_max = self.shared.subscribers_max().saturating_add(REFUSAL_CONNECTIONS);
-        let room = Arc::new(Semaphore::new(connections_max));
-        let router = router(Arc::clone(&self.shared));
-        let mut cancel = pin!(cancel);
-        // Dropped with it: the connections.
-        let mut connections = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                () = &mut cancel => return,
-                Some(_) = connections.join_next() => continue,
-                accepted = self.listener.accept() => accepted,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-                self.shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
-                continue;
-            };
-            connections.spawn(serve(stream, router.clone(), Arc::clone(&self.shared), permit));
-        }
-    }
-}
-
-fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restart must not wait for the last connections of the process before it.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    let listener = socket.listen(BACKLOG)?;
-    let local_address = listener.local_addr()?;
-    Ok((listener, local_address))
-}
-
-/// One connection, from its first byte to its end.
-async fn serve(stream: TcpStream, router: Router, shared: Arc<Shared>, _permit: OwnedSemaphorePermit) {
-    let _count = ConnectionCount::new(&shared.counters);
-    // A live event leaves at once.
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
-    let options = &shared.options;
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.header_timeout)
-        .writev(!shared.copies())
-        .max_buf_size(shared.buffer_bytes() - BUFFER_ROOM_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(HTTP2_PING_INTERVAL)
-        .max_concurrent_streams(HTTP2_STREAMS_MAX)
-        .max_send_buf_size(shared.buffer_bytes());
-
-    // The timeout above begins once it is clear which HTTP is spoken; a client may not take its time before that either.
-    let has_asked = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&has_asked);
-    let service = ServiceBuilder::new().map_request(move |request: hyper::Request<hyper::body::Incoming>| {
-        asked.store(true, Ordering::Relaxed);
-        request.map(Body::new)
-    });
-    let service = TowerToHyperService::new(service.service(router));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let first_request = tokio::time::sleep(options.header_timeout);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = first_request => {
-            if !has_asked.load(Ordering::Relaxed) {
-                return;
-            }
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended");
-    }
-}
-
-struct ConnectionCount(Arc<Counters>);
-
-impl ConnectionCount {
-    fn new(counters: &Arc<Counters>) -> Self {
-        counters.connections.fetch_add(1, Ordering::Relaxed);
-        ConnectionCount(Arc::clone(counters))
-    }
-}
-
-impl Drop for ConnectionCount {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.front.serve(router(self.shared), cancel).await;
     }
 }
 
