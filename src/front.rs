@@ -576,7 +576,7 @@ mod tests {
         let (mut sender, connection) = http2_client(running.address).await;
         let response = sender.send_request(http2_request("/")).await.unwrap();
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "here");
-        timeout(PATIENCE, connection).await.unwrap().unwrap().unwrap();
+        timeout(PATIENCE, connection).await.unwrap().unwrap();
         assert_eq!(running.counters.idled_out.load(Ordering::Relaxed), 1);
     }
 
@@ -636,13 +636,11 @@ mod tests {
         assert!(sent.await.expect("the connection is closed") < 64 << 20);
     }
 
-    async fn http2_client(
-        address: SocketAddr,
-    ) -> (http2::SendRequest<Empty<Bytes>>, tokio::task::JoinHandle<hyper::Result<()>>) {
+    async fn http2_client(address: SocketAddr) -> (http2::SendRequest<Empty<Bytes>>, tokio::task::JoinHandle<()>) {
         let stream = TcpStream::connect(address).await.unwrap();
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         // Who is cut without a word sees an error; that it ends is what counts.
-        (sender, tokio::spawn(async { Ok(connection.await.unwrap_or_default()) }))
+        (sender, tokio::spawn(async { connection.await.unwrap_or_default() }))
     }
 
     fn http2_request(path: &str) -> Request<Empty<Bytes>> {
