@@ -1,6 +1,12 @@
 //! Clients that mean harm: whatever they do, memory stays bounded, and those who only want their events do not notice.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
 
 use std::net::SocketAddr;
 use std::time::Duration;
