@@ -75,7 +75,6 @@ fn follow(
     let (begun, cpu) = (Instant::now(), cpu_time());
     let (log, raw_bytes) = write(story, events, &path.join("log"), &is_wanted, |log| {
         let (committed, receiver) = watch::channel(log.head());
-        let _inside = runtime.enter();
         started = Some(Views::open(options.clone(), log.clone(), receiver).expect("the views' thread starts"));
         Some(committed)
     });
@@ -110,7 +109,6 @@ fn rebuild(made: &Made) {
 
 fn look_up(runtime: &tokio::runtime::Runtime, made: &Made) {
     let (committed, receiver) = watch::channel(made.log.head());
-    let _inside = runtime.enter();
     let begun = Instant::now();
     let views = Views::open(made.options.clone(), made.log.clone(), receiver).expect("the views' thread starts");
     let events = made.log.head().next_sequence;

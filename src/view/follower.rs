@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use redb::Durability;
 use sidecar_log_format::{Head, Log, Sequence};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -19,7 +18,7 @@ use super::store::{self, Rebuild, Store};
 use super::{Options, Shared, ViewError};
 
 /// Most events of a batch, which bounds its memory: some 60 bytes an event.
-pub(super) const BATCH_EVENTS: usize = 65_536;
+const BATCH_EVENTS: usize = 65_536;
 /// A commit is durable when this many events have come since the last such one,
 const SYNC_EVENTS: usize = 1_000_000;
 /// or so much time. What is projected again after a crash is no more than that.
@@ -28,6 +27,8 @@ const SYNC_PERIOD: Duration = Duration::from_secs(10);
 const SWEEP_ROWS: usize = 2_048;
 /// A start that has more than this to read says so.
 const WORTH_TELLING_EVENTS: u64 = 100_000;
+/// How long the thread waits for the log before it looks whether there is something else to do.
+const LOOK_AROUND: Duration = Duration::from_millis(200);
 /// Pauses before the file is opened again after a failure.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -39,7 +40,6 @@ pub(super) struct Follower {
     pub(super) committed: watch::Receiver<Head>,
     pub(super) shared: Arc<Shared>,
     pub(super) projected: watch::Sender<Sequence>,
-    pub(super) runtime: Handle,
 }
 
 impl Drop for Follower {
@@ -51,7 +51,7 @@ impl Drop for Follower {
 
 impl Follower {
     /// Follows until the log's writer has ended.
-    pub(super) fn run(mut self) {
+    pub(super) fn run(self) {
         let mut pause = PAUSE_MIN;
         let mut distrusted = None;
         while !self.is_over() {
@@ -65,44 +65,36 @@ impl Follower {
             error!("the views are closed: {failure}; they are opened again in {pause:?}, ingest and serving go on");
             distrusted = matches!(failure, ViewError::MalformedRow { .. }).then_some(Rebuild::MalformedRow);
             let end_of_pause = Instant::now() + pause;
-            while Instant::now() < end_of_pause && self.wait(end_of_pause.saturating_duration_since(Instant::now())) {}
+            while Instant::now() < end_of_pause && !self.is_over() {
+                std::thread::sleep(LOOK_AROUND);
+            }
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
     /// Follows with one opening of the file.
-    fn follow(&mut self, distrusted: Option<Rebuild>) -> Result<(), ViewError> {
+    fn follow(&self, distrusted: Option<Rebuild>) -> Result<(), ViewError> {
         let mut store = self.open(distrusted)?;
         let path = self.options.path.clone();
         let mut unsynced = Unsynced::default();
         loop {
-            let is_behind = store.next() < self.log.head().next_sequence;
-            if is_behind {
-                let batch = Batch::read(&self.log, store.next(), BATCH_EVENTS)?;
-                let durability = unsynced.add(batch.events());
-                self.shared.counters.projected.add(batch.events() as u64);
-                store.commit(batch, durability).map_err(|error| store::at(&path, error))?;
-                self.count_commit(durability);
-                self.publish(store.next());
-            }
+            let has_moved = self.project(&mut store, &mut unsynced)?;
             store.note_oldest(self.log.oldest());
             if store.is_sweeping() {
-                store.sweep(SWEEP_ROWS).map_err(|error| store::at(&path, error))?;
-                self.count_commit(unsynced.add(0));
+                let durability = unsynced.add(0);
+                store.sweep(SWEEP_ROWS, durability).map_err(|error| store::at(&path, error))?;
+                self.count_commit(durability);
             }
             if self.is_over() || self.shared.is_suspect() {
                 break;
             }
-            if is_behind || store.is_sweeping() {
+            if has_moved || store.is_sweeping() {
                 continue;
             }
-            match unsynced.due_in() {
-                None => _ = self.wait(Duration::MAX),
-                Some(Duration::ZERO) => {
-                    self.sync(&mut store, &mut unsynced)?;
-                }
-                Some(due_in) => _ = self.wait(due_in),
+            if unsynced.is_due() {
+                self.sync(&mut store, &mut unsynced)?;
             }
+            let _more = self.log.wait(store.next(), LOOK_AROUND);
         }
         if self.shared.is_suspect() {
             return Err(ViewError::MalformedRow { path });
@@ -110,7 +102,23 @@ impl Follower {
         self.sync(&mut store, &mut unsynced)
     }
 
-    fn open(&mut self, distrusted: Option<Rebuild>) -> Result<Store, ViewError> {
+    /// Projects the next batch, if the log has gone on; says whether it has.
+    fn project(&self, store: &mut Store, unsynced: &mut Unsynced) -> Result<bool, ViewError> {
+        let before = store.next();
+        if before >= self.log.head().next_sequence {
+            return Ok(false);
+        }
+        let batch = Batch::read(&self.log, before, BATCH_EVENTS)?;
+        let events = batch.events();
+        let durability = unsynced.add(events);
+        store.commit(batch, durability).map_err(|error| store::at(&self.options.path, error))?;
+        self.shared.counters.projected.add(events as u64);
+        self.count_commit(durability);
+        self.publish(store.next());
+        Ok(store.next() > before)
+    }
+
+    fn open(&self, distrusted: Option<Rebuild>) -> Result<Store, ViewError> {
         let (store, rebuild) = match distrusted {
             Some(rebuild) => (store::begin(&self.options, &self.log, &rebuild)?, Some(rebuild)),
             None => store::open(&self.options, &self.log)?,
@@ -151,12 +159,6 @@ impl Follower {
     fn is_over(&self) -> bool {
         self.committed.has_changed().is_err()
     }
-
-    /// Waits for a commit of the log, at most `time`; says whether more may come.
-    fn wait(&mut self, time: Duration) -> bool {
-        let changed = self.runtime.block_on(async { tokio::time::timeout(time, self.committed.changed()).await });
-        !matches!(changed, Ok(Err(_)))
-    }
 }
 
 /// What a crash would have projected again.
@@ -170,16 +172,16 @@ impl Unsynced {
     /// How to commit `events` more.
     fn add(&mut self, events: usize) -> Durability {
         self.events += events;
-        let since = *self.since.get_or_insert_with(Instant::now);
-        if self.events >= SYNC_EVENTS || since.elapsed() >= SYNC_PERIOD {
+        self.since.get_or_insert_with(Instant::now);
+        if self.is_due() {
             *self = Self::default();
             return Durability::Immediate;
         }
         Durability::None
     }
 
-    /// When the next durable commit is due; `None` when there is nothing to make durable.
-    fn due_in(&self) -> Option<Duration> {
-        self.since.map(|since| SYNC_PERIOD.saturating_sub(since.elapsed()))
+    /// Whether it is time for a durable commit.
+    fn is_due(&self) -> bool {
+        self.events >= SYNC_EVENTS || self.since.is_some_and(|since| since.elapsed() >= SYNC_PERIOD)
     }
 }

@@ -39,7 +39,7 @@ use tokio::sync::watch;
 
 use batch::Batch;
 use counters::Counters;
-use follower::{BATCH_EVENTS, Follower};
+use follower::Follower;
 pub use store::Rebuild;
 
 /// Where the views live, and what they may use.
@@ -119,7 +119,7 @@ struct Shared {
 
 impl Views {
     /// Starts the thread that opens the views of `log`, or makes them, and follows the log until the other end of
-    /// `committed`, the log's writer, is gone. Must be called within a tokio runtime.
+    /// `committed`, the log's writer, is gone.
     ///
     /// # Errors
     /// [`ViewError::Thread`]. What is wrong with the file is told by the thread, which tries again.
@@ -133,8 +133,7 @@ impl Views {
             counters: Counters::default(),
         });
         let (projected, receiver) = watch::channel(0);
-        let runtime = tokio::runtime::Handle::current();
-        let follower = Follower { options, log, committed, shared: Arc::clone(&shared), projected, runtime };
+        let follower = Follower { options, log, committed, shared: Arc::clone(&shared), projected };
         let thread = thread::Builder::new().name("views".to_owned()).spawn(|| follower.run());
         thread.map_err(ViewError::Thread)?;
         Ok(Self { shared, projected: receiver })
@@ -215,8 +214,12 @@ pub fn rebuild(options: &Options, log: &Log, progress: &mut dyn FnMut(Progress))
     let mut store = store::begin(options, log, &Rebuild::Asked)?;
     let (first, end) = (store.next(), log.head().next_sequence);
     while store.next() < end {
-        store.commit(Batch::read(log, store.next(), BATCH_EVENTS)?, redb::Durability::None).map_err(at_path)?;
+        let batch = Batch::read(log, store.next(), REBUILD_BATCH_EVENTS)?;
+        store.commit(batch, redb::Durability::Immediate).map_err(at_path)?;
         progress(Progress { events: store.next() - first, events_total: end - first });
     }
-    store.sync().map_err(at_path)
+    Ok(())
 }
+
+/// The larger a batch, the fewer pages are written twice. 16 MB of keys.
+const REBUILD_BATCH_EVENTS: usize = 262_144;

@@ -237,9 +237,9 @@ impl Store {
     }
 
     /// Goes on taking out rows of dropped events: looks at `rows` of them.
-    pub(super) fn sweep(&mut self, rows: usize) -> Result<(), RowError> {
+    pub(super) fn sweep(&mut self, rows: usize, durability: Durability) -> Result<(), RowError> {
         let Some(mut sweep) = self.sweep.take() else { return Ok(()) };
-        let transaction = self.begin_write(Durability::None)?;
+        let transaction = self.begin_write(durability)?;
         // From the first step on, so that a log that gets these events back is noticed.
         transaction.open_table(STATE)?.insert(STATE_FIRST, sweep.oldest().to_le_bytes().as_slice())?;
         let is_done = sweep.step(&transaction, rows)?;

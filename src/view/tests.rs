@@ -501,7 +501,7 @@ impl Run {
             }
             Happening::Sweep { rows } => {
                 self.store.note_oldest(self.told.log.oldest());
-                self.store.sweep(*rows).unwrap();
+                self.store.sweep(*rows, Durability::None).unwrap();
             }
             Happening::Rebuild => {
                 self.disk = Disk::default();
@@ -601,7 +601,7 @@ fn a_sweep_takes_every_row_of_dropped_events_and_no_other() {
     store.note_oldest(told.log.oldest());
     let mut steps = 0;
     while store.is_sweeping() {
-        store.sweep(10).unwrap();
+        store.sweep(10, Durability::None).unwrap();
         steps += 1;
     }
     assert!(steps > 20, "{steps}");
