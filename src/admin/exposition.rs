@@ -75,13 +75,11 @@ impl Family {
     }
 
     /// The same, of a count.
-    #[expect(clippy::cast_precision_loss, reason = "the format knows no larger numbers than these")]
     pub(super) fn count(&mut self, labels: &[(&str, &str)], value: u64) -> &mut Self {
         self.sample(labels, value as f64)
     }
 
     /// Adds the buckets, sum and count of one set of labels, each unit of the histogram being one of `units`.
-    #[expect(clippy::cast_precision_loss, reason = "the format knows no larger numbers than these")]
     pub(super) fn distribution(&mut self, labels: &[(&str, &str)], values: &Snapshot, units: u64) -> &mut Self {
         let shown = |value: u64| value as f64 / units as f64;
         for (bound, count) in &values.within {

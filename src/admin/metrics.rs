@@ -151,7 +151,6 @@ fn log(group: &mut Group, parts: &Parts) {
     group.gauge("sidecar_log_bytes", "Bytes that the log's segments take on the device").count(&[], bytes);
     let (payload, written) = (parts.ingest.stored_bytes.get(), parts.ingest.disk.written_bytes.get());
     if payload > 0 {
-        #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more digits")]
         let ratio = written as f64 / payload as f64;
         group
             .gauge("sidecar_log_written_ratio", "Bytes written per byte of payload since the start")

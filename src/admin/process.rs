@@ -14,7 +14,6 @@ pub(super) fn families() -> Group {
     group
 }
 
-#[expect(clippy::cast_precision_loss, reason = "the format knows no larger numbers than these")]
 fn collect(group: &mut Group) -> ProcResult<()> {
     let process = Process::myself()?;
     let stat = process.stat()?;

@@ -116,23 +116,35 @@ impl LogAnswers {
     }
 
     async fn on_disk<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-        let _permit = self.decoders.acquire().await.map_err(|error| Failure::Storage(error.to_string()))?;
+        let permit = Arc::clone(&self.decoders).acquire_owned().await;
+        let permit = permit.map_err(|error| Failure::Storage(error.to_string()))?;
+        // The permit goes with the work, which does not end when its client leaves.
+        let work = move || {
+            let _permit = permit;
+            work()
+        };
         tokio::task::spawn_blocking(work).await.map_err(|error| Failure::Storage(error.to_string()))
     }
 
     /// The sequences that answer, as of the moment of asking.
     pub(super) async fn sequences(&self, question: &Question) -> Result<Vec<Sequence>, Failure> {
         let head = self.log.head().next_sequence;
-        let at_once = self.look_up(question)?;
-        if self.views.next_sequence() >= head || (question.is_settled_by_one() && !at_once.is_empty()) {
-            return Ok(at_once);
+        // Asked before the look-up, which then sees at least as much.
+        let is_current = self.views.next_sequence() >= head;
+        let at_once = self.look_up(question);
+        match &at_once {
+            Ok(found) if is_current || (question.is_settled_by_one() && !found.is_empty()) => return at_once,
+            // They may be about to open.
+            Ok(_) | Err(Failure::Closed(_)) => {}
+            Err(_) => return at_once,
         }
         if self.views.caught_up_to(head, VIEW_WAIT_MAX).await {
             return self.look_up(question);
         }
-        match question {
+        match (question, at_once) {
             // The newest that is known is an answer to this.
-            Question::LatestBlock if !at_once.is_empty() => Ok(at_once),
+            (Question::LatestBlock, Ok(found)) if !found.is_empty() => Ok(found),
+            (_, Err(closed)) => Err(closed),
             _ => Err(Failure::Behind { events: self.view_lag() }),
         }
     }
