@@ -26,7 +26,7 @@ use tokio::sync::{oneshot, watch};
 pub use exporter::ExportError;
 pub use range::{Summary, export_range};
 
-use crate::config::{ExportFrom, PostgreSql};
+use crate::config::PostgreSql;
 use counters::Counters;
 use exporter::{Database, Exporter};
 
