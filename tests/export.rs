@@ -349,7 +349,7 @@ async fn tables_of_an_unknown_or_unfinished_migration_are_refused_and_left_alone
         for section in [SQLITE, &server.section()] {
             let down = ReservedPort::new();
             let builder = sidecar().node(down.address()).storage_folder(folder.path()).sections(section);
-            let mut refused = builder.spawn();
+            let mut refused = builder.environment("RUST_BACKTRACE", "0").spawn();
             assert_eq!(refused.wait_for_exit().code(), Some(1));
             let expected = format!("Error: Error initializing component 'sse_event_server': {sentence}\n");
             assert_eq!(refused.errors(), expected);
@@ -462,12 +462,14 @@ impl Drop for SmallDisk {
     }
 }
 
+type Act<'a> = Box<dyn Fn() + 'a>;
+
 #[tokio::test]
 async fn a_full_disk_under_postgresql_holds_the_export_up_until_there_is_room() {
     let node = SimulatedNode::start();
     let server = PostgreSql::start();
     let disk = SmallDisk::mount(server.make_folder("small-disk"));
-    let (fill, free): (Box<dyn Fn()>, Box<dyn Fn()>) = match &disk {
+    let (fill, free): (Act<'_>, Act<'_>) = match &disk {
         Some(disk) => {
             server.give_to_account(&disk.0);
             server.psql("postgres", &format!("CREATE TABLESPACE small LOCATION '{}'", disk.0.display()));

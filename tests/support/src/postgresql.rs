@@ -165,7 +165,11 @@ impl PostgreSql {
         self.server = Some(command.spawn().unwrap());
         let deadline = Instant::now() + PATIENCE;
         let mut ready = self.command("pg_isready");
-        ready.arg("--quiet").arg("--host").arg(self.folder.path()).args(["--port", &self.port().to_string()]);
+        ready
+            .args(["--quiet", "--username", USER])
+            .arg("--host")
+            .arg(self.folder.path())
+            .args(["--port", &self.port().to_string()]);
         while !ready.status().unwrap().success() {
             assert!(Instant::now() < deadline, "the server did not start:\n{}", self.log_text());
             std::thread::sleep(POLL_INTERVAL);
