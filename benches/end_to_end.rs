@@ -222,6 +222,7 @@ impl Bench {
                 .event_stream_server("replay_chunks = \"block\"\n")
                 .node(unreachable_node()),
         );
+        eprintln!("idle: {} MiB", sidecar.resident_memory_bytes().now >> 20);
         // Each begins elsewhere and reads 4 MB; a few threads drive them all so that they stay abreast.
         let address = sidecar.sse_address();
         let mut sockets: Vec<TcpStream> = (0..clients as u64)
@@ -237,6 +238,7 @@ impl Bench {
         }
         let replaying = sidecar.resident_memory_bytes();
         drop(sockets);
+        eprintln!("replaying: {} MiB, highest {}", replaying.now >> 20, replaying.highest >> 20);
         let live: Vec<TcpStream> = (0..clients).map(|_| request(address, "/events")).collect();
         let after_live = sidecar.resident_memory_bytes();
         drop(live);

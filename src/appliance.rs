@@ -4,27 +4,38 @@
 //! storage has failed. Data does not pass through here.
 
 use std::future::Future;
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use sidecar_log_format::{ReadOptions, Recovery, RewriteOptions, Sequence, WriteOptions};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Durability, ReplayChunks, SseServer, Storage, ZstdPassThrough};
+use crate::admin::{self, AdminOptions, Follower, Role};
+use crate::config::{
+    AdminApiServer, Config, Durability, NodeConnection, ReplayChunks, RestApiServer, SseServer, Storage,
+    ZstdPassThrough,
+};
+use crate::export::{self, Exporters};
+use crate::http::BindError;
 use crate::ingest::{self, Ingest, IngestError, Retention, Rewriting, identity};
+use crate::rest::{self, RestOptions};
 use crate::source::Batch;
-use crate::source::casper::{self, Counters, End, NodeOptions, event::KINDS};
+use crate::source::casper::{self, End, NamedSource, NodeOptions, event::KINDS};
 use crate::stream::{self, Server, StreamOptions};
+use crate::view::{self, Views};
 
 /// How long clients of `/events/sidecar` are given to read that it ends.
 const FAREWELL: Duration = Duration::from_millis(200);
 /// How long closing the log may take before the process ends without (nothing durable is lost then).
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long the exporters' last transactions may take at the end.
+const EXPORT_END_TIME_MAX: Duration = Duration::from_secs(10);
 /// Pauses before the log is opened again after the storage failed.
 const RESTART_PAUSE_MIN: Duration = Duration::from_secs(1);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -70,12 +81,14 @@ pub(crate) async fn run_until(
     mut started: impl FnMut(&Ingest),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let exporters = Exporters::new(export_options(storage));
+    exporters.check().await.map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     tokio::pin!(end);
     let mut pause = RESTART_PAUSE_MIN;
     let mut life = Life::First;
     loop {
         let begun = tokio::time::Instant::now();
-        match run_once(config, sse, storage, life, &mut started, end.as_mut()).await? {
+        match run_once(config, sse, storage, life, &exporters, &mut started, end.as_mut()).await? {
             Outcome::Signal => return Ok(()),
             Outcome::NodesUnavailable => {
                 bail!("Error running component 'sse_event_server': Connected node(s) are unavailable")
@@ -103,6 +116,7 @@ async fn run_once(
     sse: &SseServer,
     storage: &Storage,
     life: Life,
+    exporters: &Exporters,
     started: &mut impl FnMut(&Ingest),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
@@ -113,14 +127,16 @@ async fn run_once(
     };
     report(&ingest.recovery);
     started(&ingest);
-    let server = Server::bind(stream_options(sse, storage), ingest.log.clone(), ingest.committed.clone())
-        .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
-    let handle = server.handle();
-    let (cut, is_cut) = oneshot::channel::<()>();
-    let server = tokio::spawn(server.run(async { is_cut.await.unwrap_or_default() }));
+    let nodes = nodes(config, sse, storage);
+    let (cut, _) = broadcast::channel::<()>(1);
+    let (servers, handle) = serve(config, sse, storage, &ingest, exporters, &nodes, &cut)?;
+    let exporting = exporters
+        .start(&ingest.log, &ingest.committed)
+        .context("Error initializing component 'sse_event_server': cannot start a thread for an export")?;
 
     let Ingest { batches, mut ended, .. } = ingest;
-    let mut listeners = listen(config, sse, storage, batches);
+    let mut listeners = listen(nodes, &batches);
+    drop(batches);
     let outcome = tokio::select! {
         () = end => Outcome::Signal,
         () = all_ended(&mut listeners) => Outcome::NodesUnavailable,
@@ -143,10 +159,87 @@ async fn run_once(
             Ok(_) => {}
         }
     }
+    exporting.stop(EXPORT_END_TIME_MAX).await;
     drop(cut);
-    // Awaited so that the port is free again when the appliance starts over.
-    let _ = server.await;
+    // Awaited so that ports and files are free again when the appliance starts over.
+    let _ = tokio::time::timeout(CLOSE_TIME_MAX, servers.join_all()).await;
     Ok(outcome)
+}
+
+/// Starts everything that reads the log: first all ports are taken, then all are served, until `cut` is gone.
+fn serve(
+    config: &Config,
+    sse: &SseServer,
+    storage: &Storage,
+    ingest: &Ingest,
+    exporters: &Exporters,
+    nodes: &[Node],
+    cut: &broadcast::Sender<()>,
+) -> anyhow::Result<(JoinSet<()>, stream::Handle)> {
+    let views = config.rest_api_server.as_ref().map(|_| {
+        // Without look-ups nobody needs the views; they catch up when somebody does.
+        Views::open(view_options(storage), ingest.log.clone(), ingest.committed.clone())
+    });
+    let views = views.transpose().context("Error initializing component 'rest_api_server'")?;
+    let followers = followers(views.as_ref(), exporters);
+    for follower in &followers {
+        ingest.needed_from.add(Arc::clone(&follower.next_sequence));
+    }
+    let sources: Vec<NamedSource> = nodes.iter().map(|node| node.source.clone()).collect();
+    let admin = config.admin_api_server.as_ref().map(|settings| admin::Server::bind(&admin_options(settings)));
+    let admin = admin.transpose().map_err(|error| cannot_run("admin_api_server", error))?;
+    let rest = config.rest_api_server.as_ref().zip(views.as_ref()).map(|(settings, views)| {
+        let options = rest_options(settings, storage);
+        rest::Server::bind(options, ingest.log.clone(), views.clone(), sources.clone())
+    });
+    let rest = rest.transpose().map_err(|error| cannot_run("rest_api_server", error))?;
+    let stream = Server::bind(stream_options(sse, storage), ingest.log.clone(), ingest.committed.clone())
+        .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
+    let handle = stream.handle();
+
+    let is_cut = || {
+        let mut cut = cut.subscribe();
+        async move {
+            // Nothing is ever sent: this ends when the sender is gone.
+            let _ = cut.recv().await;
+        }
+    };
+    let mut servers = JoinSet::new();
+    if let Some(admin) = admin {
+        let parts = admin::Parts {
+            log: ingest.log.clone(),
+            log_directory: log_directory(storage),
+            ingest: Arc::clone(&ingest.counters),
+            sources,
+            stream: Arc::clone(handle.counters()),
+            rest: rest.as_ref().map(rest::Server::counters),
+            followers,
+        };
+        servers.spawn(admin.run(parts, is_cut()));
+    }
+    if let Some(rest) = rest {
+        servers.spawn(rest.run(is_cut()));
+    }
+    servers.spawn(stream.run(is_cut()));
+    if let Some(views) = views {
+        servers.spawn(async move { views.ended().await });
+    }
+    Ok((servers, handle))
+}
+
+fn followers(views: Option<&Views>, exporters: &Exporters) -> Vec<Follower> {
+    let view = views.map(|views| Follower { role: Role::View, name: "casper", next_sequence: views.position() });
+    let exporters = exporters.counters().map(|(name, counters)| {
+        let next_sequence = Arc::clone(&counters.next_sequence);
+        Follower { role: Role::Exporter, name, next_sequence }
+    });
+    view.into_iter().chain(exporters).collect()
+}
+
+/// In the reference's words: the component and the system's answer; then what the operator can do.
+fn cannot_run(component: &str, error: BindError) -> anyhow::Error {
+    let summary = format!("Error running component '{component}': {}", error.source);
+    anyhow::Error::new(error).context(summary)
 }
 
 /// Ends with SIGTERM or SIGINT.
@@ -162,10 +255,15 @@ pub(crate) fn termination() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-fn listen(config: &Config, sse: &SseServer, storage: &Storage, batches: mpsc::Sender<Batch>) -> JoinSet<End> {
-    let mut listeners = JoinSet::new();
-    for connection in &sse.connections {
-        let node = NodeOptions {
+/// A node to read.
+struct Node {
+    options: NodeOptions,
+    source: NamedSource,
+}
+
+fn nodes(config: &Config, sse: &SseServer, storage: &Storage) -> Vec<Node> {
+    let node = |connection: &NodeConnection| {
+        let options = NodeOptions {
             host: connection.host.to_string(),
             sse_port: connection.sse_port,
             rest_port: connection.rest_port,
@@ -178,9 +276,15 @@ fn listen(config: &Config, sse: &SseServer, storage: &Storage, batches: mpsc::Se
             network_name: config.network_name.clone(),
             event_bytes_max: storage.log.event_bytes_max as usize,
         };
-        listeners.spawn(casper::run(node, batches.clone(), Arc::new(Counters::default())));
-    }
-    listeners
+        let source = NamedSource { name: options.source(), counters: Arc::default() };
+        Node { options, source }
+    };
+    sse.connections.iter().map(node).collect()
+}
+
+fn listen(nodes: Vec<Node>, batches: &mpsc::Sender<Batch>) -> JoinSet<End> {
+    let run = |node: Node| casper::run(node.options, batches.clone(), node.source.counters);
+    nodes.into_iter().map(run).collect()
 }
 
 async fn all_ended(listeners: &mut JoinSet<End>) {
@@ -250,7 +354,7 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
         None => Rewriting::Merge(RewriteOptions { level: write.compression_level, block_bytes: write.block_bytes_max }),
     };
     Ok(ingest::Options {
-        log_directory: storage.folder.join("logs").join("casper"),
+        log_directory: log_directory(storage),
         index_file: storage.folder.join("index").join("casper.redb"),
         write,
         sync_interval,
@@ -263,7 +367,7 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
             age_max: log.retention_age_max,
             newest_events: sse.keep_only_newest,
             wait_bytes_max: log.retention_wait_bytes_max,
-            needed_from: Vec::new(),
+            ..Retention::default()
         },
         rewriting,
         queued_batches: (sse.inbound_channel_size / QUEUED_BATCH_EVENTS).clamp(1, QUEUED_BATCHES_MAX),
@@ -282,6 +386,44 @@ fn reference_index(folder: &Path) -> Sequence {
     bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, |bytes| Sequence::from(u32::from_le_bytes(bytes)))
 }
 
+fn log_directory(storage: &Storage) -> PathBuf {
+    storage.folder.join("logs").join("casper")
+}
+
+fn view_options(storage: &Storage) -> view::Options {
+    view::Options { path: storage.folder.join("views").join("casper.redb"), cache_bytes: storage.log.view_cache_bytes }
+}
+
+fn rest_options(settings: &RestApiServer, storage: &Storage) -> RestOptions {
+    RestOptions {
+        port: settings.port,
+        max_concurrent_requests: settings.max_concurrent_requests,
+        max_requests_per_second: settings.max_requests_per_second,
+        request_timeout: settings.request_timeout,
+        decode_concurrency: storage.log.decode_concurrency,
+        sequences_are_final: storage.log.durability != Durability::Os,
+        ..RestOptions::new()
+    }
+}
+
+fn admin_options(settings: &AdminApiServer) -> AdminOptions {
+    AdminOptions {
+        port: settings.port,
+        listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        max_concurrent_requests: settings.max_concurrent_requests,
+        max_requests_per_second: settings.max_requests_per_second,
+    }
+}
+
+fn export_options(storage: &Storage) -> export::Options {
+    let sqlite = storage.sqlite.as_ref().map(|sqlite| export::sqlite::Options {
+        file: storage.folder.join(&sqlite.file_name),
+        wal_autocheckpointing_interval: sqlite.wal_autocheckpointing_interval,
+        export_from: sqlite.export_from,
+    });
+    export::Options { sqlite, postgresql: storage.postgresql.clone() }
+}
+
 fn stream_options(sse: &SseServer, storage: &Storage) -> StreamOptions {
     let server = &sse.event_stream_server;
     StreamOptions {
@@ -297,7 +439,10 @@ fn stream_options(sse: &SseServer, storage: &Storage) -> StreamOptions {
             ZstdPassThrough::Off => stream::ZstdPassThrough::Off,
         },
         client_buffer_bytes: server.client_buffer_bytes,
+        max_connections: server.max_connections,
         header_timeout: server.header_timeout,
+        idle_timeout: server.idle_timeout,
+        write_stall_timeout: server.write_stall_timeout,
         decode_concurrency: storage.log.decode_concurrency,
         legacy_enabled: !sse.emulate_legacy_sse_apis.is_empty(),
         ..StreamOptions::new(&KINDS, casper::event::SHUTDOWN)

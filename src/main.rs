@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sidecar::config::{Config, Loaded};
 use sidecar::{appliance, demo, telemetry};
 
@@ -36,6 +37,7 @@ enum Command {
 }
 
 #[derive(Args)]
+#[command(args_override_self = true)]
 struct DemoArguments {
     /// Keep the log in this directory; without it, it goes when the demo ends.
     #[arg(long, value_name = "DIR")]
@@ -46,6 +48,12 @@ struct DemoArguments {
     /// The port of the event stream server.
     #[arg(long, value_name = "PORT", default_value_t = 19999)]
     sse_port: u16,
+    /// The port of the REST server.
+    #[arg(long, value_name = "PORT", default_value_t = 18888)]
+    rest_port: u16,
+    /// The port of the admin server.
+    #[arg(long, value_name = "PORT", default_value_t = 18887)]
+    admin_port: u16,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -53,8 +61,13 @@ fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     match (arguments.command, arguments.path_to_config) {
         (Some(Command::Demo(demo)), _) => {
-            let options = demo::Options { storage_path: demo.storage_path, speed: demo.speed, sse_port: demo.sse_port };
-            demo::run(options)?;
+            demo::run(demo::Options {
+                storage_path: demo.storage_path,
+                speed: demo.speed,
+                sse_port: demo.sse_port,
+                rest_port: demo.rest_port,
+                admin_port: demo.admin_port,
+            })?;
         }
         (None, Some(path)) => run_appliance(&path)?,
         (None, None) => anyhow::bail!("a configuration file is needed: sidecar --path-to-config FILE"),
@@ -70,6 +83,7 @@ fn run_appliance(path: &std::path::Path) -> anyhow::Result<()> {
     for line in config.parts_not_built_yet() {
         tracing::warn!("{line}");
     }
+    allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.threads.workers)
         .max_blocking_threads(config.threads.blocking)
@@ -80,4 +94,14 @@ fn run_appliance(path: &std::path::Path) -> anyhow::Result<()> {
     // Blocking reads of slow clients need not be waited for: nothing they do matters any more.
     runtime.shutdown_background();
     result
+}
+
+/// Lets the process have as many files and connections open as its hard limit says: the usual soft one of 1024 would be
+/// used up by clients before the server's own limits are reached.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+    }
 }

@@ -1,11 +1,18 @@
-//! What operators see of a running process: log lines on standard output.
+//! What operators see of a running process: log lines on standard output, and what every part counts with.
 //!
 //! The form of a line is the reference's (config.md section 2): time, level, target, message, then each field as
 //! `; key=value`.
 
+mod histogram;
+
+pub use histogram::{Histogram, Snapshot};
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format;
+
+/// The bounds of sizes, in bytes; the reference's.
+pub const SIZE_BYTES: &[u64] = &[500, 1000, 2000, 5000, 50_000, 500_000, 5_000_000, 50_000_000];
 
 const DEFAULT_FILTER: &str = "warn,sidecar=info";
 

@@ -4,13 +4,17 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sidecar_test_support::client::{Request, SseClient, events};
+use sidecar_test_support::fast::EndlessStory;
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::SidecarBuilder;
@@ -26,7 +30,7 @@ fn newest(client: &SseClient) -> Option<u64> {
 }
 
 /// Everything that is stored, by id.
-async fn replay_all(address: std::net::SocketAddr) -> BTreeMap<u64, String> {
+async fn replay_all(address: SocketAddr) -> BTreeMap<u64, String> {
     let all = SseClient::connect(address, "/events?start_from=0").await;
     let Some(newest) = newest(&all) else { return BTreeMap::new() };
     let messages =
@@ -138,6 +142,160 @@ fn story_that_fills_segments(seed: u64) -> Vec<String> {
         payloads.push(story::of_random_text(50_000, number).payload);
     }
     payloads
+}
+
+/// The long run: `SIDECAR_KILLS=200 cargo test --release --test crash under_load -- --nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_reader_gets_every_event_once_through_kills_under_load_of_three_nodes() {
+    let kills: usize = std::env::var("SIDECAR_KILLS").map_or(10, |kills| kills.parse().unwrap());
+    let seed = std::env::var("SIDECAR_TEST_SEED").map_or(11, |seed| seed.parse().unwrap());
+    let mut rng = StdRng::seed_from_u64(seed);
+    let nodes: Arc<[SimulatedNode; 3]> = Arc::new(std::array::from_fn(|_| SimulatedNode::start()));
+    let mut builder = sidecar().sections("[storage.log]\nsegment_bytes_max = 1_048_576");
+    for node in nodes.iter() {
+        builder = builder.node_with(node.address(), "delay_between_retries_in_seconds = 0");
+    }
+    let mut sidecar = builder.start().await;
+
+    let progress = Arc::new(Progress::default());
+    let telling = tokio::spawn(tell_on_and_on(Arc::clone(&nodes), Arc::clone(&progress)));
+    let paces = [
+        Pace { target: "/events?start_from=0", burst: usize::MAX, pause: Duration::ZERO },
+        Pace { target: "/events?start_from=0&encoding=zstd", burst: 500, pause: Duration::from_millis(100) },
+        Pace { target: "/events?start_from=0", burst: 20, pause: Duration::from_millis(20) },
+        Pace { target: "/events?start_from=0", burst: 1, pause: Duration::from_millis(20) },
+    ];
+    let readers: Vec<_> = paces
+        .into_iter()
+        .map(|pace| tokio::spawn(read_on_and_on(sidecar.sse_address(), pace, Arc::clone(&progress))))
+        .collect();
+
+    let mut killed = 0;
+    while killed < kills {
+        tokio::time::sleep(Duration::from_millis(rng.gen_range(0..250))).await;
+        sidecar.kill9();
+        killed += 1;
+        if rng.gen_ratio(1, 4) && killed < kills {
+            // Once more while it recovers.
+            sidecar.spawn_again();
+            tokio::time::sleep(Duration::from_millis(rng.gen_range(0..60))).await;
+            sidecar.kill9();
+            killed += 1;
+        }
+        sidecar.restart().await;
+        assert!(!telling.is_finished() && readers.iter().all(|reader| !reader.is_finished()), "after kill {killed}");
+    }
+
+    progress.is_enough.store(true, Ordering::Relaxed);
+    let told = telling.await.unwrap();
+    let mut expected = told.clone();
+    expected.sort_unstable();
+    let mut streams = Vec::new();
+    for reader in readers {
+        let (stream, connections) = reader.await.unwrap();
+        assert_eq!(stream.len(), told.len(), "of seed {seed}");
+        let mut sorted = stream.clone();
+        sorted.sort_unstable();
+        assert!(sorted == expected, "a reader has each event once (seed {seed})");
+        streams.push((stream, connections));
+    }
+    assert!(streams.iter().all(|(stream, _)| *stream == streams[0].0), "all readers have the same order (seed {seed})");
+    let all = SseClient::connect(sidecar.sse_address(), "/events").await;
+    assert_eq!(newest(&all), Some(told.len() as u64 - 1), "nothing is stored beside what was told (seed {seed})");
+    let connections: Vec<usize> = streams.iter().map(|(_, connections)| *connections).collect();
+    println!("{killed} kills, {} events, connections of each reader: {connections:?}", told.len());
+}
+
+/// What teller and readers know of each other.
+#[derive(Default)]
+struct Progress {
+    /// Events that the fastest reader has.
+    seen: AtomicU64,
+    /// The teller may stop.
+    is_enough: AtomicBool,
+    /// How many events there are; 0 until the last is told.
+    total: AtomicU64,
+}
+
+/// A payload's hash: many are compared.
+type Digest = [u8; 32];
+
+fn digest(payload: &str) -> Digest {
+    blake3::hash(payload.as_bytes()).into()
+}
+
+/// Tells all nodes one endless story, each of them a little behind the one before and in an order of its own. Waits for the
+/// readers before the nodes could forget something; returns what was told.
+async fn tell_on_and_on(nodes: Arc<[SimulatedNode; 3]>, progress: Arc<Progress>) -> Vec<Digest> {
+    const BATCH: u64 = 8;
+    const UNSEEN_MAX: u64 = 3_000;
+    let story = EndlessStory::render(3, 10);
+    let batch = |number: u64| (number * BATCH..(number + 1) * BATCH).map(|event| story.payload(event));
+    let mut batches = 0;
+    let mut told = Vec::new();
+    while !progress.is_enough.load(Ordering::Relaxed) {
+        if batches * BATCH < progress.seen.load(Ordering::Relaxed) + UNSEEN_MAX {
+            told.extend(batch(batches).map(|payload| digest(&payload)));
+            nodes[0].push_all(batch(batches));
+            for (node, behind) in nodes.iter().zip(0..).skip(1) {
+                if let Some(number) = batches.checked_sub(behind) {
+                    node.push_all(batch(number).collect::<Vec<_>>().into_iter().rev());
+                }
+            }
+            batches += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    progress.total.store(told.len() as u64, Ordering::Relaxed);
+    told
+}
+
+/// How a reader reads.
+#[derive(Clone, Copy)]
+struct Pace {
+    target: &'static str,
+    /// Messages between two pauses.
+    burst: usize,
+    pause: Duration,
+}
+
+/// Reads to the end of the story, over as many connections as it takes: the events in their order, and the connections.
+async fn read_on_and_on(address: SocketAddr, pace: Pace, progress: Arc<Progress>) -> (Vec<Digest>, usize) {
+    let mut stream = Vec::new();
+    let mut connections = 0;
+    let has_all = |stream: &[Digest]| match progress.total.load(Ordering::Relaxed) {
+        0 => false,
+        total => stream.len() as u64 >= total,
+    };
+    while !has_all(&stream) {
+        let mut request = Request::get(address, pace.target);
+        if let Some(last) = (stream.len() as u64).checked_sub(1) {
+            request = request.last_event_id(last);
+        }
+        if pace.burst < usize::MAX {
+            request = request.slow(16_384);
+        }
+        let Ok(mut client) = request.try_open().await else {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            continue;
+        };
+        connections += 1;
+        let mut in_burst = 0;
+        while !has_all(&stream)
+            && let Some(message) = client.next_message().await
+        {
+            let Some(id) = message.id else { continue };
+            assert_eq!(id, stream.len() as u64, "{} on connection {connections}", pace.target);
+            stream.push(digest(&message.data));
+            progress.seen.fetch_max(stream.len() as u64, Ordering::Relaxed);
+            in_burst += 1;
+            if in_burst == pace.burst && !progress.is_enough.load(Ordering::Relaxed) {
+                in_burst = 0;
+                tokio::time::sleep(pace.pause).await;
+            }
+        }
+    }
+    (stream, connections)
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-use sidecar_test_support::client::SseClient;
+use sidecar_test_support::client::{Request, SseClient};
 use sidecar_test_support::node::stream;
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::Process;
@@ -16,7 +16,7 @@ fn sidecar(arguments: &[&str]) -> Process {
 
 #[tokio::test]
 async fn the_demo_plays_the_whole_recording_byte_for_byte() {
-    let port = ReservedPort::new();
+    let (port, rest, admin) = (ReservedPort::new(), ReservedPort::new(), ReservedPort::new());
     let storage = tempfile::tempdir().unwrap();
     let mut demo = sidecar(&[
         "demo",
@@ -24,6 +24,10 @@ async fn the_demo_plays_the_whole_recording_byte_for_byte() {
         "0",
         "--sse-port",
         &port.number().to_string(),
+        "--rest-port",
+        &rest.number().to_string(),
+        "--admin-port",
+        &admin.number().to_string(),
         "--storage-path",
         storage.path().to_str().unwrap(),
     ]);
@@ -33,8 +37,14 @@ async fn the_demo_plays_the_whole_recording_byte_for_byte() {
     assert_eq!(recording.len(), 3_905);
     SseClient::connect(port.address(), "/events?start_from=0").await.expect_bytes(&expected).await;
 
-    for shown in ["/events?start_from=0", &format!(":{}", port.number()), "curl"] {
-        demo.wait_for_output(shown).await;
+    for shown in ["/events?start_from=0".to_owned(), "curl".to_owned()]
+        .into_iter()
+        .chain([&port, &rest, &admin].map(|port| format!(":{}/", port.number())))
+    {
+        demo.wait_for_output(&shown).await;
+    }
+    for (port, path) in [(&rest, "/block/1"), (&rest, "/swagger-ui/"), (&admin, "/metrics"), (&admin, "/ready")] {
+        assert_eq!(Request::get(port.address(), path).open().await.status(), 200, "{path}");
     }
     assert!(demo.terminate().success());
     assert!(storage.path().join("logs/casper").is_dir());
@@ -46,10 +56,13 @@ fn a_demo_that_cannot_run_says_why() {
     let port = taken.local_addr().unwrap().port().to_string();
     for (argument, words) in [
         (format!("--sse-port={port}"), [port.as_str(), "taken"]),
+        (format!("--rest-port={port}"), [port.as_str(), "taken"]),
+        (format!("--admin-port={port}"), [port.as_str(), "taken"]),
         ("--speed=-1".to_owned(), ["--speed", "-1"]),
         ("--speed=fast".to_owned(), ["--speed", "fast"]),
     ] {
-        let mut demo = sidecar(&["demo", &argument]);
+        // The last of two same flags counts.
+        let mut demo = sidecar(&["demo", "--sse-port=0", "--rest-port=0", "--admin-port=0", &argument]);
         assert!(!demo.wait_for_exit().success());
         assert!(words.iter().all(|word| demo.errors().contains(word)), "{}", demo.errors());
     }

@@ -559,6 +559,17 @@ impl Block {
         Self::assemble(header, table, buffers::share(payload))
     }
 
+    /// Decodes a block only as far as the end of one event: the rows after it have no wire bytes.
+    pub(crate) fn decode_up_to(header: &BlockHeader, parts: &[u8], sequence: Sequence) -> Result<Block, BlockError> {
+        let table = decode_table_part(header, parts)?;
+        let table = rkyv::from_bytes::<Table, rancor::Error>(&table)
+            .map_err(|error| corrupt(format!("the table does not decode: {error}")))?;
+        let stored = checked_payload(header, parts)?;
+        let block = Self::assemble_checked(header, table, header.payload_raw as usize)?;
+        let end = block.index_of(sequence).and_then(|index| block.row(index)).map_or(0, |row| row.range().end);
+        Ok(Block { payload: buffers::share(decompress_start(stored, end)?), ..block })
+    }
+
     /// Decodes only what is known about the events of a block; their wire bytes stay empty.
     pub(crate) fn shape(header: &BlockHeader, table_part: &[u8]) -> Result<Block, BlockError> {
         let table = decode_table_part(header, table_part)?;
@@ -951,6 +962,28 @@ fn decompress(stored: &[u8], raw_length: u32, part: &str) -> Result<Vec<u8>, Blo
     if raw.len() != raw_length as usize {
         return Err(corrupt(format!("the {part} decompresses to another length")));
     }
+    Ok(raw)
+}
+
+/// The first `length` bytes of what a frame holds.
+fn decompress_start(stored: &[u8], length: usize) -> Result<Vec<u8>, BlockError> {
+    let failed = |code| corrupt(format!("the payload does not decompress: {}", zstd::zstd_safe::get_error_name(code)));
+    let mut raw = buffers::take(length);
+    let mut input = zstd::zstd_safe::InBuffer::around(stored);
+    DECOMPRESSOR.with_borrow_mut(|decompressor| {
+        decompressor.reset(zstd::zstd_safe::ResetDirective::SessionOnly).map_err(failed)?;
+        raw.resize(length, 0);
+        let mut output = zstd::zstd_safe::OutBuffer::around(raw.as_mut_slice());
+        while output.pos() < length {
+            let (read, written) = (input.pos(), output.pos());
+            decompressor.decompress_stream(&mut output, &mut input).map_err(failed)?;
+            if (read, written) == (input.pos(), output.pos()) {
+                return Err(corrupt("the payload decompresses to another length"));
+            }
+        }
+        // What comes next in this thread is another frame.
+        decompressor.reset(zstd::zstd_safe::ResetDirective::SessionOnly).map(drop).map_err(failed)
+    })?;
     Ok(raw)
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     Error, Log, Result, RewriteOptions, Sequence,
-    block::{BlockBuilder, BlockType, Encoder},
+    block::{Block, BlockBuilder, BlockType, Encoder},
     log::load,
     rewrite::{Cutter, is_due, is_recompressed, sealed_footer},
     segment::{BlockEntry, Footer, SegmentFile, storage_error},
@@ -119,7 +119,7 @@ fn sample(file: &SegmentFile, footer: &Footer, options: RewriteOptions, encoder:
         let mut cutter = Cutter::new(options.block_bytes, before.unwrap_or(file.header.chain_before));
         let mut full: Option<BlockBuilder> = None;
         while let Some(entry) = blocks.get(at).filter(|_| full.is_none()) {
-            let block = load(file, entry)?;
+            let block = load(file, entry, Block::decode)?;
             cutter.push(&block, &mut |builder| {
                 full.get_or_insert(builder);
                 Ok(())

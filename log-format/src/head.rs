@@ -179,3 +179,21 @@ impl HeadFile {
         self.file.sync().map_err(storage_error("sync", FILE))
     }
 }
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod doors {
+    //! For `crate::fuzzing`.
+    use super::*;
+
+    /// A slot that decodes, encoded again, decodes to the same.
+    pub(crate) fn check_slot(bytes: &[u8]) {
+        if let Some(slot) = HeadSlot::decode(bytes) {
+            assert_eq!(HeadSlot::decode(&slot.encode()), Some(slot));
+        }
+    }
+
+    /// The inode that the first slot of a head file names.
+    pub(crate) fn identity_in(bytes: &[u8]) -> Option<u64> {
+        HeadSlot::decode(bytes).map(|slot| slot.file_identity)
+    }
+}

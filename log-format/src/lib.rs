@@ -15,6 +15,8 @@ mod error;
 mod estimate;
 mod event;
 mod examine;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod head;
 pub mod inspect;
 mod log;

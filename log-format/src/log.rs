@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use crate::{
     ApiVersion, Block, ChainValue, Error, Mark, Result, Sequence,
-    block::{self, BLOCK_HEADER_BYTES, BlockHeader, BlockType},
+    block::{self, BLOCK_HEADER_BYTES, BlockError, BlockHeader, BlockType},
     buffers,
     cache::BlockCache,
     head::{self, HeadState},
@@ -198,6 +198,13 @@ struct OpenSegments {
     clock: u64,
 }
 
+/// How much of a block is decoded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    UpToEvent,
+}
+
 /// Where an event stands.
 enum Place {
     Block(Arc<SegmentFile>, BlockEntry),
@@ -303,6 +310,19 @@ impl Log {
     /// # Errors
     /// What the storage answers. Damage is no error: it comes back as [`Missing::Quarantined`].
     pub fn read(&self, sequence: Sequence) -> Result<Read> {
+        self.read_to(sequence, Extent::Whole)
+    }
+
+    /// The same for who wants this event alone: a block that is not in the cache is decoded no further than the event's
+    /// end, and is not kept. The rows after it have no wire bytes.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    pub fn read_alone(&self, sequence: Sequence) -> Result<Read> {
+        self.read_to(sequence, Extent::UpToEvent)
+    }
+
+    fn read_to(&self, sequence: Sequence, extent: Extent) -> Result<Read> {
         if let Some(read) = self.read_cached(sequence) {
             return Ok(read);
         }
@@ -314,9 +334,15 @@ impl Log {
         let read = if entry.is_large() {
             LargeEvent::open(Arc::clone(&file), &entry).map(Read::Large)
         } else {
-            load(&file, &entry).map(|block| {
+            let decode = |header: &BlockHeader, parts: &[u8]| match extent {
+                Extent::Whole => Block::decode(header, parts),
+                Extent::UpToEvent => Block::decode_up_to(header, parts, sequence),
+            };
+            load(&file, &entry, decode).map(|block| {
                 let block = Arc::new(block);
-                self.shared.cache.insert(Arc::clone(&block));
+                if extent == Extent::Whole {
+                    self.shared.cache.insert(Arc::clone(&block));
+                }
                 Read::Events { index: block.index_of(sequence).unwrap_or_default(), block }
             })
         };
@@ -361,7 +387,8 @@ impl Log {
         }))
     }
 
-    /// All marks from position `from` on, in order.
+    /// All marks from position `from` on, in order, as far as they can be read: those of a damaged block or segment are
+    /// left out.
     ///
     /// # Errors
     /// What the storage answers.
@@ -377,6 +404,8 @@ impl Log {
             let segment = match self.shared.open_sealed(first) {
                 // Retention was faster.
                 Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                // One bad header must not hide the marks of all other segments.
+                Err(Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. }) => continue,
                 segment => segment?,
             };
             marks.append(&mut read_segment_marks(&segment.file, &segment.footer)?);
@@ -557,6 +586,11 @@ impl Shared {
         self.lock_open().by_sequence.remove(&first_sequence);
     }
 
+    /// A segment that was to be removed may still be there.
+    pub(crate) fn remember(&self, first_sequence: Sequence) {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).sealed.insert(first_sequence);
+    }
+
     /// Puts another file in the place of a sealed segment, unless it was dropped meanwhile; says whether it did. Readers
     /// open it anew; those who read the old one go on with it.
     pub(crate) fn replace_sealed(
@@ -667,12 +701,16 @@ thread_local! {
 /// Larger blocks are rare, and a thread does not keep the memory for one.
 const STORED_KEPT_BYTES_MAX: usize = 1 << 20;
 
-pub(crate) fn load(file: &SegmentFile, entry: &BlockEntry) -> Result<Block> {
+pub(crate) fn load(
+    file: &SegmentFile,
+    entry: &BlockEntry,
+    decode: impl FnOnce(&BlockHeader, &[u8]) -> std::result::Result<Block, BlockError>,
+) -> Result<Block> {
     STORED.with_borrow_mut(|stored| {
         stored.resize(entry.stored_bytes as usize, 0);
         let header = read_entry_into(file, entry, stored)?;
         let parts = stored.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
-        let block = Block::decode(&header, parts).map_err(|error| file.corrupt(entry.offset, error));
+        let block = decode(&header, parts).map_err(|error| file.corrupt(entry.offset, error));
         if stored.capacity() > STORED_KEPT_BYTES_MAX {
             *stored = Vec::new();
         }
@@ -690,10 +728,19 @@ fn read_entry(file: &SegmentFile, entry: &BlockEntry) -> Result<(BlockHeader, Ve
 
 fn read_entry_into(file: &SegmentFile, entry: &BlockEntry, bytes: &mut [u8]) -> Result<BlockHeader> {
     let header = file.read_block_into(entry.offset, bytes)?;
-    if header.block_type != BlockType::EVENTS || header.first_sequence != entry.first_sequence {
+    check_listed(file, entry, &header)?;
+    Ok(header)
+}
+
+/// Whether a block is the one of its index entry: a reader goes on where the entry ends.
+fn check_listed(file: &SegmentFile, entry: &BlockEntry, header: &BlockHeader) -> Result<()> {
+    let is_listed = header.block_type == BlockType::EVENTS
+        && header.first_sequence == entry.first_sequence
+        && header.count == entry.count;
+    if !is_listed {
         return Err(file.corrupt(entry.offset, block::corrupt("another block stands where the index says")));
     }
-    Ok(header)
+    Ok(())
 }
 
 fn read_marks(file: &SegmentFile, entries: &[BlockEntry], marks: &mut Vec<Mark>) -> Result<()> {
@@ -738,6 +785,7 @@ impl LargeEvent {
     /// Nothing is given out before all of it is known to be sound.
     pub(crate) fn open(file: Arc<SegmentFile>, entry: &BlockEntry) -> Result<LargeEvent> {
         let (header, shape) = file.read_shape(entry.offset)?;
+        check_listed(&file, entry, &header)?;
         file.check_parts(entry.offset, &header)?;
         Ok(LargeEvent { file, offset: entry.offset, header, shape })
     }

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     Error, Log, Mark, Read, ReadOptions, Result, RewriteOptions, Rewritten, Sequence, Timestamp,
-    block::BlockType,
+    block::{Block, BlockType},
     log::{LargeEvent, Reading, Shared, list_segments, load, read_segment_marks},
     rewrite::{self, Progress, has_small_blocks, sealed_footer},
     segment::{SegmentFile, file_name, storage_error},
@@ -198,7 +198,7 @@ impl Maintenance {
             let read = if entry.is_large() {
                 LargeEvent::open(Arc::clone(&file), entry).map(Read::Large)
             } else {
-                load(&file, entry).map(|block| Read::Events { block: Arc::new(block), index: 0 })
+                load(&file, entry, Block::decode).map(|block| Read::Events { block: Arc::new(block), index: 0 })
             };
             visit(Log::quarantine(read, entry.first_sequence, entry)?);
         }
@@ -217,14 +217,22 @@ pub(crate) fn drop_before(shared: &Shared, sequence: Sequence) -> Result<usize> 
         }
         // Out of sight first, so that nobody opens what is about to go.
         shared.forget(first, true);
-        let name = file_name(first);
-        match shared.storage.remove(&name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => result.map_err(storage_error("remove", &name))?,
+        if let Err(error) = remove_segment(shared.storage.as_ref(), first) {
+            // The next drop begins with it again: one that stays behind would have a hole after it.
+            shared.remember(first);
+            return Err(error);
         }
-        // One by one: a crash between two must not leave a hole in the middle.
-        shared.storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
         dropped += 1;
     }
     Ok(dropped)
+}
+
+/// Removes a segment's file, and sees to it that a crash cannot bring it back without those behind it.
+fn remove_segment(storage: &dyn Storage, first_sequence: Sequence) -> Result<()> {
+    let name = file_name(first_sequence);
+    match storage.remove(&name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => result.map_err(storage_error("remove", &name))?,
+    }
+    storage.sync_directory().map_err(storage_error("sync", "the directory"))
 }

@@ -73,9 +73,13 @@ pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions) -> Result<F
         header,
     };
     match Footer::read(&file.name, file.file.as_ref()) {
-        Ok(Some((footer, _))) => {
+        Ok(Some((footer, offset))) => {
             found.position = footer.position();
             found.sealed.push(newest);
+            // Whoever wrote the footer may have come no further, and nobody syncs this segment again.
+            let length = file.file.len().map_err(storage_error("read", &file.name))?;
+            write_again(&file, offset..length)?;
+            file.file.sync().map_err(storage_error("sync", &file.name))?;
         }
         // A broken footer is a tail like any other: behind the last block.
         Ok(None) | Err(Error::Corrupt { .. }) => found.take_up_active(storage, file, &head_state)?,
@@ -162,12 +166,15 @@ impl Found {
         let (file, end) = (Arc::new(file), scan.end);
         let mut active =
             ActiveSegment { file: Arc::clone(&file), footer: scan.footer, end, allocated: length, uncounted: true };
-        if let Some(slot) = slot.filter(|slot| slot.offset < end) {
-            write_again(&file, slot.offset..end)?;
+        if !slot.is_some_and(|slot| slot.clean) {
+            write_again(&file, trusted.max(file.blocks_start)..end)?;
         }
         let written_end = file.end_of_written(end)?;
         if written_end > end {
-            if self.recovery.copied || slot.is_some_and(|slot| end < slot.offset) {
+            let was_visible = slot.is_some_and(|slot| end < slot.offset);
+            // Readers in other processes know what stood there, and must not find something else in its place.
+            self.seal_active |= was_visible;
+            if self.recovery.copied || was_visible {
                 self.recovery.kept_aside = Some(keep_aside(storage, &file, end..written_end)?);
             } else {
                 self.recovery.cut_bytes = written_end - end;
@@ -235,10 +242,10 @@ impl Found {
     }
 }
 
-/// Writes sound blocks that the head does not speak of over themselves, in pieces.
+/// Writes over themselves, in pieces, what the head does not say was synced.
 ///
-/// A sync of them may have failed: then the kernel takes them for written, and the next sync would say so without
-/// writing them.
+/// A sync of it may have failed: then the kernel takes it for written, and the next sync would say so without writing
+/// it.
 fn write_again(segment: &SegmentFile, place: Range<u64>) -> Result<()> {
     let mut at = place.start;
     while at < place.end {

@@ -241,7 +241,7 @@ impl Repair {
                     Some(entry) => examined.file.read_header(entry.offset)?,
                     None => None,
                 };
-                self.step_over(&mut state, index, damage, next.as_ref());
+                self.step_over(&mut state, index, damage, next.as_ref())?;
                 if !(damage.is_tail && damage.lost.is_empty()) {
                     self.mark(&mut new, &state, damage.lost.clone(), &damage.reason)?;
                 }
@@ -264,40 +264,47 @@ impl Repair {
     }
 
     /// Finds out what the log goes on from behind damage.
-    fn step_over(&self, state: &mut GoingOn, index: usize, damage: &Damage, next: Option<&BlockHeader>) {
+    fn step_over(&self, state: &mut GoingOn, index: usize, damage: &Damage, next: Option<&BlockHeader>) -> Result<()> {
         if let Some(header) = &damage.header {
             state.follow(header);
-            return;
+            return Ok(());
         }
         if let Some(next) = next {
             state.wire_version = next.version_before;
             state.announced_version = state.announced_version.max(next.version_before);
         }
         if damage.lost.is_empty() || (damage.length == 0 && next.is_some() && !state.has_events) {
-            return;
+            return Ok(());
         }
         let marks = next.filter(|next| next.block_type == BlockType::MARKS && next.first_sequence == damage.lost.end);
         match (marks, next) {
             (Some(marks), _) => state.chain = Some(marks.chain_after),
             (None, Some(_)) => state.chain = None,
-            (None, None) => self.ask_outside(state, index, damage.lost.end),
+            (None, None) => self.ask_outside(state, index, damage.lost.end)?,
         }
+        Ok(())
     }
 
     /// What is in force before `sequence`, where the next segment begins with it or the head ends with it.
-    fn ask_outside(&self, state: &mut GoingOn, index: usize, sequence: Sequence) {
+    fn ask_outside(&self, state: &mut GoingOn, index: usize, sequence: Sequence) -> Result<()> {
         state.chain = None;
         match (self.survey.segments.get(index + 1), &self.survey.head) {
             (Some(&next), _) if next == sequence => {
-                if let Ok(next) = SegmentFile::open(self.survey.storage.as_ref(), next, false) {
-                    state.chain = Some(next.header.chain_before);
-                    state.wire_version = next.header.version_before;
-                    state.announced_version = next.header.version_announced;
+                match SegmentFile::open(self.survey.storage.as_ref(), next, false) {
+                    Ok(next) => {
+                        state.chain = Some(next.header.chain_before);
+                        state.wire_version = next.header.version_before;
+                        state.announced_version = next.header.version_announced;
+                    }
+                    // It is damaged too, and tells nothing.
+                    Err(Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. }) => {}
+                    Err(error) => return Err(error),
                 }
             }
             (None, HeadState::Own(slot)) if slot.next_sequence == sequence => state.chain = Some(slot.chain),
             _ => {}
         }
+        Ok(())
     }
 
     fn mark(&self, new: &mut Replacement<'_>, state: &GoingOn, lost: Range<Sequence>, reason: &str) -> Result<()> {
@@ -325,7 +332,8 @@ impl Repair {
             epoch: slot.map_or(end.header.epoch, |slot| slot.epoch.max(end.header.epoch)),
             file_identity: 0,
             clean: slot.is_some_and(|slot| slot.clean),
-            unsynced: slot.is_some_and(|slot| slot.unsynced),
+            // Without a head nothing tells which sequences were given out: the next opening begins another epoch.
+            unsynced: slot.is_none_or(|slot| slot.unsynced),
         };
         let (slot, reason) = match &self.survey.head {
             HeadState::Missing => (from_blocks(None), "there is no sound head".to_owned()),

@@ -186,7 +186,7 @@ fn merge(
             new.append_events(cutter.finish())?;
         }
         if is_recompressed(entry) {
-            let block = load(old, entry)?;
+            let block = load(old, entry, Block::decode)?;
             digest_events(&mut digest, &block);
             cutter.push(&block, &mut |full| new.append_events(Some(full)))?;
         } else {
@@ -342,7 +342,7 @@ impl<'a> Replacement<'a> {
         let written = SegmentFile::open_aside(self.storage, &self.name)?;
         let mut digest = blake3::Hasher::new();
         for entry in self.footer.blocks.iter().filter(|entry| is_recompressed(entry)) {
-            digest_events(&mut digest, &load(&written, entry)?);
+            digest_events(&mut digest, &load(&written, entry, Block::decode)?);
         }
         Ok(digest.finalize())
     }

@@ -21,6 +21,8 @@ pub const FORMAT_VERSION: u16 = 1;
 
 const MAGIC: [u8; 8] = *b"SIDECLOG";
 const FIXED_BYTES: usize = 140;
+/// Behind magic, version, length and flags.
+const FIXED_FIELDS_AT: usize = 20;
 const HEADER_BYTES_MAX: usize = 8192;
 pub(crate) const DIALECT_BYTES: usize = 16;
 const SUFFIX: &str = ".segment";
@@ -136,7 +138,14 @@ impl SegmentHeader {
         if must_understand != 0 {
             return Err(Error::UnknownFeature { file: name.to_owned(), offset: 0, flags: must_understand });
         }
-        Ok((Self::fields(may_ignore, &mut reader), length as u64))
+        let mut reader = Reader::new(covered);
+        reader.take(FIXED_FIELDS_AT);
+        let header = Self::fields(may_ignore, &mut reader);
+        let is_name = |name: &str| name.len() <= KIND_NAME_BYTES_MAX;
+        if header.dialect.len() > DIALECT_BYTES || !header.kinds.iter().all(|(_, name)| is_name(name)) {
+            return Err(corrupt("the header has names that no writer gives"));
+        }
+        Ok((header, length as u64))
     }
 
     /// What a damaged header still says, believed as it stands; `None` when its checksum fits, because then it is not
@@ -154,7 +163,8 @@ impl SegmentHeader {
         {
             return Ok(None);
         }
-        reader.take(8);
+        let mut reader = Reader::new(&bytes);
+        reader.take(FIXED_FIELDS_AT);
         // Nothing vouches for what the blocks look like.
         Ok(Some(Self::fields(0, &mut reader)))
     }
@@ -365,12 +375,17 @@ impl Footer {
         };
         let mut out = Vec::new();
         block::encode_plain(header, &raw, encoder, &mut out)?;
+        out.extend_from_slice(&Self::trailer(offset));
+        Ok(out)
+    }
+
+    /// The end of a segment whose footer begins at `offset`.
+    pub(crate) fn trailer(offset: u64) -> Vec<u8> {
         let mut trailer = offset.to_le_bytes().to_vec();
         trailer.extend_from_slice(&TRAILER_MAGIC);
         let crc = crc32fast::hash(&trailer);
         trailer.extend_from_slice(&crc.to_le_bytes());
-        out.extend_from_slice(&trailer);
-        Ok(out)
+        trailer
     }
 
     /// Reads the footer of a sealed segment and says where it begins; `None` when the file does not end in a trailer.
@@ -507,9 +522,13 @@ impl SegmentFile {
                     && header.first_sequence >= sequence
                     && header.block_type.has_position()
                     && wanted(offset, &header)
-                    && self.check_parts(offset, &header).is_ok()
                 {
-                    return Ok(Some((offset, header.first_sequence)));
+                    match self.check_parts(offset, &header) {
+                        Ok(()) => return Ok(Some((offset, header.first_sequence))),
+                        Err(Error::Corrupt { .. }) => {}
+                        // A block that cannot be read just now is not a bad one: it must not be passed over.
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             if read < bytes.len() {

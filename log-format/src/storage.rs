@@ -12,11 +12,29 @@ use std::{
 
 /// An open file: positioned reads and writes, no cursor.
 pub trait File: Send + Sync {
-    /// Reads at `offset` until `buffer` is full or the file ends; returns the bytes read.
+    /// Reads some bytes at `offset`, at least one unless the file ends there; returns how many (pread).
     ///
     /// # Errors
     /// Whatever the device answers.
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    fn read_some_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Reads at `offset` until `buffer` is full or the file ends; returns the bytes read. A device may give less than it
+    /// has: only a read of nothing is the end.
+    ///
+    /// # Errors
+    /// Whatever the device answers.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.read_some_at(rest, offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
 
     /// Writes all of `bytes` at `offset`.
     ///
@@ -218,17 +236,8 @@ struct DiskFile {
 }
 
 impl File for DiskFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut filled = 0;
-        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, offset + filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
+    fn read_some_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

@@ -252,7 +252,9 @@ impl Verification {
     }
 }
 
-/// The end of a copy made while the log was being written is no damage.
+/// The end of a copy made while the log was being written is no damage, and what the copied head does not speak of was
+/// not visible when it was copied.
 pub(crate) fn is_torn_copy(damage: &Damage, head: &HeadState) -> bool {
-    damage.is_tail && damage.lost.is_empty() && matches!(head, HeadState::Copied(_))
+    let HeadState::Copied(slot) = head else { return false };
+    (damage.is_tail && damage.lost.is_empty()) || damage.lost.start >= slot.next_sequence
 }

@@ -57,9 +57,13 @@ pub(crate) fn version_frame_length(version: ApiVersion) -> usize {
     b"data:{\"ApiVersion\":\"..\"}\n\n".len() + digits(version.major) + digits(version.minor) + digits(version.patch)
 }
 
-/// An upper bound of the frame of a payload, its version frame included: every line gets `data:` and a space at worst.
-pub(crate) fn frame_length_max(payload: &str) -> usize {
-    payload.len() + (memchr::memchr_iter(b'\n', payload.as_bytes()).count() + 1) * (DATA.len() + 1) + 128
+/// Whether the frame of a payload, its version frame included, surely has at most `bytes_max`.
+pub(crate) fn frame_fits(payload: &str, bytes_max: usize) -> bool {
+    // Every line gets `data:` and a space at worst.
+    let frame_length_max = |lines: usize| payload.len() + lines * (DATA.len() + 1) + 128;
+    // Nearly every payload would fit even if it were all line feeds, and need not be counted.
+    frame_length_max(payload.len() + 1) <= bytes_max
+        || frame_length_max(memchr::memchr_iter(b'\n', payload.as_bytes()).count() + 1) <= bytes_max
 }
 
 /// Reads the payload back out of an event's frame; `None` when the frame is not one.

@@ -679,7 +679,7 @@ fn check_event(event: &Event<'_>) -> Result<()> {
     if memchr::memchr(b'\r', event.payload.as_bytes()).is_some() {
         return refuse("the payload holds a carriage return, which the wire form cannot carry".to_owned());
     }
-    if wire::frame_length_max(event.payload) > PAYLOAD_BYTES_MAX as usize {
+    if !wire::frame_fits(event.payload, PAYLOAD_BYTES_MAX as usize) {
         return refuse(format!("the payload has so many lines that its wire form exceeds {PAYLOAD_BYTES_MAX} bytes"));
     }
     if event.source.len() > NAME_BYTES_MAX || event.network.len() > NAME_BYTES_MAX {

@@ -81,6 +81,26 @@ fn expected_wire(range: std::ops::Range<u64>) -> Vec<u8> {
 }
 
 #[test]
+fn an_event_read_alone_is_the_same_event_and_leaves_the_cache_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, .. } = Writer::open(storage(&directory), options()).unwrap();
+    append(&mut writer, 0..500);
+    writer.close().unwrap();
+    let log = Log::open(storage(&directory), ReadOptions::default()).unwrap();
+    for sequence in (0..500).rev() {
+        let Read::Events { block, index } = log.read_alone(sequence).unwrap() else { panic!("{sequence} is missing") };
+        let row = block.row(index).unwrap();
+        assert_eq!(*row.payload(), *payload(sequence).as_bytes());
+        assert!(log.read_cached(sequence).is_none());
+        let later = (index + 1..block.len()).map(|index| block.row(index).unwrap().frame().len());
+        assert_eq!(later.sum::<usize>(), 0, "nothing is decoded beyond the event");
+    }
+    assert!(matches!(log.read_alone(500).unwrap(), Read::End));
+    // In between, whole blocks are decoded in the same thread as ever.
+    assert_eq!(wire_from(&log, 0).0, expected_wire(0..500));
+}
+
+#[test]
 fn every_reader_gets_what_was_committed_in_its_wire_form() {
     let directory = tempfile::tempdir().unwrap();
     let Opened { mut writer, log, recovery } = Writer::open(storage(&directory), options()).unwrap();

@@ -31,10 +31,16 @@ const KIB: i64 = 1024;
 const MIB: i64 = 1024 * KIB;
 const GIB: i64 = 1024 * MIB;
 const DAY_SECONDS: i64 = 24 * 60 * 60;
+/// Enough for clients of the event stream, who read in order.
+const BLOCK_CACHE_BYTES: i64 = 12 * MIB;
+/// Enough for the newest 100,000 events, where most look-ups go.
+const REST_BLOCK_CACHE_BYTES: i64 = 96 * MIB;
 /// Any time limit: more than anybody waits, and far from where adding it to a clock would overflow.
 const SECONDS_MAX: i64 = 366 * 100 * DAY_SECONDS;
 const MILLISECONDS_MAX: i64 = SECONDS_MAX * 1000;
 const THREADS_MAX: i64 = 4096;
+/// More than any system here lets one process have.
+const CONNECTIONS_MAX: i64 = 1_000_000;
 
 type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -59,8 +65,9 @@ pub(super) fn check(
     let sse_server = file.sse_server.filter(|sse| sse.enable_server);
     let sse_server = sse_server.map(|sse| sse_server_settings(sse, &section("sse_server"))).transpose()?;
     let exports = sse_server.as_ref().is_none_or(|sse| sse.keep_only_newest.is_none());
-    let storage = file.storage.map(|file| storage(file, exports, &section("storage"), environment)).transpose()?;
     let rest = file.rest_api_server.filter(|rest| rest.enable_server);
+    let storage = file.storage.map(|file| storage(file, exports, rest.is_some(), &section("storage"), environment));
+    let storage = storage.transpose()?;
     let admin = file.admin_api_server.filter(|admin| admin.enable_server);
     Ok(Config {
         threads,
@@ -84,13 +91,14 @@ fn threads(workers: Option<i64>, blocking: Option<i64>, section: &Section<'_>) -
 fn storage(
     file: file::Storage,
     exports: bool,
+    rest_enabled: bool,
     section: &Section<'_>,
     environment: Environment<'_>,
 ) -> Result<Storage, ConfigError> {
     if file.storage_folder == PathBuf::new() {
         return Err(section.invalid("storage_folder", "''", "set it to the folder that is to hold the log"));
     }
-    let log = log_settings(&file.log, &section.below("log"))?;
+    let log = log_settings(&file.log, rest_enabled, &section.below("log"))?;
     if !exports {
         return Ok(Storage { folder: file.storage_folder, log, sqlite: None, postgresql: None });
     }
@@ -111,7 +119,7 @@ fn storage(
     })
 }
 
-fn log_settings(file: &file::Log, section: &Section<'_>) -> Result<LogSettings, ConfigError> {
+fn log_settings(file: &file::Log, rest_enabled: bool, section: &Section<'_>) -> Result<LogSettings, ConfigError> {
     let sync_interval = section.milliseconds_or("sync_interval_ms", file.sync_interval_ms, 100, 1..=60_000)?;
     let age_max = file.segment_age_max_seconds;
     Ok(LogSettings {
@@ -128,7 +136,7 @@ fn log_settings(file: &file::Log, section: &Section<'_>) -> Result<LogSettings, 
         block_cache_bytes: section.number_or(
             "block_cache_bytes",
             file.block_cache_bytes,
-            12 * MIB,
+            if rest_enabled { REST_BLOCK_CACHE_BYTES } else { BLOCK_CACHE_BYTES },
             MIB..=1024 * GIB,
         )?,
         decode_concurrency: section.number_or("decode_concurrency", file.decode_concurrency, 2, 1..=1024)?,
@@ -155,6 +163,7 @@ fn log_settings(file: &file::Log, section: &Section<'_>) -> Result<LogSettings, 
             GIB,
             0..=1024 * 1024 * GIB,
         )?,
+        view_cache_bytes: section.number_or("view_cache_bytes", file.view_cache_bytes, 8 * MIB, MIB..=1024 * GIB)?,
     })
 }
 
@@ -189,6 +198,7 @@ fn sqlite_settings(file: file::SqliteConfig, section: &Section<'_>) -> Result<Sq
             1..=COUNT_MAX,
         )?,
         wal_autocheckpointing_interval: section.number_or("wal_autocheckpointing_interval", pages, 1000, 0..=65_535)?,
+        export_from: file.export_from,
     })
 }
 
@@ -282,7 +292,20 @@ fn event_stream_server(
             16 * KIB,
             KIB..=16 * MIB,
         )?,
+        max_connections: section.number_or(
+            "max_connections",
+            file.max_connections,
+            subscribers.saturating_add(1000).min(CONNECTIONS_MAX),
+            1..=CONNECTIONS_MAX,
+        )?,
         header_timeout: section.seconds_or("header_timeout_seconds", file.header_timeout_seconds, 10, 1..=3600)?,
+        idle_timeout: section.seconds_or("idle_timeout_seconds", file.idle_timeout_seconds, 60, 1..=DAY_SECONDS)?,
+        write_stall_timeout: section.seconds_or(
+            "write_stall_timeout_seconds",
+            file.write_stall_timeout_seconds,
+            900,
+            1..=DAY_SECONDS,
+        )?,
     })
 }
 
@@ -447,7 +470,7 @@ mod tests {
     ";
 
     /// Every number of the file, its limits, and what stands in the file's full example.
-    const LIMITS: [(&str, RangeInclusive<i64>); 53] = [
+    const LIMITS: [(&str, RangeInclusive<i64>); 57] = [
         ("max_thread_count", 1..=4096),
         ("max_blocking_thread_count", 1..=4096),
         ("storage.log.sync_interval_ms", 1..=60_000),
@@ -465,6 +488,7 @@ mod tests {
         ("storage.log.compaction_bytes_per_second", 1024..=1_099_511_627_776),
         ("storage.log.retention_bytes_max", 0..=1_125_899_906_842_624),
         ("storage.log.retention_wait_bytes_max", 0..=1_125_899_906_842_624),
+        ("storage.log.view_cache_bytes", 1_048_576..=1_099_511_627_776),
         ("storage.sqlite_config.max_connections_in_pool", 1..=4_294_967_295),
         ("storage.sqlite_config.wal_autocheckpointing_interval", 0..=65_535),
         ("storage.postgresql_config.max_connections_in_pool", 1..=4_294_967_295),
@@ -480,7 +504,10 @@ mod tests {
         ("sse_server.event_stream_server.max_concurrent_subscribers", 0..=4_294_967_295),
         ("sse_server.event_stream_server.event_stream_buffer_length", 1..=4_294_967_295),
         ("sse_server.event_stream_server.client_buffer_bytes", 1024..=16_777_216),
+        ("sse_server.event_stream_server.max_connections", 1..=1_000_000),
         ("sse_server.event_stream_server.header_timeout_seconds", 1..=3600),
+        ("sse_server.event_stream_server.idle_timeout_seconds", 1..=86_400),
+        ("sse_server.event_stream_server.write_stall_timeout_seconds", 1..=86_400),
         ("rest_api_server.port", 0..=65_535),
         ("rest_api_server.max_concurrent_requests", 1..=4_294_967_295),
         ("rest_api_server.max_requests_per_second", 1..=4_294_967_295),
@@ -555,6 +582,17 @@ mod tests {
     }
 
     #[test]
+    fn with_look_ups_the_block_cache_is_larger_unless_it_is_set() {
+        let cache = |text: &str| loaded(text).config.storage.unwrap().log.block_cache_bytes;
+        let with_rest = format!("{DEFAULT_SSE_ONLY}\n[rest_api_server]\nport = 18888\n");
+        assert_eq!(cache(&with_rest), 100_663_296);
+        let switched_off = format!("{with_rest}enable_server = false\n");
+        assert_eq!(cache(&switched_off), 12_582_912);
+        let set = format!("{with_rest}[storage.log]\nblock_cache_bytes = 2_000_000\n");
+        assert_eq!(cache(&set), 2_000_000);
+    }
+
+    #[test]
     fn defaults_are_the_documented_ones() {
         let config = loaded(DEFAULT_SSE_ONLY).config;
         let log = LogSettings {
@@ -573,6 +611,7 @@ mod tests {
             retention_bytes_max: None,
             retention_age_max: None,
             retention_wait_bytes_max: 1_073_741_824,
+            view_cache_bytes: 8_388_608,
         };
         assert_eq!(config.storage, Some(Storage { folder: "./storage".into(), log, sqlite: None, postgresql: None }));
         let sse = config.sse_server.unwrap();
@@ -582,7 +621,10 @@ mod tests {
             replay_chunks: ReplayChunks::Event,
             zstd: ZstdPassThrough::Sole,
             client_buffer_bytes: 16_384,
+            max_connections: 1100,
             header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            write_stall_timeout: Duration::from_secs(900),
         };
         assert_eq!(sse.event_stream_server, expected);
         assert_eq!((sse.inbound_channel_size, sse.keep_only_newest), (1000, None));

@@ -88,6 +88,12 @@ pub enum DatabaseError {
         /// What is wrong with the number.
         error: ParseIntError,
     },
+    /// The variable's value is none of the words that it may be.
+    #[error("failed to parse the config option for Ssl mode with error: {error}")]
+    NotAMode {
+        /// What it may be.
+        error: serde::de::value::Error,
+    },
 }
 
 /// What an operator should do.

@@ -8,7 +8,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use serde::Deserialize;
 
-use super::settings::{LegacySseApi, Password, ReplayChunks, ZstdPassThrough};
+use super::settings::{ExportFrom, LegacySseApi, Password, ReplayChunks, SslMode, ZstdPassThrough};
 
 /// A section that is there is switched on unless it says otherwise.
 fn yes() -> bool {
@@ -58,6 +58,7 @@ pub(super) struct Log {
     pub(super) retention_bytes_max: Option<i64>,
     pub(super) retention_age_max: Option<String>,
     pub(super) retention_wait_bytes_max: Option<i64>,
+    pub(super) view_cache_bytes: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -84,6 +85,8 @@ pub(super) struct SqliteConfig {
     pub(super) file_name: String,
     pub(super) max_connections_in_pool: Option<i64>,
     pub(super) wal_autocheckpointing_interval: Option<i64>,
+    #[serde(default)]
+    pub(super) export_from: ExportFrom,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -96,6 +99,10 @@ pub(super) struct PostgresqlConfig {
     pub(super) database_password: Option<Password>,
     pub(super) max_connections_in_pool: Option<i64>,
     pub(super) port: Option<i64>,
+    pub(super) sslmode: Option<SslMode>,
+    pub(super) sslrootcert: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) export_from: ExportFrom,
 }
 
 #[derive(Debug, Deserialize)]
@@ -141,7 +148,10 @@ pub(super) struct EventStreamServer {
     #[serde(default)]
     pub(super) zstd: ZstdPassThrough,
     pub(super) client_buffer_bytes: Option<i64>,
+    pub(super) max_connections: Option<i64>,
     pub(super) header_timeout_seconds: Option<i64>,
+    pub(super) idle_timeout_seconds: Option<i64>,
+    pub(super) write_stall_timeout_seconds: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]

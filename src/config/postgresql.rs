@@ -5,15 +5,20 @@ use std::{
     str::FromStr,
 };
 
+use serde::{Deserialize, de::IntoDeserializer};
+
 use super::{
     checks::{COUNT_MAX, PORT_MAX, Section},
     error::{ConfigError, DatabaseError, Fix},
     file,
-    settings::{Password, PostgreSql},
+    settings::{Password, PostgreSql, SslMode},
 };
 
 /// The variable that alone asks for PostgreSQL where the file has no database section.
 pub(super) const HOST: &str = "SIDECAR_POSTGRES_HOST";
+/// Beyond the reference, named in its manner.
+const SSL_MODE: &str = "SIDECAR_POSTGRES_SSLMODE";
+const SSL_ROOT_CERTIFICATE: &str = "SIDECAR_POSTGRES_SSLROOTCERT";
 
 /// The settings of an enabled `[storage.postgresql_config]`, or of an empty one where only the environment asks for it.
 pub(super) fn check(
@@ -41,6 +46,21 @@ pub(super) fn check(
             Some(port) => NonZero::<u16>::get(port),
             None => section.number_or("port", file.port, 5432, 1..=PORT_MAX)?,
         },
+        ssl_mode: match environment(SSL_MODE) {
+            Some(mode) => ssl_mode(&mode)?,
+            None => file.sslmode.unwrap_or_default(),
+        },
+        ssl_root_certificate: environment(SSL_ROOT_CERTIFICATE).map(Into::into).or(file.sslrootcert),
+        export_from: file.export_from,
+    })
+}
+
+/// The mode in the variable [`SSL_MODE`], in the words of the file.
+fn ssl_mode(text: &str) -> Result<SslMode, ConfigError> {
+    let mode: Result<_, serde::de::value::Error> = SslMode::deserialize(text.into_deserializer());
+    mode.map_err(|error| {
+        let fix = format!("the environment variable {SSL_MODE} is '{text}'; set it to one of these or unset it");
+        ConfigError::Database { reason: DatabaseError::NotAMode { error }, fix: Fix(fix) }
     })
 }
 
@@ -61,7 +81,7 @@ fn number<Number: FromStr<Err = ParseIntError>>(
 mod tests {
     use super::*;
     use crate::config::{
-        Config,
+        Config, ExportFrom,
         samples::{DEFAULT_SSE_ONLY, explained},
     };
 
@@ -101,6 +121,9 @@ mod tests {
             username: format!("{from}-user"),
             password: Password::new(format!("{from}-password")),
             max_connections,
+            ssl_mode: SslMode::Prefer,
+            ssl_root_certificate: None,
+            export_from: ExportFrom::Oldest,
         }
     }
 
@@ -136,6 +159,26 @@ mod tests {
     #[test]
     fn connections_and_port_have_defaults() {
         assert_eq!(postgresql("", &VARIABLES[..4]).unwrap(), Some(settings("variable", 10, 5432)));
+    }
+
+    #[test]
+    fn tls_is_set_by_the_environment_first_and_then_by_the_file() {
+        let section = format!("{SECTION}sslmode = 'require'\nsslrootcert = '/file.pem'\nexport_from = 'head'\n");
+        let found = postgresql(&section, &[]).unwrap().unwrap();
+        assert_eq!((found.ssl_mode, found.export_from), (SslMode::Require, ExportFrom::Head));
+        assert_eq!(found.ssl_root_certificate, Some("/file.pem".into()));
+        let variables = [(SSL_MODE, "verify-full"), (SSL_ROOT_CERTIFICATE, "/variable.pem")];
+        let found = postgresql(&section, &variables).unwrap().unwrap();
+        assert_eq!((found.ssl_mode, found.ssl_root_certificate), (SslMode::VerifyFull, Some("/variable.pem".into())));
+    }
+
+    #[test]
+    fn a_mode_that_does_not_exist_is_refused_with_those_that_do() {
+        let error = explained(&postgresql(SECTION, &[(SSL_MODE, "verify-ca")]).unwrap_err());
+        assert!(error.contains("unknown variant `verify-ca`, expected one of `disable`, `prefer`"), "{error}");
+        assert!(error.contains("SIDECAR_POSTGRES_SSLMODE is 'verify-ca'"), "{error}");
+        let error = explained(&postgresql(&format!("{SECTION}sslmode = 'x'\n"), &[]).unwrap_err());
+        assert!(error.contains("unknown variant `x`, expected one of `disable`, `prefer`"), "{error}");
     }
 
     #[test]

@@ -27,21 +27,13 @@ pub struct Config {
 impl Config {
     /// One line for each part that the file asks for and this version does not have yet. The others run without it.
     pub fn parts_not_built_yet(&self) -> Vec<&'static str> {
-        let storage = self.storage.as_ref();
         let legacy_apis = self.sse_server.as_ref().is_some_and(|sse| !sse.emulate_legacy_sse_apis.is_empty());
         [
-            (legacy_apis, "`sse_server.emulate_legacy_sse_apis` is set, but the legacy SSE endpoints are not built yet"),
-            (self.rest_api_server.is_some(), "`[rest_api_server]` is enabled, but the REST server is not built yet"),
-            (self.admin_api_server.is_some(), "`[admin_api_server]` is enabled, but the admin server is not built yet"),
+            (
+                legacy_apis,
+                "`sse_server.emulate_legacy_sse_apis` is set, but the legacy SSE endpoints are not built yet",
+            ),
             (self.rpc_server.is_some(), "`[rpc_server]` is enabled, but the RPC servers are not built yet"),
-            (
-                storage.is_some_and(|storage| storage.sqlite.is_some()),
-                "`[storage.sqlite_config]` is enabled, but the export to SQLite is not built yet; events are kept in the log",
-            ),
-            (
-                storage.is_some_and(|storage| storage.postgresql.is_some()),
-                "PostgreSQL is configured, but the export to it is not built yet; events are kept in the log",
-            ),
         ]
         .into_iter()
         .filter_map(|(asked_for, line)| asked_for.then_some(line))
@@ -104,6 +96,8 @@ pub struct LogSettings {
     pub retention_age_max: Option<Duration>,
     /// How many bytes more are kept for a view or exporter that has not read them yet.
     pub retention_wait_bytes_max: u64,
+    /// The memory of the views' page cache, in bytes.
+    pub view_cache_bytes: usize,
 }
 
 /// `compaction = "on"`.
@@ -135,6 +129,19 @@ pub struct Sqlite {
     pub max_connections: u32,
     /// Pages per automatic checkpoint of the write-ahead log.
     pub wal_autocheckpointing_interval: u16,
+    /// Where a new export begins.
+    pub export_from: ExportFrom,
+}
+
+/// Where an export begins in a database that has no checkpoint of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExportFrom {
+    /// With the oldest event of the log.
+    #[default]
+    Oldest,
+    /// With the next event that the log gets.
+    Head,
 }
 
 /// `[storage.postgresql_config]`, enabled, with the environment's values in place.
@@ -152,6 +159,35 @@ pub struct PostgreSql {
     pub password: Password,
     /// The most connections at once.
     pub max_connections: u32,
+    /// Whether the connection is encrypted, and whether it is known who is at its other end.
+    pub ssl_mode: SslMode,
+    /// The file with the certificates that vouch for the server, in PEM form, for [`SslMode::VerifyFull`]; without it,
+    /// those that the system trusts.
+    pub ssl_root_certificate: Option<PathBuf>,
+    /// Where a new export begins.
+    pub export_from: ExportFrom,
+}
+
+impl PostgreSql {
+    /// The server and the database, for log lines.
+    pub fn place(&self) -> String {
+        format!("PostgreSQL database {} at {}:{}", self.database_name, self.host, self.port)
+    }
+}
+
+/// TLS to PostgreSQL: the modes of its own clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SslMode {
+    /// Never.
+    Disable,
+    /// If the server has it; the server's certificate is not checked.
+    #[default]
+    Prefer,
+    /// Always; the server's certificate is not checked.
+    Require,
+    /// Always, and only with a server whose certificate is vouched for and names its host.
+    VerifyFull,
 }
 
 /// A password, which no log line and no error shows.
@@ -240,8 +276,14 @@ pub struct EventStreamServer {
     pub zstd: ZstdPassThrough,
     /// The buffer that a client's connection writes from, in bytes.
     pub client_buffer_bytes: usize,
+    /// The most connections open at once, those without a stream included.
+    pub max_connections: usize,
     /// The limit for a client to send its request's header.
     pub header_timeout: Duration,
+    /// How long a connection may stay open without a request.
+    pub idle_timeout: Duration,
+    /// How long a client may take nothing of its stream before it is cut.
+    pub write_stall_timeout: Duration,
 }
 
 /// How replayed events are cut into HTTP chunks.

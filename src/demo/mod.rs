@@ -30,6 +30,10 @@ pub struct Options {
     pub speed: f64,
     /// The event stream server's port.
     pub sse_port: u16,
+    /// The REST server's port.
+    pub rest_port: u16,
+    /// The admin server's port.
+    pub admin_port: u16,
 }
 
 /// Runs the demo until SIGINT or SIGTERM.
@@ -57,7 +61,7 @@ async fn replay(options: &Options, storage_path: &Path) -> anyhow::Result<()> {
     let last_payload = recording.last_payload().to_owned();
     let events = recording.len();
     let node = DemoNode::start(recording, STATUS, options.speed).await?;
-    let Loaded { config, .. } = Config::parse(&config_text(storage_path, node.port(), options.sse_port)?, |_| None)?;
+    let Loaded { config, .. } = Config::parse(&config_text(storage_path, node.port(), options)?, |_| None)?;
     let (Some(sse), Some(storage)) = (&config.sse_server, &config.storage) else {
         anyhow::bail!("the demo's configuration lacks its servers")
     };
@@ -84,17 +88,22 @@ async fn narrate(
 ) {
     let Ok(started) = running.wait_for(Option::is_some).await.map(|running| running.clone()) else { return };
     let Some((log, mut committed)) = started else { return };
-    let port = options.sse_port;
+    let (port, rest, admin) = (options.sse_port, options.rest_port, options.admin_port);
     let log_path = storage_path.join("logs").join("casper");
     println!("A recorded Casper network of {events} events flows through a simulated node into Sidecar.");
     println!();
     println!("  event stream   http://127.0.0.1:{port}/events");
+    println!("  look-ups       http://127.0.0.1:{rest}/swagger-ui/");
+    println!("  metrics        http://127.0.0.1:{admin}/metrics");
     println!("  log            {}", log_path.display());
     println!();
     println!("Try, in another terminal:");
     println!("  curl -N 'http://127.0.0.1:{port}/events?start_from=0'                    everything, then what is new");
     println!("  curl -N 'http://127.0.0.1:{port}/events?start_from=0&types=BlockAdded'   blocks only");
     println!("  curl -N 'http://127.0.0.1:{port}/events?start_from=0&until=9'            the first ten, then the end");
+    println!("  curl 'http://127.0.0.1:{rest}/block'                                    the newest block");
+    println!("  curl 'http://127.0.0.1:{rest}/events?from=0&limit=10'                    the first ten, as a page");
+    println!("  curl 'http://127.0.0.1:{admin}/metrics'                                  how everything is");
     println!("  sidecar-log inspect {}", log_path.display());
     println!();
     println!("Ctrl-C ends it.");
@@ -110,8 +119,9 @@ async fn narrate(
     }
 }
 
-fn config_text(storage_path: &Path, node_port: u16, sse_port: u16) -> anyhow::Result<String> {
+fn config_text(storage_path: &Path, node_port: u16, options: &Options) -> anyhow::Result<String> {
     let folder = storage_path.to_str().context("the storage path is not UTF-8")?;
+    let Options { sse_port, rest_port, admin_port, .. } = options;
     let folder = toml::Value::String(folder.to_owned());
     Ok(format!(
         "[storage]\n\
@@ -129,7 +139,15 @@ fn config_text(storage_path: &Path, node_port: u16, sse_port: u16) -> anyhow::Re
          [sse_server.event_stream_server]\n\
          port = {sse_port}\n\
          max_concurrent_subscribers = 100\n\
-         event_stream_buffer_length = 5000\n"
+         event_stream_buffer_length = 5000\n\
+         [rest_api_server]\n\
+         port = {rest_port}\n\
+         max_concurrent_requests = 50\n\
+         max_requests_per_second = 100000\n\
+         [admin_api_server]\n\
+         port = {admin_port}\n\
+         max_concurrent_requests = 1\n\
+         max_requests_per_second = 10\n"
     ))
 }
 
@@ -139,7 +157,8 @@ mod tests {
 
     #[test]
     fn the_demo_runs_on_a_configuration_without_warnings() {
-        let text = config_text(Path::new("/tmp/a 'quoted' \"path\""), 9999, 19999).unwrap();
+        let options = Options { storage_path: None, speed: 1.0, sse_port: 19999, rest_port: 18888, admin_port: 18887 };
+        let text = config_text(Path::new("/tmp/a 'quoted' \"path\""), 9999, &options).unwrap();
         let Loaded { config, warnings } = Config::parse(&text, |_| None).unwrap();
         assert_eq!(warnings, []);
         assert_eq!(config.storage.unwrap().folder, Path::new("/tmp/a 'quoted' \"path\""));

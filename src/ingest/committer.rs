@@ -126,7 +126,7 @@ impl Committer {
     }
 
     fn take_event(&mut self, connection: &Connection, received: &Received) -> Result<(), IngestError> {
-        let fingerprint = Fingerprint::new(crc32fast::hash(received.payload.as_bytes()), received.has_messages);
+        let fingerprint = Fingerprint::new(crc32fast::hash(received.payload.as_bytes()), received.message_count > 0);
         match self.index.check(&received.identity, fingerprint)? {
             Known::New => self.append(connection, received, fingerprint),
             Known::Same => {
@@ -168,6 +168,7 @@ impl Committer {
         };
         self.counters.stored.add(1);
         self.counters.stored_bytes.add(received.payload.len() as u64);
+        self.counters.stored_messages.add(received.message_count);
         if let Some(height) = received.block_height {
             self.gaps.block(height, received.received_at);
         }

@@ -3,6 +3,26 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::source::casper::counters::Count;
+use crate::telemetry::Histogram;
+
+/// The bounds of sync times, in microseconds.
+const SYNC_MICROSECONDS: &[u64] =
+    &[100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
+
+/// What the log's files went through.
+#[derive(Debug)]
+pub struct DiskCounters {
+    /// Bytes written, rewritten ones included.
+    pub written_bytes: Count,
+    /// How long making them durable took, in microseconds.
+    pub syncs: Histogram,
+}
+
+impl Default for DiskCounters {
+    fn default() -> Self {
+        DiskCounters { written_bytes: Count::default(), syncs: Histogram::new(SYNC_MICROSECONDS) }
+    }
+}
 
 /// What became of the events that sources handed over.
 #[derive(Debug, Default)]
@@ -11,6 +31,8 @@ pub struct Counters {
     pub stored: Count,
     /// Payload bytes stored.
     pub stored_bytes: Count,
+    /// Entries in the `messages` of the processed transactions that were stored.
+    pub stored_messages: Count,
     /// Events dropped because the log has them, byte for byte.
     pub duplicates: Count,
     /// Events dropped because the log has them, with other bytes.
@@ -39,6 +61,8 @@ pub struct Counters {
     pub dropped_segments: Count,
     /// Their bytes.
     pub dropped_bytes: Count,
+    /// What the log's files went through.
+    pub disk: DiskCounters,
 }
 
 /// Something that is so at the moment, or not.

@@ -9,6 +9,7 @@ pub mod counters;
 mod disk;
 mod gaps;
 pub mod identity;
+mod measured;
 mod upkeep;
 
 use std::path::{Path, PathBuf};
@@ -25,10 +26,11 @@ use committer::Committer;
 use counters::Counters;
 use disk::Disk;
 use identity::{Forgetter, IdentityIndex};
+use measured::Measured;
 pub use upkeep::Rewriting;
 use upkeep::Upkeep;
 use upkeep::retention::Retainer;
-pub use upkeep::retention::Retention;
+pub use upkeep::retention::{NeededFrom, Retention};
 
 /// How events are ordered and stored.
 #[derive(Clone, Debug)]
@@ -85,8 +87,8 @@ pub struct Ingest {
     pub log: Log,
     /// The visible head; changes with every commit.
     pub committed: watch::Receiver<Head>,
-    /// The oldest retained sequence; changes when retention drops segments. Who keeps rows of its own takes those below out.
-    pub oldest: watch::Receiver<Sequence>,
+    /// Who follows the log and is to be waited for before its oldest segments are dropped.
+    pub needed_from: NeededFrom,
     /// Where sources send what they hear. Ingest ends in order once all copies of it are gone.
     pub batches: mpsc::Sender<Batch>,
     /// What became of it.
@@ -112,20 +114,20 @@ pub fn start(options: Options) -> Result<Ingest, IngestError> {
     let directory = Directory::create(&options.log_directory).map_err(cannot_make(&options.log_directory))?;
     let durability = options.write.durability;
     let free_bytes_min = options.write.free_bytes_min;
-    let Opened { writer, log, recovery } = Writer::open(Arc::new(directory), options.write)?;
+    let counters = Arc::new(Counters::default());
+    let storage = Measured::new(directory, Arc::clone(&counters));
+    let Opened { writer, log, recovery } = Writer::open(Arc::new(storage), options.write)?;
 
     let (batches, receiver) = mpsc::channel(options.queued_batches.max(1));
     let (committed, committed_receiver) = watch::channel(log.head());
     let (end, ended) = oneshot::channel();
-    let counters = Arc::new(Counters::default());
-    let (oldest, oldest_receiver) = watch::channel(log.oldest());
+    let needed_from = options.retention.needed_from.clone();
     let forgetter = Arc::default();
     let retainer = Retainer {
         options: options.retention,
         log: log.clone(),
         forgetter: Arc::clone(&forgetter),
         counters: Arc::clone(&counters),
-        oldest,
         state: Default::default(),
     };
     let (maintenance, upkeep_counters) = (writer.maintenance(), Arc::clone(&counters));
@@ -154,8 +156,7 @@ pub fn start(options: Options) -> Result<Ingest, IngestError> {
         let _ = end.send(result);
     });
     committing.map_err(IngestError::Thread)?;
-    let (committed, oldest) = (committed_receiver, oldest_receiver);
-    Ok(Ingest { log, committed, oldest, batches, counters, recovery, ended })
+    Ok(Ingest { log, committed: committed_receiver, needed_from, batches, counters, recovery, ended })
 }
 
 /// What the committer's thread begins with.

@@ -43,9 +43,9 @@ pub struct Received {
     pub kind: Kind,
     /// What makes it this event and no other.
     pub identity: Identity,
-    /// Set for an event that can be told from a poorer copy of itself (`messages` of a processed transaction):
-    /// whether this copy carries messages.
-    pub has_messages: bool,
+    /// The entries in the `messages` of a processed transaction, 0 otherwise: a copy with some is richer than one with
+    /// none.
+    pub message_count: u64,
     /// The block height this event announces, for gap detection (`BlockAdded` only).
     pub block_height: Option<u64>,
     /// The id that the node gave it.

@@ -7,18 +7,32 @@
 //! One rule makes the API versions right for every start and interleaving: `version_due` rises with all that the
 //! position passes, and whatever is sent next, a version that is due and higher than the one sent goes before it.
 
-use std::sync::{Arc, Weak};
+use std::{
+    ops::Range,
+    sync::{Arc, Weak},
+};
 
 use bytes::Bytes;
 use sidecar_log_format::{
     ApiVersion, Block, Head, LargeEvent, Log, Missing, Read, Sequence, StoredBlock, version_frame,
 };
 
+use super::lending::{Budget, COPIED_BYTES_MAX};
+
 /// After this many events passed in silence a filtered stream tells its position.
 const PROGRESS_EVENTS: u64 = 10_000;
 
+/// What HTTP does with a piece of a block.
+#[derive(Clone, Debug)]
+pub(super) enum Hold {
+    /// It copies the piece into its own buffer at once: it gets a slice of the shared block.
+    Copies,
+    /// It keeps the piece until the client takes it, and must not keep the block beyond this budget.
+    Keeps(Budget),
+}
+
 /// Which events a client gets, and in what pieces.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Selection {
     /// Bits of the kinds that pass.
     pub(super) kinds: u64,
@@ -30,7 +44,9 @@ pub(super) struct Selection {
     pub(super) until: Sequence,
     /// Whether every event is a piece of its own.
     pub(super) single_events: bool,
-    /// Bytes of the largest piece; an event over that takes several.
+    /// What HTTP does with a piece.
+    pub(super) hold: Hold,
+    /// Bytes of the largest piece that HTTP copies; an event over that takes several.
     pub(super) piece_bytes_max: usize,
 }
 
@@ -76,6 +92,8 @@ pub(super) struct Cursor {
     /// Bytes of the event at the position that were sent.
     event_bytes_sent: usize,
     block: Weak<Block>,
+    /// Where the block ends that was entered last, until somebody asks.
+    entered: Option<Sequence>,
     version_sent: ApiVersion,
     version_due: ApiVersion,
     /// What the client would ask for if it reconnected now.
@@ -90,6 +108,7 @@ impl Cursor {
             position,
             event_bytes_sent: 0,
             block: Weak::new(),
+            entered: None,
             version_sent: ApiVersion::NONE,
             version_due: ApiVersion::NONE,
             told: position,
@@ -160,6 +179,11 @@ impl Cursor {
         }
         self.version_sent = self.version_due;
         Some(Bytes::from(version_frame(self.version_due)))
+    }
+
+    /// Where the next block begins, once for every block that was entered.
+    pub(super) fn take_entered(&mut self) -> Option<Sequence> {
+        self.entered.take()
     }
 
     /// Bytes of the event at the position that were sent.
@@ -242,6 +266,7 @@ impl Cursor {
         let rise = block.row(index).and_then(|row| row.rise());
         self.version_due = self.version_due.max(rise.unwrap_or_else(|| block.version_in_force(index)));
         self.block = Arc::downgrade(block);
+        self.entered = Some(block.end_sequence());
     }
 
     /// What is sent next out of a block; `None` once the position is past it, or past `until`.
@@ -276,14 +301,32 @@ impl Cursor {
     }
 
     /// The rest of the event in row `index`, or what fits of it, or it and as many after it as fit.
-    fn take_piece(&mut self, block: &Block, index: usize, range: std::ops::Range<usize>) -> Bytes {
+    fn take_piece(&mut self, block: &Block, index: usize, range: Range<usize>) -> Bytes {
         let start = range.start + self.event_bytes_sent;
-        let end_max = start + self.selection.piece_bytes_max;
-        if range.end > end_max {
-            self.event_bytes_sent += self.selection.piece_bytes_max;
-            return block.wire().slice(start..end_max);
+        let wire = block.wire();
+        let Hold::Keeps(budget) = &self.selection.hold else {
+            let end = self.pass_piece(block, index, start, range.end, self.selection.piece_bytes_max);
+            return wire.slice(start..end);
+        };
+        let reserved = (wire.len() - start > COPIED_BYTES_MAX).then(|| budget.reserve(wire.len())).flatten();
+        let bytes_max = if reserved.is_some() { wire.len() } else { COPIED_BYTES_MAX };
+        let end = self.pass_piece(block, index, start, range.end, bytes_max);
+        let piece = wire.slice(start..end);
+        match reserved.filter(|_| piece.len() > COPIED_BYTES_MAX) {
+            Some(reserved) => reserved.lend(piece),
+            None => Bytes::copy_from_slice(&piece),
         }
-        let mut end = range.end;
+    }
+
+    /// Moves past a piece of at most `bytes_max`, which begins at `start` in the event that ends at `event_end`; returns
+    /// where the piece ends.
+    fn pass_piece(&mut self, block: &Block, index: usize, start: usize, event_end: usize, bytes_max: usize) -> usize {
+        let end_max = start + bytes_max;
+        if event_end > end_max {
+            self.event_bytes_sent += bytes_max;
+            return end_max;
+        }
+        let mut end = event_end;
         self.event_bytes_sent = 0;
         self.position += 1;
         if !self.selection.single_events {
@@ -300,7 +343,7 @@ impl Cursor {
             }
         }
         self.told = self.position;
-        block.wire().slice(start..end)
+        end
     }
 
     fn at_head(&mut self) -> Step {
@@ -373,6 +416,7 @@ mod tests {
                 progress_marks: false,
                 until: u64::MAX,
                 single_events,
+                hold: Hold::Copies,
                 piece_bytes_max: if single_events { 64 << 10 } else { 100 },
             };
             Client { cursor: Cursor::new(log.clone(), start, selection), start, kinds, messages: Vec::new() }

@@ -1,16 +1,18 @@
 //! The SSE server: `GET /events` and `GET /events/sidecar`.
 //!
-//! Owns the listening socket, the HTTP connections and one cursor per client. The log's blocks flow in, woken by one
+//! Owns the requests of one HTTP front and one cursor per client. The log's blocks flow in, woken by one
 //! watch on its head; the bytes of a client's stream flow out. Nothing is queued, copied or parsed per client: the log
 //! holds events in the form in which they are sent, and a client is a position in it (`cursor`), a filter, and the HTTP
 //! body that walks on from there (`subscriber`). A slow client keeps its place and falls back to the disk; it is never
-//! cut and never holds a block while it waits.
+//! cut while it takes anything at all, and never holds a block while it waits.
 //!
 //! Not in here: what an event means (`source`), how it got a sequence (`ingest`), and the 1.x endpoints.
 
 mod compression;
 mod cursor;
 mod large;
+mod lending;
+mod readers;
 mod request;
 mod server;
 mod subscriber;
@@ -19,12 +21,20 @@ mod tests;
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    sync::atomic::{AtomicU64, AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize},
+    },
     time::Duration,
 };
 
 use sidecar_log_format::Kind;
 
+use crate::http::front::FrontCounters;
+
+pub use readers::{ClassLag, ReaderClass, Readers};
+#[cfg(any(test, fuzzing))]
+pub(crate) use request::door as request_door;
 pub use server::{BindError, Handle, Server};
 
 /// Names the range of sequences that the log retained when the stream began, as `OLDEST-NEWEST`, both inclusive. On every
@@ -46,8 +56,14 @@ pub struct StreamOptions {
     pub zstd: ZstdPassThrough,
     /// Bytes that HTTP holds ready for one client, at least 8192; one piece may come on top.
     pub client_buffer_bytes: usize,
+    /// Open connections, those without a stream included; see [`crate::http::front`] for this and the time-outs.
+    pub max_connections: usize,
     /// How long a connection may take to send the head of a request.
     pub header_timeout: Duration,
+    /// How long a connection may stay open without a request.
+    pub idle_timeout: Duration,
+    /// How long a client may take nothing of what it is sent.
+    pub write_stall_timeout: Duration,
     /// Blocks that are read and decoded at the same time, at least 1.
     pub decode_concurrency: usize,
     /// The dialect's kinds and their names, as `types=` takes them.
@@ -71,7 +87,10 @@ impl StreamOptions {
             replay_chunks: ReplayChunks::Event,
             zstd: ZstdPassThrough::Sole,
             client_buffer_bytes: 16 << 10,
+            max_connections: 1100,
             header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            write_stall_timeout: Duration::from_secs(900),
             decode_concurrency: 2,
             kinds,
             legacy_enabled: false,
@@ -87,7 +106,7 @@ pub enum ReplayChunks {
     /// One message per chunk, as many client libraries expect; one of more than 64 KiB takes several.
     #[default]
     Event,
-    /// As many messages as fit in a piece of 16 KiB: cheaper.
+    /// Up to a whole block of messages: cheaper.
     Block,
 }
 
@@ -108,14 +127,14 @@ pub enum ZstdPassThrough {
 pub struct Counters {
     /// Open streams.
     pub subscribers: AtomicUsize,
-    /// Open connections.
-    pub connections: AtomicUsize,
+    /// What happened to connections.
+    pub front: Arc<FrontCounters>,
     /// Bytes of streams handed to HTTP, before chunking.
     pub bytes_sent: AtomicU64,
     /// Streams ever opened.
     pub streams_opened: AtomicU64,
     /// Requests refused with 404, 422 or 503.
     pub refused: AtomicU64,
-    /// Connections closed because too many were open.
-    pub connections_refused: AtomicU64,
+    /// How far the open streams have come.
+    pub readers: Readers,
 }

@@ -202,3 +202,47 @@ fn is_wanted_zstd(coding: &str) -> bool {
     let weight = parameters.trim().strip_prefix("q=").map(|weight| weight.trim().parse::<f32>().unwrap_or(0.0));
     name.trim().eq_ignore_ascii_case("zstd") && weight.is_none_or(|weight| weight > 0.0)
 }
+
+/// For `crate::fuzzing`: whatever a client asks for, it is a stream or a refusal in words, and what a stream was asked
+/// for can be asked for again.
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::unwrap_used, reason = "a broken promise ends the run")]
+pub(crate) fn door(bytes: &[u8]) {
+    use axum::http::HeaderValue;
+
+    use crate::source::casper::event::{KINDS, SHUTDOWN};
+
+    let mut lines = bytes.split(|&byte| byte == b'\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let method = Method::from_bytes(line()).unwrap_or(Method::GET);
+    let path = String::from_utf8_lossy(line()).into_owned();
+    let query = String::from_utf8_lossy(line()).into_owned();
+    let mut headers = HeaderMap::new();
+    for name in ["last-event-id", "accept-encoding", "accept-encoding"] {
+        if let Ok(value) = HeaderValue::from_bytes(line()) {
+            headers.append(name, value);
+        }
+    }
+    let endpoint = match route(&method, &path) {
+        Route::Stream(endpoint) => endpoint,
+        Route::UnknownStream | Route::Nowhere => Endpoint::Events,
+    };
+    for zstd in [ZstdPassThrough::Sole, ZstdPassThrough::Any, ZstdPassThrough::Off] {
+        let options = StreamOptions { zstd, ..StreamOptions::new(&KINDS, SHUTDOWN) };
+        match parse(endpoint, Some(&query), &headers, &options) {
+            Err(refusal) => assert!(refusal.status().is_client_error() && refusal.body().ends_with('\n')),
+            Ok(wanted) => {
+                let mut again: Vec<String> = Vec::new();
+                again.extend(wanted.start.map(|start| format!("start_from={start}")));
+                again.extend(wanted.until.map(|until| format!("until={until}")));
+                again.push(format!("encoding={}", if wanted.zstd { "zstd" } else { "identity" }));
+                if let Some(kinds) = wanted.kinds {
+                    let names = KINDS.iter().filter(|(kind, _)| kinds & kind.bit() != 0).map(|(_, name)| *name);
+                    again.push(format!("types={}", names.collect::<Vec<_>>().join(",")));
+                }
+                let parsed = parse(endpoint, Some(&again.join("&")), &HeaderMap::new(), &options).unwrap();
+                assert_eq!(parsed, wanted);
+            }
+        }
+    }
+}

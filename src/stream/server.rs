@@ -1,56 +1,37 @@
-//! Listening, connections and responses.
+//! Requests and responses; the connections that bring them are the front's.
 
 use std::{
     io,
     net::SocketAddr,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, atomic::Ordering},
 };
 
 use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderValue, Method, StatusCode, Version, header},
-    middleware::{self, Next},
+    http::{HeaderValue, StatusCode, Version, header},
+    middleware,
     response::Response,
 };
 use bytes::Bytes;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
 use sidecar_log_format::{Head, Log, Missing, Sequence};
-use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    task::JoinSet,
-};
-use tower::ServiceBuilder;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     Counters, RETAINED_RANGE_HEADER, ReplayChunks, StreamOptions, ZstdPassThrough,
-    cursor::{self, Cursor, Selection},
+    cursor::{self, Cursor, Hold, Selection},
     large::LargeReaders,
+    lending::Budget,
+    readers::ReaderClass,
     request::{self, Endpoint, Refusal, Route, StreamRequest},
-    subscriber::{COMPRESSED_PIECE_BYTES, Form, Subscriber},
+    subscriber::{COMPRESSED_PIECE_BYTES, Coding, Subscriber},
+};
+use crate::http::{
+    allow_any_origin,
+    front::{Front, FrontLimits},
 };
 
-/// Connections beyond the streams, so that a refusal can be told.
-const REFUSAL_CONNECTIONS: usize = 64;
-/// Connections that the system holds ready to be accepted.
-const BACKLOG: u32 = 1024;
-/// The rest before the next try when no connection can be accepted, as when no file descriptor is left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// Streams that one HTTP/2 connection may hold open.
-const HTTP2_STREAMS_MAX: u32 = 32;
-/// How often an HTTP/2 peer is asked whether it is still there.
-const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 /// What hyper asks for at least, and the room below.
 const CLIENT_BUFFER_BYTES_MIN: usize = 9 << 10;
 /// Once its buffer is full but for this, a connection writes before it takes another event.
@@ -59,8 +40,10 @@ const BUFFER_ROOM_BYTES: usize = 1 << 10;
 const BESIDE_PIECE_BYTES: usize = 512;
 /// The largest chunk of one event: no client library reads more at a time.
 const EVENT_PIECE_BYTES: usize = 64 << 10;
-/// Stored frames that may be on their way to clients at a time, all together.
-const STORED_BUDGET_KIB: usize = 16 << 10;
+/// Clients that may have their next block read before they ask for it.
+const READERS_AHEAD: usize = 4;
+/// Blocks and stored frames that connections may keep until their clients take them, all together.
+const BUDGET_BYTES: usize = 8 << 20;
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +76,9 @@ pub(super) struct Shared {
     pub(super) own_shutdowns: watch::Sender<u64>,
     /// Reads and decodings at a time.
     pub(super) decoders: Arc<Semaphore>,
-    pub(super) stored_budget_kib: Arc<Semaphore>,
+    /// Clients that read ahead at a time.
+    pub(super) readers_ahead: Arc<Semaphore>,
+    pub(super) budget: Budget,
     pub(super) large_readers: Arc<LargeReaders>,
     pub(super) counters: Arc<Counters>,
 }
@@ -107,16 +92,34 @@ impl Shared {
         self.options.client_buffer_bytes.max(CLIENT_BUFFER_BYTES_MIN)
     }
 
-    /// A piece of a replay in large pieces, or of a stored frame: it fills a connection's buffer without making it grow.
-    pub(super) fn piece_bytes(&self) -> usize {
-        self.buffer_bytes() - BESIDE_PIECE_BYTES
+    fn limits(&self) -> FrontLimits {
+        let options = &self.options;
+        FrontLimits {
+            connections_max: options.max_connections,
+            header_timeout: options.header_timeout,
+            idle_timeout: options.idle_timeout,
+            write_stall_timeout: options.write_stall_timeout,
+            http1_buffer_bytes: self.buffer_bytes() - BUFFER_ROOM_BYTES,
+            http2_buffer_bytes: self.buffer_bytes(),
+            http1_vectored: !self.copies(),
+        }
+    }
+
+    /// Whether HTTP/1.1 copies all that it is given into one buffer: best for many small chunks, which then leave in one
+    /// write.
+    fn copies(&self) -> bool {
+        self.options.replay_chunks == ReplayChunks::Event
+    }
+
+    /// The pieces that a stored frame is cut into: where they are copied, one fills the buffer without making it grow.
+    pub(super) fn stored_piece_bytes(&self) -> usize {
+        if self.copies() { self.buffer_bytes() - BESIDE_PIECE_BYTES } else { usize::MAX }
     }
 }
 
 /// A bound SSE server.
 pub struct Server {
-    listener: TcpListener,
-    local_address: SocketAddr,
+    front: Front,
     shared: Arc<Shared>,
 }
 
@@ -147,13 +150,10 @@ impl Server {
     /// [`BindError::Taken`] names the address; [`BindError::Refused`] what else is wrong.
     pub fn bind(options: StreamOptions, log: Log, committed: watch::Receiver<Head>) -> Result<Server, BindError> {
         let address = SocketAddr::new(options.listen, options.port);
-        let (listener, local_address) = listen(address).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::Taken { address },
-            _ => BindError::Refused { address, source },
-        })?;
         let shared = Shared {
             decoders: Arc::new(Semaphore::new(options.decode_concurrency.max(1))),
-            stored_budget_kib: Arc::new(Semaphore::new(STORED_BUDGET_KIB)),
+            readers_ahead: Arc::new(Semaphore::new(READERS_AHEAD)),
+            budget: Budget::new(BUDGET_BYTES),
             large_readers: Arc::default(),
             counters: Arc::default(),
             own_shutdowns: watch::Sender::new(0),
@@ -161,13 +161,18 @@ impl Server {
             log,
             committed,
         };
-        Ok(Server { listener, local_address, shared: Arc::new(shared) })
+        let front = Front::bind(address, shared.limits(), Arc::clone(&shared.counters.front));
+        let front = front.map_err(|error| match error.source.kind() {
+            io::ErrorKind::AddrInUse => BindError::Taken { address },
+            _ => BindError::Refused { address, source: error.source },
+        })?;
+        Ok(Server { front, shared: Arc::new(shared) })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_address
+        self.front.local_addr()
     }
 
     /// To talk to it while it runs.
@@ -178,125 +183,13 @@ impl Server {
 
     /// Serves until `cancel` is done; then every connection is cut, without a message.
     pub async fn run(self, cancel: impl Future<Output = ()>) {
-        let connections_max = self.shared.subscribers_max().saturating_add(REFUSAL_CONNECTIONS);
-        let room = Arc::new(Semaphore::new(connections_max));
-        let router = router(Arc::clone(&self.shared));
-        let mut cancel = pin!(cancel);
-        // Dropped with it: the connections.
-        let mut connections = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                () = &mut cancel => return,
-                Some(_) = connections.join_next() => continue,
-                accepted = self.listener.accept() => accepted,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-                self.shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
-                continue;
-            };
-            connections.spawn(serve(stream, router.clone(), Arc::clone(&self.shared), permit));
-        }
-    }
-}
-
-fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restart must not wait for the last connections of the process before it.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    let listener = socket.listen(BACKLOG)?;
-    let local_address = listener.local_addr()?;
-    Ok((listener, local_address))
-}
-
-/// One connection, from its first byte to its end.
-async fn serve(stream: TcpStream, router: Router, shared: Arc<Shared>, _permit: OwnedSemaphorePermit) {
-    let _count = ConnectionCount::new(&shared.counters);
-    // A live event leaves at once.
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
-    let options = &shared.options;
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.header_timeout)
-        // Every piece is copied into one buffer at once: many small chunks leave in one write, and no block is held.
-        .writev(false)
-        .max_buf_size(shared.buffer_bytes() - BUFFER_ROOM_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(HTTP2_PING_INTERVAL)
-        .max_concurrent_streams(HTTP2_STREAMS_MAX)
-        .max_send_buf_size(shared.buffer_bytes());
-
-    // The timeout above begins once it is clear which HTTP is spoken; a client may not take its time before that either.
-    let has_asked = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&has_asked);
-    let service = ServiceBuilder::new().map_request(move |request: hyper::Request<hyper::body::Incoming>| {
-        asked.store(true, Ordering::Relaxed);
-        request.map(Body::new)
-    });
-    let service = TowerToHyperService::new(service.service(router));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let first_request = tokio::time::sleep(options.header_timeout);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = first_request => {
-            if !has_asked.load(Ordering::Relaxed) {
-                return;
-            }
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended");
-    }
-}
-
-struct ConnectionCount(Arc<Counters>);
-
-impl ConnectionCount {
-    fn new(counters: &Arc<Counters>) -> Self {
-        counters.connections.fetch_add(1, Ordering::Relaxed);
-        ConnectionCount(Arc::clone(counters))
-    }
-}
-
-impl Drop for ConnectionCount {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.front.serve(router(self.shared), cancel).await;
     }
 }
 
 /// Paths are matched raw, not decoded, and every method is answered: all of it is the fallback's.
 fn router(shared: Arc<Shared>) -> Router {
     Router::new().fallback(respond).with_state(shared).layer(middleware::from_fn(allow_any_origin))
-}
-
-/// CORS as the reference has it: any origin may read, and no preflight succeeds.
-async fn allow_any_origin(request: Request, next: Next) -> Response {
-    let Some(origin) = request.headers().get(header::ORIGIN).cloned() else { return next.run(request).await };
-    if request.method() == Method::OPTIONS {
-        let mut response = Response::new(Body::from("CORS request forbidden: request-method not allowed"));
-        *response.status_mut() = StatusCode::FORBIDDEN;
-        let text = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(header::CONTENT_TYPE, text);
-        return response;
-    }
-    let mut response = next.run(request).await;
-    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    response
 }
 
 async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Response {
@@ -377,33 +270,38 @@ fn subscribe(
     version: Version,
 ) -> Subscriber {
     let options = &shared.options;
-    let form = match version {
-        _ if wanted.zstd => Form::Zstd,
-        Version::HTTP_2 => Form::Copied,
-        _ => Form::Shared,
+    let coding = if wanted.zstd { Coding::Zstd } else { Coding::Identity };
+    let copies = shared.copies() && version < Version::HTTP_2;
+    let hold = match coding {
+        Coding::Identity if !copies => Hold::Keeps(shared.budget.clone()),
+        // What is compressed is not kept.
+        _ => Hold::Copies,
     };
-    let single_events = form == Form::Shared && options.replay_chunks == ReplayChunks::Event;
-    let piece_bytes_max = match form {
-        Form::Zstd => COMPRESSED_PIECE_BYTES,
-        _ if single_events => EVENT_PIECE_BYTES,
-        _ => shared.piece_bytes(),
-    };
+    let piece_bytes_max = if coding == Coding::Zstd { COMPRESSED_PIECE_BYTES } else { EVENT_PIECE_BYTES };
     let endpoint_kinds = match wanted.endpoint {
         Endpoint::Events => u64::MAX,
         Endpoint::Sidecar => options.shutdown_kind.bit(),
     };
+    let selection_is_partial = wanted.kinds.is_some() || wanted.until.is_some();
     let selection = Selection {
         kinds: endpoint_kinds & wanted.kinds.unwrap_or(u64::MAX),
         versions: wanted.endpoint == Endpoint::Events,
-        progress_marks: wanted.kinds.is_some() || wanted.until.is_some(),
+        progress_marks: selection_is_partial,
         until: wanted.until.unwrap_or(u64::MAX),
-        single_events,
+        single_events: copies && coding == Coding::Identity,
+        hold,
         piece_bytes_max,
     };
     // Older blocks may still be in memory, but what a client gets must not depend on that.
     let oldest = shared.log.oldest();
     let cursor = Cursor::new(shared.log.clone(), position.max(oldest), selection);
-    let subscriber = Subscriber::new(Arc::clone(shared), slot, cursor, form);
+    let class = match wanted.endpoint {
+        Endpoint::Sidecar => ReaderClass::Sidecar,
+        Endpoint::Events if wanted.zstd => ReaderClass::Zstd,
+        Endpoint::Events if selection_is_partial => ReaderClass::Filtered,
+        Endpoint::Events => ReaderClass::Whole,
+    };
+    let subscriber = Subscriber::new(Arc::clone(shared), slot, class, cursor, coding);
     match wanted.endpoint {
         Endpoint::Events if position < oldest => {
             subscriber.greet(cursor::missing_comment(position, oldest, &Missing::Dropped))

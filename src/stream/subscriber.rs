@@ -2,7 +2,8 @@
 //!
 //! HTTP polls it for a piece whenever the client has room; it asks its cursor, and where that needs a read or a commit it
 //! waits for one. Disk reads and decoding happen on blocking threads, at most `decode_concurrency` at a time, and never
-//! wait for a client. Commits wake it through one watch. Nothing is prepared ahead of the poll.
+//! wait for a client. Commits wake it through one watch. Nothing is prepared ahead of the poll, but that a few clients have
+//! the next block read into the cache.
 
 use std::{
     io,
@@ -17,7 +18,7 @@ use http_body::{Body, Frame};
 use sidecar_log_format::{Error as LogError, Read, Sequence, StoredBlock};
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
-    task::JoinError,
+    task::{JoinError, JoinHandle},
     time::{Instant, Sleep},
 };
 use tokio_util::sync::ReusableBoxFuture;
@@ -26,6 +27,7 @@ use super::{
     compression,
     cursor::{Accepted, Cursor, Step, Torn},
     large::LargePass,
+    readers::{Position, ReaderClass},
     server::{Shared, Slot},
 };
 
@@ -39,14 +41,12 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes after which the shared counter learns of them.
 const COUNT_BYTES: u64 = 256 << 10;
 
-/// How a piece is handed to HTTP.
+/// The coding in which a client gets its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// A slice of the shared block: HTTP/1.1 copies it into its own buffer at once.
-    Shared,
-    /// A copy: HTTP/2 keeps what it is given until the client takes it, and must not keep a block.
-    Copied,
-    /// A zstd frame.
+pub(super) enum Coding {
+    /// None.
+    Identity,
+    /// zstd frames.
     Zstd,
 }
 
@@ -69,11 +69,12 @@ pub(super) enum StreamError {
 pub(super) struct Subscriber {
     shared: Arc<Shared>,
     cursor: Cursor,
-    form: Form,
+    coding: Coding,
     /// Sent before anything else.
     greeting: Option<Bytes>,
     /// What is being read for this client.
     reading: Option<Reading>,
+    ahead: Option<ReadAhead>,
     stored: Option<StoredPass>,
     /// Where the stored form was found to be of no use.
     stored_unfit_at: Option<Sequence>,
@@ -83,15 +84,21 @@ pub(super) struct Subscriber {
     own_shutdown: Option<Changes<u64>>,
     keep_alive: KeepAlive,
     bytes_uncounted: u64,
+    position: Arc<Position>,
     _slot: Slot,
 }
 
-/// A stored frame on its way to the client. It counts against a budget, because unlike a block it cannot be let go of
-/// half-way.
+/// A stored frame on its way to the client. It is lent, because unlike a block it cannot be let go of half-way.
 struct StoredPass {
     block: StoredBlock,
     sent: usize,
-    _budget: OwnedSemaphorePermit,
+}
+
+/// The block after the one that is being sent, on its way into the cache. Nothing of it is held here: when the client
+/// stalls, it is read again.
+struct ReadAhead {
+    done: JoinHandle<()>,
+    _permit: OwnedSemaphorePermit,
 }
 
 type Reading = Pin<Box<dyn Future<Output = Result<Outcome, StreamError>> + Send>>;
@@ -104,14 +111,16 @@ enum Outcome {
 }
 
 impl Subscriber {
-    pub(super) fn new(shared: Arc<Shared>, slot: Slot, cursor: Cursor, form: Form) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, slot: Slot, class: ReaderClass, cursor: Cursor, coding: Coding) -> Self {
+        let position = shared.counters.readers.enter(class, cursor.position());
         let commits = Changes::new(shared.committed.clone());
         Subscriber {
             shared,
             cursor,
-            form,
+            coding,
             greeting: None,
             reading: None,
+            ahead: None,
             stored: None,
             stored_unfit_at: None,
             large: None,
@@ -119,6 +128,7 @@ impl Subscriber {
             own_shutdown: None,
             keep_alive: KeepAlive::new(),
             bytes_uncounted: 0,
+            position,
             _slot: slot,
         }
     }
@@ -165,8 +175,11 @@ impl Subscriber {
                 continue;
             }
             match self.cursor.next() {
-                Step::Send(bytes) => return Poll::Ready(Some(self.finish(bytes))),
-                Step::Read => self.reading = Some(self.read()),
+                Step::Send(bytes) => {
+                    self.read_ahead();
+                    return Poll::Ready(Some(self.finish(bytes)));
+                }
+                Step::Read => self.reading = Some(self.take_ahead().unwrap_or_else(|| self.read())),
                 Step::End => return Poll::Ready(None),
                 Step::CaughtUp => {
                     if let Some(bytes) = ready!(self.poll_wait(context)) {
@@ -197,7 +210,10 @@ impl Subscriber {
         match outcome {
             Outcome::Read(read) => match self.cursor.accept(*read)? {
                 Accepted::Continue => Ok(None),
-                Accepted::Send(bytes) => Ok(Some(bytes)),
+                Accepted::Send(bytes) => {
+                    self.read_ahead();
+                    Ok(Some(bytes))
+                }
                 Accepted::NotYet => {
                     self.reading = Some(Box::pin(async {
                         tokio::time::sleep(RETRY_PAUSE).await;
@@ -232,7 +248,7 @@ impl Subscriber {
 
     /// Whether to look for the stored form of what comes next.
     fn wants_stored(&mut self) -> bool {
-        self.form == Form::Zstd
+        self.coding == Coding::Zstd
             && self.stored_unfit_at != Some(self.cursor.position())
             && self.cursor.position() < self.shared.log.head().next_sequence
             && !self.cursor.is_mid_block_or_small(COMPRESSED_PIECE_BYTES)
@@ -240,17 +256,17 @@ impl Subscriber {
 
     /// Takes a stored frame that fits this client, while there is room for it. Without room the client is served from the
     /// shared block, a small frame at a time, so that clients who stall cannot take the memory or stop the others.
-    fn admit(&mut self, block: StoredBlock) -> Option<StoredPass> {
-        let kibibytes = u32::try_from(block.frame.len().div_ceil(1024)).ok()?;
-        let budget = Arc::clone(&self.shared.stored_budget_kib).try_acquire_many_owned(kibibytes).ok()?;
-        self.cursor.fits(&block).then_some(StoredPass { block, sent: 0, _budget: budget })
+    fn admit(&mut self, mut block: StoredBlock) -> Option<StoredPass> {
+        let reserved = self.shared.budget.reserve(block.frame.len())?;
+        block.frame = reserved.lend(block.frame);
+        self.cursor.fits(&block).then_some(StoredPass { block, sent: 0 })
     }
 
     fn next_stored_piece(&mut self) -> Option<Bytes> {
-        let piece_bytes = self.shared.piece_bytes();
+        let piece_bytes = self.shared.stored_piece_bytes();
         let stored = self.stored.as_mut()?;
         let frame = &stored.block.frame;
-        let end = frame.len().min(stored.sent + piece_bytes);
+        let end = frame.len().min(stored.sent.saturating_add(piece_bytes));
         let piece = frame.slice(stored.sent..end);
         stored.sent = end;
         if end == frame.len()
@@ -261,18 +277,45 @@ impl Subscriber {
         Some(piece)
     }
 
-    /// Gives a piece the form in which this client gets it.
+    /// Gives a piece the coding in which this client gets it.
     fn finish(&self, bytes: Bytes) -> Result<Bytes, StreamError> {
-        match self.form {
-            Form::Shared => Ok(bytes),
-            Form::Copied => Ok(Bytes::copy_from_slice(&bytes)),
-            Form::Zstd => compression::frame(&bytes).map_err(StreamError::Compression),
+        match self.coding {
+            Coding::Identity => Ok(bytes),
+            Coding::Zstd => compression::frame(&bytes).map_err(StreamError::Compression),
         }
     }
 
     fn read(&self) -> Reading {
         let (log, position) = (self.shared.log.clone(), self.cursor.position());
         self.on_blocking_thread(move || Ok(Outcome::Read(Box::new(log.read(position)?))))
+    }
+
+    /// Has the block after a newly entered one read while that one is sent. Only a few clients at a time: where many
+    /// replay, others keep the decoders busy, and the cache has no room for what is read too early.
+    fn read_ahead(&mut self) {
+        let Some(position) = self.cursor.take_entered() else { return };
+        let log = &self.shared.log;
+        if position >= log.head().next_sequence || log.read_cached(position).is_some() {
+            return;
+        }
+        let (ahead, decoders) = (Arc::clone(&self.shared.readers_ahead), Arc::clone(&self.shared.decoders));
+        let (Ok(permit), Ok(decoder)) = (ahead.try_acquire_owned(), decoders.try_acquire_owned()) else { return };
+        let log = log.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            // What is wrong shows again when the client gets there.
+            let _ = log.read(position);
+            drop(decoder);
+        });
+        self.ahead = Some(ReadAhead { done, _permit: permit });
+    }
+
+    /// Waits for what is read ahead already.
+    fn take_ahead(&mut self) -> Option<Reading> {
+        let ahead = self.ahead.take()?;
+        Some(Box::pin(async move {
+            ahead.done.await?;
+            Ok(Outcome::Nothing)
+        }))
     }
 
     fn read_stored(&self) -> Reading {
@@ -314,7 +357,9 @@ impl Body for Subscriber {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         let this = self.get_mut();
-        let piece = ready!(this.poll_piece(context));
+        let piece = this.poll_piece(context);
+        this.position.set(this.cursor.position());
+        let piece = ready!(piece);
         match &piece {
             Some(Ok(bytes)) => {
                 this.keep_alive.message_sent();

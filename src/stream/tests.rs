@@ -744,22 +744,6 @@ async fn a_connection_that_asks_for_nothing_is_closed() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_are_closed_at_once() {
-    let written = Written::steps(1);
-    let running = Running::start(&written, StreamOptions { max_concurrent_subscribers: 1, ..options() });
-    let mut held = Vec::new();
-    for _ in 0..65 {
-        held.push(running.get("/nowhere/at/all").await);
-    }
-    let mut stream = TcpStream::connect(running.address).await.unwrap();
-    let mut rest = Vec::new();
-    // End or reset: either way nothing is served.
-    let _ = stream.read_to_end(&mut rest).await;
-    assert!(rest.is_empty());
-    assert_eq!(running.handle.counters().connections_refused.load(std::sync::atomic::Ordering::Relaxed), 1);
-}
-
-#[tokio::test]
 async fn http_2_with_prior_knowledge_gets_the_same_bytes() {
     let written = Written::steps(1_000);
     let running = Running::start(&written, options());

@@ -93,7 +93,7 @@ pub(crate) fn cat(arguments: &CatArguments, out: &mut impl Write) -> anyhow::Res
     Ok(is_whole)
 }
 
-fn warn_missing(from: Sequence, to: Sequence, why: &Missing) {
+pub(crate) fn warn_missing(from: Sequence, to: Sequence, why: &Missing) {
     let last = to.saturating_sub(1);
     match why {
         Missing::Dropped => eprintln!("warning: sequences {from} to {last} are older than the oldest retained event"),
@@ -103,7 +103,7 @@ fn warn_missing(from: Sequence, to: Sequence, why: &Missing) {
 }
 
 /// One bit per chosen kind.
-fn chosen_kinds(types: &[String], names: &[(u8, String)]) -> anyhow::Result<u64> {
+pub(crate) fn chosen_kinds(types: &[String], names: &[(u8, String)]) -> anyhow::Result<u64> {
     if types.is_empty() {
         return Ok(u64::MAX);
     }
@@ -152,7 +152,7 @@ impl<W: Write> Printer<W> {
                 self.announce(version)?;
                 self.out.write_all(frame)
             }
-            Format::Jsonl => self.line(row, payload),
+            Format::Jsonl => write_line(&mut self.out, &self.names, row, payload),
         }
     }
 
@@ -173,7 +173,7 @@ impl<W: Write> Printer<W> {
             Format::Jsonl => {
                 let mut frame = Vec::new();
                 wire.read_to_end(&mut frame)?;
-                self.line(&row, &row.payload_in(&frame))
+                write_line(&mut self.out, &self.names, &row, &row.payload_in(&frame))
             }
         }
     }
@@ -193,28 +193,34 @@ impl<W: Write> Printer<W> {
         }
         Ok(())
     }
+}
 
-    fn line(&mut self, row: &Row<'_>, payload: &[u8]) -> io::Result<()> {
-        let version = row.api_version();
-        let line = Line {
-            sequence: row.sequence(),
-            kind: &kind_name(row.kind(), &self.names),
-            received: print::time(row.received()),
-            source: row.source(),
-            upstream_id: row.upstream_id(),
-            api_version: (!version.is_none()).then(|| version.to_string()),
-            network: row.network(),
-        };
-        let line = serde_json::to_vec(&line)?;
-        self.out.write_all(line.strip_suffix(b"}").unwrap_or(&line))?;
-        self.out.write_all(b",\"payload\":")?;
-        // A line feed cannot stand inside a JSON string, so a space in its place changes no value.
-        for (number, piece) in payload.split(|&byte| byte == b'\n').enumerate() {
-            if number > 0 {
-                self.out.write_all(b" ")?;
-            }
-            self.out.write_all(piece)?;
+/// One event as a line of JSON, its payload as it stands.
+pub(crate) fn write_line(
+    out: &mut impl Write,
+    names: &[(u8, String)],
+    row: &Row<'_>,
+    payload: &[u8],
+) -> io::Result<()> {
+    let version = row.api_version();
+    let line = Line {
+        sequence: row.sequence(),
+        kind: &kind_name(row.kind(), names),
+        received: print::time(row.received()),
+        source: row.source(),
+        upstream_id: row.upstream_id(),
+        api_version: (!version.is_none()).then(|| version.to_string()),
+        network: row.network(),
+    };
+    let line = serde_json::to_vec(&line)?;
+    out.write_all(line.strip_suffix(b"}").unwrap_or(&line))?;
+    out.write_all(b",\"payload\":")?;
+    // A line feed cannot stand inside a JSON string, so a space in its place changes no value.
+    for (number, piece) in payload.split(|&byte| byte == b'\n').enumerate() {
+        if number > 0 {
+            out.write_all(b" ")?;
         }
-        self.out.write_all(b"}\n")
+        out.write_all(piece)?;
     }
+    out.write_all(b"}\n")
 }

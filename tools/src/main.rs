@@ -22,8 +22,12 @@ use sidecar_log_format::{
 
 mod cat;
 mod compact;
+mod export;
+mod import;
 mod locate;
+mod parquet;
 mod print;
+mod rebuild_views;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,9 +37,10 @@ Examples:
   sidecar-log verify LOG                           read everything and check it
   sidecar-log repair LOG --dry-run                 what a repair would do
   sidecar-log compact LOG --dry-run                what compressing it harder would win
+  sidecar-log rebuild-views LOG                    make the REST server's views anew
 
 LOG is the log's directory (<storage_path>/logs/casper), or the storage path itself while it holds one log.
-All but repair and compact work on a log that is being written and on a read-only directory; so do their dry runs.
+All but repair, compact and rebuild-views work on a log that is being written and on a read-only directory.
 
 Exit status: 0 all is well; 1 something is wrong with the log, or the command failed; 2 wrong usage.";
 
@@ -86,6 +91,27 @@ itself: see `compaction` under [storage.log] in its configuration.
 
 Exit status: 0; 1 when a damaged segment was left alone, or the command failed.")]
     Compact(compact::CompactArguments),
+    /// Write a range of events to a file: JSON lines, Parquet, or the SQL tables in SQLite.
+    #[command(after_help = "\
+Examples:
+  sidecar-log export LOG --output events.jsonl
+  sidecar-log export LOG --types BlockAdded,Step --format parquet --output blocks.parquet
+  sidecar-log export LOG --from 1000 --until 1999 --format sqlite --output part.db3
+  sidecar-log export LOG --output events.jsonl --resume     go on after an interruption
+
+Parquet columns: sequence, time, kind, source, api_version, keys (JSON), payload.
+
+Exit status: 0; 1 when damaged events had to be left out.")]
+    Export(export::ExportArguments),
+    /// Make a log of the events in a database of the Casper Sidecar.
+    #[command(after_help = "\
+Examples:
+  sidecar-log import --from sqlite:sqlite_database.db3 /var/lib/sidecar/logs/casper
+  PGPASSWORD=… sidecar-log import --from 'postgresql://user@host/events?sslmode=require' LOG
+
+Events come in the order of event_log_id, their types' names put around them again. LOG must not hold events yet. Where
+the storage folder has the Casper Sidecar's sse_index, the imported events get the ids before the one in it.")]
+    Import(import::ImportArguments),
     /// Check every checksum, sequence and chain value. Changes nothing.
     #[command(after_help = "\
 Examples:
@@ -119,6 +145,16 @@ Exit status: 0 when the log is sound now (with --dry-run: already was); 1 when s
         #[arg(long)]
         json: bool,
     },
+    /// Make the views anew, by which the REST server finds events.
+    #[command(after_help = "\
+Examples:
+  sidecar-log rebuild-views LOG           stop the sidecar first
+  sidecar-log rebuild-views LOG --json
+
+The sidecar does the same by itself when the file is missing or cannot be trusted.
+
+Exit status: 0; 1 when the log is being written, or the views cannot be made.")]
+    RebuildViews(rebuild_views::RebuildViewsArguments),
 }
 
 #[derive(clap::Args)]
@@ -170,6 +206,8 @@ fn run(command: Command) -> anyhow::Result<bool> {
         }
         Command::Cat(arguments) => cat::cat(&arguments, &mut out)?,
         Command::Compact(arguments) => compact::compact(&arguments, &mut out)?,
+        Command::Export(arguments) => export::export(&arguments, &mut out)?,
+        Command::Import(arguments) => import::import(&arguments, &mut out)?,
         Command::Verify { log, json } => {
             let storage = log.storage()?;
             let bar = print::progress_bar("verifying", io::stderr().is_terminal());
@@ -195,6 +233,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
             }
             !actions.iter().any(|action| dry_run || matches!(action, Action::Leave { .. }))
         }
+        Command::RebuildViews(arguments) => rebuild_views::rebuild_views(&arguments, &mut out).map(|()| true)?,
     };
     out.flush()?;
     Ok(is_well)

@@ -1,7 +1,7 @@
 //! What people see: aligned tables, exact numbers beside sizes that can be read, times in UTC.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -21,6 +21,16 @@ const TIME_MAX: Timestamp = 253_402_300_799_999_999;
 /// A time in RFC 3339, UTC, with microseconds.
 pub(crate) fn time(micros: Timestamp) -> String {
     humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(micros.min(TIME_MAX))).to_string()
+}
+
+/// A bar over events on stderr, if somebody is looking.
+pub(crate) fn event_bar(doing: &'static str, events: u64) -> ProgressBar {
+    let bar = progress_bar(doing, io::stderr().is_terminal());
+    bar.set_length(events);
+    match ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} events, {per_sec}, {eta}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
 }
 
 /// A bar over bytes on stderr, if somebody is looking; `what` says what is going on.

@@ -322,6 +322,41 @@ fn repair_says_that_the_log_is_being_written_and_everything_else_works() {
 }
 
 #[test]
+fn views_are_made_anew_where_the_sidecar_has_them_unless_it_is_running() {
+    let (storage, log) = some_storage();
+    let (out, err, status) = run(storage.path(), &["rebuild-views"]);
+    assert_eq!((err.as_str(), status), ("", 0));
+    assert!(out.contains("/views/casper.redb: the views of 12 events, "), "{out}");
+    assert!(storage.path().join("views/casper.redb").exists());
+
+    let elsewhere = storage.path().join("elsewhere.redb");
+    let (out, _, status) = run(&log, &["rebuild-views", "--json", "--views", elsewhere.to_str().unwrap()]);
+    let made: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (made["events"].as_u64(), made["bytes"].as_u64()),
+        (Some(12), Some(fs::metadata(&elsewhere).unwrap().len()))
+    );
+    assert_eq!(status, 0);
+
+    let _writer = open(&log);
+    let (_, err, status) = run(&log, &["rebuild-views"]);
+    assert_eq!(
+        err,
+        "error: LOG is locked: another process is writing this log; stop it first, or read the log without the lock\n"
+    );
+    assert_eq!(status, 1);
+}
+
+#[test]
+fn views_of_a_log_that_is_nowhere_in_particular_must_be_named() {
+    let directory = tempfile::tempdir().unwrap();
+    open(directory.path()).close().unwrap();
+    let (_, err, status) = run(directory.path(), &["rebuild-views"]);
+    assert!(err.contains("name their file with --views"), "{err}");
+    assert_eq!(status, 1);
+}
+
+#[test]
 fn a_read_only_directory_can_be_read() {
     use std::os::unix::fs::PermissionsExt;
     let (_storage, log) = some_storage();
@@ -341,7 +376,7 @@ fn a_read_only_directory_can_be_read() {
 
 #[test]
 fn help_teaches_by_example() {
-    for command in ["inspect", "cat", "compact", "verify", "repair"] {
+    for command in ["inspect", "cat", "compact", "verify", "repair", "rebuild-views"] {
         let output = tool(&[command, "--help"]);
         let help = text(&output.stdout);
         assert!(help.contains("Examples:") && help.contains("Exit status:"), "{help}");

@@ -1,17 +1,21 @@
-//! A disk in memory that keeps what a real one promises and nothing more: what was not synced may be gone after a power
-//! cut, in part and in any order; a call may fail; the machine may stop at any call.
+//! A disk in memory that keeps what a real one promises and nothing more.
+//!
+//! What was not synced may be gone after a power cut: in part, torn at any byte, in any order, names like contents. A
+//! call may fail, after half of its work; a failed sync may forget what it had to write; reads come in pieces; the
+//! machine may stop at any call. Everything is decided by one seed and counted by kind.
 
 #![allow(dead_code, unreachable_pub, reason = "shared by test files, of which each uses a part")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use sidecar_log_format::storage::{File, Lock, Storage};
 
 /// Random numbers from a seed (splitmix64).
+#[derive(Default)]
 pub struct Random(pub u64);
 
 impl Random {
@@ -40,9 +44,23 @@ pub enum Fault {
     Io,
     /// The device has no room for this call.
     Full,
-    /// The machine stops: this call and all later ones do nothing.
+    /// The machine stops: this call may be done in part, and all later ones do nothing.
     Stop,
 }
+
+/// A call that says that it did its work and did not: a bug planted below the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// Syncs of segments.
+    SegmentSync,
+    /// Syncs of the head.
+    HeadSync,
+    /// Syncs of the directory.
+    DirectorySync,
+}
+
+/// How often each thing happened.
+pub type Tally = BTreeMap<String, u64>;
 
 #[derive(Clone)]
 enum Change {
@@ -52,8 +70,11 @@ enum Change {
 
 #[derive(Clone, Default)]
 struct Inode {
+    /// What is read: the page cache.
     content: Vec<u8>,
+    /// What is on the device for sure.
     durable: Vec<u8>,
+    /// What a sync will bring there. After a failed sync `content` may hold more than both.
     unsynced: Vec<Change>,
 }
 
@@ -76,27 +97,124 @@ impl Inode {
         self.unsynced.push(change);
     }
 
-    /// What is left after a power cut: some of what was not synced, torn at any byte.
-    fn lose(&mut self, random: &mut Random) {
-        let mut content = self.durable.clone();
+    fn sync(&mut self) {
         for change in std::mem::take(&mut self.unsynced) {
-            match (random.below(4), change) {
-                (0, _) => {}
-                (1, Change::Write(offset, bytes)) => {
-                    let kept = random.below(bytes.len() as u64 + 1) as usize;
-                    // The beginning or the end: a disk writes in no promised order.
-                    let (offset, bytes) = match random.one_in(2) {
-                        true => (offset, &bytes[..kept]),
-                        false => (offset + (bytes.len() - kept) as u64, &bytes[bytes.len() - kept..]),
-                    };
-                    Self::apply(&mut content, &Change::Write(offset, bytes.to_vec()));
+            Self::apply(&mut self.durable, &change);
+        }
+    }
+
+    /// What the device holds when it could not finish: of what was not synced nothing, everything, some changes in any
+    /// order, or pieces of different ages.
+    fn torn(&self, random: &mut Random, tally: &mut Tally) -> Vec<u8> {
+        let mut content = self.durable.clone();
+        if self.unsynced.is_empty() {
+            return content;
+        }
+        match random.below(5) {
+            0 => count(tally, "unsynced writes: all lost"),
+            1 => {
+                count(tally, "unsynced writes: all kept");
+                self.unsynced.iter().for_each(|change| Self::apply(&mut content, change));
+            }
+            2 => {
+                count(tally, "unsynced writes: pieces of different ages");
+                self.mix_pieces(&mut content, random);
+            }
+            order => {
+                let mut changes = self.unsynced.clone();
+                if order == 3 {
+                    count(tally, "unsynced writes: some, reordered");
+                    for at in (1..changes.len()).rev() {
+                        changes.swap(at, random.below(at as u64 + 1) as usize);
+                    }
+                } else {
+                    count(tally, "unsynced writes: some, torn");
                 }
-                (_, change) => Self::apply(&mut content, &change),
+                for change in changes {
+                    Self::apply_some(&mut content, change, random);
+                }
             }
         }
-        self.content = content.clone();
-        self.durable = content;
+        content
     }
+
+    /// Applies a change, or its beginning or end, or nothing of it.
+    fn apply_some(content: &mut Vec<u8>, change: Change, random: &mut Random) {
+        match (random.below(4), change) {
+            (0, _) => {}
+            (1, Change::Write(offset, bytes)) => {
+                let kept = random.below(bytes.len() as u64 + 1) as usize;
+                let (offset, bytes) = match random.one_in(2) {
+                    true => (offset, &bytes[..kept]),
+                    false => (offset + (bytes.len() - kept) as u64, &bytes[bytes.len() - kept..]),
+                };
+                Self::apply(content, &Change::Write(offset, bytes.to_vec()));
+            }
+            (_, change) => Self::apply(content, &change),
+        }
+    }
+
+    /// Each piece of the file, and its length, as it was after some change.
+    fn mix_pieces(&self, content: &mut Vec<u8>, random: &mut Random) {
+        let mut version = self.durable.clone();
+        let ages = self.unsynced.len() as u64 + 1;
+        let longest = self.content.len().max(version.len());
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        while at < longest {
+            let end = (at + 1 + random.below(1024) as usize).min(longest);
+            pieces.push((random.below(ages), at..end));
+            at = end;
+        }
+        let length_age = random.below(ages);
+        let mut mixed = vec![0; longest];
+        let mut length = 0;
+        for age in 0..ages {
+            for (_, piece) in pieces.iter().filter(|(of, _)| *of == age) {
+                for at in piece.clone() {
+                    mixed[at] = version.get(at).copied().unwrap_or(0);
+                }
+            }
+            if age == length_age {
+                length = version.len();
+            }
+            if let Some(change) = self.unsynced.get(age as usize) {
+                Self::apply(&mut version, change);
+                mixed.resize(mixed.len().max(version.len()), 0);
+            }
+        }
+        mixed.resize(length, 0);
+        *content = mixed;
+    }
+
+    /// The power is cut.
+    fn lose(&mut self, random: &mut Random, tally: &mut Tally) {
+        self.content = self.torn(random, tally);
+        self.durable.clone_from(&self.content);
+        self.unsynced.clear();
+    }
+
+    /// A sync fails.
+    fn fail_sync(&mut self, random: &mut Random, tally: &mut Tally) {
+        match random.below(3) {
+            0 => {
+                count(tally, "failed syncs: what was not written is gone");
+                self.lose(random, tally);
+            }
+            1 => {
+                // The kernel takes it for written: it can be read, and no later sync writes it.
+                count(tally, "failed syncs: what was not written is forgotten and can be read");
+                self.durable = self.torn(random, tally);
+                // The file's length is in the filesystem's journal, which is not forgotten.
+                self.unsynced.retain(|change| matches!(change, Change::Length(_)));
+            }
+            _ => count(tally, "failed syncs: nothing is gone"),
+        }
+    }
+}
+
+fn count(tally: &mut Tally, what: &str) {
+    *tally.entry(what.to_owned()).or_default() += 1;
 }
 
 #[derive(Default)]
@@ -104,15 +222,63 @@ struct State {
     inodes: BTreeMap<u64, Inode>,
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
+    /// What names came to mean since the directory was synced.
+    unsynced_names: Vec<(String, Option<u64>)>,
     next_inode: u64,
     calls: u64,
+    /// A log that makes more calls than this goes round in circles.
+    calls_max: Option<u64>,
     fault: Option<(u64, Fault)>,
+    /// The device has no room until then.
+    full_until: u64,
     faults_fired: u64,
     stopped: bool,
     locked: bool,
-    random: Option<Random>,
+    random: Random,
     /// Set when a head was written that speaks of what was not synced.
     head_ran_ahead: bool,
+    lie: Option<Lie>,
+    tally: Tally,
+}
+
+impl State {
+    fn set_name(&mut self, name: &str, inode: Option<u64>) {
+        match inode {
+            Some(inode) => _ = self.names.insert(name.to_owned(), inode),
+            None => _ = self.names.remove(name),
+        }
+        self.unsynced_names.push((name.to_owned(), inode));
+    }
+
+    fn rename(&mut self, from: &str, to: &str) {
+        if let Some(&inode) = self.names.get(from) {
+            self.set_name(to, Some(inode));
+            self.set_name(from, None);
+        }
+    }
+
+    /// Each name that was changed since the directory was synced means what it meant at some time since.
+    fn lose_names(&mut self) {
+        let changed: BTreeSet<_> = self.unsynced_names.iter().map(|(name, _)| name.clone()).collect();
+        let mut names = self.durable_names.clone();
+        for name in changed {
+            let meanings: Vec<_> =
+                self.unsynced_names.iter().filter(|(other, _)| *other == name).map(|(_, inode)| *inode).collect();
+            let kept = self.random.below(meanings.len() as u64 + 1) as usize;
+            let Some(meaning) = kept.checked_sub(1).and_then(|kept| meanings.get(kept)) else {
+                count(&mut self.tally, "unsynced names: lost");
+                continue;
+            };
+            count(&mut self.tally, "unsynced names: kept");
+            match meaning {
+                Some(inode) => _ = names.insert(name, *inode),
+                None => _ = names.remove(&name),
+            }
+        }
+        self.unsynced_names.clear();
+        self.names = names;
+        self.durable_names.clone_from(&self.names);
+    }
 }
 
 /// The disk; clones are the same one.
@@ -124,12 +290,12 @@ pub struct SimulatedDisk {
 impl SimulatedDisk {
     pub fn new(seed: u64) -> Self {
         let disk = Self::default();
-        disk.state().random = Some(Random(seed));
+        disk.state().random = Random(seed);
         disk
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the call after `calls` more fail.
@@ -138,8 +304,15 @@ impl SimulatedDisk {
         state.fault = Some((state.calls + calls, fault));
     }
 
+    /// Has no room for anything in the next `calls` calls.
+    pub fn fill_up_for(&self, calls: u64) {
+        let mut state = self.state();
+        state.full_until = state.calls + calls;
+    }
+
     pub fn clear_fault(&self) {
-        self.state().fault = None;
+        let mut state = self.state();
+        (state.fault, state.full_until) = (None, 0);
     }
 
     pub fn faults_fired(&self) -> u64 {
@@ -154,21 +327,49 @@ impl SimulatedDisk {
         self.state().head_ran_ahead
     }
 
+    /// Plants a bug.
+    pub fn lie_about(&self, lie: Lie) {
+        self.state().lie = Some(lie);
+    }
+
+    /// Panics when more than `calls` calls are made from here on.
+    pub fn allow_calls(&self, calls: u64) {
+        let mut state = self.state();
+        state.calls_max = Some(state.calls + calls);
+    }
+
+    pub fn calls(&self) -> u64 {
+        self.state().calls
+    }
+
+    /// What happened, by kind.
+    pub fn tally(&self) -> Tally {
+        self.state().tally.clone()
+    }
+
+    pub fn count(&self, what: &str) {
+        count(&mut self.state().tally, what);
+    }
+
     /// The process is killed and started again: what it had written is there.
     pub fn restart_process(&self) {
         let mut state = self.state();
-        (state.stopped, state.locked, state.fault) = (false, false, None);
+        count(&mut state.tally, "process restarts");
+        state.restart();
     }
 
     /// The power is cut and comes back: only what was synced is sure to be there.
     pub fn cut_power(&self) {
-        self.restart_process();
         let mut state = self.state();
         let state = &mut *state;
-        let random = state.random.as_mut().unwrap();
-        state.names = state.durable_names.clone();
+        count(&mut state.tally, "power cuts");
+        state.restart();
+        state.lose_names();
+        // Nobody has a file open any more.
+        let named: BTreeSet<_> = state.names.values().copied().collect();
+        state.inodes.retain(|inode, _| named.contains(inode));
         for inode in state.inodes.values_mut() {
-            inode.lose(random);
+            inode.lose(&mut state.random, &mut state.tally);
         }
     }
 
@@ -186,6 +387,35 @@ impl SimulatedDisk {
         edit(&mut inode.content);
         inode.durable = inode.content.clone();
         inode.unsynced.clear();
+    }
+
+    /// Flips one bit of a file at rest.
+    pub fn flip(&self, name: &str, byte: usize, bit: u32) {
+        let mut state = self.state();
+        let inode = state.names[name];
+        let inode = state.inodes.get_mut(&inode).unwrap();
+        inode.content[byte] ^= 1 << bit;
+        // What is not durable yet is read from memory, and flipped there.
+        let flipped = Change::Write(byte as u64, vec![inode.content[byte]]);
+        match inode.unsynced.is_empty() {
+            true => Inode::apply(&mut inode.durable, &flipped),
+            false => inode.unsynced.push(flipped),
+        }
+    }
+
+    /// Puts every file under another inode, as a copy of the directory is.
+    pub fn move_to_copy(&self) {
+        let mut state = self.state();
+        let names = std::mem::take(&mut state.names);
+        for (name, inode) in names {
+            state.next_inode += 1;
+            let number = state.next_inode;
+            let content = state.inodes[&inode].content.clone();
+            state.inodes.insert(number, Inode { durable: content.clone(), content, unsynced: Vec::new() });
+            state.names.insert(name, number);
+        }
+        state.durable_names = state.names.clone();
+        state.unsynced_names.clear();
     }
 
     /// A disk that holds these files, under other inodes.
@@ -206,23 +436,37 @@ impl SimulatedDisk {
         disk
     }
 
-    /// Counts a call, and says how it fails if it does.
-    fn call(&self) -> io::Result<MutexGuard<'_, State>> {
-        self.call_or_half(|_, _| {})
+    fn call(&self, operation: &str) -> io::Result<MutexGuard<'_, State>> {
+        self.call_or_half(operation, |_| {})
     }
 
-    fn call_or_half(&self, half: impl FnOnce(&mut State, &mut Random)) -> io::Result<MutexGuard<'_, State>> {
+    /// Counts a call, and says how it fails if it does, having done `half` of its work.
+    fn call_or_half(&self, operation: &str, half: impl FnOnce(&mut State)) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state();
         if state.stopped {
             return Err(io::Error::other("the machine has stopped"));
         }
         state.calls += 1;
-        let Some((_, fault)) = state.fault.filter(|(at, _)| state.calls > *at) else { return Ok(state) };
-        state.fault = None;
+        if state.calls_max.is_some_and(|most| state.calls > most) {
+            state.calls_max = None;
+            panic!("the log goes on and on: {} calls, at last to {operation}", state.calls);
+        }
+        let is_full =
+            state.calls <= state.full_until && matches!(operation, "write" | "allocate" | "create" | "rename");
+        let calls = state.calls;
+        let fault = match state.fault.take_if(|(at, _)| calls > *at) {
+            Some((_, fault)) => fault,
+            None if is_full => Fault::Full,
+            None => return Ok(state),
+        };
         state.faults_fired += 1;
-        let mut random = state.random.take().unwrap();
-        half(&mut state, &mut random);
-        state.random = Some(random);
+        let name = match fault {
+            Fault::Io => "EIO",
+            Fault::Full => "ENOSPC",
+            Fault::Stop => "stops",
+        };
+        count(&mut state.tally, &format!("{name}: {operation}"));
+        half(&mut state);
         state.stopped = fault == Fault::Stop;
         Err(match fault {
             Fault::Io => io::Error::other("injected"),
@@ -232,63 +476,97 @@ impl SimulatedDisk {
     }
 }
 
+impl State {
+    fn restart(&mut self) {
+        (self.stopped, self.locked, self.fault, self.full_until) = (false, false, None, 0);
+    }
+
+    fn inode(&mut self, number: u64) -> &mut Inode {
+        self.inodes.get_mut(&number).unwrap()
+    }
+}
+
 struct SimulatedFile {
     disk: SimulatedDisk,
     inode: u64,
-    is_head: bool,
+    name: String,
+}
+
+impl SimulatedFile {
+    fn change(&self, operation: &str, change: Change) -> io::Result<()> {
+        let half = |state: &mut State| match &change {
+            Change::Write(offset, bytes) => {
+                let half = state.random.below(bytes.len() as u64 + 1) as usize;
+                state.inode(self.inode).change(Change::Write(*offset, bytes[..half].to_vec()));
+            }
+            Change::Length(_) if state.random.one_in(2) => state.inode(self.inode).change(change.clone()),
+            Change::Length(_) => {}
+        };
+        let mut state = self.disk.call_or_half(operation, half)?;
+        state.inode(self.inode).change(change);
+        Ok(())
+    }
+
+    /// A head must not say more than was synced.
+    fn check_head(&self, bytes: &[u8]) {
+        let mut state = self.disk.state();
+        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let (segment, end) = (format!("{:020}.segment", number(24)), number(32));
+        let of_segment = state.names.get(&segment).and_then(|inode| state.inodes.get(inode));
+        let is_before_end = |change: &Change| matches!(change, Change::Write(at, _) if *at < end);
+        state.head_ran_ahead |= of_segment.is_none_or(|inode| inode.unsynced.iter().any(is_before_end));
+    }
 }
 
 impl File for SimulatedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.disk.call()?;
+    fn read_some_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut state = self.disk.call("read")?;
+        let state = &mut *state;
         let content = state.inodes[&self.inode].content.get(offset as usize..).unwrap_or_default();
-        let length = content.len().min(buffer.len());
+        let mut length = content.len().min(buffer.len());
+        if length > 1 && state.random.one_in(16) {
+            count(&mut state.tally, "short reads");
+            length = 1 + state.random.below(length as u64 - 1) as usize;
+        }
         buffer[..length].copy_from_slice(&content[..length]);
         Ok(length)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut state = self.disk.call_or_half(|state, random| {
-            let half = bytes[..random.below(bytes.len() as u64 + 1) as usize].to_vec();
-            state.inodes.get_mut(&self.inode).unwrap().change(Change::Write(offset, half));
-        })?;
-        if self.is_head {
-            let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-            let (segment, end) = (format!("{:020}.segment", number(24)), number(32));
-            let of_segment = state.names.get(&segment).and_then(|inode| state.inodes.get(inode));
-            let is_before_end = |change: &Change| matches!(change, Change::Write(at, _) if *at < end);
-            state.head_ran_ahead |= of_segment.is_none_or(|inode| inode.unsynced.iter().any(is_before_end));
+        self.change("write", Change::Write(offset, bytes.to_vec()))?;
+        if self.name == "head" {
+            self.check_head(bytes);
         }
-        state.inodes.get_mut(&self.inode).unwrap().change(Change::Write(offset, bytes.to_vec()));
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut state = self.disk.call_or_half(|state, random| {
-            // The kernel forgets what it could not write.
-            state.inodes.get_mut(&self.inode).unwrap().lose(random);
+        let mut state = self.disk.call_or_half("sync", |state| {
+            let State { inodes, random, tally, .. } = state;
+            inodes.get_mut(&self.inode).unwrap().fail_sync(random, tally);
         })?;
-        let inode = state.inodes.get_mut(&self.inode).unwrap();
-        inode.durable = inode.content.clone();
-        inode.unsynced.clear();
+        let is_lie = match state.lie {
+            Some(Lie::SegmentSync) => self.name.contains(".segment"),
+            Some(Lie::HeadSync) => self.name == "head",
+            _ => false,
+        };
+        if !is_lie {
+            state.inode(self.inode).sync();
+        }
         Ok(())
     }
 
     fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
-        let mut state = self.disk.call()?;
-        let inode = state.inodes.get_mut(&self.inode).unwrap();
-        let end = (offset + length).max(inode.content.len() as u64);
-        inode.change(Change::Length(end));
-        Ok(())
+        let end = (offset + length).max(self.disk.state().inodes[&self.inode].content.len() as u64);
+        self.change("allocate", Change::Length(end))
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.disk.call()?.inodes.get_mut(&self.inode).unwrap().change(Change::Length(length));
-        Ok(())
+        self.change("set length", Change::Length(length))
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.disk.call()?.inodes[&self.inode].content.len() as u64)
+        Ok(self.disk.call("length")?.inodes[&self.inode].content.len() as u64)
     }
 
     fn identity(&self) -> io::Result<u64> {
@@ -308,43 +586,69 @@ impl Drop for SimulatedLock {
 
 impl Storage for SimulatedDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let mut state = self.call()?;
-        state.next_inode += 1;
-        let inode = *state.names.get(name).unwrap_or(&state.next_inode);
-        state.names.insert(name.to_owned(), inode);
-        state.inodes.entry(inode).or_default().change(Change::Length(0));
-        Ok(Arc::new(SimulatedFile { disk: self.clone(), inode, is_head: name == "head" }))
+        let create = |state: &mut State| {
+            state.next_inode += 1;
+            let inode = *state.names.get(name).unwrap_or(&state.next_inode);
+            state.set_name(name, Some(inode));
+            state.inodes.entry(inode).or_default().change(Change::Length(0));
+            inode
+        };
+        let mut state = self.call_or_half("create", |state| {
+            if state.random.one_in(2) {
+                create(state);
+            }
+        })?;
+        let inode = create(&mut state);
+        Ok(Arc::new(SimulatedFile { disk: self.clone(), inode, name: name.to_owned() }))
     }
 
     fn open(&self, name: &str, _write: bool) -> io::Result<Arc<dyn File>> {
-        let state = self.call()?;
+        let state = self.call("open")?;
         let inode = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(SimulatedFile { disk: self.clone(), inode, is_head: name == "head" }))
+        Ok(Arc::new(SimulatedFile { disk: self.clone(), inode, name: name.to_owned() }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut state = self.call()?;
-        let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        state.names.insert(to.to_owned(), inode);
+        let mut state = self.call_or_half("rename", |state| {
+            if state.random.one_in(2) {
+                state.rename(from, to);
+            }
+        })?;
+        if !state.names.contains_key(from) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        state.rename(from, to);
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.call()?.names.remove(name).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        let mut state = self.call_or_half("remove", |state| {
+            if state.random.one_in(2) {
+                state.set_name(name, None);
+            }
+        })?;
+        if !state.names.contains_key(name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        state.set_name(name, None);
+        Ok(())
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        let mut state = self.call()?;
-        state.durable_names = state.names.clone();
+        let mut state = self.call("sync directory")?;
+        if state.lie != Some(Lie::DirectorySync) {
+            state.durable_names = state.names.clone();
+            state.unsynced_names.clear();
+        }
         Ok(())
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.call()?.names.keys().cloned().collect())
+        Ok(self.call("list")?.names.keys().cloned().collect())
     }
 
     fn lock(&self) -> io::Result<Option<Box<dyn Lock>>> {
-        let mut state = self.call()?;
+        let mut state = self.call("lock")?;
         if std::mem::replace(&mut state.locked, true) {
             return Ok(None);
         }

@@ -6,11 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use sidecar_log_format::{Error, Log, Maintenance, SealedSegment, Sequence, Timestamp};
-use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::forgetting::Forgetting;
@@ -32,8 +31,25 @@ pub struct Retention {
     pub newest_events: Option<u64>,
     /// How many bytes of segments that should have gone may wait for those who need them.
     pub wait_bytes_max: u64,
-    /// For each view and exporter the next sequence that it needs.
-    pub needed_from: Vec<Arc<AtomicU64>>,
+    /// Where the views and exporters are.
+    pub needed_from: NeededFrom,
+}
+
+/// For each view and exporter the next sequence that it needs. More can be added at any time; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct NeededFrom(Arc<Mutex<Vec<Arc<AtomicU64>>>>);
+
+impl NeededFrom {
+    /// Waits for one more from now on.
+    pub fn add(&self, next_sequence: Arc<AtomicU64>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(next_sequence);
+    }
+
+    /// The first sequence that anybody needs; `None` when nobody needs any.
+    fn first(&self) -> Option<Sequence> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|next| next.load(Ordering::Acquire)).min()
+    }
 }
 
 impl Retention {
@@ -49,7 +65,7 @@ impl Retention {
             segments.iter().take_while(|segment| segment.end_sequence <= oldest_wanted).count()
         }));
         let due = segments.get(..due).unwrap_or_default();
-        let needed_from = self.needed_from.iter().map(|next| next.load(Ordering::Acquire)).min();
+        let needed_from = self.needed_from.first();
         let is_free = |segment: &&SealedSegment| needed_from.is_none_or(|needed| segment.end_sequence <= needed);
         let free = due.iter().take_while(is_free).count();
         let mut drop = free;
@@ -97,8 +113,6 @@ pub(in crate::ingest) struct Retainer {
     /// Set once the index has caught up with the log; nothing goes before.
     pub(in crate::ingest) forgetter: Arc<OnceLock<Forgetter>>,
     pub(in crate::ingest) counters: Arc<Counters>,
-    /// The oldest retained sequence, for who follows it.
-    pub(in crate::ingest) oldest: watch::Sender<Sequence>,
     pub(in crate::ingest) state: State,
 }
 
@@ -155,7 +169,6 @@ impl Retainer {
             end = Some(segment.end_sequence);
             self.counters.dropped_segments.add(1);
             self.counters.dropped_bytes.add(segment.bytes);
-            self.oldest.send_replace(self.log.oldest());
         }
         if let (Some(first), Some(end)) = (segments.first(), end) {
             let (count, first, last) = (verdict.drop, first.first_sequence, end.saturating_sub(1));
@@ -246,20 +259,19 @@ mod tests {
 
     #[test]
     fn consumers_are_waited_for_up_to_the_limit() {
-        let next = |next| Arc::new(AtomicU64::new(next));
-        let mut options = Retention {
-            bytes_max: Some(66 * MIB),
-            wait_bytes_max: 30 * MIB,
-            needed_from: vec![next(1_000), next(250)],
-            ..Retention::default()
-        };
+        let needed_from = NeededFrom::default();
+        let slower = Arc::new(AtomicU64::new(250));
+        needed_from.add(Arc::new(AtomicU64::new(1_000)));
+        needed_from.add(Arc::clone(&slower));
+        let mut options =
+            Retention { bytes_max: Some(66 * MIB), wait_bytes_max: 30 * MIB, needed_from, ..Retention::default() };
         // Five are due, the slower consumer has read two of them, and the other three may wait.
         assert_eq!(decide(&options), Verdict { drop: 2, forced: 0, waiting: 3 });
         options.wait_bytes_max = 30 * MIB - 1;
         assert_eq!(decide(&options), Verdict { drop: 3, forced: 1, waiting: 2 });
         options.wait_bytes_max = 0;
         assert_eq!(decide(&options), Verdict { drop: 5, forced: 3, waiting: 0 });
-        options.needed_from.pop();
+        slower.store(1_000, Ordering::Release);
         assert_eq!(decide(&options), Verdict { drop: 5, forced: 0, waiting: 0 });
     }
 }

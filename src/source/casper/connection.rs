@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use eventsource_client::{BoxStream, Client, ClientBuilder, Event, ReconnectOptions, SSE};
 use futures_util::{FutureExt, StreamExt};
+use reqwest::redirect::Policy;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep};
@@ -24,6 +25,7 @@ use super::NodeOptions;
 use super::counters::{CountedError, Counters, NodeStatus};
 use super::event::{self, Classified, EventFacts, classify};
 use super::frames::{DropReason, DroppedFrame};
+use super::log_lines::LineBudget;
 use super::silence::SilenceMonitor;
 use super::status::{self, NodeInfo, StatusError};
 use super::transport::{FilteringTransport, StreamObserver};
@@ -34,6 +36,9 @@ const BATCH_EVENTS_MAX: usize = 512;
 
 /// A batch is sent on as soon as its payloads have this many bytes.
 const BATCH_BYTES: usize = 256 * 1024;
+
+/// How often a node may send a request on.
+const REDIRECTS_MAX: usize = 5;
 
 /// The most of a payload that a log line shows, in bytes.
 const SHOWN_BYTES_MAX: usize = 80;
@@ -56,8 +61,7 @@ pub enum End {
 ///
 /// May be dropped at any moment; events that were read but not sent yet are then read again by the next listener.
 pub async fn run(node: NodeOptions, out: mpsc::Sender<Batch>, counters: Arc<Counters>) -> End {
-    let source = node.source();
-    let listener = Listener { node, source, out, counters };
+    let listener = Listener::new(node, out, counters);
     let end = tokio::select! {
         end = listener.listen() => end,
         () = listener.out.closed() => End::ReceiverGone,
@@ -119,9 +123,27 @@ struct Listener {
     source: String,
     out: mpsc::Sender<Batch>,
     counters: Arc<Counters>,
+    lines: Arc<Lines>,
+}
+
+/// What may be written about one node, by kind, so that one kind does not hide another.
+struct Lines {
+    connection: LineBudget,
+    bad_input: LineBudget,
+    events: LineBudget,
+}
+
+impl Lines {
+    fn new() -> Self {
+        Self { connection: LineBudget::new(), bad_input: LineBudget::new(), events: LineBudget::new() }
+    }
 }
 
 impl Listener {
+    fn new(node: NodeOptions, out: mpsc::Sender<Batch>, counters: Arc<Counters>) -> Self {
+        Self { source: node.source(), node, out, counters, lines: Arc::new(Lines::new()) }
+    }
+
     async fn listen(&self) -> End {
         let Self { node, source, counters, .. } = self;
         let mut failures = 0;
@@ -146,7 +168,9 @@ impl Listener {
                 failures + 1
             };
             let of = node.max_attempts;
-            warn!("Lost connection to node {source}, on attempt {}/{of}: {}", failures.max(1), with_causes(&lost));
+            self.lines.connection.spend(source, || {
+                warn!("Lost connection to node {source}, on attempt {}/{of}: {}", failures.max(1), with_causes(&lost));
+            });
             if failures < node.max_attempts {
                 counters.reconnects.add(1);
                 sleep(node.delay_between_retries).await;
@@ -173,10 +197,22 @@ impl Listener {
             .connect_timeout(self.node.connection_timeout)
             .tcp_nodelay(true)
             .no_proxy()
+            .redirect(same_host())
             .build()
             .map_err(|error| Lost::Client(with_causes(&error)))?;
         let rest_address = self.node.address(self.node.rest_port);
         let info = status::check(&client, &rest_address, self.node.network_name.as_deref()).await?;
+        if let Some(before) = last_seen.as_ref().filter(|before| before.chain_name != info.chain_name) {
+            let (source, lines) = (&self.source, &self.lines.connection);
+            lines.spend(source, || {
+                warn!(
+                    node = source,
+                    "the node was on network {} and now says {}; set `network_name` to take events of one network only",
+                    before.chain_name,
+                    info.chain_name
+                );
+            });
+        }
         let network = last_seen.insert(info).chain_name.clone();
 
         let mut messages = self.open(client)?;
@@ -204,6 +240,7 @@ impl Listener {
         let observer = Observer {
             source: self.source.clone(),
             counters: Arc::clone(&self.counters),
+            lines: Arc::clone(&self.lines),
             monitor: Arc::clone(&monitor),
         };
         let transport = FilteringTransport::new(client, self.node.event_bytes_max, Arc::new(observer));
@@ -343,23 +380,25 @@ impl NodeStream<'_> {
 
     /// Takes what one message says.
     async fn take(&mut self, message: Event) -> Result<(), Lost> {
-        let Listener { source, counters, .. } = self.listener;
+        let Listener { source, counters, lines, .. } = self.listener;
         let payload = message.data;
         let upstream_id = message.id.and_then(|id| id.parse().ok());
         if upstream_id.is_none() && !payload.contains("ApiVersion") {
             counters.count(CountedError::EventWithoutId);
-            warn!(node = source, "event without an id: {}", shown(payload.as_bytes()));
+            lines.bad_input.spend(source, || {
+                warn!(node = source, "event without an id: {}", shown(payload.as_bytes()));
+            });
         }
         match classify(&payload) {
             Ok(Classified::Event(facts)) => {
                 self.record(&facts, &payload);
                 let identity = self.identity(&facts, upstream_id);
-                let (kind, has_messages, block_height) = (facts.kind, facts.message_count > 0, facts.block_height);
+                let (kind, message_count, block_height) = (facts.kind, facts.message_count, facts.block_height);
                 self.push(|received_at| Received {
                     payload,
                     kind,
                     identity,
-                    has_messages,
+                    message_count,
                     block_height,
                     upstream_id,
                     received_at,
@@ -372,12 +411,16 @@ impl NodeStream<'_> {
             }
             Ok(Classified::SidecarVersion) => {
                 counters.sidecar_versions.add(&payload);
-                error!(node = source, "ignored a SidecarVersion, which no node should send");
+                lines.bad_input.spend(source, || {
+                    error!(node = source, "ignored a SidecarVersion, which no node should send");
+                });
             }
             Err(malformed) => {
                 counters.malformed.add(1);
                 counters.count(CountedError::Deserialization);
-                error!(node = source, upstream_id, "Serde Error: {malformed}: {}", shown(payload.as_bytes()));
+                lines.bad_input.spend(source, || {
+                    error!(node = source, upstream_id, "Serde Error: {malformed}: {}", shown(payload.as_bytes()));
+                });
             }
         }
         Ok(())
@@ -385,7 +428,7 @@ impl NodeStream<'_> {
 
     /// Counts and logs an event.
     fn record(&self, facts: &EventFacts<'_>, payload: &str) {
-        let Listener { source, counters, node, .. } = self.listener;
+        let Listener { source, counters, node, lines, .. } = self.listener;
         counters.received(facts.kind).add(payload);
         counters.contract_messages.add(facts.message_count);
         if facts.unclassified {
@@ -393,7 +436,7 @@ impl NodeStream<'_> {
             debug!(node = source, "event of an unknown kind or shape: {}", shown(payload.as_bytes()));
         }
         match facts.kind {
-            event::FAULT | event::SHUTDOWN => warn!(node = source, "{facts}"),
+            event::FAULT | event::SHUTDOWN => lines.events.spend(source, || warn!(node = source, "{facts}")),
             _ if !node.enable_logging => {}
             event::FINALITY_SIGNATURE => debug!(node = source, "{facts}"),
             _ => info!(node = source, "{facts}"),
@@ -469,6 +512,7 @@ impl NodeStream<'_> {
 struct Observer {
     source: String,
     counters: Arc<Counters>,
+    lines: Arc<Lines>,
     monitor: Arc<SilenceMonitor>,
 }
 
@@ -485,8 +529,21 @@ impl StreamObserver for Observer {
             }
             DropReason::Oversized { .. } => self.counters.oversized.add(1),
         }
-        error!(node = self.source, "dropped a frame because {}: {}", frame.reason, shown(&frame.first_bytes));
+        self.lines.bad_input.spend(&self.source, || {
+            error!(node = self.source, "dropped a frame because {}: {}", frame.reason, shown(&frame.first_bytes));
+        });
     }
+}
+
+/// A node may send a client on to another of its ports or paths, but not elsewhere: it does not decide whom Sidecar reads.
+fn same_host() -> Policy {
+    Policy::custom(|attempt| {
+        let asked_first = attempt.previous().first().and_then(|url| url.host_str());
+        if attempt.previous().len() > REDIRECTS_MAX || asked_first != attempt.url().host_str() {
+            return attempt.stop();
+        }
+        attempt.follow()
+    })
 }
 
 /// Lets the tasks that are ready run first. Unlike tokio's `yield_now` it does not ask the operating system for more.
@@ -717,8 +774,8 @@ mod tests {
         assert_eq!(frame(7, &event.payload), block(7));
         assert_eq!((event.kind, event.block_height), (event::BLOCK_ADDED, Some(7)));
         assert!(event.received_at > 1_700_000_000_000_000);
-        assert_eq!(counters.received(event::BLOCK_ADDED).payloads.get(), 2);
-        assert_eq!(counters.api_versions.payloads.get(), 1);
+        assert_eq!(counters.received(event::BLOCK_ADDED).snapshot().count, 2);
+        assert_eq!(counters.api_versions.snapshot().count, 1);
     }
 
     #[tokio::test]
@@ -831,9 +888,9 @@ mod tests {
         let node = ScriptedNode::start(&[STATUS], vec![Answer::Stream(body)]).await;
         let (_, batches, counters) = run_to_end(node.options()).await;
         assert_eq!(ids(&events(batches)), [1, 6, 7]);
-        let counts =
-            [&counters.malformed, &counters.oversized, &counters.unclassified, &counters.sidecar_versions.payloads];
-        assert_eq!(counts.map(|count| count.get()), [2, 1, 1, 1]);
+        let counts = [&counters.malformed, &counters.oversized, &counters.unclassified];
+        assert_eq!(counts.map(|count| count.get()), [2, 1, 1]);
+        assert_eq!(counters.sidecar_versions.snapshot().count, 1);
         assert_eq!(counters.errors(CountedError::Deserialization), 2);
     }
 
@@ -936,7 +993,7 @@ mod tests {
         let (out, mut batches) = mpsc::channel(1);
         let node = options("node", 1);
         let no_message_timeout = node.no_message_timeout;
-        let listener = Listener { source: node.source(), node, out, counters: Arc::default() };
+        let listener = Listener::new(node, out, Arc::default());
         let version = status::BUILD_VERSION_MIN;
         let mut stream = NodeStream {
             listener: &listener,

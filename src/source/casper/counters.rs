@@ -3,10 +3,12 @@
 //! Plain atomics: written by the listener, read at any time by the admin server. A count never goes down; the status is
 //! the only value that does.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI8, AtomicU64, Ordering};
 
 use super::event::KINDS;
 use crate::source::Kind;
+use crate::telemetry::{Histogram, SIZE_BYTES, Snapshot};
 
 /// Where a listener is in its life; the numbers are those of the gauge `node_statuses`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,20 +114,35 @@ impl Count {
     }
 }
 
-/// Payloads and their bytes.
-#[derive(Debug, Default)]
-pub struct Tally {
-    /// How many payloads.
-    pub payloads: Count,
-    /// Their bytes together.
-    pub bytes: Count,
+/// Payloads by their bytes.
+#[derive(Debug)]
+pub struct Tally(Histogram);
+
+impl Default for Tally {
+    fn default() -> Self {
+        Tally(Histogram::new(SIZE_BYTES))
+    }
 }
 
 impl Tally {
     pub(super) fn add(&self, payload: &str) {
-        self.payloads.add(1);
-        self.bytes.add(u64::try_from(payload.len()).unwrap_or(u64::MAX));
+        self.0.observe(u64::try_from(payload.len()).unwrap_or(u64::MAX));
     }
+
+    /// How many payloads there were, and how large.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.snapshot()
+    }
+}
+
+/// A node by its name, with what its listener counts.
+#[derive(Clone, Debug)]
+pub struct NamedSource {
+    /// `HOST:SSE_PORT`.
+    pub name: String,
+    /// Its counters.
+    pub counters: Arc<Counters>,
 }
 
 /// The counters of one node.
@@ -205,8 +222,8 @@ mod tests {
             counters.received(kind).add(name);
         }
         for (kind, name) in KINDS {
-            assert_eq!(counters.received(kind).bytes.get(), name.len() as u64);
+            assert_eq!(counters.received(kind).snapshot().sum, name.len() as u64);
         }
-        assert_eq!(counters.received(Kind(40)).bytes.get(), "Other".len() as u64);
+        assert_eq!(counters.received(Kind(40)).snapshot().sum, "Other".len() as u64);
     }
 }

@@ -179,6 +179,36 @@ fn initiator(written: &RawValue) -> Option<&str> {
     Some(account)
 }
 
+/// The account hash that stands for an initiator, in either of its spellings in [`Keys::Transaction`]: 32 bytes, the same
+/// for a public key and for its own `account-hash-…`. `None` for what is neither.
+#[must_use]
+pub fn account_of_initiator(initiator: &str) -> Option<[u8; 32]> {
+    if let Some(digits) = initiator.strip_prefix("account-hash-") {
+        let mut account = [0; 32];
+        return hex::decode_to_slice(digits, &mut account).is_ok().then_some(account);
+    }
+    let mut bytes = [0; PUBLIC_KEY_BYTES_MAX];
+    let public_key = bytes.get_mut(..initiator.len() / 2)?;
+    hex::decode_to_slice(initiator, public_key).ok()?;
+    account_of_key(public_key)
+}
+
+/// The account hash of a public key, which is its algorithm tag and 32 or 33 bytes: BLAKE2b-256 of the algorithm's name, a
+/// zero byte and the key without its tag. `None` for an unknown tag or another length.
+#[must_use]
+pub fn account_of_key(public_key: &[u8]) -> Option<[u8; 32]> {
+    let (algorithm, key) = match public_key {
+        [1, key @ ..] if key.len() == 32 => ("ed25519", key),
+        [2, key @ ..] if key.len() == 33 => ("secp256k1", key),
+        _ => return None,
+    };
+    let mut state = blake2b_simd::Params::new().hash_length(32).to_state();
+    state.update(algorithm.as_bytes()).update(&[0]).update(key);
+    state.finalize().as_bytes().try_into().ok()
+}
+
+const PUBLIC_KEY_BYTES_MAX: usize = 34;
+
 /// The payload as REST answers and the SQL tables have it: the wrapper that names the kind is off, an accepted transaction
 /// stands in a member `transaction`, and a step's `execution_effects` is called `execution_effect`. Everything else is
 /// the payload's own bytes.
@@ -343,6 +373,21 @@ mod tests {
         ];
         for (written, expected) in cases {
             assert_eq!(initiator_of(written).as_deref(), expected, "{written}");
+        }
+    }
+
+    #[test]
+    fn a_public_key_and_its_account_hash_are_one_account() {
+        // Both are in the transfer of the recorded processed deploy.
+        let account = "account-hash-5bf7304d39cdc9c99b8a391234f6ad85c5fdcf41646a55493c3d35b68d6bb193";
+        assert!(PROCESSED_DEPLOY.contains(ACCOUNT) && PROCESSED_DEPLOY.contains(account));
+        assert_eq!(account_of_initiator(ACCOUNT), account_of_initiator(account));
+        let secp256k1 = account_of_initiator("02022c07e061d6e0b43bbaa25717b021c2ddc0f701a223946a0883b57ae842917438");
+        assert!(secp256k1.is_some());
+        let too_long = format!("{ACCOUNT}00");
+        for neither in ["", "01", "0122", "03ab", "account-hash-", "account-hash-5b", "x", &too_long, &"01".repeat(99)]
+        {
+            assert_eq!(account_of_initiator(neither), None, "{neither}");
         }
     }
 

@@ -14,6 +14,7 @@ pub mod counters;
 pub mod event;
 pub mod frames;
 pub mod keys;
+mod log_lines;
 mod silence;
 pub mod status;
 pub mod transport;
@@ -22,7 +23,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 pub use connection::{End, run};
-pub use counters::{CountedError, Counters, NodeStatus};
+pub use counters::{CountedError, Counters, NamedSource, NodeStatus};
 
 /// The default of [`NodeOptions::event_bytes_max`]: 32 MiB.
 pub const EVENT_BYTES_MAX_DEFAULT: usize = 32 * 1024 * 1024;

@@ -123,21 +123,23 @@ impl Stream for FilteredBody {
     }
 }
 
-#[cfg(test)]
-mod tests {
+/// A transport under eventsource-client whose one answer is known: for tests and the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod canned {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a broken promise ends the run")]
+
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use eventsource_client::{Client, ClientBuilder, Error, ReconnectOptions, SSE};
     use futures_util::{FutureExt, StreamExt, stream};
-    use proptest::prelude::*;
 
     use super::super::frames::DropReason;
     use super::*;
 
-    const EVENT_BYTES_MAX: usize = 300;
+    pub(crate) const EVENT_BYTES_MAX: usize = 300;
 
-    /// A transport whose one answer is these chunks, filtered.
+    /// Answers with these chunks, filtered.
     #[derive(Clone)]
     struct Canned {
         chunks: Arc<Mutex<Vec<Bytes>>>,
@@ -145,8 +147,8 @@ mod tests {
     }
 
     #[derive(Default)]
-    struct Heard {
-        chunks: AtomicUsize,
+    pub(crate) struct Heard {
+        pub(crate) chunks: AtomicUsize,
         dropped: Mutex<Vec<DropReason>>,
     }
 
@@ -170,7 +172,7 @@ mod tests {
     }
 
     /// What eventsource-client makes of these chunks: data and id of each event, and what was dropped before it.
-    fn read(chunks: Vec<Bytes>) -> (Vec<(String, Option<String>)>, Vec<DropReason>) {
+    pub(crate) fn read(chunks: Vec<Bytes>) -> (Vec<(String, Option<String>)>, Vec<DropReason>) {
         let observer = Arc::new(Heard::default());
         let transport = Canned { chunks: Arc::new(Mutex::new(chunks)), observer: observer.clone() };
         let mut messages = ClientBuilder::for_url("http://node/events")
@@ -189,6 +191,18 @@ mod tests {
         let dropped = observer.dropped.lock().unwrap().clone();
         (events, dropped)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use futures_util::{FutureExt, StreamExt, stream};
+    use proptest::prelude::*;
+
+    use super::super::frames::DropReason;
+    use super::canned::{EVENT_BYTES_MAX, Heard, read};
+    use super::*;
 
     #[test]
     fn every_chunk_is_heard_whatever_it_holds() {

@@ -9,6 +9,7 @@ pub mod fast;
 mod http;
 pub mod node;
 pub mod port;
+pub mod postgresql;
 pub mod process;
 pub mod recordings;
 pub mod story;

@@ -9,6 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub struct NodeOptions {
     pub keep_alive: Duration,
     /// More streams than this at once get 503.
     pub streams_max: usize,
+    /// A client for which more bytes than this wait is cut, as a real node cuts one that lags.
+    pub waiting_bytes_max: usize,
 }
 
 impl Default for NodeOptions {
@@ -56,6 +59,7 @@ impl Default for NodeOptions {
             api_version: "2.0.0".to_owned(),
             keep_alive: Duration::from_secs(15),
             streams_max: 100,
+            waiting_bytes_max: 256 << 20,
         }
     }
 }
@@ -87,12 +91,65 @@ struct State {
     next_connection: u64,
     /// Every open connection, those that only ask for `/status` included.
     connections: HashMap<u64, JoinHandle<()>>,
-    streams: HashMap<u64, mpsc::UnboundedSender<Outgoing>>,
+    streams: HashMap<u64, Outbox>,
 }
 
 enum StatusAnswer {
     Normal { build_version: String, chainspec_name: String },
     Verbatim(String),
+}
+
+/// What waits for one open stream, bounded by its bytes.
+struct Outbox {
+    sender: mpsc::UnboundedSender<Outgoing>,
+    waiting_bytes: Arc<AtomicUsize>,
+    waiting_bytes_max: usize,
+}
+
+/// The other end of an [`Outbox`].
+struct Inbox {
+    receiver: mpsc::UnboundedReceiver<Outgoing>,
+    waiting_bytes: Arc<AtomicUsize>,
+}
+
+impl Outbox {
+    fn new(waiting_bytes_max: usize) -> (Self, Inbox) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let inbox = Inbox { receiver, waiting_bytes: Arc::clone(&waiting_bytes) };
+        (Self { sender, waiting_bytes, waiting_bytes_max }, inbox)
+    }
+
+    /// `false` when the client lags too far behind; one that is closing just now does not.
+    fn send(&self, bytes: &Bytes) -> bool {
+        let waiting = self.waiting_bytes.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
+        let _ = self.sender.send(Outgoing::Chunk(bytes.clone()));
+        waiting <= self.waiting_bytes_max
+    }
+
+    fn end(&self) {
+        let _ = self.sender.send(Outgoing::End); // it may be closing by itself
+    }
+}
+
+impl Inbox {
+    async fn recv(&mut self) -> Option<Outgoing> {
+        let outgoing = self.receiver.recv().await;
+        self.taken(outgoing.as_ref());
+        outgoing
+    }
+
+    fn try_recv(&mut self) -> Option<Outgoing> {
+        let outgoing = self.receiver.try_recv().ok();
+        self.taken(outgoing.as_ref());
+        outgoing
+    }
+
+    fn taken(&self, outgoing: Option<&Outgoing>) {
+        if let Some(Outgoing::Chunk(bytes)) = outgoing {
+            self.waiting_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
+        }
+    }
 }
 
 /// What goes to one open stream.
@@ -226,7 +283,7 @@ impl SimulatedNode {
     /// Ends all streams in an orderly way, as a node does that shuts down.
     pub fn end_streams(&self) {
         for stream in self.shared.state().streams.values() {
-            let _ = stream.send(Outgoing::End); // it may be closing by itself
+            stream.end();
         }
     }
 
@@ -411,7 +468,7 @@ impl Shared {
     }
 
     /// Opens a stream: everything that the ring still has from `start_from` on is already waiting in it.
-    fn open_stream(&self, connection: u64, start_from: Option<u64>) -> Result<mpsc::UnboundedReceiver<Outgoing>, u16> {
+    fn open_stream(&self, connection: u64, start_from: Option<u64>) -> Result<Inbox, u16> {
         let mut state = self.state();
         if let Some(status) = state.refusal {
             return Err(status);
@@ -419,15 +476,15 @@ impl Shared {
         if state.streams.len() >= self.options.streams_max {
             return Err(503);
         }
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let (outbox, inbox) = Outbox::new(self.options.waiting_bytes_max);
         let replay = state.ring.iter().filter(|(id, _)| start_from.is_some_and(|start| *id >= start));
         for bytes in std::iter::once(&api_version_frame(&state.api_version)).chain(replay.map(|(_, bytes)| bytes)) {
-            sender.send(Outgoing::Chunk(bytes.clone())).unwrap();
+            outbox.send(bytes);
         }
-        state.streams.insert(connection, sender);
+        state.streams.insert(connection, outbox);
         self.open_streams.send_replace(state.streams.len());
         self.streams_so_far.send_modify(|so_far| *so_far += 1);
-        Ok(receiver)
+        Ok(inbox)
     }
 
     fn status_body(&self) -> String {
@@ -458,8 +515,12 @@ impl State {
     }
 
     fn broadcast(&self, bytes: &Bytes) {
-        for stream in self.streams.values() {
-            let _ = stream.send(Outgoing::Chunk(bytes.clone())); // it may be closing just now
+        for (number, stream) in &self.streams {
+            if !stream.send(bytes)
+                && let Some(connection) = self.connections.get(number)
+            {
+                connection.abort();
+            }
         }
     }
 }
@@ -534,11 +595,7 @@ async fn closed_by_peer(mut reader: OwnedReadHalf) {
     while matches!(reader.read(&mut ignored).await, Ok(1..)) {}
 }
 
-async fn send(
-    shared: &Shared,
-    mut stream: mpsc::UnboundedReceiver<Outgoing>,
-    mut writer: OwnedWriteHalf,
-) -> std::io::Result<()> {
+async fn send(shared: &Shared, mut stream: Inbox, mut writer: OwnedWriteHalf) -> std::io::Result<()> {
     /// Chunks that wait are written together up to this size.
     const WRITE_BYTES: usize = 64 * 1024;
     let mut silent = shared.silent.subscribe();
@@ -565,8 +622,8 @@ async fn send(
                 break;
             }
             match stream.try_recv() {
-                Ok(next) => outgoing = Some(next),
-                Err(_) => break,
+                Some(next) => outgoing = Some(next),
+                None => break,
             }
         }
         writer.write_all(&pending).await?;
@@ -679,6 +736,19 @@ mod tests {
         node.set_status_body("<html>");
         assert_eq!(get(&node, "/status").await.body().await, b"<html>");
         node.wait_for_status_requests(2).await;
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_is_cut_before_too_much_waits_for_it() {
+        let node = SimulatedNode::with(NodeOptions { waiting_bytes_max: 1 << 20, ..NodeOptions::default() });
+        let mut stalled = get(&node, "/events").await;
+        let event = "x".repeat(100_000);
+        while node.open_streams() > 0 {
+            node.push(&event);
+            tokio::task::yield_now().await;
+        }
+        stalled.read_to_end().await;
+        assert_eq!(stalled.ending(), Some(Ending::Cut));
     }
 
     #[tokio::test]

@@ -1,0 +1,245 @@
+//! The REST server, measured: `cargo bench --bench rest [-- --events N]` prints the rows of its table.
+//!
+//! The built binary reads a simulated node until its log holds N events, and then answers sixteen connections that ask one
+//! question after the other, while they share the machine. Latencies are taken at half the rate that was reached, from
+//! the moment when a request was due. `--seconds S` sets how long each row is measured.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a benchmark that cannot go on has nothing better to do"
+)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::Value;
+use sidecar_test_support::fast::{EndlessStory, FastNode, FastOptions};
+use sidecar_test_support::process::{Sidecar, SidecarBuilder};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_sidecar");
+const CONNECTIONS: usize = 16;
+const NEWEST: u64 = 100_000;
+const PATIENCE: Duration = Duration::from_secs(900);
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    // `cargo test` hands over flags of its own.
+    if arguments.iter().any(|argument| argument == "--test") {
+        return;
+    }
+    let number = |name: &str, default: u64| {
+        let place = arguments.iter().position(|argument| argument == name);
+        place.and_then(|place| arguments.get(place + 1)?.parse().ok()).unwrap_or(default)
+    };
+    let (events, seconds) = (number("--events", 1_000_000), number("--seconds", 5));
+    let folder = tempfile::tempdir().expect("no temporary directory");
+    let story = Arc::new(EndlessStory::render(1, 200));
+    let node = FastNode::start(story, FastOptions { events, ..FastOptions::default() });
+    let sidecar = SidecarBuilder::new(BINARY)
+        .storage_folder(folder.path())
+        .node(node.address())
+        .rest_api()
+        .replacing("max_requests_per_second = 1000", "max_requests_per_second = 1000000")
+        .spawn();
+    let address = sidecar.rest_address();
+    wait_for(address, events);
+
+    let mut random = StdRng::seed_from_u64(1);
+    let newest = events.saturating_sub(NEWEST);
+    let bench = Bench { sidecar: &sidecar, address, duration: Duration::from_secs(seconds) };
+    println!(
+        "| REST, {events} events, {CONNECTIONS} connections | requests/s | MB/s | CPU per request | p50, p99 at half load |"
+    );
+    println!("|---|---|---|---|---|");
+    let points = targets(address, newest, events, 4_000, &mut random, point);
+    bench.row("look-ups in the newest 100,000 events", &points);
+    let signatures = targets(address, newest, events, 400, &mut random, |event| {
+        Some(format!("/signatures/{}", event["payload"]["BlockAdded"]["block_hash"].as_str()?))
+    });
+    bench.row("a block's signatures", &signatures);
+    let everywhere = targets(address, 0, events, 4_000, &mut random, point);
+    bench.row("look-ups all over the log", &everywhere);
+    bench.row("status", &["/status".to_owned()]);
+}
+
+struct Bench<'a> {
+    sidecar: &'a Sidecar,
+    address: SocketAddr,
+    duration: Duration,
+}
+
+impl Bench<'_> {
+    fn row(&self, what: &str, targets: &[String]) {
+        self.run(targets, self.duration / 5, None);
+        let before = self.sidecar.cpu_time();
+        let full = self.run(targets, self.duration, None);
+        let spent = self.sidecar.cpu_time() - before;
+        let rate = full.latencies.len() as f64 / self.duration.as_secs_f64();
+        let mut half = self.run(targets, self.duration, Some(rate / 2.0)).latencies;
+        half.sort_unstable();
+        let percentile = |percent: usize| half[half.len() * percent / 100].as_secs_f64() * 1e3;
+        println!(
+            "| {what} | {rate:.0} | {:.0} | {:.1} µs | {:.2} ms, {:.2} ms |",
+            full.bytes as f64 / self.duration.as_secs_f64() / 1e6,
+            spent.as_secs_f64() * 1e6 / full.latencies.len() as f64,
+            percentile(50),
+            percentile(99)
+        );
+    }
+
+    /// Asks for `duration`, on every connection one request after the other: at once, or `rate` of them per second.
+    fn run(&self, targets: &[String], duration: Duration, rate: Option<f64>) -> Load {
+        let begun = Instant::now();
+        let pause = rate.map(|rate| Duration::from_secs_f64(CONNECTIONS as f64 / rate));
+        thread::scope(|scope| {
+            let connections: Vec<_> = (0..CONNECTIONS)
+                .map(|number| {
+                    let mut connection = Connection::open(self.address);
+                    let mut random = StdRng::seed_from_u64(number as u64);
+                    scope.spawn(move || {
+                        let mut load = Load::default();
+                        let mut due = begun + pause.map_or(Duration::ZERO, |pause| pause.mul_f64(random.r#gen()));
+                        while begun.elapsed() < duration {
+                            if let Some(pause) = pause {
+                                thread::sleep(due.saturating_duration_since(Instant::now()));
+                                due += pause;
+                            }
+                            let asked = if let Some(pause) = pause { due - pause } else { Instant::now() };
+                            load.bytes += connection.get(&targets[random.gen_range(0..targets.len())]) as u64;
+                            load.latencies.push(asked.elapsed());
+                        }
+                        load
+                    })
+                })
+                .collect();
+            connections.into_iter().fold(Load::default(), |mut all, connection| {
+                let load = connection.join().expect("a client failed");
+                all.bytes += load.bytes;
+                all.latencies.extend(load.latencies);
+                all
+            })
+        })
+    }
+}
+
+#[derive(Default)]
+struct Load {
+    bytes: u64,
+    latencies: Vec<Duration>,
+}
+
+/// What a block or a transaction is looked up by.
+fn point(event: &Value) -> Option<String> {
+    let payload = &event["payload"];
+    if let Some(hash) = payload["BlockAdded"]["block_hash"].as_str() {
+        return Some(format!("/block/{hash}"));
+    }
+    let (stage, hash) = match event["kind"].as_str()? {
+        "TransactionAccepted" => {
+            let (form, transaction) = payload["TransactionAccepted"].as_object()?.iter().next()?;
+            ("accepted", (form, transaction["hash"].as_str()?))
+        }
+        "TransactionProcessed" => {
+            let (form, hash) = payload["TransactionProcessed"]["transaction_hash"].as_object()?.iter().next()?;
+            ("processed", (form, hash.as_str()?))
+        }
+        _ => return None,
+    };
+    Some(format!("/transaction/{stage}/{}/{}", hash.0, hash.1))
+}
+
+/// Up to `count` targets out of the events from `first` to `end`, all answered.
+fn targets(
+    address: SocketAddr,
+    first: u64,
+    end: u64,
+    count: usize,
+    random: &mut StdRng,
+    target: impl Fn(&Value) -> Option<String>,
+) -> Vec<String> {
+    let mut connection = Connection::open(address);
+    let mut targets = Vec::new();
+    while targets.len() < count {
+        let from = random.gen_range(first..end);
+        let kinds = "BlockAdded,TransactionAccepted,TransactionProcessed";
+        connection.get(&format!("/events?from={from}&limit=20&types={kinds}"));
+        let page: Value = serde_json::from_slice(connection.body()).expect("no page");
+        targets.extend(page["events"].as_array().expect("no events").iter().filter_map(&target));
+    }
+    targets
+}
+
+fn wait_for(address: SocketAddr, events: u64) {
+    let begun = Instant::now();
+    let stored = |address| {
+        let mut connection = Connection::try_open(address)?;
+        connection.get("/status");
+        let status: Value = serde_json::from_slice(connection.body()).ok()?;
+        Some((status["log"]["next"].as_u64()?, status["views"]["lag"].as_u64()?))
+    };
+    while stored(address).is_none_or(|(next, lag)| next < events || lag > 0) {
+        assert!(begun.elapsed() < PATIENCE, "ingest stalls at {:?}", stored(address));
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A connection that asks and reads whole answers.
+struct Connection {
+    socket: TcpStream,
+    buffer: Vec<u8>,
+    body: std::ops::Range<usize>,
+}
+
+impl Connection {
+    fn open(address: SocketAddr) -> Self {
+        Self::try_open(address).expect("cannot connect")
+    }
+
+    fn try_open(address: SocketAddr) -> Option<Self> {
+        let socket = TcpStream::connect(address).ok()?;
+        socket.set_nodelay(true).ok()?;
+        Some(Connection { socket, buffer: vec![0; 1 << 20], body: 0..0 })
+    }
+
+    fn body(&self) -> &[u8] {
+        &self.buffer[self.body.clone()]
+    }
+
+    /// Sends a request and reads its answer, which must be good; returns its bytes.
+    fn get(&mut self, target: &str) -> usize {
+        self.socket
+            .write_all(format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())
+            .expect("cannot send");
+        let mut filled = 0;
+        loop {
+            if filled == self.buffer.len() {
+                self.buffer.resize(2 * filled, 0);
+            }
+            let read = self.socket.read(&mut self.buffer[filled..]).expect("cannot read");
+            assert!(read > 0, "cut off: {target}");
+            filled += read;
+            let Some(head) = self.buffer[..filled].windows(4).position(|end| end == b"\r\n\r\n") else { continue };
+            let text = std::str::from_utf8(&self.buffer[..head]).expect("no text");
+            assert!(text.starts_with("HTTP/1.1 200"), "{target}: {text}");
+            let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("no length");
+            let length: usize = length.parse().expect("no length");
+            self.body = head + 4..head + 4 + length;
+            while filled < self.body.end {
+                if filled == self.buffer.len() {
+                    self.buffer.resize(2 * filled, 0);
+                }
+                let read = self.socket.read(&mut self.buffer[filled..]).expect("cannot read");
+                assert!(read > 0, "cut off: {target}");
+                filled += read;
+            }
+            return filled;
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The Prometheus text format, version 0.0.4.
+//!
+//! The crate prometheus-client writes OpenMetrics, which adds `_total` to counters' names, a full stop to help texts and
+//! `.0` to bounds; people's dashboards have the reference's names, so the few lines of the older format are written here.
+
+use std::fmt::Write;
+
+use crate::telemetry::Snapshot;
+
+/// What kind of metric a family is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Type {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// Families of metrics that belong together.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    families: Vec<Family>,
+}
+
+/// All samples of one name.
+#[derive(Debug)]
+pub(super) struct Family {
+    name: &'static str,
+    help: &'static str,
+    kind: Type,
+    samples: String,
+}
+
+impl Group {
+    pub(super) fn counter(&mut self, name: &'static str, help: &'static str) -> &mut Family {
+        self.family(name, help, Type::Counter)
+    }
+
+    pub(super) fn gauge(&mut self, name: &'static str, help: &'static str) -> &mut Family {
+        self.family(name, help, Type::Gauge)
+    }
+
+    pub(super) fn histogram(&mut self, name: &'static str, help: &'static str) -> &mut Family {
+        self.family(name, help, Type::Histogram)
+    }
+
+    fn family(&mut self, name: &'static str, help: &'static str, kind: Type) -> &mut Family {
+        let place = self.families.partition_point(|family| family.name < name);
+        self.families.insert(place, Family { name, help, kind, samples: String::new() });
+        #[expect(clippy::indexing_slicing, reason = "it was inserted there")]
+        &mut self.families[place]
+    }
+
+    /// The group's text, families by name; one without a sample does not appear.
+    pub(super) fn write(&self, text: &mut String) {
+        for Family { name, help, kind, samples } in &self.families {
+            if samples.is_empty() {
+                continue;
+            }
+            let kind = match kind {
+                Type::Counter => "counter",
+                Type::Gauge => "gauge",
+                Type::Histogram => "histogram",
+            };
+            // Writing to a string does not fail.
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}");
+        }
+    }
+}
+
+impl Family {
+    /// Adds the value of one set of labels. Whole numbers are written without a decimal point.
+    pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: f64) -> &mut Self {
+        self.line("", labels, None, value);
+        self
+    }
+
+    /// The same, of a count.
+    pub(super) fn count(&mut self, labels: &[(&str, &str)], value: u64) -> &mut Self {
+        self.sample(labels, value as f64)
+    }
+
+    /// Adds the buckets, sum and count of one set of labels, each unit of the histogram being one of `units`.
+    pub(super) fn distribution(&mut self, labels: &[(&str, &str)], values: &Snapshot, units: u64) -> &mut Self {
+        let shown = |value: u64| value as f64 / units as f64;
+        for (bound, count) in &values.within {
+            self.line("_bucket", labels, Some(&shown(*bound).to_string()), *count as f64);
+        }
+        self.line("_bucket", labels, Some("+Inf"), values.count as f64);
+        self.line("_sum", labels, None, shown(values.sum));
+        self.line("_count", labels, None, values.count as f64);
+        self
+    }
+
+    fn line(&mut self, suffix: &str, labels: &[(&str, &str)], bound: Option<&str>, value: f64) {
+        let text = &mut self.samples;
+        let _ = write!(text, "{}{suffix}", self.name);
+        let bound = bound.map(|bound| ("le", bound));
+        let mut separator = '{';
+        for (name, value) in labels.iter().copied().chain(bound) {
+            let _ = write!(text, "{separator}{name}=\"");
+            value.chars().for_each(|character| match character {
+                '\\' => text.push_str("\\\\"),
+                '"' => text.push_str("\\\""),
+                '\n' => text.push_str("\\n"),
+                other => text.push(other),
+            });
+            text.push('"');
+            separator = ',';
+        }
+        if separator == ',' {
+            text.push('}');
+        }
+        let _ = writeln!(text, " {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Histogram;
+
+    #[test]
+    fn families_are_sorted_and_one_without_a_sample_does_not_appear() {
+        let mut group = Group::default();
+        group.gauge("b_things", "Things").sample(&[], 1.5);
+        group.counter("a_errors", "Errors").count(&[("kind", "q\"\\\n")], 2);
+        group.counter("never", "Never used");
+        let mut text = String::new();
+        group.write(&mut text);
+        let expected = "# HELP a_errors Errors\n# TYPE a_errors counter\na_errors{kind=\"q\\\"\\\\\\n\"} 2\n\
+                        # HELP b_things Things\n# TYPE b_things gauge\nb_things 1.5\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_histogram_is_written_as_the_reference_writes_it() {
+        let histogram = Histogram::new(&[1000, 5000]);
+        histogram.observe(1500);
+        histogram.observe(9000);
+        let mut group = Group::default();
+        group.histogram("times", "Times").distribution(&[("label", "/block")], &histogram.snapshot(), 1000);
+        let mut text = String::new();
+        group.write(&mut text);
+        let expected = "# HELP times Times\n# TYPE times histogram\n\
+                        times_bucket{label=\"/block\",le=\"1\"} 0\n\
+                        times_bucket{label=\"/block\",le=\"5\"} 1\n\
+                        times_bucket{label=\"/block\",le=\"+Inf\"} 2\n\
+                        times_sum{label=\"/block\"} 10.5\n\
+                        times_count{label=\"/block\"} 2\n";
+        assert_eq!(text, expected);
+    }
+}

@@ -1,0 +1,250 @@
+//! The metrics: the reference's under its names, and the log's own beside them.
+//!
+//! Every part counts for itself; here the counts are only read and named. A family of the reference's that has not been
+//! used yet does not appear, as there.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use super::exposition::Group;
+use super::{Parts, Role, process};
+use crate::source::casper::counters::{Count, Tally};
+use crate::source::casper::event::KINDS;
+use crate::source::casper::{CountedError, Counters, NamedSource};
+use crate::stream::ReaderClass;
+
+/// Durations are counted in microseconds, sizes in bytes.
+const MILLISECOND: u64 = 1000;
+const SECOND: u64 = 1_000_000;
+const BYTE: u64 = 1;
+
+const NODE_STATUSES: &str = "Current status of node to which sidecar is connected. Numbers mean: 0 - preparing; \
+    1 - connecting; 2 - connected; 3 - reconnecting; -1 - connections_exhausted -> used up all connection attempts ; \
+    -2 - incompatible -> node is in an incompatible version";
+
+/// All metrics, as the text that Prometheus reads.
+pub(super) fn text(parts: &Parts) -> String {
+    let mut group = Group::default();
+    group
+        .gauge("sidecar_build_info", "The version that runs; the value is always 1")
+        .count(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    nodes(&mut group, &parts.sources);
+    received(&mut group, parts);
+    ingest(&mut group, parts);
+    log(&mut group, parts);
+    stream(&mut group, parts);
+    rest(&mut group, parts);
+    followers(&mut group, parts);
+    let mut text = String::new();
+    group.write(&mut text);
+    process::families().write(&mut text);
+    text
+}
+
+fn nodes(group: &mut Group, sources: &[NamedSource]) {
+    let statuses = group.gauge("node_statuses", NODE_STATUSES);
+    for source in sources {
+        statuses.sample(&[("node", &source.name)], f64::from(source.counters.status()));
+    }
+    let errors = group.counter("error_counts", "Error counts");
+    for error in CountedError::ALL {
+        let count = sources.iter().map(|source| source.counters.errors(error)).sum();
+        if count > 0 {
+            errors.count(&[("category", error.category()), ("description", error.description())], count);
+        }
+    }
+    let mut per_node = |name, help, counted: fn(&Counters) -> &Count| {
+        let family = group.counter(name, help);
+        for source in sources {
+            family.count(&[("node", &source.name)], counted(&source.counters).get());
+        }
+    };
+    per_node(
+        "sidecar_source_malformed_total",
+        "Payloads and frames dropped because they are not UTF-8 or not one JSON value",
+        |counters| &counters.malformed,
+    );
+    per_node(
+        "sidecar_source_oversized_total",
+        "Frames dropped because they are longer than event_bytes_max",
+        |counters| &counters.oversized,
+    );
+    per_node(
+        "sidecar_source_unclassified_total",
+        "Events of an unknown kind, or of a known kind in an unknown shape; they are stored",
+        |counters| &counters.unclassified,
+    );
+    per_node("sidecar_source_reconnects_total", "Connections tried again after one was lost or failed", |counters| {
+        &counters.reconnects
+    });
+}
+
+fn received(group: &mut Group, parts: &Parts) {
+    let sizes = group.histogram("sse_server_received_bytes", "Received bytes from SSE inbound per message type");
+    let mut add = |name: &str, tally: &dyn Fn(&Counters) -> &Tally| {
+        let snapshots = parts.sources.iter().map(|source| tally(&source.counters).snapshot());
+        if let Some(sum) = snapshots.reduce(|sum, more| sum.plus(&more)).filter(|sum| sum.count > 0) {
+            sizes.distribution(&[("message_type", name)], &sum, BYTE);
+        }
+    };
+    add("ApiVersion", &|counters| &counters.api_versions);
+    for (kind, name) in KINDS {
+        add(name, &|counters| counters.received(kind));
+    }
+    add("SidecarVersion", &|counters| &counters.sidecar_versions);
+
+    let all: u64 = parts.sources.iter().map(|source| source.counters.contract_messages.get()).sum();
+    if all > 0 {
+        let help = "Number of messages received in TransactionProcessed events.";
+        group
+            .gauge("sse_server_received_contract_messages", help)
+            .count(&[("label", "all")], all)
+            .count(&[("label", "unique")], parts.ingest.stored_messages.get());
+    }
+}
+
+fn ingest(group: &mut Group, parts: &Parts) {
+    let counters = &parts.ingest;
+    let mut counted = |name, help, count: &Count| {
+        group.counter(name, help).count(&[], count.get());
+    };
+    counted("sidecar_log_appends_total", "Events appended to the log", &counters.stored);
+    counted("sidecar_log_payload_bytes_total", "Bytes of the payloads appended to the log", &counters.stored_bytes);
+    counted("sidecar_log_commits_total", "Group commits", &counters.commits);
+    counted(
+        "sidecar_log_written_bytes_total",
+        "Bytes written to the log's files, rewritten blocks included",
+        &counters.disk.written_bytes,
+    );
+    counted("sidecar_log_disk_full_total", "How many times ingest had to wait for room", &counters.disk_full);
+    counted("sidecar_log_slow_commits_total", "Commits that took more than five seconds", &counters.slow_commits);
+    counted("sidecar_log_rewritten_segments_total", "Segments made smaller", &counters.rewritten_segments);
+    counted("sidecar_log_rewritten_bytes_before_total", "Their bytes before", &counters.rewritten_bytes_before);
+    counted("sidecar_log_rewritten_bytes_after_total", "Their bytes after", &counters.rewritten_bytes_after);
+    counted("sidecar_log_dropped_segments_total", "Segments dropped by retention", &counters.dropped_segments);
+    counted("sidecar_log_dropped_bytes_total", "Their bytes", &counters.dropped_bytes);
+    counted("sidecar_ingest_duplicates_total", "Events dropped because the log has them", &counters.duplicates);
+    counted(
+        "sidecar_ingest_conflicts_total",
+        "Events dropped because the log has them, though with other bytes",
+        &counters.identity_conflicts,
+    );
+    counted(
+        "sidecar_ingest_amendments_total",
+        "Later copies with more in them than the stored event, kept as marks",
+        &counters.amendments,
+    );
+    counted("sidecar_ingest_refused_total", "Events that the log cannot hold", &counters.refused);
+    counted(
+        "sidecar_ingest_missing_blocks_total",
+        "Block heights in gaps, which no node has any more",
+        &counters.missing_blocks,
+    );
+    group
+        .gauge("sidecar_log_waits_for_room", "1 while ingest waits for room on the device")
+        .count(&[], counters.waits_for_room.get().into());
+    group.histogram("sidecar_log_sync_seconds", "How long it took to make what was written durable").distribution(
+        &[],
+        &counters.disk.syncs.snapshot(),
+        SECOND,
+    );
+}
+
+fn log(group: &mut Group, parts: &Parts) {
+    let (oldest, head) = (parts.log.oldest(), parts.log.head().next_sequence);
+    group.gauge("sidecar_log_head", "The sequence that the next event will get").count(&[], head);
+    group.gauge("sidecar_log_oldest", "The oldest retained sequence").count(&[], oldest);
+    let Ok((segments, bytes)) = segments(&parts.log_directory) else { return };
+    group.gauge("sidecar_log_segments", "Segment files of the log").count(&[], segments);
+    group.gauge("sidecar_log_bytes", "Bytes that the log's segments take on the device").count(&[], bytes);
+    let (payload, written) = (parts.ingest.stored_bytes.get(), parts.ingest.disk.written_bytes.get());
+    if payload > 0 {
+        let ratio = written as f64 / payload as f64;
+        group
+            .gauge("sidecar_log_written_ratio", "Bytes written per byte of payload since the start")
+            .sample(&[], ratio);
+    }
+}
+
+/// How many segments a log has, and the room they take.
+fn segments(directory: &Path) -> io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+
+    let mut together = (0, 0);
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|extension| extension == "segment") {
+            // One that retention has just dropped is none.
+            let Ok(metadata) = entry.metadata() else { continue };
+            together = (together.0 + 1, together.1 + metadata.blocks() * 512);
+        }
+    }
+    Ok(together)
+}
+
+fn stream(group: &mut Group, parts: &Parts) {
+    let counters = &parts.stream;
+    let head = parts.log.head().next_sequence;
+    let lags = ReaderClass::ALL.map(|class| (class.name(), counters.readers.lag(class, head)));
+    let subscribers = group.gauge("sidecar_stream_subscribers", "Open event streams");
+    for (class, lag) in &lags {
+        subscribers.count(&[("class", class)], lag.readers);
+    }
+    let behind = group.gauge("sidecar_stream_lag_events", "Events that the slowest open stream still has to be sent");
+    for (class, lag) in &lags {
+        behind.count(&[("class", class)], lag.events_max);
+    }
+    group
+        .gauge("sidecar_stream_connections", "Open connections to the event stream server")
+        .count(&[], counters.front.connections.load(Ordering::Relaxed) as u64);
+    let mut counted = |name, help, count: &std::sync::atomic::AtomicU64| {
+        group.counter(name, help).count(&[], count.load(Ordering::Relaxed));
+    };
+    counted("sidecar_stream_sent_bytes_total", "Bytes of event streams handed to HTTP", &counters.bytes_sent);
+    counted("sidecar_stream_opened_total", "Event streams opened", &counters.streams_opened);
+    counted("sidecar_stream_refused_total", "Requests for event streams that were refused", &counters.refused);
+    counted(
+        "sidecar_stream_connections_refused_total",
+        "Connections closed because too many were open",
+        &counters.front.refused,
+    );
+}
+
+fn rest(group: &mut Group, parts: &Parts) {
+    let Some(counters) = &parts.rest else { return };
+    let sizes = group.histogram("db_raw_data_size", "Size (in bytes) of raw data fetched from the database.");
+    for (kind, snapshot) in counters.read_bytes() {
+        sizes.distribution(&[("message_type", kind)], &snapshot, BYTE);
+    }
+    let help = "Time it takes the service to produce a response in milliseconds";
+    let times = group.histogram("rest_api_response_times", help);
+    let mut is_used = false;
+    for (label, status, snapshot) in counters.response_times() {
+        is_used = true;
+        times.distribution(&[("label", label), ("status", status)], &snapshot, MILLISECOND);
+    }
+    let in_flight = counters.in_flight.load(Ordering::Relaxed);
+    if is_used || in_flight > 0 {
+        group.gauge("rest_api_connected_clients", "Connected Clients").count(&[], in_flight);
+    }
+}
+
+fn followers(group: &mut Group, parts: &Parts) {
+    let head = parts.log.head().next_sequence;
+    for (role, name, help, label) in [
+        (Role::View, "sidecar_view_lag_events", "Stored events that a view has not read yet", "view"),
+        (
+            Role::Exporter,
+            "sidecar_exporter_lag_events",
+            "Stored events that an exporter has not written yet",
+            "exporter",
+        ),
+    ] {
+        let lags = group.gauge(name, help);
+        for follower in parts.followers.iter().filter(|follower| follower.role == role) {
+            let next = follower.next_sequence.load(Ordering::Relaxed);
+            lags.count(&[(label, follower.name)], head.saturating_sub(next));
+        }
+    }
+}

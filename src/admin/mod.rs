@@ -1,0 +1,77 @@
+//! The admin server: how the running parts are, for operators and their tools.
+//!
+//! Owns the names of metrics and the paths they are read at. The parts' own counters flow in, read when somebody asks;
+//! text in the Prometheus format flows out, and whether the process lives and is ready. Nothing is counted here.
+//!
+//! - [`metrics`][]: which counter is which metric.
+//! - [`exposition`][]: the text format.
+//! - [`process`][]: what the system knows of the process.
+//! - [`server`][]: HTTP.
+
+mod exposition;
+mod metrics;
+mod process;
+mod server;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use sidecar_log_format::Log;
+
+use crate::source::casper::NamedSource;
+use crate::{ingest, rest, stream};
+
+pub use server::Server;
+
+/// How the server listens and what it grants its clients.
+#[derive(Clone, Debug)]
+pub struct AdminOptions {
+    /// The TCP port; 0 lets the system choose one.
+    pub port: u16,
+    /// The address to listen on.
+    pub listen: IpAddr,
+    /// Requests for metrics that are worked on at once; others wait.
+    pub max_concurrent_requests: u32,
+    /// Requests for metrics that are begun per second; others wait.
+    pub max_requests_per_second: u32,
+}
+
+/// The running parts, as far as they can be looked at.
+pub struct Parts {
+    /// The log.
+    pub log: Log,
+    /// Where its segments are.
+    pub log_directory: PathBuf,
+    /// What ingest counts.
+    pub ingest: Arc<ingest::counters::Counters>,
+    /// The nodes that are read.
+    pub sources: Vec<NamedSource>,
+    /// What the event stream server counts.
+    pub stream: Arc<stream::Counters>,
+    /// What the REST server counts, if there is one.
+    pub rest: Option<Arc<rest::Counters>>,
+    /// Who follows the log, with the next sequence that each will read.
+    pub followers: Vec<Follower>,
+}
+
+/// A view or an exporter.
+#[derive(Clone, Debug)]
+pub struct Follower {
+    /// Which of the two it is.
+    pub role: Role,
+    /// Its name, for instance `casper` or `sqlite`.
+    pub name: &'static str,
+    /// The first sequence that it has not stored yet.
+    pub next_sequence: Arc<AtomicU64>,
+}
+
+/// What a follower of the log is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Look-ups need it.
+    View,
+    /// It fills somebody's database.
+    Exporter,
+}

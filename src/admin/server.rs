@@ -1,0 +1,112 @@
+//! HTTP: what the reference answers, and two questions of process supervisors beside it.
+//!
+//! `/health` is answered as soon as the process serves, `/ready` once look-ups see what is stored. Neither waits in the
+//! line of `/metrics`, so that a slow scrape does not look like a dead process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+
+use super::{AdminOptions, Parts, Role, metrics};
+use crate::http::{BindError, front::Front, front::FrontLimits, turns::Limits};
+
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 64;
+/// Look-ups that are this many events behind wait for them when they are asked; further behind, they cannot tell.
+const READY_LAG_EVENTS_MAX: u64 = 100_000;
+
+/// A bound admin server.
+pub struct Server {
+    front: Front,
+    limits: Limits,
+}
+
+struct Shared {
+    parts: Parts,
+    limits: Limits,
+}
+
+impl Server {
+    /// Takes the port. Within a Tokio runtime only.
+    ///
+    /// # Errors
+    /// [`BindError`] names the address.
+    pub fn bind(options: &AdminOptions) -> Result<Server, BindError> {
+        let address = SocketAddr::new(options.listen, options.port);
+        let front = Front::bind(address, FrontLimits::of_answers(CONNECTIONS_MAX), Arc::default())?;
+        let limits = Limits::new(options.max_concurrent_requests, options.max_requests_per_second);
+        Ok(Server { front, limits })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.front.local_addr()
+    }
+
+    /// Shows `parts` until `cancel` is done; then every connection is cut.
+    pub async fn run(self, parts: Parts, cancel: impl Future<Output = ()>) {
+        let shared = Arc::new(Shared { parts, limits: self.limits });
+        let router = Router::new().fallback(respond).with_state(shared);
+        self.front.serve(router, cancel).await;
+    }
+}
+
+async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let (request, _) = request.into_parts();
+    let is_get = request.method == Method::GET;
+    match request.uri.path() {
+        "/metrics" | "/metrics/" if is_get => {
+            let _turn = shared.limits.turn().await;
+            let collected = tokio::task::spawn_blocking({
+                let shared = Arc::clone(&shared);
+                move || metrics::text(&shared.parts)
+            });
+            match collected.await {
+                Ok(metrics) => text(StatusCode::OK, metrics),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            }
+        }
+        "/metrics" | "/metrics/" => text(StatusCode::METHOD_NOT_ALLOWED, "HTTP method not allowed"),
+        "/health" | "/health/" if is_get => text(StatusCode::OK, "live"),
+        "/ready" | "/ready/" if is_get => ready(&shared.parts),
+        "/" => text(StatusCode::INTERNAL_SERVER_ERROR, "Unhandled rejection: InvalidPath"),
+        _ => empty(StatusCode::NOT_FOUND),
+    }
+}
+
+fn ready(parts: &Parts) -> Response {
+    let head = parts.log.head().next_sequence;
+    let late = parts.followers.iter().find(|follower| {
+        let next = follower.next_sequence.load(Ordering::Relaxed);
+        follower.role == Role::View && head.saturating_sub(next) > READY_LAG_EVENTS_MAX
+    });
+    match late {
+        None => text(StatusCode::OK, "ready"),
+        Some(view) => {
+            let behind = head.saturating_sub(view.next_sequence.load(Ordering::Relaxed));
+            let body = format!("not ready: the view {} is {behind} events behind the log", view.name);
+            text(StatusCode::SERVICE_UNAVAILABLE, body)
+        }
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,191 @@
+//! Exporters: the log's events as rows in somebody else's database.
+//!
+//! Owns what the tables of the Casper Sidecar say about an event, and its way into SQLite and PostgreSQL. Events flow in
+//! from the log, from a checkpoint on; rows flow out in batches, each in one transaction with the checkpoint that follows
+//! it. An exporter lags when its database is slow, away or full, and catches up by itself; ingest never waits for it.
+//!
+//! - `rows`: what one event writes, and where that cannot be said.
+//! - `batch`: the next events of the log, as many as go into one transaction.
+//! - `exporter`: the life of one exporter on its own thread: connect, write, back off.
+//! - `range`: one range into a file, without an end to wait for.
+//! - `sqlite`, `postgresql`: the two databases. The statements are theirs; the rules are the modules' above.
+
+mod batch;
+pub mod counters;
+mod exporter;
+pub mod postgresql;
+mod range;
+mod rows;
+pub mod sqlite;
+
+use std::{sync::Arc, thread, time::Duration};
+
+use sidecar_log_format::{Head, Log, Sequence};
+use tokio::sync::{oneshot, watch};
+
+pub use exporter::ExportError;
+pub use range::{Summary, export_range};
+
+use crate::config::PostgreSql;
+use counters::Counters;
+use exporter::{Database, Exporter};
+
+/// How far an exporter is: a row of the table `sidecar_checkpoint`, which the reference does not know and leaves alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Checkpoint {
+    /// The log's epoch that the sequences belong to.
+    epoch: u64,
+    /// Where the export began.
+    first_sequence: Sequence,
+    /// The first event that is not exported yet.
+    next_sequence: Sequence,
+}
+
+/// A step from one checkpoint of a log to the next.
+struct Advance<'a> {
+    log_id: &'a str,
+    from: Checkpoint,
+    to: Checkpoint,
+}
+
+/// What became of the rows of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Written {
+    rows: u64,
+    /// Rows whose keys were there already.
+    collisions: u64,
+    /// Rows with a number that the database cannot hold.
+    refused: u64,
+}
+
+/// The newest migration that this version knows.
+const MIGRATION: i64 = 1;
+
+/// Whether the tables must be made, by what `Migration` says: its newest version, and whether that was a success.
+fn must_migrate(newest: Option<(i64, bool)>) -> Result<bool, ExportError> {
+    match newest {
+        None => Ok(true),
+        Some((version, false)) => Err(ExportError::UnfinishedMigration { version }),
+        Some((MIGRATION, true)) => Ok(false),
+        Some((found, true)) => Err(ExportError::UnknownMigration { found }),
+    }
+}
+
+/// What is exported where.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// To SQLite.
+    pub sqlite: Option<sqlite::Options>,
+    /// To PostgreSQL.
+    pub postgresql: Option<PostgreSql>,
+}
+
+/// How long an unreachable PostgreSQL may hold up the start.
+const CHECK_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// The exporters that are asked for, running or not; what they count outlives their runs.
+pub struct Exporters {
+    options: Options,
+    sqlite: Arc<Counters>,
+    postgresql: Arc<Counters>,
+}
+
+/// The exporters while they run.
+pub struct Running {
+    ended: Vec<oneshot::Receiver<()>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Exporters {
+    /// Opens nothing yet.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Exporters { options, sqlite: Arc::default(), postgresql: Arc::default() }
+    }
+
+    /// What each exporter counts, with its name: `sqlite` or `postgresql`.
+    pub fn counters(&self) -> impl Iterator<Item = (&'static str, &Arc<Counters>)> {
+        let sqlite = self.options.sqlite.is_some().then_some(("sqlite", &self.sqlite));
+        let postgresql = self.options.postgresql.is_some().then_some(("postgresql", &self.postgresql));
+        sqlite.into_iter().chain(postgresql)
+    }
+
+    /// Looks at the databases once, and makes the tables where they are missing.
+    ///
+    /// # Errors
+    /// What an operator must set right first: a SQLite file that cannot be opened, a migration that this version does not
+    /// know, or a PostgreSQL server that answers and refuses. One that does not answer is no error: it may come back.
+    pub async fn check(&self) -> Result<(), ExportError> {
+        if let Some(sqlite) = &self.options.sqlite {
+            sqlite::check(sqlite)?;
+        }
+        let Some(postgresql) = &self.options.postgresql else { return Ok(()) };
+        let checked = tokio::time::timeout(CHECK_TIME_MAX, postgresql::check(postgresql)).await;
+        let trouble = match checked {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) if error.is_refusal() => return Err(error),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("{} does not answer", postgresql.place()),
+        };
+        tracing::warn!("{trouble}; events are kept in the log and exported when the database is there");
+        Ok(())
+    }
+
+    /// Starts a thread for each. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When there is no thread for an exporter.
+    pub fn start(&self, log: &Log, committed: &watch::Receiver<Head>) -> std::io::Result<Running> {
+        let (stop, stopping) = watch::channel(false);
+        let mut running = Running { ended: Vec::new(), stop };
+        let setting = |export_from, counters: &Arc<Counters>| exporter::Setting {
+            export_from,
+            log: log.clone(),
+            committed: committed.clone(),
+            stopping: stopping.clone(),
+            counters: Arc::clone(counters),
+        };
+        if let Some(sqlite) = &self.options.sqlite {
+            let database = sqlite::SqliteDatabase::new(sqlite.clone());
+            running.spawn("sqlite", database, setting(sqlite.export_from, &self.sqlite))?;
+        }
+        if let Some(postgresql) = &self.options.postgresql {
+            let database = postgresql::PostgreSqlDatabase::new(postgresql.clone(), stopping.clone());
+            running.spawn("postgresql", database, setting(postgresql.export_from, &self.postgresql))?;
+        }
+        Ok(running)
+    }
+}
+
+impl Running {
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        database: impl Database + 'static,
+        setting: exporter::Setting,
+    ) -> std::io::Result<()> {
+        let exporter = Exporter::new(name, database, setting);
+        let (end, ended) = oneshot::channel();
+        thread::Builder::new().name(format!("export-{name}")).spawn(move || {
+            exporter.run();
+            // Nobody may be left who waits for it.
+            let _ = end.send(());
+        })?;
+        self.ended.push(ended);
+        Ok(())
+    }
+
+    /// Stops all, each after the transaction that it is in, and waits for them at most `time_max`. What is not exported
+    /// then is exported after the next start.
+    pub async fn stop(self, time_max: Duration) {
+        self.stop.send_replace(true);
+        let all_ended = async {
+            for ended in self.ended {
+                let _ = ended.await;
+            }
+        };
+        if tokio::time::timeout(time_max, all_ended).await.is_err() {
+            tracing::warn!("an exporter did not stop within {time_max:?}; its last transaction is rolled back");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! One range of a log into a SQLite file, for `sidecar-log export`.
+
+use std::ops::Range;
+
+use sidecar_log_format::{Log, Sequence};
+
+use super::{
+    Advance, Checkpoint, Written,
+    batch::Batch,
+    exporter::{BATCH_EVENTS_MAX, Database, ExportError, log_id},
+    sqlite::{Options, SqliteDatabase},
+};
+
+/// What became of the events of a range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Events written now.
+    pub rows: u64,
+    /// Events not written because a row with their keys was there.
+    pub collisions: u64,
+    /// Chosen events not written because the tables have no place for them.
+    pub without_table: u64,
+    /// Sequences of the range that name no event any more.
+    pub missing: u64,
+}
+
+/// Writes the events of `range` whose kind's bit is in `kinds`. Interrupted and called again with the same range, it goes
+/// on where it was. `progress` is told the next sequence after each transaction.
+///
+/// # Errors
+/// [`ExportError::OtherRange`] when the file holds an export of this log that began elsewhere, and what the file or the
+/// log answers.
+pub fn export_range(
+    log: &Log,
+    options: &Options,
+    range: Range<Sequence>,
+    kinds: u64,
+    progress: &mut dyn FnMut(Sequence),
+) -> Result<Summary, ExportError> {
+    let log_id = log_id(log);
+    let mut database = SqliteDatabase::new(options.clone());
+    let initial = Checkpoint { epoch: log.head().epoch, first_sequence: range.start, next_sequence: range.start };
+    let mut checkpoint = database.open(&log_id, initial)?;
+    if checkpoint.first_sequence != range.start || checkpoint.epoch != initial.epoch {
+        return Err(ExportError::OtherRange { found: checkpoint.first_sequence, wanted: range.start });
+    }
+    let mut summary = Summary::default();
+    while checkpoint.next_sequence < range.end {
+        progress(checkpoint.next_sequence);
+        let left = usize::try_from(range.end - checkpoint.next_sequence).unwrap_or(usize::MAX);
+        let batch = Batch::read(log, checkpoint.next_sequence, left.min(BATCH_EVENTS_MAX))?;
+        if batch.end == checkpoint.next_sequence {
+            break;
+        }
+        let mut rows = batch.rows();
+        rows.retain(|row| kinds & row.content.kind().bit() != 0);
+        summary.without_table += (batch.count(kinds) - rows.len()) as u64;
+        summary.missing += batch.missing;
+        let to = Checkpoint { next_sequence: batch.end.min(range.end), ..checkpoint };
+        let Written { rows, collisions, .. } =
+            database.write(&rows, &Advance { log_id: &log_id, from: checkpoint, to })?;
+        summary.rows += rows;
+        summary.collisions += collisions;
+        checkpoint = to;
+    }
+    progress(checkpoint.next_sequence);
+    Ok(summary)
+}

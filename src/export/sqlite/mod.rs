@@ -1,0 +1,312 @@
+//! Export to SQLite: a file that other programs may read while it is written.
+
+use std::path::PathBuf;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params, types::Value};
+
+use super::{
+    Advance, Checkpoint, Written,
+    exporter::{Database, ExportError},
+    must_migrate,
+    rows::{Content, EventRow},
+};
+use crate::{config::ExportFrom, source::casper::keys::Stage};
+
+/// The reference's tables.
+pub const SCHEMA: &str = include_str!("schema.sql");
+
+const MIGRATION_TABLE: &str = r#"
+CREATE TABLE IF NOT EXISTS "Migration" (
+    "version" integer NOT NULL,
+    "is_success" boolean NOT NULL,
+    CONSTRAINT "PDX_Migration" PRIMARY KEY ("version")
+)"#;
+
+const CHECKPOINT_TABLE: &str = r#"
+CREATE TABLE IF NOT EXISTS "sidecar_checkpoint" (
+    "log_id" text NOT NULL PRIMARY KEY,
+    "epoch" bigint NOT NULL,
+    "first_sequence" bigint NOT NULL,
+    "next_sequence" bigint NOT NULL
+)"#;
+
+/// The pages that a transaction's random inserts touch stay in memory: 16 MiB.
+const CACHE_KIBIBYTES: i64 = -16_384;
+/// Each of the few statements is prepared once.
+const STATEMENTS: usize = 32;
+
+/// Which file, and how it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The database file; made if missing, with its folder.
+    pub file: PathBuf,
+    /// Pages per automatic checkpoint of its write-ahead log.
+    pub wal_autocheckpointing_interval: u16,
+    /// Where a new export begins.
+    pub export_from: ExportFrom,
+}
+
+/// Makes or checks the file and its tables.
+///
+/// # Errors
+/// When the file cannot be opened, or its tables are of another migration.
+pub fn check(options: &Options) -> Result<(), ExportError> {
+    SqliteDatabase::new(options.clone()).connect().map(drop)
+}
+
+/// The file, while it is exported to.
+pub(super) struct SqliteDatabase {
+    options: Options,
+    connection: Option<Connection>,
+}
+
+impl SqliteDatabase {
+    pub(super) fn new(options: Options) -> Self {
+        SqliteDatabase { options, connection: None }
+    }
+
+    fn place(&self) -> String {
+        format!("SQLite database {}", self.options.file.display())
+    }
+
+    fn error(&self, error: rusqlite::Error) -> ExportError {
+        let (place, reason) = (self.place(), error.to_string());
+        match error.sqlite_error_code() {
+            Some(ErrorCode::TooBig) => ExportError::Unstorable { place, reason, is_collision: false },
+            Some(ErrorCode::CannotOpen) => ExportError::Unreachable { place, reason },
+            _ => ExportError::Failed { place, reason },
+        }
+    }
+
+    fn connect(&self) -> Result<Connection, ExportError> {
+        if let Some(folder) = self.options.file.parent() {
+            std::fs::create_dir_all(folder)
+                .map_err(|error| ExportError::Unreachable { place: self.place(), reason: error.to_string() })?;
+        }
+        let mut connection = Connection::open(&self.options.file).map_err(|error| self.error(error))?;
+        let newest = self.prepare(&mut connection).map_err(|error| self.error(error))?;
+        if must_migrate(newest)? {
+            migrate(&mut connection).map_err(|error| self.error(error))?;
+        }
+        Ok(connection)
+    }
+
+    /// Sets the connection up and says what the newest migration is.
+    fn prepare(&self, connection: &mut Connection) -> rusqlite::Result<Option<(i64, bool)>> {
+        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", self.options.wal_autocheckpointing_interval)?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        connection.pragma_update(None, "cache_size", CACHE_KIBIBYTES)?;
+        connection.execute_batch(MIGRATION_TABLE)?;
+        let newest = r#"SELECT "version", "is_success" FROM "Migration" ORDER BY "version" DESC LIMIT 1"#;
+        connection.query_row(newest, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+    }
+}
+
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(SCHEMA)?;
+    transaction.commit()
+}
+
+impl Database for SqliteDatabase {
+    fn open(&mut self, log_id: &str, initial: Checkpoint) -> Result<Checkpoint, ExportError> {
+        self.connection = None;
+        let connection = self.connect()?;
+        let checkpoint = checkpoint(&connection, log_id, initial).map_err(|error| self.error(error))?;
+        self.connection = Some(connection);
+        Ok(checkpoint)
+    }
+
+    fn write(&mut self, rows: &[EventRow<'_>], advance: &Advance<'_>) -> Result<Written, ExportError> {
+        let Some(connection) = &mut self.connection else {
+            return Err(ExportError::Failed { place: self.place(), reason: "it is not open".to_owned() });
+        };
+        match write(connection, rows, advance) {
+            Ok(Some(written)) => Ok(written),
+            Ok(None) => Err(ExportError::CheckpointMoved { place: self.place() }),
+            Err(error) => Err(self.error(error)),
+        }
+    }
+}
+
+fn checkpoint(connection: &Connection, log_id: &str, initial: Checkpoint) -> rusqlite::Result<Checkpoint> {
+    connection.execute_batch(CHECKPOINT_TABLE)?;
+    connection.execute(
+        r#"INSERT INTO "sidecar_checkpoint" VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING"#,
+        params![
+            log_id,
+            initial.epoch.cast_signed(),
+            initial.first_sequence.cast_signed(),
+            initial.next_sequence.cast_signed()
+        ],
+    )?;
+    let stored = r#"SELECT "epoch", "first_sequence", "next_sequence" FROM "sidecar_checkpoint" WHERE "log_id" = ?1"#;
+    connection.query_row(stored, [log_id], |row| {
+        Ok(Checkpoint {
+            epoch: row.get::<_, i64>(0)?.cast_unsigned(),
+            first_sequence: row.get::<_, i64>(1)?.cast_unsigned(),
+            next_sequence: row.get::<_, i64>(2)?.cast_unsigned(),
+        })
+    })
+}
+
+/// Writes rows and checkpoint in one transaction; `None` when the checkpoint is not where it should be.
+fn write(
+    connection: &mut Connection,
+    rows: &[EventRow<'_>],
+    advance: &Advance<'_>,
+) -> rusqlite::Result<Option<Written>> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if !move_checkpoint(&transaction, advance)? {
+        return Ok(None);
+    }
+    let mut written = Written::default();
+    for row in rows {
+        if insert(&transaction, row)? {
+            written.rows += 1;
+        } else {
+            written.collisions += 1;
+        }
+    }
+    transaction.commit()?;
+    Ok(Some(written))
+}
+
+fn move_checkpoint(transaction: &Transaction<'_>, advance: &Advance<'_>) -> rusqlite::Result<bool> {
+    let mut update = transaction.prepare_cached(
+        r#"UPDATE "sidecar_checkpoint" SET "epoch" = ?1, "next_sequence" = ?2
+           WHERE "log_id" = ?3 AND "epoch" = ?4 AND "next_sequence" = ?5"#,
+    )?;
+    let Advance { log_id, from, to } = advance;
+    let moved = update.execute(params![
+        to.epoch.cast_signed(),
+        to.next_sequence.cast_signed(),
+        log_id,
+        from.epoch.cast_signed(),
+        from.next_sequence.cast_signed(),
+    ])?;
+    Ok(moved == 1)
+}
+
+/// Inserts the rows of one event, unless one with its keys is there; says whether.
+fn insert(transaction: &Transaction<'_>, row: &EventRow<'_>) -> rusqlite::Result<bool> {
+    if is_taken(transaction, row)? {
+        return Ok(false);
+    }
+    let mut insert = transaction.prepare_cached(
+        r#"INSERT INTO "event_log"
+           ("event_type_id", "event_source_address", "event_id", "event_key", "api_version", "network_name")
+           VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING"#,
+    )?;
+    let EventRow { source_address, event_id, event_key, api_version, network, content, .. } = row;
+    let inserted = insert.execute(params![
+        content.event_type(),
+        source_address,
+        number(*event_id),
+        event_key,
+        api_version,
+        network
+    ])?;
+    if inserted == 0 {
+        return Ok(false);
+    }
+    insert_content(transaction, row, transaction.last_insert_rowid())?;
+    Ok(true)
+}
+
+/// Whether the table of the event's kind has a row with its keys.
+fn is_taken(transaction: &Transaction<'_>, row: &EventRow<'_>) -> rusqlite::Result<bool> {
+    let exists = |statement: &str, parameters: &[&dyn rusqlite::ToSql]| {
+        transaction.prepare_cached(statement)?.exists(parameters)
+    };
+    match &row.content {
+        Content::Block { height, .. } => {
+            exists(r#"SELECT 1 FROM "BlockAdded" WHERE "height" = ?1"#, params![number(*height)])
+        }
+        Content::Transaction { stage: Stage::Accepted, transaction_type, hash, .. } => exists(
+            r#"SELECT 1 FROM "TransactionAccepted" WHERE "transaction_type_id" = ?1 AND "transaction_hash" = ?2"#,
+            params![transaction_type, hash],
+        ),
+        Content::Transaction { stage: Stage::Processed, transaction_type, hash, .. } => exists(
+            r#"SELECT 1 FROM "TransactionProcessed" WHERE "transaction_type_id" = ?1 AND "transaction_hash" = ?2"#,
+            params![transaction_type, hash],
+        ),
+        Content::Transaction { stage: Stage::Expired, hash, .. } => {
+            exists(r#"SELECT 1 FROM "TransactionExpired" WHERE "transaction_hash" = ?1"#, params![hash])
+        }
+        Content::Fault { era, public_key, .. } => {
+            exists(r#"SELECT 1 FROM "Fault" WHERE "era" = ?1 AND "public_key" = ?2"#, params![number(*era), public_key])
+        }
+        Content::Signature { block_hash, public_key, .. } => exists(
+            r#"SELECT 1 FROM "FinalitySignature" WHERE "block_hash" = ?1 AND "public_key" = ?2"#,
+            params![block_hash, public_key],
+        ),
+        Content::Step { era, .. } => exists(r#"SELECT 1 FROM "Step" WHERE "era" = ?1"#, params![number(*era)]),
+        Content::Shutdown { received } => exists(
+            r#"SELECT 1 FROM "Shutdown" WHERE "event_source_address" = ?1 AND "shutdown_timestamp" = datetime(?2, 'unixepoch')"#,
+            params![row.source_address, seconds(*received)],
+        ),
+    }
+}
+
+fn insert_content(transaction: &Transaction<'_>, row: &EventRow<'_>, id: i64) -> rusqlite::Result<()> {
+    let insert = |statement: &str, parameters: &[&dyn rusqlite::ToSql]| {
+        transaction.prepare_cached(statement)?.execute(parameters)
+    };
+    match &row.content {
+        Content::Block { height, hash, raw } => insert(
+            r#"INSERT INTO "BlockAdded" ("height", "block_hash", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#,
+            params![number(*height), hash, raw, id],
+        ),
+        Content::Transaction { stage, transaction_type, hash, raw } => {
+            insert(
+                match stage {
+                    Stage::Accepted => {
+                        r#"INSERT INTO "TransactionAccepted" ("transaction_hash", "transaction_type_id", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#
+                    }
+                    Stage::Processed => {
+                        r#"INSERT INTO "TransactionProcessed" ("transaction_hash", "transaction_type_id", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#
+                    }
+                    Stage::Expired => {
+                        r#"INSERT INTO "TransactionExpired" ("transaction_hash", "transaction_type_id", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#
+                    }
+                },
+                params![hash, transaction_type, raw, id],
+            )?;
+            insert(
+                r#"INSERT INTO "transaction_event" ("event_log_id", "transaction_hash", "transaction_type_id") VALUES (?1, ?2, ?3)"#,
+                params![id, hash, transaction_type],
+            )
+        }
+        Content::Fault { era, public_key, raw } => insert(
+            r#"INSERT INTO "Fault" ("era", "public_key", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#,
+            params![number(*era), public_key, raw, id],
+        ),
+        Content::Signature { block_hash, public_key, raw } => insert(
+            r#"INSERT INTO "FinalitySignature" ("block_hash", "public_key", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#,
+            params![block_hash, public_key, raw, id],
+        ),
+        Content::Step { era, raw } => insert(
+            r#"INSERT INTO "Step" ("era", "raw", "event_log_id") VALUES (?1, ?2, ?3)"#,
+            params![number(*era), raw, id],
+        ),
+        Content::Shutdown { received } => insert(
+            r#"INSERT INTO "Shutdown" ("event_source_address", "shutdown_timestamp", "event_log_id") VALUES (?1, datetime(?2, 'unixepoch'), ?3)"#,
+            params![row.source_address, seconds(*received), id],
+        ),
+    }?;
+    Ok(())
+}
+
+/// SQLite's integers have a sign; what is beyond them becomes a floating point number, as the reference's literals do.
+fn number(value: u64) -> Value {
+    i64::try_from(value).map_or(Value::Real(value as f64), Value::Integer)
+}
+
+fn seconds(received: sidecar_log_format::Timestamp) -> i64 {
+    i64::try_from(received / 1_000_000).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,102 @@
+//! Doors for the fuzz targets in `fuzz/`: any bytes flow in, and what must hold for all of them is asserted here.
+//!
+//! Compiled for fuzzing and for tests only. The ordinary tests put every committed case of the corpus through the same
+//! doors, so what a fuzzer once found stays found.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a broken promise ends the run")]
+
+use std::error::Error;
+use std::iter;
+
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+
+use crate::config::Config;
+use crate::source::casper::event::{self, Classified, classify};
+use crate::source::casper::transport::canned;
+use crate::stream::request_door;
+
+/// A configuration file is taken or refused, in words.
+pub fn config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match Config::parse(text, |_| None) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                assert!(!warning.to_string().is_empty());
+            }
+            let again = Config::parse(text, |_| None).unwrap();
+            // The order of the warnings is nobody's business, and NaN is no setting.
+            assert_eq!(again.config, loaded.config);
+        }
+        Err(error) => {
+            let texts = iter::successors(Some(&error as &dyn Error), |error| (*error).source());
+            assert!(texts.map(ToString::to_string).all(|text| !text.is_empty()));
+        }
+    }
+}
+
+/// A payload is an event, a version, or malformed, and malformed only if it is not one JSON value.
+pub fn event(bytes: &[u8]) {
+    let Ok(payload) = std::str::from_utf8(bytes) else { return };
+    let classified = classify(payload);
+    assert_eq!(classified.is_ok(), serde_json::from_str::<IgnoredAny>(payload).is_ok());
+    if let Ok(Classified::Event(facts)) = classified {
+        assert!(event::KINDS.iter().any(|(kind, _)| *kind == facts.kind));
+        assert!(facts.to_string().starts_with(event::kind_name(facts.kind)));
+        assert_eq!(facts.block_height.is_some(), facts.kind == event::BLOCK_ADDED && !facts.unclassified);
+        assert!(matches!(classify(payload), Ok(Classified::Event(again)) if again == facts));
+    }
+}
+
+/// The head of a request for a stream, in lines: method, path, query, `Last-Event-ID`, `Accept-Encoding`.
+pub fn query(bytes: &[u8]) {
+    request_door(bytes);
+}
+
+/// A node's stream. The first byte says how long the chunks are; how it is cut must not matter, and whatever it holds,
+/// the client under it goes on to its end.
+pub fn frames(bytes: &[u8]) {
+    let Some((length, stream)) = bytes.split_first() else { return };
+    let cut = |length: usize| stream.chunks(length.max(1)).map(Bytes::copy_from_slice).collect();
+    let (events, dropped) = canned::read(cut(stream.len()));
+    assert_eq!(canned::read(cut(usize::from(*length))), (events.clone(), dropped));
+    for (payload, _) in events {
+        assert!(payload.len() <= canned::EVENT_BYTES_MAX);
+        event(payload.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    /// Puts every committed case of `target` through its door.
+    fn hold(target: &str, door: fn(&[u8])) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+        let cases: Vec<_> = fs::read_dir(folder).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
+        assert!(!cases.is_empty());
+        cases.iter().for_each(|case| door(case));
+    }
+
+    #[test]
+    fn every_configuration_file_of_the_corpus_holds() {
+        hold("config", config);
+    }
+
+    #[test]
+    fn every_event_of_the_corpus_holds() {
+        hold("event", event);
+    }
+
+    #[test]
+    fn every_stream_of_the_corpus_holds() {
+        hold("frames", frames);
+    }
+
+    #[test]
+    fn every_query_of_the_corpus_holds() {
+        hold("query", query);
+    }
+}

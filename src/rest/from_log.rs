@@ -1,0 +1,360 @@
+//! Answers from the views and the log: a view says which sequences answer a question, and the log has their bytes.
+//!
+//! A look-up in a view is a few small pages of a local file and happens where it is asked for. So does reading an event
+//! whose block is in the cache; blocks are read from disk and decoded on blocking threads, a few at a time. For one event
+//! a block is decoded no further than that event ends, and only one that is asked for again soon goes into the cache.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sidecar_log_format::{Log, Missing, Read, Sequence};
+use tokio::sync::Semaphore;
+
+use super::answers::{Failure, Found, Pushed};
+use super::question::{PageOfEvents, Question};
+use crate::view::{ViewError, Views};
+
+/// How long a question waits for the views to see what was stored when it was asked.
+const VIEW_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Answers over the free size that may be in memory.
+const LARGE_ANSWERS_MAX: usize = 2;
+/// How many blocks are remembered as having been read for one event.
+const READ_LATELY_MAX: usize = 256;
+/// Blocks that one page looks through for events of its kinds before it says where to go on.
+const PAGE_BLOCKS_MAX: usize = 64;
+
+/// Reads answers.
+#[derive(Clone)]
+pub(super) struct LogAnswers {
+    log: Log,
+    views: Views,
+    decoders: Arc<Semaphore>,
+    large_answers: Arc<Semaphore>,
+    read_lately: Arc<ReadLately>,
+}
+
+impl LogAnswers {
+    /// `decode_concurrency` blocks are decoded at a time.
+    pub(super) fn new(log: Log, views: Views, decode_concurrency: usize) -> Self {
+        LogAnswers {
+            log,
+            views,
+            decoders: Arc::new(Semaphore::new(decode_concurrency.max(1))),
+            large_answers: Arc::new(Semaphore::new(LARGE_ANSWERS_MAX)),
+            read_lately: Arc::default(),
+        }
+    }
+
+    pub(super) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// How many stored events the views have not seen yet.
+    pub(super) fn view_lag(&self) -> u64 {
+        self.log.head().next_sequence.saturating_sub(self.views.next_sequence())
+    }
+
+    /// Adds the events that answer `question` to `found`, at least one.
+    pub(super) async fn find(&self, question: &Question, found: Found) -> Result<Found, Failure> {
+        let (found, any) = self.find_if_any(question, found).await?;
+        if any { Ok(found) } else { Err(Failure::NotFound) }
+    }
+
+    /// The same where there may be none; says whether there was one.
+    pub(super) async fn find_if_any(&self, question: &Question, found: Found) -> Result<(Found, bool), Failure> {
+        let before = found.events;
+        let sequences = self.sequences(question).await?;
+        let found = self.read(sequences, found).await?;
+        let any = found.events > before;
+        Ok((found, any))
+    }
+
+    /// Adds the events of these sequences; those that retention has dropped meanwhile are left out.
+    pub(super) async fn read(&self, sequences: Vec<Sequence>, found: Found) -> Result<Found, Failure> {
+        let read_lately = Arc::clone(&self.read_lately);
+        let mut reading = Reading { log: self.log.clone(), read_lately, sequences, next: 0, found };
+        loop {
+            match reading.go_on_in_memory()? {
+                Stop::Done => return Ok(reading.found),
+                Stop::NeedsRoom => reading.found.room = self.large_answers.clone().acquire_owned().await.ok(),
+                Stop::NeedsDisk => {
+                    let stop;
+                    (reading, stop) = self
+                        .on_disk(move || {
+                            let stop = reading.go_on();
+                            (reading, stop)
+                        })
+                        .await?;
+                    match stop? {
+                        Stop::Done => return Ok(reading.found),
+                        _ => reading.found.room = self.large_answers.clone().acquire_owned().await.ok(),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds a page of the log to `found`; says where to go on, and what of it is missing.
+    pub(super) async fn page(&self, page: PageOfEvents, found: Found) -> Result<(Found, PageEnd), Failure> {
+        let mut found = found;
+        loop {
+            let log = self.log.clone();
+            let (scanned, result) = self
+                .on_disk(move || {
+                    let mut found = found;
+                    let result = scan(&log, page, &mut found);
+                    (found, result)
+                })
+                .await?;
+            found = scanned;
+            match result? {
+                Some(end) => return Ok((found, end)),
+                None => found.room = self.large_answers.clone().acquire_owned().await.ok(),
+            }
+        }
+    }
+
+    async fn on_disk<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+        let permit = Arc::clone(&self.decoders).acquire_owned().await;
+        let permit = permit.map_err(|error| Failure::Storage(error.to_string()))?;
+        // The permit goes with the work, which does not end when its client leaves.
+        let work = move || {
+            let _permit = permit;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| Failure::Storage(error.to_string()))
+    }
+
+    /// The sequences that answer, as of the moment of asking.
+    pub(super) async fn sequences(&self, question: &Question) -> Result<Vec<Sequence>, Failure> {
+        let head = self.log.head().next_sequence;
+        // Asked before the look-up, which then sees at least as much.
+        let is_current = self.views.next_sequence() >= head;
+        let at_once = self.look_up(question);
+        match &at_once {
+            Ok(found) if is_current || (question.is_settled_by_one() && !found.is_empty()) => return at_once,
+            // They may be about to open.
+            Ok(_) | Err(Failure::Closed(_)) => {}
+            Err(_) => return at_once,
+        }
+        if self.views.caught_up_to(head, VIEW_WAIT_MAX).await {
+            return self.look_up(question);
+        }
+        match (question, at_once) {
+            // The newest that is known is an answer to this.
+            (Question::LatestBlock, Ok(found)) if !found.is_empty() => Ok(found),
+            (_, Err(closed)) => Err(closed),
+            _ => Err(Failure::Behind { events: self.view_lag() }),
+        }
+    }
+
+    fn look_up(&self, question: &Question) -> Result<Vec<Sequence>, Failure> {
+        let views = &self.views;
+        let one = |found: Option<Sequence>| found.into_iter().collect();
+        match question {
+            Question::LatestBlock => views.latest_block().map(one),
+            Question::BlockByHash(hash) => views.block_by_hash(hash).map(one),
+            Question::BlockByHeight(height) => views.block_by_height(*height).map(one),
+            Question::Transaction(stage, form, hash) => views.transaction(*stage, *form, hash).map(one),
+            Question::FaultsByKey(key) => views.faults_by_key(key),
+            Question::FaultsByEra(era) => views.faults_by_era(*era),
+            Question::Signatures(block) => views.signatures(block),
+            Question::Step(era) => views.step(*era).map(one),
+            Question::TransactionsOf { account, before, limit } => {
+                views.transactions_by_initiator(account, *before, *limit)
+            }
+        }
+        .map_err(|error| view_failure(&error))
+    }
+
+    /// Blocks from a height on, each with its height.
+    pub(super) async fn blocks_from(&self, height: u64, limit: usize) -> Result<Vec<(u64, Sequence)>, Failure> {
+        let head = self.log.head().next_sequence;
+        if self.views.next_sequence() < head && !self.views.caught_up_to(head, VIEW_WAIT_MAX).await {
+            return Err(Failure::Behind { events: self.view_lag() });
+        }
+        self.views.blocks_from(height, limit).map_err(|error| view_failure(&error))
+    }
+}
+
+fn view_failure(error: &ViewError) -> Failure {
+    match error {
+        ViewError::Closed { reason, .. } => Failure::Closed(reason.clone()),
+        error => Failure::Storage(error.to_string()),
+    }
+}
+
+/// Where a page of the log ends.
+#[derive(Debug)]
+pub(super) struct PageEnd {
+    /// The sequence to go on from.
+    pub(super) next: Sequence,
+    /// Ranges (both ends inclusive) that hold no event any more, and why.
+    pub(super) missing: Vec<(Sequence, Sequence, String)>,
+}
+
+enum Stop {
+    Done,
+    NeedsRoom,
+    NeedsDisk,
+}
+
+/// Events on their way into an answer.
+struct Reading {
+    log: Log,
+    read_lately: Arc<ReadLately>,
+    sequences: Vec<Sequence>,
+    /// The place in `sequences`.
+    next: usize,
+    found: Found,
+}
+
+impl Reading {
+    /// Goes on for as long as that takes no I/O.
+    fn go_on_in_memory(&mut self) -> Result<Stop, Failure> {
+        while let Some(&sequence) = self.sequences.get(self.next) {
+            let Some(read) = self.log.read_cached(sequence) else { return Ok(Stop::NeedsDisk) };
+            if let Some(stop) = self.take(read)? {
+                return Ok(stop);
+            }
+        }
+        Ok(Stop::Done)
+    }
+
+    fn go_on(&mut self) -> Result<Stop, Failure> {
+        while let Some(&sequence) = self.sequences.get(self.next) {
+            let read = match self.sequences.len() {
+                1 => self.read_lately.read(&self.log, sequence),
+                _ => self.log.read(sequence),
+            };
+            let read = read.map_err(|error| Failure::Storage(error.to_string()))?;
+            if let Some(stop) = self.take(read)? {
+                return Ok(stop);
+            }
+        }
+        Ok(Stop::Done)
+    }
+
+    fn take(&mut self, read: Read) -> Result<Option<Stop>, Failure> {
+        match push(&mut self.found, read)? {
+            Pushed::Yes => self.next += 1,
+            Pushed::NeedsRoom => return Ok(Some(Stop::NeedsRoom)),
+            Pushed::PageIsFull => return Ok(Some(Stop::Done)),
+        }
+        Ok(None)
+    }
+}
+
+/// The blocks that were read for one event each, by their first sequences, the latest last.
+#[derive(Default)]
+struct ReadLately(Mutex<VecDeque<Sequence>>);
+
+impl ReadLately {
+    /// Reads one event; its whole block goes into the cache when it was read lately.
+    fn read(&self, log: &Log, sequence: Sequence) -> sidecar_log_format::Result<Read> {
+        match log.read_alone(sequence)? {
+            Read::Events { block, .. } if self.note(block.first_sequence()) => log.read(sequence),
+            read => Ok(read),
+        }
+    }
+
+    /// Notes a block; says whether it was noted before.
+    fn note(&self, block: Sequence) -> bool {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.contains(&block) {
+            return true;
+        }
+        if noted.len() == READ_LATELY_MAX {
+            noted.pop_front();
+        }
+        noted.push_back(block);
+        false
+    }
+}
+
+fn push(found: &mut Found, read: Read) -> Result<Pushed, Failure> {
+    match read {
+        Read::Events { block, index } => match block.row(index) {
+            Some(row) => found.push_row(&row, &row.payload()),
+            None => Ok(Pushed::Yes),
+        },
+        Read::Large(event) => {
+            let Some(row) = event.shape().row(0) else { return Ok(Pushed::Yes) };
+            if found.room.is_none() {
+                return Ok(Pushed::NeedsRoom);
+            }
+            let payload = event.payload().map_err(|error| Failure::Storage(error.to_string()))?;
+            found.push_row(&row, &payload)
+        }
+        Read::Missing { why: Missing::Dropped, .. } | Read::End => Ok(Pushed::Yes),
+        Read::Missing { from, why, .. } => Err(Failure::Storage(format!("event {from} is {}", describe(&why)))),
+    }
+}
+
+pub(super) fn describe(why: &Missing) -> String {
+    match why {
+        Missing::Dropped => "older than the oldest retained event".to_owned(),
+        Missing::Hole => "lost, or was never stored".to_owned(),
+        Missing::Quarantined(why) => format!("in a damaged block: {why}"),
+    }
+}
+
+/// Reads a page; `None` when its first event needs room.
+fn scan(log: &Log, page: PageOfEvents, found: &mut Found) -> Result<Option<PageEnd>, Failure> {
+    let mut end = PageEnd { next: page.from, missing: Vec::new() };
+    let mut blocks = 0;
+    while found.events < page.limit && blocks < PAGE_BLOCKS_MAX {
+        blocks += 1;
+        match log.read(end.next).map_err(|error| Failure::Storage(error.to_string()))? {
+            Read::Events { block, index } => {
+                if block.kinds() & page.kinds == 0 {
+                    end.next = block.end_sequence();
+                    continue;
+                }
+                for row in (index..block.len()).filter_map(|index| block.row(index)) {
+                    if found.events == page.limit {
+                        break;
+                    }
+                    if row.kind().bit() & page.kinds != 0 {
+                        match found.push_row(&row, &row.payload())? {
+                            Pushed::Yes => {}
+                            Pushed::NeedsRoom => return Ok(None),
+                            Pushed::PageIsFull => return Ok(Some(end)),
+                        }
+                    }
+                    end.next = row.sequence() + 1;
+                }
+            }
+            Read::Large(event) => {
+                if event.shape().kinds() & page.kinds != 0 {
+                    if found.events > 0 {
+                        return Ok(Some(end));
+                    }
+                    match push(found, Read::Large(event))? {
+                        Pushed::NeedsRoom => return Ok(None),
+                        Pushed::Yes | Pushed::PageIsFull => {}
+                    }
+                }
+                end.next += 1;
+            }
+            Read::Missing { from, to, why } => {
+                let to = to.max(from + 1);
+                end.missing.push((from, to - 1, describe(&why)));
+                end.next = to;
+            }
+            Read::End => break,
+        }
+    }
+    Ok(Some(end))
+}
+
+impl Question {
+    /// Whether one event that answers it is all there will ever be.
+    pub(super) fn is_settled_by_one(&self) -> bool {
+        matches!(
+            self,
+            Question::BlockByHash(_) | Question::BlockByHeight(_) | Question::Transaction(..) | Question::Step(_)
+        )
+    }
+}

@@ -1,0 +1,70 @@
+//! The REST server: look-ups among the stored events.
+//!
+//! Owns the paths, the answers' bytes and their headers. Requests flow in; a [`Question`] each flows to where events are
+//! looked up, and the events' own bytes with fixed text around them flow out. What the reference answers is answered byte
+//! for byte as it does; beyond it there are pages of events, of blocks and of an account's transactions.
+//!
+//! - [`question`][]: what a request asks for.
+//! - [`from_log`][]: the look-up in the views and the log.
+//! - [`answers`][]: the form of what was found, and why nothing was.
+//! - [`server`][]: HTTP.
+//! - [`document`][]: the OpenAPI document.
+//! - [`counters`][]: what can be seen from outside.
+
+mod answers;
+pub mod counters;
+pub mod document;
+mod from_log;
+mod question;
+mod server;
+mod status;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+pub use counters::Counters;
+pub use server::Server;
+
+/// How the server listens and what it grants its clients.
+#[derive(Clone, Debug)]
+pub struct RestOptions {
+    /// The TCP port; 0 lets the system choose one.
+    pub port: u16,
+    /// The address to listen on.
+    pub listen: IpAddr,
+    /// Requests that are worked on at once; others wait.
+    pub max_concurrent_requests: u32,
+    /// Requests that are begun per second; others wait.
+    pub max_requests_per_second: u32,
+    /// The limit for answering one request once its turn has come.
+    pub request_timeout: Duration,
+    /// Blocks that are read and decoded at the same time, at least 1.
+    pub decode_concurrency: usize,
+    /// Whether a sequence names the same event for ever. With durability `os` a power cut can change that.
+    pub sequences_are_final: bool,
+    /// What `/status` says first.
+    pub version: &'static str,
+}
+
+impl RestOptions {
+    /// The defaults, on any free port.
+    #[must_use]
+    pub fn new() -> Self {
+        RestOptions {
+            port: 0,
+            listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            max_concurrent_requests: 50,
+            max_requests_per_second: 50,
+            request_timeout: Duration::from_secs(30),
+            decode_concurrency: 2,
+            sequences_are_final: true,
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+}
+
+impl Default for RestOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}

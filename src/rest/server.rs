@@ -1,0 +1,377 @@
+//! HTTP: from a request to a response.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request as HttpRequest, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware;
+use axum::response::Response;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use sidecar_log_format::{Log, Sequence};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::RestOptions;
+use super::answers::{Failure, Form, Found};
+use super::counters::Counters;
+use super::document;
+use super::from_log::LogAnswers;
+use super::question::{self, Hash, PageOfEvents, Question, Refusal, Request};
+use super::status::status;
+use crate::http::{self, BindError, front::Front, front::FrontLimits, turns::Limits};
+use crate::source::casper::NamedSource;
+use crate::source::casper::keys::{Stage, TransactionType};
+use crate::view::Views;
+
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 512;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// For what can never change.
+const FOR_EVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+/// For what may change: ask again, with the tag.
+const ASK_AGAIN: HeaderValue = HeaderValue::from_static("no-cache");
+
+/// A bound REST server.
+pub struct Server {
+    front: Front,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: RestOptions,
+    answers: LogAnswers,
+    sources: Vec<NamedSource>,
+    counters: Arc<Counters>,
+    limits: Limits,
+    swagger_ui: Arc<utoipa_swagger_ui::Config<'static>>,
+}
+
+impl Server {
+    /// Takes the port. `sources` are what `/status` shows. Within a Tokio runtime only.
+    ///
+    /// # Errors
+    /// [`BindError`] names the address.
+    pub fn bind(options: RestOptions, log: Log, views: Views, sources: Vec<NamedSource>) -> Result<Server, BindError> {
+        let address = SocketAddr::new(options.listen, options.port);
+        let front = Front::bind(address, FrontLimits::of_answers(CONNECTIONS_MAX), Arc::default())?;
+        let shared = Shared {
+            answers: LogAnswers::new(log, views, options.decode_concurrency),
+            sources,
+            counters: Arc::default(),
+            limits: Limits::new(options.max_concurrent_requests, options.max_requests_per_second),
+            swagger_ui: Arc::new(utoipa_swagger_ui::Config::from(document::PATH).try_it_out_enabled(true)),
+            options,
+        };
+        Ok(Server { front, shared: Arc::new(shared) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.front.local_addr()
+    }
+
+    /// What the server has done so far.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.shared.counters)
+    }
+
+    /// Serves until `cancel` is done; then every connection is cut.
+    pub async fn run(self, cancel: impl Future<Output = ()>) {
+        self.front.serve(router(self.shared), cancel).await;
+    }
+}
+
+/// Paths are matched raw, not decoded, and every method is answered: all of it is the fallback's.
+fn router(shared: Arc<Shared>) -> Router {
+    Router::new().fallback(respond).with_state(shared).layer(middleware::from_fn(http::allow_any_origin))
+}
+
+async fn respond(State(shared): State<Arc<Shared>>, request: HttpRequest) -> Response {
+    let (request, _) = request.into_parts();
+    let _turn = shared.limits.turn().await;
+    let in_flight = shared.counters.begin(question::label(request.uri.path()));
+    let answering = shared.answer(&request.method, &request.uri, &request.headers);
+    let response = match tokio::time::timeout(shared.options.request_timeout, answering).await {
+        Ok(response) => response,
+        Err(_) => failure(&Failure::TooSlow),
+    };
+    in_flight.end(response.status());
+    response
+}
+
+impl Shared {
+    async fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response {
+        let request = match question::parse(method, uri.path(), uri.query()) {
+            Ok(request) => request,
+            Err(refusal) => return refused(&refusal),
+        };
+        let answer = match request {
+            Request::One(question) => self.one(&question).await,
+            Request::All(question) => self.all(&question).await,
+            Request::Aggregate(form, hash, given) => self.aggregate(form, &hash, given).await,
+            Request::Blocks { from_height, limit } => self.blocks(from_height, limit).await,
+            Request::Transactions(question) => self.transactions(&question).await,
+            Request::Event(sequence) => self.event(sequence).await,
+            Request::Events(page) => self.events(page).await,
+            Request::Status => return self.status(),
+            Request::Document => return with_type(StatusCode::OK, JSON, document::json().clone()),
+            Request::SwaggerUi => return redirect_to_swagger_ui(),
+            Request::SwaggerFile(file) => return self.swagger_file(file),
+        };
+        match answer {
+            Ok(answer) => self.success(answer, headers),
+            Err(reason) => failure(&reason),
+        }
+    }
+
+    fn found(&self, opening: &str, form: Form) -> Found {
+        Found::new(opening, form, &self.counters)
+    }
+
+    async fn one(&self, question: &Question) -> Result<Answer, Failure> {
+        let found = self.answers.find(question, self.found("", Form::Envelope)).await?;
+        Ok(Answer::new(found).lasting(question.is_settled_by_one()))
+    }
+
+    async fn all(&self, question: &Question) -> Result<Answer, Failure> {
+        let mut found = self.answers.find(question, self.found("[", Form::Envelope)).await?;
+        found.push_text("]");
+        Ok(Answer::new(found))
+    }
+
+    /// What is known of a transaction: it must have been accepted, and once it is processed it does not expire.
+    async fn aggregate(&self, form: TransactionType, hash: &Hash, given: &str) -> Result<Answer, Failure> {
+        let at = |stage| Question::Transaction(stage, form, *hash);
+        let opening = format!("{{\"transaction_hash\":\"{given}\",\"transaction_accepted\":");
+        let mut found = self.answers.find(&at(Stage::Accepted), self.found(&opening, Form::Envelope)).await?;
+        found.push_text(",\"transaction_processed\":");
+        let (found, is_processed) = self.answers.find_if_any(&at(Stage::Processed), found).await?;
+        if is_processed {
+            let mut found = found;
+            found.push_text(",\"transaction_expired\":false}");
+            return Ok(Answer::new(found).lasting(true));
+        }
+        let mut found = found;
+        let expired = self.answers.sequences(&at(Stage::Expired)).await?;
+        found.push_display(format_args!("null,\"transaction_expired\":{}}}", !expired.is_empty()));
+        if let Some(sequence) = expired.first() {
+            found.note(*sequence);
+        }
+        Ok(Answer::new(found))
+    }
+
+    async fn event(&self, sequence: Sequence) -> Result<Answer, Failure> {
+        let found = self.answers.read(vec![sequence], self.found("", Form::Stored)).await?;
+        if found.events == 0 {
+            return Err(Failure::NotFound);
+        }
+        Ok(Answer::new(found).lasting(self.options.sequences_are_final))
+    }
+
+    async fn events(&self, page: PageOfEvents) -> Result<Answer, Failure> {
+        let (mut found, end) = self.answers.page(page, self.found("{\"events\":[", Form::Stored).paged()).await?;
+        found.push_text("],\"missing\":[");
+        for (place, (from, to, why)) in end.missing.iter().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            found.push_display(format_args!("{comma}{{\"from\":{from},\"to\":{to},\"why\":"));
+            found.push_string(why);
+            found.push_text("}");
+        }
+        let head = self.answers.log().head().next_sequence;
+        found.push_display(format_args!("],\"next\":{},\"head\":{head}}}", end.next));
+        Ok(Answer::new(found).untagged())
+    }
+
+    async fn blocks(&self, from_height: u64, limit: usize) -> Result<Answer, Failure> {
+        let blocks = self.answers.blocks_from(from_height, limit).await?;
+        let sequences = blocks.iter().map(|(_, sequence)| *sequence).collect();
+        let mut found = self.answers.read(sequences, self.found("{\"blocks\":[", Form::Envelope).paged()).await?;
+        let last = blocks.iter().find(|(_, sequence)| found.events > 0 && *sequence == found.last);
+        let next = last.map_or(from_height, |(height, _)| height.saturating_add(1));
+        found.push_display(format_args!("],\"next\":{next}}}"));
+        Ok(Answer::new(found).untagged())
+    }
+
+    async fn transactions(&self, question: &Question) -> Result<Answer, Failure> {
+        let sequences = self.answers.sequences(question).await?;
+        let is_full = matches!(question, Question::TransactionsOf { limit, .. } if sequences.len() >= *limit);
+        let found = self.found("{\"transactions\":[", Form::Stored).paged();
+        let mut found = self.answers.read(sequences, found).await?;
+        found.push_text("],\"next\":");
+        match found.is_cut || is_full {
+            true => found.push_display(found.last),
+            false => found.push_text("null"),
+        }
+        found.push_text("}");
+        Ok(Answer::new(found).untagged())
+    }
+
+    fn status(&self) -> Response {
+        let log = self.answers.log();
+        let body = status(self.options.version, log, self.answers.view_lag(), &self.sources);
+        with_type(StatusCode::OK, JSON, Bytes::from(body))
+    }
+
+    fn swagger_file(&self, file: &str) -> Response {
+        match utoipa_swagger_ui::serve(file, Arc::clone(&self.swagger_ui)) {
+            Ok(Some(file)) => {
+                let content_type = HeaderValue::from_str(&file.content_type);
+                let content_type = content_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));
+                with_type(StatusCode::OK, content_type, Bytes::from(file.bytes.into_owned()))
+            }
+            Ok(None) => empty(StatusCode::NOT_FOUND),
+            Err(error) => failure(&Failure::Storage(error.to_string())),
+        }
+    }
+
+    fn success(&self, answer: Answer, headers: &HeaderMap) -> Response {
+        let Answer { found, lasts, is_tagged } = answer;
+        let tag = is_tagged.then(|| self.tag(&found)).flatten();
+        let is_known = tag.as_ref().is_some_and(|tag| knows(headers, tag));
+        let mut response = if is_known {
+            empty(StatusCode::NOT_MODIFIED)
+        } else {
+            let body = match found.room {
+                None => Body::from(found.body),
+                Some(room) => Body::new(HeldBody { bytes: Bytes::from(found.body), _room: room }),
+            };
+            let mut response = Response::new(body);
+            response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+            response
+        };
+        if let Some(tag) = tag {
+            response.headers_mut().insert(header::ETAG, tag);
+            response.headers_mut().insert(header::CACHE_CONTROL, if lasts { FOR_EVER } else { ASK_AGAIN });
+        }
+        response
+    }
+
+    /// Changes whenever the answer to the same request does: an event is known by its sequence, within a log and an epoch.
+    fn tag(&self, found: &Found) -> Option<HeaderValue> {
+        let log = self.answers.log();
+        let [a, b, c, d, ..] = log.id();
+        let log_id = u32::from_be_bytes([a, b, c, d]);
+        let epoch = log.head().epoch;
+        HeaderValue::from_str(&format!("\"{log_id:08x}-{epoch}-{}-{}\"", found.events, found.last)).ok()
+    }
+}
+
+/// What was found, and what clients may do with it.
+struct Answer {
+    found: Found,
+    lasts: bool,
+    is_tagged: bool,
+}
+
+impl Answer {
+    fn new(found: Found) -> Self {
+        Answer { found, lasts: false, is_tagged: true }
+    }
+
+    /// It may be kept for ever.
+    fn lasting(self, lasts: bool) -> Self {
+        Answer { lasts, ..self }
+    }
+
+    /// It may change in ways that its events do not tell.
+    fn untagged(self) -> Self {
+        Answer { is_tagged: false, ..self }
+    }
+}
+
+/// A large body, with the permit that it needs while it is in memory.
+struct HeldBody {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl http_body::Body for HeldBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        // In pieces: the whole would be let go of here, with the permit, while the client is still reading.
+        let piece = self.bytes.len().min(PIECE_BYTES);
+        let piece = self.bytes.split_to(piece);
+        Poll::Ready((!piece.is_empty()).then_some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.len() as u64)
+    }
+}
+
+const PIECE_BYTES: usize = 64 << 10;
+
+fn knows(headers: &HeaderMap, tag: &HeaderValue) -> bool {
+    let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let mut tags = values.flat_map(|value| value.split(',')).map(|known| known.trim().trim_start_matches("W/"));
+    tags.any(|known| known == "*" || known.as_bytes() == tag.as_bytes())
+}
+
+fn with_type(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+fn redirect_to_swagger_ui() -> Response {
+    let mut response = empty(StatusCode::FOUND);
+    response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/swagger-ui/"));
+    response
+}
+
+fn refused(refusal: &Refusal) -> Response {
+    match refusal {
+        Refusal::Path => error(StatusCode::BAD_REQUEST, "Invalid request path provided"),
+        Refusal::EmptySegment => error(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "Unexpected error in REST server - please file a bug report!\nRejection(NotFound)",
+        ),
+        Refusal::Query(what) => error(StatusCode::BAD_REQUEST, &format!("Invalid parameter in query: {what}")),
+    }
+}
+
+fn failure(failure: &Failure) -> Response {
+    let status = match failure {
+        Failure::NotFound => StatusCode::NOT_FOUND,
+        Failure::Behind { .. } | Failure::Closed(_) | Failure::TooSlow => StatusCode::SERVICE_UNAVAILABLE,
+        Failure::UnknownShape { .. } | Failure::Storage(_) | Failure::TooLong => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    if status == StatusCode::INTERNAL_SERVER_ERROR {
+        tracing::error!("a REST request failed: {failure}");
+    }
+    let mut response = error(status, &failure.to_string());
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+fn error(status: StatusCode, message: &str) -> Response {
+    let message = serde_json::Value::from(message);
+    let body = format!("{{\"code\":{},\"message\":{message}}}", status.as_u16());
+    with_type(status, JSON, Bytes::from(body))
+}

@@ -1,0 +1,74 @@
+//! `GET /status`: the version first, as the reference has it, and then how far everything is.
+
+use serde::Serialize;
+use sidecar_log_format::{Log, Sequence};
+
+use crate::source::casper::NamedSource;
+
+#[derive(Serialize)]
+struct Status<'a> {
+    version: &'a str,
+    log: LogStatus,
+    views: ViewStatus,
+    sources: Vec<SourceStatus<'a>>,
+}
+
+#[derive(Serialize)]
+struct LogStatus {
+    /// The oldest retained sequence.
+    oldest: Sequence,
+    /// The sequence that the next event will get.
+    next: Sequence,
+    api_version: String,
+    epoch: u64,
+}
+
+#[derive(Serialize)]
+struct ViewStatus {
+    /// Stored events that look-ups do not see yet.
+    lag: u64,
+}
+
+#[derive(Serialize)]
+struct SourceStatus<'a> {
+    source: &'a str,
+    status: &'static str,
+    reconnects: u64,
+}
+
+/// The answer's body.
+pub(super) fn status(version: &str, log: &Log, view_lag: u64, sources: &[NamedSource]) -> Vec<u8> {
+    let head = log.head();
+    let status = Status {
+        version,
+        log: LogStatus {
+            oldest: log.oldest(),
+            next: head.next_sequence,
+            api_version: head.api_version.to_string(),
+            epoch: head.epoch,
+        },
+        views: ViewStatus { lag: view_lag },
+        sources: sources
+            .iter()
+            .map(|source| SourceStatus {
+                source: &source.name,
+                status: status_name(source.counters.status()),
+                reconnects: source.counters.reconnects.get(),
+            })
+            .collect(),
+    };
+    // Strings and numbers are always JSON.
+    serde_json::to_vec(&status).unwrap_or_default()
+}
+
+/// The reference's words for its gauge `node_statuses`.
+fn status_name(number: i8) -> &'static str {
+    match number {
+        0 => "preparing",
+        1 => "connecting",
+        2 => "connected",
+        3 => "reconnecting",
+        -1 => "connections_exhausted",
+        _ => "incompatible",
+    }
+}

@@ -1,0 +1,108 @@
+//! How far the clients of the streams have come, for whoever shows how far they lag.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use sidecar_log_format::Sequence;
+
+/// What kind of stream a client reads; lags are told apart by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReaderClass {
+    /// `/events`, every event.
+    Whole,
+    /// `/events` with `types` or `until`.
+    Filtered,
+    /// `/events` as stored zstd frames.
+    Zstd,
+    /// `/events/sidecar`.
+    Sidecar,
+}
+
+impl ReaderClass {
+    /// Every class.
+    pub const ALL: [Self; 4] = [Self::Whole, Self::Filtered, Self::Zstd, Self::Sidecar];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Filtered => "filtered",
+            Self::Zstd => "zstd",
+            Self::Sidecar => "sidecar",
+        }
+    }
+}
+
+/// The open streams of one class at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassLag {
+    /// How many there are.
+    pub readers: u64,
+    /// How many events the slowest of them still has to be sent.
+    pub events_max: u64,
+}
+
+/// Every open stream's position.
+#[derive(Debug, Default)]
+pub struct Readers(Mutex<Vec<Weak<Position>>>);
+
+/// One open stream's position; the stream holds it.
+#[derive(Debug)]
+pub(super) struct Position {
+    class: ReaderClass,
+    next: AtomicU64,
+}
+
+impl Position {
+    pub(super) fn set(&self, next: Sequence) {
+        self.next.store(next, Ordering::Relaxed);
+    }
+}
+
+impl Readers {
+    pub(super) fn enter(&self, class: ReaderClass, next: Sequence) -> Arc<Position> {
+        let position = Arc::new(Position { class, next: AtomicU64::new(next) });
+        let mut positions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if positions.len() == positions.capacity() {
+            positions.retain(|position| position.strong_count() > 0);
+        }
+        positions.push(Arc::downgrade(&position));
+        position
+    }
+
+    /// How far the streams of `class` are behind `head`, the sequence that the next event will get.
+    #[must_use]
+    pub fn lag(&self, class: ReaderClass, head: Sequence) -> ClassLag {
+        let positions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = positions.iter().filter_map(Weak::upgrade).filter(|position| position.class == class);
+        open.fold(ClassLag::default(), |lag, position| ClassLag {
+            readers: lag.readers + 1,
+            events_max: lag.events_max.max(head.saturating_sub(position.next.load(Ordering::Relaxed))),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slowest_of_a_class_tells_its_lag_and_who_has_left_counts_no_more() {
+        let readers = Readers::default();
+        let slow = readers.enter(ReaderClass::Whole, 10);
+        let fast = readers.enter(ReaderClass::Whole, 10);
+        let other = readers.enter(ReaderClass::Zstd, 0);
+        fast.set(100);
+        let lag = |class| readers.lag(class, 100);
+        assert_eq!(lag(ReaderClass::Whole), ClassLag { readers: 2, events_max: 90 });
+        assert_eq!(lag(ReaderClass::Zstd), ClassLag { readers: 1, events_max: 100 });
+        assert_eq!(lag(ReaderClass::Sidecar), ClassLag::default());
+        drop((slow, other));
+        assert_eq!(lag(ReaderClass::Whole), ClassLag { readers: 1, events_max: 0 });
+        for _ in 0..100 {
+            drop(readers.enter(ReaderClass::Filtered, 0));
+        }
+        assert!(readers.0.lock().unwrap().len() < 10, "who has left is forgotten");
+    }
+}

@@ -1,0 +1,93 @@
+//! Counting how often values were small or large, without a lock.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How often observed values were within each of some bounds. Values and bounds are whole numbers of one unit; the sum
+/// wraps after 2^64 of it.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [u64],
+    /// How many values were within the bound of the same place and above the one before; the last has those above all.
+    counts: Box<[AtomicU64]>,
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    /// An empty one. `bounds` ascend; each is the largest value that still counts for it.
+    #[must_use]
+    pub fn new(bounds: &'static [u64]) -> Self {
+        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Histogram { bounds, counts, sum: AtomicU64::new(0) }
+    }
+
+    /// Counts `value`.
+    pub fn observe(&self, value: u64) {
+        let place = self.bounds.iter().take_while(|bound| value > **bound).count();
+        if let Some(count) = self.counts.get(place) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.sum.fetch_add(value, Ordering::Relaxed);
+    }
+
+    /// What was observed so far. Values that are observed meanwhile may show in part.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let counts: Vec<u64> = self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        let total = counts.iter().sum();
+        let running = counts.iter().scan(0, |total, count| {
+            *total += count;
+            Some(*total)
+        });
+        let within = self.bounds.iter().copied().zip(running).collect();
+        Snapshot { within, count: total, sum: self.sum.load(Ordering::Relaxed) }
+    }
+}
+
+/// A [`Histogram`] at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Each bound, and how many values were not above it.
+    pub within: Vec<(u64, u64)>,
+    /// How many values.
+    pub count: u64,
+    /// All values together.
+    pub sum: u64,
+}
+
+impl Snapshot {
+    /// The values of both, which were counted within the same bounds.
+    #[must_use]
+    pub fn plus(&self, other: &Snapshot) -> Snapshot {
+        let within = self.within.iter().zip(&other.within).map(|((bound, one), (_, more))| (*bound, one + more));
+        Snapshot { within: within.collect(), count: self.count + other.count, sum: self.sum.wrapping_add(other.sum) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_counts_for_its_bound_and_every_larger_one() {
+        let histogram = Histogram::new(&[10, 20]);
+        for value in [0, 10, 11, 20, 21, 1000] {
+            histogram.observe(value);
+        }
+        let expected = Snapshot { within: vec![(10, 2), (20, 4)], count: 6, sum: 1062 };
+        assert_eq!(histogram.snapshot(), expected);
+    }
+
+    #[test]
+    fn two_are_added_bound_by_bound() {
+        let (one, more) = (Histogram::new(&[10, 20]), Histogram::new(&[10, 20]));
+        one.observe(5);
+        more.observe(15);
+        let expected = Snapshot { within: vec![(10, 1), (20, 2)], count: 2, sum: 20 };
+        assert_eq!(one.snapshot().plus(&more.snapshot()), expected);
+    }
+
+    #[test]
+    fn nothing_observed_is_all_zeros() {
+        assert_eq!(Histogram::new(&[1]).snapshot(), Snapshot { within: vec![(1, 0)], count: 0, sum: 0 });
+    }
+}

@@ -1,0 +1,187 @@
+//! The follower: one thread that keeps the views up with the log.
+//!
+//! Wake-ups flow in from the log's committer, batches flow out into the store. It reads blocks out of the log's shared
+//! cache, where those just committed are, and nobody waits for it. A failure closes the file; after a pause it is opened
+//! again, or made anew, and projection goes on from its checkpoint.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redb::Durability;
+use sidecar_log_format::{Head, Log, Sequence};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::batch::Batch;
+use super::rows::RowError;
+use super::store::{self, Rebuild, Store};
+use super::{Options, Shared, ViewError};
+
+/// Most events of a batch, which bounds its memory: some 60 bytes an event.
+const BATCH_EVENTS: usize = 65_536;
+/// A commit is durable when this many events have come since the last such one,
+const SYNC_EVENTS: usize = 1_000_000;
+/// or so much time. What is projected again after a crash is no more than that.
+const SYNC_PERIOD: Duration = Duration::from_secs(10);
+/// Rows looked at between two batches while those of dropped events are taken out.
+const SWEEP_ROWS: usize = 2_048;
+/// A start that has more than this to read says so.
+const WORTH_TELLING_EVENTS: u64 = 100_000;
+/// How long the thread waits for the log before it looks whether there is something else to do.
+const LOOK_AROUND: Duration = Duration::from_millis(200);
+/// Pauses before the file is opened again after a failure.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// The state of the views' thread.
+pub(super) struct Follower {
+    pub(super) options: Options,
+    pub(super) log: Log,
+    pub(super) committed: watch::Receiver<Head>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) projected: watch::Sender<Sequence>,
+}
+
+impl Drop for Follower {
+    /// However the thread ends, nobody is answered from views that stand still.
+    fn drop(&mut self) {
+        self.shared.close("the log's writer has ended");
+    }
+}
+
+impl Follower {
+    /// Follows until the log's writer has ended.
+    pub(super) fn run(self) {
+        let mut pause = PAUSE_MIN;
+        let mut distrusted = None;
+        while !self.is_over() {
+            let begun = Instant::now();
+            let Err(failure) = self.follow(distrusted.take()) else { return };
+            self.shared.close(&failure.to_string());
+            self.shared.counters.failures.add(1);
+            if begun.elapsed() > PAUSE_MAX {
+                pause = PAUSE_MIN;
+            }
+            error!("the views are closed: {failure}; they are opened again in {pause:?}, ingest and serving go on");
+            distrusted = matches!(failure, ViewError::MalformedRow { .. }).then_some(Rebuild::MalformedRow);
+            let end_of_pause = Instant::now() + pause;
+            while Instant::now() < end_of_pause && !self.is_over() {
+                std::thread::sleep(LOOK_AROUND);
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Follows with one opening of the file.
+    fn follow(&self, distrusted: Option<Rebuild>) -> Result<(), ViewError> {
+        let mut store = self.open(distrusted)?;
+        let path = self.options.path.clone();
+        let mut unsynced = Unsynced::default();
+        loop {
+            let has_moved = self.project(&mut store, &mut unsynced)?;
+            store.note_oldest(self.log.oldest());
+            if store.is_sweeping() {
+                let durability = unsynced.add(0);
+                store.sweep(SWEEP_ROWS, durability).map_err(|error| store::at(&path, error))?;
+                self.count_commit(durability);
+            }
+            if self.is_over() || self.shared.is_suspect() {
+                break;
+            }
+            if has_moved || store.is_sweeping() {
+                continue;
+            }
+            if unsynced.is_due() {
+                self.sync(&mut store, &mut unsynced)?;
+            }
+            let _more = self.log.wait(store.next(), LOOK_AROUND);
+        }
+        if self.shared.is_suspect() {
+            return Err(ViewError::MalformedRow { path });
+        }
+        self.sync(&mut store, &mut unsynced)
+    }
+
+    /// Projects the next batch, if the log has gone on; says whether it has.
+    fn project(&self, store: &mut Store, unsynced: &mut Unsynced) -> Result<bool, ViewError> {
+        let before = store.next();
+        if before >= self.log.head().next_sequence {
+            return Ok(false);
+        }
+        let batch = Batch::read(&self.log, before, BATCH_EVENTS)?;
+        let events = batch.events();
+        let durability = unsynced.add(events);
+        store.commit(batch, durability).map_err(|error| store::at(&self.options.path, error))?;
+        self.shared.counters.projected.add(events as u64);
+        self.count_commit(durability);
+        self.publish(store.next());
+        Ok(store.next() > before)
+    }
+
+    fn open(&self, distrusted: Option<Rebuild>) -> Result<Store, ViewError> {
+        let (store, rebuild) = match distrusted {
+            Some(rebuild) => (store::begin(&self.options, &self.log, &rebuild)?, Some(rebuild)),
+            None => store::open(&self.options, &self.log)?,
+        };
+        let events = self.log.head().next_sequence.saturating_sub(store.next());
+        if let Some(rebuild) = rebuild {
+            self.shared.counters.rebuilds.add(1);
+            if events > 0 {
+                warn!("the views are made anew from {events} events of the log: {rebuild:?}");
+            }
+        } else if events > WORTH_TELLING_EVENTS {
+            info!("the views catch up with {events} events of the log");
+        }
+        self.shared.open(store.database());
+        self.publish(store.next());
+        Ok(store)
+    }
+
+    fn sync(&self, store: &mut Store, unsynced: &mut Unsynced) -> Result<(), ViewError> {
+        store.sync().map_err(|error: RowError| store::at(&self.options.path, error))?;
+        *unsynced = Unsynced::default();
+        self.count_commit(Durability::Immediate);
+        Ok(())
+    }
+
+    fn count_commit(&self, durability: Durability) {
+        self.shared.counters.commits.add(1);
+        if matches!(durability, Durability::Immediate) {
+            self.shared.counters.syncs.add(1);
+        }
+    }
+
+    fn publish(&self, next: Sequence) {
+        self.shared.publish(next);
+        self.projected.send_replace(next);
+    }
+
+    fn is_over(&self) -> bool {
+        self.committed.has_changed().is_err()
+    }
+}
+
+/// What a crash would have projected again.
+#[derive(Default)]
+struct Unsynced {
+    events: usize,
+    since: Option<Instant>,
+}
+
+impl Unsynced {
+    /// How to commit `events` more.
+    fn add(&mut self, events: usize) -> Durability {
+        self.events += events;
+        self.since.get_or_insert_with(Instant::now);
+        if self.is_due() {
+            *self = Self::default();
+            return Durability::Immediate;
+        }
+        Durability::None
+    }
+
+    /// Whether it is time for a durable commit.
+    fn is_due(&self) -> bool {
+        self.events >= SYNC_EVENTS || self.since.is_some_and(|since| since.elapsed() >= SYNC_PERIOD)
+    }
+}

@@ -1,0 +1,234 @@
+//! What operators' tools get from the admin server, through the built binary.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+
+use sidecar_test_support::client::{Request, SseClient};
+use sidecar_test_support::node::{SimulatedNode, malformed};
+use sidecar_test_support::process::{Sidecar, SidecarBuilder};
+use sidecar_test_support::recordings;
+
+fn with_servers(node: &SimulatedNode) -> SidecarBuilder {
+    SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).node(node.address()).rest_api().admin_api()
+}
+
+/// Two nodes that say the same, a frame that is no JSON, and a few questions.
+async fn used() -> (SimulatedNode, SimulatedNode, Sidecar) {
+    let nodes = (SimulatedNode::start(), SimulatedNode::start());
+    let sidecar = with_servers(&nodes.0).node(nodes.1.address()).start().await;
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events").await;
+    let events = recordings::recorded_network();
+    let payloads = || events.iter().map(|(_, payload)| payload).take(500);
+    nodes.0.push_all(payloads());
+    live.read_until_id(499).await;
+    nodes.1.push_all(payloads());
+    nodes.1.push_raw(malformed::not_json(500));
+    nodes.1.push(&events[500].1);
+    live.read_until_id(500).await;
+    for path in ["/block", "/block/1", "/nothing", "/transaction/anything/deploy/x"] {
+        Request::get(sidecar.rest_address(), path).open().await.body().await;
+    }
+    (nodes.0, nodes.1, sidecar)
+}
+
+async fn get(address: SocketAddr, target: &str) -> (u16, Option<String>, String) {
+    let mut response = Request::get(address, target).open().await;
+    let body = String::from_utf8(response.body().await).unwrap();
+    (response.status(), response.header("content-type").map(str::to_owned), body)
+}
+
+/// Samples by their name and labels.
+fn samples(text: &str) -> BTreeMap<&str, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.rsplit_once(' ').unwrap()).map(|(name, value)| (name, value.parse().unwrap())).collect()
+}
+
+#[tokio::test]
+async fn the_metrics_of_the_reference_are_there_under_its_names_labels_and_help_texts() {
+    let (first, second, sidecar) = used().await;
+    let (status, content_type, text) = get(sidecar.admin_address(), "/metrics").await;
+    assert_eq!((status, content_type.as_deref()), (200, Some("text/plain; charset=utf-8")));
+    assert_eq!(get(sidecar.admin_address(), "/metrics/").await.0, 200);
+    for line in [
+        "# HELP node_statuses Current status of node to which sidecar is connected. Numbers mean: 0 - preparing; 1 - connecting; 2 - connected; 3 - reconnecting; -1 - connections_exhausted -> used up all connection attempts ; -2 - incompatible -> node is in an incompatible version",
+        "# TYPE node_statuses gauge",
+        "# HELP error_counts Error counts",
+        "# TYPE error_counts counter",
+        "# HELP sse_server_received_bytes Received bytes from SSE inbound per message type",
+        "# TYPE sse_server_received_bytes histogram",
+        "# HELP sse_server_received_contract_messages Number of messages received in TransactionProcessed events.",
+        "# TYPE sse_server_received_contract_messages gauge",
+        "# HELP db_raw_data_size Size (in bytes) of raw data fetched from the database.",
+        "# HELP rest_api_connected_clients Connected Clients",
+        "# HELP rest_api_response_times Time it takes the service to produce a response in milliseconds",
+        "# HELP process_cpu_seconds_total Total user and system CPU time spent in seconds.",
+        "# TYPE process_cpu_seconds_total counter",
+        "# HELP process_open_fds Number of open file descriptors.",
+        "# HELP process_max_fds Maximum number of open file descriptors.",
+        "# HELP process_virtual_memory_bytes Virtual memory size in bytes.",
+        "# HELP process_resident_memory_bytes Resident memory size in bytes.",
+        "# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.",
+        "# HELP process_threads Number of OS threads in the process.",
+    ] {
+        assert!(text.lines().any(|there| there == line), "{line} is missing in\n{text}");
+    }
+    let values = samples(&text);
+    let value = |name: &str| *values.get(name).unwrap_or_else(|| panic!("{name} is missing in\n{text}"));
+    for node in [&first, &second] {
+        assert_eq!(value(&format!("node_statuses{{node=\"{}\"}}", node.address())), 2.0);
+    }
+    let deserialization = r#"error_counts{category="connection_manager",description="deserialization_error:events"}"#;
+    assert_eq!(value(deserialization), 1.0);
+    let payloads = recordings::recorded_network();
+    // Both nodes say the first 500; the next one is said by one of them.
+    let blocks: Vec<usize> = payloads[..500]
+        .iter()
+        .chain(&payloads[..501])
+        .filter(|(_, payload)| payload.starts_with("{\"BlockAdded\""))
+        .map(|(_, payload)| payload.len())
+        .collect();
+    let received = |rest: &str| value(&format!("sse_server_received_bytes{rest}"));
+    assert_eq!(received(r#"_count{message_type="BlockAdded"}"#) as usize, blocks.len());
+    assert_eq!(received(r#"_sum{message_type="BlockAdded"}"#) as usize, blocks.iter().sum::<usize>());
+    let up_to_1000 = blocks.iter().filter(|bytes| **bytes <= 1000).count();
+    assert_eq!(received(r#"_bucket{message_type="BlockAdded",le="1000"}"#) as usize, up_to_1000);
+    assert_eq!(received(r#"_count{message_type="ApiVersion"}"#), 2.0);
+    assert_eq!(value("rest_api_connected_clients"), 0.0);
+    assert_eq!(value(r#"rest_api_response_times_count{label="/block/(...)",status="200"}"#), 2.0);
+    assert_eq!(value(r#"rest_api_response_times_count{label="unknown",status="400"}"#), 2.0);
+    assert_eq!(value(r#"db_raw_data_size_count{message_type="BlockAdded"}"#), 2.0);
+    assert!(value("process_threads") > 1.0 && value("process_resident_memory_bytes") > 1e6);
+
+    let families: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let own = families.iter().position(|name| name.starts_with("process_")).unwrap();
+    assert!(families[..own].is_sorted() && families[own..].is_sorted(), "{families:?}");
+    assert!(families[own..].iter().all(|name| name.starts_with("process_")));
+}
+
+#[tokio::test]
+async fn the_logs_own_metrics_agree_with_what_was_stored() {
+    let (_first, _second, sidecar) = used().await;
+    let text = get(sidecar.admin_address(), "/metrics").await.2;
+    let values = samples(&text);
+    let value = |name: &str| *values.get(name).unwrap_or_else(|| panic!("{name} is missing in\n{text}"));
+    let events = recordings::recorded_network();
+    let bytes: usize = events[..501].iter().map(|(_, payload)| payload.len()).sum();
+    assert_eq!(value("sidecar_log_appends_total"), 501.0);
+    assert_eq!(value("sidecar_log_payload_bytes_total"), bytes as f64);
+    assert_eq!(value("sidecar_log_head"), 501.0);
+    assert_eq!(value("sidecar_log_oldest"), 0.0);
+    assert_eq!(value("sidecar_log_segments"), 1.0);
+    assert_eq!(value("sidecar_ingest_duplicates_total"), 500.0);
+    assert!(value("sidecar_log_commits_total") >= 1.0 && value("sidecar_log_sync_seconds_count") >= 1.0);
+    assert!(value("sidecar_log_written_bytes_total") > 1000.0 && value("sidecar_log_bytes") > 1000.0);
+    assert_eq!(value(r#"sidecar_stream_subscribers{class="whole"}"#), 0.0);
+    assert_eq!(value("sidecar_stream_opened_total"), 1.0);
+    assert_eq!(value(r#"sidecar_view_lag_events{view="casper"}"#), 0.0);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_shows_as_lag() {
+    let node = SimulatedNode::start();
+    let sidecar = with_servers(&node).start().await;
+    let stalled = Request::get(sidecar.sse_address(), "/events").slow(4096).open().await;
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events?types=Step").await;
+    let events = recordings::recorded_network();
+    node.push_all(events.iter().map(|(_, payload)| payload));
+    live.read_until(|message| message.data == "\"Shutdown\"").await;
+    let text = get(sidecar.admin_address(), "/metrics").await.2;
+    let values = samples(&text);
+    assert_eq!(values[r#"sidecar_stream_subscribers{class="whole"}"#], 1.0);
+    assert_eq!(values[r#"sidecar_stream_subscribers{class="filtered"}"#], 1.0);
+    assert!(values[r#"sidecar_stream_lag_events{class="whole"}"#] > 100.0, "{text}");
+    assert_eq!(values[r#"sidecar_stream_lag_events{class="filtered"}"#], 0.0);
+    drop(stalled);
+}
+
+#[tokio::test]
+async fn what_was_not_used_yet_does_not_appear() {
+    let node = SimulatedNode::start();
+    let sidecar = with_servers(&node).start().await;
+    let text = get(sidecar.admin_address(), "/metrics").await.2;
+    for name in ["rest_api_response_times", "rest_api_connected_clients", "db_raw_data_size", "rpc_server_"] {
+        assert!(!text.contains(name), "{name} in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn other_requests_are_answered_as_by_the_reference() {
+    let node = SimulatedNode::start();
+    let sidecar = with_servers(&node).start().await;
+    let address = sidecar.admin_address();
+    let text = Some("text/plain; charset=utf-8".to_owned());
+    let root = get(address, "/").await;
+    assert_eq!(root, (500, text.clone(), "Unhandled rejection: InvalidPath".to_owned()));
+    assert_eq!(get(address, "/other").await, (404, None, String::new()));
+    for method in ["POST", "PUT", "DELETE"] {
+        let mut response = Request::new(method, address, "/metrics").open().await;
+        assert_eq!(response.status(), 405);
+        assert_eq!(response.body().await, b"HTTP method not allowed");
+    }
+    assert_eq!(get(address, "/health").await, (200, text.clone(), "live".to_owned()));
+    assert_eq!(get(address, "/ready").await, (200, text, "ready".to_owned()));
+}
+
+#[tokio::test]
+async fn a_taken_port_ends_the_process_and_is_named() {
+    let node = SimulatedNode::start();
+    for component in ["rest_api_server", "admin_api_server"] {
+        let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let mut sidecar = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
+            .node(node.address())
+            .sections(&format!("[{component}]\nport = {port}\n"))
+            .spawn();
+        assert_eq!(sidecar.wait_for_exit().code(), Some(1));
+        let errors = sidecar.errors();
+        let words = format!("Error: Error running component '{component}': Address already in use (os error 98)");
+        assert!(errors.contains(&words) && errors.contains(&format!("0.0.0.0:{port}: the port is taken")), "{errors}");
+    }
+}
+
+/// Where Prometheus's own tool is installed, it finds nothing to complain about but one name, which is the reference's.
+#[tokio::test]
+async fn promtool_takes_the_metrics_as_they_are() {
+    let Ok(mut promtool) =
+        Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()
+    else {
+        eprintln!("promtool is not installed: nothing to compare with");
+        return;
+    };
+    let (_first, _second, sidecar) = used().await;
+    let text = get(sidecar.admin_address(), "/metrics").await.2;
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let complaints = String::from_utf8(output.stderr).unwrap();
+    let others: Vec<&str> = complaints.lines().filter(|line| !line.starts_with("error_counts ")).collect();
+    assert_eq!(others, Vec::<&str>::new());
+}
+
+/// Every metric that the dashboard asks for is one that the admin server may show.
+#[tokio::test]
+async fn the_dashboard_asks_only_for_metrics_that_there_are() {
+    let (_first, _second, sidecar) = used().await;
+    let text = get(sidecar.admin_address(), "/metrics").await.2;
+    let dashboard: serde_json::Value = serde_json::from_str(include_str!("../resources/grafana/sidecar.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
+    let mut asked = 0;
+    for expression in targets.map(|target| target["expr"].as_str().unwrap()) {
+        for (before, _) in expression.match_indices("{job=") {
+            let name = expression[..before].rsplit(['(', ' ']).next().unwrap();
+            // Without an exporter, there is no lag of one.
+            if name != "sidecar_exporter_lag_events" {
+                assert!(text.lines().any(|line| line.starts_with(name)), "{name} of {expression} is missing");
+            }
+            asked += 1;
+        }
+    }
+    assert!(asked > 30);
+}

@@ -1,0 +1,576 @@
+//! The SQL exporters: rows complete and single in SQLite and PostgreSQL, whatever dies, stops or fills up on the way.
+//!
+//! What rows there must be is said by a naive model that knows the tables' rules and nothing of Sidecar.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::Value;
+use sidecar_test_support::node::SimulatedNode;
+use sidecar_test_support::port::ReservedPort;
+use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql, PostgreSqlOptions};
+use sidecar_test_support::process::{Sidecar, SidecarBuilder};
+use sidecar_test_support::recordings;
+use sidecar_test_support::story::{Story, StoryOptions};
+
+#[path = "export/model.rs"]
+mod model;
+#[path = "export/property.rs"]
+mod property;
+
+use model::{Event, Model};
+
+const SQLITE: &str = "[storage.sqlite_config]\nfile_name = 'events.db3'\n";
+/// How long the exporters may take to bring everything over.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn sidecar() -> SidecarBuilder {
+    SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
+}
+
+/// A database that can be asked.
+#[derive(Clone, Copy)]
+enum Database<'a> {
+    Sqlite(&'a Path),
+    PostgreSql(&'a PostgreSql, &'a str),
+}
+
+impl Database<'_> {
+    /// The rows that a statement gives, all columns as text.
+    fn query(self, sql: &str) -> Vec<Vec<String>> {
+        match self {
+            Self::Sqlite(file) => {
+                let connection = rusqlite::Connection::open(file).unwrap();
+                connection.busy_timeout(Duration::from_secs(5)).unwrap();
+                let mut statement = connection.prepare(sql).unwrap();
+                let columns = statement.column_count();
+                let rows = statement.query_map([], |row| (0..columns).map(|column| row.get(column)).collect());
+                rows.unwrap().map(Result::unwrap).collect()
+            }
+            Self::PostgreSql(server, database) => server.query(database, sql),
+        }
+    }
+
+    /// The first sequence that is not exported yet, once the exporter has made its tables.
+    fn checkpoint(self) -> Option<u64> {
+        let table = match self {
+            Self::Sqlite(file) if !file.exists() => return None,
+            Self::Sqlite(_) => {
+                r#"SELECT CAST(count(*) AS TEXT) FROM "sqlite_master" WHERE "name" = 'sidecar_checkpoint'"#
+            }
+            Self::PostgreSql(..) => {
+                r#"SELECT CAST(count(*) AS TEXT) FROM "pg_tables" WHERE "tablename" = 'sidecar_checkpoint'"#
+            }
+        };
+        if self.query(table) != [["1"]] {
+            return None;
+        }
+        let rows = self.query(r#"SELECT CAST("next_sequence" AS TEXT) FROM "sidecar_checkpoint""#);
+        rows.first().map(|row| row[0].parse().unwrap())
+    }
+
+    async fn wait_for_checkpoint(self, wanted: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found = self.checkpoint();
+            if found >= Some(wanted) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "exported up to {found:?}, not up to {wanted}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Everything that the tables say of events, one text per event, in order.
+    fn rows(self) -> Vec<String> {
+        let event_log = self.query(
+            r#"SELECT CAST("event_log_id" AS TEXT), CAST("event_type_id" AS TEXT), "event_source_address",
+               CAST("event_id" AS TEXT), "event_key", "api_version", "network_name"
+               FROM "event_log" l ORDER BY l."event_log_id""#,
+        );
+        let mut contents: HashMap<String, Vec<String>> = HashMap::new();
+        let tables = [
+            r#"'BlockAdded', CAST("height" AS TEXT), "block_hash", "raw" FROM "BlockAdded""#,
+            r#"'TransactionAccepted', "transaction_hash", CAST("transaction_type_id" AS TEXT), "raw" FROM "TransactionAccepted""#,
+            r#"'TransactionProcessed', "transaction_hash", CAST("transaction_type_id" AS TEXT), "raw" FROM "TransactionProcessed""#,
+            r#"'TransactionExpired', "transaction_hash", CAST("transaction_type_id" AS TEXT), "raw" FROM "TransactionExpired""#,
+            r#"'Fault', CAST("era" AS TEXT), "public_key", "raw" FROM "Fault""#,
+            r#"'FinalitySignature', "block_hash", "public_key", "raw" FROM "FinalitySignature""#,
+            r#"'Step', CAST("era" AS TEXT), '', "raw" FROM "Step""#,
+            r#"'Shutdown', "event_source_address", substr(CAST("shutdown_timestamp" AS TEXT), 1, 19), '' FROM "Shutdown""#,
+            r#"'transaction_event', "transaction_hash", CAST("transaction_type_id" AS TEXT), '' FROM "transaction_event""#,
+        ];
+        for table in tables {
+            for mut row in self.query(&format!(r#"SELECT CAST("event_log_id" AS TEXT), {table}"#)) {
+                let id = row.remove(0);
+                contents.entry(id).or_default().push(row.join(" "));
+            }
+        }
+        let rows = event_log.into_iter().map(|mut row| {
+            let id = row.remove(0);
+            let content = contents.remove(&id).unwrap_or_default();
+            format!("{} | {}", row.join(" "), content.join(" | "))
+        });
+        let rows = rows.collect();
+        assert!(contents.is_empty(), "rows without one in event_log: {contents:?}");
+        rows
+    }
+
+    /// The rows are the model's, in its order.
+    fn assert_equals(self, model: &Model) {
+        let (found, expected) = (self.rows(), model.rows());
+        let first_difference = found.iter().zip(expected).position(|(found, expected)| found != expected);
+        if let Some(at) = first_difference {
+            panic!("row {at} differs:\n{}\nis not\n{}", found[at], expected[at]);
+        }
+        assert_eq!(found.len(), expected.len(), "the first rows are the same");
+    }
+}
+
+/// What the node of these tests says of each payload, told from id 0 on.
+fn told<'a>(node: &SimulatedNode, payloads: impl IntoIterator<Item = &'a String>) -> Vec<Event> {
+    let source = node.address().to_string();
+    let events = payloads.into_iter().zip(0..);
+    events
+        .map(|(payload, id)| Event {
+            payload: payload.clone(),
+            source: source.clone(),
+            id,
+            api_version: "2.0.0".to_owned(),
+            network: "casper-test".to_owned(),
+            shutdown_second: None,
+        })
+        .collect()
+}
+
+/// Payloads of distinct events, some of which have no table or share SQL keys with others.
+fn payloads() -> Vec<String> {
+    let sample = |name: &str| std::fs::read_to_string(format!("tests/data/events/{name}.json")).unwrap();
+    let mut payloads: Vec<String> =
+        Story::new(11, &StoryOptions::small(150)).events().iter().map(|event| event.payload.clone()).collect();
+    let expired = sample("TransactionExpired.deploy").trim_end().to_owned();
+    let block = sample("BlockAdded.version1").trim_end().to_owned();
+    let signature = sample("FinalitySignature.node_v2");
+    let signature: Value = serde_json::from_str(&signature).unwrap();
+    let v2 = &signature["FinalitySignature"]["V2"];
+    let v1 = serde_json::json!({"FinalitySignature": {"V1": {
+        "block_hash": v2["block_hash"], "era_id": 0, "signature": v2["signature"], "public_key": v2["public_key"],
+    }}});
+    let hash = &block[block.find("hash\":\"").unwrap() + 7..][..64];
+    let others = [
+        sample("Fault.secp256k1").trim_end().to_owned(),
+        // One hash, two types: two identities, but `TransactionExpired` has the hash alone for its key.
+        expired.replace("Deploy", "Version1"),
+        expired,
+        r#"{"SomethingNew":{"number":1}}"#.to_owned(),
+        r#"{"Step":{"era_id":"in an unknown shape"}}"#.to_owned(),
+        // Two blocks of one height.
+        block.replace(hash, &"ab".repeat(32)),
+        block,
+        // One signature in its two forms.
+        signature.to_string(),
+        v1.to_string(),
+        "{\"Fault\":\n{\"era_id\": 12345678901,\n\"public_key\": \"01ab\", \"timestamp\": \"later\"}}".to_owned(),
+    ];
+    for (other, at) in others.into_iter().zip((0..).step_by(17)) {
+        payloads.insert(at, other);
+    }
+    payloads
+}
+
+fn model_of(events: &[Event]) -> Model {
+    let mut model = Model::default();
+    events.iter().for_each(|event| model.apply(event));
+    model
+}
+
+fn sqlite_file(sidecar: &Sidecar) -> PathBuf {
+    sidecar.storage_path().join("events.db3")
+}
+
+#[tokio::test]
+async fn both_databases_get_every_event_once_where_the_tables_have_a_place_for_it() {
+    let (node, server) = (SimulatedNode::start(), PostgreSql::start());
+    let payloads = payloads();
+    node.push_all(&payloads);
+    let mut sidecar = sidecar().node(node.address()).sections(&format!("{SQLITE}{}", server.section())).start().await;
+    let file = sqlite_file(&sidecar);
+    let databases = [Database::Sqlite(&file), Database::PostgreSql(&server, DATABASE)];
+    let model = model_of(&told(&node, &payloads));
+    assert!(model.collisions >= 3 && model.without_table >= 2, "{} {}", model.collisions, model.without_table);
+    for database in databases {
+        database.wait_for_checkpoint(payloads.len() as u64).await;
+        database.assert_equals(&model);
+        let migration = r#"SELECT CAST("version" AS TEXT), CAST("is_success" AS TEXT) FROM "Migration""#;
+        let migration = database.query(migration);
+        assert!(migration == [["1", "1"]] || migration == [["1", "true"]], "{migration:?}");
+    }
+    assert!(sidecar.terminate().success());
+    assert!(!sidecar.output().contains(PASSWORD));
+}
+
+#[tokio::test]
+async fn a_recorded_network_is_exported_with_its_shutdown() {
+    let node = SimulatedNode::start();
+    let payloads: Vec<String> = recordings::recorded_network().into_iter().map(|(_, payload)| payload).collect();
+    node.push_all(&payloads);
+    let sidecar = sidecar().node(node.address()).sections(SQLITE).start().await;
+    let file = sqlite_file(&sidecar);
+    let database = Database::Sqlite(&file);
+    database.wait_for_checkpoint(payloads.len() as u64).await;
+    let mut events = told(&node, &payloads);
+    let shutdown = database.query(r#"SELECT strftime('%s', "shutdown_timestamp") FROM "Shutdown""#);
+    events.last_mut().unwrap().shutdown_second = Some(shutdown[0][0].parse().unwrap());
+    database.assert_equals(&model_of(&events));
+}
+
+#[test]
+fn the_tables_are_the_references_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (folder.path().join("ours"), folder.path().join("theirs"));
+    rusqlite::Connection::open(&ours).unwrap().execute_batch(&migration_and(sidecar::export::sqlite::SCHEMA)).unwrap();
+    reference_sqlite(&theirs);
+    let tables = r#"SELECT "name", "sql" FROM "sqlite_master" WHERE "sql" IS NOT NULL ORDER BY "name""#;
+    let without_spaces = |file: &Path| -> BTreeMap<String, String> {
+        let rows = Database::Sqlite(file).query(tables);
+        rows.into_iter().map(|row| (row[0].clone(), row[1].split_whitespace().collect())).collect()
+    };
+    assert_eq!(without_spaces(&ours), without_spaces(&theirs));
+
+    let server = PostgreSql::start();
+    server.psql("postgres", "CREATE DATABASE theirs");
+    server.psql(DATABASE, &migration_and(sidecar::export::postgresql::SCHEMA));
+    server.psql("theirs", &text_of_transcript("postgres-schema.sql"));
+    let statements = |database: &str| {
+        let schema = server.schema(database);
+        let lines = schema.lines().filter(|line| !line.starts_with("--") && !line.starts_with("\\"));
+        let schema = lines.collect::<Vec<_>>().join("\n");
+        // Settings of the session, and the reference's dump has none.
+        schema
+            .split(";\n")
+            .filter(|part| !part.trim_start().starts_with("SE"))
+            .map(str::to_owned)
+            .collect::<HashSet<_>>()
+    };
+    assert_eq!(statements(DATABASE), statements("theirs"));
+}
+
+/// The schema after the statement that makes the table `Migration`.
+fn migration_and(schema: &str) -> String {
+    let migration = r#"CREATE TABLE "Migration" ("version" integer NOT NULL, "is_success" boolean NOT NULL,
+        CONSTRAINT "PDX_Migration" PRIMARY KEY ("version"));"#;
+    format!("{migration}{schema}")
+}
+
+fn text_of_transcript(file: &str) -> String {
+    String::from_utf8(recordings::transcript(file)).unwrap()
+}
+
+/// A database with what the reference wrote into it: ten events.
+fn reference_sqlite(file: &Path) {
+    let dump = text_of_transcript("sqlite-dump.sql").replace("'TIMESTAMP'", "'2026-01-02 03:04:05'");
+    rusqlite::Connection::open(file).unwrap().execute_batch(&dump).unwrap();
+}
+
+/// The same in PostgreSQL.
+fn reference_postgresql(server: &PostgreSql) {
+    server.psql(DATABASE, &text_of_transcript("postgres-schema.sql"));
+    let dump = text_of_transcript("sqlite-dump.sql").replace("'TIMESTAMP'", "'2026-01-02 03:04:05'");
+    let rows = dump.lines().filter(|line| line.starts_with("INSERT INTO") && !line.contains("sqlite_sequence"));
+    let rows: String = rows
+        .map(|row| {
+            let (table, values) = row["INSERT INTO ".len()..].split_once(" VALUES").unwrap();
+            format!("INSERT INTO \"{table}\" VALUES{};", values.replace("(1,1);", "(1,true);").trim_end_matches(';'))
+        })
+        .collect();
+    server.psql(DATABASE, &format!("{rows} SELECT setval('event_log_event_log_id_seq', 10);"));
+}
+
+#[tokio::test]
+async fn databases_that_the_reference_filled_are_continued() {
+    let (node, server) = (SimulatedNode::start(), PostgreSql::start());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("events.db3");
+    reference_sqlite(&file);
+    reference_postgresql(&server);
+    let databases = [Database::Sqlite(&file), Database::PostgreSql(&server, DATABASE)];
+    let before = databases.map(Database::rows);
+    assert_eq!(before[0].len(), 10);
+    assert_eq!(before[0], before[1]);
+
+    // The node still has what the reference exported, and then more.
+    let mut payloads: Vec<String> = recordings::transcript_events().into_iter().map(|(_, payload)| payload).collect();
+    payloads.dedup();
+    payloads.retain(|payload| payload != "\"Shutdown\"");
+    let known = payloads.iter().collect::<HashSet<_>>().len();
+    let new: Vec<String> = Story::new(3, &StoryOptions::small(5)).events().iter().map(|e| e.payload.clone()).collect();
+    payloads.extend(new.iter().cloned());
+    node.push_all(&payloads);
+    let _sidecar = sidecar()
+        .node(node.address())
+        .storage_folder(folder.path())
+        .sections(&format!("{SQLITE}{}", server.section()))
+        .start()
+        .await;
+    let stored = known + new.len();
+    let expected = model_of(&told(&node, &payloads)[payloads.len() - new.len()..]);
+    for (database, before) in databases.into_iter().zip(before) {
+        database.wait_for_checkpoint(stored as u64).await;
+        let rows = database.rows();
+        assert_eq!(rows[..10], before);
+        assert_eq!(rows[10..], *expected.rows());
+        let first_new = r#"SELECT CAST(count(*) AS TEXT) FROM "event_log" WHERE "event_log_id" <= 10"#;
+        assert_eq!(database.query(first_new), [["10"]]);
+    }
+}
+
+#[tokio::test]
+async fn tables_of_an_unknown_or_unfinished_migration_are_refused_and_left_alone() {
+    let unknown = "the database's tables are of migration version 2, and this version of Sidecar knows version 1 only; use a newer Sidecar, or give another database";
+    let unfinished = "Cannot proceed with migration, newest migration version: 1 didn't finish correctly.";
+    let server = PostgreSql::start();
+    for (change, sentence) in [
+        (r#"INSERT INTO "Migration" VALUES (2, true)"#, unknown),
+        (r#"UPDATE "Migration" SET "is_success" = false"#, unfinished),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("events.db3");
+        reference_sqlite(&file);
+        rusqlite::Connection::open(&file).unwrap().execute(change, []).unwrap();
+        server.psql(DATABASE, "DROP SCHEMA public CASCADE; CREATE SCHEMA public");
+        reference_postgresql(&server);
+        server.psql(DATABASE, change);
+        for section in [SQLITE, &server.section()] {
+            let down = ReservedPort::new();
+            let builder = sidecar().node(down.address()).storage_folder(folder.path()).sections(section);
+            let mut refused = builder.environment("RUST_BACKTRACE", "0").spawn();
+            assert_eq!(refused.wait_for_exit().code(), Some(1));
+            let expected = format!("Error: Error initializing component 'sse_event_server': {sentence}\n");
+            assert_eq!(refused.errors(), expected);
+        }
+        for database in [Database::Sqlite(&file), Database::PostgreSql(&server, DATABASE)] {
+            assert_eq!(database.rows().len(), 10);
+            assert_eq!(database.checkpoint(), None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_export_from_the_head_leaves_out_what_was_there_before() {
+    let node = SimulatedNode::start();
+    let payloads = payloads();
+    let (before, after) = payloads.split_at(100);
+    node.push_all(before);
+    let mut sidecar = sidecar().node(node.address()).start().await;
+    let mut client =
+        sidecar_test_support::client::SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
+    client.read_until_id(99).await;
+    assert!(sidecar.terminate().success());
+    let storage = sidecar.storage_path();
+    let sections = format!("{SQLITE}export_from = 'head'\n");
+    let second = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
+        .node(node.address())
+        .storage_folder(&storage)
+        .sections(&sections)
+        .start()
+        .await;
+    let file = sqlite_file(&second);
+    Database::Sqlite(&file).wait_for_checkpoint(100).await;
+    node.push_all(after);
+    Database::Sqlite(&file).wait_for_checkpoint(payloads.len() as u64).await;
+    Database::Sqlite(&file).assert_equals(&model_of(&told(&node, &payloads)[100..]));
+}
+
+#[tokio::test]
+async fn rows_are_complete_and_single_after_kills_in_the_middle_of_an_export() {
+    const KILLS: usize = 8;
+    let seed = std::env::var("SIDECAR_TEST_SEED").map_or(5, |seed| seed.parse().unwrap());
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (node, server) = (SimulatedNode::start(), PostgreSql::start());
+    let payloads = payloads();
+    let sections = format!("{SQLITE}{}", server.section());
+    let mut sidecar = sidecar().node(node.address()).sections(&sections).start().await;
+    let file = sqlite_file(&sidecar);
+    let databases = [Database::Sqlite(&file), Database::PostgreSql(&server, DATABASE)];
+    let parts = payloads.len().div_ceil(KILLS);
+    for part in payloads.chunks(parts) {
+        for few in part.chunks(7) {
+            node.push_all(few);
+            tokio::time::sleep(Duration::from_millis(rng.gen_range(0..5))).await;
+        }
+        sidecar.kill9();
+        sidecar.restart().await;
+    }
+    let model = model_of(&told(&node, &payloads));
+    for database in databases {
+        database.wait_for_checkpoint(payloads.len() as u64).await;
+        database.assert_equals(&model);
+    }
+}
+
+#[tokio::test]
+async fn postgresql_may_be_away_at_the_start_and_crash_in_the_middle() {
+    let (node, mut server) = (SimulatedNode::start(), PostgreSql::start());
+    server.stop_at_once();
+    let payloads = payloads();
+    let (first, rest) = payloads.split_at(payloads.len() / 3);
+    node.push_all(first);
+    let mut sidecar = sidecar().node(node.address()).sections(&server.section()).start().await;
+    // Serving goes on without it.
+    let mut client =
+        sidecar_test_support::client::SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
+    client.read_until_id(first.len() as u64 - 1).await;
+    server.start_again();
+    Database::PostgreSql(&server, DATABASE).wait_for_checkpoint(first.len() as u64).await;
+    for part in rest.chunks(rest.len().div_ceil(3)) {
+        for few in part.chunks(10) {
+            node.push_all(few);
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        server.stop_at_once();
+        server.start_again();
+    }
+    let database = Database::PostgreSql(&server, DATABASE);
+    database.wait_for_checkpoint(payloads.len() as u64).await;
+    database.assert_equals(&model_of(&told(&node, &payloads)));
+    assert!(sidecar.terminate().success());
+    assert!(sidecar.output().contains("tried again in"), "{}", sidecar.output());
+    assert!(!sidecar.output().contains(PASSWORD));
+}
+
+/// A small file system of its own, unmounted when this is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` where mounting is not permitted.
+    fn mount(on: PathBuf) -> Option<Self> {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=24m,mode=0777", "tmpfs"]).arg(&on);
+        mount.output().ok().filter(|output| output.status.success()).map(|_| Self(on))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+type Act<'a> = Box<dyn Fn() + 'a>;
+
+#[tokio::test]
+async fn a_full_disk_under_postgresql_holds_the_export_up_until_there_is_room() {
+    let node = SimulatedNode::start();
+    let server = PostgreSql::start();
+    let disk = SmallDisk::mount(server.make_folder("small-disk"));
+    let (fill, free): (Act<'_>, Act<'_>) = match &disk {
+        Some(disk) => {
+            server.give_to_account(&disk.0);
+            server.psql("postgres", &format!("CREATE TABLESPACE small LOCATION '{}'", disk.0.display()));
+            server.psql("postgres", &format!("ALTER DATABASE {DATABASE} SET TABLESPACE small"));
+            let ballast = disk.0.join("ballast");
+            let remove = ballast.clone();
+            (
+                Box::new(move || {
+                    let mut all_there_is = std::fs::File::create(&ballast).unwrap();
+                    while std::io::Write::write_all(&mut all_there_is, &[1; 4096]).is_ok() {}
+                }),
+                Box::new(move || std::fs::remove_file(&remove).unwrap()),
+            )
+        }
+        None => {
+            eprintln!("no file system can be mounted here: the server refuses writes instead of having a full disk");
+            let set = |on: bool| format!("ALTER DATABASE {DATABASE} SET default_transaction_read_only = {on}");
+            let server = &server;
+            let refuse = move |on: bool| {
+                server.psql("postgres", &set(on));
+                server.psql(
+                    "postgres",
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sidecar'",
+                );
+            };
+            (Box::new(move || refuse(true)), Box::new(move || refuse(false)))
+        }
+    };
+
+    let payloads = payloads();
+    let (first, rest) = payloads.split_at(100);
+    node.push_all(first);
+    let mut sidecar = sidecar().node(node.address()).sections(&server.section()).start().await;
+    let database = Database::PostgreSql(&server, DATABASE);
+    database.wait_for_checkpoint(100).await;
+    fill();
+    node.push_all(rest);
+    sidecar.wait_for_output("tried again in").await;
+    assert!(database.checkpoint() < Some(payloads.len() as u64));
+    if disk.is_some() {
+        assert!(sidecar.output().contains("No space left on device"), "{}", sidecar.output());
+    }
+    free();
+    database.wait_for_checkpoint(payloads.len() as u64).await;
+    database.assert_equals(&model_of(&told(&node, &payloads)));
+    assert!(sidecar.terminate().success());
+}
+
+#[tokio::test]
+async fn tls_is_spoken_as_sslmode_says() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let of = |host: &str| rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+    let certificate = of("localhost").self_signed(&key).unwrap().pem();
+    let folder = tempfile::tempdir().unwrap();
+    let (right, wrong) = (folder.path().join("right.pem"), folder.path().join("wrong.pem"));
+    std::fs::write(&right, &certificate).unwrap();
+    let other_key = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(&wrong, of("localhost").self_signed(&other_key).unwrap().pem()).unwrap();
+    let server = PostgreSql::with(&PostgreSqlOptions {
+        certificate: Some((certificate, key.serialize_pem())),
+        only_tls: true,
+        ..PostgreSqlOptions::default()
+    });
+    let node = SimulatedNode::start();
+    let payloads = payloads();
+    node.push_all(&payloads[..50]);
+    let section = |host: &str, mode: &str, root: &Path| {
+        let section = server.section().replace("127.0.0.1", host);
+        format!("{section}sslmode = '{mode}'\nsslrootcert = '{}'\n", root.display())
+    };
+
+    for (host, mode, root) in
+        [("localhost", "verify-full", &right), ("127.0.0.1", "require", &wrong), ("127.0.0.1", "prefer", &wrong)]
+    {
+        server.psql(DATABASE, "DROP SCHEMA public CASCADE; CREATE SCHEMA public");
+        let _sidecar = sidecar().node(node.address()).sections(&section(host, mode, root)).start().await;
+        Database::PostgreSql(&server, DATABASE).wait_for_checkpoint(50).await;
+        let encrypted = "SELECT count(*)::text FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE ssl AND application_name = 'sidecar'";
+        assert_eq!(server.psql(DATABASE, encrypted), "1\n", "{mode}");
+    }
+
+    // The environment's mode wins over the file's.
+    let builder = sidecar().node(node.address()).sections(&section("localhost", "verify-full", &right));
+    let mut refused = builder.environment("SIDECAR_POSTGRES_SSLMODE", "disable").spawn();
+    assert_eq!(refused.wait_for_exit().code(), Some(1));
+    assert!(refused.errors().contains("no pg_hba.conf entry"), "{}", refused.errors());
+    for (host, root) in [("localhost", &wrong), ("127.0.0.1", &right)] {
+        let mut waiting = sidecar().node(node.address()).sections(&section(host, "verify-full", root)).start().await;
+        waiting.wait_for_output("certificate").await;
+        assert!(!waiting.output().contains(PASSWORD));
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused_at_the_start_without_showing_it() {
+    let server = PostgreSql::start();
+    let down = ReservedPort::new();
+    let section = server.section().replace(PASSWORD, "wr0ng-p@ssw0rd");
+    let mut refused = sidecar().node(down.address()).sections(&section).spawn();
+    assert_eq!(refused.wait_for_exit().code(), Some(1));
+    let errors = refused.errors();
+    assert!(errors.contains("password authentication failed for user \"sidecar\""), "{errors}");
+    assert!(!refused.output().contains("wr0ng"), "{}", refused.output());
+}

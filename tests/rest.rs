@@ -1,0 +1,473 @@
+//! What the REST server answers, through the built binary: the reference's recorded answers byte for byte, then what is
+//! there beyond them.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use sidecar_test_support::client::{Request, SseClient};
+use sidecar_test_support::node::{NodeOptions, SimulatedNode};
+use sidecar_test_support::process::{Sidecar, SidecarBuilder};
+use sidecar_test_support::recordings;
+use sidecar_test_support::story;
+
+const BLOCK: &str = "d59359690ca5a251b513185da0767f744e77645adec82bb6ff785a89edc7591c";
+const DEPLOY: &str = "5a7709969c210db93d3c21bf49f8bf705d7c75a01609f606d04b0211af171d43";
+const INVALID_PATH: &str = r#"{"code":400,"message":"Invalid request path provided"}"#;
+const NOT_FOUND: &str = r#"{"code":404,"message":"Query returned no results"}"#;
+
+/// A sidecar that has stored these payloads of a node on the network `casper-test`.
+async fn holding<S: AsRef<str>>(payloads: impl IntoIterator<Item = S>) -> (SimulatedNode, Sidecar) {
+    let options = NodeOptions { chainspec_name: "casper-test".to_owned(), ..NodeOptions::default() };
+    let node = SimulatedNode::with(options);
+    let sidecar = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).node(node.address()).rest_api().start().await;
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events").await;
+    let ids = node.push_all(payloads);
+    if !ids.is_empty() {
+        live.read_until_id(stored(ids.end) - 1).await;
+    }
+    (node, sidecar)
+}
+
+/// What the log calls the event that the node will give this id: tests begin at 0, and one event of the transcript is a
+/// duplicate.
+fn stored(id: u64) -> u64 {
+    if id == 11 { 10 } else { id }
+}
+
+async fn transcript() -> (SimulatedNode, Sidecar) {
+    holding(recordings::transcript_events().into_iter().map(|(_, payload)| payload)).await
+}
+
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+async fn send(request: Request) -> Answer {
+    let mut response = request.open().await;
+    let headers = response.headers().to_vec();
+    let body = String::from_utf8(response.body().await).unwrap();
+    Answer { status: response.status(), headers, body }
+}
+
+async fn get(address: SocketAddr, target: &str) -> Answer {
+    send(Request::get(address, target)).await
+}
+
+#[tokio::test]
+async fn the_recorded_answers_of_the_reference_are_given_byte_for_byte() {
+    let (_node, sidecar) = transcript().await;
+    let recorded: BTreeMap<String, Value> = serde_json::from_slice(&recordings::transcript("rest.json")).unwrap();
+    assert!(recorded.len() > 10);
+    for (path, expected) in recorded.iter().filter(|(path, _)| *path != "/status") {
+        let answer = get(sidecar.rest_address(), path).await;
+        assert_eq!(answer.body, expected["body"].as_str().unwrap(), "{path}");
+        assert_eq!(u64::from(answer.status), expected["status"].as_u64().unwrap(), "{path}");
+        assert_eq!(answer.header("content-type"), Some("application/json"), "{path}");
+        assert_eq!(answer.header("content-length"), Some(answer.body.len().to_string().as_str()), "{path}");
+        assert!(answer.header("date").is_some() && answer.header("content-encoding").is_none(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn requests_are_understood_and_refused_as_by_the_reference() {
+    let (_node, sidecar) = transcript().await;
+    let address = sidecar.rest_address();
+    let block = get(address, "/block/6017012").await;
+    for same in [
+        "/block/".to_owned(),
+        "/block?any=query".to_owned(),
+        "/block/006017012".to_owned(),
+        format!("/block/{BLOCK}/"),
+        // The reference answers 404 to upper case.
+        format!("/block/{}", BLOCK.to_uppercase()),
+    ] {
+        let answer = get(address, &same).await;
+        assert_eq!((answer.status, &answer.body), (200, &block.body), "{same}");
+    }
+    let aggregate = get(address, &format!("/transaction/deploy/{DEPLOY}")).await;
+    let other_case = get(address, &format!("/transaction/DePloY/{DEPLOY}")).await;
+    assert_eq!(other_case.body, aggregate.body);
+
+    for path in [
+        "/",
+        "/other",
+        "/block/x",
+        "/block/-1",
+        "/block//",
+        "/block/1/2",
+        "/transaction/deploy/1",
+        "/faults/x",
+        "/step/x",
+        "/signatures/1",
+        "/events/x",
+        "/blocks/x",
+        "/Block",
+    ] {
+        let answer = get(address, path).await;
+        assert_eq!((answer.status, answer.body.as_str()), (400, INVALID_PATH), "{path}");
+        assert_eq!(answer.header("content-type"), Some("application/json"), "{path}");
+    }
+    for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+        let answer = send(Request::new(method, address, "/block")).await;
+        assert_eq!((answer.status, answer.body.as_str()), (400, INVALID_PATH), "{method}");
+    }
+    let head = send(Request::new("HEAD", address, "/block")).await;
+    assert_eq!((head.status, head.body.as_str()), (400, ""));
+    let other = "0".repeat(64);
+    let key = format!("01{other}");
+    for path in [
+        format!("/block/{other}"),
+        "/block/99".to_owned(),
+        format!("/transaction/version1/{DEPLOY}"),
+        format!("/transaction/accepted/deploy/{other}"),
+        format!("/transaction/processed/deploy/{other}"),
+        format!("/transaction/expired/deploy/{other}"),
+        format!("/transaction/deploy/{other}"),
+        format!("/faults/{key}"),
+        "/faults/1".to_owned(),
+        format!("/signatures/{other}"),
+        "/step/99".to_owned(),
+        "/events/99".to_owned(),
+    ] {
+        let answer = get(address, &path).await;
+        assert_eq!((answer.status, answer.body.as_str()), (404, NOT_FOUND), "{path}");
+    }
+    let odd = get(address, "//block").await;
+    assert_eq!(odd.status, 500);
+    let message = "Unexpected error in REST server - please file a bug report!\nRejection(NotFound)";
+    assert_eq!(odd.json(), serde_json::json!({ "code": 500, "message": message }));
+}
+
+#[tokio::test]
+async fn a_transaction_is_told_in_all_its_stages() {
+    let hash = |number: u8| format!("{number:02x}").repeat(32);
+    let accepted = |number| format!(r#"{{"TransactionAccepted":{{"Version1":{{"hash":"{}"}}}}}}"#, hash(number));
+    let processed = |number| {
+        format!(
+            r#"{{"TransactionProcessed":{{"transaction_hash":{{"Version1":"{}"}},"block_hash":"{}","messages":[]}}}}"#,
+            hash(number),
+            hash(99)
+        )
+    };
+    let expired =
+        |number| format!(r#"{{"TransactionExpired":{{"transaction_hash":{{"Version1":"{}"}}}}}}"#, hash(number));
+    let payloads =
+        [accepted(1), accepted(2), processed(2), expired(2), accepted(3), expired(3), processed(4), expired(4)];
+    let (_node, sidecar) = holding(payloads).await;
+    let of = async |number| get(sidecar.rest_address(), &format!("/transaction/version1/{}", hash(number))).await;
+    let tail = |answer: &Answer| {
+        let (_, tail) = answer.body.split_once(r#","transaction_processed":"#).unwrap();
+        tail.to_owned()
+    };
+    let only_accepted = of(1).await;
+    assert_eq!(tail(&only_accepted), r#"null,"transaction_expired":false}"#);
+    let was_processed = of(2).await;
+    assert!(tail(&was_processed).ends_with(r#","transaction_expired":false}"#), "{}", was_processed.body);
+    assert!(was_processed.json()["transaction_processed"]["payload"]["block_hash"] == hash(99));
+    assert_eq!(tail(&of(3).await), r#"null,"transaction_expired":true}"#);
+    assert_eq!(of(4).await.status, 404, "what was not accepted is not found");
+
+    // Only what has been processed can not change any more.
+    assert!(was_processed.header("cache-control").unwrap().contains("immutable"));
+    assert_eq!(only_accepted.header("cache-control"), Some("no-cache"));
+}
+
+#[tokio::test]
+async fn what_cannot_change_is_kept_by_caches_and_the_rest_is_asked_for_again() {
+    let (node, sidecar) = transcript().await;
+    let address = sidecar.rest_address();
+    for path in [
+        format!("/block/{BLOCK}"),
+        "/block/6017012".to_owned(),
+        format!("/transaction/accepted/deploy/{DEPLOY}"),
+        "/step/1".to_owned(),
+        "/events/3".to_owned(),
+    ] {
+        let answer = get(address, &path).await;
+        assert_eq!(answer.header("cache-control"), Some("public, max-age=31536000, immutable"), "{path}");
+        let tag = answer.header("etag").unwrap().to_owned();
+        let again = send(Request::get(address, &path).header("if-none-match", &format!("\"other\", W/{tag}"))).await;
+        assert_eq!((again.status, again.body.as_str()), (304, ""), "{path}");
+        assert_eq!(again.header("etag"), Some(tag.as_str()));
+    }
+    let faults = get(address, "/faults/769794").await;
+    assert_eq!(faults.header("cache-control"), Some("no-cache"));
+    let tag = faults.header("etag").unwrap().to_owned();
+    let request = || Request::get(address, "/faults/769794").header("if-none-match", &tag);
+    assert_eq!(send(request()).await.status, 304);
+    let another = format!(r#"{{"Fault":{{"era_id":769794,"public_key":"01{}","timestamp":"t"}}}}"#, "a".repeat(64));
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events").await;
+    node.push(another);
+    live.read_until_id(10).await;
+    let grown = send(request()).await;
+    assert_eq!(grown.status, 200);
+    assert_eq!(grown.json().as_array().unwrap().len(), 2);
+    assert_eq!(get(address, "/block/99").await.header("etag"), None);
+}
+
+#[tokio::test]
+async fn an_event_is_found_as_soon_as_a_client_has_seen_it() {
+    let (node, sidecar) = transcript().await;
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events").await;
+    for number in 0..50_u64 {
+        let hash = format!("{number:064x}");
+        node.push(format!(
+            r#"{{"BlockAdded":{{"block_hash":"{hash}","block":{{"Version2":{{"hash":"{hash}","header":{{"height":{}}}}}}}}}}}"#,
+            7_000_000 + number
+        ));
+        live.read_until_id(10 + number).await;
+        let newest = get(sidecar.rest_address(), "/block").await;
+        assert_eq!(newest.json()["payload"]["block_hash"], hash);
+        assert_eq!(get(sidecar.rest_address(), &format!("/block/{hash}")).await.body, newest.body);
+    }
+}
+
+#[tokio::test]
+async fn pages_walk_the_whole_log_in_order_and_through_a_filter() {
+    let network = recordings::recorded_network();
+    let payloads: Vec<String> = network.into_iter().map(|(_, payload)| payload).take(700).collect();
+    let (_node, sidecar) = holding(&payloads).await;
+    let address = sidecar.rest_address();
+
+    let mut seen = Vec::new();
+    let mut next = 0;
+    loop {
+        let page = get(address, &format!("/events?from={next}&limit=97")).await.json();
+        assert_eq!((page["head"].as_u64(), page["missing"].as_array().unwrap().len()), (Some(700), 0));
+        for event in page["events"].as_array().unwrap() {
+            assert_eq!(event["sequence"].as_u64().unwrap() as usize, seen.len());
+            assert_eq!(event["header"], serde_json::json!({"api_version": "2.0.0", "network_name": "casper-test"}));
+            seen.push(event["payload"].clone());
+        }
+        next = page["next"].as_u64().unwrap();
+        if next == 700 {
+            break;
+        }
+    }
+    let all: Vec<Value> = payloads.iter().map(|payload| serde_json::from_str(payload).unwrap()).collect();
+    assert!(seen == all);
+
+    let blocks_among =
+        |payloads: &[Value]| payloads.iter().filter(|payload| payload.get("BlockAdded").is_some()).count();
+    let filtered = get(address, "/events?types=BlockAdded,Fault&limit=1000").await.json();
+    assert_eq!(filtered["events"].as_array().unwrap().len(), blocks_among(&all));
+    assert_eq!(filtered["next"], 700);
+    assert_eq!(filtered["events"][0]["kind"], "BlockAdded");
+
+    let event = get(address, "/events/1").await;
+    assert!(event.body.ends_with(&format!(r#","payload":{}}}"#, payloads[1])), "{}", event.body);
+
+    let mut heights = Vec::new();
+    let mut next = 3;
+    loop {
+        let page = get(address, &format!("/blocks?from_height={next}&limit=50")).await.json();
+        let blocks = page["blocks"].as_array().unwrap();
+        if blocks.is_empty() {
+            break;
+        }
+        heights.extend(
+            blocks.iter().map(|block| block["payload"]["block"]["Version2"]["header"]["height"].as_u64().unwrap()),
+        );
+        next = page["next"].as_u64().unwrap();
+    }
+    let expected: Vec<u64> = (3..blocks_among(&all) as u64).collect();
+    assert_eq!(heights, expected);
+}
+
+#[tokio::test]
+async fn an_accounts_transactions_come_newest_first_to_the_last_one() {
+    const ACCOUNT: &str = "01522ef6c89038019cb7af05c340623804392dd2bb1f4dab5e4a9c3ab752fc0179";
+    let network = recordings::recorded_network();
+    let payloads: Vec<String> = network.into_iter().map(|(_, payload)| payload).take(700).collect();
+    let (_node, sidecar) = holding(&payloads).await;
+    let mut sequences: Vec<u64> = Vec::new();
+    let mut target = format!("/account/{ACCOUNT}/transactions?limit=20");
+    loop {
+        let page = get(sidecar.rest_address(), &target).await.json();
+        sequences
+            .extend(page["transactions"].as_array().unwrap().iter().map(|event| event["sequence"].as_u64().unwrap()));
+        let Some(next) = page["next"].as_u64() else { break };
+        target = format!("/account/{ACCOUNT}/transactions?limit=20&before={next}");
+    }
+    assert!(sequences.len() > 40 && sequences.is_sorted_by(|newer, older| newer > older), "{sequences:?}");
+    let mentions = |sequence: &u64| payloads[*sequence as usize].contains(ACCOUNT);
+    assert!(sequences.iter().all(mentions));
+    let nobody = get(sidecar.rest_address(), &format!("/account/01{}/transactions", "0".repeat(64))).await;
+    assert_eq!((nobody.status, nobody.body.as_str()), (200, r#"{"transactions":[],"next":null}"#));
+}
+
+#[tokio::test]
+async fn a_wrong_query_of_a_page_is_told_what_is_wrong() {
+    let (_node, sidecar) = transcript().await;
+    for (target, words) in [
+        ("/events?limit=0", "`limit` is a decimal number from 1 to 1000, received: 0"),
+        ("/events?from=x", "`from` is a decimal number"),
+        ("/events?types=Nothing", "`types` is a comma-separated list of BlockAdded"),
+        ("/events?start_from=1", "unknown parameter `start_from`"),
+        ("/blocks?from_height=-1", "`from_height` is a decimal number"),
+    ] {
+        let answer = get(sidecar.rest_address(), target).await;
+        assert_eq!(answer.status, 400, "{target}");
+        let message = answer.json()["message"].as_str().unwrap().to_owned();
+        assert!(message.starts_with("Invalid parameter in query: ") && message.contains(words), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn events_of_any_size_and_shape_can_be_read() {
+    let large = story::of_size(5_000_000, 1).payload;
+    let odd =
+        ["[]".to_owned(), r#""text""#.to_owned(), story::unknown_kind(1).payload, large, "{\n\"a\":\n1}".to_owned()];
+    let (_node, sidecar) = holding(&odd).await;
+    for (sequence, payload) in odd.iter().enumerate() {
+        let answer = get(sidecar.rest_address(), &format!("/events/{sequence}")).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.json()["payload"], serde_json::from_str::<Value>(payload).unwrap());
+    }
+    let page = get(sidecar.rest_address(), "/events").await.json();
+    assert_eq!((page["events"].as_array().unwrap().len(), page["next"].as_u64()), (3, Some(3)));
+    let page = get(sidecar.rest_address(), "/events?from=3").await.json();
+    assert_eq!((page["events"].as_array().unwrap().len(), page["next"].as_u64()), (1, Some(4)));
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_may_read_and_preflights_are_refused() {
+    let (_node, sidecar) = transcript().await;
+    let address = sidecar.rest_address();
+    let origin = "http://example.org";
+    for path in ["/block", "/nothing", "/status", "/api-doc.json"] {
+        let answer = send(Request::get(address, path).header("origin", origin)).await;
+        assert_eq!(answer.header("access-control-allow-origin"), Some(origin), "{path}");
+    }
+    let preflight = Request::new("OPTIONS", address, "/block").header("origin", origin);
+    let answer = send(preflight.header("access-control-request-method", "GET")).await;
+    assert_eq!((answer.status, answer.body.as_str()), (403, "CORS request forbidden: request-method not allowed"));
+    assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
+}
+
+#[tokio::test]
+async fn the_status_begins_with_the_version_and_tells_log_views_and_sources() {
+    let (node, sidecar) = transcript().await;
+    let answer = get(sidecar.rest_address(), "/status").await;
+    assert!(answer.body.starts_with(&format!(r#"{{"version":"{}","#, env!("CARGO_PKG_VERSION"))), "{}", answer.body);
+    let status = answer.json();
+    assert_eq!(status["log"], serde_json::json!({"oldest": 0, "next": 10, "api_version": "2.0.0", "epoch": 0}));
+    assert_eq!(status["sources"][0]["source"], node.address().to_string());
+    assert_eq!(status["sources"][0]["status"], "connected");
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_without_asking() {
+    use http_body_util::{BodyExt, Empty};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    let (_node, sidecar) = transcript().await;
+    let stream = tokio::net::TcpStream::connect(sidecar.rest_address()).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = hyper::Request::get(format!("http://{}/block", sidecar.rest_address()));
+    let response = sender.send_request(request.body(Empty::<bytes::Bytes>::new()).unwrap()).await.unwrap();
+    assert_eq!((response.status().as_u16(), response.version()), (200, hyper::Version::HTTP_2));
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, get(sidecar.rest_address(), "/block").await.body);
+}
+
+#[tokio::test]
+async fn more_requests_than_are_allowed_wait_and_are_all_answered() {
+    let node = SimulatedNode::start();
+    let sidecar = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
+        .node(node.address())
+        .rest_api()
+        .replacing("max_requests_per_second = 1000", "max_requests_per_second = 10")
+        .replacing("max_concurrent_requests = 50", "max_concurrent_requests = 1")
+        .start()
+        .await;
+    let address = sidecar.rest_address();
+    let begun = std::time::Instant::now();
+    let requests: Vec<_> = (0..25).map(|_| tokio::spawn(async move { get(address, "/status").await.status })).collect();
+    for request in requests {
+        assert_eq!(request.await.unwrap(), 200);
+    }
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(1), "the third ten begin a second after the second");
+}
+
+#[tokio::test]
+async fn the_document_and_its_pages_come_out_of_the_binary_and_name_nothing_outside() {
+    let (_node, sidecar) = transcript().await;
+    let address = sidecar.rest_address();
+    let redirect = get(address, "/swagger-ui").await;
+    assert_eq!((redirect.status, redirect.header("location")), (302, Some("/swagger-ui/")));
+    let page = get(address, "/swagger-ui/").await;
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html")));
+    assert!(!page.body.contains("http://") && !page.body.contains("https://"), "{}", page.body);
+    let start = get(address, "/swagger-ui/swagger-initializer.js").await;
+    assert!(start.body.contains("/api-doc.json"), "{}", start.body);
+    let nothing = get(address, "/swagger-ui/nothing.js").await;
+    assert_eq!((nothing.status, nothing.body.as_str()), (404, ""));
+
+    let document = get(address, "/api-doc.json").await;
+    assert_eq!((document.status, document.header("content-type")), (200, Some("application/json")));
+    let document = document.json();
+    assert_eq!(document["info"]["title"], "casper-event-sidecar");
+    let paths = document["paths"].as_object().unwrap();
+    assert_eq!(paths.len(), 14);
+    for (path, item) in paths {
+        let answer = &item["get"]["responses"]["200"]["content"]["application/json"];
+        assert!(!answer["schema"].is_null(), "{path} has no schema");
+        assert!(!answer["example"].is_null(), "{path} has no example");
+    }
+}
+
+/// The document's examples are what the recorded network answers, so they are compared with its answers.
+#[tokio::test]
+async fn the_documents_examples_are_answers_of_the_recorded_network() {
+    let examples: BTreeMap<String, Value> =
+        serde_json::from_str(include_str!("../resources/openapi/examples.json")).unwrap();
+    let node =
+        SimulatedNode::with(NodeOptions { chainspec_name: "casper-devnet".to_owned(), ..NodeOptions::default() });
+    let sidecar = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).node(node.address()).rest_api().start().await;
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events").await;
+    let events = recordings::recorded_network();
+    node.push_all(events.iter().map(|(_, payload)| payload));
+    live.read_until_id(events.len() as u64 - 1).await;
+    for (target, example) in examples {
+        // The recording has no fault; and the status is that of a moment.
+        if target.starts_with("/faults") || target == "/status" {
+            continue;
+        }
+        let mut answer = get(sidecar.rest_address(), &target).await.json();
+        let mut example = example;
+        for value in [&mut answer, &mut example] {
+            blank(value);
+        }
+        assert_eq!(answer, example, "{target}");
+    }
+}
+
+/// Takes out what differs from run to run.
+fn blank(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|name, _| !["source", "received_at", "head", "network_name"].contains(&name.as_str()));
+            members.values_mut().for_each(blank);
+        }
+        Value::Array(items) => items.iter_mut().for_each(blank),
+        _ => {}
+    }
+}

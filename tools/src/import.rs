@@ -1,0 +1,359 @@
+//! `sidecar-log import`: the history in a database of the Casper Sidecar, as a log.
+//!
+//! A database keeps an event's content without the name of its type around it; that is put back, so that a payload is
+//! what the node said as far as the database can tell. An event's receive time is its insertion into the database.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use futures_util::TryStreamExt;
+use indicatif::ProgressBar;
+use serde_json::value::RawValue;
+use sidecar::{
+    config::{ExportFrom, Password, PostgreSql, SslMode},
+    export::postgresql,
+    source::casper::event::{self, KINDS, kind_name},
+};
+use sidecar_log_format::{
+    ApiVersion, Durability, Event, Kind, Mark, MarkKind, Opened, Sequence, Timestamp, WriteOptions, Writer,
+    storage::Directory,
+};
+
+use crate::print;
+
+#[derive(clap::Args)]
+pub(crate) struct ImportArguments {
+    /// The database: sqlite:FILE, or postgresql://USER[:PASSWORD]@HOST[:PORT]/DATABASE[?sslmode=…&sslrootcert=…] with
+    /// the password better in the variable PGPASSWORD
+    #[arg(long, value_name = "DATABASE")]
+    from: String,
+    /// The directory of the new log, or the storage path to put it under
+    #[arg(value_name = "LOG")]
+    log: PathBuf,
+}
+
+/// What `--from` names. It is read here and not by clap, whose messages would show a password.
+enum Database {
+    Sqlite(PathBuf),
+    PostgreSql(PostgreSql),
+}
+
+impl Database {
+    fn named(text: &str) -> anyhow::Result<Self> {
+        match text.strip_prefix("sqlite:") {
+            Some(file) => Ok(Self::Sqlite(file.into())),
+            None => postgresql_settings(text).map(Self::PostgreSql),
+        }
+    }
+}
+
+/// The settings in a URL. No error shows a password.
+fn postgresql_settings(text: &str) -> anyhow::Result<PostgreSql> {
+    let mut url = url::Url::parse(text).context("neither sqlite:FILE nor a postgresql:// URL")?;
+    ensure!(matches!(url.scheme(), "postgresql" | "postgres"), "neither sqlite:FILE nor a postgresql:// URL");
+    let (mut ssl_mode, mut ssl_root_certificate, mut others) = (SslMode::default(), None, Vec::new());
+    for (name, value) in url.query_pairs() {
+        match name.as_ref() {
+            "sslmode" => {
+                let modes = [
+                    ("disable", SslMode::Disable),
+                    ("prefer", SslMode::Prefer),
+                    ("require", SslMode::Require),
+                    ("verify-full", SslMode::VerifyFull),
+                ];
+                let known = modes.iter().find(|(name, _)| *name == value);
+                ssl_mode = known.context("sslmode is disable, prefer, require or verify-full")?.1;
+            }
+            "sslrootcert" => ssl_root_certificate = Some(PathBuf::from(value.as_ref())),
+            _ => others.push((name.into_owned(), value.into_owned())),
+        }
+    }
+    url.set_query(None);
+    if !others.is_empty() {
+        url.query_pairs_mut().extend_pairs(others);
+    }
+    let config = tokio_postgres::Config::from_str(url.as_str()).context("not a URL that PostgreSQL's clients take")?;
+    let host = match config.get_hosts() {
+        [tokio_postgres::config::Host::Tcp(host)] => host.clone(),
+        [tokio_postgres::config::Host::Unix(folder)] => folder.display().to_string(),
+        _ => bail!("the URL must name one host"),
+    };
+    let password = config.get_password().and_then(|password| String::from_utf8(password.to_vec()).ok());
+    Ok(PostgreSql {
+        host,
+        port: config.get_ports().first().copied().unwrap_or(5432),
+        database_name: config.get_dbname().context("the URL must name the database")?.to_owned(),
+        username: config.get_user().context("the URL must name the user")?.to_owned(),
+        password: Password::new(password.or_else(|| std::env::var("PGPASSWORD").ok()).unwrap_or_default()),
+        max_connections: 1,
+        ssl_mode,
+        ssl_root_certificate,
+        export_from: ExportFrom::Oldest,
+    })
+}
+
+/// An event as the database has it.
+struct Row<'a> {
+    id: i64,
+    kind: Kind,
+    /// `http://HOST:PORT/`.
+    source_address: &'a str,
+    event_id: i64,
+    /// Microseconds since 1970.
+    inserted: i64,
+    api_version: &'a str,
+    network: &'a str,
+    /// `None` for a shutdown, and where the tables do not fit together.
+    raw: Option<&'a str>,
+}
+
+/// Makes the log; says whether every event could be taken over.
+pub(crate) fn import(arguments: &ImportArguments, out: &mut impl Write) -> anyhow::Result<bool> {
+    let (directory, storage_folder) = places(&arguments.log);
+    let mut importer =
+        Importer { target: None, directory, storage_folder, bar: print::event_bar("importing", 0), skipped: 0 };
+    let (place, result) = match &Database::named(&arguments.from)? {
+        Database::Sqlite(file) => {
+            let place = format!("sqlite:{}", file.display());
+            (place.clone(), read_sqlite(file, &place, &mut importer))
+        }
+        Database::PostgreSql(settings) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            (settings.place(), runtime.block_on(read_postgresql(settings, &mut importer)))
+        }
+    };
+    result.with_context(|| format!("cannot read {place}"))?;
+    importer.finish(out)
+}
+
+/// The log's directory and the storage folder around it.
+fn places(path: &Path) -> (PathBuf, PathBuf) {
+    if path.join("sse_index").exists() || path.join("logs").is_dir() {
+        return (path.join("logs").join("casper"), path.to_owned());
+    }
+    let storage_folder = path.parent().and_then(Path::parent).unwrap_or(path);
+    (path.to_owned(), storage_folder.to_owned())
+}
+
+/// Takes rows and makes a log of them.
+struct Importer {
+    /// `None` before the first row is known to come.
+    target: Option<Target>,
+    directory: PathBuf,
+    storage_folder: PathBuf,
+    bar: ProgressBar,
+    skipped: u64,
+}
+
+struct Target {
+    writer: Writer,
+    announced: ApiVersion,
+    imported: u64,
+}
+
+/// Events between two commits.
+const COMMIT_EVENTS: u64 = 10_000;
+
+impl Importer {
+    /// Makes the log, now that the number of events is known.
+    fn begin(&mut self, place: &str, events: u64) -> anyhow::Result<()> {
+        self.bar.set_length(events);
+        let mut new_log_id = [0; 16];
+        getrandom::fill(&mut new_log_id).map_err(|error| anyhow!("no random numbers for a log's id: {error}"))?;
+        let options = WriteOptions {
+            kinds: KINDS.iter().map(|(kind, name)| (kind.0, (*name).to_owned())).collect(),
+            first_sequence: reference_index(&self.storage_folder).saturating_sub(events),
+            durability: Durability::Interval,
+            ..WriteOptions::new("casper", new_log_id, now())
+        };
+        let directory = Directory::create(&self.directory)
+            .with_context(|| format!("cannot make the directory {}", self.directory.display()))?;
+        let Opened { mut writer, log, .. } = Writer::open(Arc::new(directory), options)?;
+        if log.head().next_sequence > log.oldest() {
+            bail!("{} holds events already; history goes into a log of its own", self.directory.display());
+        }
+        mark(&mut writer, &serde_json::json!({"import": "begin", "from": place, "events": events}))?;
+        self.target = Some(Target { writer, announced: ApiVersion::NONE, imported: 0 });
+        Ok(())
+    }
+
+    fn take(&mut self, row: &Row<'_>) -> anyhow::Result<()> {
+        self.bar.inc(1);
+        let Some(payload) = payload(row) else {
+            self.skipped += 1;
+            eprintln!("warning: event_log_id {} has no content that can be read; it is left out", row.id);
+            return Ok(());
+        };
+        let Some(target) = &mut self.target else { return Ok(()) };
+        let source = row.source_address.trim_start_matches("http://").trim_end_matches('/');
+        let received = Timestamp::try_from(row.inserted).unwrap_or_default();
+        let api_version = row.api_version.parse().unwrap_or(ApiVersion::NONE);
+        if api_version > target.announced {
+            target.writer.announce_version(api_version, source, received)?;
+            target.announced = api_version;
+        }
+        target.writer.append(&Event {
+            kind: row.kind,
+            source,
+            network: row.network,
+            api_version,
+            upstream_id: Some(row.event_id.cast_unsigned()),
+            received,
+            payload: &payload,
+        })?;
+        target.imported += 1;
+        if target.imported.is_multiple_of(COMMIT_EVENTS) {
+            target.writer.commit()?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, out: &mut impl Write) -> anyhow::Result<bool> {
+        self.bar.finish_and_clear();
+        let Some(Target { mut writer, imported, .. }) = self.target.take() else { return Ok(true) };
+        writer.commit()?;
+        mark(&mut writer, &serde_json::json!({"import": "end", "events": imported}))?;
+        writer.commit()?;
+        writer.sync()?;
+        writer.close()?;
+        writeln!(out, "{imported} events in {}", self.directory.display())?;
+        Ok(self.skipped == 0)
+    }
+}
+
+fn mark(writer: &mut Writer, body: &serde_json::Value) -> anyhow::Result<()> {
+    let position = writer.next_sequence();
+    let mark =
+        Mark { kind: MarkKind::IMPORT, position, source: String::new(), received: now(), body: body.to_string() };
+    Ok(writer.mark(&mark)?)
+}
+
+/// The next id that the reference would have given out: four bytes in `sse_index`. 0 when there is none.
+fn reference_index(folder: &Path) -> Sequence {
+    let bytes = fs::read(folder.join("sse_index")).ok();
+    bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, |bytes| Sequence::from(u32::from_le_bytes(bytes)))
+}
+
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::try_from(since_epoch.as_micros()).unwrap_or(Timestamp::MAX)
+}
+
+/// What the node said: the content with the name of its type around it, and two members as a node calls them.
+fn payload(row: &Row<'_>) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Accepted<'a> {
+        #[serde(borrow)]
+        transaction: &'a RawValue,
+    }
+
+    let raw = match (row.kind, row.raw) {
+        (event::SHUTDOWN, _) => return Some("\"Shutdown\"".to_owned()),
+        (_, raw) => raw?,
+    };
+    let name = kind_name(row.kind);
+    match row.kind {
+        event::TRANSACTION_ACCEPTED => {
+            let Accepted { transaction } = serde_json::from_str(raw).ok()?;
+            Some(format!("{{\"{name}\":{transaction}}}"))
+        }
+        // In JSON a name in plain quotes is no part of a string, and this one stands before the effects.
+        event::STEP => {
+            Some(format!("{{\"{name}\":{}}}", raw.replacen("\"execution_effect\"", "\"execution_effects\"", 1)))
+        }
+        _ => Some(format!("{{\"{name}\":{raw}}}")),
+    }
+}
+
+/// Contents are found by the keys that their tables have an index of: none has one of `event_log_id`.
+const SQLITE_EVENTS: &str = r#"
+SELECT l."event_log_id", l."event_type_id", l."event_source_address", l."event_id",
+       CAST(strftime('%s', l."inserted_timestamp") AS INTEGER) * 1000000, l."api_version", l."network_name",
+       COALESCE(b."raw", a."raw", e."raw", p."raw", f."raw", s."raw", t."raw")
+FROM "event_log" l
+LEFT JOIN "BlockAdded" b ON l."event_type_id" = 1 AND b."block_hash" = l."event_key" AND b."event_log_id" = l."event_log_id"
+LEFT JOIN "TransactionAccepted" a ON l."event_type_id" = 2 AND a."transaction_type_id" IN (0, 1)
+    AND a."transaction_hash" = l."event_key" AND a."event_log_id" = l."event_log_id"
+LEFT JOIN "TransactionExpired" e ON l."event_type_id" = 3 AND e."transaction_hash" = l."event_key"
+    AND e."event_log_id" = l."event_log_id"
+LEFT JOIN "TransactionProcessed" p ON l."event_type_id" = 4 AND p."transaction_hash" = l."event_key"
+    AND p."event_log_id" = l."event_log_id"
+LEFT JOIN "Fault" f ON l."event_type_id" = 5
+    AND f."era" = CAST(substr(l."event_key", 1, instr(l."event_key", ' ') - 1) AS NUMERIC) AND f."event_log_id" = l."event_log_id"
+LEFT JOIN "FinalitySignature" s ON l."event_type_id" = 6
+    AND s."block_hash" = substr(l."event_key", 1, instr(l."event_key", ' ') - 1)
+    AND s."public_key" = substr(l."event_key", instr(l."event_key", ' ') + 1) AND s."event_log_id" = l."event_log_id"
+LEFT JOIN "Step" t ON l."event_type_id" = 7 AND t."era" = CAST(l."event_key" AS NUMERIC) AND t."event_log_id" = l."event_log_id"
+ORDER BY l."event_log_id""#;
+
+const POSTGRESQL_EVENTS: &str = r#"
+SELECT l."event_log_id", l."event_type_id", l."event_source_address", l."event_id",
+       (extract(epoch FROM l."inserted_timestamp") * 1000000)::bigint, l."api_version", l."network_name", c."raw"
+FROM "event_log" l LEFT JOIN (
+    SELECT "event_log_id", "raw" FROM "BlockAdded"
+    UNION ALL SELECT "event_log_id", "raw" FROM "TransactionAccepted"
+    UNION ALL SELECT "event_log_id", "raw" FROM "TransactionExpired"
+    UNION ALL SELECT "event_log_id", "raw" FROM "TransactionProcessed"
+    UNION ALL SELECT "event_log_id", "raw" FROM "Fault"
+    UNION ALL SELECT "event_log_id", "raw" FROM "FinalitySignature"
+    UNION ALL SELECT "event_log_id", "raw" FROM "Step"
+) c USING ("event_log_id")
+ORDER BY l."event_log_id""#;
+
+const COUNT: &str = r#"SELECT count(*) FROM "event_log""#;
+
+fn read_sqlite(file: &Path, place: &str, importer: &mut Importer) -> anyhow::Result<()> {
+    let connection = rusqlite::Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let events: i64 = connection.query_row(COUNT, [], |row| row.get(0))?;
+    importer.begin(place, events.cast_unsigned())?;
+    let mut statement = connection.prepare(SQLITE_EVENTS)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        importer.take(&Row {
+            id: row.get(0)?,
+            kind: kind(row.get(1)?)?,
+            source_address: row.get_ref(2)?.as_str()?,
+            event_id: row.get(3)?,
+            inserted: row.get(4)?,
+            api_version: row.get_ref(5)?.as_str()?,
+            network: row.get_ref(6)?.as_str()?,
+            raw: row.get_ref(7)?.as_str_or_null()?,
+        })?;
+    }
+    Ok(())
+}
+
+async fn read_postgresql(settings: &PostgreSql, importer: &mut Importer) -> anyhow::Result<()> {
+    let client = postgresql::connect(settings).await?;
+    let events: i64 = client.query_one(COUNT, &[]).await?.try_get(0)?;
+    importer.begin(&settings.place(), events.cast_unsigned())?;
+    let no_parameters: [&str; 0] = [];
+    let mut rows = std::pin::pin!(client.query_raw(POSTGRESQL_EVENTS, no_parameters).await?);
+    while let Some(row) = rows.try_next().await? {
+        importer.take(&Row {
+            id: row.try_get(0)?,
+            kind: kind(row.try_get::<_, i16>(1)?.into())?,
+            source_address: row.try_get(2)?,
+            event_id: row.try_get(3)?,
+            inserted: row.try_get(4)?,
+            api_version: row.try_get(5)?,
+            network: row.try_get(6)?,
+            raw: row.try_get(7)?,
+        })?;
+    }
+    Ok(())
+}
+
+/// Kinds were numbered after `event_type`.
+fn kind(event_type: i64) -> anyhow::Result<Kind> {
+    let kind = u8::try_from(event_type).ok().map(Kind);
+    let known = kind.filter(|kind| *kind != event::OTHER && KINDS.iter().any(|(known, _)| known == kind));
+    known.with_context(|| format!("the database has an event type {event_type} that is not known"))
+}

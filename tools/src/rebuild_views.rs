@@ -1,0 +1,90 @@
+//! `rebuild-views`: the views of a log made anew, with a bar to watch.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use sidecar::view::{self, Options};
+use sidecar_log_format::storage::{Directory, Storage};
+use sidecar_log_format::{Error, Log, ReadOptions};
+use std::sync::Arc;
+
+use crate::{LogArgument, locate, print_json};
+
+/// Enough that the inner pages of the views of a hundred million events stay in memory.
+const CACHE_BYTES: usize = 256 << 20;
+
+#[derive(clap::Args)]
+pub(crate) struct RebuildViewsArguments {
+    #[command(flatten)]
+    log: LogArgument,
+    /// The views' file. Default: <storage_path>/views/<log>.redb, where the sidecar has it.
+    #[arg(long, value_name = "FILE")]
+    views: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was made.
+#[derive(Serialize)]
+struct Made {
+    file: String,
+    events: u64,
+    bytes: u64,
+}
+
+/// Makes the views anew; nobody may be writing the log meanwhile.
+pub(crate) fn rebuild_views(arguments: &RebuildViewsArguments, out: &mut impl Write) -> anyhow::Result<()> {
+    let directory = locate::log_directory(&arguments.log.path)?;
+    let path = match &arguments.views {
+        Some(path) => path.clone(),
+        None => views_of(&directory)?,
+    };
+    let storage: Arc<dyn Storage> = Arc::new(Directory::at(directory));
+    let lock = storage.lock().with_context(|| format!("cannot lock {}", storage.name()))?;
+    let Some(_lock) = lock else { return Err(Error::Locked { directory: storage.name() }.into()) };
+    let log = Log::open(storage, ReadOptions::default())?;
+
+    let bar = progress_bar();
+    let mut events = 0;
+    view::rebuild(&Options { path: path.clone(), cache_bytes: CACHE_BYTES }, &log, &mut |progress| {
+        bar.set_length(progress.events_total);
+        bar.set_position(progress.events);
+        events = progress.events;
+    })?;
+    bar.finish_and_clear();
+    let bytes = fs::metadata(&path).with_context(|| format!("cannot look at {}", path.display()))?.len();
+    let made = Made { file: path.display().to_string(), events, bytes };
+    match arguments.json {
+        true => print_json(out, &made)?,
+        false => writeln!(out, "{}: the views of {events} events, {}", made.file, HumanBytes(bytes))?,
+    }
+    Ok(())
+}
+
+/// Where the sidecar has the views of the log at `<storage_path>/logs/<log>`.
+fn views_of(log: &Path) -> anyhow::Result<PathBuf> {
+    let log = fs::canonicalize(log).with_context(|| format!("cannot read {}", log.display()))?;
+    let storage = log.parent().filter(|logs| logs.ends_with("logs")).and_then(Path::parent);
+    let (Some(storage), Some(name)) = (storage, log.file_name()) else {
+        bail!(
+            "{} is not in a storage path's logs directory, so its views could be anywhere: name their file with --views",
+            log.display()
+        );
+    };
+    Ok(storage.join("views").join(name).with_added_extension("redb"))
+}
+
+/// A bar over events on stderr, if somebody is looking.
+fn progress_bar() -> ProgressBar {
+    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    match ProgressStyle::with_template("rebuilding {wide_bar} {human_pos}/{human_len} events {eta}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
