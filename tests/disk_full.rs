@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::process::{Resource, Rlimit, prlimit};
@@ -116,7 +116,7 @@ async fn is_waited_for(node: &SimulatedNode, sidecar: &mut Sidecar, told: &mut V
 
 #[tokio::test]
 async fn where_room_is_to_stay_free_ingest_waits_for_it_and_serving_goes_on() {
-    // Others use this disk too, so the room that makes the difference is far more than they take meanwhile.
+    // Others use this disk too, so the room that makes the difference is more than they take in a moment.
     const ROOM: u64 = 1024 * MIB;
     let folder = tempfile::tempdir().unwrap();
     let other = ballast(folder.path(), ROOM);
@@ -138,11 +138,18 @@ async fn where_room_is_to_stay_free_ingest_waits_for_it_and_serving_goes_on() {
     expect_stored(&sidecar, &told).await;
 
     // And while it runs; the room reserved so far is used up first.
-    let other = ballast(folder.path(), ROOM);
     let more = payloads(3..400);
+    let other = ballast(folder.path(), MIB);
     node.push_all(&more);
     told.extend(more);
-    sidecar.wait_for_outputs(WAITS, 2).await;
+    let deadline = Instant::now() + PATIENCE;
+    while sidecar.output().matches(WAITS).count() < 2 {
+        assert!(Instant::now() < deadline, "it does not wait");
+        // Whatever others give back meanwhile is taken.
+        let too_much = (free(folder.path()) + ROOM / 2).saturating_sub(min);
+        ballast(folder.path(), too_much.max(4096));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     expect_served_and_waiting(&sidecar, &told).await;
     std::fs::remove_file(other).unwrap();
     expect_stored(&sidecar, &told).await;
