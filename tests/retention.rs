@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use sidecar_test_support::client::{Request, SseClient, events};
@@ -19,9 +20,12 @@ fn sidecar() -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
 }
 
-/// Events of 10 kB, of which the log holds about 130 in a segment of 1 MiB.
+/// Events of 10 kB, of which the log holds about 130 in a segment of 1 MiB: what is in a block has no two texts alike.
 fn payloads(numbers: std::ops::Range<u64>) -> Vec<String> {
-    numbers.map(|number| story::of_random_text(10_000, number).payload).collect()
+    static TEXTS: LazyLock<Vec<String>> =
+        LazyLock::new(|| (0..80).map(|number| story::of_random_text(10_000, number).payload).collect());
+    let payload = |number: u64| format!("{{\"Numbered\":[{number},{}]}}", TEXTS[number as usize % TEXTS.len()]);
+    numbers.map(payload).collect()
 }
 
 /// The oldest and the newest retained id; twice 0 while there is none.
