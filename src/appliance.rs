@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
-use sidecar_log_format::{ReadOptions, Recovery, Sequence, WriteOptions};
+use sidecar_log_format::{ReadOptions, Recovery, RewriteOptions, Sequence, WriteOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
@@ -23,7 +23,7 @@ use crate::config::{
 };
 use crate::export::{self, Exporters};
 use crate::http::BindError;
-use crate::ingest::{self, Ingest, IngestError, identity};
+use crate::ingest::{self, Ingest, IngestError, Retention, Rewriting, identity};
 use crate::rest::{self, RestOptions};
 use crate::source::Batch;
 use crate::source::casper::{self, End, NamedSource, NodeOptions, event::KINDS};
@@ -52,6 +52,15 @@ enum Outcome {
     StorageFailed(IngestError),
 }
 
+/// Which life of the appliance in this process it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// What it cannot be begun with is for the operator to put right.
+    First,
+    /// It has worked before, so it is tried again however long the storage keeps failing.
+    Another,
+}
+
 /// Runs what the configuration says until a signal comes (`Ok`) or it cannot go on.
 ///
 /// # Errors
@@ -76,9 +85,10 @@ pub(crate) async fn run_until(
     exporters.check().await.map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     tokio::pin!(end);
     let mut pause = RESTART_PAUSE_MIN;
+    let mut life = Life::First;
     loop {
         let begun = tokio::time::Instant::now();
-        match run_once(config, sse, storage, &exporters, &mut started, end.as_mut()).await? {
+        match run_once(config, sse, storage, life, &exporters, &mut started, end.as_mut()).await? {
             Outcome::Signal => return Ok(()),
             Outcome::NodesUnavailable => {
                 bail!("Error running component 'sse_event_server': Connected node(s) are unavailable")
@@ -95,6 +105,7 @@ pub(crate) async fn run_until(
                     () = end.as_mut() => return Ok(()),
                 }
                 pause = (pause * 2).min(RESTART_PAUSE_MAX);
+                life = Life::Another;
             }
         }
     }
@@ -104,12 +115,16 @@ async fn run_once(
     config: &Config,
     sse: &SseServer,
     storage: &Storage,
+    life: Life,
     exporters: &Exporters,
     started: &mut impl FnMut(&Ingest),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
-    let ingest = ingest::start(ingest_options(sse, storage)?)
-        .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
+    let ingest = match ingest::start(ingest_options(sse, storage)?) {
+        Ok(ingest) => ingest,
+        Err(failure) if life == Life::Another => return Ok(Outcome::StorageFailed(failure)),
+        Err(error) => bail!("Error initializing component 'sse_event_server': {error}"),
+    };
     report(&ingest.recovery);
     started(&ingest);
     let nodes = nodes(config, sse, storage);
@@ -166,6 +181,10 @@ fn serve(
         Views::open(view_options(storage), ingest.log.clone(), ingest.committed.clone())
     });
     let views = views.transpose().context("Error initializing component 'rest_api_server'")?;
+    let followers = followers(views.as_ref(), exporters);
+    for follower in &followers {
+        ingest.needed_from.add(Arc::clone(&follower.next_sequence));
+    }
     let sources: Vec<NamedSource> = nodes.iter().map(|node| node.source.clone()).collect();
     let admin = config.admin_api_server.as_ref().map(|settings| admin::Server::bind(&admin_options(settings)));
     let admin = admin.transpose().map_err(|error| cannot_run("admin_api_server", error))?;
@@ -194,7 +213,7 @@ fn serve(
             sources,
             stream: Arc::clone(handle.counters()),
             rest: rest.as_ref().map(rest::Server::counters),
-            followers: followers(views.as_ref(), exporters),
+            followers,
         };
         servers.spawn(admin.run(parts, is_cut()));
     }
@@ -322,8 +341,17 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
         block_bytes_max: log.block_bytes_max as usize,
         segment_bytes_max,
         segment_age_max: u64::try_from(log.segment_age_max.as_micros()).unwrap_or(u64::MAX),
+        free_bytes_min: log.free_bytes_min,
         read: ReadOptions { cache_bytes: usize::try_from(log.block_cache_bytes).unwrap_or(usize::MAX) },
         ..WriteOptions::new("casper", new_log_id, u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
+    };
+    // What is soon dropped is not worth the work.
+    let rewriting = match log.compaction.filter(|_| sse.keep_only_newest.is_none()) {
+        Some(compaction) => Rewriting::Compact {
+            options: RewriteOptions { level: compaction.level, ..RewriteOptions::COMPACTION },
+            bytes_per_second: compaction.bytes_per_second,
+        },
+        None => Rewriting::Merge(RewriteOptions { level: write.compression_level, block_bytes: write.block_bytes_max }),
     };
     Ok(ingest::Options {
         log_directory: log_directory(storage),
@@ -334,7 +362,14 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
             tail_bytes_max: log.index_tail_bytes_max as u64,
             cache_bytes: log.index_cache_bytes,
         },
-        keep_only_newest: sse.keep_only_newest,
+        retention: Retention {
+            bytes_max: log.retention_bytes_max,
+            age_max: log.retention_age_max,
+            newest_events: sse.keep_only_newest,
+            wait_bytes_max: log.retention_wait_bytes_max,
+            ..Retention::default()
+        },
+        rewriting,
         queued_batches: (sse.inbound_channel_size / QUEUED_BATCH_EVENTS).clamp(1, QUEUED_BATCHES_MAX),
     })
 }

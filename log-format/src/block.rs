@@ -342,29 +342,26 @@ impl BlockBuilder {
         self.chain_after = chain;
     }
 
-    /// Adds all events of the block that goes on where this one stands, as they are.
-    pub(crate) fn push_block(&mut self, block: &Block) {
-        let base = self.table.kind.len() as u32;
-        let rises = block.table.rises.iter().map(|rise| Rise { row: base + rise.row, version: rise.version });
-        self.table.rises.extend(rises);
-        self.payload.extend_from_slice(&block.payload);
-        for row in block.rows() {
-            let event = Event {
-                kind: row.kind(),
-                source: row.source(),
-                network: row.network(),
-                api_version: row.api_version(),
-                upstream_id: row.upstream_id(),
-                received: row.received(),
-                payload: "",
-            };
-            let payload_length = row.column(&block.table.payload_length);
-            let frame_extra = (row.range().len() as u32).saturating_sub(payload_length);
-            self.push_row(&event, row.flags(), payload_length, frame_extra);
+    /// Adds an event of another block as it stands there, with its version frame; `chain` is the value after it.
+    pub(crate) fn push_stored(&mut self, row: Row<'_>, chain: ChainValue) {
+        if let Some(rise) = row.rise() {
+            self.table.rises.push(Rise { row: self.table.kind.len() as u32, version: numbers(rise) });
+            self.version_after = rise;
         }
-        self.kinds |= block.kinds;
-        self.version_after = block.version_after;
-        self.chain_after = block.chain_after;
+        self.payload.extend_from_slice(row.frame_with_rise());
+        let event = Event {
+            kind: row.kind(),
+            source: row.source(),
+            network: row.network(),
+            api_version: row.api_version(),
+            upstream_id: row.upstream_id(),
+            received: row.received(),
+            payload: "",
+        };
+        let payload_length = row.payload_length();
+        let frame_extra = (row.range().len() as u32).saturating_sub(payload_length);
+        self.push_row(&event, row.flags(), payload_length, frame_extra);
+        self.chain_after = chain;
     }
 
     /// Adds a mark: its body is a line of the payload. `announced` is the highest version that any source has announced.
@@ -781,8 +778,17 @@ impl<'a> Row<'a> {
         self.column(&self.block.received)
     }
 
-    fn flags(&self) -> u8 {
+    pub(crate) fn flags(&self) -> u8 {
         self.column(&self.block.table.flags)
+    }
+
+    fn payload_length(&self) -> u32 {
+        self.column(&self.block.table.payload_length)
+    }
+
+    /// The version frame before it, if there is one, and its own frame.
+    pub(crate) fn frame_with_rise(&self) -> &'a [u8] {
+        self.block.payload.get(self.range_with_rise()).unwrap_or_default()
     }
 
     /// Where the version frame before it and its own frame stand in [`Block::wire`].
@@ -821,7 +827,7 @@ impl<'a> Row<'a> {
     /// Its payload, out of its frame: for an event whose block was decoded without its wire form.
     #[must_use]
     pub fn payload_in<'frame>(&self, frame: &'frame [u8]) -> Cow<'frame, [u8]> {
-        let length = self.column(&self.block.table.payload_length) as usize;
+        let length = self.payload_length() as usize;
         if self.flags() & FLAG_FOLDED == 0 {
             let start = wire::PAYLOAD_START;
             return Cow::Borrowed(frame.get(start..start + length).unwrap_or_default());
@@ -831,7 +837,7 @@ impl<'a> Row<'a> {
 
     /// Whether row and frame agree: the frame is that of this payload length and this sequence.
     pub(crate) fn is_sound(&self) -> bool {
-        let length = self.column(&self.block.table.payload_length) as usize;
+        let length = self.payload_length() as usize;
         let frame = self.frame();
         let ending = format!("\nid:{}\n\n", self.sequence());
         let Some(body) = frame.strip_suffix(ending.as_bytes()) else { return false };

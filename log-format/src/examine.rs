@@ -8,7 +8,7 @@ use std::{ops::Range, sync::Arc};
 
 use crate::{
     ApiVersion, CHAIN_START, ChainValue, Error, Mark, MarkKind, Result, Sequence,
-    block::{self, BLOCK_HEADER_BYTES, Block, BlockHeader, BlockType},
+    block::{self, BLOCK_HEADER_BYTES, Block, BlockHeader, BlockType, Row},
     chain::next_chain_value,
     head::{self, HeadState},
     log::list_segments,
@@ -232,6 +232,7 @@ impl Survey {
         segment.blocks_start = start.unwrap_or(length);
         segment.header = SegmentHeader {
             generation: 0,
+            rewritten_level: 0,
             first_sequence: first,
             created: block.as_ref().map_or(0, |block| block.received_min),
             version_before: version,
@@ -660,9 +661,12 @@ impl Examiner {
 
 /// The chain value after a block's events.
 fn chain_over(before: ChainValue, events: &Block) -> ChainValue {
-    events.rows().fold(before, |chain, row| {
-        next_chain_value(&chain, row.sequence(), row.kind(), row.api_version(), row.network(), &row.payload())
-    })
+    events.rows().fold(before, chain_after)
+}
+
+/// The chain value after an event, from that before it.
+pub(crate) fn chain_after(before: ChainValue, row: Row<'_>) -> ChainValue {
+    next_chain_value(&before, row.sequence(), row.kind(), row.api_version(), row.network(), &row.payload())
 }
 
 /// What does not fit between a block's header, its rows and its frames.

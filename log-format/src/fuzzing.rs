@@ -100,7 +100,9 @@ fn encode_again(header: &BlockHeader, block: &Block) {
         chain: header.chain_after,
     };
     let mut builder = BlockBuilder::new(position, block.wire().len());
-    builder.push_block(block);
+    for row in block.rows() {
+        builder.push_stored(row, header.chain_after);
+    }
     let mut bytes = Vec::new();
     builder.finish(BlockType::EVENTS, &mut Encoder::new(1).unwrap(), &mut bytes).unwrap();
     let header = BlockHeader::decode(&bytes).unwrap();

@@ -107,6 +107,8 @@ pub struct SegmentReport {
     pub is_sealed: bool,
     /// Which writing of this range it is; a rewrite counts it up.
     pub generation: u32,
+    /// The zstd level that its blocks were last rewritten with; `None` while they are as they were committed.
+    pub rewritten_level: Option<u8>,
     /// The epoch it was begun in.
     pub epoch: u64,
     /// When it was begun, in microseconds since the Unix epoch.
@@ -259,6 +261,7 @@ impl Inspection {
             last_sequence: (events > 0).then(|| footer.end_sequence.saturating_sub(1)),
             is_sealed,
             generation: file.header.generation,
+            rewritten_level: Some(file.header.rewritten_level).filter(|&level| level > 0),
             epoch: file.header.epoch,
             created: file.header.created,
             events,

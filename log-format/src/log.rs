@@ -111,6 +111,8 @@ pub(crate) struct Shared {
     committed: Condvar,
     /// Held while a sealed segment is rewritten: one at a time.
     pub(crate) rewriting: Mutex<()>,
+    /// Held while segments are dropped, so that they go oldest first.
+    pub(crate) dropping: Mutex<()>,
 }
 
 /// Who writes the log that is read.
@@ -253,6 +255,7 @@ impl Log {
             head: Mutex::new(head),
             committed: Condvar::new(),
             rewriting: Mutex::default(),
+            dropping: Mutex::default(),
         };
         Log { shared: Arc::new(shared) }
     }
@@ -343,6 +346,11 @@ impl Log {
                 Read::Events { index: block.index_of(sequence).unwrap_or_default(), block }
             })
         };
+        Log::quarantine(read, sequence, &entry)
+    }
+
+    /// Says of a damaged block that its events are missing from `sequence` on.
+    pub(crate) fn quarantine(read: Result<Read>, sequence: Sequence, entry: &BlockEntry) -> Result<Read> {
         match read {
             Err(error @ (Error::Corrupt { .. } | Error::UnknownFeature { .. })) => {
                 let why = Missing::Quarantined(error.to_string());
@@ -535,6 +543,11 @@ impl Shared {
     pub(crate) fn segment_list(&self) -> Vec<Sequence> {
         let segments = self.read_segments();
         segments.sealed.iter().copied().chain(segments.active.as_ref().map(Active::first_sequence)).collect()
+    }
+
+    /// The segment that is being written.
+    pub(crate) fn active_file(&self) -> Option<Arc<SegmentFile>> {
+        self.read_segments().active.as_ref().map(|active| Arc::clone(&active.file))
     }
 
     fn lock_open(&self) -> MutexGuard<'_, OpenSegments> {
@@ -770,7 +783,7 @@ impl std::fmt::Debug for LargeEvent {
 
 impl LargeEvent {
     /// Nothing is given out before all of it is known to be sound.
-    fn open(file: Arc<SegmentFile>, entry: &BlockEntry) -> Result<LargeEvent> {
+    pub(crate) fn open(file: Arc<SegmentFile>, entry: &BlockEntry) -> Result<LargeEvent> {
         let (header, shape) = file.read_shape(entry.offset)?;
         check_listed(&file, entry, &header)?;
         file.check_parts(entry.offset, &header)?;

@@ -108,6 +108,7 @@ fn new_log(options: &WriteOptions, head_state: &HeadState) -> Found {
     let first_sequence = slot.map_or(0, |slot| slot.next_sequence).max(options.first_sequence);
     let header = SegmentHeader {
         generation: 0,
+        rewritten_level: 0,
         epoch: slot.map_or(0, |slot| slot.epoch + u64::from(may_have_given_out_more(head_state))),
         log_id: options.new_log_id,
         dialect: options.dialect.clone(),

@@ -1,33 +1,44 @@
-//! Rewriting sealed segments, beside the running writer.
+//! Rewriting sealed segments: small blocks become large ones, compressed harder, and every event stays byte for byte what
+//! it was.
 //!
-//! Commits that wait for nothing make small blocks, which compress badly. A [`Maintenance`] handle merges the blocks of
-//! a sealed segment into large ones: the same events, marks, versions and chain values, in a file written aside, synced,
-//! read back and renamed over the old one. Readers notice nothing. One block is in memory at a time.
+//! A sealed segment goes in, one of the same name with fewer and larger blocks comes out: written aside, synced, read
+//! back and compared, and only then renamed over the old one. Readers notice nothing. One block of either file is in
+//! memory at a time.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, PoisonError},
+};
 
 use crate::{
     ApiVersion, ChainValue, Error, Mark, Result, Sequence, Timestamp,
-    block::{BLOCK_EVENTS_MAX, BLOCK_HEADER_BYTES, Block, BlockBuilder, BlockHeader, BlockType, Built, Encoder},
-    examine::{Examiner, Extent, loss_body},
-    log::{LARGE_BYTES, Shared},
+    block::{BLOCK_EVENTS_MAX, Block, BlockBuilder, BlockHeader, BlockType, Built, Encoder},
+    examine::{Examiner, Extent, chain_after, loss_body},
+    log::{LARGE_BYTES, Shared, load},
     segment::{BlockEntry, Footer, Position, SegmentFile, SegmentHeader, file_name, read_exact, storage_error},
-    storage::{File, Lock, Storage},
+    storage::{File, Storage},
 };
 
 /// How a segment is rewritten.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RewriteOptions {
     /// zstd level of the blocks.
     pub level: i32,
-    /// Wire bytes that a block is to come close to and not exceed.
+    /// Wire bytes that a block is to come close to and not exceed, unless a single event does.
     pub block_bytes: usize,
 }
 
 impl Default for RewriteOptions {
+    /// Merging: 1 MiB at level 1, as fast as the disk.
     fn default() -> Self {
         RewriteOptions { level: 1, block_bytes: 1 << 20 }
     }
+}
+
+impl RewriteOptions {
+    /// Compaction: 1 MiB at level 19, a few megabytes a second on a core. Higher levels and larger blocks save little more,
+    /// and whoever begins to read in the middle of a block has to decompress all of it.
+    pub const COMPACTION: Self = RewriteOptions { level: 19, block_bytes: 1 << 20 };
 }
 
 /// What a rewrite did.
@@ -43,88 +54,75 @@ pub struct Rewritten {
     pub bytes_after: u64,
 }
 
-/// Keeps the sealed segments of a log in shape while its writer goes on; for a thread of its own.
-///
-/// It holds the writer's lock too: drop it before the log is opened for writing again.
-pub struct Maintenance {
-    shared: Arc<Shared>,
-    _lock: Arc<dyn Lock>,
+/// Is told how many wire bytes were taken in since it was called last, after every block: to show progress, to hold a
+/// pace by returning later, and to stop. After a stop the segment is as it was.
+pub type Progress<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
+
+/// Larger events are copied as they are stored, so that no more than this is held in memory to compress it.
+const RECOMPRESSED_BYTES_MAX: u32 = 32 << 20;
+
+/// Rewrites the sealed segment that begins at `first_sequence`; `None` when nothing was changed, because the segment is
+/// gone or `progress` has stopped it.
+pub(crate) fn rewrite(
+    shared: &Shared,
+    first_sequence: Sequence,
+    options: RewriteOptions,
+    progress: Progress<'_>,
+) -> Result<Option<Rewritten>> {
+    let _one_at_a_time = shared.rewriting.lock().unwrap_or_else(PoisonError::into_inner);
+    let storage = shared.storage.as_ref();
+    if !shared.sealed_list().contains(&first_sequence) {
+        return Ok(None);
+    }
+    let (old, footer) = sealed_footer(storage, first_sequence)?;
+    let rewritten_level = u8::try_from(options.level).unwrap_or_default();
+    let header = SegmentHeader { rewritten_level, ..old.header.clone() };
+    let mut new = Replacement::begin(storage, &header, options.level)?;
+    let result = replace(shared, &old, &footer, &mut new, options.block_bytes, progress);
+    if matches!(result, Ok(Some(_))) {
+        storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
+    } else {
+        // Nothing refers to it, and the next opening removes what is left of it.
+        let _ = storage.remove(&new.name);
+    }
+    result
 }
 
-impl Maintenance {
-    pub(crate) fn new(shared: Arc<Shared>, lock: Arc<dyn Lock>) -> Self {
-        Maintenance { shared, _lock: lock }
+/// Fills the replacement, compares it with the segment, and puts it in place.
+fn replace(
+    shared: &Shared,
+    old: &SegmentFile,
+    footer: &Footer,
+    new: &mut Replacement<'_>,
+    block_bytes: usize,
+    progress: Progress<'_>,
+) -> Result<Option<Rewritten>> {
+    let Some(told) = merge(old, footer, new, block_bytes, progress)? else { return Ok(None) };
+    // No event was touched, so these stay.
+    new.footer.counts = footer.counts;
+    new.footer.sources.clone_from(&footer.sources);
+    let rewritten = Rewritten {
+        blocks_before: footer.blocks.len(),
+        blocks_after: new.footer.blocks.len(),
+        bytes_before: old.file.len().map_err(storage_error("read", &old.name))?,
+        bytes_after: new.complete(true, 0)?,
+    };
+    let differs = if new.footer.position() != footer.position() {
+        Some("the rewritten segment ends elsewhere than the old one")
+    } else if new.digest()? != told {
+        Some("the rewritten segment holds other events than the old one")
+    } else {
+        None
+    };
+    if let Some(reason) = differs {
+        return Err(Error::Corrupt { file: new.name.clone(), offset: 0, reason: reason.to_owned() });
     }
-
-    /// The sealed segments from sequence `from` on that a rewrite with blocks of `block_bytes` would leave with half as
-    /// many blocks or fewer. A segment that was rewritten is not among them. Reads one footer per segment.
-    ///
-    /// # Errors
-    /// What the storage answers.
-    pub fn segments_with_small_blocks(&self, from: Sequence, block_bytes: usize) -> Result<Vec<Sequence>> {
-        let mut found = Vec::new();
-        for first in self.shared.sealed_list().into_iter().filter(|&first| first >= from) {
-            match sealed_footer(self.shared.storage.as_ref(), first) {
-                Ok((_, footer)) if is_worthwhile(&footer.blocks, block_bytes) => found.push(first),
-                // A damaged segment is for repair, a dropped one for nobody.
-                Ok(_) | Err(Error::Corrupt { .. }) => {}
-                Err(Error::Storage { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(found)
-    }
-
-    /// Where the segment begins that is not sealed yet: the next to look at, once it is.
-    #[must_use]
-    pub fn unsealed_segment(&self) -> Option<Sequence> {
-        self.shared.segment_list().last().copied()
-    }
-
-    /// Merges the blocks of the sealed segment that begins at `first_sequence`. `None` when retention has dropped the
-    /// segment meanwhile; nothing is changed then, nor after an error.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] when the segment is damaged or does not read back, or what the storage answers.
-    pub fn rewrite(&self, first_sequence: Sequence, options: RewriteOptions) -> Result<Option<Rewritten>> {
-        let _one_at_a_time = self.shared.rewriting.lock().unwrap_or_else(PoisonError::into_inner);
-        let storage = self.shared.storage.as_ref();
-        if !self.shared.sealed_list().contains(&first_sequence) {
-            return Ok(None);
-        }
-        let (old, footer) = sealed_footer(storage, first_sequence)?;
-        let mut new = Replacement::begin(storage, &old.header, options.level)?;
-        let result = merge(&old, &footer, &mut new, options.block_bytes).and_then(|()| {
-            // No event was touched, so these stay.
-            new.footer.counts = footer.counts;
-            new.footer.sources.clone_from(&footer.sources);
-            let rewritten = Rewritten {
-                blocks_before: footer.blocks.len(),
-                blocks_after: new.footer.blocks.len(),
-                bytes_before: old.file.len().map_err(storage_error("read", &old.name))?,
-                bytes_after: new.complete(true, 0)?,
-            };
-            if new.footer.position() != footer.position() {
-                let reason = "the rewritten segment ends elsewhere than the old one".to_owned();
-                return Err(Error::Corrupt { file: new.name.clone(), offset: 0, reason });
-            }
-            Ok(self.shared.replace_sealed(first_sequence, || new.put_in_place())?.then_some(rewritten))
-        });
-        match result {
-            Ok(Some(rewritten)) => {
-                storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
-                Ok(Some(rewritten))
-            }
-            result => {
-                // Nothing refers to it, and the next opening removes what is left of it.
-                let _ = storage.remove(&new.name);
-                result
-            }
-        }
-    }
+    let first_sequence = old.header.first_sequence;
+    Ok(shared.replace_sealed(first_sequence, || new.put_in_place())?.then_some(rewritten))
 }
 
-fn sealed_footer(storage: &dyn Storage, first_sequence: Sequence) -> Result<(SegmentFile, Footer)> {
+/// A sealed segment and its own footer.
+pub(crate) fn sealed_footer(storage: &dyn Storage, first_sequence: Sequence) -> Result<(SegmentFile, Footer)> {
     let file = SegmentFile::open(storage, first_sequence, false)?;
     match Footer::read(&file.name, file.file.as_ref())? {
         Some((footer, _)) => Ok((file, footer)),
@@ -135,98 +133,153 @@ fn sealed_footer(storage: &dyn Storage, first_sequence: Sequence) -> Result<(Seg
     }
 }
 
+/// Whether blocks of this size would leave half as many or fewer. Of a segment that was rewritten so, this is never true.
+pub(crate) fn has_small_blocks(blocks: &[BlockEntry], block_bytes: usize) -> bool {
+    let (mut after, mut run_bytes, mut run_events, mut next) = (0, 0, 0, None);
+    let blocks_of = |bytes: u64, events: usize| {
+        bytes.div_ceil(block_bytes.max(1) as u64).max(events.div_ceil(BLOCK_EVENTS_MAX) as u64)
+    };
+    for entry in blocks {
+        if !is_mergeable(entry) || next != Some(entry.first_sequence) {
+            after += blocks_of(run_bytes, run_events);
+            (run_bytes, run_events) = (0, 0);
+        }
+        if is_mergeable(entry) {
+            run_bytes += u64::from(entry.payload_raw);
+            run_events += entry.count as usize;
+        } else {
+            after += 1;
+        }
+        next = Some(entry.end_sequence());
+    }
+    after += blocks_of(run_bytes, run_events);
+    blocks.len() > 1 && after <= blocks.len() as u64 / 2
+}
+
+/// Whether a rewrite with these options would change a segment: it was not rewritten so before.
+pub(crate) fn is_due(file: &SegmentFile, footer: &Footer, options: RewriteOptions) -> bool {
+    i32::from(file.header.rewritten_level) < options.level || has_small_blocks(&footer.blocks, options.block_bytes)
+}
+
 /// Whether a block of this index entry is merged with its neighbours.
 fn is_mergeable(entry: &BlockEntry) -> bool {
     entry.block_type == BlockType::EVENTS.0 && entry.payload_raw <= LARGE_BYTES
 }
 
-/// Collects neighbouring blocks as long as they fit into one.
-struct Fill {
+/// Whether a block of this index entry is decoded and compressed anew.
+pub(crate) fn is_recompressed(entry: &BlockEntry) -> bool {
+    entry.block_type == BlockType::EVENTS.0 && entry.payload_raw <= RECOMPRESSED_BYTES_MAX
+}
+
+/// Fills a replacement with all that a segment holds; returns the digest of what went in, or `None` when stopped.
+fn merge(
+    old: &SegmentFile,
+    footer: &Footer,
+    new: &mut Replacement<'_>,
     block_bytes: usize,
-    bytes: usize,
-    events: usize,
-    /// The sequence that a block must begin with to be taken.
-    next: Option<Sequence>,
-}
-
-impl Fill {
-    fn new(block_bytes: usize) -> Self {
-        Fill { block_bytes, bytes: 0, events: 0, next: None }
-    }
-
-    /// Takes a block in; says whether that began a new one.
-    fn take(&mut self, entry: &BlockEntry) -> bool {
-        let (bytes, events) = (entry.payload_raw as usize, entry.count as usize);
-        let begins = self.next != Some(entry.first_sequence)
-            || self.bytes + bytes > self.block_bytes
-            || self.events + events > BLOCK_EVENTS_MAX;
-        if begins {
-            (self.bytes, self.events) = (0, 0);
-        }
-        self.bytes += bytes;
-        self.events += events;
-        self.next = Some(entry.end_sequence());
-        begins
-    }
-
-    /// Something that is not merged stands in between.
-    fn interrupt(&mut self) {
-        self.next = None;
-    }
-}
-
-fn is_worthwhile(blocks: &[BlockEntry], block_bytes: usize) -> bool {
-    let mut fill = Fill::new(block_bytes);
-    let after = blocks
-        .iter()
-        .filter(|entry| {
-            if is_mergeable(entry) {
-                fill.take(entry)
-            } else {
-                fill.interrupt();
-                true
-            }
-        })
-        .count();
-    blocks.len() > 1 && after <= blocks.len() / 2
-}
-
-fn merge(old: &SegmentFile, footer: &Footer, new: &mut Replacement<'_>, block_bytes: usize) -> Result<()> {
-    let mut fill = Fill::new(block_bytes);
-    let mut builder: Option<BlockBuilder> = None;
+    progress: Progress<'_>,
+) -> Result<Option<blake3::Hash>> {
+    let mut digest = blake3::Hasher::new();
+    let mut cutter = Cutter::new(block_bytes, old.header.chain_before);
     for entry in &footer.blocks {
         if !is_mergeable(entry) {
-            fill.interrupt();
-            if let Some(builder) = builder.take() {
-                new.append(builder, BlockType::EVENTS)?;
-            }
-            new.copy(old, entry)?;
-            continue;
+            new.append_events(cutter.finish())?;
         }
-        let (header, bytes) = old.read_block(entry.offset, entry.stored_bytes)?;
-        let block = Block::decode(&header, bytes.get(BLOCK_HEADER_BYTES..).unwrap_or_default())
-            .map_err(|error| old.corrupt(entry.offset, error))?;
-        // A block with very many names is full before its bytes are.
-        if (fill.take(entry) || builder.as_ref().is_some_and(|builder| builder.is_full(usize::MAX)))
-            && let Some(builder) = builder.take()
-        {
-            new.append(builder, BlockType::EVENTS)?;
+        if is_recompressed(entry) {
+            let block = load(old, entry, Block::decode)?;
+            digest_events(&mut digest, &block);
+            cutter.push(&block, &mut |full| new.append_events(Some(full)))?;
+        } else {
+            cutter.chain = new.copy(old, entry)?.chain_after;
         }
-        builder
-            .get_or_insert_with(|| {
-                let position = Position {
-                    next_sequence: block.first_sequence(),
-                    wire_version: block.version_before(),
-                    announced_version: block.version_after(),
-                    chain: block.chain_after(),
-                };
-                BlockBuilder::new(position, block_bytes)
-            })
-            .push_block(&block);
+        if !is_mergeable(entry) {
+            new.append_events(cutter.finish())?;
+        }
+        if progress(entry.payload_raw.into()).is_break() {
+            return Ok(None);
+        }
     }
-    match builder {
-        Some(builder) => new.append(builder, BlockType::EVENTS),
-        None => Ok(()),
+    new.append_events(cutter.finish())?;
+    Ok(Some(digest.finalize()))
+}
+
+/// Takes all of a block's events into a digest: everything that is known about them.
+fn digest_events(digest: &mut blake3::Hasher, block: &Block) {
+    for row in block.rows() {
+        let version = row.api_version();
+        digest.update(&row.sequence().to_le_bytes());
+        digest.update(&[row.kind().0, row.flags()]);
+        for number in [version.major, version.minor, version.patch] {
+            digest.update(&number.to_le_bytes());
+        }
+        digest.update(&row.upstream_id().unwrap_or_default().to_le_bytes());
+        digest.update(&row.received().to_le_bytes());
+        for text in [row.source().as_bytes(), row.network().as_bytes(), row.frame_with_rise()] {
+            digest.update(&(text.len() as u64).to_le_bytes());
+            digest.update(text);
+        }
+    }
+}
+
+/// Cuts a run of events anew into blocks.
+pub(crate) struct Cutter {
+    block_bytes: usize,
+    builder: Option<BlockBuilder>,
+    /// The sequence that the open block goes on with.
+    next: Sequence,
+    /// The chain value after what was taken in last.
+    chain: ChainValue,
+}
+
+impl Cutter {
+    pub(crate) fn new(block_bytes: usize, chain: ChainValue) -> Self {
+        Cutter { block_bytes, builder: None, next: 0, chain }
+    }
+
+    /// Takes in a block's events; hands over each new block that is full.
+    pub(crate) fn push(&mut self, block: &Block, full: &mut dyn FnMut(BlockBuilder) -> Result<()>) -> Result<()> {
+        let mut chain = self.chain;
+        let chains: Vec<_> = block
+            .rows()
+            .map(|row| {
+                chain = chain_after(chain, row);
+                chain
+            })
+            .collect();
+        // Behind a loss nothing may tell what the chain goes on from; then it is known only where the block ends.
+        let may_cut = chain == block.chain_after();
+        for (index, row) in block.rows().enumerate() {
+            let more = if may_cut { row.range_with_rise().len() } else { block.wire().len() };
+            if (may_cut || index == 0)
+                && self.builder.as_ref().is_some_and(|builder| !self.fits(builder, row.sequence(), more))
+                && let Some(builder) = self.builder.take()
+            {
+                full(builder)?;
+            }
+            let position = Position {
+                next_sequence: row.sequence(),
+                wire_version: block.version_in_force(index),
+                announced_version: block.version_after(),
+                chain: self.chain,
+            };
+            let chain = if may_cut { chains.get(index).copied() } else { None }.unwrap_or(block.chain_after());
+            self.builder.get_or_insert_with(|| BlockBuilder::new(position, self.block_bytes)).push_stored(row, chain);
+            self.next = row.sequence() + 1;
+        }
+        self.chain = block.chain_after();
+        Ok(())
+    }
+
+    fn fits(&self, builder: &BlockBuilder, sequence: Sequence, more_bytes: usize) -> bool {
+        // A block with very many names is full before its bytes are.
+        sequence == self.next
+            && builder.payload_bytes() + more_bytes <= self.block_bytes
+            && !builder.is_full(usize::MAX)
+    }
+
+    /// The block that is not full yet.
+    pub(crate) fn finish(&mut self) -> Option<BlockBuilder> {
+        self.builder.take()
     }
 }
 
@@ -277,6 +330,21 @@ impl<'a> Replacement<'a> {
         self.footer.add(&header, self.end);
         self.end += header.stored_bytes();
         Ok(header)
+    }
+
+    /// Writes a block of events, if there is one.
+    fn append_events(&mut self, builder: Option<BlockBuilder>) -> Result<()> {
+        builder.map_or(Ok(()), |builder| self.append(builder, BlockType::EVENTS))
+    }
+
+    /// The digest of all events that were compressed anew, read back from the file.
+    fn digest(&self) -> Result<blake3::Hash> {
+        let written = SegmentFile::open_aside(self.storage, &self.name)?;
+        let mut digest = blake3::Hasher::new();
+        for entry in self.footer.blocks.iter().filter(|entry| is_recompressed(entry)) {
+            digest_events(&mut digest, &load(&written, entry, Block::decode)?);
+        }
+        Ok(digest.finalize())
     }
 
     /// Encodes and writes a block.

@@ -32,7 +32,10 @@ const TRAILER_BYTES: u64 = 16;
 const UNREADABLE_BYTES_MAX: u32 = 1 << 20;
 /// How much of something long is read at a time.
 pub(crate) const PIECE_BYTES: usize = 64 << 10;
-/// The most blocks of a segment: a footer lists them at 45 bytes each.
+/// What a footer takes for each block, and beside blocks and sources: its root, and some sources that are still to come.
+const FOOTER_ENTRY_BYTES: usize = 45;
+const FOOTER_FIXED_BYTES_MAX: usize = 624 + 4096;
+/// The most blocks of a segment: a footer lists them all.
 pub(crate) const SEGMENT_BLOCKS_MAX: usize = 1 << 20;
 /// The most kinds of a dialect, and the most bytes of the name of one: a header holds them all.
 pub(crate) const KINDS_MAX: usize = 62;
@@ -54,6 +57,8 @@ pub(crate) fn parse_file_name(name: &str) -> Option<Sequence> {
 pub(crate) struct SegmentHeader {
     /// Which writing of this range it is: compaction counts it up.
     pub(crate) generation: u32,
+    /// The zstd level that the blocks of events were compressed anew with; 0 while they are as they were committed.
+    pub(crate) rewritten_level: u8,
     pub(crate) epoch: u64,
     pub(crate) log_id: [u8; 16],
     pub(crate) dialect: String,
@@ -76,7 +81,7 @@ impl SegmentHeader {
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         out.extend_from_slice(&[0; 2]);
-        out.extend_from_slice(&0u32.to_le_bytes());
+        out.extend_from_slice(&u32::from(self.rewritten_level).to_le_bytes());
         out.extend_from_slice(&0u32.to_le_bytes());
         out.extend_from_slice(&self.generation.to_le_bytes());
         out.extend_from_slice(&self.epoch.to_le_bytes());
@@ -128,14 +133,14 @@ impl SegmentHeader {
         if length < FIXED_BYTES + 4 || crc32fast::hash(covered).to_le_bytes() != crc {
             return Err(corrupt("the header's checksum does not fit"));
         }
-        let _may_ignore = reader.u32();
+        let may_ignore = reader.u32();
         let must_understand = reader.u32();
         if must_understand != 0 {
             return Err(Error::UnknownFeature { file: name.to_owned(), offset: 0, flags: must_understand });
         }
         let mut reader = Reader::new(covered);
         reader.take(FIXED_FIELDS_AT);
-        let header = Self::fields(&mut reader);
+        let header = Self::fields(may_ignore, &mut reader);
         let is_name = |name: &str| name.len() <= KIND_NAME_BYTES_MAX;
         if header.dialect.len() > DIALECT_BYTES || !header.kinds.iter().all(|(_, name)| is_name(name)) {
             return Err(corrupt("the header has names that no writer gives"));
@@ -160,11 +165,13 @@ impl SegmentHeader {
         }
         let mut reader = Reader::new(&bytes);
         reader.take(FIXED_FIELDS_AT);
-        Ok(Some(Self::fields(&mut reader)))
+        // Nothing vouches for what the blocks look like.
+        Ok(Some(Self::fields(0, &mut reader)))
     }
 
     /// The fields behind magic, version, length and flags.
-    fn fields(reader: &mut Reader<'_>) -> SegmentHeader {
+    fn fields(may_ignore: u32, reader: &mut Reader<'_>) -> SegmentHeader {
+        let [rewritten_level, ..] = may_ignore.to_le_bytes();
         let generation = reader.u32();
         let epoch = reader.u64();
         let log_id = reader.array();
@@ -185,6 +192,7 @@ impl SegmentHeader {
             .collect();
         SegmentHeader {
             generation,
+            rewritten_level,
             epoch,
             log_id,
             dialect,
@@ -335,6 +343,13 @@ impl Footer {
             announced_version: version(self.version_announced),
             chain: self.chain_after,
         }
+    }
+
+    /// The most bytes that [`Footer::encode`] makes when so many blocks are still to come.
+    pub(crate) fn encoded_bytes_max(&self, more_blocks: usize) -> u64 {
+        let blocks = (self.blocks.len() + more_blocks) * FOOTER_ENTRY_BYTES;
+        let sources: usize = self.sources.iter().map(|source| source.len() + 8).sum();
+        (BLOCK_HEADER_BYTES + FOOTER_FIXED_BYTES_MAX + sources + blocks) as u64 + TRAILER_BYTES
     }
 
     /// The footer block and the trailer behind it, for a segment whose blocks end at `offset`.

@@ -12,6 +12,7 @@ use crate::{
     chain::next_chain_value,
     head::{HeadFile, HeadSlot},
     log::{Active, LARGE_BYTES, Reading, Shared},
+    maintenance,
     recovery::{self, Recovery},
     scan,
     segment::{
@@ -62,6 +63,9 @@ pub struct WriteOptions {
     pub segment_age_max: u64,
     /// The active segment grows in steps of this many bytes.
     pub allocate_bytes: u64,
+    /// It does not grow where fewer bytes than these would then be free on the device: commits fail as on a full one, and
+    /// what else lives there can go on.
+    pub free_bytes_min: u64,
     /// How it is read.
     pub read: ReadOptions,
 }
@@ -83,6 +87,7 @@ impl WriteOptions {
             segment_blocks_max: 1 << 16,
             segment_age_max: 24 * 3600 * 1_000_000,
             allocate_bytes: 16 << 20,
+            free_bytes_min: 0,
             read: ReadOptions::default(),
         }
     }
@@ -327,6 +332,15 @@ impl Writer {
         self.publish()
     }
 
+    /// Forgets what was appended and is not written yet, because the device stays full and the log is to be closed. The
+    /// sequences it got were visible to nobody and come again.
+    pub fn abandon_uncommitted(&mut self) {
+        self.open_block = None;
+        self.pending.clear();
+        self.pending_blocks.clear();
+        self.position = self.written;
+    }
+
     /// Commits, syncs, gives back the room that was reserved for more, and leaves a head that says that the log was closed
     /// in order.
     ///
@@ -335,11 +349,11 @@ impl Writer {
     pub fn close(mut self) -> Result<()> {
         self.commit()?;
         self.sync()?;
-        if let Some(active) = &self.active {
-            let file = &active.file;
-            file.file.set_len(active.end).map_err(storage_error("cut", &file.name))?;
-            file.file.sync().map_err(storage_error("sync", &file.name))?;
-        }
+        // Without one, the device was too full to begin the next segment; the next writer does.
+        let Some(active) = &self.active else { return self.head_file.sync() };
+        let file = &active.file;
+        file.file.set_len(active.end).map_err(storage_error("cut", &file.name))?;
+        file.file.sync().map_err(storage_error("sync", &file.name))?;
         self.head_file.write(HeadSlot { clean: true, ..self.head_slot(self.head()) })?;
         self.head_file.sync()
     }
@@ -369,34 +383,7 @@ impl Writer {
     /// # Errors
     /// What the storage answers.
     pub fn drop_before(&mut self, sequence: Sequence) -> Result<usize> {
-        let mut dropped = 0;
-        let segments = self.shared.segment_list();
-        for pair in segments.windows(2) {
-            let &[first, next] = pair else { break };
-            if next > sequence {
-                break;
-            }
-            // Out of sight first, so that nobody opens what is about to go.
-            self.shared.forget(first, true);
-            if let Err(error) = self.remove_segment(first) {
-                // The next drop begins with it again: one that stays behind would have a hole after it.
-                self.shared.remember(first);
-                return Err(error);
-            }
-            dropped += 1;
-        }
-        Ok(dropped)
-    }
-
-    /// Removes a segment's file, and sees to it that a crash cannot bring it back without those behind it.
-    fn remove_segment(&self, first_sequence: Sequence) -> Result<()> {
-        let name = file_name(first_sequence);
-        let storage = &self.shared.storage;
-        match storage.remove(&name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => result.map_err(storage_error("remove", &name))?,
-        }
-        storage.sync_directory().map_err(storage_error(SYNC, "the directory"))
+        maintenance::drop_before(&self.shared, sequence)
     }
 
     /// What keeps this log's sealed segments in shape, from another thread while this one writes.
@@ -464,17 +451,37 @@ impl Writer {
         self.guard(result)
     }
 
-    /// Preallocates, so that a full disk shows here and not in the write.
+    /// Preallocates, so that a full disk shows here and not in the write. Room for the footer is reserved too: a segment on
+    /// a full device can still be sealed.
     fn make_room(&mut self) -> Result<()> {
-        let step = self.options.allocate_bytes.max(1);
         let Some(active) = &mut self.active else { return Err(Error::Poisoned) };
-        let end = active.end + self.pending.len() as u64;
-        if end > active.allocated {
-            let length = (end - active.allocated).div_ceil(step).saturating_mul(step);
-            let file = &active.file;
-            file.file.allocate(active.allocated, length).map_err(storage_error("reserve room in", &file.name))?;
-            active.allocated += length;
+        let end = active.end + self.pending.len() as u64 + active.footer.encoded_bytes_max(self.pending_blocks.len());
+        let Some(needed) = end.checked_sub(active.allocated).filter(|&needed| needed > 0) else { return Ok(()) };
+        let name = &active.file.name;
+        let full = |reason: String| storage_error(RESERVE, name)(io::Error::new(io::ErrorKind::StorageFull, reason));
+        let room = match self.options.free_bytes_min {
+            0 => u64::MAX,
+            min => {
+                let free = self.shared.storage.free_space().map_err(storage_error("look for room for", name))?;
+                free.checked_sub(min)
+                    .filter(|&room| room >= needed)
+                    .ok_or_else(|| full(format!("{free} bytes are free on the device, and {min} are to stay free")))?
+            }
+        };
+        let step = self.options.allocate_bytes.max(1);
+        let whole_steps = needed.div_ceil(step).saturating_mul(step);
+        let file = active.file.file.as_ref();
+        let mut reserved = if whole_steps <= room { whole_steps } else { needed };
+        match file.allocate(active.allocated, reserved) {
+            // Near its end a device is used up in small pieces.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && reserved > needed => {
+                reserved = needed;
+                file.allocate(active.allocated, needed)
+            }
+            result => result,
         }
+        .map_err(storage_error(RESERVE, name))?;
+        active.allocated += reserved;
         Ok(())
     }
 
@@ -574,6 +581,7 @@ impl Writer {
     fn begin_segment(&mut self, created: Timestamp) -> Result<()> {
         let header = SegmentHeader {
             generation: 0,
+            rewritten_level: 0,
             epoch: self.epoch,
             log_id: self.log_id,
             dialect: self.options.dialect.clone(),
@@ -606,6 +614,7 @@ impl Writer {
 
 /// The name of the operation after whose failure the disk is in doubt, whatever the reason.
 const SYNC: &str = "sync";
+const RESERVE: &str = "reserve room in";
 
 fn is_out_of_room(error: &Error) -> bool {
     matches!(

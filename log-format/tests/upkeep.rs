@@ -3,14 +3,15 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use sidecar_log_format::{
-    ApiVersion, Error, Event, Kind, Log, Mark, MarkKind, Missing, Opened, Read, ReadOptions, RewriteOptions,
-    WriteOptions, Writer,
+    ApiVersion, Error, Event, Kind, Log, Maintenance, Mark, MarkKind, Missing, Opened, Read, ReadOptions,
+    RewriteOptions, SealedSegment, WriteOptions, Writer, estimate,
     inspect::inspect,
     repair::{Action, RepairOptions, repair},
     storage::{Directory, Storage},
@@ -600,5 +601,241 @@ fn a_report_counts_what_was_appended() {
     assert_eq!(report.api_versions, ["2.0.0", "2.1.0", "2.2.0"]);
     assert_eq!(report.marks.counts, [("gap".to_owned(), 5), ("version".to_owned(), 3)].into());
     assert_eq!(report.totals.bytes_raw, wire(&log).len() as u64);
+    assert!(checked(directory.path()).is_sound);
+}
+
+/// How a test compacts: blocks of 3,000 bytes, into which the events of 400 to 700 bytes do not fit by whole old blocks.
+const COMPACTION: RewriteOptions = RewriteOptions { level: 19, block_bytes: 3_000 };
+
+#[test]
+fn a_compaction_cuts_blocks_anew_and_changes_no_event() {
+    let directory = some_log();
+    let (before, whole) = (checked(directory.path()), story_of(directory.path()));
+    let head = Log::open(storage(directory.path()), ReadOptions::default()).unwrap().head();
+    let maintenance = Maintenance::open(storage(directory.path())).unwrap();
+    let due = maintenance.segments_to_compact(0, COMPACTION).unwrap();
+    assert_eq!(due, maintenance.sealed_segments());
+    for &first in &due {
+        let rewritten = maintenance.rewrite(first, COMPACTION).unwrap().unwrap();
+        assert!(rewritten.bytes_after < rewritten.bytes_before, "{rewritten:?}");
+    }
+    let after = checked(directory.path());
+    assert!(after.is_sound, "{:?}", after.problems);
+    assert_eq!(
+        (after.events, after.marks, &after.chain, after.bytes_raw),
+        (before.events, before.marks, &before.chain, before.bytes_raw)
+    );
+    let log = Log::open(storage(directory.path()), ReadOptions::default()).unwrap();
+    assert_eq!((log.head(), story(&log)), (head, whole));
+
+    // Blocks are as full as whole events and the marks between them allow, and never fuller.
+    let end = *due.last().unwrap();
+    let (mut next, mut sizes) = (0, Vec::new());
+    while let Read::Events { block, .. } = log.read(next).unwrap()
+        && next < end
+    {
+        sizes.push(block.wire().len());
+        next = block.end_sequence();
+    }
+    assert!(sizes.iter().all(|&size| size <= COMPACTION.block_bytes), "{sizes:?}");
+    let full = sizes.iter().filter(|&&size| size > COMPACTION.block_bytes - 800).count();
+    assert!(full * 2 > sizes.len(), "{sizes:?}");
+
+    // Each is one frame that a client of HTTP can decode: with its content size, and a window of 8 MiB at most.
+    let mut next = 0;
+    while let Some(stored) = log.read_stored(next).unwrap().filter(|_| next < end) {
+        let size = zstd::zstd_safe::get_frame_content_size(&stored.frame).unwrap().unwrap();
+        let mut decoder = zstd::stream::read::Decoder::new(stored.frame.as_ref()).unwrap();
+        decoder.window_log_max(23).unwrap();
+        let mut wire = Vec::new();
+        io::Read::read_to_end(&mut decoder, &mut wire).unwrap();
+        assert_eq!(wire.len() as u64, size);
+        next = stored.end_sequence;
+    }
+
+    // It is known that they are done.
+    assert!(maintenance.segments_to_compact(0, COMPACTION).unwrap().is_empty());
+    let lower = RewriteOptions { level: 3, ..COMPACTION };
+    assert!(maintenance.segments_to_compact(0, lower).unwrap().is_empty());
+    let higher = RewriteOptions { level: 20, ..COMPACTION };
+    assert_eq!(maintenance.segments_to_compact(0, higher).unwrap(), due);
+    let larger = RewriteOptions { block_bytes: 64_000, ..COMPACTION };
+    assert!(!maintenance.segments_to_compact(0, larger).unwrap().is_empty());
+    let report = inspect(&log).unwrap();
+    let levels: Vec<_> = report.segments.iter().map(|segment| segment.rewritten_level).collect();
+    let (newest, compacted) = levels.split_last().unwrap();
+    assert!(newest.is_none() && compacted.iter().all(|&level| level == Some(19)), "{levels:?}");
+}
+
+#[test]
+fn a_compacted_log_is_repaired_and_written_on_like_any_other() {
+    let directory = some_log();
+    let maintenance = Maintenance::open(storage(directory.path())).unwrap();
+    for first in maintenance.sealed_segments() {
+        maintenance.rewrite(first, COMPACTION).unwrap().unwrap();
+    }
+    drop(maintenance);
+    let whole = story_of(directory.path());
+    let Opened { mut writer, recovery, .. } = Writer::open(storage(directory.path()), options()).unwrap();
+    assert_eq!((recovery.lost, recovery.cut_bytes), (None, 0));
+    append(&mut writer, EVENTS..EVENTS + 20);
+    writer.close().unwrap();
+    let found = checked(directory.path());
+    assert!(found.is_sound, "{:?}", found.problems);
+    let file = &segments(directory.path())[1];
+    flip(file, 1_500);
+    repaired(directory.path());
+    let found = checked(directory.path());
+    assert!(found.is_sound, "{:?}", found.problems);
+    let left = story_of(directory.path());
+    assert!(
+        left.iter()
+            .filter(|(sequence, _)| **sequence < EVENTS)
+            .all(|(sequence, told)| whole.get(sequence) == Some(told))
+    );
+}
+
+#[test]
+fn a_compaction_that_is_stopped_changes_nothing_and_is_taken_up_again() {
+    let directory = some_log();
+    let maintenance = Maintenance::open(storage(directory.path())).unwrap();
+    let due = maintenance.segments_to_compact(0, COMPACTION).unwrap();
+    let files = || segments(directory.path()).iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>();
+    let before = files();
+    for blocks in 0..3 {
+        let mut left = blocks;
+        let stopped = maintenance.rewrite_at_pace(due[0], COMPACTION, &mut |bytes| {
+            assert!(bytes > 0);
+            left -= 1;
+            if left < 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert_eq!(stopped.unwrap(), None);
+        assert!(files() == before);
+    }
+    assert!(
+        fs::read_dir(directory.path()).unwrap().all(|entry| !entry.unwrap().path().to_str().unwrap().ends_with(".new"))
+    );
+
+    let mut bytes = 0;
+    let mut note = |more| {
+        bytes += more;
+        ControlFlow::Continue(())
+    };
+    maintenance.rewrite_at_pace(due[0], COMPACTION, &mut note).unwrap().unwrap();
+    assert_eq!(maintenance.segments_to_compact(0, COMPACTION).unwrap(), due[1..]);
+    drop(maintenance);
+    let log = Log::open(storage(directory.path()), ReadOptions::default()).unwrap();
+    let first = &inspect(&log).unwrap().segments[0];
+    assert!(bytes >= first.bytes_raw, "progress is told in wire bytes, those of marks included");
+}
+
+#[test]
+fn only_one_process_maintains_a_log_and_nobody_does_while_it_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(matches!(Maintenance::open(storage(directory.path())), Err(Error::NotALog { .. })));
+    let Opened { mut writer, .. } = Writer::open(storage(directory.path()), options()).unwrap();
+    append(&mut writer, 0..EVENTS);
+    assert!(matches!(Maintenance::open(storage(directory.path())), Err(Error::Locked { .. })));
+    writer.close().unwrap();
+    let maintenance = Maintenance::open(storage(directory.path())).unwrap();
+    assert!(matches!(Maintenance::open(storage(directory.path())), Err(Error::Locked { .. })));
+    assert!(matches!(Writer::open(storage(directory.path()), options()), Err(Error::Locked { .. })));
+    drop(maintenance);
+    Writer::open(storage(directory.path()), options()).unwrap();
+}
+
+#[test]
+fn an_estimate_comes_close_to_what_a_compaction_makes() {
+    let directory = tempfile::tempdir().unwrap();
+    let large_segments = WriteOptions { segment_bytes_max: 200_000, ..options() };
+    let Opened { mut writer, log, .. } = Writer::open(storage(directory.path()), large_segments).unwrap();
+    append(&mut writer, 0..4_000);
+    let compaction = RewriteOptions { level: 9, block_bytes: 30_000 };
+    let mut told = Vec::new();
+    let estimates = estimate(&log, compaction, &mut |progress| told.push(progress.bytes)).unwrap();
+    assert!(estimates.len() >= 3 && told.len() == estimates.len() && told.is_sorted());
+    let maintenance = writer.maintenance();
+    for estimate in &estimates {
+        assert!(estimate.bytes_sampled < estimate.bytes_raw);
+        let done = maintenance.rewrite(estimate.first_sequence, compaction).unwrap().unwrap();
+        assert_eq!(done.bytes_before, estimate.bytes_before);
+        let off = done.bytes_after.abs_diff(estimate.bytes_after) as f64 / done.bytes_after as f64;
+        assert!(off < 0.1, "{done:?}, {estimate:?}");
+    }
+    assert_eq!(estimate(&log, compaction, &mut |_| {}).unwrap(), []);
+}
+
+#[test]
+fn the_oldest_segments_are_described_read_and_dropped_while_the_log_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, log, .. } = Writer::open(storage(directory.path()), options()).unwrap();
+    append(&mut writer, 0..EVENTS);
+    let whole = story(&log);
+    let maintenance = writer.maintenance();
+    let sealed = maintenance.sealed_segments();
+    let oldest = maintenance.describe(sealed[0]).unwrap();
+    let bytes = fs::metadata(&segments(directory.path())[0]).unwrap().len();
+    let bytes_raw = inspect(&log).unwrap().segments[0].bytes_raw;
+    let received_max = Some(1_000_000 + sealed[1] - 1);
+    assert_eq!(oldest, SealedSegment { bytes_raw, first_sequence: 0, end_sequence: sealed[1], bytes, received_max });
+    let newest = segments(directory.path()).pop().unwrap();
+    assert_eq!(maintenance.unsealed_bytes().unwrap(), fs::metadata(newest).unwrap().len());
+
+    let mut frames = Vec::new();
+    let marks = maintenance.read_segment(sealed[0], &mut |read| match read {
+        Read::Events { block, index: 0 } => frames.extend(block.rows().map(|row| row.frame().to_vec())),
+        other => panic!("{other:?}"),
+    });
+    assert!(frames.iter().eq(whole.range(..sealed[1]).map(|(_, told)| &told.5)));
+    let expected: Vec<_> = log.marks(0).unwrap().into_iter().filter(|mark| mark.position < sealed[1]).collect();
+    assert!(marks.unwrap().starts_with(&expected) && !expected.is_empty());
+
+    assert_eq!(maintenance.drop_before(sealed[1] - 1).unwrap(), 0);
+    assert_eq!(maintenance.drop_before(sealed[2]).unwrap(), 2);
+    assert_eq!((log.oldest(), maintenance.sealed_segments()), (sealed[2], sealed[2..].to_vec()));
+    append(&mut writer, EVENTS..EVENTS + 20);
+    drop(maintenance);
+    writer.close().unwrap();
+    let found = checked(directory.path());
+    assert!(found.is_sound, "{:?}", found.problems);
+    assert_eq!(found.first_sequence, sealed[2]);
+}
+
+#[test]
+fn where_room_is_to_stay_free_commits_wait_and_the_log_can_be_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, log, .. } = Writer::open(storage(directory.path()), options()).unwrap();
+    append(&mut writer, 0..30);
+    writer.close().unwrap();
+    drop(log);
+
+    let no_room = WriteOptions { free_bytes_min: 1 << 60, ..options() };
+    let Opened { mut writer, log, .. } = Writer::open(storage(directory.path()), no_room).unwrap();
+    let payload = payload(30);
+    let event = Event {
+        kind: Kind(7),
+        source: "127.0.0.1:9999",
+        network: "casper-test",
+        api_version: version(0),
+        upstream_id: None,
+        received: 1_000_030,
+        payload: &payload,
+    };
+    assert_eq!(writer.append(&event).unwrap(), 30);
+    for _ in 0..2 {
+        let full = writer.commit().unwrap_err();
+        assert!(full.to_string().contains("are to stay free"), "{full}");
+        assert!(matches!(&full, Error::Storage { source, .. } if source.kind() == io::ErrorKind::StorageFull));
+        assert!(!writer.is_poisoned());
+    }
+    assert_eq!((log.head().next_sequence, story(&log).len()), (30, 30));
+    writer.abandon_uncommitted();
+    assert_eq!(writer.next_sequence(), 30);
+    writer.close().unwrap();
+
+    let Opened { mut writer, recovery, .. } = Writer::open(storage(directory.path()), options()).unwrap();
+    assert_eq!((recovery.lost, recovery.cut_bytes), (None, 0));
+    append(&mut writer, 30..40);
+    writer.close().unwrap();
     assert!(checked(directory.path()).is_sound);
 }

@@ -117,7 +117,13 @@ fn ingest(group: &mut Group, parts: &Parts) {
         "Bytes written to the log's files, rewritten blocks included",
         &counters.disk.written_bytes,
     );
-    counted("sidecar_log_disk_full_total", "Commits that had to wait for room on the device", &counters.disk_full);
+    counted("sidecar_log_disk_full_total", "How many times ingest had to wait for room", &counters.disk_full);
+    counted("sidecar_log_slow_commits_total", "Commits that took more than five seconds", &counters.slow_commits);
+    counted("sidecar_log_rewritten_segments_total", "Segments made smaller", &counters.rewritten_segments);
+    counted("sidecar_log_rewritten_bytes_before_total", "Their bytes before", &counters.rewritten_bytes_before);
+    counted("sidecar_log_rewritten_bytes_after_total", "Their bytes after", &counters.rewritten_bytes_after);
+    counted("sidecar_log_dropped_segments_total", "Segments dropped by retention", &counters.dropped_segments);
+    counted("sidecar_log_dropped_bytes_total", "Their bytes", &counters.dropped_bytes);
     counted("sidecar_ingest_duplicates_total", "Events dropped because the log has them", &counters.duplicates);
     counted(
         "sidecar_ingest_conflicts_total",
@@ -135,6 +141,9 @@ fn ingest(group: &mut Group, parts: &Parts) {
         "Block heights in gaps, which no node has any more",
         &counters.missing_blocks,
     );
+    group
+        .gauge("sidecar_log_waits_for_room", "1 while ingest waits for room on the device")
+        .count(&[], counters.waits_for_room.get().into());
     group.histogram("sidecar_log_sync_seconds", "How long it took to make what was written durable").distribution(
         &[],
         &counters.disk.syncs.snapshot(),

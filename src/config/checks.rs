@@ -19,8 +19,8 @@ use super::{
     error::{ConfigError, InvalidValue, Refusal},
     file, postgresql,
     settings::{
-        AdminApiServer, Config, CorsOrigin, Durability, EventStreamServer, ExponentialBackoff, LogSettings, NodeClient,
-        NodeConnection, RestApiServer, RpcListener, RpcServer, Sqlite, SseServer, Storage, Threads,
+        AdminApiServer, Compaction, Config, CorsOrigin, Durability, EventStreamServer, ExponentialBackoff, LogSettings,
+        NodeClient, NodeConnection, RestApiServer, RpcListener, RpcServer, Sqlite, SseServer, Storage, Threads,
     },
 };
 
@@ -147,8 +147,44 @@ fn log_settings(file: &file::Log, rest_enabled: bool, section: &Section<'_>) -> 
             4 * MIB,
             MIB..=1024 * GIB,
         )?,
+        free_bytes_min: section.number_or("free_bytes_min", file.free_bytes_min, 64 * MIB, 0..=1024 * GIB)?,
+        compaction: compaction(file, section)?,
+        retention_bytes_max: Some(section.number_or(
+            "retention_bytes_max",
+            file.retention_bytes_max,
+            0,
+            0..=1024 * 1024 * GIB,
+        )?)
+        .filter(|&bytes_max| bytes_max > 0),
+        retention_age_max: retention_age_max(file.retention_age_max.as_deref(), section)?,
+        retention_wait_bytes_max: section.number_or(
+            "retention_wait_bytes_max",
+            file.retention_wait_bytes_max,
+            GIB,
+            0..=1024 * 1024 * GIB,
+        )?,
         view_cache_bytes: section.number_or("view_cache_bytes", file.view_cache_bytes, 8 * MIB, MIB..=1024 * GIB)?,
     })
+}
+
+fn compaction(file: &file::Log, section: &Section<'_>) -> Result<Option<Compaction>, ConfigError> {
+    let rate = file.compaction_bytes_per_second;
+    let compaction = Compaction {
+        level: section.number_or("compaction_level", file.compaction_level, 19, 1..=19)?,
+        bytes_per_second: section.number_or("compaction_bytes_per_second", rate, 256 * KIB, KIB..=1024 * GIB)?,
+    };
+    Ok((file.compaction == file::Switch::On).then_some(compaction))
+}
+
+fn retention_age_max(text: Option<&str>, section: &Section<'_>) -> Result<Option<Duration>, ConfigError> {
+    let Some(text) = text.filter(|&text| text != "off") else { return Ok(None) };
+    match humantime::parse_duration(text) {
+        Ok(age) if !age.is_zero() => Ok(Some(age)),
+        _ => {
+            let fix = "set it to a time such as '30 days' or '12h', or to 'off'";
+            Err(section.invalid("retention_age_max", format_args!("'{text}'"), fix))
+        }
+    }
 }
 
 fn sqlite_settings(file: file::SqliteConfig, section: &Section<'_>) -> Result<Sqlite, ConfigError> {
@@ -434,7 +470,7 @@ mod tests {
     ";
 
     /// Every number of the file, its limits, and what stands in the file's full example.
-    const LIMITS: [(&str, RangeInclusive<i64>); 52] = [
+    const LIMITS: [(&str, RangeInclusive<i64>); 57] = [
         ("max_thread_count", 1..=4096),
         ("max_blocking_thread_count", 1..=4096),
         ("storage.log.sync_interval_ms", 1..=60_000),
@@ -447,6 +483,11 @@ mod tests {
         ("storage.log.decode_concurrency", 1..=1024),
         ("storage.log.index_cache_bytes", 1_048_576..=1_099_511_627_776),
         ("storage.log.index_tail_bytes_max", 1_048_576..=1_099_511_627_776),
+        ("storage.log.free_bytes_min", 0..=1_099_511_627_776),
+        ("storage.log.compaction_level", 1..=19),
+        ("storage.log.compaction_bytes_per_second", 1024..=1_099_511_627_776),
+        ("storage.log.retention_bytes_max", 0..=1_125_899_906_842_624),
+        ("storage.log.retention_wait_bytes_max", 0..=1_125_899_906_842_624),
         ("storage.log.view_cache_bytes", 1_048_576..=1_099_511_627_776),
         ("storage.sqlite_config.max_connections_in_pool", 1..=4_294_967_295),
         ("storage.sqlite_config.wal_autocheckpointing_interval", 0..=65_535),
@@ -510,6 +551,26 @@ mod tests {
     }
 
     #[test]
+    fn retention_and_compaction_are_switched_by_their_keys() {
+        let log = |keys: &str| {
+            let text = DEFAULT_SSE_ONLY.replace("[sse_server]", &format!("[storage.log]\n{keys}\n[sse_server]"));
+            loaded(&text).config.storage.unwrap().log
+        };
+        let day = Duration::from_secs(86_400);
+        assert_eq!(log("retention_age_max = '30 days'").retention_age_max, Some(30 * day));
+        assert_eq!(log("retention_age_max = '1day 12h'").retention_age_max, Some(day + day / 2));
+        assert_eq!(log("retention_age_max = 'off'").retention_age_max, None);
+        assert_eq!(log("retention_bytes_max = 1_000_000").retention_bytes_max, Some(1_000_000));
+        assert_eq!(log("compaction = 'off'").compaction, None);
+        for wrong in ["0s", "yesterday", "30", ""] {
+            let age = format!("[storage.log]\nretention_age_max = '{wrong}'\n[sse_server]");
+            let error = refused(&DEFAULT_SSE_ONLY.replace("[sse_server]", &age));
+            assert!(error.contains("`storage.log.retention_age_max` is '"), "{error}");
+            assert!(error.contains("set it to a time such as '30 days'"), "{error}");
+        }
+    }
+
+    #[test]
     fn no_number_of_the_full_example_is_without_a_tested_limit() {
         let elsewhere = ["max_attempts", "max_body_bytes", "outbound_channel_size"];
         let numbers = DEFAULT_FULL.lines().filter_map(|line| line.split_once(" = ")).filter(|(key, value)| {
@@ -545,6 +606,11 @@ mod tests {
             decode_concurrency: 2,
             index_cache_bytes: 8_388_608,
             index_tail_bytes_max: 4_194_304,
+            free_bytes_min: 67_108_864,
+            compaction: Some(Compaction { level: 19, bytes_per_second: 262_144 }),
+            retention_bytes_max: None,
+            retention_age_max: None,
+            retention_wait_bytes_max: 1_073_741_824,
             view_cache_bytes: 8_388_608,
         };
         assert_eq!(config.storage, Some(Storage { folder: "./storage".into(), log, sqlite: None, postgresql: None }));

@@ -50,7 +50,23 @@ pub(super) struct Log {
     pub(super) decode_concurrency: Option<i64>,
     pub(super) index_cache_bytes: Option<i64>,
     pub(super) index_tail_bytes_max: Option<i64>,
+    pub(super) free_bytes_min: Option<i64>,
+    #[serde(default)]
+    pub(super) compaction: Switch,
+    pub(super) compaction_level: Option<i64>,
+    pub(super) compaction_bytes_per_second: Option<i64>,
+    pub(super) retention_bytes_max: Option<i64>,
+    pub(super) retention_age_max: Option<String>,
+    pub(super) retention_wait_bytes_max: Option<i64>,
     pub(super) view_cache_bytes: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Switch {
+    #[default]
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

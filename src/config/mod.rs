@@ -35,9 +35,9 @@ pub use error::{
     ConfigError, DatabaseError, Fix, InvalidValue, NotConstructed, Refusal, TomlError, TwoSpellings, Warning,
 };
 pub use settings::{
-    AdminApiServer, Config, CorsOrigin, Durability, EventStreamServer, ExponentialBackoff, ExportFrom, LegacySseApi,
-    LogSettings, NodeClient, NodeConnection, Password, PostgreSql, ReplayChunks, RestApiServer, RpcListener, RpcServer,
-    Sqlite, SseServer, SslMode, Storage, Threads, ZstdPassThrough,
+    AdminApiServer, Compaction, Config, CorsOrigin, Durability, EventStreamServer, ExponentialBackoff, ExportFrom,
+    LegacySseApi, LogSettings, NodeClient, NodeConnection, Password, PostgreSql, ReplayChunks, RestApiServer,
+    RpcListener, RpcServer, Sqlite, SseServer, SslMode, Storage, Threads, ZstdPassThrough,
 };
 
 use document::Document;

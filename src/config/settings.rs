@@ -86,8 +86,27 @@ pub struct LogSettings {
     pub index_cache_bytes: usize,
     /// The most memory that identities which are not yet in the index file take, in bytes.
     pub index_tail_bytes_max: usize,
+    /// Ingest waits rather than leave fewer bytes than these free on the device.
+    pub free_bytes_min: u64,
+    /// How finished segments are compacted; `None` leaves them as they were written, but for small blocks.
+    pub compaction: Option<Compaction>,
+    /// The most bytes on disk before the oldest segments are dropped; `None` keeps all.
+    pub retention_bytes_max: Option<u64>,
+    /// How long events are kept; `None` keeps all.
+    pub retention_age_max: Option<Duration>,
+    /// How many bytes more are kept for a view or exporter that has not read them yet.
+    pub retention_wait_bytes_max: u64,
     /// The memory of the views' page cache, in bytes.
     pub view_cache_bytes: usize,
+}
+
+/// `compaction = "on"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compaction {
+    /// The zstd level.
+    pub level: i32,
+    /// How many bytes of events are compressed anew per second at most.
+    pub bytes_per_second: u64,
 }
 
 /// When an event counts as stored, and so may be shown to clients.

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use sidecar_log_format::{self as log_format, Durability, Event, Head, Log, Mark, MarkKind, Read, Sequence, Writer};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::IngestError;
 use super::counters::Counters;
+use super::disk::Disk;
 use super::gaps::Gaps;
 use super::identity::{Fingerprint, IdentityIndex, Known, Room};
 use crate::source::casper::event::{BLOCK_ADDED, Classified, SHUTDOWN, classify};
@@ -28,7 +29,7 @@ const COMMIT_BYTES_MAX: usize = 2 << 20;
 const FULL_BATCH_EVENTS: usize = 512;
 const FULL_BATCH_BYTES: usize = 256 << 10;
 /// How long to wait before a full device is tried again.
-const DISK_FULL_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const DISK_FULL_PAUSE: Duration = Duration::from_secs(1);
 /// How far back the newest block height is looked for when a log is opened.
 const HEIGHT_SEARCH_EVENTS: u64 = 20_000;
 
@@ -43,13 +44,25 @@ pub(super) struct Committer {
     pub(super) counters: Arc<Counters>,
     pub(super) durability: Durability,
     pub(super) sync_interval: Duration,
-    pub(super) keep_only_newest: Option<u64>,
+    pub(super) disk: Disk,
     pub(super) runtime: Handle,
 }
 
 impl Committer {
     /// Works until every source has hung up, then closes the log.
     pub(super) fn run(mut self) -> Result<(), IngestError> {
+        match self.work() {
+            Err(IngestError::EndedWithoutRoom) => {
+                warn!("there was no room for what came last; the nodes are read again at the next start");
+                self.writer.abandon_uncommitted();
+            }
+            result => result?,
+        }
+        self.close()
+    }
+
+    /// Takes what sources bring, until all of it is committed and no more will come.
+    fn work(&mut self) -> Result<(), IngestError> {
         let mut last_sync = Instant::now();
         while let Some(batch) = self.next_batch(last_sync)? {
             if let Some(batch) = batch {
@@ -57,12 +70,11 @@ impl Committer {
                 self.commit()?;
             }
             if self.durability == Durability::Interval && last_sync.elapsed() >= self.sync_interval {
-                let head = self.writer.sync()?;
-                self.publish(head)?;
+                self.sync()?;
                 last_sync = Instant::now();
             }
         }
-        self.close()
+        self.commit()
     }
 
     /// The next batch; `Some(None)` when it is time to sync, `None` when there will be none.
@@ -211,8 +223,7 @@ impl Committer {
             self.commit()?;
             // Still full then means that only an interval sync will make the rest durable.
             if self.index.wait_for_room()? == Room::Full {
-                let head = self.writer.sync()?;
-                self.publish(head)?;
+                self.sync()?;
                 let _room = self.index.wait_for_room()?;
             }
         }
@@ -226,20 +237,40 @@ impl Committer {
             self.counters.missing_blocks.add(to - from + 1);
             self.mark(MarkKind::GAP, "", now(), format!(r#"{{"from_height":{from},"to_height":{to}}}"#))?;
         }
-        let head = loop {
-            match self.writer.commit() {
-                Err(log_format::Error::Storage { source, operation, file })
-                    if source.kind() == std::io::ErrorKind::StorageFull && !self.writer.is_poisoned() =>
-                {
-                    self.counters.disk_full.add(1);
-                    error!("cannot {operation} {file}: no room left on the device; ingest waits, serving goes on");
-                    std::thread::sleep(DISK_FULL_PAUSE);
-                }
-                result => break result?,
-            }
-        };
+        let head = self.when_there_is_room(Writer::commit)?;
         self.counters.commits.add(1);
         self.publish(head)
+    }
+
+    fn sync(&mut self) -> Result<(), IngestError> {
+        let head = self.when_there_is_room(Writer::sync)?;
+        self.publish(head)
+    }
+
+    /// Does what may find the device full, again and again until it does not. Sources wait meanwhile, and the nodes keep
+    /// for them what they have not read.
+    fn when_there_is_room(
+        &mut self,
+        attempt: impl Fn(&mut Writer) -> log_format::Result<Head>,
+    ) -> Result<Head, IngestError> {
+        loop {
+            let begun = Instant::now();
+            match attempt(&mut self.writer) {
+                Err(failure) if is_out_of_room(&failure) && !self.writer.is_poisoned() => {
+                    self.disk.is_full(&failure);
+                    if self.batches.is_closed() {
+                        return Err(IngestError::EndedWithoutRoom);
+                    }
+                    std::thread::sleep(DISK_FULL_PAUSE);
+                }
+                result => {
+                    let head = result?;
+                    self.disk.has_room();
+                    self.disk.commit_took(begun.elapsed());
+                    return Ok(head);
+                }
+            }
+        }
     }
 
     fn publish(&mut self, head: Head) -> Result<(), IngestError> {
@@ -247,18 +278,15 @@ impl Committer {
         if advanced {
             self.index.committed(head.next_sequence.saturating_sub(1))?;
         }
-        if let Some(newest) = self.keep_only_newest.filter(|_| advanced) {
-            self.writer.drop_before(head.next_sequence.saturating_sub(newest))?;
-        }
         Ok(())
     }
 
     fn close(mut self) -> Result<(), IngestError> {
-        self.commit()?;
-        let head = self.writer.sync()?;
-        self.publish(head)?;
-        self.index.flush()?;
-        Ok(self.writer.close()?)
+        self.sync()?;
+        // The log is closed in order whatever becomes of the index, which is made again from it.
+        let flushed = self.index.flush();
+        self.writer.close()?;
+        Ok(flushed?)
     }
 
     /// Brings the index up to the log: events behind its checkpoint are inserted again.
@@ -363,7 +391,21 @@ fn is_full(batch: &Batch) -> bool {
     }
 }
 
-fn parse_identity_mark(mark: &Mark) -> Option<(Sequence, Identity)> {
+fn is_out_of_room(failure: &log_format::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(failure, log_format::Error::Storage { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+}
+
+/// What makes a stored event this event; `None` where its payload cannot tell.
+pub(super) fn identity_of(payload: &[u8]) -> Option<Identity> {
+    match classify(std::str::from_utf8(payload).ok()?) {
+        Ok(Classified::Event(facts)) => Some(facts.identity),
+        _ => None,
+    }
+}
+
+/// The sequence and the identity of an event, from the mark that remembers it.
+pub(super) fn parse_identity_mark(mark: &Mark) -> Option<(Sequence, Identity)> {
     let body: serde_json::Value = serde_json::from_str(&mark.body).ok()?;
     let hash = u128::from_str_radix(body.get("hash")?.as_str()?, 16).ok()?;
     let class = u8::try_from(body.get("class")?.as_u64()?).ok()?;

@@ -1,4 +1,6 @@
-//! What ingest counts, for whoever shows it: plain atomics that only grow.
+//! What ingest counts, for whoever shows it: plain atomics that only grow, but for what waits at the moment.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::source::casper::counters::Count;
 use crate::telemetry::Histogram;
@@ -43,8 +45,38 @@ pub struct Counters {
     pub missing_blocks: Count,
     /// Group commits.
     pub commits: Count,
-    /// Commits that had to wait for room on the device.
+    /// How many times ingest had to wait for room on the device.
     pub disk_full: Count,
+    /// Whether it waits for room now.
+    pub waits_for_room: Flag,
+    /// Commits that took longer than five seconds.
+    pub slow_commits: Count,
+    /// Segments that were merged or compacted.
+    pub rewritten_segments: Count,
+    /// Their bytes before.
+    pub rewritten_bytes_before: Count,
+    /// Their bytes after.
+    pub rewritten_bytes_after: Count,
+    /// Segments that retention dropped.
+    pub dropped_segments: Count,
+    /// Their bytes.
+    pub dropped_bytes: Count,
     /// What the log's files went through.
     pub disk: DiskCounters,
+}
+
+/// Something that is so at the moment, or not.
+#[derive(Debug, Default)]
+pub struct Flag(AtomicBool);
+
+impl Flag {
+    /// Whether it is so.
+    #[must_use]
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, is_so: bool) {
+        self.0.store(is_so, Ordering::Relaxed);
+    }
 }

@@ -279,6 +279,11 @@ impl IdentityIndex {
         Ok(())
     }
 
+    /// What takes identities out of the index again, on another thread.
+    pub fn forgetter(&self) -> Forgetter {
+        Forgetter { path: self.path.clone(), database: Arc::clone(&self.database) }
+    }
+
     /// The sequence up to which redb holds everything; what a crash now would leave to be replayed begins behind it.
     pub fn checkpoint(&self) -> Option<u64> {
         self.checkpoint
@@ -350,6 +355,26 @@ impl IdentityIndex {
 
     fn poison_on_error<T>(&mut self, result: Result<T>) -> Result<T> {
         result.inspect_err(|error| self.poisoned = Some(error.to_string()))
+    }
+}
+
+/// Takes identities out of an index whose events are no longer in the log.
+///
+/// Only out of redb: what memory holds is recognised a little longer. The index must not be opened anew before this is
+/// dropped.
+#[derive(Clone, Debug)]
+pub struct Forgetter {
+    path: PathBuf,
+    database: Arc<Database>,
+}
+
+impl Forgetter {
+    /// Takes these out in one transaction, and returns how many were there. While it goes on, the index's writer waits, so
+    /// they should be few.
+    pub fn forget(&self, identities: &[Identity]) -> Result<usize> {
+        let mut keys: Vec<Key> = identities.iter().map(rows::key_of).collect();
+        keys.sort_unstable();
+        writer::remove(&self.database, &keys).map_err(|error| error.at(&self.path))
     }
 }
 

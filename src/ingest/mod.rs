@@ -6,26 +6,31 @@
 
 mod committer;
 pub mod counters;
+mod disk;
 mod gaps;
 pub mod identity;
-mod maintenance;
 mod measured;
+mod upkeep;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use sidecar_log_format::storage::Directory;
-use sidecar_log_format::{Durability, Head, Log, Opened, Recovery, RewriteOptions, Sequence, WriteOptions, Writer};
+use sidecar_log_format::storage::{Directory, Storage};
+use sidecar_log_format::{Durability, Head, Log, Opened, Recovery, Sequence, WriteOptions, Writer};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::source::Batch;
 use committer::Committer;
 use counters::Counters;
-use identity::IdentityIndex;
-use maintenance::Merging;
+use disk::Disk;
+use identity::{Forgetter, IdentityIndex};
 use measured::Measured;
+pub use upkeep::Rewriting;
+use upkeep::Upkeep;
+use upkeep::retention::Retainer;
+pub use upkeep::retention::{NeededFrom, Retention};
 
 /// How events are ordered and stored.
 #[derive(Clone, Debug)]
@@ -40,8 +45,10 @@ pub struct Options {
     pub sync_interval: Duration,
     /// How the identity index shares the machine.
     pub index: identity::Options,
-    /// Keep at least this many of the newest events, and drop whole segments before them.
-    pub keep_only_newest: Option<u64>,
+    /// What of the log is kept.
+    pub retention: Retention,
+    /// How sealed segments are made small.
+    pub rewriting: Rewriting,
     /// Batches that may wait for the committer.
     pub queued_batches: usize,
 }
@@ -64,7 +71,12 @@ pub enum IngestError {
         /// The operating system's answer.
         source: std::io::Error,
     },
-    /// There is no thread for the committer, or for the merging of blocks.
+    /// Ingest was to end while it waited for room on the device.
+    #[error(
+        "there was no room left on the device for what came last; it is read from the nodes again at the next start"
+    )]
+    EndedWithoutRoom,
+    /// There is no thread for the committer, or for the upkeep.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
 }
@@ -75,6 +87,8 @@ pub struct Ingest {
     pub log: Log,
     /// The visible head; changes with every commit.
     pub committed: watch::Receiver<Head>,
+    /// Who follows the log and is to be waited for before its oldest segments are dropped.
+    pub needed_from: NeededFrom,
     /// Where sources send what they hear. Ingest ends in order once all copies of it are gone.
     pub batches: mpsc::Sender<Batch>,
     /// What became of it.
@@ -99,16 +113,26 @@ pub fn start(options: Options) -> Result<Ingest, IngestError> {
     }
     let directory = Directory::create(&options.log_directory).map_err(cannot_make(&options.log_directory))?;
     let durability = options.write.durability;
-    let merged_blocks =
-        RewriteOptions { level: options.write.compression_level, block_bytes: options.write.block_bytes_max };
+    let free_bytes_min = options.write.free_bytes_min;
     let counters = Arc::new(Counters::default());
     let storage = Measured::new(directory, Arc::clone(&counters));
     let Opened { writer, log, recovery } = Writer::open(Arc::new(storage), options.write)?;
 
-    let merging = Merging::start(writer.maintenance(), merged_blocks).map_err(IngestError::Thread)?;
     let (batches, receiver) = mpsc::channel(options.queued_batches.max(1));
     let (committed, committed_receiver) = watch::channel(log.head());
     let (end, ended) = oneshot::channel();
+    let needed_from = options.retention.needed_from.clone();
+    let forgetter = Arc::default();
+    let retainer = Retainer {
+        options: options.retention,
+        log: log.clone(),
+        forgetter: Arc::clone(&forgetter),
+        counters: Arc::clone(&counters),
+        state: Default::default(),
+    };
+    let (maintenance, upkeep_counters) = (writer.maintenance(), Arc::clone(&counters));
+    let upkeep = Upkeep::start(maintenance, options.rewriting, free_bytes_min, retainer, upkeep_counters)
+        .map_err(IngestError::Thread)?;
     let committer = Start {
         writer,
         lost_from: recovery.lost.as_ref().map(|lost| lost.start),
@@ -120,18 +144,19 @@ pub fn start(options: Options) -> Result<Ingest, IngestError> {
         counters: Arc::clone(&counters),
         durability,
         sync_interval: options.sync_interval,
-        keep_only_newest: options.keep_only_newest,
+        free_bytes_min,
+        forgetter,
         runtime: tokio::runtime::Handle::current(),
     };
     let committing = thread::Builder::new().name("committer".to_owned()).spawn(move || {
         let result = committer.run();
-        // Whoever hears of the end may open the log again, which the merging would keep locked.
-        drop(merging);
+        // Whoever hears of the end may open the log and the index again, which the upkeep would keep locked.
+        drop(upkeep);
         // Nobody may be left to hear why.
         let _ = end.send(result);
     });
     committing.map_err(IngestError::Thread)?;
-    Ok(Ingest { log, committed: committed_receiver, batches, counters, recovery, ended })
+    Ok(Ingest { log, committed: committed_receiver, needed_from, batches, counters, recovery, ended })
 }
 
 /// What the committer's thread begins with.
@@ -147,12 +172,15 @@ struct Start {
     counters: Arc<Counters>,
     durability: Durability,
     sync_interval: Duration,
-    keep_only_newest: Option<u64>,
+    free_bytes_min: u64,
+    forgetter: Arc<OnceLock<Forgetter>>,
     runtime: tokio::runtime::Handle,
 }
 
 impl Start {
     fn run(self) -> Result<(), IngestError> {
+        let mut disk = Disk::new(Arc::clone(&self.counters));
+        self.wait_for_room(&mut disk)?;
         let head = self.log.head().next_sequence;
         // An index that knows lost events must not keep a node from bringing them again.
         let known_end = self.lost_from.unwrap_or(head);
@@ -160,6 +188,7 @@ impl Start {
         if let Some(rebuild) = opened.rebuild.filter(|_| head > self.log.oldest()) {
             tracing::info!("the identity index is made anew from the log: {rebuild:?}");
         }
+        let forgetter = opened.index.forgetter();
         let mut committer = Committer {
             gaps: gaps::Gaps::starting_at(Committer::newest_height(&self.log)?),
             writer: self.writer,
@@ -170,10 +199,31 @@ impl Start {
             counters: self.counters,
             durability: self.durability,
             sync_interval: self.sync_interval,
-            keep_only_newest: self.keep_only_newest,
+            disk,
             runtime: self.runtime,
         };
         committer.catch_up(opened.checkpoint)?;
+        // Nothing is dropped before: the events that are being read in may be among the oldest.
+        let _ = self.forgetter.set(forgetter);
         committer.run()
+    }
+
+    /// The index needs room to be opened and made. History is served meanwhile.
+    fn wait_for_room(&self, disk: &mut Disk) -> Result<(), IngestError> {
+        let Some(parent) = self.index_file.parent() else { return Ok(()) };
+        loop {
+            // Where this cannot be told, opening the index will tell.
+            let free = Directory::at(parent).free_space().unwrap_or(u64::MAX);
+            if free >= self.free_bytes_min {
+                disk.has_room();
+                return Ok(());
+            }
+            let min = self.free_bytes_min;
+            disk.is_full(&format_args!("{free} bytes are free on the device, and {min} are to stay free"));
+            if self.batches.is_closed() {
+                return Err(IngestError::EndedWithoutRoom);
+            }
+            thread::sleep(committer::DISK_FULL_PAUSE);
+        }
     }
 }

@@ -21,6 +21,7 @@ use sidecar_log_format::{
 };
 
 mod cat;
+mod compact;
 mod export;
 mod import;
 mod locate;
@@ -35,14 +36,15 @@ Examples:
   sidecar-log cat LOG --types Step,Fault --follow  these kinds, and every new one as it is committed
   sidecar-log verify LOG                           read everything and check it
   sidecar-log repair LOG --dry-run                 what a repair would do
+  sidecar-log compact LOG --dry-run                what compressing it harder would win
   sidecar-log rebuild-views LOG                    make the REST server's views anew
 
 LOG is the log's directory (<storage_path>/logs/casper), or the storage path itself while it holds one log.
-All but repair and rebuild-views work on a log that is being written and on a read-only directory.
+All but repair, compact and rebuild-views work on a log that is being written and on a read-only directory.
 
 Exit status: 0 all is well; 1 something is wrong with the log, or the command failed; 2 wrong usage.";
 
-/// Inspect, read, verify and repair a Sidecar event log.
+/// Inspect, read, verify, compact and repair a Sidecar event log.
 #[derive(Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
@@ -76,6 +78,19 @@ Examples:
 
 Exit status: 0; 1 when damaged events had to be left out.")]
     Cat(cat::CatArguments),
+    /// Rewrite sealed segments into large blocks at a high zstd level. No event changes; clients can decode them as before.
+    #[command(after_help = "\
+Examples:
+  sidecar-log compact LOG --dry-run    say what would be won, from samples
+  nice sidecar-log compact LOG         do it; stop the sidecar first
+  sidecar-log compact LOG --level 12   less of it, several times faster
+
+Each segment is written aside, read back, compared event by event, and only then put in the place of the old one. It can be
+stopped at any time and goes on with the next segment when it is started again. A running sidecar compacts its log by
+itself: see `compaction` under [storage.log] in its configuration.
+
+Exit status: 0; 1 when a damaged segment was left alone, or the command failed.")]
+    Compact(compact::CompactArguments),
     /// Write a range of events to a file: JSON lines, Parquet, or the SQL tables in SQLite.
     #[command(after_help = "\
 Examples:
@@ -190,11 +205,12 @@ fn run(command: Command) -> anyhow::Result<bool> {
             report.health.is_empty()
         }
         Command::Cat(arguments) => cat::cat(&arguments, &mut out)?,
+        Command::Compact(arguments) => compact::compact(&arguments, &mut out)?,
         Command::Export(arguments) => export::export(&arguments, &mut out)?,
         Command::Import(arguments) => import::import(&arguments, &mut out)?,
         Command::Verify { log, json } => {
             let storage = log.storage()?;
-            let bar = print::progress_bar(io::stderr().is_terminal());
+            let bar = print::progress_bar("verifying", io::stderr().is_terminal());
             let verification = verify(&storage, &mut |progress| {
                 bar.set_length(progress.bytes_total);
                 bar.set_position(progress.bytes);

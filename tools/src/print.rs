@@ -13,6 +13,8 @@ use sidecar_log_format::{
     verify::Verification,
 };
 
+use crate::compact::{CompactedSegment, Compaction};
+
 /// The last microsecond that RFC 3339 can name.
 const TIME_MAX: Timestamp = 253_402_300_799_999_999;
 
@@ -23,7 +25,7 @@ pub(crate) fn time(micros: Timestamp) -> String {
 
 /// A bar over events on stderr, if somebody is looking.
 pub(crate) fn event_bar(doing: &'static str, events: u64) -> ProgressBar {
-    let bar = progress_bar(io::stderr().is_terminal()).with_message(doing);
+    let bar = progress_bar(doing, io::stderr().is_terminal());
     bar.set_length(events);
     match ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} events, {per_sec}, {eta}") {
         Ok(style) => bar.with_style(style),
@@ -31,11 +33,11 @@ pub(crate) fn event_bar(doing: &'static str, events: u64) -> ProgressBar {
     }
 }
 
-/// A bar over bytes on stderr, if somebody is looking.
-pub(crate) fn progress_bar(is_seen: bool) -> ProgressBar {
+/// A bar over bytes on stderr, if somebody is looking; `what` says what is going on.
+pub(crate) fn progress_bar(what: &'static str, is_seen: bool) -> ProgressBar {
     let target = if is_seen { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(None, target);
-    match ProgressStyle::with_template("verifying {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}") {
+    let bar = ProgressBar::with_draw_target(None, target).with_message(what);
+    match ProgressStyle::with_template("{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}") {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
@@ -65,9 +67,10 @@ pub(crate) fn report(out: &mut impl Write, report: &Report) -> io::Result<()> {
     writeln!(out)?;
     table(
         out,
-        &["segment", "events", "blocks", "marks", "raw", "stored", "ratio", "gen", "state", "first received"],
+        &["segment", "events", "blocks", "marks", "raw", "stored", "ratio", "level", "gen", "state", "first received"],
         &[
             Align::Left,
+            Align::Right,
             Align::Right,
             Align::Right,
             Align::Right,
@@ -125,6 +128,7 @@ fn segment_row(segment: &SegmentReport) -> Vec<String> {
         human(segment.bytes_raw),
         human(segment.bytes_stored),
         ratio(segment.ratio),
+        segment.rewritten_level.map_or_else(|| "-".to_owned(), |level| level.to_string()),
         segment.generation.to_string(),
         if segment.is_sealed { "sealed" } else { "active" }.to_owned(),
         segment.received_min.map_or_else(|| "-".to_owned(), time),
@@ -179,6 +183,43 @@ pub(crate) fn verification(out: &mut impl Write, verification: &Verification) ->
     match verification.problem_count {
         0 => writeln!(out, "{:<14} sound", "result"),
         count => writeln!(out, "{:<14} {count} wrong; `sidecar-log repair --dry-run` says what can be done", "result"),
+    }
+}
+
+pub(crate) fn compaction(out: &mut impl Write, compaction: &Compaction) -> io::Result<()> {
+    for failure in &compaction.failures {
+        writeln!(out, "{:<14} {failure}", "left alone")?;
+    }
+    if compaction.segments.is_empty() {
+        return writeln!(
+            out,
+            "{:<14} no sealed segment that is not at level {} already",
+            "nothing to do", compaction.level
+        );
+    }
+    let row = |name: String, raw: u64, before: u64, after: u64| {
+        let share = |bytes: u64| if raw > 0 { format!("{:.3}", bytes as f64 / raw as f64) } else { "-".to_owned() };
+        vec![name, human(raw), human(before), share(before), human(after), share(after)]
+    };
+    let rows = compaction.segments.iter().map(|segment| {
+        let file = format!("{:020}.segment", segment.first_sequence);
+        row(file, segment.bytes_raw, segment.bytes_before, segment.bytes_after)
+    });
+    let sum = |bytes: fn(&CompactedSegment) -> u64| compaction.segments.iter().map(bytes).sum::<u64>();
+    let (raw, before) = (sum(|segment| segment.bytes_raw), sum(|segment| segment.bytes_before));
+    let after = sum(|segment| segment.bytes_after);
+    let what = if compaction.dry_run { "after, about" } else { "after" };
+    table(
+        out,
+        &["segment", "raw", "before", "of raw", what, "of raw"],
+        &[Align::Left, Align::Right, Align::Right, Align::Right, Align::Right, Align::Right],
+        rows.chain([row("all of these".to_owned(), raw, before, after)]),
+    )?;
+    writeln!(out)?;
+    let freed = human(before.saturating_sub(after));
+    match compaction.dry_run {
+        true => writeln!(out, "would free     about {freed}"),
+        false => writeln!(out, "freed          {freed}"),
     }
 }
 

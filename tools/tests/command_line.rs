@@ -137,7 +137,7 @@ fn a_storage_path_with_two_logs_lists_them() {
 #[test]
 fn a_directory_that_is_no_log_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    for command in ["inspect", "cat", "verify", "repair"] {
+    for command in ["inspect", "cat", "compact", "verify", "repair"] {
         let (out, err, status) = run(directory.path(), &[command]);
         assert!(err.starts_with("error: LOG is not a log: it holds no *.segment file"), "{err}");
         assert_eq!((out.as_str(), status), ("", 1));
@@ -376,10 +376,70 @@ fn a_read_only_directory_can_be_read() {
 
 #[test]
 fn help_teaches_by_example() {
-    for command in ["inspect", "cat", "verify", "repair", "rebuild-views"] {
+    for command in ["inspect", "cat", "compact", "verify", "repair", "rebuild-views"] {
         let output = tool(&[command, "--help"]);
         let help = text(&output.stdout);
         assert!(help.contains("Examples:") && help.contains("Exit status:"), "{help}");
     }
     assert_eq!(tool(&["frobnicate"]).status.code(), Some(2));
+}
+
+#[test]
+fn compact_says_what_it_would_win_then_wins_it_then_has_nothing_to_do() {
+    let storage = tempfile::tempdir().unwrap();
+    let log = storage.path().to_owned();
+    let mut writer = open(&log);
+    for start in (0..9_000).step_by(10) {
+        append(&mut writer, start..start + 10);
+        if start % 3_000 == 2_990 {
+            writer.seal_now(TIME + start).unwrap();
+        }
+    }
+
+    // Only the dry run works while the log is written.
+    let (_, err, status) = run(&log, &["compact"]);
+    assert!(err.contains("`compaction = \"on\"` under [storage.log]"), "{err}");
+    assert_eq!(status, 1);
+    let (out, _, status) = run(&log, &["compact", "--dry-run", "--json"]);
+    let planned: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((planned["segments"].as_array().unwrap().len(), status), (3, 0));
+    writer.close().unwrap();
+
+    let (before, _, _) = run(&log, &["cat"]);
+    let (out, err, status) = run(&log, &["compact"]);
+    assert_golden("compact.txt", &out);
+    assert_eq!((err.as_str(), status), ("", 0));
+    let (after, _, _) = run(&log, &["cat"]);
+    assert!(before == after, "no event has changed");
+    assert_eq!(run(&log, &["verify"]).2, 0);
+    let (out, _, _) = run(&log, &["inspect", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let levels: Vec<_> =
+        report["segments"].as_array().unwrap().iter().map(|segment| &segment["rewritten_level"]).collect();
+    assert_eq!(levels, [&19.into(), &19.into(), &19.into(), &serde_json::Value::Null]);
+
+    let (out, _, status) = run(&log, &["compact", "--dry-run"]);
+    assert_eq!(out, "nothing to do  no sealed segment that is not at level 19 already\n");
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn compact_takes_block_sizes_that_a_reader_can_hold() {
+    let (_storage, log) = some_storage();
+    for (bytes, fits) in
+        [("64KiB", true), ("8MiB", true), ("1048576", true), ("9MiB", false), ("1", false), ("x", false)]
+    {
+        let (_, err, status) = run(&log, &["compact", "--dry-run", "--block-bytes", bytes]);
+        assert_eq!(status == 0, fits, "{bytes}: {err}");
+        assert_eq!(err.contains("from 64KiB to 8MiB"), !fits, "{err}");
+    }
+}
+
+#[test]
+fn compact_leaves_a_damaged_segment_alone_and_says_so() {
+    let (_storage, log) = some_storage();
+    flip(&log, SEALED, 700);
+    let (out, _, status) = run(&log, &["compact"]);
+    assert!(out.starts_with("left alone     00000000000000000000.segment"), "{out}");
+    assert_eq!(status, 1);
 }

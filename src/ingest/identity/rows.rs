@@ -69,6 +69,11 @@ impl Entry {
     }
 }
 
+/// The key of an identity's entry.
+pub(super) fn key_of(identity: &Identity) -> Key {
+    (identity.class, identity.time, u128::from_be_bytes(identity.hash))
+}
+
 /// What went wrong with the rows, before it is known in which file.
 #[derive(Debug)]
 pub(super) enum RowError {
@@ -96,7 +101,7 @@ type Row<'a> = (AccessGuard<'a, Key>, AccessGuard<'a, &'static [u8]>);
 
 /// The fingerprint stored for `identity`.
 pub(super) fn find(rows: &impl ReadableTable<Key, &'static [u8]>, identity: &Identity) -> Result<Option<Fingerprint>> {
-    let wanted = (identity.class, identity.time, u128::from_be_bytes(identity.hash));
+    let wanted = key_of(identity);
     let Some((key, value)) = row_at_or_before(rows, wanted)? else { return Ok(None) };
     let (key, entries) = (key.value(), packed_entries(key.value(), value.value())?);
     let found = entries.binary_search_by_key(&wanted, |packed| Entry::unpack(key, packed).key());
@@ -162,6 +167,33 @@ pub(super) fn upsert(rows: &mut Table<'_, Key, &'static [u8]>, entries: &[Entry]
         write_stretch(rows, &stretch, growth, &replaced)?;
     }
     Ok(())
+}
+
+/// Takes entries out, whose keys are sorted; those that are not there are passed over. Returns how many were.
+pub(super) fn remove(rows: &mut Table<'_, Key, &'static [u8]>, keys: &[Key]) -> Result<usize> {
+    let (mut rest, mut removed) = (keys, 0);
+    while let Some((&first, after_first)) = rest.split_first() {
+        let Some(row) = row_at_or_before(rows, first)?.map(|(row, _)| row.value()) else {
+            rest = after_first;
+            continue;
+        };
+        let next_row = row_after(rows, row)?;
+        let is_in_row = |key: &Key| key.0 == row.0 && next_row.is_none_or(|next| *key < next);
+        let (run, after) = rest.split_at_checked(rest.partition_point(is_in_row)).unwrap_or((rest, &[]));
+        let mut entries = unpack_row(rows, row)?;
+        let before = entries.len();
+        entries.retain(|entry| run.binary_search(&entry.key()).is_err());
+        if entries.is_empty() {
+            rows.remove(row)?;
+        } else if entries.len() < before {
+            let mut value = Vec::with_capacity(entries.len() * ENTRY_BYTES);
+            entries.iter().for_each(|entry| entry.pack(row.1, &mut value));
+            rows.insert(row, value.as_slice())?;
+        }
+        removed += before - entries.len();
+        rest = after;
+    }
+    Ok(removed)
 }
 
 /// Where more entries are to be expected in a stretch of rows, so that the others can be filled up.
@@ -299,6 +331,13 @@ mod tests {
             transaction.commit().unwrap();
         }
 
+        fn remove(&self, keys: &[Key]) -> usize {
+            let transaction = self.0.begin_write().unwrap();
+            let removed = remove(&mut transaction.open_table(ROWS).unwrap(), keys).unwrap();
+            transaction.commit().unwrap();
+            removed
+        }
+
         /// All entries in the order of the rows, after checking that no row overlaps the next.
         fn all(&self) -> Vec<Entry> {
             let rows = self.0.begin_read().unwrap().open_table(ROWS).unwrap();
@@ -415,6 +454,17 @@ mod tests {
                 rows.upsert(&batch);
                 model.extend(batch.iter().map(|entry| (entry.key(), *entry)));
                 prop_assert_eq!(rows.all(), model.values().copied().collect::<Vec<_>>());
+                // Every other time some go again: neighbours, scattered ones, and some that are not there.
+                if round % 2 == 1 {
+                    let some = model.keys().copied().skip(round * 20).take(3 * ROW_ENTRIES_MAX);
+                    let scattered = model.keys().copied().step_by(7 + round);
+                    let missing = [entry(1, 5, u64::MAX).key(), entry(9, 5, 5).key()];
+                    let keys: std::collections::BTreeSet<Key> = some.chain(scattered).chain(missing).collect();
+                    let before = model.len();
+                    model.retain(|key, _| !keys.contains(key));
+                    prop_assert_eq!(rows.remove(&keys.into_iter().collect::<Vec<_>>()), before - model.len());
+                    prop_assert_eq!(rows.all(), model.values().copied().collect::<Vec<_>>());
+                }
             }
             for entry in model.values().step_by(17) {
                 prop_assert_eq!(rows.find(entry), Some(entry.fingerprint));

@@ -132,6 +132,15 @@ fn write(database: &Database, batch: Batch) -> std::result::Result<Written, RowE
     Ok(written)
 }
 
+/// Takes entries out; their keys are sorted.
+pub(super) fn remove(database: &Database, keys: &[rows::Key]) -> std::result::Result<usize, RowError> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    let removed = rows::remove(&mut transaction.open_table(ROWS)?, keys)?;
+    transaction.commit()?;
+    Ok(removed)
+}
+
 fn gone(path: &Path, reason: String) -> IdentityIndexError {
     IdentityIndexError::WriterGone { path: path.to_owned(), reason }
 }

@@ -329,9 +329,14 @@ impl Process {
 
     /// Waits until its output contains `text`.
     pub async fn wait_for_output(&mut self, text: &str) {
+        self.wait_for_outputs(text, 1).await;
+    }
+
+    /// Waits until its output contains `text` so many times.
+    pub async fn wait_for_outputs(&mut self, text: &str, times: usize) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.output().contains(text) {
-            assert!(Instant::now() < deadline, "no {text:?} in the output within {PATIENCE:?}");
+        while self.output().matches(text).count() < times {
+            assert!(Instant::now() < deadline, "not {times} times {text:?} in the output within {PATIENCE:?}");
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }

@@ -1,0 +1,238 @@
+//! What can be done to the sealed segments of a log while others read it and its writer goes on.
+//!
+//! Owns the right to do so: [`Maintenance`] shares the writer's lock, or holds it alone where no writer runs. It rewrites
+//! segments, drops the oldest ones, and reads what a dropped one held. When any of it is due is for the caller to know.
+
+use std::{
+    io,
+    ops::ControlFlow,
+    sync::{Arc, PoisonError},
+};
+
+use crate::{
+    Error, Log, Mark, Read, ReadOptions, Result, RewriteOptions, Rewritten, Sequence, Timestamp,
+    block::{Block, BlockType},
+    log::{LargeEvent, Reading, Shared, list_segments, load, read_segment_marks},
+    rewrite::{self, Progress, has_small_blocks, sealed_footer},
+    segment::{SegmentFile, file_name, storage_error},
+    storage::{Lock, Storage},
+};
+
+/// Keeps the sealed segments of a log in shape; for a thread of its own.
+///
+/// It holds the writer's lock too: drop it before the log is opened for writing again.
+pub struct Maintenance {
+    shared: Arc<Shared>,
+    _lock: Arc<dyn Lock>,
+}
+
+/// A sealed segment, as far as its footer tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedSegment {
+    /// The first sequence it may hold.
+    pub first_sequence: Sequence,
+    /// The sequence after its last event.
+    pub end_sequence: Sequence,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// Wire bytes of its events; 0 where its footer is damaged.
+    pub bytes_raw: u64,
+    /// The latest receive time of its events, in microseconds since the Unix epoch; `None` where it holds none, or its
+    /// footer is damaged.
+    pub received_max: Option<Timestamp>,
+}
+
+impl Maintenance {
+    pub(crate) fn new(shared: Arc<Shared>, lock: Arc<dyn Lock>) -> Self {
+        Maintenance { shared, _lock: lock }
+    }
+
+    /// The maintenance of a log that nobody writes. The newest segment is left to the next writer, sealed or not.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when somebody does write it, [`Error::NotALog`], or what the storage answers.
+    pub fn open(storage: Arc<dyn Storage>) -> Result<Self> {
+        let not_a_log = || Error::NotALog { directory: storage.name() };
+        let newest = list_segments(storage.as_ref())?.last().copied().ok_or_else(not_a_log)?;
+        let lock = storage
+            .lock()
+            .map_err(storage_error("lock", "the directory"))?
+            .ok_or_else(|| Error::Locked { directory: storage.name() })?;
+        let header = SegmentFile::open(storage.as_ref(), newest, false)?.header;
+        // Listed again: a writer may have ended only now.
+        let mut segments = list_segments(storage.as_ref())?;
+        segments.pop();
+        let log = Log::assemble(storage, ReadOptions { cache_bytes: 0 }, header, Reading::ThisProcess);
+        log.shared.set_segments(segments, None);
+        Ok(Maintenance::new(log.shared, Arc::from(lock)))
+    }
+
+    /// The first sequences of all sealed segments, oldest first. No I/O.
+    #[must_use]
+    pub fn sealed_segments(&self) -> Vec<Sequence> {
+        self.shared.sealed_list()
+    }
+
+    /// Bytes that the segment takes which is being written, what is reserved in it included.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn unsealed_bytes(&self) -> Result<u64> {
+        self.shared.active_file().map_or(Ok(0), |active| active.file.len().map_err(storage_error("read", &active.name)))
+    }
+
+    /// Bytes that are free on the device.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn free_bytes(&self) -> Result<u64> {
+        self.shared.storage.free_space().map_err(storage_error("look for room in", "the directory"))
+    }
+
+    /// What is known about a sealed segment. Reads its footer.
+    ///
+    /// # Errors
+    /// What the storage answers. Damage is part of the answer.
+    pub fn describe(&self, first_sequence: Sequence) -> Result<SealedSegment> {
+        let storage = self.shared.storage.as_ref();
+        let name = file_name(first_sequence);
+        let file = storage.open(&name, false).map_err(storage_error("open", &name))?;
+        let bytes = file.len().map_err(storage_error("read", &name))?;
+        let (end_sequence, bytes_raw, received_max) = match sealed_footer(storage, first_sequence) {
+            Ok((_, footer)) => {
+                let received_max = Some(footer.received_max).filter(|&received| received > 0);
+                (footer.end_sequence, footer.payload_raw, received_max)
+            }
+            // It ends where the next one begins, at the latest.
+            Err(Error::Corrupt { .. }) => {
+                let next = self.shared.segment_list().into_iter().find(|&next| next > first_sequence);
+                (next.unwrap_or(Sequence::MAX), 0, None)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(SealedSegment { first_sequence, end_sequence, bytes, bytes_raw, received_max })
+    }
+
+    /// The sealed segments from sequence `from` on that a rewrite with blocks of `block_bytes` would leave with half as
+    /// many blocks or fewer. A segment that was rewritten is not among them. Reads one footer per segment.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn segments_with_small_blocks(&self, from: Sequence, block_bytes: usize) -> Result<Vec<Sequence>> {
+        self.segments_that(from, |_, footer| has_small_blocks(&footer.blocks, block_bytes))
+    }
+
+    /// The sealed segments from sequence `from` on that were not yet rewritten at this level or a higher one, or that have
+    /// small blocks all the same. Reads one footer per segment.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn segments_to_compact(&self, from: Sequence, options: RewriteOptions) -> Result<Vec<Sequence>> {
+        self.segments_that(from, |file, footer| rewrite::is_due(file, footer, options))
+    }
+
+    fn segments_that(
+        &self,
+        from: Sequence,
+        is_wanted: impl Fn(&SegmentFile, &crate::segment::Footer) -> bool,
+    ) -> Result<Vec<Sequence>> {
+        let mut found = Vec::new();
+        for first in self.shared.sealed_list().into_iter().filter(|&first| first >= from) {
+            match sealed_footer(self.shared.storage.as_ref(), first) {
+                Ok((file, footer)) if is_wanted(&file, &footer) => found.push(first),
+                // A damaged segment is for repair, a dropped one for nobody.
+                Ok(_) | Err(Error::Corrupt { .. }) => {}
+                Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Where the segment begins that is not sealed yet: the next to look at, once it is.
+    #[must_use]
+    pub fn unsealed_segment(&self) -> Option<Sequence> {
+        self.shared.segment_list().last().copied()
+    }
+
+    /// Cuts the sealed segment that begins at `first_sequence` anew into blocks and compresses them. `None` when retention
+    /// has dropped the segment meanwhile; nothing is changed then, nor after an error.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the segment is damaged or does not read back, or what the storage answers.
+    pub fn rewrite(&self, first_sequence: Sequence, options: RewriteOptions) -> Result<Option<Rewritten>> {
+        self.rewrite_at_pace(first_sequence, options, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// The same in the pace that `progress` sets; `None` also when that stops it.
+    ///
+    /// # Errors
+    /// As [`Maintenance::rewrite`].
+    pub fn rewrite_at_pace(
+        &self,
+        first_sequence: Sequence,
+        options: RewriteOptions,
+        progress: Progress<'_>,
+    ) -> Result<Option<Rewritten>> {
+        rewrite::rewrite(&self.shared, first_sequence, options, progress)
+    }
+
+    /// Removes whole sealed segments that hold only sequences below `sequence`, oldest first; returns how many. Readers
+    /// that are in one of them are told that it was dropped.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn drop_before(&self, sequence: Sequence) -> Result<usize> {
+        drop_before(&self.shared, sequence)
+    }
+
+    /// Goes through the blocks of a sealed segment past the cache, for who must undo what it did for these events; then
+    /// returns the segment's marks. Of [`Read`], `visit` gets events from index 0 on, large events, and what is missing.
+    ///
+    /// # Errors
+    /// What the storage answers. Damage comes as [`Read::Missing`].
+    pub fn read_segment(&self, first_sequence: Sequence, visit: &mut dyn FnMut(Read)) -> Result<Vec<Mark>> {
+        let (file, footer) = sealed_footer(self.shared.storage.as_ref(), first_sequence)?;
+        let file = Arc::new(file);
+        for entry in footer.blocks.iter().filter(|entry| entry.block_type == BlockType::EVENTS.0) {
+            let read = if entry.is_large() {
+                LargeEvent::open(Arc::clone(&file), entry).map(Read::Large)
+            } else {
+                load(&file, entry, Block::decode).map(|block| Read::Events { block: Arc::new(block), index: 0 })
+            };
+            visit(Log::quarantine(read, entry.first_sequence, entry)?);
+        }
+        read_segment_marks(&file, &footer)
+    }
+}
+
+/// Removes whole sealed segments that hold only sequences below `sequence`; returns how many.
+pub(crate) fn drop_before(shared: &Shared, sequence: Sequence) -> Result<usize> {
+    let mut dropped = 0;
+    let _one_at_a_time = shared.dropping.lock().unwrap_or_else(PoisonError::into_inner);
+    for pair in shared.segment_list().windows(2) {
+        let &[first, next] = pair else { break };
+        if next > sequence {
+            break;
+        }
+        // Out of sight first, so that nobody opens what is about to go.
+        shared.forget(first, true);
+        if let Err(error) = remove_segment(shared.storage.as_ref(), first) {
+            // The next drop begins with it again: one that stays behind would have a hole after it.
+            shared.remember(first);
+            return Err(error);
+        }
+        dropped += 1;
+    }
+    Ok(dropped)
+}
+
+/// Removes a segment's file, and sees to it that a crash cannot bring it back without those behind it.
+fn remove_segment(storage: &dyn Storage, first_sequence: Sequence) -> Result<()> {
+    let name = file_name(first_sequence);
+    match storage.remove(&name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => result.map_err(storage_error("remove", &name))?,
+    }
+    storage.sync_directory().map_err(storage_error("sync", "the directory"))
+}

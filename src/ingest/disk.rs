@@ -1,0 +1,98 @@
+//! What an operator is told of a disk that keeps ingest waiting: once when it begins, once when it is over.
+//!
+//! A full device and a slow one are told apart, because they need different help. Serving goes on in both cases.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{error, warn};
+
+use super::counters::Counters;
+
+/// A commit that takes longer is slow: nodes begin to wait.
+const SLOW_COMMIT: Duration = Duration::from_secs(5);
+/// How long commits must have been quicker again.
+const CALM: Duration = Duration::from_secs(60);
+
+/// Watches over the disk from where it is written.
+pub(super) struct Disk {
+    counters: Arc<Counters>,
+    full_since: Option<Instant>,
+    last_slow: Option<Instant>,
+}
+
+impl Disk {
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        Disk { counters, full_since: None, last_slow: None }
+    }
+
+    /// There is no room, as `failure` says.
+    pub(super) fn is_full(&mut self, failure: &dyn Display) {
+        if self.full_since.is_none() {
+            self.full_since = Some(Instant::now());
+            self.counters.disk_full.add(1);
+            self.counters.waits_for_room.set(true);
+            error!("{failure}: ingest waits until there is room, serving goes on");
+        }
+    }
+
+    /// There is room.
+    pub(super) fn has_room(&mut self) {
+        if let Some(since) = self.full_since.take() {
+            self.counters.waits_for_room.set(false);
+            // As loud as its beginning: who was woken by that one waits for this one.
+            error!("there is room on the device again: ingest goes on after {:?}", rounded(since.elapsed()));
+        }
+    }
+
+    /// A commit has taken this long.
+    pub(super) fn commit_took(&mut self, time: Duration) {
+        if time >= SLOW_COMMIT {
+            self.counters.slow_commits.add(1);
+            if self.last_slow.replace(Instant::now()).is_none() {
+                warn!("the disk is slow: a commit took {:?}; nodes wait meanwhile, serving goes on", rounded(time));
+            }
+        } else if self.last_slow.is_some_and(|last| last.elapsed() >= CALM) {
+            self.last_slow = None;
+            warn!("the disk has been quick enough again for {CALM:?}");
+        }
+    }
+}
+
+fn rounded(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_counts_once_however_often_it_is_tried() {
+        let counters = Arc::new(Counters::default());
+        let mut disk = Disk::new(Arc::clone(&counters));
+        let state = || (counters.disk_full.get(), counters.waits_for_room.get());
+        disk.has_room();
+        assert_eq!(state(), (0, false));
+        for _ in 0..3 {
+            disk.is_full(&"no room");
+        }
+        assert_eq!(state(), (1, true));
+        disk.has_room();
+        disk.has_room();
+        assert_eq!(state(), (1, false));
+        disk.is_full(&"no room");
+        assert_eq!(state(), (2, true));
+    }
+
+    #[test]
+    fn only_slow_commits_count() {
+        let counters = Arc::new(Counters::default());
+        let mut disk = Disk::new(Arc::clone(&counters));
+        for time in [Duration::ZERO, SLOW_COMMIT / 2, SLOW_COMMIT, SLOW_COMMIT * 3] {
+            disk.commit_took(time);
+        }
+        assert_eq!(counters.slow_commits.get(), 2);
+    }
+}
