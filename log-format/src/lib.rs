@@ -38,6 +38,7 @@ pub use estimate::{Estimate, estimate};
 pub use event::{ApiVersion, ApiVersionError, Event, Kind, Mark, MarkKind, Sequence, Timestamp};
 pub use log::{Head, LargeEvent, Log, Missing, Read, ReadOptions, StoredBlock};
 pub use maintenance::{Maintenance, SealedSegment};
+pub use recovery::Recovery;
 pub use rewrite::{Progress, RewriteOptions, Rewritten};
 pub use segment::FORMAT_VERSION;
 pub use wire::version_frame;
