@@ -311,7 +311,7 @@ impl MemoryFile {
 }
 
 impl File for MemoryFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn read_some_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let content = self.content();
         let Some(rest) = offset.checked_sub(self.start).and_then(|offset| content.get(usize::try_from(offset).ok()?..))
         else {
