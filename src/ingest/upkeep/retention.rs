@@ -4,7 +4,7 @@
 //! sealed segments go, oldest first, with what the identity index knows of their events. Consumers are waited for, up to a
 //! limit; clients are not: one that is overtaken is told what it missed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -150,8 +150,8 @@ impl Retainer {
         let sealed = maintenance.sealed_segments();
         self.state.known.retain(|first, _| sealed.binary_search(first).is_ok());
         for &first in &sealed {
-            if !self.state.known.contains_key(&first) {
-                self.state.known.insert(first, maintenance.describe(first)?);
+            if let Entry::Vacant(unknown) = self.state.known.entry(first) {
+                unknown.insert(maintenance.describe(first)?);
             }
         }
         let segments: Vec<SealedSegment> = self.state.known.values().copied().collect();
