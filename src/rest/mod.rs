@@ -4,12 +4,12 @@
 //! looked up, and the events' own bytes with fixed text around them flow out. What the reference answers is answered byte
 //! for byte as it does; beyond it there are pages of events, of blocks and of an account's transactions.
 //!
-//! - [`question`][]: what a request asks for.
-//! - [`from_log`][]: the look-up in the views and the log.
-//! - [`answers`][]: the form of what was found, and why nothing was.
-//! - [`server`][]: HTTP.
-//! - [`document`][]: the OpenAPI document.
-//! - [`counters`][]: what can be seen from outside.
+//! - `question`: what a request asks for.
+//! - `from_log`: the look-up in the views and the log.
+//! - `answers`: the form of what was found, and why nothing was.
+//! - `server`: HTTP.
+//! - `document`: the OpenAPI document.
+//! - `counters`: what can be seen from outside.
 
 mod answers;
 pub mod counters;

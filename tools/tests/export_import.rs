@@ -1,5 +1,5 @@
 //! `export` and `import` of the built binary: what goes out comes back, and what was interrupted goes on.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops where it fails")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where it fails")]
 
 use std::{
     fs,
