@@ -1,6 +1,6 @@
 //! The REST server: look-ups among the stored events.
 //!
-//! Owns the paths, the answers' bytes and their headers. Requests flow in; a [`Question`] each flows to where events are
+//! Owns the paths, the answers' bytes and their headers. Requests flow in; a question each flows to where events are
 //! looked up, and the events' own bytes with fixed text around them flow out. What the reference answers is answered byte
 //! for byte as it does; beyond it there are pages of events, of blocks and of an account's transactions.
 //!
