@@ -229,7 +229,7 @@ async fn without_persistence_only_whole_segments_of_the_newest_events_are_kept()
 
     for _ in ["running", "restarted"] {
         // Segments go a moment after the commit that made them superfluous.
-        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         loop {
             let look = SseClient::connect(sidecar.sse_address(), "/events").await;
             let (oldest, _) = look.header("sidecar-retained-range").unwrap().split_once('-').unwrap();
@@ -237,7 +237,7 @@ async fn without_persistence_only_whole_segments_of_the_newest_events_are_kept()
                 break;
             }
             assert!(std::time::Instant::now() < deadline, "{oldest} is still the oldest");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         let target = format!("/events?start_from=0&until={}", EVENTS - 1);
         let mut replay = SseClient::connect(sidecar.sse_address(), &target).await;
