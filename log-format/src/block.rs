@@ -1000,7 +1000,70 @@ pub(crate) fn checked_payload<'a>(header: &BlockHeader, parts: &'a [u8]) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
+
+    /// What one event is made of, and whether the version rises before it.
+    type Told = (u8, String, String, Option<u64>, u64, String, bool);
+
+    fn told() -> impl Strategy<Value = Told> {
+        let upstream_id = proptest::option::of(any::<u64>());
+        (0..64u8, "[a-z]{0,6}", "[a-z]{0,6}", upstream_id, any::<u64>(), "[^\r]{0,60}", any::<bool>())
+    }
+
+    proptest! {
+        #[test]
+        fn every_event_of_a_block_comes_back(
+            first_sequence in 0..u64::MAX - 20,
+            chain in any::<ChainValue>(),
+            events in vec(told(), 1..20),
+        ) {
+            let before = ApiVersion { major: 2, minor: 0, patch: 0 };
+            let position = Position {
+                next_sequence: first_sequence,
+                wire_version: before,
+                announced_version: before,
+                chain,
+            };
+            let mut builder = BlockBuilder::new(position, 512);
+            let (mut version, mut rises) = (before, Vec::new());
+            for ((kind, source, network, upstream_id, received, payload, rises_here), sequence) in
+                events.iter().zip(first_sequence..)
+            {
+                version.patch += u32::from(*rises_here);
+                rises.push(rises_here.then_some(version));
+                let event = Event {
+                    kind: Kind(*kind),
+                    source,
+                    network,
+                    api_version: version,
+                    upstream_id: *upstream_id,
+                    received: *received,
+                    payload,
+                };
+                builder.push_event(&event, sequence, rises_here.then_some(version), chain);
+            }
+            let mut bytes = Vec::new();
+            builder.finish(BlockType::EVENTS, &mut Encoder::new(1).unwrap(), &mut bytes).unwrap();
+
+            let header = BlockHeader::decode(&bytes).unwrap();
+            prop_assert_eq!(header.stored_bytes(), bytes.len() as u64);
+            prop_assert_eq!((header.version_before, header.version_after), (before, version));
+            let block = Block::decode(&header, &bytes[BLOCK_HEADER_BYTES..]).unwrap();
+            prop_assert_eq!(block.len(), events.len());
+            prop_assert_eq!((block.first_sequence(), block.chain_after()), (first_sequence, chain));
+            for (index, (row, event)) in block.rows().zip(&events).enumerate() {
+                let (kind, source, network, upstream_id, received, payload, _) = event;
+                prop_assert!(row.is_sound());
+                prop_assert_eq!(row.sequence(), first_sequence + index as u64);
+                prop_assert_eq!((row.kind(), row.upstream_id(), row.received()), (Kind(*kind), *upstream_id, *received));
+                prop_assert_eq!((row.source(), row.network()), (source.as_str(), network.as_str()));
+                prop_assert_eq!(row.payload(), payload.as_bytes());
+                prop_assert_eq!(row.rise(), rises[index]);
+            }
+        }
+    }
 
     fn header(block_type: BlockType, count: u32) -> BlockHeader {
         BlockHeader {

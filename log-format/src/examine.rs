@@ -385,9 +385,12 @@ impl Examiner {
                     self.take_in(&mut examined, &header, &content);
                     examined.end = at + header.stored_bytes();
                 }
-                Ok(Found::Footer) => break,
-                Ok(Found::Nothing) => {
-                    let bad = Bad { reason: "nothing is written where a block stood".to_owned(), header: None };
+                Ok(found @ (Found::Footer | Found::Nothing)) => {
+                    let reason = match found {
+                        Found::Footer => "a footer stands among the blocks",
+                        _ => "nothing is written where a block stood",
+                    };
+                    let bad = Bad { reason: reason.to_owned(), header: None };
                     if !self.take_damage(&mut examined, bad, listed, limit, is_bounded.then_some(end_sequence))? {
                         break;
                     }
