@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
-use std::time::Duration;
-
 use sidecar_test_support::client::{Ending, Request, SseClient, events};
 use sidecar_test_support::node::{SimulatedNode, frame, stream};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
