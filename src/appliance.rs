@@ -287,8 +287,14 @@ fn listen(nodes: Vec<Node>, batches: &mpsc::Sender<Batch>) -> JoinSet<End> {
     nodes.into_iter().map(run).collect()
 }
 
+/// Ends when every node's listener has ended by itself. One that ended because nobody takes its events never counts: ingest
+/// has failed then, and is about to say why.
 async fn all_ended(listeners: &mut JoinSet<End>) {
-    while listeners.join_next().await.is_some() {}
+    while let Some(end) = listeners.join_next().await {
+        if matches!(end, Ok(End::ReceiverGone)) {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 fn report(recovery: &Recovery) {

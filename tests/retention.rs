@@ -19,9 +19,9 @@ fn sidecar() -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
 }
 
-/// Events of 100 kB, of which the log holds 13 in a segment of 1 MiB.
+/// Events of 10 kB, of which the log holds about 130 in a segment of 1 MiB.
 fn payloads(numbers: std::ops::Range<u64>) -> Vec<String> {
-    numbers.map(|number| story::of_random_text(100_000, number).payload).collect()
+    numbers.map(|number| story::of_random_text(10_000, number).payload).collect()
 }
 
 /// The oldest and the newest retained id.
@@ -52,7 +52,7 @@ fn bytes_of_segments(storage: &Path) -> u64 {
 
 #[tokio::test]
 async fn a_client_overtaken_by_retention_is_told_what_it_missed_and_goes_on_at_the_oldest() {
-    const EVENTS: u64 = 600;
+    const EVENTS: u64 = 4_000;
     let node = SimulatedNode::start();
     let mut sidecar = sidecar()
         .node(node.address())
@@ -112,18 +112,18 @@ async fn events_that_are_too_old_go_once_their_segment_is_finished() {
         .sections("[storage.log]\nsegment_bytes_max = 1_048_576\nretention_age_max = '2s'")
         .start()
         .await;
-    node.push_all(payloads(0..120));
+    node.push_all(payloads(0..1_000));
     wait_for("the finished segments go", async || {
         let (oldest, newest) = retained(sidecar.sse_address()).await;
-        (newest == 119 && oldest > 60).then_some(())
+        (newest == 999 && oldest > 500).then_some(())
     })
     .await;
     // The newest segment stays, however old.
-    let mut client = SseClient::connect(sidecar.sse_address(), "/events?start_from=0&until=119").await;
+    let mut client = SseClient::connect(sidecar.sse_address(), "/events?start_from=0&until=999").await;
     let left = client.read_to_end().await;
     let left: Vec<u64> = events(&left).iter().map(|(id, _)| *id).collect();
-    assert!(left.first().is_some_and(|first| *first > 60), "{left:?}");
-    assert!(left.iter().copied().eq(left[0]..120), "{left:?}");
+    assert!(left.first().is_some_and(|first| *first > 500), "{left:?}");
+    assert!(left.iter().copied().eq(left[0]..1_000), "{left:?}");
 }
 
 #[tokio::test]
