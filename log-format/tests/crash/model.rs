@@ -133,6 +133,8 @@ pub(crate) struct Model {
     epoch: u64,
     /// Retention was asked to drop what is below this.
     drop_asked: usize,
+    /// Below this, a drop has failed: the file may be gone, and is told as dropped until the next drop ends it.
+    drop_failed_below: usize,
     /// And has dropped what is below this.
     dropped: usize,
     flipped: Option<Flipped>,
@@ -173,6 +175,7 @@ impl Model {
             announced_visible: ApiVersion::NONE,
             epoch: 0,
             drop_asked: 0,
+            drop_failed_below: 0,
             dropped: 0,
             flipped: None,
             was_power_cut: false,
@@ -281,6 +284,8 @@ impl Model {
                 }
                 Err(error) => trace!(self, "cannot open: {error}"),
             }
+            // It may have written a head already that does not say any more that the log was closed in order.
+            self.may_begin_epoch |= !self.is_synced();
             self.note_stop("opening");
             self.interrupt();
         }
@@ -651,6 +656,10 @@ impl Model {
     }
 
     fn check_missing(&self, range: Range<usize>, why: &Missing, losses: &[Range<usize>], is_recovered: bool) {
+        if *why == Missing::Dropped {
+            assert!(range.end <= self.drop_failed_below, "{range:?} are told as dropped, and were not");
+            return;
+        }
         let unreadable = self.flipped.as_ref().map_or(0..0, |flipped| flipped.unreadable.clone());
         let may_be_missing = |sequence: &usize| {
             self.lost.contains(sequence) || unreadable.contains(sequence) || (!is_recovered && !self.is_synced())
@@ -661,7 +670,6 @@ impl Model {
             let is_marked = |sequence: usize| losses.iter().any(|lost| lost.contains(&sequence));
             assert!(range.clone().all(is_marked), "the hole {range:?} is not marked");
         }
-        assert_ne!(*why, Missing::Dropped);
     }
 
     /// Reads one event; a fault may prevent it.
@@ -768,6 +776,7 @@ impl Model {
             }
             Err(error) => {
                 trace!(self, "cannot drop: {error}");
+                self.drop_failed_below = self.drop_failed_below.max(below);
                 Err(())
             }
         }
