@@ -9,6 +9,7 @@ use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
@@ -32,9 +33,12 @@ fn node() -> SimulatedNode {
     SimulatedNode::with(NodeOptions { ring_events: 100_000, ..NodeOptions::default() })
 }
 
-/// Events of 100 kB, three quarters of which is left when they are stored.
+/// Events of 100 kB, three quarters of which is left when they are stored: what is in a block has no two texts alike.
 fn payloads(numbers: std::ops::Range<u64>) -> Vec<String> {
-    numbers.map(|number| story::of_random_text(100_000, number).payload).collect()
+    static TEXTS: LazyLock<Vec<String>> =
+        LazyLock::new(|| (0..8).map(|number| story::of_random_text(100_000, number).payload).collect());
+    let payload = |number: u64| format!("{{\"Numbered\":[{number},{}]}}", TEXTS[number as usize % TEXTS.len()]);
+    numbers.map(payload).collect()
 }
 
 /// A file system of its own, gone with the test.
