@@ -28,11 +28,14 @@ fn payloads(numbers: std::ops::Range<u64>) -> Vec<String> {
     numbers.map(payload).collect()
 }
 
-/// The oldest and the newest retained id; twice 0 while there is none.
+/// The oldest and the newest retained id, once there is one.
 async fn retained(address: SocketAddr) -> (u64, u64) {
-    let client = SseClient::connect(address, "/events").await;
-    let (oldest, newest) = client.header("sidecar-retained-range").unwrap_or("0-0").split_once('-').unwrap();
-    (oldest.parse().unwrap(), newest.parse().unwrap())
+    wait_for("an event is stored", async || {
+        let client = SseClient::connect(address, "/events").await;
+        let (oldest, newest) = client.header("sidecar-retained-range")?.split_once('-')?;
+        Some((oldest.parse().unwrap(), newest.parse().unwrap()))
+    })
+    .await
 }
 
 /// Asks until the answer is right; waits a little in between, as an operator would.

@@ -997,3 +997,173 @@ pub(crate) fn checked_payload<'a>(header: &BlockHeader, parts: &'a [u8]) -> Resu
     }
     Ok(stored)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    /// What one event is made of, and whether the version rises before it.
+    type Told = (u8, String, String, Option<u64>, u64, String, bool);
+
+    fn told() -> impl Strategy<Value = Told> {
+        let upstream_id = proptest::option::of(any::<u64>());
+        (0..64u8, "[a-z]{0,6}", "[a-z]{0,6}", upstream_id, any::<u64>(), "[^\r]{0,60}", any::<bool>())
+    }
+
+    proptest! {
+        #[test]
+        fn every_event_of_a_block_comes_back(
+            first_sequence in 0..u64::MAX - 20,
+            chain in any::<ChainValue>(),
+            events in vec(told(), 1..20),
+        ) {
+            let before = ApiVersion { major: 2, minor: 0, patch: 0 };
+            let position = Position {
+                next_sequence: first_sequence,
+                wire_version: before,
+                announced_version: before,
+                chain,
+            };
+            let mut builder = BlockBuilder::new(position, 512);
+            let (mut version, mut rises) = (before, Vec::new());
+            for ((kind, source, network, upstream_id, received, payload, rises_here), sequence) in
+                events.iter().zip(first_sequence..)
+            {
+                version.patch += u32::from(*rises_here);
+                rises.push(rises_here.then_some(version));
+                let event = Event {
+                    kind: Kind(*kind),
+                    source,
+                    network,
+                    api_version: version,
+                    upstream_id: *upstream_id,
+                    received: *received,
+                    payload,
+                };
+                builder.push_event(&event, sequence, rises_here.then_some(version), chain);
+            }
+            let mut bytes = Vec::new();
+            builder.finish(BlockType::EVENTS, &mut Encoder::new(1).unwrap(), &mut bytes).unwrap();
+
+            let header = BlockHeader::decode(&bytes).unwrap();
+            prop_assert_eq!(header.stored_bytes(), bytes.len() as u64);
+            prop_assert_eq!((header.version_before, header.version_after), (before, version));
+            let block = Block::decode(&header, &bytes[BLOCK_HEADER_BYTES..]).unwrap();
+            prop_assert_eq!(block.len(), events.len());
+            prop_assert_eq!((block.first_sequence(), block.chain_after()), (first_sequence, chain));
+            for (index, (row, event)) in block.rows().zip(&events).enumerate() {
+                let (kind, source, network, upstream_id, received, payload, _) = event;
+                prop_assert!(row.is_sound());
+                prop_assert_eq!(row.sequence(), first_sequence + index as u64);
+                prop_assert_eq!((row.kind(), row.upstream_id(), row.received()), (Kind(*kind), *upstream_id, *received));
+                prop_assert_eq!((row.source(), row.network()), (source.as_str(), network.as_str()));
+                prop_assert_eq!(row.payload(), payload.as_bytes());
+                prop_assert_eq!(row.rise(), rises[index]);
+            }
+        }
+    }
+
+    fn header(block_type: BlockType, count: u32) -> BlockHeader {
+        BlockHeader {
+            block_type,
+            count,
+            first_sequence: 5,
+            kinds: 2,
+            received_min: 1,
+            received_max: 1,
+            version_before: ApiVersion::NONE,
+            version_after: ApiVersion::NONE,
+            table_stored: 10,
+            table_raw: 10,
+            payload_stored: 10,
+            payload_raw: 10,
+            chain_after: [3; 32],
+            table_crc: 1,
+            payload_crc: 2,
+            synced_before: true,
+        }
+    }
+
+    fn decoded(header: &BlockHeader) -> Result<BlockHeader, BlockError> {
+        let mut bytes = Vec::new();
+        header.encode(&mut bytes);
+        BlockHeader::decode(&bytes)
+    }
+
+    #[test]
+    fn a_header_is_taken_at_each_limit_and_refused_beyond() {
+        let events = header(BlockType::EVENTS, 2);
+        let table_raw_max = 2 * u32::from(ROW_BYTES) + TABLE_FIXED_BYTES_MAX as u32;
+        let count_max = BLOCK_EVENTS_MAX as u32;
+        let at_and_beyond: [(BlockHeader, BlockHeader); 8] = [
+            (
+                BlockHeader { table_stored: TABLE_BYTES_MAX, ..events.clone() },
+                BlockHeader { table_stored: TABLE_BYTES_MAX + 1, ..events.clone() },
+            ),
+            (
+                BlockHeader { table_raw: table_raw_max, ..events.clone() },
+                BlockHeader { table_raw: table_raw_max + 1, ..events.clone() },
+            ),
+            (
+                BlockHeader { payload_stored: PAYLOAD_BYTES_MAX, ..events.clone() },
+                BlockHeader { payload_stored: PAYLOAD_BYTES_MAX + 1, ..events.clone() },
+            ),
+            (
+                BlockHeader { payload_raw: SHARED_PAYLOAD_BYTES_MAX, ..events.clone() },
+                BlockHeader { payload_raw: SHARED_PAYLOAD_BYTES_MAX + 1, ..events.clone() },
+            ),
+            (
+                BlockHeader { payload_raw: PAYLOAD_BYTES_MAX, count: 1, ..events.clone() },
+                BlockHeader { payload_raw: PAYLOAD_BYTES_MAX + 1, count: 1, ..events.clone() },
+            ),
+            (
+                BlockHeader { count: count_max, ..events.clone() },
+                BlockHeader { count: count_max + 1, ..events.clone() },
+            ),
+            (
+                BlockHeader { first_sequence: Sequence::MAX - 2, ..events.clone() },
+                BlockHeader { first_sequence: Sequence::MAX - 1, ..events.clone() },
+            ),
+            (
+                BlockHeader { table_raw: TABLE_BYTES_MAX, ..header(BlockType::FOOTER, 0) },
+                BlockHeader { table_raw: TABLE_BYTES_MAX + 1, ..header(BlockType::FOOTER, 0) },
+            ),
+        ];
+        for (at, beyond) in at_and_beyond {
+            assert_eq!(decoded(&at).as_ref(), Ok(&at));
+            assert!(matches!(decoded(&beyond), Err(BlockError::Corrupt(_))), "{beyond:?}");
+        }
+        assert!(matches!(decoded(&header(BlockType::EVENTS, 0)), Err(BlockError::Corrupt(_))));
+    }
+
+    #[test]
+    fn zeros_are_the_end_and_anything_else_that_is_no_header_is_damage() {
+        assert_eq!(BlockHeader::decode(&[]), Err(BlockError::End));
+        assert_eq!(BlockHeader::decode(&[0; 60]), Err(BlockError::End));
+        assert_eq!(BlockHeader::decode(&[0; 200]), Err(BlockError::End));
+        let mut bytes = vec![0; 200];
+        bytes[100] = 1;
+        assert!(matches!(BlockHeader::decode(&bytes), Err(BlockError::Corrupt(_))));
+        assert!(matches!(BlockHeader::decode(&bytes[..120]), Err(BlockError::Corrupt(_))));
+    }
+
+    #[test]
+    fn a_header_of_a_newer_release_is_named_and_not_read() {
+        let mut bytes = Vec::new();
+        header(BlockType::EVENTS, 2).encode(&mut bytes);
+        for (at, value, flags) in [(5, 2, 2 << 16), (6, 4, (1 << 16) | 4), (12, 2, 2 << 24), (14, 33, 1 << 24)] {
+            let mut newer = bytes.clone();
+            newer[at] = value;
+            let crc = crc32fast::hash(&newer[..140]);
+            newer[140..].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(BlockHeader::decode(&newer), Err(BlockError::Unknown(flags)), "byte {at}");
+        }
+        for at in 0..144 {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1;
+            assert!(matches!(BlockHeader::decode(&flipped), Err(BlockError::Corrupt(_))), "byte {at}");
+        }
+    }
+}

@@ -47,6 +47,33 @@ pub(crate) struct Hole {
     pub(crate) reason: String,
 }
 
+/// Events whose chain was recomputed from one to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    pub(crate) sequences: Range<Sequence>,
+    pub(crate) start: StretchStart,
+    /// Before the first of them, where it is known.
+    pub(crate) chain_before: Option<ChainValue>,
+    pub(crate) chain_after: ChainValue,
+}
+
+/// What a stretch of the chain begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StretchStart {
+    /// The first event of the log.
+    NewLog,
+    /// The value in the header of the oldest segment: what stood before was dropped and cannot be checked.
+    OldestSegment,
+    /// The value that the log says it goes on from behind a hole.
+    AfterHole,
+    /// Nothing tells what stood before: the first block is taken as it stands.
+    Unknown,
+    /// The events do not follow from what stands before them: something was changed.
+    Broken,
+}
+
 /// What one segment really holds.
 pub(crate) struct Examined {
     pub(crate) file: SegmentFile,
@@ -275,6 +302,8 @@ pub(crate) struct Examiner {
     losses: Vec<Hole>,
     /// What they have named and the log has passed.
     pub(crate) holes: Vec<Hole>,
+    /// The chain so far.
+    pub(crate) stretches: Vec<Stretch>,
 }
 
 /// What stands at an offset.
@@ -306,6 +335,11 @@ impl Examiner {
     /// The chain value after the last event seen, where it is known.
     pub(crate) fn chain(&self) -> Option<ChainValue> {
         self.thread.chain
+    }
+
+    /// Which log the segments belong to.
+    pub(crate) fn log_id(&self) -> Option<[u8; 16]> {
+        self.thread.identity.as_ref().map(|(log_id, _)| *log_id)
     }
 
     /// Goes through one segment. Damage is part of the answer, not an error.
@@ -351,9 +385,12 @@ impl Examiner {
                     self.take_in(&mut examined, &header, &content);
                     examined.end = at + header.stored_bytes();
                 }
-                Ok(Found::Footer) => break,
-                Ok(Found::Nothing) => {
-                    let bad = Bad { reason: "nothing is written where a block stood".to_owned(), header: None };
+                Ok(found @ (Found::Footer | Found::Nothing)) => {
+                    let reason = match found {
+                        Found::Footer => "a footer stands among the blocks",
+                        _ => "nothing is written where a block stood",
+                    };
+                    let bad = Bad { reason: reason.to_owned(), header: None };
                     if !self.take_damage(&mut examined, bad, listed, limit, is_bounded.then_some(end_sequence))? {
                         break;
                     }
@@ -472,13 +509,15 @@ impl Examiner {
         match content {
             Content::Events(events) => {
                 self.settle_hole(examined, header.first_sequence);
-                match self.thread.chain {
-                    Some(chain) if chain_over(chain, events) != header.chain_after => {
+                let follows = self.thread.chain.map(|chain| chain_over(chain, events) == header.chain_after);
+                match follows {
+                    Some(true) => {}
+                    Some(false) => {
                         mismatches.push("the chain value over its events is another than the one stored".to_owned());
                     }
-                    Some(_) => {}
                     None => examined.trusted.push(sequences.clone()),
                 }
+                self.stretch(header, follows != Some(false));
                 for row in events.rows() {
                     examined.footer.count(row.kind(), row.source());
                 }
@@ -518,6 +557,33 @@ impl Examiner {
             sequences: sequences.clone(),
             reason,
         }));
+    }
+
+    /// Takes the events of a block into the chain; `follows`: their values follow from the one before, if that is known.
+    fn stretch(&mut self, header: &BlockHeader, follows: bool) {
+        let (before, first) = (self.thread.chain, header.first_sequence);
+        let last = self.stretches.last_mut();
+        let adjoins = last.as_ref().is_some_and(|last| last.sequences.end == first);
+        let start = match (&last, before) {
+            _ if !follows => StretchStart::Broken,
+            (_, None) => StretchStart::Unknown,
+            (None, Some(CHAIN_START)) => StretchStart::NewLog,
+            (None, Some(_)) => StretchStart::OldestSegment,
+            (Some(last), Some(before)) if adjoins && last.chain_after != before => StretchStart::Broken,
+            (Some(_), Some(_)) => StretchStart::AfterHole,
+        };
+        match last {
+            Some(last) if adjoins && start == StretchStart::AfterHole => {
+                last.sequences.end = header.end_sequence();
+                last.chain_after = header.chain_after;
+            }
+            _ => self.stretches.push(Stretch {
+                sequences: first..header.end_sequence(),
+                start,
+                chain_before: before,
+                chain_after: header.chain_after,
+            }),
+        }
     }
 
     fn check_version(&self, header: &BlockHeader, mismatches: &mut Vec<String>) {

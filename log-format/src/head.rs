@@ -197,3 +197,29 @@ pub(crate) mod doors {
         HeadSlot::decode(bytes).map(|slot| slot.file_identity)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_slot_comes_back_and_no_other_bit_pattern_does(
+            numbers in any::<[u64; 6]>(),
+            chain in any::<[u8; 32]>(),
+            (clean, unsynced) in any::<(bool, bool)>(),
+            flipped in 0..8 * SLOT_BYTES,
+        ) {
+            let [counter, next_sequence, segment, offset, epoch, file_identity] = numbers;
+            let slot = HeadSlot {
+                counter, next_sequence, segment, offset, chain, epoch, file_identity, clean, unsynced,
+            };
+            let mut bytes = slot.encode();
+            prop_assert_eq!(HeadSlot::decode(&bytes), Some(slot));
+            bytes[flipped / 8] ^= 1 << (flipped % 8);
+            prop_assert_eq!(HeadSlot::decode(&bytes), None);
+        }
+    }
+}

@@ -19,6 +19,7 @@ use crate::{
     block::{self, BLOCK_HEADER_BYTES, BlockError, BlockHeader, BlockType},
     buffers,
     cache::BlockCache,
+    chain::next_chain_value,
     head::{self, HeadState},
     scan::Scan,
     segment::{BlockEntry, Footer, PIECE_BYTES, SegmentFile, SegmentHeader, file_name, parse_file_name, storage_error},
@@ -387,6 +388,66 @@ impl Log {
         }))
     }
 
+    /// The chain value after the event at `sequence`, to compare this log with a replica, a back-up or its earlier self.
+    ///
+    /// `None` where nothing tells it: no event is stored there, or what stands before it in its block's chain is damaged.
+    /// For the sequence right before the oldest retained event, the oldest segment's header tells it.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn chain_after(&self, sequence: Sequence) -> Result<Option<ChainValue>> {
+        let head = self.head();
+        if head.next_sequence.checked_sub(1) == Some(sequence) {
+            return Ok(Some(head.chain));
+        }
+        let (block, index) = match self.read(sequence)? {
+            Read::Events { block, index } => (block, index),
+            Read::Large(large) => return Ok(Some(large.header.chain_after)),
+            Read::Missing { .. } => return self.chain_before_segment(sequence.saturating_add(1)),
+            Read::End => return Ok(None),
+        };
+        if index + 1 == block.len() {
+            return Ok(Some(block.chain_after()));
+        }
+        let Some(before) = self.chain_before(block.first_sequence())? else { return Ok(None) };
+        let mut chain = before;
+        let values: Vec<_> = block
+            .rows()
+            .map(|row| {
+                let (kind, version, network) = (row.kind(), row.api_version(), row.network());
+                chain = next_chain_value(&chain, row.sequence(), kind, version, network, &row.payload());
+                chain
+            })
+            .collect();
+        // Behind a loss the value to begin with may not be known: then the block does not end where it says.
+        Ok(values.get(index).copied().filter(|_| chain == block.chain_after()))
+    }
+
+    /// The chain value before the block that begins at `sequence`: after the block before it, or in its segment's header.
+    fn chain_before(&self, sequence: Sequence) -> Result<Option<ChainValue>> {
+        let Place::Block(file, entry) = self.shared.locate(sequence)? else { return Ok(None) };
+        let Some(before) = self.shared.block_before(file.header.first_sequence, entry.offset)? else {
+            return Ok(Some(file.header.chain_before));
+        };
+        match file.read_header(before.offset) {
+            Ok(header) => Ok(header.map(|header| header.chain_after)),
+            Err(Error::Corrupt { .. } | Error::UnknownFeature { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The chain value before the segment that begins at `sequence`, if one does.
+    fn chain_before_segment(&self, sequence: Sequence) -> Result<Option<ChainValue>> {
+        if !self.shared.segment_list().contains(&sequence) {
+            return Ok(None);
+        }
+        match SegmentFile::open(self.shared.storage.as_ref(), sequence, false) {
+            Ok(segment) => Ok(Some(segment.header.chain_before)),
+            Err(Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// All marks from position `from` on, in order, as far as they can be read: those of a damaged block or segment are
     /// left out.
     ///
@@ -640,6 +701,21 @@ impl Shared {
             open.by_sequence.remove(&oldest);
         }
         Ok(sealed)
+    }
+
+    /// The block of events or marks that stands before `offset` in a segment.
+    fn block_before(&self, first_sequence: Sequence, offset: u64) -> Result<Option<BlockEntry>> {
+        let before = |entry: &&BlockEntry| entry.offset < offset;
+        {
+            let segments = self.read_segments();
+            if let Some(active) = segments.active.as_ref().filter(|active| active.first_sequence() == first_sequence) {
+                let blocks = active.index.iter().chain(&active.marks);
+                return Ok(blocks.filter(before).max_by_key(|entry| entry.offset).copied());
+            }
+        }
+        let sealed = self.open_sealed(first_sequence)?;
+        let blocks = sealed.footer.blocks.iter().filter(|entry| BlockType(entry.block_type).has_position());
+        Ok(blocks.filter(before).max_by_key(|entry| entry.offset).copied())
     }
 
     fn opened(&self, first_sequence: Sequence) -> Option<Arc<Sealed>> {

@@ -2,10 +2,12 @@
 //!
 //! What verify finds is set right segment by segment: a bad block, a broken tail, a lost footer or header. The segment is
 //! written anew without what is broken (aside, synced, read back, renamed), the broken bytes are kept in a file of their
-//! own, and a LOSS mark stands where events are gone, with the chain value to go on from. A second run finds nothing left
-//! to do.
+//! own, and a LOSS mark stands where events are gone, with the chain value to go on from.
+//!
+//! A second run does nothing, and names again what the first one left: a segment that was written anew is examined again
+//! before the next one is, so that every segment is judged and set right by what stands before it from then on.
 
-use std::{ops::Range, sync::Arc};
+use std::{io, ops::Range, sync::Arc};
 
 use serde::Serialize;
 
@@ -107,11 +109,18 @@ pub enum Action {
     },
 }
 
-/// Repairs a log; returns what was done, in order, and nothing for a sound log.
+/// How often one segment is written anew at most.
+const REWRITES_MAX: usize = 4;
+
+/// Repairs a log; returns what was done, in order, and nothing for a sound log. What [`Action::Leave`] names is still
+/// there afterwards, and the next run names it again and does nothing else.
+///
+/// A dry run judges each segment by those before it as they are now. Where they contradict each other, the repair itself
+/// may find more to do, because it judges by what it has set right.
 ///
 /// # Errors
-/// [`Error::Locked`] while another process writes the log, [`Error::NotALog`], or what the storage answers. What was done
-/// before an error stays done, and repair can be run again.
+/// [`Error::Locked`] while another process writes the log, [`Error::NotALog`], [`Error::Corrupt`] for a segment that does
+/// not come right, or what the storage answers. What was done before an error stays done, and repair can be run again.
 pub fn repair(storage: &Arc<dyn Storage>, options: RepairOptions) -> Result<Vec<Action>> {
     let _lock = if options.dry_run {
         None
@@ -119,13 +128,29 @@ pub fn repair(storage: &Arc<dyn Storage>, options: RepairOptions) -> Result<Vec<
         let lock = storage.lock().map_err(storage_error("lock", "the directory"))?;
         Some(lock.ok_or_else(|| Error::Locked { directory: storage.name() })?)
     };
-    let mut repair = Repair { survey: Survey::begin(Arc::clone(storage))?, options, actions: Vec::new() };
-    let mut end = None;
-    for index in 0..repair.survey.segments.len() {
-        end = repair.segment(index)?;
+    let mut actions = Vec::new();
+    loop {
+        let mut repair = Repair { survey: Survey::begin(Arc::clone(storage))?, options, actions: Vec::new() };
+        let mut end = None;
+        for index in 0..repair.survey.segments.len() {
+            end = repair.segment(index)?;
+        }
+        repair.head(end)?;
+        // A header that was set right may tell which log it is to a segment before it that had nobody to ask. Each time
+        // there is one damaged header less.
+        let is_told_more = !options.dry_run
+            && repair.actions.iter().any(|action| matches!(action, Action::RebuildHeader { .. }))
+            && repair.actions.iter().any(is_left);
+        if !is_told_more {
+            actions.append(&mut repair.actions);
+            return Ok(actions);
+        }
+        actions.extend(repair.actions.into_iter().filter(|action| !is_left(action)));
     }
-    repair.head(end)?;
-    Ok(repair.actions)
+}
+
+fn is_left(action: &Action) -> bool {
+    matches!(action, Action::Leave { .. })
 }
 
 struct Repair {
@@ -146,50 +171,65 @@ struct End {
 impl Repair {
     /// Sets one segment right, if it needs it.
     fn segment(&mut self, index: usize) -> Result<Option<End>> {
-        let extent = self.survey.extent(index);
-        let examiner = self.survey.examiner.clone();
-        let mut examined = match self.survey.examine(index, extent, &mut |_| {}) {
-            Ok(examined) => examined,
-            Err(Error::Corrupt { file, offset, reason }) => {
-                self.actions.push(Action::Leave { file, offset, reason });
-                self.survey.examiner.skip_segment();
-                return Ok(None);
+        let before = self.survey.examiner.clone();
+        let mut extent = self.survey.extent(index);
+        let mut rewrites = 0;
+        let examined = loop {
+            self.survey.examiner = before.clone();
+            let examined = match self.look_at(index, extent) {
+                Ok(examined) => examined,
+                Err(Error::Corrupt { file, offset, reason }) => {
+                    self.actions.push(Action::Leave { file, offset, reason });
+                    self.survey.examiner.skip_segment();
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            };
+            if !examined.needs_repair() {
+                break examined;
             }
-            Err(error) => return Err(error),
+            if rewrites == REWRITES_MAX {
+                let reason = format!("it is still damaged after it was written anew {REWRITES_MAX} times");
+                return Err(Error::Corrupt { file: examined.file.name, offset: examined.end, reason });
+            }
+            self.announce(&examined)?;
+            rewrites += 1;
+            if self.options.dry_run {
+                break examined;
+            }
+            self.rewrite(index, &examined, before.next_sequence())?;
+            // What the head says of the old file is not true of the new one.
+            extent.durable_end = None;
         };
-        examined.damage.retain(|damage| !is_torn_copy(damage, &self.survey.head));
-        let needs_repair = examined.needs_repair();
-        if needs_repair && extent.durable_end.is_some_and(|end| end > 0) && !examined.is_sealed {
-            // It is written anew whole: sound blocks behind the head come along.
-            self.survey.examiner = examiner;
-            examined = self.survey.examine(index, Extent { durable_end: None, ..extent }, &mut |_| {})?;
-        }
         for mismatch in &examined.mismatches {
             let (file, offset) = (examined.file.name.clone(), mismatch.offset);
             let reason = mismatch.reason.clone();
             self.actions.push(Action::Leave { file, offset, reason });
         }
-        if needs_repair {
-            self.announce(&examined);
-        }
-        let chain = self.survey.examiner.chain().unwrap_or(examined.footer.chain_after);
-        let mut end = End {
-            header: examined.file.header.clone(),
+        Ok(Some(End {
+            chain: self.survey.examiner.chain().unwrap_or(examined.footer.chain_after),
             offset: examined.end,
-            chain,
             is_sealed: examined.is_sealed,
-            was_rewritten: needs_repair,
-        };
-        if needs_repair && !self.options.dry_run {
-            let written = self.rewrite(index, &examined)?;
-            end.offset = written.0;
-            end.chain = written.1;
+            was_rewritten: rewrites > 0,
+            header: examined.file.header,
+        }))
+    }
+
+    /// Examines a segment, as far as it would be written anew.
+    fn look_at(&mut self, index: usize, extent: Extent) -> Result<Examined> {
+        let before = self.survey.examiner.clone();
+        let mut examined = self.survey.examine(index, extent, &mut |_| {})?;
+        examined.damage.retain(|damage| !is_torn_copy(damage, &self.survey.head));
+        if examined.needs_repair() && extent.durable_end.is_some_and(|end| end > 0) && !examined.is_sealed {
+            // It is written anew whole: sound blocks behind the head come along.
+            self.survey.examiner = before;
+            examined = self.survey.examine(index, Extent { durable_end: None, ..extent }, &mut |_| {})?;
         }
-        Ok(Some(end))
+        Ok(examined)
     }
 
     /// Says what is done to a segment.
-    fn announce(&mut self, examined: &Examined) {
+    fn announce(&mut self, examined: &Examined) -> Result<()> {
         let file = examined.file.name.clone();
         if let Some(reason) = examined.header_damage.clone() {
             self.actions.push(Action::RebuildHeader { file: file.clone(), reason });
@@ -199,7 +239,8 @@ impl Repair {
             let sequences = Some(&damage.lost).filter(|lost| !lost.is_empty());
             let first_sequence = sequences.map(|lost| lost.start);
             let last_sequence = sequences.map(|lost| lost.end.saturating_sub(1));
-            let (file, kept_as) = (file.clone(), kept_as(&file, damage));
+            let kept_as = kept_as(self.survey.storage.as_ref(), &file, damage)?;
+            let file = file.clone();
             self.actions.push(match (damage.length, first_sequence, last_sequence) {
                 (0, Some(first_sequence), Some(last_sequence)) => {
                     Action::MarkHole { file, first_sequence, last_sequence }
@@ -213,10 +254,11 @@ impl Repair {
         if let Some(reason) = examined.footer_damage.clone() {
             self.actions.push(Action::RebuildFooter { file, reason });
         }
+        Ok(())
     }
 
-    /// Writes a segment anew without its damage; says where its blocks end and the chain value there.
-    fn rewrite(&self, index: usize, examined: &Examined) -> Result<(u64, ChainValue)> {
+    /// Writes a segment anew without its damage. The segments before it end at `before`.
+    fn rewrite(&self, index: usize, examined: &Examined, before: Sequence) -> Result<()> {
         let storage = self.survey.storage.as_ref();
         let mut new = Replacement::begin(storage, &examined.file.header, 1)?;
         let mut state = GoingOn {
@@ -225,8 +267,9 @@ impl Repair {
             announced_version: examined.file.header.version_announced,
             has_events: false,
         };
-        if examined.header_damage.is_some() && state.chain.is_none() {
-            let first = examined.file.header.first_sequence;
+        let first = examined.file.header.first_sequence;
+        // Where segments contradict each other, a mark could stand nowhere.
+        if examined.header_damage.is_some() && state.chain.is_none() && before <= first {
             self.mark(&mut new, &state, first..first, "the segment's header was damaged")?;
         }
         let mut damage = examined.damage.iter().peekable();
@@ -256,11 +299,10 @@ impl Repair {
         new.footer.sources.clone_from(&examined.footer.sources);
         let is_last = index + 1 == self.survey.segments.len();
         // A sealed segment without an event would have the name of the one that follows it.
-        let is_sealed = !is_last || new.footer.end_sequence > examined.file.header.first_sequence;
+        let is_sealed = !is_last || new.footer.end_sequence > first;
         new.complete(is_sealed, examined.mismatches.len())?;
         new.put_in_place()?;
-        storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
-        Ok((new.end, state.chain.unwrap_or(new.footer.chain_after)))
+        storage.sync_directory().map_err(storage_error("sync", "the directory"))
     }
 
     /// Finds out what the log goes on from behind damage.
@@ -386,14 +428,26 @@ impl GoingOn {
     }
 }
 
-fn kept_as(file: &str, damage: &Damage) -> String {
-    let suffix = if damage.is_tail { "lost" } else { "quarantined" };
-    format!("{file}.{}.{suffix}", damage.offset)
+/// Where damaged bytes will be kept: nothing that was kept before is replaced.
+fn kept_as(storage: &dyn Storage, file: &str, damage: &Damage) -> Result<String> {
+    let (offset, suffix) = (damage.offset, if damage.is_tail { "lost" } else { "quarantined" });
+    let mut name = format!("{file}.{offset}.{suffix}");
+    let mut number = 1u64;
+    loop {
+        match storage.open(&name, false) {
+            Ok(_) => {
+                number += 1;
+                name = format!("{file}.{offset}-{number}.{suffix}");
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(name),
+            Err(error) => return Err(storage_error("open", &name)(error)),
+        }
+    }
 }
 
 /// Copies damaged bytes to a file of their own.
 fn keep_aside(storage: &dyn Storage, examined: &Examined, damage: &Damage) -> Result<()> {
-    let name = kept_as(&examined.file.name, damage);
+    let name = kept_as(storage, &examined.file.name, damage)?;
     let aside = storage.create(&name).map_err(storage_error("create", &name))?;
     copy_bytes(&examined.file, damage.offset, damage.length, aside.as_ref(), 0, &name)?;
     aside.sync().map_err(storage_error("sync", &name))?;

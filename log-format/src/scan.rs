@@ -41,7 +41,8 @@ impl Scan {
         let length = segment.file.len().map_err(storage_error("read", &segment.name))?;
         while self.end < limit {
             let error = match self.next_block(segment, trusted, length) {
-                Ok(Some(header)) if header.block_type == BlockType::FOOTER => break,
+                // The end, as zeros are, unless blocks stand behind it: those were committed.
+                Ok(Some(header)) if header.block_type == BlockType::FOOTER => None,
                 Ok(Some(header)) => {
                     self.footer.add(&header, self.end);
                     self.end += header.stored_bytes();

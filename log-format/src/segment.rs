@@ -642,3 +642,63 @@ pub(crate) fn storage_error(operation: &'static str, file: &str) -> impl Fn(std:
     let file = file.to_owned();
     move |source| Error::Storage { operation, file: file.clone(), source }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::storage::Directory;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_footer_comes_back_and_no_flipped_byte_of_it_is_believed(
+            blocks in vec((0..1000u32, 144..1_000_000u32, any::<[u64; 2]>(), any::<u32>()), 0..20),
+            counts in any::<[u64; 2]>(),
+            sources in vec("[a-z0-9.:]{0,20}", 0..5),
+            chain_after in any::<ChainValue>(),
+            versions in any::<[[u32; 3]; 2]>(),
+            flipped in any::<prop::sample::Index>(),
+        ) {
+            let mut footer = Footer {
+                end_sequence: 7,
+                counts: std::array::from_fn(|place| counts[place % 2]),
+                received_min: counts[0],
+                received_max: counts[1],
+                payload_raw: counts[0],
+                marks: counts[1],
+                version_after: versions[0],
+                version_announced: versions[1],
+                chain_after,
+                sources,
+                blocks: Vec::new(),
+            };
+            let mut end = 0;
+            for (count, stored_bytes, [kinds, received_max], payload_raw) in blocks {
+                footer.blocks.push(BlockEntry {
+                    first_sequence: footer.end_sequence,
+                    offset: end,
+                    kinds,
+                    received_max,
+                    count,
+                    stored_bytes,
+                    payload_raw,
+                    block_type: BlockType::EVENTS.0,
+                });
+                end += u64::from(stored_bytes);
+                footer.end_sequence += u64::from(count);
+            }
+            let directory = tempfile::tempdir().unwrap();
+            let file = Directory::at(directory.path()).create("a segment").unwrap();
+            let mut bytes = footer.encode(end, &mut Encoder::new(1).unwrap()).unwrap();
+            file.write_at(&bytes, end).unwrap();
+            prop_assert_eq!(Footer::read("a segment", file.as_ref()).unwrap(), Some((footer, end)));
+
+            *flipped.get_mut(&mut bytes) ^= 0x10;
+            file.write_at(&bytes, end).unwrap();
+            prop_assert!(!matches!(Footer::read("a segment", file.as_ref()), Ok(Some(_))));
+        }
+    }
+}

@@ -9,11 +9,13 @@ use serde::Serialize;
 
 use crate::{
     Error, Result, Sequence,
-    examine::{Damage, Examined, Survey, hex},
+    examine::{Damage, Examined, Stretch, Survey, hex},
     head::{self, HeadState},
     segment::file_name,
     storage::Storage,
 };
+
+pub use crate::examine::StretchStart;
 
 /// How many problems are listed; all are counted.
 const PROBLEMS_LISTED_MAX: usize = 1000;
@@ -24,6 +26,8 @@ const PROBLEMS_LISTED_MAX: usize = 1000;
 pub struct Verification {
     /// The log's directory.
     pub directory: String,
+    /// The id that the log got when it was made, in hexadecimal digits, as far as a segment's header tells it.
+    pub log_id: Option<String>,
     /// Whether nothing is wrong.
     pub is_sound: bool,
     /// Segments looked at.
@@ -44,6 +48,9 @@ pub struct Verification {
     pub next_sequence: Sequence,
     /// The chain value after the last event, in hexadecimal digits; `None` where a loss leaves it unknown.
     pub chain: Option<String>,
+    /// The chain in order: events whose values were recomputed one from the other. One stretch, if the log is whole; more
+    /// where holes or changed events lie between them. At most a thousand.
+    pub stretches: Vec<ChainStretch>,
     /// How many problems there are.
     pub problem_count: u64,
     /// The first thousand of them, in order.
@@ -67,6 +74,33 @@ pub struct Problem {
     pub last_sequence: Option<Sequence>,
     /// What does not fit.
     pub reason: String,
+}
+
+/// Events whose chain is unbroken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChainStretch {
+    /// The first one.
+    pub first_sequence: Sequence,
+    /// The last one.
+    pub last_sequence: Sequence,
+    /// What it begins with.
+    pub start: StretchStart,
+    /// The chain value before the first one, in hexadecimal digits, where it is known.
+    pub chain_before: Option<String>,
+    /// The chain value after the last one, in hexadecimal digits.
+    pub chain_after: String,
+}
+
+impl From<&Stretch> for ChainStretch {
+    fn from(stretch: &Stretch) -> Self {
+        ChainStretch {
+            first_sequence: stretch.sequences.start,
+            last_sequence: stretch.sequences.end.saturating_sub(1),
+            start: stretch.start,
+            chain_before: stretch.chain_before.map(|chain| hex(&chain)),
+            chain_after: hex(&stretch.chain_after),
+        }
+    }
 }
 
 /// Sequences that name no event, as a LOSS mark says.
@@ -98,6 +132,7 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
     let mut survey = Survey::begin(Arc::clone(storage))?;
     let mut verification = Verification {
         directory: storage.name(),
+        log_id: None,
         is_sound: true,
         segments: 0,
         blocks: 0,
@@ -108,6 +143,7 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
         first_sequence: survey.segments.first().copied().unwrap_or_default(),
         next_sequence: 0,
         chain: None,
+        stretches: Vec::new(),
         problem_count: 0,
         problems: Vec::new(),
         holes: Vec::new(),
@@ -134,6 +170,9 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
     }
     verification.next_sequence = survey.examiner.next_sequence();
     verification.chain = survey.examiner.chain().map(|chain| hex(&chain));
+    verification.log_id = survey.examiner.log_id().map(|id| hex(&id));
+    let stretches = survey.examiner.stretches.iter().take(PROBLEMS_LISTED_MAX);
+    verification.stretches = stretches.map(ChainStretch::from).collect();
     verification.holes = survey
         .examiner
         .holes

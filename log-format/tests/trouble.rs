@@ -17,7 +17,7 @@ use sidecar_log_format::{
     ApiVersion, Error, Event, Kind, Log, MarkKind, Missing, Opened, Read, ReadOptions, WriteOptions, Writer,
     storage::{Directory, Storage},
 };
-use simulated_disk::{Fault, SimulatedDisk};
+use simulated_disk::{Fault, Random, SimulatedDisk};
 
 const SEGMENT: &str = "00000000000000000000.segment";
 
@@ -125,6 +125,49 @@ fn damage_before_the_head_costs_its_block_and_no_more() {
         writer.seal_now(5).unwrap();
         check(&log);
         check(&reader(&disk));
+    }
+}
+
+#[test]
+fn behind_megabytes_of_damage_the_log_goes_on() {
+    let disk = SimulatedDisk::new(1);
+    let mut random = Random(5);
+    let large: String = (0..400_000).map(|_| format!("{:08x}", random.next() as u32)).collect();
+    let Opened { mut writer, .. } = open(&disk);
+    append(&mut writer, 0..3);
+    let event = Event {
+        kind: Kind(7),
+        source: "node",
+        network: "net",
+        api_version: ApiVersion::NONE,
+        upstream_id: None,
+        received: 1,
+        payload: &large,
+    };
+    writer.append(&event).unwrap();
+    append(&mut writer, 4..8);
+    drop(writer);
+    let at = block_offsets(&disk.files()[SEGMENT])[3];
+    disk.edit(SEGMENT, |bytes| bytes[at + 72] ^= 1);
+    disk.restart_process();
+    for log in [reader(&disk), open(&disk).log] {
+        let (found, missing) = readable(&log);
+        assert_eq!(found, (0..3).chain(4..8).collect::<Vec<_>>());
+        assert!(matches!(missing[..], [(3, 4, Missing::Quarantined(_))]), "{missing:?}");
+    }
+}
+
+#[test]
+fn without_its_segments_a_log_goes_on_above_its_head() {
+    for (is_copy, epoch) in [(false, 0), (true, 1)] {
+        let mut disk = written(20);
+        disk.remove(SEGMENT).unwrap();
+        disk.restart_process();
+        if is_copy {
+            disk = SimulatedDisk::with_files(1, disk.files());
+        }
+        let Opened { log, recovery, .. } = open(&disk);
+        assert_eq!((log.head().next_sequence, log.head().epoch, recovery.created), (20, epoch, true));
     }
 }
 

@@ -318,6 +318,25 @@ fn a_zeroed_stretch_costs_its_blocks_and_no_more() {
 }
 
 #[test]
+fn what_one_repair_set_aside_is_not_replaced_by_the_next() {
+    let log = some_log();
+    let file = &segments(log.path())[1];
+    let quarantined = |actions: Vec<Action>| match actions.as_slice() {
+        [Action::Quarantine { kept_as, offset, .. }] => (log.path().join(kept_as), *offset),
+        _ => panic!("{actions:?}"),
+    };
+    flip(file, 3000);
+    let (first, offset) = quarantined(repaired(log.path()));
+    let kept = fs::read(&first).unwrap();
+    // Now the mark stands there.
+    flip(file, offset as usize + 20);
+    let (second, same_offset) = quarantined(repaired(log.path()));
+    assert_eq!(same_offset, offset);
+    assert_ne!(first, second);
+    assert_eq!(fs::read(&first).unwrap(), kept);
+}
+
+#[test]
 fn a_torn_tail_is_set_aside_and_its_durable_events_are_marked() {
     let log = some_log();
     let newest = segments(log.path()).pop().unwrap();

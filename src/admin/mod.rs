@@ -3,10 +3,10 @@
 //! Owns the names of metrics and the paths they are read at. The parts' own counters flow in, read when somebody asks;
 //! text in the Prometheus format flows out, and whether the process lives and is ready. Nothing is counted here.
 //!
-//! - [`metrics`][]: which counter is which metric.
-//! - [`exposition`][]: the text format.
-//! - [`process`][]: what the system knows of the process.
-//! - [`server`][]: HTTP.
+//! - `metrics`: which counter is which metric.
+//! - `exposition`: the text format.
+//! - `process`: what the system knows of the process.
+//! - `server`: HTTP.
 
 mod exposition;
 mod metrics;

@@ -1,15 +1,15 @@
 //! The REST server: look-ups among the stored events.
 //!
-//! Owns the paths, the answers' bytes and their headers. Requests flow in; a [`Question`] each flows to where events are
+//! Owns the paths, the answers' bytes and their headers. Requests flow in; a question each flows to where events are
 //! looked up, and the events' own bytes with fixed text around them flow out. What the reference answers is answered byte
 //! for byte as it does; beyond it there are pages of events, of blocks and of an account's transactions.
 //!
-//! - [`question`][]: what a request asks for.
-//! - [`from_log`][]: the look-up in the views and the log.
-//! - [`answers`][]: the form of what was found, and why nothing was.
-//! - [`server`][]: HTTP.
-//! - [`document`][]: the OpenAPI document.
-//! - [`counters`][]: what can be seen from outside.
+//! - `question`: what a request asks for.
+//! - `from_log`: the look-up in the views and the log.
+//! - `answers`: the form of what was found, and why nothing was.
+//! - `server`: HTTP.
+//! - `document`: the OpenAPI document.
+//! - `counters`: what can be seen from outside.
 
 mod answers;
 pub mod counters;

@@ -30,8 +30,8 @@ use crate::print;
 
 #[derive(clap::Args)]
 pub(crate) struct ImportArguments {
-    /// The database: sqlite:FILE, or postgresql://USER[:PASSWORD]@HOST[:PORT]/DATABASE[?sslmode=…&sslrootcert=…] with
-    /// the password better in the variable PGPASSWORD
+    /// The database: sqlite:FILE, or postgresql://USER@HOST:PORT/NAME, with ?sslmode= and sslrootcert= behind it where
+    /// needed; the password stands in the variable PGPASSWORD, or in the URL as USER:PASSWORD
     #[arg(long, value_name = "DATABASE")]
     from: String,
     /// The directory of the new log, or the storage path to put it under

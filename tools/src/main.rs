@@ -23,6 +23,7 @@ use sidecar_log_format::{
 mod cat;
 mod compact;
 mod export;
+mod head;
 mod import;
 mod locate;
 mod parquet;
@@ -35,6 +36,8 @@ Examples:
   sidecar-log cat /var/lib/sidecar --until 9       the first ten events, one JSON object a line
   sidecar-log cat LOG --types Step,Fault --follow  these kinds, and every new one as it is committed
   sidecar-log verify LOG                           read everything and check it
+  sidecar-log verify LOG --chain                   show the history: which events follow from which, and where not
+  sidecar-log head LOG                             one line to compare with a replica or a back-up
   sidecar-log repair LOG --dry-run                 what a repair would do
   sidecar-log compact LOG --dry-run                what compressing it harder would win
   sidecar-log rebuild-views LOG                    make the REST server's views anew
@@ -117,15 +120,33 @@ the storage folder has the Casper Sidecar's sse_index, the imported events get t
 Examples:
   sidecar-log verify LOG
   sidecar-log verify LOG --json | jq '.problems[].reason'
+  sidecar-log verify LOG --chain
 
-Exit status: 0 when the log is sound; 1 when anything is wrong.")]
+With --chain it says of each stretch of events what its hashes begin with, where it ends, and which sequences lie between
+as holes. An event that was edited, moved, taken out or put in breaks the chain there. Whoever can write the whole log anew
+can forge the chain too: compare `sidecar-log head` with a replica, a back-up or a note of an earlier day.
+
+Exit status: 0 when the log is sound; 1 when anything is wrong. A hole that a mark explains is not wrong.")]
     Verify {
         #[command(flatten)]
         log: LogArgument,
+        /// Show the chain: stretches of events that follow from each other, and the holes between them.
+        #[arg(long)]
+        chain: bool,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
     },
+    /// Print one line: log id, sequence and hash of the newest event, to compare with replicas, back-ups and earlier selves.
+    #[command(after_help = "\
+Examples:
+  sidecar-log head LOG
+  sidecar-log head LOG --at 41999      what a replica that ends there must print, too
+
+The hash covers every event up to that sequence. Two logs that print the same line hold the same history.
+
+Exit status: 0; 1 when the log cannot tell the hash at that sequence.")]
+    Head(head::HeadArguments),
     /// Set right what verify finds: quarantine bad blocks, rebuild lost footers and heads, set broken tails aside.
     #[command(after_help = "\
 Examples:
@@ -207,8 +228,9 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Cat(arguments) => cat::cat(&arguments, &mut out)?,
         Command::Compact(arguments) => compact::compact(&arguments, &mut out)?,
         Command::Export(arguments) => export::export(&arguments, &mut out)?,
+        Command::Head(arguments) => head::head(&arguments, &mut out)?,
         Command::Import(arguments) => import::import(&arguments, &mut out)?,
-        Command::Verify { log, json } => {
+        Command::Verify { log, chain, json } => {
             let storage = log.storage()?;
             let bar = print::progress_bar("verifying", io::stderr().is_terminal());
             let verification = verify(&storage, &mut |progress| {
@@ -219,7 +241,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
             if json {
                 print_json(&mut out, &verification)?
             } else {
-                print::verification(&mut out, &verification)?
+                print::verification(&mut out, &verification, chain)?
             }
             verification.is_sound
         }

@@ -270,7 +270,7 @@ mod tests {
         writer.commit().unwrap();
         let Read::Events { block, .. } = log.read(0).unwrap() else { panic!("the log has events") };
         let output = folder.path().join("events.parquet");
-        let mut push = |parts: &mut ParquetParts, from: usize, to: usize| {
+        let push = |parts: &mut ParquetParts, from: usize, to: usize| {
             for row in block.rows().skip(from).take(to - from) {
                 parts.push(&row, &row.payload()).unwrap();
             }

@@ -10,7 +10,7 @@ use sidecar_log_format::{
     Sequence, Timestamp,
     inspect::{KindCount, Report, SegmentReport},
     repair::Action,
-    verify::Verification,
+    verify::{ChainStretch, StretchStart, Verification},
 };
 
 use crate::compact::{CompactedSegment, Compaction};
@@ -144,7 +144,7 @@ fn kinds(out: &mut impl Write, kinds: &[KindCount]) -> io::Result<()> {
     )
 }
 
-pub(crate) fn verification(out: &mut impl Write, verification: &Verification) -> io::Result<()> {
+pub(crate) fn verification(out: &mut impl Write, verification: &Verification, chain: bool) -> io::Result<()> {
     let fields = [
         ("log", verification.directory.clone()),
         ("sequences", retained(verification.first_sequence, verification.next_sequence)),
@@ -161,6 +161,9 @@ pub(crate) fn verification(out: &mut impl Write, verification: &Verification) ->
     ];
     for (name, value) in fields {
         writeln!(out, "{name:<14} {value}")?;
+    }
+    if chain {
+        stretches(out, verification)?;
     }
     for hole in &verification.holes {
         let events = events(Some(hole.first_sequence), Some(hole.last_sequence));
@@ -220,6 +223,43 @@ pub(crate) fn compaction(out: &mut impl Write, compaction: &Compaction) -> io::R
     match compaction.dry_run {
         true => writeln!(out, "would free     about {freed}"),
         false => writeln!(out, "freed          {freed}"),
+    }
+}
+
+/// The chain in order, with the holes between its stretches.
+fn stretches(out: &mut impl Write, verification: &Verification) -> io::Result<()> {
+    let log_id = verification.log_id.as_deref().unwrap_or("unknown, no segment tells it");
+    writeln!(out, "{:<14} {log_id}", "log id")?;
+    let mut next = verification.first_sequence;
+    for stretch in &verification.stretches {
+        hole(out, next, stretch.first_sequence)?;
+        let name = if stretch.start == StretchStart::Broken { "broken chain" } else { "chain" };
+        let covered = events(Some(stretch.first_sequence), Some(stretch.last_sequence));
+        writeln!(out, "{name:<14} {covered}, {}", beginning(stretch))?;
+        writeln!(out, "{:<14} {}", "", stretch.chain_after)?;
+        next = stretch.last_sequence.saturating_add(1);
+    }
+    hole(out, next, verification.next_sequence)
+}
+
+fn hole(out: &mut impl Write, from: Sequence, to: Sequence) -> io::Result<()> {
+    match to.checked_sub(1).filter(|&last| last >= from) {
+        Some(last) => writeln!(out, "{:<14} {}", "hole", events(Some(from), Some(last))),
+        None => Ok(()),
+    }
+}
+
+fn beginning(stretch: &ChainStretch) -> String {
+    let before = stretch.chain_before.as_deref().unwrap_or("nothing");
+    match stretch.start {
+        StretchStart::NewLog => "from the first event of the log to".to_owned(),
+        StretchStart::OldestSegment => {
+            format!("from {before}, which the oldest segment's header says and nothing here proves, to")
+        }
+        StretchStart::AfterHole => format!("from {before}, which the log says stood at the end of the hole, to"),
+        StretchStart::Unknown => "from a first block that is taken as it stands, to".to_owned(),
+        StretchStart::Broken => format!("do not follow from {before}; they go on to"),
+        _ => format!("from {before} to"),
     }
 }
 

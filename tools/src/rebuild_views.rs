@@ -21,7 +21,7 @@ const CACHE_BYTES: usize = 256 << 20;
 pub(crate) struct RebuildViewsArguments {
     #[command(flatten)]
     log: LogArgument,
-    /// The views' file. Default: <storage_path>/views/<log>.redb, where the sidecar has it.
+    /// The views' file. Default: `STORAGE_PATH/views/LOG.redb`, where the sidecar has it.
     #[arg(long, value_name = "FILE")]
     views: Option<PathBuf>,
     /// Print one JSON object.

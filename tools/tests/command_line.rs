@@ -137,7 +137,7 @@ fn a_storage_path_with_two_logs_lists_them() {
 #[test]
 fn a_directory_that_is_no_log_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    for command in ["inspect", "cat", "compact", "verify", "repair"] {
+    for command in ["inspect", "cat", "compact", "verify", "head", "repair"] {
         let (out, err, status) = run(directory.path(), &[command]);
         assert!(err.starts_with("error: LOG is not a log: it holds no *.segment file"), "{err}");
         assert_eq!((out.as_str(), status), ("", 1));
@@ -268,6 +268,56 @@ fn verify_is_content_with_a_sound_log() {
 }
 
 #[test]
+fn verify_with_chain_shows_the_history_and_where_it_begins() {
+    let (_storage, log) = some_storage();
+    let (out, err, status) = run(&log, &["verify", "--chain"]);
+    assert_golden("verify-chain.txt", &out);
+    assert_eq!((err.as_str(), status), ("", 0));
+    fs::remove_file(log.join(SEALED)).unwrap();
+    let (out, _, status) = run(&log, &["verify", "--chain"]);
+    assert_golden("verify-chain-retained.txt", &out);
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn head_prints_one_line_that_a_replica_prints_too() {
+    let (_storage, log) = some_storage();
+    let (out, err, status) = run(&log, &["head"]);
+    let [id, sequence, hash] = out.trim_end().split(' ').collect::<Vec<_>>()[..] else { panic!("{out}") };
+    assert_eq!((id, sequence, hash.len()), ("ab".repeat(16).as_str(), "11", 64));
+    assert_eq!((err.as_str(), status), ("", 0));
+    assert_eq!(run(&log, &["head", "--at", "11"]).0, out);
+    let (json, _, _) = run(&log, &["head", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["log_id"], &json["sequence"], &json["hash"]), (&id.into(), &11.into(), &hash.into()));
+
+    // A replica that is behind, in other blocks.
+    let replica = tempfile::tempdir().unwrap();
+    let mut writer = open(replica.path());
+    writer.announce_version(VERSION, "127.0.0.1:9999", TIME).unwrap();
+    append(&mut writer, 0..5);
+    append(&mut writer, 5..7);
+    assert_eq!(run(replica.path(), &["head"]).0, run(&log, &["head", "--at", "6"]).0);
+
+    for (at, why) in
+        [("12", "sequence 12 is not stored yet: 12 is next"), ("5", "sequence 5 was dropped: the oldest is 9")]
+    {
+        fs::remove_file(log.join(SEALED)).unwrap_or_default();
+        let (out, err, status) = run(&log, &["head", "--at", at]);
+        assert_eq!((out.as_str(), err.as_str(), status), ("", format!("error: {why}\n").as_str(), 1));
+    }
+    assert_eq!(run(&log, &["head", "--at", "8"]).2, 0, "the oldest segment tells where the dropped ones ended");
+}
+
+#[test]
+fn head_of_a_log_without_events_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    open(directory.path()).close().unwrap();
+    let (out, _, status) = run(directory.path(), &["head"]);
+    assert_eq!((out, status), (format!("{} - {}\n", "ab".repeat(16), "0".repeat(64)), 0));
+}
+
+#[test]
 fn damage_is_named_then_repaired_then_remembered() {
     let (_storage, log) = some_storage();
     let trailer = fs::metadata(log.join(SEALED)).unwrap().len() as usize - 3;
@@ -278,6 +328,9 @@ fn damage_is_named_then_repaired_then_remembered() {
     assert!(err.starts_with("warning: sequences 7 to 8 are damaged: "), "{err}");
     assert_eq!((out.lines().count(), status), (1, 1));
 
+    let (out, _, status) = run(&log, &["verify", "--chain"]);
+    assert_golden("verify-chain-damaged.txt", &out);
+    assert_eq!(status, 1);
     let (out, err, status) = run(&log, &["verify"]);
     assert_golden("verify-damaged.txt", &out);
     assert_eq!((err.as_str(), status), ("", 1));
@@ -316,7 +369,7 @@ fn repair_says_that_the_log_is_being_written_and_everything_else_works() {
         "error: LOG is locked: another process is writing this log; stop it first, or read the log without the lock\n"
     );
     assert_eq!(status, 1);
-    for command in ["inspect", "verify", "cat"] {
+    for command in ["inspect", "verify", "head", "cat"] {
         assert_eq!(run(directory.path(), &[command]).2, 0, "{command}");
     }
 }
@@ -376,7 +429,7 @@ fn a_read_only_directory_can_be_read() {
 
 #[test]
 fn help_teaches_by_example() {
-    for command in ["inspect", "cat", "compact", "verify", "repair", "rebuild-views"] {
+    for command in ["inspect", "cat", "compact", "verify", "head", "repair", "rebuild-views"] {
         let output = tool(&[command, "--help"]);
         let help = text(&output.stdout);
         assert!(help.contains("Examples:") && help.contains("Exit status:"), "{help}");

@@ -144,10 +144,10 @@ fn a_seed_is_the_same_run_every_time() {
 #[test]
 fn a_sync_that_is_left_out_makes_the_tester_fail() {
     for (lie, durability) in [
-        (Lie::SegmentSync, Durability::Commit),
-        (Lie::SegmentSync, Durability::Interval),
-        (Lie::DirectorySync, Durability::Commit),
-        (Lie::HeadSync, Durability::Os),
+        (Lie::Segments, Durability::Commit),
+        (Lie::Segments, Durability::Interval),
+        (Lie::Directory, Durability::Commit),
+        (Lie::Head, Durability::Os),
     ] {
         let mut seeds = (0..4000).filter(|&seed| durability_of(seed) == durability);
         let noticed = seeds.find(|&seed| catch_unwind(AssertUnwindSafe(|| live(seed, false, Some(lie)))).is_err());

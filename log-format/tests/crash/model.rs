@@ -133,6 +133,8 @@ pub(crate) struct Model {
     epoch: u64,
     /// Retention was asked to drop what is below this.
     drop_asked: usize,
+    /// Below this, a drop has failed: the file may be gone, and is told as dropped until the next drop ends it.
+    drop_failed_below: usize,
     /// And has dropped what is below this.
     dropped: usize,
     flipped: Option<Flipped>,
@@ -140,6 +142,9 @@ pub(crate) struct Model {
     /// a power cut, and then damage at the end looks like a write that was cut short: only one of the two happens at once.
     was_power_cut: bool,
     was_flipped: bool,
+    /// Something else than a process restart has happened to the head since the log was opened, or it was written without syncs.
+    may_begin_epoch: bool,
+    failed_syncs: u64,
     /// A reader in another process, which outlives the writer's.
     other: Option<Log>,
 }
@@ -170,10 +175,13 @@ impl Model {
             announced_visible: ApiVersion::NONE,
             epoch: 0,
             drop_asked: 0,
+            drop_failed_below: 0,
             dropped: 0,
             flipped: None,
             was_power_cut: false,
             was_flipped: false,
+            may_begin_epoch: true,
+            failed_syncs: 0,
             other: None,
         }
     }
@@ -251,7 +259,7 @@ impl Model {
     fn interrupt(&mut self) {
         if self.random.one_in(2) && !self.was_flipped {
             trace!(self, "power cut");
-            self.was_power_cut = true;
+            (self.was_power_cut, self.may_begin_epoch) = (true, true);
             self.other = None;
             self.disk.cut_power();
         } else {
@@ -276,6 +284,8 @@ impl Model {
                 }
                 Err(error) => trace!(self, "cannot open: {error}"),
             }
+            // It may have written a head already that does not say any more that the log was closed in order.
+            self.may_begin_epoch |= !self.is_synced();
             self.note_stop("opening");
             self.interrupt();
         }
@@ -345,6 +355,7 @@ impl Model {
 
     /// Something that no log can prevent, between two lives.
     fn misfortune(&mut self) {
+        self.may_begin_epoch = true;
         match self.random.below(8) {
             0 => {
                 if self.disk.remove("head").is_ok() {
@@ -463,7 +474,16 @@ impl Model {
         }
         if self.is_synced() && self.flipped.is_none() {
             assert_eq!(recovery.lost, None, "nothing that was visible is lost");
+            assert!(recovery.kept_aside.is_none() || recovery.copied, "a tail that nobody saw is kept: {recovery:?}");
         }
+        let is_first = self.visible == 0 && self.events.is_empty() && self.marks.is_empty();
+        assert!(is_first || !recovery.created, "the log was not made anew");
+        // The head may have gone with a sync that failed.
+        let failed_syncs = self.disk.failed_syncs();
+        let may_begin_epoch = self.may_begin_epoch || failed_syncs > self.failed_syncs;
+        assert!(head.epoch == self.epoch || may_begin_epoch, "another epoch begins for no reason");
+        self.failed_syncs = failed_syncs;
+        self.may_begin_epoch = !self.is_synced();
         let marks = opened.log.marks(0).unwrap();
         // From the marks and not from the report: an opening that failed half-way may have made one already.
         for lost in losses(&marks) {
@@ -486,6 +506,7 @@ impl Model {
         (self.announced, self.announced_visible) = (head.api_version, head.api_version);
         self.recover_marks(&marks, opened.log.oldest() as usize, loses_marks);
         self.check(&opened.log, true);
+        self.check_tail();
         assert!(self.lost.iter().all(|&sequence| is_missing(&opened.log, sequence)), "what is marked as lost is there");
         let found = self.verify();
         assert!(found.is_sound || self.flipped.is_some(), "not sound: {:?}", found.problems);
@@ -533,6 +554,19 @@ impl Model {
             number <= visible || kept[number - 1]
         });
         self.marks_visible = self.marks.len();
+    }
+
+    /// Nothing may be left behind the last block: once others stand before it, it could be taken for one.
+    fn check_tail(&self) {
+        let files = self.disk.files();
+        let (name, content) = files.iter().rfind(|(name, _)| name.ends_with(".segment")).unwrap();
+        let mut at = usize::from(u16::from_le_bytes([content[10], content[11]]));
+        let number = |at: usize| u32::from_le_bytes(content[at..at + 4].try_into().unwrap()) as usize;
+        while content.get(at..).is_some_and(|rest| rest.starts_with(b"SBLK")) {
+            at += 144 + number(at + 72) + number(at + 80);
+        }
+        let is_clean = content[at..].iter().all(|&byte| byte == 0);
+        assert!(is_clean || self.flipped.is_some(), "{name} goes on behind its last block at {at}");
     }
 
     fn verify(&self) -> Verification {
@@ -622,6 +656,10 @@ impl Model {
     }
 
     fn check_missing(&self, range: Range<usize>, why: &Missing, losses: &[Range<usize>], is_recovered: bool) {
+        if *why == Missing::Dropped {
+            assert!(range.end <= self.drop_failed_below, "{range:?} are told as dropped, and were not");
+            return;
+        }
         let unreadable = self.flipped.as_ref().map_or(0..0, |flipped| flipped.unreadable.clone());
         let may_be_missing = |sequence: &usize| {
             self.lost.contains(sequence) || unreadable.contains(sequence) || (!is_recovered && !self.is_synced())
@@ -632,7 +670,6 @@ impl Model {
             let is_marked = |sequence: usize| losses.iter().any(|lost| lost.contains(&sequence));
             assert!(range.clone().all(is_marked), "the hole {range:?} is not marked");
         }
-        assert_ne!(*why, Missing::Dropped);
     }
 
     /// Reads one event; a fault may prevent it.
@@ -739,6 +776,7 @@ impl Model {
             }
             Err(error) => {
                 trace!(self, "cannot drop: {error}");
+                self.drop_failed_below = self.drop_failed_below.max(below);
                 Err(())
             }
         }
@@ -840,6 +878,7 @@ impl Model {
                 writer.close().unwrap();
                 (self.visible, self.marks_visible) = (self.events.len(), self.marks.len());
                 self.announced_visible = self.announced;
+                self.may_begin_epoch = false;
                 self.disk.restart_process();
                 return;
             }

@@ -48,15 +48,15 @@ pub enum Fault {
     Stop,
 }
 
-/// A call that says that it did its work and did not: a bug planted below the log.
+/// Syncs that say that they did their work and did not: a bug planted below the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
     /// Syncs of segments.
-    SegmentSync,
+    Segments,
     /// Syncs of the head.
-    HeadSync,
+    Head,
     /// Syncs of the directory.
-    DirectorySync,
+    Directory,
 }
 
 /// How often each thing happened.
@@ -319,6 +319,10 @@ impl SimulatedDisk {
         self.state().faults_fired
     }
 
+    pub fn failed_syncs(&self) -> u64 {
+        self.state().tally.iter().filter(|(what, _)| what.starts_with("failed syncs")).map(|(_, count)| count).sum()
+    }
+
     pub fn is_stopped(&self) -> bool {
         self.state().stopped
     }
@@ -546,8 +550,8 @@ impl File for SimulatedFile {
             inodes.get_mut(&self.inode).unwrap().fail_sync(random, tally);
         })?;
         let is_lie = match state.lie {
-            Some(Lie::SegmentSync) => self.name.contains(".segment"),
-            Some(Lie::HeadSync) => self.name == "head",
+            Some(Lie::Segments) => self.name.contains(".segment"),
+            Some(Lie::Head) => self.name == "head",
             _ => false,
         };
         if !is_lie {
@@ -636,7 +640,7 @@ impl Storage for SimulatedDisk {
 
     fn sync_directory(&self) -> io::Result<()> {
         let mut state = self.call("sync directory")?;
-        if state.lie != Some(Lie::DirectorySync) {
+        if state.lie != Some(Lie::Directory) {
             state.durable_names = state.names.clone();
             state.unsynced_names.clear();
         }

@@ -1,0 +1,207 @@
+//! History that can be shown: what was changed in a log is found, also by somebody who can recompute checksums.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops where it fails")]
+
+mod simulated_disk;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use sidecar_log_format::{
+    ApiVersion, CHAIN_START, ChainValue, Event, Kind, Log, Opened, ReadOptions, WriteOptions, Writer, next_chain_value,
+    repair::{RepairOptions, repair},
+    storage::Storage,
+    verify::{StretchStart, Verification, verify},
+};
+use simulated_disk::SimulatedDisk;
+
+const SEGMENT: &str = "00000000000000000000.segment";
+
+fn storage(files: &BTreeMap<String, Vec<u8>>) -> Arc<dyn Storage> {
+    Arc::new(SimulatedDisk::with_files(1, files.clone()))
+}
+
+fn history() -> Vec<String> {
+    (0..12).map(|number| format!("{{\"Step\":{{\"era_id\":{number}}}}}")).collect()
+}
+
+/// A log of one event a block, as whoever writes it would have made it; sealed after `sealed` events.
+fn written(payloads: &[String], per_commit: usize, sealed: Option<usize>) -> BTreeMap<String, Vec<u8>> {
+    let disk = SimulatedDisk::new(1);
+    let options = WriteOptions { allocate_bytes: 1, ..WriteOptions::new("casper", [7; 16], 1_000) };
+    let Opened { mut writer, .. } = Writer::open(Arc::new(disk.clone()), options).unwrap();
+    for (number, payload) in payloads.iter().enumerate() {
+        let event = Event {
+            kind: Kind(7),
+            source: "node",
+            network: "net",
+            api_version: ApiVersion::NONE,
+            upstream_id: None,
+            received: 5,
+            payload,
+        };
+        writer.append(&event).unwrap();
+        if (number + 1) % per_commit == 0 {
+            writer.commit().unwrap();
+        }
+        if sealed == Some(number + 1) {
+            writer.seal_now(6).unwrap();
+        }
+    }
+    writer.close().unwrap();
+    disk.files()
+}
+
+fn values(payloads: &[String]) -> Vec<ChainValue> {
+    let mut chain = CHAIN_START;
+    let next = |(sequence, payload): (usize, &String)| {
+        chain = next_chain_value(&chain, sequence as u64, Kind(7), ApiVersion::NONE, "net", payload.as_bytes());
+        chain
+    };
+    payloads.iter().enumerate().map(next).collect()
+}
+
+fn blocks(segment: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let number = |at: usize| u32::from_le_bytes(segment[at..at + 4].try_into().unwrap()) as usize;
+    let mut at = usize::from(u16::from_le_bytes([segment[10], segment[11]]));
+    let mut found = Vec::new();
+    while segment.get(at..).is_some_and(|rest| rest.starts_with(b"SBLK\x01")) {
+        let end = at + 144 + number(at + 72) + number(at + 80);
+        found.push(at..end);
+        at = end;
+    }
+    found
+}
+
+/// Writes chain values into block headers, with checksums that fit.
+fn forge_values(segment: &mut [u8], values: &[ChainValue]) {
+    let places = blocks(segment);
+    assert_eq!(places.len(), values.len());
+    for (place, value) in places.into_iter().zip(values) {
+        let header = &mut segment[place.start..place.start + 144];
+        header[88..120].copy_from_slice(value);
+        let crc = crc32fast::hash(&header[..140]);
+        header[140..].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+fn checked(files: &BTreeMap<String, Vec<u8>>) -> Verification {
+    verify(&storage(files), &mut |_| {}).unwrap()
+}
+
+/// What was done to the history: which events it has now, and which of the old values each keeps.
+fn forgeries() -> Vec<(&'static str, Vec<String>, Vec<usize>)> {
+    let history = history();
+    let mut edited = history.clone();
+    edited[5] = edited[5].replace('5', "6");
+    let mut reordered = history.clone();
+    reordered.swap(5, 6);
+    let mut dropped = history.clone();
+    dropped.remove(5);
+    let mut inserted = history.clone();
+    inserted.insert(5, "{\"Step\":{}}".to_owned());
+    let all = (0..12).collect::<Vec<_>>();
+    let without = all.iter().copied().filter(|&number| number != 5).collect();
+    let twice = (0..6).chain(5..12).collect();
+    vec![
+        ("edited", edited, all.clone()),
+        ("reordered", reordered, all),
+        ("dropped", dropped, without),
+        ("inserted", inserted, twice),
+    ]
+}
+
+#[test]
+fn an_edited_reordered_dropped_or_inserted_event_is_found_when_every_checksum_fits() {
+    let original = values(&history());
+    assert!(checked(&written(&history(), 1, None)).is_sound);
+    for (what, payloads, kept) in forgeries() {
+        let mut files = written(&payloads, 1, None);
+        let kept: Vec<_> = kept.into_iter().map(|number| original[number]).collect();
+        forge_values(files.get_mut(SEGMENT).unwrap(), &kept);
+        let found = checked(&files);
+        let first = found.problems.iter().find(|problem| problem.reason.contains("chain value"));
+        let first = first.unwrap_or_else(|| panic!("{what}: {:?}", found.problems));
+        assert!(matches!(first.first_sequence, Some(5 | 6)), "{what}: {first:?}");
+        let broken = found.stretches.iter().find(|stretch| stretch.start == StretchStart::Broken).unwrap();
+        assert_eq!(Some(broken.first_sequence), first.first_sequence, "{what}");
+        assert!(found.stretches[0].last_sequence < broken.first_sequence, "{what}");
+    }
+}
+
+#[test]
+fn a_history_written_anew_from_the_change_on_differs_from_every_replica_from_there_on() {
+    let replica = Log::open(storage(&written(&history(), 4, None)), ReadOptions::default()).unwrap();
+    for (what, payloads, _) in forgeries() {
+        let files = written(&payloads, 3, Some(6));
+        assert!(checked(&files).is_sound, "{what}: one log alone cannot tell");
+        let forged = Log::open(storage(&files), ReadOptions::default()).unwrap();
+        for sequence in 0..11 {
+            let (one, other) = (replica.chain_after(sequence).unwrap(), forged.chain_after(sequence).unwrap());
+            assert_eq!(one.unwrap() == other.unwrap(), sequence < 5, "{what} at {sequence}");
+        }
+    }
+}
+
+#[test]
+fn the_value_after_any_event_is_told_however_the_log_is_cut_into_blocks_and_segments() {
+    let values = values(&history());
+    for (per_commit, sealed) in [(1, None), (4, None), (5, Some(7)), (12, Some(3))] {
+        let log = Log::open(storage(&written(&history(), per_commit, sealed)), ReadOptions::default()).unwrap();
+        for (sequence, value) in values.iter().enumerate() {
+            assert_eq!(log.chain_after(sequence as u64).unwrap(), Some(*value), "{sequence} of {per_commit}");
+        }
+        assert_eq!(log.chain_after(12).unwrap(), None);
+    }
+}
+
+#[test]
+fn behind_a_quarantined_block_the_check_goes_on_and_names_the_hole() {
+    let mut files = written(&history(), 3, None);
+    let second = blocks(&files[SEGMENT])[1].clone();
+    let values = values(&history());
+    let hex = |value: ChainValue| value.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    // Its header is whole and says what it ended with; then it is not, and nothing does.
+    for (byte, start) in [(second.end - 3, StretchStart::AfterHole), (second.start + 9, StretchStart::Unknown)] {
+        files.get_mut(SEGMENT).unwrap()[byte] ^= 1;
+        let found = checked(&files);
+        let stretches: Vec<_> =
+            found.stretches.iter().map(|one| (one.first_sequence, one.last_sequence, one.start)).collect();
+        assert_eq!(stretches, [(0, 2, StretchStart::NewLog), (6, 11, start)]);
+        assert_eq!(found.problem_count, 1, "{:?}", found.problems);
+        assert_eq!(found.chain, Some(hex(values[11])));
+        let log = Log::open(storage(&files), ReadOptions::default()).unwrap();
+        assert_eq!(log.chain_after(4).unwrap(), None);
+    }
+}
+
+#[test]
+fn retention_leaves_a_start_that_the_oldest_segment_tells() {
+    let mut files = written(&history(), 2, Some(6));
+    files.remove(SEGMENT);
+    let found = checked(&files);
+    assert!(found.is_sound, "{:?}", found.problems);
+    let [stretch] = found.stretches.as_slice() else { panic!("{:?}", found.stretches) };
+    assert_eq!((stretch.first_sequence, stretch.last_sequence), (6, 11));
+    assert_eq!(stretch.start, StretchStart::OldestSegment);
+    let log = Log::open(storage(&files), ReadOptions::default()).unwrap();
+    let values = values(&history());
+    assert_eq!(log.chain_after(5).unwrap(), Some(values[5]), "a replica that ends there can be compared");
+    assert_eq!(log.chain_after(4).unwrap(), None);
+    assert_eq!(log.chain_after(6).unwrap(), Some(values[6]));
+}
+
+#[test]
+fn a_repaired_log_keeps_its_hole_in_the_chain() {
+    let mut files = written(&history(), 3, Some(9));
+    let second = blocks(&files[SEGMENT])[1].clone();
+    files.get_mut(SEGMENT).unwrap()[second.end - 3] ^= 1;
+    let disk: Arc<dyn Storage> = storage(&files);
+    repair(&disk, RepairOptions { dry_run: false, now: 9 }).unwrap();
+    let found = verify(&disk, &mut |_| {}).unwrap();
+    assert!(found.is_sound, "{:?}", found.problems);
+    let stretches: Vec<_> =
+        found.stretches.iter().map(|one| (one.first_sequence, one.last_sequence, one.start)).collect();
+    assert_eq!(stretches, [(0, 2, StretchStart::NewLog), (6, 11, StretchStart::AfterHole)]);
+    let log = Log::open(disk, ReadOptions::default()).unwrap();
+    assert_eq!(log.chain_after(7).unwrap(), Some(values(&history())[7]));
+}
