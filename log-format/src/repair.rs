@@ -394,6 +394,9 @@ impl Repair {
             HeadState::Own(_) => return Ok(()),
         };
         if !self.options.dry_run {
+            // What a killed process left may be in the page cache only, and a head must not say more than the disk holds.
+            let newest = file_name(slot.segment);
+            storage.open(&newest, true).and_then(|segment| segment.sync()).map_err(storage_error("sync", &newest))?;
             let counter = self.survey.head.slot().map_or(0, |slot| slot.counter);
             let mut file = HeadFile::open(storage, counter)?;
             // Both slots.
