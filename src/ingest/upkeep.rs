@@ -1,8 +1,9 @@
 //! Upkeep of sealed segments: one thread of low priority beside the committer.
 //!
 //! It drops what retention has no room for ([`retention`]), and makes the rest small: with compaction, every segment is
-//! rewritten once into large blocks at a high level, at a pace that nobody else on the machine feels; without, only the
-//! small blocks of quiet times are merged. The committer goes on and readers read meanwhile; nothing waits for this thread.
+//! rewritten once into large blocks at a high level, at a pace that nobody else on the machine feels, and not at all while
+//! events come in faster than that; without, only the small blocks of quiet times are merged. The committer goes on and
+//! readers read meanwhile; nothing waits for this thread.
 
 mod forgetting;
 pub(super) mod retention;
@@ -64,6 +65,7 @@ impl Upkeep {
             rewriting,
             free_bytes_min,
             retainer,
+            inflow: Inflow::new(Arc::clone(&counters)),
             counters,
             stopped: Stopped(stopped),
             pace: Pace { bytes_per_second: pace, due: Instant::now() },
@@ -94,6 +96,7 @@ struct Keeper {
     counters: Arc<Counters>,
     stopped: Stopped,
     pace: Pace,
+    inflow: Inflow,
     /// Segments before this one were rewritten, or need not be.
     looked_at: Sequence,
 }
@@ -113,7 +116,7 @@ impl Keeper {
     fn rewrite_what_is_due(&mut self) -> ControlFlow<()> {
         // Asked for before the look, so that a segment sealed meanwhile is looked at the next time.
         let next = self.maintenance.unsealed_segment().unwrap_or(self.looked_at);
-        if next == self.looked_at {
+        if next == self.looked_at || self.inflow.outruns(&self.pace) {
             return ControlFlow::Continue(());
         }
         let due = match self.rewriting {
@@ -135,7 +138,7 @@ impl Keeper {
             info!("segment {segment} is not made smaller: for a while that takes more room than the device has");
             return ControlFlow::Continue(());
         }
-        let Keeper { maintenance, rewriting, retainer, stopped, pace, .. } = self;
+        let Keeper { maintenance, rewriting, retainer, stopped, pace, inflow, .. } = self;
         let (Rewriting::Merge(options) | Rewriting::Compact { options, .. }) = *rewriting;
         let mut last_look = Instant::now();
         let result = maintenance.rewrite_at_pace(segment, options, &mut |bytes| {
@@ -146,7 +149,7 @@ impl Keeper {
                     last_look = Instant::now();
                     retainer.look(maintenance);
                 }
-                let wait = pace.wait();
+                let wait = if inflow.outruns(pace) { Duration::MAX } else { pace.wait() };
                 stopped.wait(wait.min(PERIOD))?;
                 if wait <= PERIOD {
                     return ControlFlow::Continue(());
@@ -209,9 +212,49 @@ impl Pace {
     }
 }
 
+/// How fast events come in: a node that is caught up with needs the machine more than old segments do.
+struct Inflow {
+    counters: Arc<Counters>,
+    looked_at: Instant,
+    stored_bytes: u64,
+    bytes_per_second: f64,
+}
+
+impl Inflow {
+    fn new(counters: Arc<Counters>) -> Self {
+        Inflow { stored_bytes: counters.stored_bytes.get(), counters, looked_at: Instant::now(), bytes_per_second: 0.0 }
+    }
+
+    /// Whether work at this pace would not keep up. It is measured over at least one [`PERIOD`].
+    fn outruns(&mut self, pace: &Pace) -> bool {
+        let elapsed = self.looked_at.elapsed();
+        if elapsed >= PERIOD {
+            let before = std::mem::replace(&mut self.stored_bytes, self.counters.stored_bytes.get());
+            self.bytes_per_second = (self.stored_bytes - before) as f64 / elapsed.as_secs_f64();
+            self.looked_at = Instant::now();
+        }
+        pace.bytes_per_second.is_some_and(|bytes_per_second| self.bytes_per_second > bytes_per_second as f64)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_waits_while_events_come_in_faster_than_its_pace() {
+        let counters = Arc::new(Counters::default());
+        let mut inflow = Inflow::new(Arc::clone(&counters));
+        let mut outruns = |stored, bytes_per_second| {
+            counters.stored_bytes.add(stored);
+            inflow.looked_at -= 10 * PERIOD;
+            inflow.outruns(&Pace { bytes_per_second, due: Instant::now() })
+        };
+        assert!(outruns(20_000, Some(1_000)));
+        assert!(!outruns(20_000, Some(3_000)));
+        assert!(!outruns(20_000, None));
+        assert!(!outruns(0, Some(1_000)));
+    }
 
     #[test]
     fn a_pace_is_held_on_average_and_none_waits_for_nothing() {
