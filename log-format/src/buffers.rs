@@ -17,7 +17,10 @@ static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
 /// An empty buffer with room for `capacity` bytes.
 pub(crate) fn take(capacity: usize) -> Vec<u8> {
+    let mut capacity = capacity;
     if capacity >= POOLED_BYTES_MIN {
+        // No two blocks have the same size, and every buffer is to fit the next one.
+        capacity = capacity.next_multiple_of(POOLED_BYTES_MIN);
         let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
         // One of twice the size would pin more memory than its content is worth.
         let fits = |buffer: &Vec<u8>| (capacity..=capacity.saturating_mul(2)).contains(&buffer.capacity());
@@ -84,6 +87,11 @@ mod tests {
         let mut other = take(100_000);
         other.extend_from_slice(&[8; 100_000]);
         assert_eq!(&part[..], &[7; 10]);
+    }
+
+    #[test]
+    fn a_buffer_serves_a_block_that_is_a_little_larger() {
+        assert_eq!(take(100_000).capacity(), take(100_001).capacity());
     }
 
     #[test]

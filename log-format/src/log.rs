@@ -5,7 +5,6 @@
 //! publishes what it has made durable; in another process [`Log::refresh`] looks at the disk again.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
@@ -769,43 +768,26 @@ fn search(index: &[BlockEntry], sequence: Sequence) -> std::result::Result<Block
     found.copied().ok_or_else(|| index.get(after).map(|entry| entry.first_sequence))
 }
 
-thread_local! {
-    /// What a block's stored bytes are read into before they are decompressed.
-    static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Larger blocks are rare, and a thread does not keep the memory for one.
-const STORED_KEPT_BYTES_MAX: usize = 1 << 20;
-
+/// Reads an indexed block and decodes its stored parts, which need not outlive that.
 pub(crate) fn load(
     file: &SegmentFile,
     entry: &BlockEntry,
     decode: impl FnOnce(&BlockHeader, &[u8]) -> std::result::Result<Block, BlockError>,
 ) -> Result<Block> {
-    STORED.with_borrow_mut(|stored| {
-        stored.resize(entry.stored_bytes as usize, 0);
-        let header = read_entry_into(file, entry, stored)?;
-        let parts = stored.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
-        let block = decode(&header, parts).map_err(|error| file.corrupt(entry.offset, error));
-        if stored.capacity() > STORED_KEPT_BYTES_MAX {
-            *stored = Vec::new();
-        }
-        block
-    })
+    let (header, stored) = read_entry(file, entry)?;
+    let parts = stored.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
+    let block = decode(&header, parts).map_err(|error| file.corrupt(entry.offset, error));
+    buffers::give_back(stored);
+    block
 }
 
 /// The bytes of an indexed block of events.
 fn read_entry(file: &SegmentFile, entry: &BlockEntry) -> Result<(BlockHeader, Vec<u8>)> {
     let mut bytes = buffers::take(entry.stored_bytes as usize);
     bytes.resize(entry.stored_bytes as usize, 0);
-    let header = read_entry_into(file, entry, &mut bytes)?;
-    Ok((header, bytes))
-}
-
-fn read_entry_into(file: &SegmentFile, entry: &BlockEntry, bytes: &mut [u8]) -> Result<BlockHeader> {
-    let header = file.read_block_into(entry.offset, bytes)?;
+    let header = file.read_block_into(entry.offset, &mut bytes)?;
     check_listed(file, entry, &header)?;
-    Ok(header)
+    Ok((header, bytes))
 }
 
 /// Whether a block is the one of its index entry: a reader goes on where the entry ends.
