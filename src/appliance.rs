@@ -208,7 +208,7 @@ fn serve(
     if let Some(admin) = admin {
         let parts = admin::Parts {
             log: ingest.log.clone(),
-            log_directory: log_directory(storage),
+            log_directory: log_directory(&storage.folder),
             ingest: Arc::clone(&ingest.counters),
             sources,
             stream: Arc::clone(handle.counters()),
@@ -360,7 +360,7 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
         None => Rewriting::Merge(RewriteOptions { level: write.compression_level, block_bytes: write.block_bytes_max }),
     };
     Ok(ingest::Options {
-        log_directory: log_directory(storage),
+        log_directory: log_directory(&storage.folder),
         index_file: storage.folder.join("index").join("casper.redb"),
         write,
         sync_interval,
@@ -387,13 +387,16 @@ const QUEUED_BATCHES_MAX: usize = 16;
 
 /// The next id that the reference would have given out in this folder: four bytes, little-endian, in `sse_index`. 0
 /// when there is none. A log that is made anew starts there, so that no id is reused.
-fn reference_index(folder: &Path) -> Sequence {
+#[must_use]
+pub fn reference_index(folder: &Path) -> Sequence {
     let bytes = std::fs::read(folder.join("sse_index")).ok();
     bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, |bytes| Sequence::from(u32::from_le_bytes(bytes)))
 }
 
-fn log_directory(storage: &Storage) -> PathBuf {
-    storage.folder.join("logs").join("casper")
+/// Where the log is in a storage folder.
+#[must_use]
+pub fn log_directory(storage_folder: &Path) -> PathBuf {
+    storage_folder.join("logs").join("casper")
 }
 
 fn view_options(storage: &Storage) -> view::Options {

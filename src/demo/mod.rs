@@ -89,7 +89,7 @@ async fn narrate(
     let Ok(started) = running.wait_for(Option::is_some).await.map(|running| running.clone()) else { return };
     let Some((log, mut committed)) = started else { return };
     let (port, rest, admin) = (options.sse_port, options.rest_port, options.admin_port);
-    let log_path = storage_path.join("logs").join("casper");
+    let log_path = appliance::log_directory(&storage_path);
     println!("A recorded Casper network of {events} events flows through a simulated node into Sidecar.");
     println!();
     println!("  event stream   http://127.0.0.1:{port}/events");
