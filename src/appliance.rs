@@ -214,6 +214,7 @@ fn serve(
             stream: Arc::clone(handle.counters()),
             rest: rest.as_ref().map(rest::Server::counters),
             followers,
+            exporters: exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),
         };
         servers.spawn(admin.run(parts, is_cut()));
     }
