@@ -48,16 +48,22 @@ pub enum ExportError {
         reason: String,
     },
     /// An earlier migration failed halfway, in the reference's words.
-    #[error("Cannot proceed with migration, newest migration version: {version} didn't finish correctly.")]
+    #[error(
+        "Cannot proceed with migration, newest migration version: {version} didn't finish correctly. It is that of {place}"
+    )]
     UnfinishedMigration {
+        /// Which database.
+        place: String,
         /// The migration.
         version: i64,
     },
     /// The tables were made by something newer.
     #[error(
-        "the database's tables are of migration version {found}, and this version of Sidecar knows version {MIGRATION} only; use a newer Sidecar, or give another database"
+        "the tables of {place} are of migration version {found}, and this version of Sidecar knows version {MIGRATION} only; use a newer Sidecar, or give another database"
     )]
     UnknownMigration {
+        /// Which database.
+        place: String,
         /// The newest version in the table `Migration`.
         found: i64,
     },
