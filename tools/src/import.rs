@@ -25,7 +25,7 @@ use sidecar_log_format::{
     ApiVersion, Durability, Event, Kind, Mark, MarkKind, Opened, Timestamp, WriteOptions, Writer, storage::Directory,
 };
 
-use crate::{locate, print, wrong_usage};
+use crate::{WrongUsage, locate, print};
 
 #[derive(clap::Args)]
 pub(crate) struct ImportArguments {
@@ -115,7 +115,7 @@ struct Row<'a> {
 
 /// Makes the log; says whether every event could be taken over.
 pub(crate) fn import(arguments: &ImportArguments, out: &mut impl Write) -> anyhow::Result<bool> {
-    let database = Database::named(&arguments.from).map_err(|error| wrong_usage(format!("--from: {error:#}")))?;
+    let database = Database::named(&arguments.from).map_err(|error| WrongUsage(format!("--from: {error:#}")))?;
     let (directory, storage_folder) = places(&arguments.log)?;
     let bar = print::event_bar("importing", None);
     let mut importer = Importer { target: None, directory, storage_folder, bar, skipped: 0 };

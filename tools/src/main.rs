@@ -4,7 +4,8 @@
 //! in; tables, events or JSON come out on stdout, warnings and progress on stderr.
 
 use std::{
-    fmt::Display,
+    error::Error,
+    fmt::{self, Display},
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
@@ -12,7 +13,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use sidecar_log_format::{
     Log, ReadOptions,
     inspect::inspect,
@@ -217,25 +218,37 @@ impl LogArgument {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
+    let mut command = Arguments::command();
+    let matches = command.get_matches_mut();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match run(arguments.command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         // Whoever reads us has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => match error.downcast::<clap::Error>() {
-            Ok(usage) => usage.exit(),
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                ExitCode::FAILURE
+        Err(error) => {
+            if let Some(WrongUsage(message)) = error.downcast_ref()
+                && let Some(command) = matches.subcommand_name().and_then(|name| command.find_subcommand_mut(name))
+            {
+                command.error(ErrorKind::ValueValidation, message).exit();
             }
-        },
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
-/// An error in what was typed that only shows when all of it is looked at.
-fn wrong_usage(message: impl Display) -> anyhow::Error {
-    Arguments::command().error(ErrorKind::ValueValidation, message).into()
+/// What was typed wrong, where that only shows when more than one argument is looked at.
+#[derive(Debug)]
+struct WrongUsage(String);
+
+impl Display for WrongUsage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
 }
+
+impl Error for WrongUsage {}
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use sidecar_log_format::{Kind, Log, Missing, Sequence, inspect::copy_lacks};
 
-use crate::wrong_usage;
+use crate::WrongUsage;
 
 #[derive(clap::Args)]
 pub(crate) struct Selection {
@@ -23,7 +23,7 @@ impl Selection {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         match (self.from, self.until) {
             (Some(from), Some(until)) if until < from => {
-                Err(wrong_usage(format!("--until {until} is before --from {from}")))
+                Err(WrongUsage(format!("--until {until} is before --from {from}")).into())
             }
             _ => Ok(()),
         }

@@ -351,7 +351,8 @@ fn what_is_asked_for_beyond_the_log_is_named() {
     let output = output.to_str().unwrap();
     for command in [&["cat"][..], &["export", "--output", output]] {
         let (out, err, status) = run(&log, &[command, &["--from", "10", "--until", "5"]].concat());
-        assert!(err.starts_with("error: --until 5 is before --from 10\n\nUsage: "), "{err}");
+        let expected = format!("error: --until 5 is before --from 10\n\nUsage: sidecar-log {} [OPTIONS] ", command[0]);
+        assert!(err.starts_with(&expected), "{err}");
         assert_eq!((out.as_str(), status, Path::new(output).exists()), ("", 2, false));
         let (_, err, status) = run(&log, &[command, &["--from", "13"]].concat());
         assert_eq!((err.as_str(), status), ("warning: sequence 13 is not stored yet: 12 is next\n", 0));

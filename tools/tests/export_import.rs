@@ -157,6 +157,11 @@ fn what_is_no_part_of_an_export_is_refused_and_stays_as_it_is() {
         assert_eq!(fs::read_to_string(&part).unwrap(), content);
     }
 
+    let note = fs::File::open(format!("{output}.unfinished/export.json")).unwrap();
+    note.lock().unwrap();
+    let (_, err, status) = tool(&["export", &log, "--output", &output, "--resume"]);
+    assert_eq!((err, status), (format!("error: another process is exporting to {output}\n"), 1));
+
     let other = in_folder(&folder, "other");
     fs::create_dir(format!("{other}.unfinished")).unwrap();
     let (_, err, status) = tool(&["export", &log, "--output", &other, "--resume"]);
