@@ -3,7 +3,7 @@
 //! Events flow from the log into the folder of the unfinished export, and what that holds in the end becomes the file.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, BufWriter, Read as _, Write},
     ops::Range,
     path::{Path, PathBuf},
@@ -68,11 +68,12 @@ pub(crate) fn export(arguments: &ExportArguments, out: &mut impl Write) -> anyho
     let end = selection.until.map_or(end, |until| end.min(until.saturating_add(1)));
     let export = Export { log: &log, range: start..end.max(start), kinds, folder: unfinished.folder() };
     let bar = print::event_bar("exporting", Some(end.saturating_sub(start)));
-    let (made, is_whole) = match arguments.format {
+    let made = match arguments.format {
         Format::Jsonl => export.jsonl(&bar)?,
         Format::Parquet => export.parquet(&bar)?,
         Format::Sqlite => export.sqlite(&bar)?,
     };
+    let is_whole = !fs::exists(export.damage_file())?;
     unfinished.finish(&made)?;
     bar.finish_and_clear();
     writeln!(out, "{}", arguments.output.display())?;
@@ -94,7 +95,7 @@ fn identity(arguments: &ExportArguments, log: &Log, kinds: u64) -> Identity {
     }
 }
 
-/// What is exported into which folder. Each form makes a file there, and says whether no event was damaged.
+/// What is exported into which folder. Each form makes a file there.
 struct Export<'a> {
     log: &'a Log,
     range: Range<Sequence>,
@@ -103,7 +104,7 @@ struct Export<'a> {
 }
 
 impl Export<'_> {
-    fn jsonl(&self, bar: &ProgressBar) -> anyhow::Result<(PathBuf, bool)> {
+    fn jsonl(&self, bar: &ProgressBar) -> anyhow::Result<PathBuf> {
         let made = self.folder.join("events.jsonl");
         let cannot_write = || format!("cannot write {}", made.display());
         let mut file =
@@ -115,13 +116,12 @@ impl Export<'_> {
             };
         let names = self.log.kinds();
         let mut file = BufWriter::with_capacity(1 << 16, file);
-        let is_whole = self
-            .walk(start, bar, |row, payload| write_line(&mut file, &names, row, payload).with_context(cannot_write))?;
+        self.walk(start, bar, |row, payload| write_line(&mut file, &names, row, payload).with_context(cannot_write))?;
         file.into_inner()
             .map_err(io::IntoInnerError::into_error)
             .and_then(|file| file.sync_all())
             .with_context(cannot_write)?;
-        Ok((made, is_whole))
+        Ok(made)
     }
 
     /// The sequence in the last line that was finished; one behind it that was not is cut off.
@@ -158,26 +158,28 @@ impl Export<'_> {
         Ok(last)
     }
 
-    fn parquet(&self, bar: &ProgressBar) -> anyhow::Result<(PathBuf, bool)> {
+    fn parquet(&self, bar: &ProgressBar) -> anyhow::Result<PathBuf> {
         let mut parts = ParquetParts::open(self.folder, self.log.kinds(), self.range.start)?;
-        let is_whole = self.walk(parts.next_sequence(), bar, |row, payload| parts.push(row, payload))?;
-        Ok((parts.finish()?, is_whole))
+        self.walk(parts.next_sequence(), bar, |row, payload| parts.push(row, payload))?;
+        parts.finish()
     }
 
-    fn sqlite(&self, bar: &ProgressBar) -> anyhow::Result<(PathBuf, bool)> {
+    fn sqlite(&self, bar: &ProgressBar) -> anyhow::Result<PathBuf> {
         let made = self.folder.join("events.db3");
         let options = sqlite::Options {
             file: made.clone(),
             wal_autocheckpointing_interval: 1000,
             export_from: ExportFrom::Oldest,
         };
-        let (start, mut is_whole) = (self.range.start, true);
+        let (start, mut passed) = (self.range.start, Ok(()));
         let mut missing = |sequences: Range<Sequence>, why: &Missing| {
-            bar.suspend(|| warn_missing(sequences.start, sequences.end, why));
-            is_whole &= !matches!(why, Missing::Quarantined(_));
+            if passed.is_ok() {
+                passed = self.pass(sequences, why, bar);
+            }
         };
         let mut progress = |next| bar.set_position(next - start);
         let summary = export_range(self.log, &options, self.range.clone(), self.kinds, &mut progress, &mut missing)?;
+        passed?;
         into_one_file(&made).with_context(|| format!("cannot write {}", made.display()))?;
         let note = |events: u64, what: &str| {
             if events > 0 {
@@ -186,18 +188,18 @@ impl Export<'_> {
         };
         note(summary.collisions, "share the keys of the SQL tables with another one and are left out");
         note(summary.without_table, "are of a kind or shape that the SQL tables do not have");
-        Ok((made, is_whole))
+        Ok(made)
     }
 
-    /// Goes through the chosen events of the range from `start` on in order; says whether none was damaged.
+    /// Goes through the chosen events of the range from `start` on in order.
     fn walk(
         &self,
         start: Sequence,
         bar: &ProgressBar,
         mut take: impl FnMut(&Row<'_>, &[u8]) -> anyhow::Result<()>,
-    ) -> anyhow::Result<bool> {
+    ) -> anyhow::Result<()> {
         let (kinds, range) = (self.kinds, &self.range);
-        let (mut next, mut is_whole) = (start, true);
+        let mut next = start;
         while next < range.end {
             bar.set_position(next - range.start);
             match self.log.read(next)? {
@@ -216,14 +218,27 @@ impl Export<'_> {
                     next = large.sequence().saturating_add(1);
                 }
                 Read::Missing { from, to, why } => {
-                    bar.suspend(|| warn_missing(from, to.min(range.end), &why));
-                    is_whole &= !matches!(why, Missing::Quarantined(_));
+                    self.pass(from..to.min(range.end), &why, bar)?;
                     next = to;
                 }
                 Read::End => break,
             }
         }
-        Ok(is_whole)
+        Ok(())
+    }
+
+    /// Warns of sequences that name no event any more. That there was damage is remembered, for those who go on.
+    fn pass(&self, sequences: Range<Sequence>, why: &Missing, bar: &ProgressBar) -> anyhow::Result<()> {
+        bar.suspend(|| warn_missing(sequences.start, sequences.end, why));
+        if matches!(why, Missing::Quarantined(_)) {
+            let file = self.damage_file();
+            File::create(&file).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    fn damage_file(&self) -> PathBuf {
+        self.folder.join("damaged")
     }
 }
 

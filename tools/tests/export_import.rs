@@ -247,6 +247,17 @@ fn every_form_names_damage_and_ends_where_it_should_all_the_same() {
         assert_eq!((err.as_str(), status), (warning.as_str(), 1), "{format}");
         assert_eq!(events_in(format, &output), printed.lines().count(), "{format}");
     }
+
+    let output = in_folder(&folder, "interrupted");
+    interrupted(500, &[&log, "--output", &output]);
+    let part = fs::read_to_string(format!("{output}.unfinished/events.jsonl")).unwrap();
+    let last_damaged = warning.split(' ').nth(4).unwrap();
+    assert!(
+        part.contains(&format!("{{\"sequence\":{},", last_damaged.parse::<u64>().unwrap() + 1)),
+        "it was past that"
+    );
+    let (_, err, status) = tool(&["export", &log, "--output", &output, "--resume"]);
+    assert_eq!((err.as_str(), status), ("", 1), "what it left out before counts");
 }
 
 #[test]
