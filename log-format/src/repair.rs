@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::{
     ApiVersion, ChainValue, Error, Result, Sequence, Timestamp,
     block::{BlockHeader, BlockType},
-    examine::{Damage, Examined, Extent, Survey},
+    examine::{Damage, Examined, Extent, Survey, chain_behind},
     head::{self, HeadFile, HeadSlot, HeadState},
     rewrite::{Loss, Replacement, copy_bytes},
     segment::{SegmentFile, SegmentHeader, file_name, storage_error},
@@ -220,8 +220,8 @@ impl Repair {
         let before = self.survey.examiner.clone();
         let mut examined = self.survey.examine(index, extent, &mut |_| {})?;
         examined.damage.retain(|damage| !is_torn_copy(damage, &self.survey.head));
-        if examined.needs_repair() && extent.durable_end.is_some_and(|end| end > 0) && !examined.is_sealed {
-            // It is written anew whole: sound blocks behind the head come along.
+        if examined.needs_repair() && extent.durable_end.is_some() && !examined.is_sealed {
+            // It is written anew whole: sound blocks behind the head come along, which may be older than they are.
             self.survey.examiner = before;
             examined = self.survey.examine(index, Extent { durable_end: None, ..extent }, &mut |_| {})?;
         }
@@ -231,8 +231,8 @@ impl Repair {
     /// Says what is done to a segment.
     fn announce(&mut self, examined: &Examined) -> Result<()> {
         let file = examined.file.name.clone();
-        if let Some(reason) = examined.header_damage.clone() {
-            self.actions.push(Action::RebuildHeader { file: file.clone(), reason });
+        if let Some(damage) = &examined.header_damage {
+            self.actions.push(Action::RebuildHeader { file: file.clone(), reason: damage.reason.clone() });
         }
         for damage in &examined.damage {
             let (offset, bytes, reason) = (damage.offset, damage.length, damage.reason.clone());
@@ -309,6 +309,7 @@ impl Repair {
     fn step_over(&self, state: &mut GoingOn, index: usize, damage: &Damage, next: Option<&BlockHeader>) -> Result<()> {
         if let Some(header) = &damage.header {
             state.follow(header);
+            state.chain = chain_behind(header, &damage.lost);
             return Ok(());
         }
         if let Some(next) = next {
@@ -389,6 +390,10 @@ impl Repair {
                 if end.is_sealed && slot.segment == end.header.first_sequence && slot.offset != end.offset =>
             {
                 (from_blocks(Some(slot)), "it does not name the end of the last segment".to_owned())
+            }
+            // Retention dropped what an older head names.
+            HeadState::Own(slot) if !damaged.is_empty() && !self.survey.segments.contains(&slot.segment) => {
+                (from_blocks(Some(slot)), "one of its slots is damaged".to_owned())
             }
             HeadState::Own(slot) if !damaged.is_empty() => (*slot, "one of its slots is damaged".to_owned()),
             HeadState::Own(_) => return Ok(()),

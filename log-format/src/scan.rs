@@ -93,9 +93,11 @@ impl Scan {
         if self.copied {
             return Ok(None);
         }
-        segment.find_block_after(self.end + 1, self.footer.end_sequence, |offset, header| {
-            offset < trusted || header.synced_before
-        })
+        let (from, sequence) = (self.end + 1, self.footer.end_sequence);
+        let is_proof = |offset, header: &BlockHeader| offset < trusted || header.synced_before;
+        let Some((proof, _)) = segment.find_block_after(from, sequence, is_proof)? else { return Ok(None) };
+        // Sound blocks before it were committed too.
+        segment.find_block_after(from, sequence, |offset, _| offset <= proof)
     }
 }
 
