@@ -169,11 +169,12 @@ impl Found {
         if !slot.is_some_and(|slot| slot.clean) {
             write_again(&file, trusted.max(file.blocks_start)..end)?;
         }
+        let was_visible = slot.is_some_and(|slot| end < slot.offset);
+        // Readers in other processes know what stood there, and must not find something else in its place. An opening
+        // that failed may have cut it already.
+        self.seal_active |= was_visible;
         let written_end = file.end_of_written(end)?;
         if written_end > end {
-            let was_visible = slot.is_some_and(|slot| end < slot.offset);
-            // Readers in other processes know what stood there, and must not find something else in its place.
-            self.seal_active |= was_visible;
             if self.recovery.copied || was_visible {
                 self.recovery.kept_aside = Some(keep_aside(storage, &file, end..written_end)?);
             } else {

@@ -219,11 +219,21 @@ impl Repair {
     fn look_at(&mut self, index: usize, extent: Extent) -> Result<Examined> {
         let before = self.survey.examiner.clone();
         let mut examined = self.survey.examine(index, extent, &mut |_| {})?;
-        examined.damage.retain(|damage| !is_torn_copy(damage, &self.survey.head));
-        if examined.needs_repair() && extent.durable_end.is_some() && !examined.is_sealed {
+        let end = examined.end;
+        let is_last = |damage: &Damage| damage.offset + damage.length == end;
+        examined.damage.retain(|damage| !(is_last(damage) && is_torn_copy(damage, &self.survey.head)));
+        if examined.needs_repair() && extent.durable_end.is_some() {
             // It is written anew whole: sound blocks behind the head come along, which may be older than they are.
-            self.survey.examiner = before;
+            self.survey.examiner = before.clone();
             examined = self.survey.examine(index, Extent { durable_end: None, ..extent }, &mut |_| {})?;
+            let durable_end = extent.durable_end;
+            let last = examined.damage.last().filter(|last| last.offset + last.length == examined.end);
+            if let Some(torn) = last.filter(|last| last.length > 0 && Some(last.offset) >= durable_end) {
+                // A crash cut short what was never acknowledged: no event is lost with it.
+                let extent = Extent { durable_end: Some(torn.offset), ..extent };
+                self.survey.examiner = before;
+                examined = self.survey.examine(index, extent, &mut |_| {})?;
+            }
         }
         Ok(examined)
     }

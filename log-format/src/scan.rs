@@ -76,7 +76,12 @@ impl Scan {
             return corrupt(format!("the block ends at byte {block_end}, but the file at {length}"));
         }
         let expected = self.footer.end_sequence;
-        if header.block_type.has_position() && header.first_sequence != expected {
+        let follows = match header.block_type {
+            // A mark of a loss stands behind what is lost.
+            BlockType::MARKS => header.first_sequence >= expected,
+            _ => header.first_sequence == expected,
+        };
+        if header.block_type.has_position() && !follows {
             return corrupt(format!("the block begins at sequence {}, not at {expected}", header.first_sequence));
         }
         if self.footer.blocks.len() >= SEGMENT_BLOCKS_MAX {

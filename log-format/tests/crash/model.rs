@@ -543,17 +543,20 @@ impl Model {
             index = known + 1;
         }
         let is_synced = self.is_synced();
-        for (mark, kept) in self.marks.iter_mut().zip(&kept).take(self.marks_visible) {
+        for (mark, kept) in self.marks.iter_mut().zip(&kept) {
             mark.may_be_gone |= !kept && may_be_missing;
+        }
+        for (mark, kept) in self.marks.iter().zip(&kept).take(self.marks_visible) {
             let must_be = mark.position > oldest && is_synced && !mark.may_be_gone;
             assert!(*kept || !must_be, "a mark before {} is missing", mark.position);
         }
-        // What retention dropped may come back after a power cut; what was never durable never does.
+        // What retention dropped may come back after a power cut, and what damage hides behind a repair; what was never
+        // durable never does.
         let visible = self.marks_visible.min(self.marks.len());
         let mut number = 0;
-        self.marks.retain(|_| {
+        self.marks.retain(|mark| {
             number += 1;
-            number <= visible || kept[number - 1]
+            number <= visible || kept[number - 1] || mark.may_be_gone
         });
         self.marks_visible = self.marks.len();
     }
@@ -667,10 +670,13 @@ impl Model {
         }
         let unreadable = self.flipped.as_ref().map_or(0..0, |flipped| flipped.unreadable.clone());
         let may_be_missing = |sequence: &usize| {
-            self.lost.contains(sequence) || unreadable.contains(sequence) || (!is_recovered && !self.is_synced())
+            // A repair without a head cannot know what was visible.
+            let was_not_visible = !is_recovered && (*sequence >= self.visible || !self.is_synced());
+            self.lost.contains(sequence) || unreadable.contains(sequence) || was_not_visible
         };
         assert!(range.clone().all(|sequence| may_be_missing(&sequence)), "{range:?} are missing: {why:?}");
-        let may_lack_mark = self.flipped.as_ref().is_some_and(|flipped| flipped.place == Place::Marks);
+        let hides_marks = |flipped: &Flipped| matches!(flipped.place, Place::Marks | Place::SegmentHeader);
+        let may_lack_mark = self.flipped.as_ref().is_some_and(hides_marks);
         if is_recovered && *why == Missing::Hole && !may_lack_mark {
             let is_marked = |sequence: usize| losses.iter().any(|lost| lost.contains(&sequence));
             assert!(range.clone().all(is_marked), "the hole {range:?} is not marked");
