@@ -16,6 +16,7 @@ use crate::{
     block::{BlockHeader, BlockType},
     examine::{Damage, Examined, Extent, Survey, chain_behind},
     head::{self, HeadFile, HeadSlot, HeadState},
+    recovery::write_again,
     rewrite::{Loss, Replacement, copy_bytes},
     segment::{SegmentFile, SegmentHeader, file_name, storage_error},
     storage::Storage,
@@ -411,7 +412,9 @@ impl Repair {
         if !self.options.dry_run {
             // What a killed process left may be in the page cache only, and a head must not say more than the disk holds.
             let newest = file_name(slot.segment);
-            storage.open(&newest, true).and_then(|segment| segment.sync()).map_err(storage_error("sync", &newest))?;
+            let segment = storage.open(&newest, true).map_err(storage_error("open", &newest))?;
+            write_again(&newest, segment.as_ref(), 0..slot.offset)?;
+            segment.sync().map_err(storage_error("sync", &newest))?;
             let counter = self.survey.head.slot().map_or(0, |slot| slot.counter);
             let mut file = HeadFile::open(storage, counter)?;
             // Both slots.
