@@ -4,7 +4,7 @@
 //! storage has failed. Data does not pass through here.
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -70,15 +70,15 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         info!("no part that is configured is built yet");
         return Ok(());
     };
-    run_until(config, sse, storage, |_| (), termination()?).await
+    run_until(config, sse, storage, |_, _| (), termination()?).await
 }
 
-/// The same with an end of its own, and a look at the running ingest for who wants to follow it.
+/// The same with an end of its own, and a look at what runs for who wants to follow it, once all ports are taken.
 pub(crate) async fn run_until(
     config: &Config,
     sse: &SseServer,
     storage: &Storage,
-    mut started: impl FnMut(&Ingest),
+    mut started: impl FnMut(&Ingest, Addresses),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let exporters = Exporters::new(export_options(storage));
@@ -117,7 +117,7 @@ async fn run_once(
     storage: &Storage,
     life: Life,
     exporters: &Exporters,
-    started: &mut impl FnMut(&Ingest),
+    started: &mut impl FnMut(&Ingest, Addresses),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
     let ingest = match ingest::start(ingest_options(sse, storage)?) {
@@ -126,10 +126,10 @@ async fn run_once(
         Err(error) => bail!("Error initializing component 'sse_event_server': {error}"),
     };
     report(&ingest.recovery);
-    started(&ingest);
     let nodes = nodes(config, sse, storage);
     let (cut, _) = broadcast::channel::<()>(1);
-    let (servers, handle) = serve(config, sse, storage, &ingest, exporters, &nodes, &cut)?;
+    let Serving { servers, handle, addresses } = serve(config, sse, storage, &ingest, exporters, &nodes, &cut)?;
+    started(&ingest, addresses);
     let exporting = exporters
         .start(&ingest.log, &ingest.committed)
         .context("Error initializing component 'sse_event_server': cannot start a thread for an export")?;
@@ -166,6 +166,21 @@ async fn run_once(
     Ok(outcome)
 }
 
+/// Where the servers listen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) stream: SocketAddr,
+    pub(crate) rest: Option<SocketAddr>,
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+/// What reads the log, running.
+struct Serving {
+    servers: JoinSet<()>,
+    handle: stream::Handle,
+    addresses: Addresses,
+}
+
 /// Starts everything that reads the log: first all ports are taken, then all are served, until `cut` is gone.
 fn serve(
     config: &Config,
@@ -175,7 +190,7 @@ fn serve(
     exporters: &Exporters,
     nodes: &[Node],
     cut: &broadcast::Sender<()>,
-) -> anyhow::Result<(JoinSet<()>, stream::Handle)> {
+) -> anyhow::Result<Serving> {
     let views = config.rest_api_server.as_ref().map(|_| {
         // Without look-ups nobody needs the views; they catch up when somebody does.
         Views::open(view_options(storage), ingest.log.clone(), ingest.committed.clone())
@@ -196,6 +211,12 @@ fn serve(
     let stream = Server::bind(stream_options(sse, storage), ingest.log.clone(), ingest.committed.clone())
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
     let handle = stream.handle();
+    let addresses = Addresses {
+        stream: stream.local_addr(),
+        rest: rest.as_ref().map(rest::Server::local_addr),
+        admin: admin.as_ref().map(admin::Server::local_addr),
+    };
+    addresses.log();
 
     let is_cut = || {
         let mut cut = cut.subscribe();
@@ -208,12 +229,13 @@ fn serve(
     if let Some(admin) = admin {
         let parts = admin::Parts {
             log: ingest.log.clone(),
-            log_directory: log_directory(storage),
+            log_directory: log_directory(&storage.folder),
             ingest: Arc::clone(&ingest.counters),
             sources,
             stream: Arc::clone(handle.counters()),
             rest: rest.as_ref().map(rest::Server::counters),
             followers,
+            exporters: exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),
         };
         servers.spawn(admin.run(parts, is_cut()));
     }
@@ -224,7 +246,19 @@ fn serve(
     if let Some(views) = views {
         servers.spawn(async move { views.ended().await });
     }
-    Ok((servers, handle))
+    Ok(Serving { servers, handle, addresses })
+}
+
+impl Addresses {
+    fn log(&self) {
+        info!("the event stream server listens on {}", self.stream);
+        if let Some(rest) = self.rest {
+            info!("the REST server listens on {rest}");
+        }
+        if let Some(admin) = self.admin {
+            info!("the admin server listens on {admin}");
+        }
+    }
 }
 
 fn followers(views: Option<&Views>, exporters: &Exporters) -> Vec<Follower> {
@@ -306,16 +340,14 @@ fn report(recovery: &Recovery) {
     }
     if let Some(lost) = &recovery.lost {
         error!(
-            "events {} to {} were stored and are gone; the log goes on at {} and carries a mark{}",
+            "events {} to {} were stored and are gone; the log goes on at {} and carries a mark",
             lost.start,
             lost.end - 1,
             lost.end,
-            recovery
-                .kept_aside
-                .as_ref()
-                .map(|file| format!("; what stood there is kept in {file}"))
-                .unwrap_or_default(),
         );
+    }
+    if let Some(file) = &recovery.kept_aside {
+        warn!("what could not be read behind the last stored event is kept in {file}, beside the log's segments");
     }
     for damage in &recovery.damage {
         error!("{damage}");
@@ -360,7 +392,7 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
         None => Rewriting::Merge(RewriteOptions { level: write.compression_level, block_bytes: write.block_bytes_max }),
     };
     Ok(ingest::Options {
-        log_directory: log_directory(storage),
+        log_directory: log_directory(&storage.folder),
         index_file: storage.folder.join("index").join("casper.redb"),
         write,
         sync_interval,
@@ -387,13 +419,16 @@ const QUEUED_BATCHES_MAX: usize = 16;
 
 /// The next id that the reference would have given out in this folder: four bytes, little-endian, in `sse_index`. 0
 /// when there is none. A log that is made anew starts there, so that no id is reused.
-fn reference_index(folder: &Path) -> Sequence {
+#[must_use]
+pub fn reference_index(folder: &Path) -> Sequence {
     let bytes = std::fs::read(folder.join("sse_index")).ok();
     bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, |bytes| Sequence::from(u32::from_le_bytes(bytes)))
 }
 
-fn log_directory(storage: &Storage) -> PathBuf {
-    storage.folder.join("logs").join("casper")
+/// Where the log is in a storage folder.
+#[must_use]
+pub fn log_directory(storage_folder: &Path) -> PathBuf {
+    storage_folder.join("logs").join("casper")
 }
 
 fn view_options(storage: &Storage) -> view::Options {

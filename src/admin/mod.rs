@@ -21,7 +21,7 @@ use std::sync::atomic::AtomicU64;
 use sidecar_log_format::Log;
 
 use crate::source::casper::NamedSource;
-use crate::{ingest, rest, stream};
+use crate::{export, ingest, rest, stream};
 
 pub use server::Server;
 
@@ -54,6 +54,8 @@ pub struct Parts {
     pub rest: Option<Arc<rest::Counters>>,
     /// Who follows the log, with the next sequence that each will read.
     pub followers: Vec<Follower>,
+    /// What each exporter counts, with its name.
+    pub exporters: Vec<(&'static str, Arc<export::counters::Counters>)>,
 }
 
 /// A view or an exporter.

@@ -111,7 +111,7 @@ async fn prepare(client: &mut Client, options: &Options) -> Result<(), ExportErr
     let newest = r#"SELECT "version", "is_success" FROM "Migration" ORDER BY "version" DESC LIMIT 1"#;
     let newest = transaction.query_opt(newest, &[]).await.map_err(failed)?;
     let newest = newest.map(|row| Ok((i64::from(row.try_get::<_, i32>(0)?), row.try_get(1)?))).transpose();
-    if must_migrate(newest.map_err(failed)?)? {
+    if must_migrate(newest.map_err(failed)?, &options.place())? {
         transaction.batch_execute(SCHEMA).await.map_err(failed)?;
     }
     transaction.batch_execute(CHECKPOINT_TABLE).await.map_err(failed)?;
@@ -269,7 +269,7 @@ const TABLES: [Table; 8] = [
     },
     Table {
         taken: r#"JOIN "Shutdown" ON "event_source_address" = k.first
-                  AND "shutdown_timestamp" = timestamp 'epoch' + k.second::bigint * interval '1 microsecond'"#,
+                  AND date_trunc('second', "shutdown_timestamp") = timestamp 'epoch' + k.second::bigint * interval '1 second'"#,
         copy: r#""Shutdown" ("event_source_address", "shutdown_timestamp", "event_log_id")"#,
         columns: 3,
     },
@@ -381,7 +381,10 @@ fn key<'a>(row: &'a EventRow<'_>) -> (Cow<'a, str>, Cow<'a, str>) {
         Content::Fault { era, public_key, .. } => (era.to_string().into(), (*public_key).into()),
         Content::Signature { block_hash, public_key, .. } => ((*block_hash).into(), (*public_key).into()),
         Content::Step { era, .. } => (era.to_string().into(), none),
-        Content::Shutdown { received } => (row.source_address.as_str().into(), received.to_string().into()),
+        // Its second, as in its `event_key` and in SQLite, though this table keeps its time to the microsecond.
+        Content::Shutdown { received } => {
+            (row.source_address.as_str().into(), (received / 1_000_000).to_string().into())
+        }
     }
 }
 
