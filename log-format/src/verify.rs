@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     Error, Result, Sequence,
-    examine::{Damage, Examined, Stretch, Survey, hex},
+    examine::{Damage, Examined, HeaderDamage, Stretch, Survey, hex},
     head::{self, HeadState},
     inspect::{CopyLacks, copied_note},
     segment::file_name,
@@ -222,7 +222,7 @@ impl Verification {
         self.events += examined.footer.counts.iter().sum::<u64>();
         self.marks += examined.footer.marks;
         let file = &examined.file.name;
-        if let Some(reason) = &examined.header_damage {
+        if let Some(HeaderDamage { reason, .. }) = &examined.header_damage {
             self.problem(file, 0, None, reason.clone());
         }
         for damage in &examined.damage {
