@@ -413,7 +413,9 @@ impl Repair {
             // What a killed process left may be in the page cache only, and a head must not say more than the disk holds.
             let newest = file_name(slot.segment);
             let segment = storage.open(&newest, true).map_err(storage_error("open", &newest))?;
-            write_again(&newest, segment.as_ref(), 0..slot.offset)?;
+            // A head may name more than is left.
+            let length = segment.len().map_err(storage_error("read", &newest))?;
+            write_again(&newest, segment.as_ref(), 0..slot.offset.min(length))?;
             segment.sync().map_err(storage_error("sync", &newest))?;
             let counter = self.survey.head.slot().map_or(0, |slot| slot.counter);
             let mut file = HeadFile::open(storage, counter)?;
