@@ -33,7 +33,7 @@ pub(crate) struct ImportArguments {
     /// needed; the password stands in the variable PGPASSWORD, or in the URL as USER:PASSWORD
     #[arg(long, value_name = "DATABASE")]
     from: String,
-    /// The storage path to put the log under, or the log's own directory in it, <storage_path>/logs/<name>
+    /// The storage path to put the log under, or the log's own directory in it, STORAGE_PATH/logs/NAME
     #[arg(value_name = "LOG")]
     log: PathBuf,
 }
@@ -140,7 +140,8 @@ pub(crate) fn import(arguments: &ImportArguments, out: &mut impl Write) -> anyho
 /// named, the one around it.
 fn places(path: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
     let path = std::path::absolute(path).with_context(|| format!("cannot import to {}", path.display()))?;
-    let around = path.parent().filter(|logs| logs.ends_with("logs")).and_then(Path::parent).map(Path::to_owned);
+    let logs = path.parent().filter(|logs| logs.ends_with("logs") && path.file_name().is_some());
+    let around = logs.and_then(Path::parent).map(Path::to_owned);
     Ok(match around {
         Some(storage_folder) => (path, storage_folder),
         None if locate::is_log(&path).unwrap_or(false) => (path.clone(), path),

@@ -371,6 +371,8 @@ fn a_log_is_imported_to_where_the_sidecar_looks_for_it() {
     for (asked, made, first) in [
         ("fresh", "fresh/logs/casper", "0"),
         ("a/b/c", "a/b/c/logs/casper", "0"),
+        ("d/logs/mine/", "d/logs/mine/", "0"),
+        ("a/b/c/logs/../../e", "a/b/c/logs/../../e/logs/casper", "0"),
         ("named/logs/mine", "named/logs/mine", "100"),
     ] {
         let made = in_folder(&folder, made);
