@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -98,12 +97,10 @@ fn block(height: u64, bytes: usize) -> String {
 fn payloads() -> Vec<String> {
     let story = Story::new(21, &StoryOptions::small(40));
     let mut payloads: Vec<String> = story.events().iter().map(|event| event.payload.clone()).collect();
-    let samples = recordings::samples().into_iter();
-    payloads.extend(
-        samples
-            .filter(|(name, _)| !name.starts_with("ApiVersion") && !name.starts_with("S"))
-            .map(|(_, payload)| payload),
-    );
+    // The story has a step of that era, and the others are not events with a table.
+    let left_out = ["Step.node_a", "ApiVersion.plain", "SidecarVersion.plain", "Shutdown.plain"];
+    let samples = recordings::samples().into_iter().filter(|(name, _)| !left_out.contains(&name.as_str()));
+    payloads.extend(samples.map(|(_, payload)| payload));
     let key = |digit: &str| format!("01{}", digit.repeat(64));
     let fault =
         |era: u64, key: String| format!(r#"{{"Fault":{{"era_id":{era},"public_key":"{key}","timestamp":"t"}}}}"#);
@@ -328,25 +325,16 @@ async fn a_start_without_the_database_waits_for_it_and_a_wrong_one_is_noticed_th
 
 #[tokio::test]
 async fn a_request_that_takes_too_long_is_given_up_and_holds_nobody_up() {
-    let server = Arc::new(PostgreSql::start());
+    let server = PostgreSql::start();
     server.fill_as_the_reference(DATABASE);
+    let slow =
+        r#"ALTER TABLE "Step" RENAME TO "fast"; CREATE VIEW "Step" AS SELECT "fast".* FROM "fast", pg_sleep(600)"#;
+    server.psql(DATABASE, slow);
     let section = format!("{}max_connections_in_pool = 1\n", server.section());
     let sidecar = rest_alone(&section)
         .replacing("[rest_api_server]", "[rest_api_server]\nrequest_timeout_in_seconds = 1")
         .start()
         .await;
-    assert_eq!(get(sidecar.rest_address(), "/block").await.status, 200);
-    let lock = r#"BEGIN; LOCK TABLE "Step" IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(600)"#;
-    let held = tokio::task::spawn_blocking({
-        let server = Arc::clone(&server);
-        move || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| server.psql(DATABASE, lock))).is_err()
-    });
-    let is_locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation = '\"Step\"'::regclass";
-    let deadline = Instant::now() + PATIENCE;
-    while server.psql(DATABASE, is_locked) != "1\n" {
-        assert!(Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
     for _ in 0..3 {
         let begun = Instant::now();
         let answer = get(sidecar.rest_address(), "/step/1").await;
@@ -356,8 +344,11 @@ async fn a_request_that_takes_too_long_is_given_up_and_holds_nobody_up() {
         // On the pool's only connection.
         assert_eq!(get(sidecar.rest_address(), "/block").await.status, 200);
     }
-    server.psql(DATABASE, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%' AND pid <> pg_backend_pid()");
-    assert!(held.await.unwrap(), "the lock was held until it was ended");
+    // A client that leaves takes its statement with it too.
+    let left = tokio::time::timeout(Duration::from_millis(100), get(sidecar.rest_address(), "/step/1")).await;
+    assert!(left.is_err());
+    assert_eq!(get(sidecar.rest_address(), "/block").await.status, 200);
+    server.psql(DATABASE, r#"DROP VIEW "Step"; ALTER TABLE "fast" RENAME TO "Step""#);
     wait_for_status(sidecar.rest_address(), "/step/1", 200).await;
 }
 
@@ -400,8 +391,8 @@ async fn one_sidecar_may_fill_the_database_and_answer_from_it() {
         .replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'postgresql'")
         .start()
         .await;
-    let newest = wait_for_status(sidecar.rest_address(), "/block/2000001", 200).await;
-    assert_eq!(get(sidecar.rest_address(), "/block").await.body, newest.body);
+    let block = wait_for_status(sidecar.rest_address(), "/block/2000001", 200).await;
+    assert!(block.body.contains(&format!("{:064x}", 2_000_001)), "{}", block.body);
     assert_eq!(get(sidecar.rest_address(), "/events").await.status, 501);
     assert!(!sidecar.storage_path().join("views").exists(), "nobody needs the views");
 }
@@ -424,11 +415,12 @@ fn a_database_without_the_tables_is_refused_with_what_to_do_and_left_alone() {
         server.psql(DATABASE, "DROP SCHEMA public CASCADE; CREATE SCHEMA public");
         server.fill_as_the_reference(DATABASE);
         server.psql(DATABASE, change);
-        let before = server.schema(DATABASE);
+        let tables = || server.psql(DATABASE, "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1");
+        let before = tables();
         let mut refused = rest_alone(&server.section()).environment("RUST_BACKTRACE", "0").spawn();
         assert_eq!(refused.wait_for_exit().code(), Some(1));
         assert_eq!(refused.errors(), format!("Error: Error initializing component 'rest_api_server': {sentence}\n"));
-        assert_eq!(server.schema(DATABASE), before);
+        assert_eq!(tables(), before);
     }
     let wrong_password = server.section().replace(PASSWORD, "wr0ng-p@ssw0rd");
     let mut refused = rest_alone(&wrong_password).spawn();
