@@ -4,7 +4,7 @@
 //! storage has failed. Data does not pass through here.
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -74,7 +74,7 @@ enum Life {
 /// In the reference's words (config.md section 3): a part that cannot start, or all nodes unavailable.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     match (&config.sse_server, &config.storage, &config.rest_api_server) {
-        (Some(sse), Some(storage), _) => run_until(config, sse, storage, |_| (), termination()?).await,
+        (Some(sse), Some(storage), _) => run_until(config, sse, storage, |_, _| (), termination()?).await,
         (_, _, Some(rest)) => run_rest_alone(config, rest, termination()?).await,
         _ => bail!(
             "nothing that is enabled can run: the RPC servers are not built yet; add `[sse_server]` or `[rest_api_server]`"
@@ -89,6 +89,7 @@ async fn run_rest_alone(config: &Config, rest: &RestApiServer, end: impl Future<
     };
     let admin = bind_admin(config)?;
     let rest = bind_rest(rest_options(rest), rest::AnswerFrom::PostgreSql(postgresql.clone()))?;
+    Addresses::of(None, Some(&rest), admin.as_ref()).log();
     let (cut, _) = broadcast::channel::<()>(1);
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
@@ -113,12 +114,12 @@ async fn answers_from_postgresql(config: &Config) -> anyhow::Result<Option<Postg
     opened.map(Some).map_err(|error| anyhow!("Error initializing component 'rest_api_server': {error}"))
 }
 
-/// The same with an end of its own, and a look at the running ingest for who wants to follow it.
+/// The same with an end of its own, and a look at what runs for who wants to follow it, once all ports are taken.
 pub(crate) async fn run_until(
     config: &Config,
     sse: &SseServer,
     storage: &Storage,
-    mut started: impl FnMut(&Ingest),
+    mut started: impl FnMut(&Ingest, Addresses),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let exporters = Exporters::new(export_options(storage));
@@ -159,7 +160,7 @@ async fn run_once(
     storage: &Storage,
     life: Life,
     outside: &Outside,
-    started: &mut impl FnMut(&Ingest),
+    started: &mut impl FnMut(&Ingest, Addresses),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
     let ingest = match ingest::start(ingest_options(sse, storage)?) {
@@ -168,10 +169,10 @@ async fn run_once(
         Err(error) => bail!("Error initializing component 'sse_event_server': {error}"),
     };
     report(&ingest.recovery);
-    started(&ingest);
     let nodes = nodes(config, sse, storage);
     let (cut, _) = broadcast::channel::<()>(1);
-    let (servers, handle) = serve(config, sse, storage, &ingest, outside, &nodes, &cut)?;
+    let Serving { servers, handle, addresses } = serve(config, sse, storage, &ingest, outside, &nodes, &cut)?;
+    started(&ingest, addresses);
     let exporting = outside
         .exporters
         .start(&ingest.log, &ingest.committed)
@@ -209,6 +210,21 @@ async fn run_once(
     Ok(outcome)
 }
 
+/// Where the servers listen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) stream: Option<SocketAddr>,
+    pub(crate) rest: Option<SocketAddr>,
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+/// What reads the log, running.
+struct Serving {
+    servers: JoinSet<()>,
+    handle: stream::Handle,
+    addresses: Addresses,
+}
+
 /// Starts everything that reads the log: first all ports are taken, then all are served, until `cut` is gone.
 fn serve(
     config: &Config,
@@ -218,7 +234,7 @@ fn serve(
     outside: &Outside,
     nodes: &[Node],
     cut: &broadcast::Sender<()>,
-) -> anyhow::Result<(JoinSet<()>, stream::Handle)> {
+) -> anyhow::Result<Serving> {
     // Without look-ups in the log nobody needs the views; they catch up when somebody does.
     let needs_views = config.rest_api_server.is_some() && outside.postgresql.is_none();
     let views = needs_views.then(|| Views::open(view_options(storage), ingest.log.clone(), ingest.committed.clone()));
@@ -245,16 +261,19 @@ fn serve(
     let stream = Server::bind(stream_options(sse, storage), ingest.log.clone(), ingest.committed.clone())
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
     let handle = stream.handle();
+    let addresses = Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref());
+    addresses.log();
 
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
         let logged = admin::Logged {
             log: ingest.log.clone(),
-            log_directory: log_directory(storage),
+            log_directory: log_directory(&storage.folder),
             ingest: Arc::clone(&ingest.counters),
             sources,
             stream: Arc::clone(handle.counters()),
             followers,
+            exporters: outside.exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),
         };
         let rest = rest.as_ref().map(rest::Server::counters);
         let parts = admin::Parts { logged: Some(logged), rest, postgresql: outside.postgresql.clone() };
@@ -267,7 +286,29 @@ fn serve(
     if let Some(views) = views {
         servers.spawn(async move { views.ended().await });
     }
-    Ok((servers, handle))
+    Ok(Serving { servers, handle, addresses })
+}
+
+impl Addresses {
+    fn of(stream: Option<&Server>, rest: Option<&rest::Server>, admin: Option<&admin::Server>) -> Self {
+        Addresses {
+            stream: stream.map(Server::local_addr),
+            rest: rest.map(rest::Server::local_addr),
+            admin: admin.map(admin::Server::local_addr),
+        }
+    }
+
+    fn log(&self) {
+        if let Some(stream) = self.stream {
+            info!("the event stream server listens on {stream}");
+        }
+        if let Some(rest) = self.rest {
+            info!("the REST server listens on {rest}");
+        }
+        if let Some(admin) = self.admin {
+            info!("the admin server listens on {admin}");
+        }
+    }
 }
 
 /// Ends when `cut` is gone.
@@ -367,16 +408,14 @@ fn report(recovery: &Recovery) {
     }
     if let Some(lost) = &recovery.lost {
         error!(
-            "events {} to {} were stored and are gone; the log goes on at {} and carries a mark{}",
+            "events {} to {} were stored and are gone; the log goes on at {} and carries a mark",
             lost.start,
             lost.end - 1,
             lost.end,
-            recovery
-                .kept_aside
-                .as_ref()
-                .map(|file| format!("; what stood there is kept in {file}"))
-                .unwrap_or_default(),
         );
+    }
+    if let Some(file) = &recovery.kept_aside {
+        warn!("what could not be read behind the last stored event is kept in {file}, beside the log's segments");
     }
     for damage in &recovery.damage {
         error!("{damage}");
@@ -421,7 +460,7 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
         None => Rewriting::Merge(RewriteOptions { level: write.compression_level, block_bytes: write.block_bytes_max }),
     };
     Ok(ingest::Options {
-        log_directory: log_directory(storage),
+        log_directory: log_directory(&storage.folder),
         index_file: storage.folder.join("index").join("casper.redb"),
         write,
         sync_interval,
@@ -448,13 +487,16 @@ const QUEUED_BATCHES_MAX: usize = 16;
 
 /// The next id that the reference would have given out in this folder: four bytes, little-endian, in `sse_index`. 0
 /// when there is none. A log that is made anew starts there, so that no id is reused.
-fn reference_index(folder: &Path) -> Sequence {
+#[must_use]
+pub fn reference_index(folder: &Path) -> Sequence {
     let bytes = std::fs::read(folder.join("sse_index")).ok();
     bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, |bytes| Sequence::from(u32::from_le_bytes(bytes)))
 }
 
-fn log_directory(storage: &Storage) -> PathBuf {
-    storage.folder.join("logs").join("casper")
+/// Where the log is in a storage folder.
+#[must_use]
+pub fn log_directory(storage_folder: &Path) -> PathBuf {
+    storage_folder.join("logs").join("casper")
 }
 
 fn view_options(storage: &Storage) -> view::Options {

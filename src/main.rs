@@ -43,9 +43,9 @@ struct DemoArguments {
     #[arg(long, value_name = "DIR")]
     storage_path: Option<PathBuf>,
     /// How many times faster than it happened (671 s, a block a second); 0 is as fast as it goes.
-    #[arg(long, value_name = "X", default_value_t = 20.0)]
+    #[arg(long, value_name = "X", default_value_t = 20.0, allow_negative_numbers = true)]
     speed: f64,
-    /// The port of the event stream server.
+    /// The port of the event stream server; 0 is any free one, as for the others.
     #[arg(long, value_name = "PORT", default_value_t = 19999)]
     sse_port: u16,
     /// The port of the REST server.
@@ -56,23 +56,45 @@ struct DemoArguments {
     admin_port: u16,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     telemetry::start_logging();
-    let arguments = Arguments::parse();
-    match (arguments.command, arguments.path_to_config) {
-        (Some(Command::Demo(demo)), _) => {
-            demo::run(demo::Options {
-                storage_path: demo.storage_path,
-                speed: demo.speed,
-                sse_port: demo.sse_port,
-                rest_port: demo.rest_port,
-                admin_port: demo.admin_port,
-            })?;
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", with_causes(&error));
+            ExitCode::FAILURE
         }
-        (None, Some(path)) => run_appliance(&path)?,
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    match (arguments.command, arguments.path_to_config) {
+        (Some(Command::Demo(demo)), _) => demo::run(demo::Options {
+            storage_path: demo.storage_path,
+            speed: demo.speed,
+            sse_port: demo.sse_port,
+            rest_port: demo.rest_port,
+            admin_port: demo.admin_port,
+        }),
+        (None, Some(path)) => run_appliance(&path),
         (None, None) => anyhow::bail!("a configuration file is needed: sidecar --path-to-config FILE"),
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+/// An error in the form in which `main` would show it, which is the reference's, but never with a backtrace: what ends the
+/// process is for its operator, not for its programmers.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = format!("Error: {error}");
+    let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+    if !causes.is_empty() {
+        text.push_str("\n\nCaused by:");
+    }
+    for (number, cause) in causes.iter().enumerate() {
+        let margin = if causes.len() > 1 { format!("{number:>5}: ") } else { " ".repeat(4) };
+        let next_line = format!("\n{}", " ".repeat(margin.len()));
+        text.push_str(&format!("\n{margin}{}", cause.replace('\n', &next_line)));
+    }
+    text
 }
 
 fn run_appliance(path: &std::path::Path) -> anyhow::Result<()> {
@@ -103,5 +125,27 @@ fn allow_open_files() {
     let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, most) {
         tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_shown_as_main_would_but_without_a_backtrace() {
+        for error in [
+            anyhow!("one line"),
+            anyhow!("why").context("what"),
+            anyhow!("two\nlines").context("why").context("what"),
+            anyhow!("two\nlines").context("what"),
+        ] {
+            // As it is returned from `main`.
+            let returned = format!("Error: {error:?}");
+            let (expected, _backtrace) = returned.split_once("\n\nStack backtrace:").unwrap_or((&returned, ""));
+            assert_eq!(with_causes(&error), expected);
+        }
     }
 }

@@ -68,6 +68,29 @@ async fn a_damaged_block_is_named_to_those_who_cross_it_and_all_else_is_served()
 }
 
 #[tokio::test]
+async fn the_torn_end_of_a_copy_is_kept_aside_and_named() {
+    let (node, sidecar, payloads) = stored_in_small_blocks(true).await;
+    node.kill().await;
+    let (segment, mut bytes) = newest_segment(&sidecar);
+    // The copy was made while the last block was being written.
+    bytes.truncate(bytes.len() - 10);
+    let copy = tempfile::tempdir().unwrap();
+    let log = copy.path().join("logs/casper");
+    std::fs::create_dir_all(&log).unwrap();
+    std::fs::copy(sidecar.storage_path().join("logs/casper/head"), log.join("head")).unwrap();
+    std::fs::write(log.join(segment.file_name().unwrap()), &bytes).unwrap();
+
+    let mut second = self::sidecar().node(node.address()).storage_folder(copy.path()).start().await;
+    second.wait_for_output("this log is a copy").await;
+    let files = std::fs::read_dir(&log).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let aside = files.into_iter().find(|name| name.ends_with(".lost")).unwrap();
+    assert!(second.output().contains(&format!("is kept in {aside}")), "{}", second.output());
+    let mut client = SseClient::connect(second.sse_address(), "/events?start_from=0").await;
+    let first = client.read_until_id(0).await;
+    assert_eq!(events(&first), [(0, payloads[0].as_str())]);
+}
+
+#[tokio::test]
 async fn what_the_disk_lost_in_a_crash_comes_back_from_the_node_under_new_ids() {
     comes_back_under_new_ids(true).await;
 }

@@ -58,14 +58,31 @@ fn a_demo_that_cannot_run_says_why() {
         (format!("--sse-port={port}"), [port.as_str(), "taken"]),
         (format!("--rest-port={port}"), [port.as_str(), "taken"]),
         (format!("--admin-port={port}"), [port.as_str(), "taken"]),
-        ("--speed=-1".to_owned(), ["--speed", "-1"]),
+        ("--speed=-1".to_owned(), ["--speed -1", "a number above 0"]),
+        ("--speed -1".to_owned(), ["--speed -1", "a number above 0"]),
         ("--speed=fast".to_owned(), ["--speed", "fast"]),
     ] {
         // The last of two same flags counts.
-        let mut demo = sidecar(&["demo", "--sse-port=0", "--rest-port=0", "--admin-port=0", &argument]);
+        let flags = ["demo", "--sse-port=0", "--rest-port=0", "--admin-port=0"];
+        let mut demo = sidecar(&flags.into_iter().chain(argument.split(' ')).collect::<Vec<_>>());
         assert!(!demo.wait_for_exit().success());
         assert!(words.iter().all(|word| demo.errors().contains(word)), "{}", demo.errors());
+        assert!(!demo.output().contains("curl"), "it told what to try: {}", demo.output());
     }
+}
+
+#[tokio::test]
+async fn on_any_free_ports_the_demo_tells_which_they_are() {
+    let mut demo = sidecar(&["demo", "--sse-port=0", "--rest-port=0", "--admin-port=0"]);
+    demo.wait_for_output("Ctrl-C ends it.").await;
+    let output = demo.output();
+    for (what, path) in [("event stream", "/events/sidecar"), ("look-ups", "/swagger-ui/"), ("metrics", "/metrics")] {
+        let line = output.lines().find(|line| line.trim_start().starts_with(what)).unwrap();
+        let (_, address) = line.split_once("http://").unwrap();
+        let address = address.split('/').next().unwrap().parse().unwrap();
+        assert_eq!(Request::get(address, path).open().await.status(), 200, "{line}");
+    }
+    assert!(demo.terminate().success());
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
+use sidecar_test_support::client::Request;
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql, PostgreSqlOptions};
@@ -318,8 +319,9 @@ async fn databases_that_the_reference_filled_are_continued() {
 
 #[tokio::test]
 async fn tables_of_an_unknown_or_unfinished_migration_are_refused_and_left_alone() {
-    let unknown = "the database's tables are of migration version 2, and this version of Sidecar knows version 1 only; use a newer Sidecar, or give another database";
-    let unfinished = "Cannot proceed with migration, newest migration version: 1 didn't finish correctly.";
+    let unknown = "the tables of {} are of migration version 2, and this version of Sidecar knows version 1 only; use a newer Sidecar, or give another database";
+    let unfinished =
+        "Cannot proceed with migration, newest migration version: 1 didn't finish correctly. It is that of {}";
     let server = PostgreSql::start();
     for (change, sentence) in [
         (r#"INSERT INTO "Migration" VALUES (2, true)"#, unknown),
@@ -332,11 +334,16 @@ async fn tables_of_an_unknown_or_unfinished_migration_are_refused_and_left_alone
         server.psql(DATABASE, "DROP SCHEMA public CASCADE; CREATE SCHEMA public");
         server.fill_as_the_reference(DATABASE);
         server.psql(DATABASE, change);
-        for section in [SQLITE, &server.section()] {
+        let places = [
+            format!("SQLite database {}", file.display()),
+            format!("PostgreSQL database {DATABASE} at 127.0.0.1:{}", server.port()),
+        ];
+        for (section, place) in [SQLITE, &server.section()].into_iter().zip(places) {
             let down = ReservedPort::new();
             let builder = sidecar().node(down.address()).storage_folder(folder.path()).sections(section);
-            let mut refused = builder.environment("RUST_BACKTRACE", "0").spawn();
+            let mut refused = builder.spawn();
             assert_eq!(refused.wait_for_exit().code(), Some(1));
+            let sentence = sentence.replace("{}", &place);
             let expected = format!("Error: Error initializing component 'sse_event_server': {sentence}\n");
             assert_eq!(refused.errors(), expected);
         }
@@ -428,6 +435,53 @@ async fn postgresql_may_be_away_at_the_start_and_crash_in_the_middle() {
     assert!(sidecar.terminate().success());
     assert!(sidecar.output().contains("tried again in"), "{}", sidecar.output());
     assert!(!sidecar.output().contains(PASSWORD));
+}
+
+#[tokio::test]
+async fn what_became_of_the_events_and_whether_the_databases_are_there_shows_in_the_metrics() {
+    let (node, mut server) = (SimulatedNode::start(), PostgreSql::start());
+    server.stop_at_once();
+    let block = |hash: &str, height: u64| {
+        let block = format!(r#"{{"Version2":{{"header":{{"height":{height}}}}}}}"#);
+        format!(r#"{{"BlockAdded":{{"block_hash":"{}","block":{block}}}}}"#, hash.repeat(32))
+    };
+    let payloads = [
+        block("01", 1),
+        block("02", 2),
+        // Another block of the same height.
+        block("03", 2),
+        // SQLite makes a floating point number of it, PostgreSQL takes none.
+        block("04", u64::MAX),
+        r#"{"New":1}"#.to_owned(),
+    ];
+    node.push_all(&payloads);
+    let sections = format!("{SQLITE}{}", server.section());
+    let sidecar = sidecar().node(node.address()).sections(&sections).admin_api().start().await;
+    wait_for_metrics(&sidecar, r#"{exporter="sqlite"}"#, &["connected 1", "lag_events 0", "rows_total 3"]).await;
+    let away = r#"{exporter="postgresql"}"#;
+    let metrics = wait_for_metrics(&sidecar, away, &["connected 0", "lag_events 5", "rows_total 0"]).await;
+    assert!(!metrics.contains(&format!("sidecar_exporter_failures_total{away} 0\n")), "{metrics}");
+    server.start_again();
+    let there = ["connected 1", "lag_events 0", "rows_total 2", "collisions_total 1", "refused_total 1"];
+    wait_for_metrics(&sidecar, away, &[&there[..], &["without_table_total 1"]].concat()).await;
+    let sqlite = ["collisions_total 1", "refused_total 0", "without_table_total 1", "failures_total 0"];
+    wait_for_metrics(&sidecar, r#"{exporter="sqlite"}"#, &sqlite).await;
+}
+
+/// Waits until the exporter with these labels has all these values, each after the end of its metric's name; all metrics.
+async fn wait_for_metrics(sidecar: &Sidecar, labels: &str, values: &[&str]) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let body = Request::get(sidecar.admin_address(), "/metrics").open().await.body().await;
+        let text = String::from_utf8(body).unwrap();
+        let lines = values.iter().map(|value| value.split_once(' ').unwrap());
+        let lines = lines.map(|(name, value)| format!("\nsidecar_exporter_{name}{labels} {value}\n"));
+        if lines.into_iter().all(|line| text.contains(&line)) {
+            return text;
+        }
+        assert!(Instant::now() < deadline, "no {values:?} for {labels} in\n{text}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// A small file system of its own, unmounted when this is dropped.

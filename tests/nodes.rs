@@ -299,3 +299,27 @@ async fn a_rising_version_reaches_live_clients_at_once_and_replays_in_its_place(
         sidecar.restart().await;
     }
 }
+
+#[tokio::test]
+async fn each_event_gets_a_line_if_it_is_to_be_logged_and_info_is_asked_for() {
+    let told = Story::new(1, &StoryOptions::small(3));
+    let line = |kind: &str| format!("sidecar::events\u{1b}[0m\u{1b}[2m:\u{1b}[0m {kind}");
+    for (enabled, filter, shown) in [
+        ("true", None, false),
+        ("true", Some("info"), true),
+        ("true", Some("sidecar::events=info"), true),
+        ("false", Some("info"), false),
+    ] {
+        let node = SimulatedNode::start();
+        node.push_all(told.events());
+        let last = node.push(r#"{"Fault":{"era_id":1,"public_key":"01ab"}}"#);
+        let builder = sidecar().node_with(node.address(), &format!("enable_logging = {enabled}"));
+        let mut sidecar =
+            filter.into_iter().fold(builder, |builder, filter| builder.environment("RUST_LOG", filter)).start().await;
+        SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.read_until_id(last).await;
+        assert!(sidecar.terminate().success());
+        let output = sidecar.output();
+        assert!(output.contains(&line("Fault")), "{output}");
+        assert_eq!(output.contains(&line("BlockAdded")), shown, "{enabled} {filter:?}\n{output}");
+    }
+}

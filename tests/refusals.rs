@@ -71,7 +71,9 @@ fn a_bad_configuration_is_refused_with_its_key_its_value_and_the_fix() {
         (
             "max_attempts = 1000000",
             "max_attempts = 0",
-            &["Error: Unable to run: max_attempts setting must be above 0 for the sidecar to attempt connection"],
+            &[
+                "Error: Error running component 'sse_event_server': Unable to run: max_attempts setting must be above 0 for the sidecar to attempt connection",
+            ],
         ),
         (
             "enable_server = true",
@@ -118,14 +120,38 @@ fn a_configuration_that_has_nothing_to_run_is_refused_with_the_ways_out() {
 fn a_configuration_file_that_is_not_there_is_refused_in_the_references_words() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing.toml");
-    let mut process = Process::start(Command::new(env!("CARGO_BIN_EXE_sidecar")).arg("-p").arg(&missing));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar"));
+    let mut process = Process::start(command.arg("-p").arg(&missing).env("RUST_BACKTRACE", "1"));
     assert_eq!(process.wait_for_exit().code(), Some(1));
-    let lines = [
-        "Error: Error constructing config",
-        "0: Error reading config file contents",
-        "1: No such file or directory (os error 2)",
-    ];
-    assert_names(&process.errors(), &lines);
+    let expected = format!(
+        "Error: Error constructing config\n\n\
+         Caused by:\n    \
+             0: Error reading config file contents\n    \
+             1: No such file or directory (os error 2)\n    \
+             2: --path-to-config names the file {}\n",
+        missing.display()
+    );
+    assert_eq!(process.errors(), expected);
+}
+
+#[tokio::test]
+async fn each_server_tells_where_it_listens() {
+    let node = SimulatedNode::start();
+    let mut sidecar = sidecar().node(node.address()).rest_api().admin_api().start().await;
+    for (server, address) in
+        [("event stream", sidecar.sse_address()), ("REST", sidecar.rest_address()), ("admin", sidecar.admin_address())]
+    {
+        sidecar.wait_for_output(&format!("the {server} server listens on 0.0.0.0:{}", address.port())).await;
+    }
+}
+
+#[tokio::test]
+async fn an_event_stream_that_cannot_be_reached_is_told_of_in_sidecars_words_only() {
+    let (node, down) = (SimulatedNode::start(), ReservedPort::new());
+    let (port, down) = (format!("sse_port = {}", node.address().port()), format!("sse_port = {}", down.number()));
+    let mut sidecar = sidecar().node(node.address()).replacing(&port, &down).start().await;
+    sidecar.wait_for_outputs("Lost connection to node", 2).await;
+    assert!(!sidecar.output().contains("eventsource_client"), "{}", sidecar.output());
 }
 
 #[tokio::test]

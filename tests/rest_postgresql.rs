@@ -402,15 +402,16 @@ fn a_database_without_the_tables_is_refused_with_what_to_do_and_left_alone() {
     let server = PostgreSql::start();
     let place = format!("PostgreSQL database {DATABASE} at 127.0.0.1:{}", server.port());
     let first = "let a Sidecar that reads nodes export to it first, with `[sse_server]` and `[storage.postgresql_config]`, or give another database";
-    let unknown = "the database's tables are of migration version 2, and this version of Sidecar knows version 1 only; use a newer Sidecar, or give another database";
-    let unfinished = "Cannot proceed with migration, newest migration version: 1 didn't finish correctly.";
+    let unknown = "the tables of PLACE are of migration version 2, and this version of Sidecar knows version 1 only; use a newer Sidecar, or give another database";
+    let unfinished =
+        "Cannot proceed with migration, newest migration version: 1 didn't finish correctly. It is that of PLACE";
     let missing = |what: &str| format!("{place} does not hold Sidecar's tables ({what}); {first}");
     for (change, sentence) in [
         (r#"DROP SCHEMA public CASCADE; CREATE SCHEMA public"#, missing(r#"relation "Migration" does not exist"#)),
         (r#"DELETE FROM "Migration""#, missing(r#"the table "Migration" is empty"#)),
         (r#"DROP TABLE "Step""#, missing(r#"relation "Step" does not exist"#)),
-        (r#"INSERT INTO "Migration" VALUES (2, true)"#, unknown.to_owned()),
-        (r#"UPDATE "Migration" SET "is_success" = false"#, unfinished.to_owned()),
+        (r#"INSERT INTO "Migration" VALUES (2, true)"#, unknown.replace("PLACE", &place)),
+        (r#"UPDATE "Migration" SET "is_success" = false"#, unfinished.replace("PLACE", &place)),
     ] {
         server.psql(DATABASE, "DROP SCHEMA public CASCADE; CREATE SCHEMA public");
         server.fill_as_the_reference(DATABASE);

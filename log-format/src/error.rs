@@ -15,8 +15,8 @@ pub enum Error {
         operation: &'static str,
         /// The file, relative to the log's directory.
         file: String,
-        /// The operating system's answer.
-        source: io::Error,
+        /// The operating system's answer. The message has it, so it is no `source()` that would be printed once more.
+        r#source: io::Error,
     },
     /// The directory holds no log.
     #[error(

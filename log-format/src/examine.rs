@@ -77,8 +77,8 @@ pub enum StretchStart {
 /// What one segment really holds.
 pub(crate) struct Examined {
     pub(crate) file: SegmentFile,
-    /// Why the segment's own header could not be used; `file.header` is then put together from elsewhere.
-    pub(crate) header_damage: Option<String>,
+    /// What is wrong with the segment's own header, which `file.header` has set right.
+    pub(crate) header_damage: Option<HeaderDamage>,
     /// Why the footer cannot be used, or that it is missing where there must be one.
     pub(crate) footer_damage: Option<String>,
     pub(crate) is_sealed: bool,
@@ -99,6 +99,14 @@ impl Examined {
     pub(crate) fn needs_repair(&self) -> bool {
         self.header_damage.is_some() || self.footer_damage.is_some() || !self.damage.is_empty()
     }
+}
+
+/// What is wrong with the header of a segment.
+#[derive(Clone, Debug)]
+pub(crate) struct HeaderDamage {
+    pub(crate) reason: String,
+    /// It is known again as it was written. Otherwise it is put together from blocks and other segments.
+    pub(crate) is_mended: bool,
 }
 
 /// How far to look in a segment.
@@ -207,7 +215,7 @@ impl Survey {
     }
 
     /// Opens a segment, with a header put together from elsewhere where its own is damaged.
-    fn open(&self, first: Sequence) -> Result<(SegmentFile, Option<String>)> {
+    fn open(&self, first: Sequence) -> Result<(SegmentFile, Option<HeaderDamage>)> {
         let name = file_name(first);
         let storage = self.storage.as_ref();
         let file = storage.open(&name, false).map_err(storage_error("open", &name))?;
@@ -226,6 +234,12 @@ impl Survey {
             Err(error @ Error::NewerFormat { .. }) if neighbour().is_some() => error.to_string(),
             Err(error) => return Err(error),
         };
+        if let Some((header, blocks_start)) = SegmentHeader::mend(&name, file.as_ref())?
+            && header.first_sequence == first
+        {
+            let damage = HeaderDamage { reason: damage, is_mended: true };
+            return Ok((SegmentFile { name, file, header, blocks_start }, Some(damage)));
+        }
         let Some(salvaged) = SegmentHeader::salvage(&name, file.as_ref())? else {
             SegmentHeader::read(&name, file.as_ref())?;
             return Err(Error::Corrupt { file: name, offset: 0, reason: damage });
@@ -242,7 +256,7 @@ impl Survey {
         };
         let mut segment = SegmentFile { name, file, header: identity, blocks_start: 0 };
         self.restore_header(&mut segment, first)?;
-        Ok((segment, Some(damage)))
+        Ok((segment, Some(HeaderDamage { reason: damage, is_mended: false })))
     }
 
     /// Fills in what a segment's blocks and the segment before it tell about its header.
@@ -346,7 +360,7 @@ impl Examiner {
     pub(crate) fn segment(
         &mut self,
         file: SegmentFile,
-        header_damage: Option<String>,
+        header_damage: Option<HeaderDamage>,
         extent: Extent,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Examined> {
@@ -423,7 +437,7 @@ impl Examiner {
             examined.mismatches.push(Mismatch { offset: 0, sequences: first..first, reason });
         };
         let follows = self.thread.next_sequence.is_none_or(|next| next == first);
-        if examined.header_damage.is_some() {
+        if examined.header_damage.as_ref().is_some_and(|damage| !damage.is_mended) {
             self.thread.chain = match self.thread.next_sequence {
                 Some(_) => self.thread.chain.filter(|_| follows),
                 None => (first == 0).then_some(CHAIN_START),
@@ -697,9 +711,11 @@ impl Examiner {
             return Ok(true);
         }
         let lost = next..end_sequence.max(next);
-        let header = bad.header.filter(|header| header.first_sequence >= next);
+        // Where the damage reaches further than the block, its header does not tell what stands behind.
+        let is_last = |header: &BlockHeader| header.first_sequence >= next && at + header.stored_bytes() == end;
+        let header = bad.header.filter(is_last);
         if let Some(header) = &header {
-            self.thread.chain = Some(header.chain_after);
+            self.thread.chain = chain_behind(header, &lost);
             let wire =
                 if header.block_type == BlockType::EVENTS { header.version_after } else { header.version_before };
             self.thread.wire_version = Some(wire);
@@ -723,6 +739,13 @@ impl Examiner {
         examined.end = end;
         Ok(true)
     }
+}
+
+/// The chain value behind a damaged block, by its header and what is lost with it.
+///
+/// Marks that name a loss also say whether the chain goes on from there, and they are gone.
+pub(crate) fn chain_behind(header: &BlockHeader, lost: &Range<Sequence>) -> Option<ChainValue> {
+    (header.block_type != BlockType::MARKS || lost.is_empty()).then_some(header.chain_after)
 }
 
 /// The chain value after a block's events.

@@ -147,6 +147,8 @@ pub(crate) struct HeadFile {
     file: Arc<dyn File>,
     identity: u64,
     counter: u64,
+    /// What was written last.
+    last: Option<HeadSlot>,
 }
 
 impl HeadFile {
@@ -161,7 +163,7 @@ impl HeadFile {
             result => result.map_err(storage_error("open", FILE))?,
         };
         let identity = file.identity().map_err(storage_error("read", FILE))?;
-        Ok(HeadFile { file, identity, counter })
+        Ok(HeadFile { file, identity, counter, last: None })
     }
 
     /// Writes the next slot; `slot.counter` and `slot.file_identity` are filled in.
@@ -171,7 +173,13 @@ impl HeadFile {
         self.file.write_at(&slot.encode(), offset).map_err(storage_error("write", FILE))?;
         // Only now: a write that failed is tried again in the same slot, and the other one stays whole.
         self.counter = slot.counter;
+        self.last = Some(slot);
         Ok(())
+    }
+
+    /// Says of what was written last that the log was closed in order behind it.
+    pub(crate) fn write_clean(&mut self) -> Result<()> {
+        self.last.map_or(Ok(()), |last| self.write(HeadSlot { clean: true, ..last }))
     }
 
     /// Makes it durable; not for the hot path.

@@ -54,6 +54,8 @@ pub struct Report {
     pub segments: Vec<SegmentReport>,
     /// The marks.
     pub marks: MarksReport,
+    /// Events that are not in this copy though the head that came with it names them: nothing wrong, a copy is a prefix.
+    pub copy_lacks: Option<CopyLacks>,
     /// What is visibly wrong, at most a hundred lines; empty when nothing is. Only verifying reads everything.
     pub health: Vec<String>,
     /// What is worth knowing and not wrong, at most a hundred lines: a copied log, bytes that a repair kept aside.
@@ -82,6 +84,52 @@ pub struct Totals {
     pub received_max: Option<Timestamp>,
     /// Who said the events.
     pub sources: Vec<String>,
+}
+
+/// What a copy of a log does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CopyLacks {
+    /// The first sequence that its head names and its segments do not reach.
+    pub first_sequence: Sequence,
+    /// The last one that its head names.
+    pub last_sequence: Sequence,
+}
+
+impl CopyLacks {
+    /// What is named and not there, if the segments end before `next_sequence` and the head names `head` as the next.
+    pub(crate) fn between(next_sequence: Sequence, head: Sequence) -> Option<Self> {
+        (next_sequence < head).then(|| CopyLacks { first_sequence: next_sequence, last_sequence: head - 1 })
+    }
+}
+
+impl std::fmt::Display for CopyLacks {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.first_sequence == self.last_sequence {
+            true => write!(formatter, "sequence {}", self.first_sequence),
+            false => write!(formatter, "sequences {} to {}", self.first_sequence, self.last_sequence),
+        }
+    }
+}
+
+/// What a log that was copied while it was being written lacks of what its head names: the head was copied after the
+/// segments. `None` for a log in its own place, and for a copy that holds as much as its head says.
+///
+/// # Errors
+/// What the storage answers.
+pub fn copy_lacks(log: &Log) -> Result<Option<CopyLacks>> {
+    Ok(match head::read(log.shared.storage.as_ref())? {
+        HeadState::Copied(slot) => CopyLacks::between(log.head().next_sequence, slot.next_sequence),
+        HeadState::Own(_) | HeadState::Missing => None,
+    })
+}
+
+/// What is to be said of a log whose head was written for another directory.
+pub(crate) fn copied_note(lacks: Option<CopyLacks>) -> String {
+    let note = "the head was written for another directory: this is a copy, good up to where it ends";
+    match lacks {
+        Some(lacks) => format!("{note}, before {lacks}, which the head names"),
+        None => note.to_owned(),
+    }
 }
 
 /// How many events there are of one kind.
@@ -198,6 +246,7 @@ pub fn inspect(log: &Log) -> Result<Report> {
         totals,
         segments: inspection.segments,
         marks: inspection.marks,
+        copy_lacks: inspection.copy_lacks,
         health: inspection.health,
         notes: inspection.notes,
     })
@@ -213,6 +262,7 @@ struct Inspection {
     segments: Vec<SegmentReport>,
     marks: MarksReport,
     newest_marks: VecDeque<Mark>,
+    copy_lacks: Option<CopyLacks>,
     health: Vec<String>,
     notes: Vec<String>,
     /// The sequence after the last event so far.
@@ -332,9 +382,10 @@ impl Inspection {
         let storage = log.shared.storage.as_ref();
         match head::read(storage)? {
             HeadState::Missing => self.health.push("there is no head file, or no sound slot in it".to_owned()),
-            HeadState::Copied(_) => self.notes.push(
-                "the head was written for another directory: this is a copy, good up to where it ends".to_owned(),
-            ),
+            HeadState::Copied(slot) => {
+                self.copy_lacks = CopyLacks::between(log.head().next_sequence, slot.next_sequence);
+                self.notes.push(copied_note(self.copy_lacks));
+            }
             HeadState::Own(slot) if slot.next_sequence > log.head().next_sequence => self.health.push(format!(
                 "the head names sequence {} as the next, but the segments end before {}",
                 slot.next_sequence,

@@ -12,7 +12,7 @@ use crate::{
     log::{list_segments, read_segment_marks},
     scan::Scan,
     segment::{Footer, PIECE_BYTES, Position, SegmentFile, SegmentHeader, read_exact, storage_error},
-    storage::Storage,
+    storage::{File, Storage},
     writer::{ActiveSegment, WriteOptions},
 };
 
@@ -78,7 +78,7 @@ pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions) -> Result<F
             found.sealed.push(newest);
             // Whoever wrote the footer may have come no further, and nobody syncs this segment again.
             let length = file.file.len().map_err(storage_error("read", &file.name))?;
-            write_again(&file, offset..length)?;
+            write_again(&file.name, file.file.as_ref(), offset..length)?;
             file.file.sync().map_err(storage_error("sync", &file.name))?;
         }
         // A broken footer is a tail like any other: behind the last block.
@@ -167,13 +167,14 @@ impl Found {
         let mut active =
             ActiveSegment { file: Arc::clone(&file), footer: scan.footer, end, allocated: length, uncounted: true };
         if !slot.is_some_and(|slot| slot.clean) {
-            write_again(&file, trusted.max(file.blocks_start)..end)?;
+            write_again(&file.name, file.file.as_ref(), trusted.max(file.blocks_start)..end)?;
         }
+        let was_visible = slot.is_some_and(|slot| end < slot.offset);
+        // Readers in other processes know what stood there, and must not find something else in its place. An opening
+        // that failed may have cut it already.
+        self.seal_active |= was_visible;
         let written_end = file.end_of_written(end)?;
         if written_end > end {
-            let was_visible = slot.is_some_and(|slot| end < slot.offset);
-            // Readers in other processes know what stood there, and must not find something else in its place.
-            self.seal_active |= was_visible;
             if self.recovery.copied || was_visible {
                 self.recovery.kept_aside = Some(keep_aside(storage, &file, end..written_end)?);
             } else {
@@ -246,12 +247,12 @@ impl Found {
 ///
 /// A sync of it may have failed: then the kernel takes it for written, and the next sync would say so without writing
 /// it.
-fn write_again(segment: &SegmentFile, place: Range<u64>) -> Result<()> {
+pub(crate) fn write_again(name: &str, file: &dyn File, place: Range<u64>) -> Result<()> {
     let mut at = place.start;
     while at < place.end {
         let length = (place.end - at).min(PIECE_BYTES as u64) as usize;
-        let piece = read_exact(&segment.name, segment.file.as_ref(), at, length)?;
-        segment.file.write_at(&piece, at).map_err(storage_error("write", &segment.name))?;
+        let piece = read_exact(name, file, at, length)?;
+        file.write_at(&piece, at).map_err(storage_error("write", name))?;
         at += length as u64;
     }
     Ok(())

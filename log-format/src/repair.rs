@@ -14,8 +14,9 @@ use serde::Serialize;
 use crate::{
     ApiVersion, ChainValue, Error, Result, Sequence, Timestamp,
     block::{BlockHeader, BlockType},
-    examine::{Damage, Examined, Extent, Survey},
+    examine::{Damage, Examined, Extent, Survey, chain_behind},
     head::{self, HeadFile, HeadSlot, HeadState},
+    recovery::write_again,
     rewrite::{Loss, Replacement, copy_bytes},
     segment::{SegmentFile, SegmentHeader, file_name, storage_error},
     storage::Storage,
@@ -219,11 +220,21 @@ impl Repair {
     fn look_at(&mut self, index: usize, extent: Extent) -> Result<Examined> {
         let before = self.survey.examiner.clone();
         let mut examined = self.survey.examine(index, extent, &mut |_| {})?;
-        examined.damage.retain(|damage| !is_torn_copy(damage, &self.survey.head));
-        if examined.needs_repair() && extent.durable_end.is_some_and(|end| end > 0) && !examined.is_sealed {
-            // It is written anew whole: sound blocks behind the head come along.
-            self.survey.examiner = before;
+        let end = examined.end;
+        let is_last = |damage: &Damage| damage.offset + damage.length == end;
+        examined.damage.retain(|damage| !(is_last(damage) && is_torn_copy(damage, &self.survey.head)));
+        if examined.needs_repair() && extent.durable_end.is_some() {
+            // It is written anew whole: sound blocks behind the head come along, which may be older than they are.
+            self.survey.examiner = before.clone();
             examined = self.survey.examine(index, Extent { durable_end: None, ..extent }, &mut |_| {})?;
+            let durable_end = extent.durable_end;
+            let last = examined.damage.last().filter(|last| last.offset + last.length == examined.end);
+            if let Some(torn) = last.filter(|last| last.length > 0 && Some(last.offset) >= durable_end) {
+                // A crash cut short what was never acknowledged: no event is lost with it.
+                let extent = Extent { durable_end: Some(torn.offset), ..extent };
+                self.survey.examiner = before;
+                examined = self.survey.examine(index, extent, &mut |_| {})?;
+            }
         }
         Ok(examined)
     }
@@ -231,8 +242,8 @@ impl Repair {
     /// Says what is done to a segment.
     fn announce(&mut self, examined: &Examined) -> Result<()> {
         let file = examined.file.name.clone();
-        if let Some(reason) = examined.header_damage.clone() {
-            self.actions.push(Action::RebuildHeader { file: file.clone(), reason });
+        if let Some(damage) = &examined.header_damage {
+            self.actions.push(Action::RebuildHeader { file: file.clone(), reason: damage.reason.clone() });
         }
         for damage in &examined.damage {
             let (offset, bytes, reason) = (damage.offset, damage.length, damage.reason.clone());
@@ -309,6 +320,7 @@ impl Repair {
     fn step_over(&self, state: &mut GoingOn, index: usize, damage: &Damage, next: Option<&BlockHeader>) -> Result<()> {
         if let Some(header) = &damage.header {
             state.follow(header);
+            state.chain = chain_behind(header, &damage.lost);
             return Ok(());
         }
         if let Some(next) = next {
@@ -390,13 +402,21 @@ impl Repair {
             {
                 (from_blocks(Some(slot)), "it does not name the end of the last segment".to_owned())
             }
+            // Retention dropped what an older head names.
+            HeadState::Own(slot) if !damaged.is_empty() && !self.survey.segments.contains(&slot.segment) => {
+                (from_blocks(Some(slot)), "one of its slots is damaged".to_owned())
+            }
             HeadState::Own(slot) if !damaged.is_empty() => (*slot, "one of its slots is damaged".to_owned()),
             HeadState::Own(_) => return Ok(()),
         };
         if !self.options.dry_run {
             // What a killed process left may be in the page cache only, and a head must not say more than the disk holds.
             let newest = file_name(slot.segment);
-            storage.open(&newest, true).and_then(|segment| segment.sync()).map_err(storage_error("sync", &newest))?;
+            let segment = storage.open(&newest, true).map_err(storage_error("open", &newest))?;
+            // A head may name more than is left.
+            let length = segment.len().map_err(storage_error("read", &newest))?;
+            write_again(&newest, segment.as_ref(), 0..slot.offset.min(length))?;
+            segment.sync().map_err(storage_error("sync", &newest))?;
             let counter = self.survey.head.slot().map_or(0, |slot| slot.counter);
             let mut file = HeadFile::open(storage, counter)?;
             // Both slots.

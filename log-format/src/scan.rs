@@ -76,7 +76,12 @@ impl Scan {
             return corrupt(format!("the block ends at byte {block_end}, but the file at {length}"));
         }
         let expected = self.footer.end_sequence;
-        if header.block_type.has_position() && header.first_sequence != expected {
+        let follows = match header.block_type {
+            // A mark of a loss stands behind what is lost.
+            BlockType::MARKS => header.first_sequence >= expected,
+            _ => header.first_sequence == expected,
+        };
+        if header.block_type.has_position() && !follows {
             return corrupt(format!("the block begins at sequence {}, not at {expected}", header.first_sequence));
         }
         if self.footer.blocks.len() >= SEGMENT_BLOCKS_MAX {
@@ -93,9 +98,11 @@ impl Scan {
         if self.copied {
             return Ok(None);
         }
-        segment.find_block_after(self.end + 1, self.footer.end_sequence, |offset, header| {
-            offset < trusted || header.synced_before
-        })
+        let (from, sequence) = (self.end + 1, self.footer.end_sequence);
+        let is_proof = |offset, header: &BlockHeader| offset < trusted || header.synced_before;
+        let Some((proof, _)) = segment.find_block_after(from, sequence, is_proof)? else { return Ok(None) };
+        // Sound blocks before it were committed too.
+        segment.find_block_after(from, sequence, |offset, _| offset <= proof)
     }
 }
 

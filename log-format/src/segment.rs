@@ -21,6 +21,8 @@ pub const FORMAT_VERSION: u16 = 1;
 
 const MAGIC: [u8; 8] = *b"SIDECLOG";
 const FIXED_BYTES: usize = 140;
+/// Two bytes: how many the header has.
+const LENGTH_AT: usize = 10;
 /// Behind magic, version, length and flags.
 const FIXED_FIELDS_AT: usize = 20;
 const HEADER_BYTES_MAX: usize = 8192;
@@ -101,7 +103,7 @@ impl SegmentHeader {
             out.extend_from_slice(name.as_bytes());
         }
         let length = (out.len() + 4) as u16;
-        if let Some(place) = out.get_mut(10..12) {
+        if let Some(place) = out.get_mut(LENGTH_AT..LENGTH_AT + 2) {
             place.copy_from_slice(&length.to_le_bytes());
         }
         let crc = crc32fast::hash(&out);
@@ -111,11 +113,20 @@ impl SegmentHeader {
 
     /// Reads the header and says how many bytes it takes.
     pub(crate) fn read(name: &str, file: &dyn File) -> Result<(SegmentHeader, u64)> {
-        let corrupt = |reason: &str| Error::Corrupt { file: name.to_owned(), offset: 0, reason: reason.to_owned() };
+        Self::decode(name, &Self::bytes(name, file)?)
+    }
+
+    /// As much of a file as a header may take.
+    fn bytes(name: &str, file: &dyn File) -> Result<Vec<u8>> {
         let mut bytes = vec![0; HEADER_BYTES_MAX];
         let read = file.read_at(&mut bytes, 0).map_err(storage_error("read", name))?;
         bytes.truncate(read);
-        let mut reader = Reader::new(&bytes);
+        Ok(bytes)
+    }
+
+    fn decode(name: &str, bytes: &[u8]) -> Result<(SegmentHeader, u64)> {
+        let corrupt = |reason: &str| Error::Corrupt { file: name.to_owned(), offset: 0, reason: reason.to_owned() };
+        let mut reader = Reader::new(bytes);
         let magic: [u8; 8] = reader.array();
         if magic != MAGIC || bytes.len() < FIXED_BYTES {
             return Err(corrupt("no segment header begins here"));
@@ -151,9 +162,7 @@ impl SegmentHeader {
     /// What a damaged header still says, believed as it stands; `None` when its checksum fits, because then it is not
     /// damaged but of a release that this one does not know.
     pub(crate) fn salvage(name: &str, file: &dyn File) -> Result<Option<SegmentHeader>> {
-        let mut bytes = vec![0; HEADER_BYTES_MAX];
-        let read = file.read_at(&mut bytes, 0).map_err(storage_error("read", name))?;
-        bytes.truncate(read);
+        let bytes = Self::bytes(name, file)?;
         let mut reader = Reader::new(&bytes);
         reader.take(MAGIC.len() + 2);
         let length = usize::from(reader.u16());
@@ -167,6 +176,24 @@ impl SegmentHeader {
         reader.take(FIXED_FIELDS_AT);
         // Nothing vouches for what the blocks look like.
         Ok(Some(Self::fields(0, &mut reader)))
+    }
+
+    /// A damaged header as it was written, where one flipped bit is all that is wrong with it: the checksum tells which.
+    pub(crate) fn mend(name: &str, file: &dyn File) -> Result<Option<(SegmentHeader, u64)>> {
+        let mut bytes = Self::bytes(name, file)?;
+        // A flipped bit of the length has the checksum looked for elsewhere, so each is tried. Any other is computed.
+        let [low, high] = [0, 1].map(|at| bytes.get(LENGTH_AT + at).copied().unwrap_or_default());
+        let length = u16::from_le_bytes([low, high]).into();
+        let computed = flipped_bit(bytes.get(..length).unwrap_or_default());
+        for bit in (8 * LENGTH_AT..8 * (LENGTH_AT + 2)).chain(computed) {
+            let flip = |bytes: &mut Vec<u8>| bytes.get_mut(bit / 8).map(|byte| *byte ^= 1 << (bit % 8));
+            flip(&mut bytes);
+            if let Ok(mended) = Self::decode(name, &bytes) {
+                return Ok(Some(mended));
+            }
+            flip(&mut bytes);
+        }
+        Ok(None)
     }
 
     /// The fields behind magic, version, length and flags.
@@ -204,6 +231,27 @@ impl SegmentHeader {
             kinds,
         }
     }
+}
+
+/// Which bit, counted from the first byte's lowest, was flipped in bytes that end in their CRC-32, if one was.
+///
+/// What a flipped bit changes in a CRC depends on nothing but its distance from the end, so that going backwards from
+/// there, one division step a bit, comes by the difference that is seen.
+fn flipped_bit(bytes: &[u8]) -> Option<usize> {
+    const POLYNOMIAL: u32 = 0xEDB8_8320;
+    let (covered, stored) = bytes.split_last_chunk::<4>()?;
+    let difference = crc32fast::hash(covered) ^ u32::from_le_bytes(*stored);
+    let bits = 8 * covered.len();
+    if difference.is_power_of_two() {
+        // In the CRC itself.
+        return Some(bits + difference.trailing_zeros() as usize);
+    }
+    let step = |crc: u32| (crc >> 1) ^ if crc & 1 == 1 { POLYNOMIAL } else { 0 };
+    let mut of_bit = 1;
+    (0..bits).rev().find(|_| {
+        of_bit = step(of_bit);
+        of_bit == difference
+    })
 }
 
 /// Where one block of a segment stands, and what a reader must know to skip it.
@@ -649,6 +697,43 @@ mod tests {
 
     use super::*;
     use crate::storage::Directory;
+
+    #[test]
+    fn a_header_is_set_right_whichever_bit_of_it_was_flipped_and_not_behind_two() {
+        let header = SegmentHeader {
+            generation: 1,
+            rewritten_level: 19,
+            epoch: 2,
+            log_id: [7; 16],
+            dialect: "casper".to_owned(),
+            first_sequence: 12_345,
+            created: 1_700_000_000_000_000,
+            version_before: ApiVersion { major: 1, minor: 5, patch: 8 },
+            version_announced: ApiVersion { major: 2, minor: 0, patch: 0 },
+            chain_before: std::array::from_fn(|place| place as u8),
+            kinds: vec![(1, "BlockAdded".to_owned()), (2, "Fault".to_owned())],
+        };
+        let written = header.encode();
+        let directory = tempfile::tempdir().unwrap();
+        let file = Directory::at(directory.path()).create("a segment").unwrap();
+        let mend = |bytes: &[u8]| {
+            file.write_at(bytes, 0).unwrap();
+            SegmentHeader::mend("a segment", file.as_ref()).unwrap()
+        };
+        let mut bytes = written.clone();
+        bytes.extend_from_slice(b"SBLK and what a block is made of");
+        for bit in 0..8 * written.len() {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(mend(&bytes), Some((header.clone(), written.len() as u64)), "bit {bit}");
+            let other = (bit * 7 + 13) % (8 * written.len());
+            if other != bit {
+                bytes[other / 8] ^= 1 << (other % 8);
+                assert_eq!(mend(&bytes), None, "bits {bit} and {other}");
+                bytes[other / 8] ^= 1 << (other % 8);
+            }
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use crate::{
     Error, Result, Sequence,
-    examine::{Damage, Examined, Stretch, Survey, hex},
+    examine::{Damage, Examined, HeaderDamage, Stretch, Survey, hex},
     head::{self, HeadState},
+    inspect::{CopyLacks, copied_note},
     segment::file_name,
     storage::Storage,
 };
@@ -46,7 +47,9 @@ pub struct Verification {
     pub first_sequence: Sequence,
     /// The sequence after the last event.
     pub next_sequence: Sequence,
-    /// The chain value after the last event, in hexadecimal digits; `None` where a loss leaves it unknown.
+    /// The last event that was there to be checked; damage may follow it. `None` when there was none.
+    pub last_checked: Option<Sequence>,
+    /// The chain value after that event, in hexadecimal digits.
     pub chain: Option<String>,
     /// The chain in order: events whose values were recomputed one from the other. One stretch, if the log is whole; more
     /// where holes or changed events lie between them. At most a thousand.
@@ -142,6 +145,7 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
         bytes_raw: 0,
         first_sequence: survey.segments.first().copied().unwrap_or_default(),
         next_sequence: 0,
+        last_checked: None,
         chain: None,
         stretches: Vec::new(),
         problem_count: 0,
@@ -152,6 +156,7 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
     let lengths = lengths(&survey);
     let bytes_total = lengths.iter().sum();
     let mut bytes_before = 0;
+    let mut torn_at = None;
     for (index, length) in lengths.into_iter().enumerate() {
         let mut bytes = bytes_before;
         let examined = survey.examine(index, survey.extent(index), &mut |more| {
@@ -159,7 +164,11 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
             progress(Progress { bytes: bytes.min(bytes_total), bytes_total });
         });
         match examined {
-            Ok(examined) => verification.add(&examined, &survey.head),
+            Ok(examined) => {
+                let torn = examined.damage.iter().find(|damage| damage.is_tail && is_torn_copy(damage, &survey.head));
+                torn_at = torn.map(|damage| damage.lost.start);
+                verification.add(&examined, &survey.head);
+            }
             Err(error) => {
                 verification.cannot_read(survey.segments.get(index).copied().unwrap_or_default(), error);
                 survey.examiner.skip_segment();
@@ -168,8 +177,13 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
         bytes_before += length;
         progress(Progress { bytes: bytes_before, bytes_total });
     }
-    verification.next_sequence = survey.examiner.next_sequence();
-    verification.chain = survey.examiner.chain().map(|chain| hex(&chain));
+    // What a copy was torn in was never visible there.
+    verification.next_sequence = torn_at.unwrap_or_else(|| survey.examiner.next_sequence());
+    // Not the examiner's own value: that may be what the header of a damaged block says, whose events nobody has seen.
+    if let Some(last) = survey.examiner.stretches.last() {
+        verification.last_checked = last.sequences.end.checked_sub(1);
+        verification.chain = Some(hex(&last.chain_after));
+    }
     verification.log_id = survey.examiner.log_id().map(|id| hex(&id));
     let stretches = survey.examiner.stretches.iter().take(PROBLEMS_LISTED_MAX);
     verification.stretches = stretches.map(ChainStretch::from).collect();
@@ -208,7 +222,7 @@ impl Verification {
         self.events += examined.footer.counts.iter().sum::<u64>();
         self.marks += examined.footer.marks;
         let file = &examined.file.name;
-        if let Some(reason) = &examined.header_damage {
+        if let Some(HeaderDamage { reason, .. }) = &examined.header_damage {
             self.problem(file, 0, None, reason.clone());
         }
         for damage in &examined.damage {
@@ -263,9 +277,9 @@ impl Verification {
             HeadState::Missing => {
                 self.problem(head::FILE, 0, None, "there is no head, or no sound one".to_owned());
             }
-            HeadState::Copied(_) => self.notes.push(
-                "the head was written for another directory: this is a copy, good up to where it ends".to_owned(),
-            ),
+            HeadState::Copied(slot) => {
+                self.notes.push(copied_note(CopyLacks::between(self.next_sequence, slot.next_sequence)));
+            }
             HeadState::Own(slot) => {
                 let known = survey.examiner.chain().filter(|_| slot.next_sequence == survey.examiner.next_sequence());
                 if known.is_some_and(|chain| chain != slot.chain) {

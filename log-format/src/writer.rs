@@ -350,11 +350,12 @@ impl Writer {
         self.commit()?;
         self.sync()?;
         // Without one, the device was too full to begin the next segment; the next writer does.
-        let Some(active) = &self.active else { return self.head_file.sync() };
-        let file = &active.file;
-        file.file.set_len(active.end).map_err(storage_error("cut", &file.name))?;
-        file.file.sync().map_err(storage_error("sync", &file.name))?;
-        self.head_file.write(HeadSlot { clean: true, ..self.head_slot(self.head()) })?;
+        if let Some(active) = &self.active {
+            let file = &active.file;
+            file.file.set_len(active.end).map_err(storage_error("cut", &file.name))?;
+            file.file.sync().map_err(storage_error("sync", &file.name))?;
+        }
+        self.head_file.write_clean()?;
         self.head_file.sync()
     }
 

@@ -22,7 +22,7 @@ use sidecar_log_format::Log;
 
 use crate::rest::PostgreSqlAnswers;
 use crate::source::casper::NamedSource;
-use crate::{ingest, rest, stream};
+use crate::{export, ingest, rest, stream};
 
 pub use server::Server;
 
@@ -63,6 +63,8 @@ pub struct Logged {
     pub stream: Arc<stream::Counters>,
     /// Who follows the log, with the next sequence that each will read.
     pub followers: Vec<Follower>,
+    /// What each exporter counts, with its name.
+    pub exporters: Vec<(&'static str, Arc<export::counters::Counters>)>,
 }
 
 /// A view or an exporter.

@@ -860,7 +860,8 @@ mod tests {
     #[test]
     fn no_attempts_are_refused_in_the_words_operators_know() {
         let error = refused(&DEFAULT_SSE_ONLY.replace("max_attempts = 10", "max_attempts = 0"));
-        let expected = "Unable to run: max_attempts setting must be above 0 for the sidecar to attempt connection\n\
+        let expected = "Error running component 'sse_event_server': \
+                        Unable to run: max_attempts setting must be above 0 for the sidecar to attempt connection\n\
                         `sse_server.connections[0].max_attempts` is 0 (line 21); set it to 1 or more, or delete this connection";
         assert_eq!(error, expected);
         let largest = with(DEFAULT_SSE_ONLY, "sse_server.connections.max_attempts", toml::Value::Integer(i64::MAX));

@@ -4,7 +4,7 @@
 //! which look for it go on working; what the operator should do about it follows as the error's source, which `anyhow`
 //! prints below `Caused by:`.
 
-use std::{fmt, io, num::ParseIntError};
+use std::{fmt, io, num::ParseIntError, path::Path};
 
 use thiserror::Error;
 
@@ -41,7 +41,7 @@ impl From<InvalidValue> for ConfigError {
 pub enum NotConstructed {
     /// The file could not be read.
     #[error("Error reading config file contents")]
-    Unreadable(#[source] io::Error),
+    Unreadable(#[source] UnreadableFile),
     /// The text is not TOML, or lacks a required key, or a value is of the wrong type.
     #[error("Error parsing config into TOML format")]
     Toml(#[source] TomlError),
@@ -51,6 +51,21 @@ pub enum NotConstructed {
     /// One setting is given twice, under two of its names.
     #[error(transparent)]
     TwoSpellings(#[from] TwoSpellings),
+}
+
+/// The system's answer, and below it the file that it is about.
+#[derive(Debug, Error)]
+#[error("{answer}")]
+pub struct UnreadableFile {
+    answer: io::Error,
+    #[source]
+    fix: Fix,
+}
+
+impl UnreadableFile {
+    pub(super) fn new(path: &Path, answer: io::Error) -> Self {
+        Self { answer, fix: Fix(format!("--path-to-config names the file {}", path.display())) }
+    }
 }
 
 /// A combination that Sidecar does not run with.
@@ -67,7 +82,9 @@ pub enum Refusal {
     #[error("Can't run SSE if no `[storage.storage_folder]` is defined")]
     SseWithoutStorage,
     /// A node may never be connected to.
-    #[error("Unable to run: max_attempts setting must be above 0 for the sidecar to attempt connection")]
+    #[error(
+        "Error running component 'sse_event_server': Unable to run: max_attempts setting must be above 0 for the sidecar to attempt connection"
+    )]
     NoAttempts(#[source] InvalidValue),
 }
 

@@ -32,7 +32,8 @@ use std::{
 };
 
 pub use error::{
-    ConfigError, DatabaseError, Fix, InvalidValue, NotConstructed, Refusal, TomlError, TwoSpellings, Warning,
+    ConfigError, DatabaseError, Fix, InvalidValue, NotConstructed, Refusal, TomlError, TwoSpellings, UnreadableFile,
+    Warning,
 };
 pub use settings::{
     AdminApiServer, AnswerFrom, Compaction, Config, CorsOrigin, Durability, EventStreamServer, ExponentialBackoff,
@@ -60,7 +61,7 @@ impl Config {
     /// # Errors
     /// Every [`ConfigError`]; printed by `anyhow` from `main` it gives the texts operators know.
     pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
-        let text = read_text(path).map_err(NotConstructed::Unreadable)?;
+        let text = read_text(path).map_err(|error| NotConstructed::Unreadable(UnreadableFile::new(path, error)))?;
         Self::parse(&text, |variable| std::env::var(variable).ok())
     }
 
@@ -156,10 +157,13 @@ mod tests {
     #[test]
     fn an_unreadable_file_is_reported_in_the_words_operators_know() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Config::load(&folder.path().join("missing.toml")).unwrap_err();
-        let lines =
-            "Error constructing config\nError reading config file contents\nNo such file or directory (os error 2)";
-        assert_eq!(explained(&error), lines);
+        let missing = folder.path().join("missing.toml");
+        let lines = format!(
+            "Error constructing config\nError reading config file contents\nNo such file or directory (os error 2)\n\
+             --path-to-config names the file {}",
+            missing.display()
+        );
+        assert_eq!(explained(&Config::load(&missing).unwrap_err()), lines);
 
         let mut file = NamedTempFile::new().unwrap();
         file.write_all(&[0xff, 0xfe]).unwrap();

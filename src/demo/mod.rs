@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tokio::sync::watch;
 
-use crate::appliance;
+use crate::appliance::{self, Addresses};
 use crate::config::{Config, Loaded};
 use crate::ingest::Ingest;
 use node::{DemoNode, Recording};
@@ -65,31 +65,25 @@ async fn replay(options: &Options, storage_path: &Path) -> anyhow::Result<()> {
     let (Some(sse), Some(storage)) = (&config.sse_server, &config.storage) else {
         anyhow::bail!("the demo's configuration lacks its servers")
     };
-    let (ingest_sender, ingest_receiver) = watch::channel(None);
-    let narrator =
-        tokio::spawn(narrate(options.clone(), storage_path.to_owned(), events, last_payload, ingest_receiver));
-    let started = move |ingest: &Ingest| {
-        ingest_sender.send_replace(Some((ingest.log.clone(), ingest.committed.clone())));
+    let (started_sender, started_receiver) = watch::channel(None);
+    let narrator = tokio::spawn(narrate(storage_path.to_owned(), events, last_payload, started_receiver));
+    let started = move |ingest: &Ingest, addresses| {
+        started_sender.send_replace(Some((addresses, ingest.log.clone(), ingest.committed.clone())));
     };
     let result = appliance::run_until(&config, sse, storage, started, appliance::termination()?).await;
     narrator.abort();
     result
 }
 
-type Running = Option<(sidecar_log_format::Log, watch::Receiver<sidecar_log_format::Head>)>;
+type Running = Option<(Addresses, sidecar_log_format::Log, watch::Receiver<sidecar_log_format::Head>)>;
 
 /// Tells on standard output what can be tried, and when the recording is over.
-async fn narrate(
-    options: Options,
-    storage_path: PathBuf,
-    events: usize,
-    last_payload: String,
-    mut running: watch::Receiver<Running>,
-) {
+async fn narrate(storage_path: PathBuf, events: usize, last_payload: String, mut running: watch::Receiver<Running>) {
     let Ok(started) = running.wait_for(Option::is_some).await.map(|running| running.clone()) else { return };
-    let Some((log, mut committed)) = started else { return };
-    let (port, rest, admin) = (options.sse_port, options.rest_port, options.admin_port);
-    let log_path = storage_path.join("logs").join("casper");
+    let Some((addresses, log, mut committed)) = started else { return };
+    let addresses = [addresses.stream, addresses.rest, addresses.admin];
+    let [port, rest, admin] = addresses.map(|address| address.map_or(0, |address| address.port()));
+    let log_path = appliance::log_directory(&storage_path);
     println!("A recorded Casper network of {events} events flows through a simulated node into Sidecar.");
     println!();
     println!("  event stream   http://127.0.0.1:{port}/events");

@@ -2,10 +2,8 @@
 
 use std::{ops::Range, sync::Arc};
 
-use sidecar_log_format::{Block, LargeEvent, Log, Missing, Read, Row, Sequence};
-use tracing::warn;
-
 use super::rows::{EventRow, event_row};
+use sidecar_log_format::{Block, LargeEvent, Log, Missing, Read, Row, Sequence};
 
 /// A transaction takes no further event once it has so many bytes of payload.
 const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -15,8 +13,8 @@ pub(super) struct Batch {
     events: Vec<Stored>,
     /// The sequence after the last of them.
     pub(super) end: Sequence,
-    /// Sequences in between that name no event any more.
-    pub(super) missing: u64,
+    /// Sequences in between that name no event any more, and why.
+    pub(super) missing: Vec<(Range<Sequence>, Missing)>,
 }
 
 struct Stored {
@@ -31,15 +29,22 @@ enum Place {
 }
 
 impl Batch {
-    /// Reads on from `next`: at least one sequence, unless the log ends there, and at most `events_max` events.
-    pub(super) fn read(log: &Log, next: Sequence, events_max: usize) -> Result<Batch, sidecar_log_format::Error> {
-        let mut batch = Batch { events: Vec::new(), end: next, missing: 0 };
+    /// Reads a range on from its start: at least one sequence, unless the range or the log ends there, and at most
+    /// `events_max` events and gaps.
+    pub(super) fn read(
+        log: &Log,
+        range: Range<Sequence>,
+        events_max: usize,
+    ) -> Result<Batch, sidecar_log_format::Error> {
+        let mut batch = Batch { events: Vec::new(), end: range.start, missing: Vec::new() };
         let mut bytes = 0;
-        while batch.events.len() < events_max && bytes < BATCH_BYTES_MAX {
+        while batch.end < range.end && batch.events.len() + batch.missing.len() < events_max && bytes < BATCH_BYTES_MAX
+        {
             match log.read(batch.end)? {
                 Read::Events { block, index } => {
-                    let room = events_max - batch.events.len();
-                    for row in block.rows().skip(index).take(room) {
+                    let room = events_max - batch.events.len() - batch.missing.len();
+                    let wanted = block.rows().take_while(|row| row.sequence() < range.end);
+                    for row in wanted.skip(index).take(room) {
                         bytes += row.range().len();
                         let payload = folded_payload(&row);
                         let index = block.index_of(row.sequence()).unwrap_or_default();
@@ -55,27 +60,20 @@ impl Batch {
                             let payload = String::from_utf8(payload).ok();
                             batch.events.push(Stored { place: Place::Alone(Box::new(large)), payload });
                         }
-                        Err(error) => batch.pass(large.sequence()..batch.end, &error.to_string()),
+                        Err(error) => {
+                            let why = Missing::Quarantined(error.to_string());
+                            batch.missing.push((large.sequence()..batch.end, why));
+                        }
                     }
                 }
                 Read::Missing { from, to, why } => {
-                    batch.end = to.max(from + 1);
-                    let why = match why {
-                        Missing::Dropped => "older than the oldest retained event",
-                        Missing::Hole => "the log has a marked hole there",
-                        Missing::Quarantined(ref damage) => damage,
-                    };
-                    batch.pass(from..batch.end, why);
+                    batch.end = to.max(from + 1).min(range.end);
+                    batch.missing.push((from..batch.end, why));
                 }
                 Read::End => break,
             }
         }
         Ok(batch)
-    }
-
-    fn pass(&mut self, sequences: Range<Sequence>, why: &str) {
-        self.missing += sequences.end - sequences.start;
-        warn!("events {} to {} are not exported: {why}", sequences.start, sequences.end - 1);
     }
 
     /// How many events of these kinds it holds.

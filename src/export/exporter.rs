@@ -4,9 +4,9 @@
 //! exporter goes on: what may pass is tried again after a pause; a batch that the database cannot hold is cut down until
 //! the one event is found that it cannot hold, which is then left out and counted.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
-use sidecar_log_format::{Head, Log, Sequence};
+use sidecar_log_format::{Head, Log, Missing, Sequence};
 use tokio::{runtime::Handle, sync::watch};
 use tracing::{error, info, warn};
 
@@ -48,16 +48,22 @@ pub enum ExportError {
         reason: String,
     },
     /// An earlier migration failed halfway, in the reference's words.
-    #[error("Cannot proceed with migration, newest migration version: {version} didn't finish correctly.")]
+    #[error(
+        "Cannot proceed with migration, newest migration version: {version} didn't finish correctly. It is that of {place}"
+    )]
     UnfinishedMigration {
+        /// Which database.
+        place: String,
         /// The migration.
         version: i64,
     },
     /// The tables were made by something newer.
     #[error(
-        "the database's tables are of migration version {found}, and this version of Sidecar knows version {MIGRATION} only; use a newer Sidecar, or give another database"
+        "the tables of {place} are of migration version {found}, and this version of Sidecar knows version {MIGRATION} only; use a newer Sidecar, or give another database"
     )]
     UnknownMigration {
+        /// Which database.
+        place: String,
         /// The newest version in the table `Migration`.
         found: i64,
     },
@@ -216,16 +222,28 @@ impl<D: Database> Exporter<D> {
             if !self.wait_for_events(checkpoint.next_sequence) {
                 return Ok(());
             }
-            let batch = Batch::read(&self.log, checkpoint.next_sequence, self.events_max)?;
+            let batch = Batch::read(&self.log, checkpoint.next_sequence..Sequence::MAX, self.events_max)?;
             let rows = batch.rows();
             let next = Checkpoint { next_sequence: batch.end, ..checkpoint };
             if !self.write(&rows, checkpoint, next)? {
                 continue;
             }
             self.counters.without_table.add((batch.count(u64::MAX) - rows.len()) as u64);
-            self.counters.missing.add(batch.missing);
+            for (sequences, why) in &batch.missing {
+                self.pass(sequences, why);
+            }
             checkpoint = next;
         }
+    }
+
+    fn pass(&self, sequences: &Range<Sequence>, why: &Missing) {
+        self.counters.missing.add(sequences.end - sequences.start);
+        let why = match why {
+            Missing::Dropped => "older than the oldest retained event",
+            Missing::Hole => "the log has a marked hole there",
+            Missing::Quarantined(damage) => damage,
+        };
+        warn!("events {} to {} are not exported: {why}", sequences.start, sequences.end - 1);
     }
 
     /// Opens the database and says where to go on.

@@ -61,13 +61,14 @@ struct Written {
 /// The newest migration that this version knows.
 const MIGRATION: i64 = 1;
 
-/// Whether the tables must be made, by what `Migration` says: its newest version, and whether that was a success.
-fn must_migrate(newest: Option<(i64, bool)>) -> Result<bool, ExportError> {
+/// Whether the tables of `place` must be made, by what `Migration` says: its newest version, and whether that was a
+/// success.
+fn must_migrate(newest: Option<(i64, bool)>, place: &str) -> Result<bool, ExportError> {
     match newest {
         None => Ok(true),
-        Some((version, false)) => Err(ExportError::UnfinishedMigration { version }),
+        Some((version, false)) => Err(ExportError::UnfinishedMigration { place: place.to_owned(), version }),
         Some((MIGRATION, true)) => Ok(false),
-        Some((found, true)) => Err(ExportError::UnknownMigration { found }),
+        Some((found, true)) => Err(ExportError::UnknownMigration { place: place.to_owned(), found }),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use sidecar_log_format::{Log, Sequence};
+use sidecar_log_format::{Log, Missing, Sequence};
 
 use super::{
     Advance, Checkpoint, Written,
@@ -20,12 +20,11 @@ pub struct Summary {
     pub collisions: u64,
     /// Chosen events not written because the tables have no place for them.
     pub without_table: u64,
-    /// Sequences of the range that name no event any more.
-    pub missing: u64,
 }
 
 /// Writes the events of `range` whose kind's bit is in `kinds`. Interrupted and called again with the same range, it goes
-/// on where it was. `progress` is told the next sequence after each transaction.
+/// on where it was. `progress` is told the next sequence after each transaction, `missing` what of the range names no
+/// event any more.
 ///
 /// # Errors
 /// [`ExportError::OtherRange`] when the file holds an export of this log that began elsewhere, and what the file or the
@@ -36,6 +35,7 @@ pub fn export_range(
     range: Range<Sequence>,
     kinds: u64,
     progress: &mut dyn FnMut(Sequence),
+    missing: &mut dyn FnMut(Range<Sequence>, &Missing),
 ) -> Result<Summary, ExportError> {
     let log_id = log_id(log);
     let mut database = SqliteDatabase::new(options.clone());
@@ -47,20 +47,19 @@ pub fn export_range(
     let mut summary = Summary::default();
     while checkpoint.next_sequence < range.end {
         progress(checkpoint.next_sequence);
-        let left = usize::try_from(range.end - checkpoint.next_sequence).unwrap_or(usize::MAX);
-        let batch = Batch::read(log, checkpoint.next_sequence, left.min(BATCH_EVENTS_MAX))?;
+        let batch = Batch::read(log, checkpoint.next_sequence..range.end, BATCH_EVENTS_MAX)?;
         if batch.end == checkpoint.next_sequence {
             break;
         }
         let mut rows = batch.rows();
         rows.retain(|row| kinds & row.content.kind().bit() != 0);
         summary.without_table += (batch.count(kinds) - rows.len()) as u64;
-        summary.missing += batch.missing;
-        let to = Checkpoint { next_sequence: batch.end.min(range.end), ..checkpoint };
+        let to = Checkpoint { next_sequence: batch.end, ..checkpoint };
         let Written { rows, collisions, .. } =
             database.write(&rows, &Advance { log_id: &log_id, from: checkpoint, to })?;
         summary.rows += rows;
         summary.collisions += collisions;
+        batch.missing.iter().for_each(|(sequences, why)| missing(sequences.clone(), why));
         checkpoint = to;
     }
     progress(checkpoint.next_sequence);

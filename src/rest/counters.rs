@@ -46,9 +46,9 @@ const LABELS: [&str; 13] = [
 ];
 
 /// Every status that the server answers with, then `disconnected` for a client that did not wait, and `error`.
-const STATUSES: [&str; 10] = ["200", "302", "304", "400", "404", "500", "501", "503", "disconnected", "error"];
-const DISCONNECTED: usize = 8;
-const ERROR: usize = 9;
+const STATUSES: [&str; 11] = ["200", "302", "304", "400", "403", "404", "500", "501", "503", "disconnected", "error"];
+const DISCONNECTED: usize = 9;
+const ERROR: usize = 10;
 
 /// What the server has done.
 #[derive(Debug)]

@@ -134,7 +134,7 @@ pub(super) fn parse<'a>(method: &Method, path: &'a str, query: Option<&str>) -> 
             .zip(hash(given))
             .map(|((stage, form), hash)| Request::One(Question::Transaction(stage, form, hash))),
         (Some("faults"), Some(id), None, ..) => {
-            let by_key = public_key(id).map(Question::FaultsByKey);
+            let by_key = tagged_key(id).map(Question::FaultsByKey);
             by_key.or_else(|| number(id).map(Question::FaultsByEra)).map(Request::All)
         }
         (Some("signatures"), Some(id), None, ..) => hash(id).map(Question::Signatures).map(Request::All),
@@ -186,8 +186,13 @@ fn number(text: &str) -> Option<u64> {
     text.parse().ok()
 }
 
+/// As the reference reads a public key: by its length alone. A tag that no key has finds nothing.
+fn tagged_key(text: &str) -> Option<Vec<u8>> {
+    hex::decode(text).ok().filter(|key| matches!(key.len(), 33 | 34))
+}
+
 fn public_key(text: &str) -> Option<Vec<u8>> {
-    hex::decode(text).ok().filter(|key| matches!(key.len(), 33 | 34) && matches!(key.first(), Some(1 | 2)))
+    tagged_key(text).filter(|key| matches!(key.first(), Some(1 | 2)))
 }
 
 fn account(text: &str) -> Option<Vec<u8>> {
@@ -313,6 +318,10 @@ mod tests {
                 Request::One(Question::Transaction(Stage::Expired, TransactionType::Deploy, bytes)),
             ),
             (format!("/faults/{KEY}"), Request::All(Question::FaultsByKey(hex::decode(KEY).unwrap()))),
+            (format!("/faults/00{}", &KEY[2..]), {
+                let unknown_tag = hex::decode(format!("00{}", &KEY[2..])).unwrap();
+                Request::All(Question::FaultsByKey(unknown_tag))
+            }),
             ("/faults/7".to_owned(), Request::All(Question::FaultsByEra(7))),
             (format!("/signatures/{HASH}"), Request::All(Question::Signatures(bytes))),
             ("/step/9".to_owned(), Request::One(Question::Step(9))),
@@ -348,8 +357,11 @@ mod tests {
             format!("/transaction/Accepted/deploy/{HASH}"),
             format!("/transaction/deploy/{short}"),
             "/faults".to_owned(),
-            format!("/faults/03{}", &KEY[2..]),
+            format!("/faults/{}", &KEY[2..]),
             format!("/faults/{KEY}0"),
+            format!("/faults/{KEY}0000"),
+            format!("/faults/0x{}", &KEY[2..]),
+            format!("/account/03{}/transactions", &KEY[2..]),
             "/signatures/1".to_owned(),
             format!("/step/{HASH}"),
             "/status/x".to_owned(),

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request as HttpRequest, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware;
+use axum::middleware::{self, Next};
 use axum::response::Response;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -85,20 +85,27 @@ impl Server {
 
 /// Paths are matched raw, not decoded, and every method is answered: all of it is the fallback's.
 fn router(shared: Arc<Shared>) -> Router {
-    Router::new().fallback(respond).with_state(shared).layer(middleware::from_fn(http::allow_any_origin))
+    let count = middleware::from_fn_with_state(Arc::clone(&shared), count);
+    let allow_any_origin = middleware::from_fn(http::allow_any_origin);
+    Router::new().fallback(respond).with_state(shared).layer(allow_any_origin).layer(count)
+}
+
+/// Lets a request wait for its turn and counts it, a preflight like any other.
+async fn count(State(shared): State<Arc<Shared>>, request: HttpRequest, next: Next) -> Response {
+    let _turn = shared.limits.turn().await;
+    let in_flight = shared.counters.begin(question::label(request.uri().path()));
+    let response = next.run(request).await;
+    in_flight.end(response.status());
+    response
 }
 
 async fn respond(State(shared): State<Arc<Shared>>, request: HttpRequest) -> Response {
     let (request, _) = request.into_parts();
-    let _turn = shared.limits.turn().await;
-    let in_flight = shared.counters.begin(question::label(request.uri.path()));
     let answering = shared.answer(&request.method, &request.uri, &request.headers);
-    let response = match tokio::time::timeout(shared.options.request_timeout, answering).await {
+    match tokio::time::timeout(shared.options.request_timeout, answering).await {
         Ok(response) => response,
         Err(_) => failure(&Failure::TooSlow),
-    };
-    in_flight.end(response.status());
-    response
+    }
 }
 
 impl Shared {

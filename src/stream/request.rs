@@ -22,9 +22,9 @@ pub(super) enum Endpoint {
 pub(super) enum Route {
     /// To a stream.
     Stream(Endpoint),
-    /// To nothing, but it looks like a request for a stream: the limit of subscribers is checked first.
+    /// To no stream below `/events`: the limit of subscribers is checked first.
     UnknownStream,
-    /// To nothing: another method, or a path of another depth.
+    /// To nothing: another method, or another path.
     Nowhere,
 }
 
@@ -97,8 +97,10 @@ pub(super) fn route(method: &Method, path: &str) -> Route {
     match path {
         "events" | "events/events" => Route::Stream(Endpoint::Events),
         "events/sidecar" => Route::Stream(Endpoint::Sidecar),
-        _ if path.split('/').count() <= 2 && path.split('/').all(|segment| !segment.is_empty()) => Route::UnknownStream,
-        _ => Route::Nowhere,
+        _ => match path.strip_prefix("events/") {
+            Some(name) if !name.is_empty() && !name.contains('/') => Route::UnknownStream,
+            _ => Route::Nowhere,
+        },
     }
 }
 

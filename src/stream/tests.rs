@@ -307,11 +307,14 @@ async fn the_limit_of_subscribers_comes_before_path_and_query_and_a_closed_strea
     let first = running.get("/events").await;
     let second = running.get("/events/sidecar").await;
     assert_eq!((first.status(), second.status()), (200, 200));
-    for target in ["/events", "/nothing", "/events?bad=1"] {
+    for target in ["/events", "/events/nothing", "/events/nothing/", "/events?bad=1"] {
         let mut response = running.get(target).await;
         assert_eq!((response.status(), response.fixed_body().await.as_str()), (503, FULL), "{target}");
     }
-    assert_eq!(running.get("/a/b/c").await.status(), 404);
+    for target in ["/", "/nothing", "/Events", "/event/sidecar", "/eventss", "/events/a/b", "/a/b/c", "//events"] {
+        let mut response = running.get(target).await;
+        assert_eq!((response.status(), response.fixed_body().await.as_str()), (404, UNKNOWN_PATH), "{target}");
+    }
     assert_eq!(running.request("POST /events HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await.status(), 404);
     drop(first);
     while running.get("/events").await.status() != 200 {

@@ -62,16 +62,16 @@ pub enum ViewError {
         path: PathBuf,
         /// What was tried.
         action: &'static str,
-        /// Why it failed.
-        source: std::io::Error,
+        /// Why it failed. The message has it, so it is no `source()` that would be printed once more.
+        r#source: std::io::Error,
     },
     /// redb failed to open, read or write.
     #[error("views {}: {source}; check the disk and its free space: the views recover, or are made anew from the log", path.display())]
     Redb {
         /// The views' file.
         path: PathBuf,
-        /// Why it failed.
-        source: Box<redb::Error>,
+        /// Why it failed; as above.
+        r#source: Box<redb::Error>,
     },
     /// A row does not have the form that this version writes; the views are made anew.
     #[error("views {}: a malformed row; they are made anew from the log", path.display())]

@@ -102,7 +102,8 @@ impl World {
             network: "casper-test",
             api_version: ApiVersion { major: 2, minor: 0, patch: 0 },
             upstream_id: Some(id),
-            received: time * 1_000_000,
+            // Any part of the second: a shutdown is known by the whole.
+            received: time * 1_000_000 + id * 199_999,
             payload,
         };
         self.writer.append(&event).unwrap();

@@ -5,28 +5,21 @@ use std::{
     time::Duration,
 };
 
-use anyhow::bail;
 use clap::ValueEnum;
 use serde::Serialize;
-use sidecar_log_format::{
-    ApiVersion, Kind, LargeEvent, Missing, Read, Row, Sequence, inspect::kind_name, version_frame,
-};
+use sidecar_log_format::{ApiVersion, LargeEvent, Missing, Read, Row, Sequence, inspect::kind_name, version_frame};
 
-use crate::{LogArgument, print};
+use crate::{
+    LogArgument, print,
+    selection::{Selection, warn_missing},
+};
 
 #[derive(clap::Args)]
 pub(crate) struct CatArguments {
     #[command(flatten)]
     log: LogArgument,
-    /// The first sequence [default: the oldest retained]
-    #[arg(long, value_name = "SEQUENCE")]
-    from: Option<Sequence>,
-    /// The last sequence, itself included [default: the newest]
-    #[arg(long, value_name = "SEQUENCE")]
-    until: Option<Sequence>,
-    /// Only these kinds, for example BlockAdded,Step
-    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
-    types: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
     /// How events are printed
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
@@ -48,17 +41,20 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Prints events; says whether none had to be left out because of damage.
 pub(crate) fn cat(arguments: &CatArguments, out: &mut impl Write) -> anyhow::Result<bool> {
+    let selection = &arguments.selection;
+    selection.check()?;
     let log = arguments.log.open()?;
     let names = log.kinds();
     let mut printer = Printer {
-        kinds: chosen_kinds(&arguments.types, &names)?,
+        kinds: selection.kinds(&names)?,
         names,
         format: arguments.format,
         announced: ApiVersion::NONE,
         out: io::BufWriter::with_capacity(1 << 16, out),
     };
-    let until = arguments.until.unwrap_or(Sequence::MAX);
-    let mut next = arguments.from.unwrap_or_else(|| log.oldest());
+    selection.warn_outside(&log)?;
+    let until = selection.until.unwrap_or(Sequence::MAX);
+    let mut next = selection.from.unwrap_or_else(|| log.oldest());
     let mut is_whole = true;
     while next <= until {
         match log.read(next)? {
@@ -91,34 +87,6 @@ pub(crate) fn cat(arguments: &CatArguments, out: &mut impl Write) -> anyhow::Res
     }
     printer.out.flush()?;
     Ok(is_whole)
-}
-
-pub(crate) fn warn_missing(from: Sequence, to: Sequence, why: &Missing) {
-    let last = to.saturating_sub(1);
-    match why {
-        Missing::Dropped => eprintln!("warning: sequences {from} to {last} are older than the oldest retained event"),
-        Missing::Hole => eprintln!("warning: sequences {from} to {last} hold no event: the log has a marked gap there"),
-        Missing::Quarantined(reason) => eprintln!("warning: sequences {from} to {last} are damaged: {reason}"),
-    }
-}
-
-/// One bit per chosen kind.
-pub(crate) fn chosen_kinds(types: &[String], names: &[(u8, String)]) -> anyhow::Result<u64> {
-    if types.is_empty() {
-        return Ok(u64::MAX);
-    }
-    let mut chosen = 0;
-    for wanted in types {
-        match names.iter().find(|(_, name)| name == wanted) {
-            Some((number, _)) => chosen |= Kind(*number).bit(),
-            None if wanted == "other" => chosen |= Kind::OTHER.bit(),
-            None => {
-                let known: Vec<_> = names.iter().map(|(_, name)| name.as_str()).chain(["other"]).collect();
-                bail!("this log has no kind {wanted:?}; it knows {}", known.join(", "));
-            }
-        }
-    }
-    Ok(chosen)
 }
 
 struct Printer<W: Write> {

@@ -1,9 +1,6 @@
 //! `sidecar-log compact`: sealed segments rewritten smaller, one after the other.
 
-use std::{
-    io::{self, IsTerminal, Write},
-    ops::ControlFlow,
-};
+use std::{io::Write, ops::ControlFlow};
 
 use anyhow::bail;
 use serde::Serialize;
@@ -73,7 +70,7 @@ pub(crate) fn compact(arguments: &CompactArguments, out: &mut impl Write) -> any
 }
 
 fn try_out(log: &LogArgument, options: RewriteOptions, compaction: &mut Compaction) -> anyhow::Result<()> {
-    let bar = print::progress_bar("sampling", io::stderr().is_terminal());
+    let bar = print::byte_bar("sampling");
     let estimates = estimate(&log.open()?, options, &mut |progress| {
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes);
@@ -97,7 +94,7 @@ fn rewrite(log: &LogArgument, options: RewriteOptions, compaction: &mut Compacti
         maintenance => maintenance?,
     };
     let due = maintenance.segments_to_compact(0, options)?;
-    let bar = print::progress_bar("compacting", io::stderr().is_terminal());
+    let bar = print::byte_bar("compacting");
     let mut bytes_raw = Vec::with_capacity(due.len());
     for &first in &due {
         bytes_raw.push(maintenance.describe(first)?.bytes_raw);

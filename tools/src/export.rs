@@ -1,48 +1,46 @@
 //! `sidecar-log export`: a range of events in a file of another form.
+//!
+//! Events flow from the log into the folder of the unfinished export, and what that holds in the end becomes the file.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufRead, BufReader, BufWriter, Read as _, Seek, SeekFrom, Write},
+    io::{self, BufRead, BufReader, BufWriter, Read as _, Write},
     ops::Range,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 use sidecar::{
     config::ExportFrom,
     export::{export_range, sqlite},
 };
-use sidecar_log_format::{Log, Missing, Read, Row, Sequence};
+use sidecar_log_format::{Kind, Log, Missing, Read, Row, Sequence, inspect::kind_name};
 
 use crate::{
     LogArgument,
-    cat::{chosen_kinds, warn_missing, write_line},
+    cat::write_line,
+    hex,
     parquet::ParquetParts,
     print,
+    selection::{Selection, warn_missing},
+    unfinished::{Identity, Unfinished},
 };
 
 #[derive(clap::Args)]
 pub(crate) struct ExportArguments {
     #[command(flatten)]
     log: LogArgument,
-    /// The first sequence [default: the oldest retained]
-    #[arg(long, value_name = "SEQUENCE")]
-    from: Option<Sequence>,
-    /// The last sequence, itself included [default: the newest]
-    #[arg(long, value_name = "SEQUENCE")]
-    until: Option<Sequence>,
-    /// Only these kinds, for example BlockAdded,Step
-    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
-    types: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
     /// The form of the file
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
-    /// The file; it must not exist yet
+    /// The file; it must not exist yet, and is there once it is whole
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// Go on with FILE where an interrupted export of the same range and kinds has left it
+    /// Go on where an interrupted export of the same log, range, kinds and format has left FILE.unfinished
     #[arg(long)]
     resume: bool,
 }
@@ -59,147 +57,199 @@ enum Format {
 
 /// Writes the file; says whether no event had to be left out because of damage.
 pub(crate) fn export(arguments: &ExportArguments, out: &mut impl Write) -> anyhow::Result<bool> {
+    let selection = &arguments.selection;
+    selection.check()?;
     let log = arguments.log.open()?;
-    let kinds = chosen_kinds(&arguments.types, &log.kinds())?;
+    let kinds = selection.kinds(&log.kinds())?;
+    let unfinished = Unfinished::open(&arguments.output, &identity(arguments, &log, kinds), arguments.resume)?;
+    selection.warn_outside(&log)?;
+    let start = unfinished.first_sequence;
     let end = log.head().next_sequence;
-    let end = arguments.until.map_or(end, |until| end.min(until.saturating_add(1)));
-    let range = arguments.from.unwrap_or_else(|| log.oldest())..end;
-    let output = &arguments.output;
-    if !arguments.resume && fs::exists(output)? {
-        bail!("{} exists; give another file, or --resume to go on with it", output.display());
-    }
-    let bar = print::event_bar("exporting", range.end.saturating_sub(range.start));
-    let is_whole = match arguments.format {
-        Format::Jsonl => jsonl(&log, range, kinds, output, &bar)?,
-        Format::Parquet => parquet(&log, range, kinds, output, arguments.resume, &bar)?,
-        Format::Sqlite => sqlite(&log, range, kinds, output, &bar)?,
+    let end = selection.until.map_or(end, |until| end.min(until.saturating_add(1)));
+    let export = Export { log: &log, range: start..end.max(start), kinds, folder: unfinished.folder() };
+    let bar = print::event_bar("exporting", Some(end.saturating_sub(start)));
+    let made = match arguments.format {
+        Format::Jsonl => export.jsonl(&bar)?,
+        Format::Parquet => export.parquet(&bar)?,
+        Format::Sqlite => export.sqlite(&bar)?,
     };
+    let is_whole = !fs::exists(export.damage_file())?;
+    unfinished.finish(&made)?;
     bar.finish_and_clear();
-    writeln!(out, "{}", output.display())?;
+    writeln!(out, "{}", arguments.output.display())?;
     Ok(is_whole)
 }
 
-/// Goes through the chosen events of a range in order; says whether none was damaged.
-fn walk(
-    log: &Log,
+fn identity(arguments: &ExportArguments, log: &Log, kinds: u64) -> Identity {
+    let Selection { from, until, .. } = arguments.selection;
+    let names = log.kinds();
+    let chosen = (0..=Kind::OTHER.0).map(Kind).filter(|kind| kinds != u64::MAX && kinds & kind.bit() != 0);
+    Identity {
+        log_id: hex(&log.id()),
+        epoch: log.head().epoch,
+        format: arguments.format.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default(),
+        from,
+        until,
+        types: chosen.map(|kind| kind_name(kind, &names)).collect(),
+        first_sequence: from.unwrap_or_else(|| log.oldest()),
+    }
+}
+
+/// What is exported into which folder. Each form makes a file there.
+struct Export<'a> {
+    log: &'a Log,
     range: Range<Sequence>,
     kinds: u64,
-    bar: &ProgressBar,
-    mut take: impl FnMut(&Row<'_>, &[u8]) -> anyhow::Result<()>,
-) -> anyhow::Result<bool> {
-    let (mut next, mut is_whole) = (range.start, true);
-    while next < range.end {
-        let before = next;
-        match log.read(next)? {
-            Read::Events { block, index } => {
-                for row in block.rows().skip(index).take_while(|row| row.sequence() < range.end) {
-                    if kinds & row.kind().bit() != 0 {
-                        take(&row, &row.payload())?;
+    folder: &'a Path,
+}
+
+impl Export<'_> {
+    fn jsonl(&self, bar: &ProgressBar) -> anyhow::Result<PathBuf> {
+        let made = self.folder.join("events.jsonl");
+        let cannot_write = || format!("cannot write {}", made.display());
+        let mut file =
+            OpenOptions::new().create(true).read(true).append(true).open(&made).with_context(cannot_write)?;
+        let start =
+            match self.last_whole_line(&mut file).with_context(|| format!("cannot go on with {}", made.display()))? {
+                Some(last) => last.saturating_add(1),
+                None => self.range.start,
+            };
+        let names = self.log.kinds();
+        let mut file = BufWriter::with_capacity(1 << 16, file);
+        self.walk(start, bar, |row, payload| write_line(&mut file, &names, row, payload).with_context(cannot_write))?;
+        file.into_inner()
+            .map_err(io::IntoInnerError::into_error)
+            .and_then(|file| file.sync_all())
+            .with_context(cannot_write)?;
+        Ok(made)
+    }
+
+    /// The sequence in the last line that was finished; one behind it that was not is cut off.
+    fn last_whole_line(&self, file: &mut File) -> anyhow::Result<Option<Sequence>> {
+        #[derive(serde::Deserialize)]
+        struct Line {
+            sequence: Sequence,
+        }
+
+        let (mut end, mut last) = (0, None);
+        let mut reader = BufReader::with_capacity(1 << 20, &*file);
+        let mut line = Vec::new();
+        while reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? > 0 {
+            if line.last() != Some(&b'\n') {
+                break;
+            }
+            end += line.len() as u64;
+            std::mem::swap(last.get_or_insert_with(Vec::new), &mut line);
+            line.clear();
+        }
+        let last = match last {
+            Some(line) => {
+                let Line { sequence } =
+                    serde_json::from_slice(&line).context("its last line is none of an export's")?;
+                ensure!(
+                    self.range.contains(&sequence),
+                    "its last line, of sequence {sequence}, is none of this export's"
+                );
+                Some(sequence)
+            }
+            None => None,
+        };
+        file.set_len(end)?;
+        Ok(last)
+    }
+
+    fn parquet(&self, bar: &ProgressBar) -> anyhow::Result<PathBuf> {
+        let mut parts = ParquetParts::open(self.folder, self.log.kinds(), self.range.start)?;
+        self.walk(parts.next_sequence(), bar, |row, payload| parts.push(row, payload))?;
+        parts.finish()
+    }
+
+    fn sqlite(&self, bar: &ProgressBar) -> anyhow::Result<PathBuf> {
+        let made = self.folder.join("events.db3");
+        let options = sqlite::Options {
+            file: made.clone(),
+            wal_autocheckpointing_interval: 1000,
+            export_from: ExportFrom::Oldest,
+        };
+        let (start, mut passed) = (self.range.start, Ok(()));
+        let mut missing = |sequences: Range<Sequence>, why: &Missing| {
+            if passed.is_ok() {
+                passed = self.pass(sequences, why, bar);
+            }
+        };
+        let mut progress = |next| bar.set_position(next - start);
+        let summary = export_range(self.log, &options, self.range.clone(), self.kinds, &mut progress, &mut missing)?;
+        passed?;
+        into_one_file(&made).with_context(|| format!("cannot write {}", made.display()))?;
+        let note = |events: u64, what: &str| {
+            if events > 0 {
+                bar.suspend(|| eprintln!("note: {events} events {what}"));
+            }
+        };
+        note(summary.collisions, "share the keys of the SQL tables with another one and are left out");
+        note(summary.without_table, "are of a kind or shape that the SQL tables do not have");
+        Ok(made)
+    }
+
+    /// Goes through the chosen events of the range from `start` on in order.
+    fn walk(
+        &self,
+        start: Sequence,
+        bar: &ProgressBar,
+        mut take: impl FnMut(&Row<'_>, &[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let (kinds, range) = (self.kinds, &self.range);
+        let mut next = start;
+        while next < range.end {
+            bar.set_position(next - range.start);
+            match self.log.read(next)? {
+                Read::Events { block, index } => {
+                    for row in block.rows().skip(index).take_while(|row| row.sequence() < range.end) {
+                        if kinds & row.kind().bit() != 0 {
+                            take(&row, &row.payload())?;
+                        }
                     }
+                    next = block.end_sequence();
                 }
-                next = block.end_sequence();
-            }
-            Read::Large(large) => {
-                if let Some(row) = large.shape().row(0).filter(|row| kinds & row.kind().bit() != 0) {
-                    take(&row, &large.payload()?)?;
+                Read::Large(large) => {
+                    if let Some(row) = large.shape().row(0).filter(|row| kinds & row.kind().bit() != 0) {
+                        take(&row, &large.payload()?)?;
+                    }
+                    next = large.sequence().saturating_add(1);
                 }
-                next = large.sequence().saturating_add(1);
+                Read::Missing { from, to, why } => {
+                    self.pass(from..to.min(range.end), &why, bar)?;
+                    next = to;
+                }
+                Read::End => break,
             }
-            Read::Missing { from, to, why } => {
-                warn_missing(from, to.min(range.end), &why);
-                is_whole &= !matches!(why, Missing::Quarantined(_));
-                next = to;
-            }
-            Read::End => break,
         }
-        bar.inc(next.min(range.end) - before);
-    }
-    Ok(is_whole)
-}
-
-fn jsonl(log: &Log, range: Range<Sequence>, kinds: u64, output: &Path, bar: &ProgressBar) -> anyhow::Result<bool> {
-    let cannot_write = || format!("cannot write {}", output.display());
-    let mut file = OpenOptions::new().create(true).read(true).append(true).open(output).with_context(cannot_write)?;
-    let start = match last_whole_line(&mut file).with_context(cannot_write)? {
-        Some(last) => last.saturating_add(1).max(range.start),
-        None => range.start,
-    };
-    bar.set_position(start - range.start);
-    let names = log.kinds();
-    let mut file = BufWriter::with_capacity(1 << 16, file);
-    let is_whole = walk(log, start..range.end, kinds, bar, |row, payload| {
-        write_line(&mut file, &names, row, payload).with_context(cannot_write)
-    })?;
-    file.into_inner()
-        .map_err(io::IntoInnerError::into_error)
-        .and_then(|file| file.sync_all())
-        .with_context(cannot_write)?;
-    Ok(is_whole)
-}
-
-/// Cuts off a line that was not finished, and gives the sequence in the last one that was.
-fn last_whole_line(file: &mut File) -> anyhow::Result<Option<Sequence>> {
-    #[derive(serde::Deserialize)]
-    struct Line {
-        sequence: Sequence,
+        Ok(())
     }
 
-    let (mut end, mut last) = (0, None);
-    file.seek(SeekFrom::Start(0))?;
-    let mut reader = BufReader::with_capacity(1 << 20, &*file);
-    let mut line = Vec::new();
-    while reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? > 0 {
-        if line.last() != Some(&b'\n') {
-            break;
+    /// Warns of sequences that name no event any more. That there was damage is remembered, for those who go on.
+    fn pass(&self, sequences: Range<Sequence>, why: &Missing, bar: &ProgressBar) -> anyhow::Result<()> {
+        bar.suspend(|| warn_missing(sequences.start, sequences.end, why));
+        if matches!(why, Missing::Quarantined(_)) {
+            let file = self.damage_file();
+            File::create(&file).with_context(|| format!("cannot write {}", file.display()))?;
         }
-        end += line.len() as u64;
-        std::mem::swap(last.get_or_insert_with(Vec::new), &mut line);
-        line.clear();
+        Ok(())
     }
-    file.set_len(end)?;
-    let Some(last) = last else { return Ok(None) };
-    let Line { sequence } = serde_json::from_slice(&last).context("its last line is none of an export's")?;
-    Ok(Some(sequence))
+
+    fn damage_file(&self) -> PathBuf {
+        self.folder.join("damaged")
+    }
 }
 
 /// Longer than the line of the largest event.
 const LINE_BYTES_MAX: u64 = 1 << 30;
 
-fn parquet(
-    log: &Log,
-    range: Range<Sequence>,
-    kinds: u64,
-    output: &Path,
-    resume: bool,
-    bar: &ProgressBar,
-) -> anyhow::Result<bool> {
-    if resume && fs::exists(output)? {
-        return Ok(true);
-    }
-    let mut parts = ParquetParts::open(output, log.kinds(), range.start)?;
-    let start = parts.next_sequence();
-    bar.set_position(start.saturating_sub(range.start));
-    let is_whole = walk(log, start..range.end, kinds, bar, |row, payload| parts.push(row, payload))?;
-    parts.finish()?;
-    Ok(is_whole)
-}
-
-fn sqlite(log: &Log, range: Range<Sequence>, kinds: u64, output: &Path, bar: &ProgressBar) -> anyhow::Result<bool> {
-    let options = sqlite::Options {
-        file: output.to_owned(),
-        wal_autocheckpointing_interval: 1000,
-        export_from: ExportFrom::Oldest,
-    };
-    let start = range.start;
-    let summary = export_range(log, &options, range, kinds, &mut |next| bar.set_position(next - start))?;
-    if summary.collisions > 0 {
-        eprintln!(
-            "note: {} events share the keys of the SQL tables with another one and are left out",
-            summary.collisions
-        );
-    }
-    if summary.without_table > 0 {
-        eprintln!("note: {} events are of a kind or shape that the SQL tables do not have", summary.without_table);
-    }
-    Ok(summary.missing == 0)
+/// Takes what stands in a database's write-ahead log into the database itself, which then needs no folder that can be
+/// written to.
+fn into_one_file(database: &Path) -> anyhow::Result<()> {
+    let connection = rusqlite::Connection::open(database)?;
+    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "DELETE", |row| row.get(0))?;
+    ensure!(mode == "delete", "its write-ahead log is in use");
+    Ok(())
 }

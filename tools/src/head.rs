@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde::Serialize;
 use sidecar_log_format::Sequence;
 
-use crate::{LogArgument, print_json};
+use crate::{LogArgument, hex, print_json};
 
 #[derive(clap::Args)]
 pub(crate) struct HeadArguments {
@@ -53,8 +53,4 @@ pub(crate) fn head(arguments: &HeadArguments, out: &mut impl Write) -> anyhow::R
         writeln!(out, "{} {sequence} {}", line.log_id, line.hash)?;
     }
     Ok(true)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

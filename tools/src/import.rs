@@ -4,7 +4,6 @@
 //! what the node said as far as the database can tell. An event's receive time is its insertion into the database.
 
 use std::{
-    fs,
     io::Write,
     path::{Path, PathBuf},
     str::FromStr,
@@ -17,16 +16,16 @@ use futures_util::TryStreamExt;
 use indicatif::ProgressBar;
 use serde_json::value::RawValue;
 use sidecar::{
+    appliance,
     config::{ExportFrom, Password, PostgreSql, SslMode},
     export::postgresql,
     source::casper::event::{self, KINDS, kind_name},
 };
 use sidecar_log_format::{
-    ApiVersion, Durability, Event, Kind, Mark, MarkKind, Opened, Sequence, Timestamp, WriteOptions, Writer,
-    storage::Directory,
+    ApiVersion, Durability, Event, Kind, Mark, MarkKind, Opened, Timestamp, WriteOptions, Writer, storage::Directory,
 };
 
-use crate::print;
+use crate::{WrongUsage, locate, print};
 
 #[derive(clap::Args)]
 pub(crate) struct ImportArguments {
@@ -34,7 +33,7 @@ pub(crate) struct ImportArguments {
     /// needed; the password stands in the variable PGPASSWORD, or in the URL as USER:PASSWORD
     #[arg(long, value_name = "DATABASE")]
     from: String,
-    /// The directory of the new log, or the storage path to put it under
+    /// The storage path to put the log under, or the log's own directory in it, STORAGE_PATH/logs/NAME
     #[arg(value_name = "LOG")]
     log: PathBuf,
 }
@@ -106,8 +105,8 @@ struct Row<'a> {
     /// `http://HOST:PORT/`.
     source_address: &'a str,
     event_id: i64,
-    /// Microseconds since 1970.
-    inserted: i64,
+    /// Microseconds since 1970; `None` where it is no time.
+    inserted: Option<i64>,
     api_version: &'a str,
     network: &'a str,
     /// `None` for a shutdown, and where the tables do not fit together.
@@ -116,30 +115,38 @@ struct Row<'a> {
 
 /// Makes the log; says whether every event could be taken over.
 pub(crate) fn import(arguments: &ImportArguments, out: &mut impl Write) -> anyhow::Result<bool> {
-    let (directory, storage_folder) = places(&arguments.log);
-    let mut importer =
-        Importer { target: None, directory, storage_folder, bar: print::event_bar("importing", 0), skipped: 0 };
-    let (place, result) = match &Database::named(&arguments.from)? {
-        Database::Sqlite(file) => {
-            let place = format!("sqlite:{}", file.display());
-            (place.clone(), read_sqlite(file, &place, &mut importer))
-        }
+    let database = Database::named(&arguments.from).map_err(|error| WrongUsage(format!("--from: {error:#}")))?;
+    let (directory, storage_folder) = places(&arguments.log)?;
+    let bar = print::event_bar("importing", None);
+    let mut importer = Importer { target: None, directory, storage_folder, bar, skipped: 0 };
+    let result = match &database {
+        Database::Sqlite(file) => read_sqlite(file, &mut importer),
         Database::PostgreSql(settings) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            (settings.place(), runtime.block_on(read_postgresql(settings, &mut importer)))
+            runtime.block_on(read_postgresql(settings, &mut importer))
         }
     };
-    result.with_context(|| format!("cannot read {place}"))?;
-    importer.finish(out)
+    match (result, &importer.target) {
+        (Ok(()), _) => importer.finish(out),
+        (Err(error), None) => Err(error),
+        (Err(error), Some(_)) => Err(error.context(format!(
+            "stopped before the end; remove {} before importing again",
+            importer.directory.display()
+        ))),
+    }
 }
 
-/// The log's directory and the storage folder around it.
-fn places(path: &Path) -> (PathBuf, PathBuf) {
-    if path.join("sse_index").exists() || path.join("logs").is_dir() {
-        return (path.join("logs").join("casper"), path.to_owned());
-    }
-    let storage_folder = path.parent().and_then(Path::parent).unwrap_or(path);
-    (path.to_owned(), storage_folder.to_owned())
+/// The log's directory, and the storage folder that it is in: the one that is named, or, where a log's directory is
+/// named, the one around it.
+fn places(path: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let path = std::path::absolute(path).with_context(|| format!("cannot import to {}", path.display()))?;
+    let logs = path.parent().filter(|logs| logs.ends_with("logs") && path.file_name().is_some());
+    let around = logs.and_then(Path::parent).map(Path::to_owned);
+    Ok(match around {
+        Some(storage_folder) => (path, storage_folder),
+        None if locate::is_log(&path).unwrap_or(false) => (path.clone(), path),
+        None => (appliance::log_directory(&path), path),
+    })
 }
 
 /// Takes rows and makes a log of them.
@@ -169,13 +176,14 @@ impl Importer {
         getrandom::fill(&mut new_log_id).map_err(|error| anyhow!("no random numbers for a log's id: {error}"))?;
         let options = WriteOptions {
             kinds: KINDS.iter().map(|(kind, name)| (kind.0, (*name).to_owned())).collect(),
-            first_sequence: reference_index(&self.storage_folder).saturating_sub(events),
+            first_sequence: appliance::reference_index(&self.storage_folder).saturating_sub(events),
             durability: Durability::Interval,
             ..WriteOptions::new("casper", new_log_id, now())
         };
         let directory = Directory::create(&self.directory)
             .with_context(|| format!("cannot make the directory {}", self.directory.display()))?;
-        let Opened { mut writer, log, .. } = Writer::open(Arc::new(directory), options)?;
+        let Opened { mut writer, log, .. } = Writer::open(Arc::new(directory), options)
+            .with_context(|| format!("cannot write the log in {}", self.directory.display()))?;
         if log.head().next_sequence > log.oldest() {
             bail!("{} holds events already; history goes into a log of its own", self.directory.display());
         }
@@ -188,12 +196,16 @@ impl Importer {
         self.bar.inc(1);
         let Some(payload) = payload(row) else {
             self.skipped += 1;
-            eprintln!("warning: event_log_id {} has no content that can be read; it is left out", row.id);
+            self.bar.suspend(|| {
+                eprintln!("warning: event_log_id {} has no content that can be read; it is left out", row.id);
+            });
             return Ok(());
         };
         let Some(target) = &mut self.target else { return Ok(()) };
         let source = row.source_address.trim_start_matches("http://").trim_end_matches('/');
-        let received = Timestamp::try_from(row.inserted).unwrap_or_default();
+        let received = row.inserted.and_then(|inserted| Timestamp::try_from(inserted).ok());
+        let received =
+            received.context("its inserted_timestamp is no time after 1970; set it right in the database")?;
         let api_version = row.api_version.parse().unwrap_or(ApiVersion::NONE);
         if api_version > target.announced {
             target.writer.announce_version(api_version, source, received)?;
@@ -233,12 +245,6 @@ fn mark(writer: &mut Writer, body: &serde_json::Value) -> anyhow::Result<()> {
     let mark =
         Mark { kind: MarkKind::IMPORT, position, source: String::new(), received: now(), body: body.to_string() };
     Ok(writer.mark(&mark)?)
-}
-
-/// The next id that the reference would have given out: four bytes in `sse_index`. 0 when there is none.
-fn reference_index(folder: &Path) -> Sequence {
-    let bytes = fs::read(folder.join("sse_index")).ok();
-    bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, |bytes| Sequence::from(u32::from_le_bytes(bytes)))
 }
 
 fn now() -> Timestamp {
@@ -295,7 +301,7 @@ ORDER BY l."event_log_id""#;
 
 const POSTGRESQL_EVENTS: &str = r#"
 SELECT l."event_log_id", l."event_type_id", l."event_source_address", l."event_id",
-       (extract(epoch FROM l."inserted_timestamp") * 1000000)::bigint, l."api_version", l."network_name", c."raw"
+       CASE WHEN isfinite(l."inserted_timestamp") THEN (extract(epoch FROM l."inserted_timestamp") * 1000000)::bigint END, l."api_version", l."network_name", c."raw"
 FROM "event_log" l LEFT JOIN (
     SELECT "event_log_id", "raw" FROM "BlockAdded"
     UNION ALL SELECT "event_log_id", "raw" FROM "TransactionAccepted"
@@ -309,46 +315,71 @@ ORDER BY l."event_log_id""#;
 
 const COUNT: &str = r#"SELECT count(*) FROM "event_log""#;
 
-fn read_sqlite(file: &Path, place: &str, importer: &mut Importer) -> anyhow::Result<()> {
-    let connection = rusqlite::Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let events: i64 = connection.query_row(COUNT, [], |row| row.get(0))?;
-    importer.begin(place, events.cast_unsigned())?;
-    let mut statement = connection.prepare(SQLITE_EVENTS)?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        importer.take(&Row {
-            id: row.get(0)?,
-            kind: kind(row.get(1)?)?,
-            source_address: row.get_ref(2)?.as_str()?,
-            event_id: row.get(3)?,
-            inserted: row.get(4)?,
-            api_version: row.get_ref(5)?.as_str()?,
-            network: row.get_ref(6)?.as_str()?,
-            raw: row.get_ref(7)?.as_str_or_null()?,
-        })?;
+fn read_sqlite(file: &Path, importer: &mut Importer) -> anyhow::Result<()> {
+    let place = format!("sqlite:{}", file.display());
+    let cannot_read = || format!("cannot read {place}");
+    let connection = rusqlite::Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .with_context(cannot_read)?;
+    let events: i64 = connection.query_row(COUNT, [], |row| row.get(0)).with_context(cannot_read)?;
+    importer.begin(&place, events.cast_unsigned())?;
+    let mut statement = connection.prepare(SQLITE_EVENTS).with_context(cannot_read)?;
+    let mut rows = statement.query([]).with_context(cannot_read)?;
+    while let Some(row) = rows.next().with_context(cannot_read)? {
+        let id = row.get(0).with_context(cannot_read)?;
+        sqlite_row(id, row).and_then(|row| importer.take(&row)).with_context(|| in_row(&place, id))?;
     }
     Ok(())
 }
 
+fn sqlite_row<'a>(id: i64, row: &'a rusqlite::Row<'_>) -> anyhow::Result<Row<'a>> {
+    let text = |column: usize| {
+        let value = row.get_ref(column)?.as_str_or_null();
+        value.with_context(|| format!("its {} is no text", row.as_ref().column_name(column).unwrap_or_default()))
+    };
+    Ok(Row {
+        id,
+        kind: kind(row.get(1)?)?,
+        source_address: text(2)?.unwrap_or_default(),
+        event_id: row.get(3)?,
+        inserted: row.get(4)?,
+        api_version: text(5)?.unwrap_or_default(),
+        network: text(6)?.unwrap_or_default(),
+        raw: text(7)?,
+    })
+}
+
 async fn read_postgresql(settings: &PostgreSql, importer: &mut Importer) -> anyhow::Result<()> {
+    let place = settings.place();
+    let cannot_read = || format!("cannot read {place}");
+    // Its errors name the place.
     let client = postgresql::connect(settings).await?;
-    let events: i64 = client.query_one(COUNT, &[]).await?.try_get(0)?;
-    importer.begin(&settings.place(), events.cast_unsigned())?;
+    let events: i64 = client.query_one(COUNT, &[]).await.and_then(|row| row.try_get(0)).with_context(cannot_read)?;
+    importer.begin(&place, events.cast_unsigned())?;
     let no_parameters: [&str; 0] = [];
-    let mut rows = std::pin::pin!(client.query_raw(POSTGRESQL_EVENTS, no_parameters).await?);
-    while let Some(row) = rows.try_next().await? {
-        importer.take(&Row {
-            id: row.try_get(0)?,
-            kind: kind(row.try_get::<_, i16>(1)?.into())?,
-            source_address: row.try_get(2)?,
-            event_id: row.try_get(3)?,
-            inserted: row.try_get(4)?,
-            api_version: row.try_get(5)?,
-            network: row.try_get(6)?,
-            raw: row.try_get(7)?,
-        })?;
+    let rows = client.query_raw(POSTGRESQL_EVENTS, no_parameters).await.with_context(cannot_read)?;
+    let mut rows = std::pin::pin!(rows);
+    while let Some(row) = rows.try_next().await.with_context(cannot_read)? {
+        let id = row.try_get(0).with_context(cannot_read)?;
+        postgresql_row(id, &row).and_then(|row| importer.take(&row)).with_context(|| in_row(&place, id))?;
     }
     Ok(())
+}
+
+fn postgresql_row(id: i64, row: &tokio_postgres::Row) -> anyhow::Result<Row<'_>> {
+    Ok(Row {
+        id,
+        kind: kind(row.try_get::<_, i16>(1)?.into())?,
+        source_address: row.try_get(2)?,
+        event_id: row.try_get(3)?,
+        inserted: row.try_get(4)?,
+        api_version: row.try_get(5)?,
+        network: row.try_get(6)?,
+        raw: row.try_get(7)?,
+    })
+}
+
+fn in_row(place: &str, id: i64) -> String {
+    format!("cannot import the row of table event_log with event_log_id {id} in {place}")
 }
 
 /// Kinds were numbered after `event_type`.

@@ -31,7 +31,8 @@ pub(crate) fn log_directory(path: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn is_log(directory: &Path) -> std::io::Result<bool> {
+/// Whether a directory holds a log.
+pub(crate) fn is_log(directory: &Path) -> std::io::Result<bool> {
     for entry in fs::read_dir(directory)? {
         if Path::new(&entry?.file_name()).extension().is_some_and(|extension| extension == "segment") {
             return Ok(true);

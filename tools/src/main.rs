@@ -4,14 +4,16 @@
 //! in; tables, events or JSON come out on stdout, warnings and progress on stderr.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    error::Error,
+    fmt::{self, Display},
+    io::{self, Write},
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use sidecar_log_format::{
     Log, ReadOptions,
     inspect::inspect,
@@ -29,23 +31,29 @@ mod locate;
 mod parquet;
 mod print;
 mod rebuild_views;
+mod selection;
+mod unfinished;
 
 const EXAMPLES: &str = "\
 Examples:
   sidecar-log inspect /var/lib/sidecar             what is stored, and whether it looks healthy
   sidecar-log cat /var/lib/sidecar --until 9       the first ten events, one JSON object a line
-  sidecar-log cat LOG --types Step,Fault --follow  these kinds, and every new one as it is committed
+  sidecar-log cat LOG --types Step,Fault --follow  these kinds, and each new one as it is committed
+  sidecar-log export LOG --output events.jsonl     everything in a file; also as Parquet or SQLite
+  sidecar-log import --from sqlite:FILE LOG        the history of a Casper Sidecar as a log
   sidecar-log verify LOG                           read everything and check it
-  sidecar-log verify LOG --chain                   show the history: which events follow from which, and where not
+  sidecar-log verify LOG --chain                   which events follow from which, and where not
   sidecar-log head LOG                             one line to compare with a replica or a back-up
   sidecar-log repair LOG --dry-run                 what a repair would do
   sidecar-log compact LOG --dry-run                what compressing it harder would win
   sidecar-log rebuild-views LOG                    make the REST server's views anew
 
-LOG is the log's directory (<storage_path>/logs/casper), or the storage path itself while it holds one log.
-All but repair, compact and rebuild-views work on a log that is being written and on a read-only directory.
+LOG is the log's directory (<storage_path>/logs/casper), or the storage path itself while it holds \
+one log. All but import, repair, compact and rebuild-views work on a log that is being written and on \
+a read-only directory.
 
-Exit status: 0 all is well; 1 something is wrong with the log, or the command failed; 2 wrong usage.";
+Exit status: 0 all is well, or whoever reads the output has seen enough; 1 something is wrong with the \
+log, or the command failed; 2 wrong usage.";
 
 /// Inspect, read, verify, compact and repair a Sidecar event log.
 #[derive(Parser)]
@@ -79,6 +87,8 @@ Examples:
   sidecar-log cat LOG --format sse > replay.sse      the bytes that GET /events?start_from=0 sends
   sidecar-log cat LOG --from 5000 --follow           from 5000 on, then every new event
 
+What is asked for and not there is named on standard error.
+
 Exit status: 0; 1 when damaged events had to be left out.")]
     Cat(cat::CatArguments),
     /// Rewrite sealed segments into large blocks at a high zstd level. No event changes; clients can decode them as before.
@@ -88,9 +98,10 @@ Examples:
   nice sidecar-log compact LOG         do it; stop the sidecar first
   sidecar-log compact LOG --level 12   less of it, several times faster
 
-Each segment is written aside, read back, compared event by event, and only then put in the place of the old one. It can be
-stopped at any time and goes on with the next segment when it is started again. A running sidecar compacts its log by
-itself: see `compaction` under [storage.log] in its configuration.
+Each segment is written aside, read back, compared event by event, and only then put in the place of \
+the old one. It can be stopped at any time and goes on with the next segment when it is started \
+again. A running sidecar compacts its log by itself: see `compaction` under [storage.log] in its \
+configuration.
 
 Exit status: 0; 1 when a damaged segment was left alone, or the command failed.")]
     Compact(compact::CompactArguments),
@@ -104,16 +115,24 @@ Examples:
 
 Parquet columns: sequence, time, kind, source, api_version, keys (JSON), payload.
 
-Exit status: 0; 1 when damaged events had to be left out.")]
+FILE is there once it is whole. Until then the export is in the folder FILE.unfinished, which --resume \
+goes on with if log, --from, --until, --types and --format are the same; without --resume it is \
+refused, and removing it begins anew.
+
+Exit status: 0; 1 when damaged events had to be left out, or the command failed.")]
     Export(export::ExportArguments),
     /// Make a log of the events in a database of the Casper Sidecar.
     #[command(after_help = "\
 Examples:
-  sidecar-log import --from sqlite:sqlite_database.db3 /var/lib/sidecar/logs/casper
+  sidecar-log import --from sqlite:sqlite_database.db3 /var/lib/sidecar
   PGPASSWORD=… sidecar-log import --from 'postgresql://user@host/events?sslmode=require' LOG
 
-Events come in the order of event_log_id, their types' names put around them again. LOG must not hold events yet. Where
-the storage folder has the Casper Sidecar's sse_index, the imported events get the ids before the one in it.")]
+The log of a storage path is made where the sidecar looks for it, in logs/casper. It must not hold \
+events yet. Events come in the order of event_log_id, their types' names put around them again. Where \
+the storage path has the Casper Sidecar's sse_index, the imported events get the ids before the one in \
+it.
+
+Exit status: 0; 1 when an event had no content and was left out, or the command failed.")]
     Import(import::ImportArguments),
     /// Check every checksum, sequence and chain value. Changes nothing.
     #[command(after_help = "\
@@ -122,9 +141,12 @@ Examples:
   sidecar-log verify LOG --json | jq '.problems[].reason'
   sidecar-log verify LOG --chain
 
-With --chain it says of each stretch of events what its hashes begin with, where it ends, and which sequences lie between
-as holes. An event that was edited, moved, taken out or put in breaks the chain there. Whoever can write the whole log anew
-can forge the chain too: compare `sidecar-log head` with a replica, a back-up or a note of an earlier day.
+The line `chain` is what `sidecar-log head --at` tells of the last event that could be checked.
+
+With --chain it says of each stretch of events what its hashes begin with, where it ends, and which \
+sequences lie between as holes. An event that was edited, moved, taken out or put in breaks the chain \
+there. Whoever can write the whole log anew can forge the chain too: compare `sidecar-log head` with a \
+replica, a back-up or a note of an earlier day.
 
 Exit status: 0 when the log is sound; 1 when anything is wrong. A hole that a mark explains is not wrong.")]
     Verify {
@@ -196,17 +218,37 @@ impl LogArgument {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
+    let mut command = Arguments::command();
+    let matches = command.get_matches_mut();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match run(arguments.command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         // Whoever reads us has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(WrongUsage(message)) = error.downcast_ref()
+                && let Some(command) = matches.subcommand_name().and_then(|name| command.find_subcommand_mut(name))
+            {
+                command.error(ErrorKind::ValueValidation, message).exit();
+            }
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
+
+/// What was typed wrong, where that only shows when more than one argument is looked at.
+#[derive(Debug)]
+struct WrongUsage(String);
+
+impl Display for WrongUsage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl Error for WrongUsage {}
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
@@ -232,7 +274,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Import(arguments) => import::import(&arguments, &mut out)?,
         Command::Verify { log, chain, json } => {
             let storage = log.storage()?;
-            let bar = print::progress_bar("verifying", io::stderr().is_terminal());
+            let bar = print::byte_bar("verifying");
             let verification = verify(&storage, &mut |progress| {
                 bar.set_length(progress.bytes_total);
                 bar.set_position(progress.bytes);
@@ -264,4 +306,8 @@ fn run(command: Command) -> anyhow::Result<bool> {
 fn print_json(out: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     writeln!(out)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,8 +1,8 @@
 //! A Parquet file that can be written in several goes.
 //!
 //! A Parquet file has its index at its end, so one that was interrupted is worth nothing. Therefore rows go into parts,
-//! each a whole file of one row group named by its first and next sequence, in a folder beside the output; in the end
-//! their row groups are put together into one file, as they are.
+//! each a whole file of one row group named by its first and next sequence; in the end their row groups are put together
+//! into one file, as they are.
 
 use std::{
     fs::{self, File},
@@ -41,11 +41,9 @@ const PART_BYTES_MAX: usize = 64 << 20;
 
 /// The parts of a file that is not finished.
 pub(crate) struct ParquetParts {
-    output: PathBuf,
     folder: PathBuf,
     names: Vec<(u8, String)>,
     schema: TypePtr,
-    first_sequence: Sequence,
     next_sequence: Sequence,
     rows: Rows,
 }
@@ -66,19 +64,13 @@ struct Rows {
 }
 
 impl ParquetParts {
-    /// Begins at `first_sequence`, or goes on behind the parts that are there.
-    pub(crate) fn open(output: &Path, names: Vec<(u8, String)>, first_sequence: Sequence) -> anyhow::Result<Self> {
-        let mut folder = output.as_os_str().to_owned();
-        folder.push(".parts");
-        let folder = PathBuf::from(folder);
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    /// Begins at `first_sequence`, or goes on behind the parts that are in the folder.
+    pub(crate) fn open(folder: &Path, names: Vec<(u8, String)>, first_sequence: Sequence) -> anyhow::Result<Self> {
         let schema = Arc::new(parse_message_type(SCHEMA)?);
         let mut parts = ParquetParts {
-            output: output.to_owned(),
-            folder,
+            folder: folder.to_owned(),
             names,
             schema,
-            first_sequence,
             next_sequence: first_sequence,
             rows: Rows::default(),
         };
@@ -104,7 +96,6 @@ impl ParquetParts {
                 parts.push((first, next, path));
             }
         }
-        parts.retain(|(first, ..)| *first >= self.first_sequence);
         parts.sort();
         Ok(parts)
     }
@@ -154,8 +145,8 @@ impl ParquetParts {
         Ok(SerializedFileWriter::new(file, Arc::clone(&self.schema), properties)?)
     }
 
-    /// Puts the parts together; the output is there whole or not at all.
-    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
+    /// Puts the parts together into one file, and says where that is.
+    pub(crate) fn finish(mut self) -> anyhow::Result<PathBuf> {
         if let Some(last) = self.rows.sequence.last() {
             self.write_part(last.cast_unsigned() + 1)?;
         }
@@ -164,9 +155,8 @@ impl ParquetParts {
         for (_, _, part) in self.list()? {
             append_groups(&mut writer, &part).with_context(|| format!("cannot take in {}", part.display()))?;
         }
-        writer.into_inner()?.sync_all()?;
-        fs::rename(&whole, &self.output).with_context(|| format!("cannot write {}", self.output.display()))?;
-        fs::remove_dir_all(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))
+        writer.into_inner()?.sync_all().with_context(|| format!("cannot write {}", whole.display()))?;
+        Ok(whole)
     }
 }
 
@@ -269,25 +259,23 @@ mod tests {
         }
         writer.commit().unwrap();
         let Read::Events { block, .. } = log.read(0).unwrap() else { panic!("the log has events") };
-        let output = folder.path().join("events.parquet");
         let push = |parts: &mut ParquetParts, from: usize, to: usize| {
             for row in block.rows().skip(from).take(to - from) {
                 parts.push(&row, &row.payload()).unwrap();
             }
         };
 
-        let mut interrupted = ParquetParts::open(&output, Vec::new(), 0).unwrap();
+        let mut interrupted = ParquetParts::open(folder.path(), Vec::new(), 0).unwrap();
         push(&mut interrupted, 0, 4);
         interrupted.write_part(4).unwrap();
         push(&mut interrupted, 4, 6);
         drop(interrupted);
-        assert!(!output.exists());
-        let mut resumed = ParquetParts::open(&output, Vec::new(), 0).unwrap();
+        let mut resumed = ParquetParts::open(folder.path(), Vec::new(), 0).unwrap();
         assert_eq!(resumed.next_sequence(), 4);
         push(&mut resumed, 4, 10);
-        resumed.finish().unwrap();
+        let whole = resumed.finish().unwrap();
 
-        let reader = SerializedFileReader::new(File::open(&output).unwrap()).unwrap();
+        let reader = SerializedFileReader::new(File::open(whole).unwrap()).unwrap();
         assert_eq!(reader.num_row_groups(), 2);
         let sequences: Vec<_> =
             reader.get_row_iter(None).unwrap().map(|row| row.unwrap().get_ulong(0).unwrap()).collect();

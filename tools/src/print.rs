@@ -5,7 +5,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use sidecar_log_format::{
     Sequence, Timestamp,
     inspect::{KindCount, Report, SegmentReport},
@@ -24,20 +24,21 @@ pub(crate) fn time(micros: Timestamp) -> String {
 }
 
 /// A bar over events on stderr, if somebody is looking.
-pub(crate) fn event_bar(doing: &'static str, events: u64) -> ProgressBar {
-    let bar = progress_bar(doing, io::stderr().is_terminal());
-    bar.set_length(events);
-    match ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} events, {per_sec}, {eta}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+pub(crate) fn event_bar(doing: &'static str, events: Option<u64>) -> ProgressBar {
+    bar(doing, events, "{msg} {wide_bar} {human_pos}/{human_len} events, {eta}")
 }
 
-/// A bar over bytes on stderr, if somebody is looking; `what` says what is going on.
-pub(crate) fn progress_bar(what: &'static str, is_seen: bool) -> ProgressBar {
+/// A bar over bytes on stderr, if somebody is looking.
+pub(crate) fn byte_bar(doing: &'static str) -> ProgressBar {
+    bar(doing, None, "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}")
+}
+
+/// It leaves nothing behind, also when what it shows fails.
+fn bar(doing: &'static str, length: Option<u64>, template: &str) -> ProgressBar {
+    let is_seen = io::stderr().is_terminal();
     let target = if is_seen { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(None, target).with_message(what);
-    match ProgressStyle::with_template("{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}") {
+    let bar = ProgressBar::with_draw_target(length, target).with_message(doing).with_finish(ProgressFinish::AndClear);
+    match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
@@ -111,7 +112,8 @@ pub(crate) fn report(out: &mut impl Write, report: &Report) -> io::Result<()> {
         writeln!(out, "{:<14} {note}", "note")?;
     }
     if report.health.is_empty() {
-        return writeln!(out, "{:<14} nothing is visibly wrong; `sidecar-log verify` reads everything", "health");
+        let but = report.copy_lacks.map_or_else(String::new, |lacks| format!(", but this copy ends before {lacks}"));
+        return writeln!(out, "{:<14} nothing is visibly wrong{but}; `sidecar-log verify` reads everything", "health");
     }
     for finding in &report.health {
         writeln!(out, "{:<14} {finding}", "health")?;
@@ -157,7 +159,7 @@ pub(crate) fn verification(out: &mut impl Write, verification: &Verification, ch
         ),
         ("stored", size(verification.bytes_stored)),
         ("raw", size(verification.bytes_raw)),
-        ("chain", verification.chain.clone().unwrap_or_else(|| "unknown behind a loss".to_owned())),
+        ("chain", last_checked(verification)),
     ];
     for (name, value) in fields {
         writeln!(out, "{name:<14} {value}")?;
@@ -187,6 +189,15 @@ pub(crate) fn verification(out: &mut impl Write, verification: &Verification, ch
         0 => writeln!(out, "{:<14} sound", "result"),
         count => writeln!(out, "{:<14} {count} wrong; `sidecar-log repair --dry-run` says what can be done", "result"),
     }
+}
+
+/// The chain value that can be compared with `sidecar-log head`, and the event that it stands behind.
+fn last_checked(verification: &Verification) -> String {
+    let (Some(last), Some(chain)) = (verification.last_checked, &verification.chain) else {
+        return "no event was there to be checked".to_owned();
+    };
+    let is_last = last.saturating_add(1) == verification.next_sequence;
+    format!("{chain} after sequence {last}{}", if is_last { "" } else { ", the last that could be checked" })
 }
 
 pub(crate) fn compaction(out: &mut impl Write, compaction: &Compaction) -> io::Result<()> {

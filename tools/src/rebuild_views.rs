@@ -1,18 +1,18 @@
 //! `rebuild-views`: the views of a log made anew, with a bar to watch.
 
 use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::HumanBytes;
 use serde::Serialize;
 use sidecar::view::{self, Options};
 use sidecar_log_format::storage::{Directory, Storage};
 use sidecar_log_format::{Error, Log, ReadOptions};
 use std::sync::Arc;
 
-use crate::{LogArgument, locate, print_json};
+use crate::{LogArgument, locate, print, print_json};
 
 /// Enough that the inner pages of the views of a hundred million events stay in memory.
 const CACHE_BYTES: usize = 256 << 20;
@@ -49,7 +49,7 @@ pub(crate) fn rebuild_views(arguments: &RebuildViewsArguments, out: &mut impl Wr
     let Some(_lock) = lock else { return Err(Error::Locked { directory: storage.name() }.into()) };
     let log = Log::open(storage, ReadOptions::default())?;
 
-    let bar = progress_bar();
+    let bar = print::event_bar("rebuilding", None);
     let mut events = 0;
     view::rebuild(&Options { path: path.clone(), cache_bytes: CACHE_BYTES }, &log, &mut |progress| {
         bar.set_length(progress.events_total);
@@ -77,14 +77,4 @@ fn views_of(log: &Path) -> anyhow::Result<PathBuf> {
         );
     };
     Ok(storage.join("views").join(name).with_added_extension("redb"))
-}
-
-/// A bar over events on stderr, if somebody is looking.
-fn progress_bar() -> ProgressBar {
-    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(None, target);
-    match ProgressStyle::with_template("rebuilding {wide_bar} {human_pos}/{human_len} events {eta}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }

@@ -95,6 +95,7 @@ fn flip(log: &Path, file: &str, offset: usize) {
 }
 
 const SEALED: &str = "00000000000000000000.segment";
+const NEWEST: &str = "00000000000000000009.segment";
 
 /// Compares with a golden file; `UPDATE_GOLDEN=1` writes it.
 fn assert_golden(name: &str, found: &str) {
@@ -255,6 +256,160 @@ fn cat_ends_quietly_when_nobody_reads_on() {
     child.stdout.take().unwrap().read_exact(&mut first).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!((text(&output.stderr).as_str(), output.status.code()), ("", Some(0)));
+}
+
+/// A copy of a log without the last bytes of its newest segment, as `cp` leaves it that was faster than the writer.
+fn torn_copy(log: &Path, bytes_left: u64) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(log).unwrap() {
+        let name = entry.unwrap().file_name();
+        fs::copy(log.join(&name), copy.path().join(&name)).unwrap();
+    }
+    let newest = fs::OpenOptions::new().write(true).open(copy.path().join(NEWEST)).unwrap();
+    newest.set_len(bytes_left).unwrap();
+    copy
+}
+
+/// Where the newest segment's blocks end.
+fn blocks_end(log: &Path) -> u64 {
+    let report: serde_json::Value = serde_json::from_str(&run(log, &["inspect", "--json"]).0).unwrap();
+    report["segments"].as_array().unwrap().last().unwrap()["bytes_stored"].as_u64().unwrap()
+}
+
+#[test]
+fn what_a_copy_lacks_of_what_its_head_names_is_said_and_no_error() {
+    let (_storage, log) = some_storage();
+    let end_before = blocks_end(&log);
+    let mut writer = open(&log);
+    append(&mut writer, 12..15);
+    writer.close().unwrap();
+
+    // Torn in the header of the last block.
+    let copy = torn_copy(&log, end_before + 50);
+    let (out, err, status) = run(copy.path(), &["inspect"]);
+    assert_eq!((err.as_str(), status), ("", 0));
+    let health = "health         nothing is visibly wrong, but this copy ends before sequences 12 to 14; \
+                  `sidecar-log verify` reads everything\n";
+    assert!(out.ends_with(health), "{out}");
+    let report: serde_json::Value = serde_json::from_str(&run(copy.path(), &["inspect", "--json"]).0).unwrap();
+    assert_eq!(report["copy_lacks"], serde_json::json!({"first_sequence": 12, "last_sequence": 14}));
+
+    let warning = "warning: this is a copy of a log that ends before sequences 12 to 14, which its head names\n";
+    let (out, err, status) = run(copy.path(), &["cat"]);
+    assert_eq!((out.lines().count(), err.as_str(), status), (12, warning, 0));
+    assert_eq!(run(copy.path(), &["cat", "--until", "11"]).1, "", "nothing of that is lacking");
+    for format in ["jsonl", "parquet", "sqlite"] {
+        let output = copy.path().join(format);
+        let (_, err, status) = run(copy.path(), &["export", "--format", format, "--output", output.to_str().unwrap()]);
+        assert!(err.starts_with(warning), "{err}");
+        assert_eq!(status, 0);
+    }
+
+    let head = |at: &str| run(&log, &["head", "--at", at]).0.split(' ').next_back().unwrap().trim_end().to_owned();
+    let (out, err, status) = run(copy.path(), &["verify"]);
+    assert!(out.contains(&format!("\nchain          {} after sequence 11\n", head("11"))), "{out}");
+    assert!(out.contains("\nsequences      0 to 11\n"), "{out}");
+    assert!(
+        out.contains("this is a copy, good up to where it ends, before sequences 12 to 14, which the head names"),
+        "{out}"
+    );
+    assert_eq!((err.as_str(), status), ("", 0));
+
+    // Torn in its events: its header tells a chain value that nobody can check.
+    let copy = torn_copy(&log, blocks_end(&log) - 5);
+    let (out, _, status) = run(copy.path(), &["verify"]);
+    assert!(out.contains(&format!("\nchain          {} after sequence 11\n", head("11"))), "{out}");
+    assert!(out.contains("before sequences 12 to 14, which the head names"), "{out}");
+    assert_eq!(status, 0);
+    let (json, _, _) = run(copy.path(), &["verify", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["last_checked"], &json["chain"]), (&11.into(), &head("11").into()));
+
+    // A whole copy.
+    let copy = torn_copy(&log, blocks_end(&log));
+    assert_eq!(run(copy.path(), &["cat"]).1, "");
+    let (out, _, _) = run(copy.path(), &["inspect"]);
+    assert!(out.contains("health         nothing is visibly wrong; "), "{out}");
+    let (out, _, _) = run(copy.path(), &["verify"]);
+    assert!(out.contains(&format!("\nchain          {} after sequence 14\n", head("14"))), "{out}");
+
+    // Damage is no end: in the log itself, and in a copy that has all of it.
+    let (before, after) = (head("11"), head("14"));
+    for damaged in [&log, copy.path()] {
+        flip(damaged, NEWEST, usize::try_from(blocks_end(damaged)).unwrap() - 5);
+        let (out, _, status) = run(damaged, &["verify"]);
+        let checked = format!("\nchain          {before} after sequence 11, the last that could be checked\n");
+        assert!(out.contains(&checked) && !out.contains(&after), "{out}");
+        assert_eq!(status, 1);
+    }
+}
+
+#[test]
+fn what_is_asked_for_beyond_the_log_is_named() {
+    let (_storage, log) = some_storage();
+    let output = log.join("output");
+    let output = output.to_str().unwrap();
+    for command in [&["cat"][..], &["export", "--output", output]] {
+        let (out, err, status) = run(&log, &[command, &["--from", "10", "--until", "5"]].concat());
+        let expected = format!("error: --until 5 is before --from 10\n\nUsage: sidecar-log {} [OPTIONS] ", command[0]);
+        assert!(err.starts_with(&expected), "{err}");
+        assert_eq!((out.as_str(), status, Path::new(output).exists()), ("", 2, false));
+        let (_, err, status) = run(&log, &[command, &["--from", "13"]].concat());
+        assert_eq!((err.as_str(), status), ("warning: sequence 13 is not stored yet: 12 is next\n", 0));
+        fs::remove_file(output).unwrap_or_default();
+        assert_eq!(run(&log, &[command, &["--from", "12"]].concat()).1, "", "that is what comes next");
+        fs::remove_file(output).unwrap_or_default();
+    }
+    fs::remove_file(log.join(SEALED)).unwrap();
+    for (from, warning) in [
+        (&[][..], "warning: sequences up to 5 were dropped: the oldest is 9\n"),
+        (&["--from", "3"], "warning: sequences 3 to 5 are older than the oldest retained event\n"),
+    ] {
+        let (out, err, status) = run(&log, &[&["cat", "--until", "5"], from].concat());
+        assert_eq!((out.as_str(), err.as_str(), status), ("", warning, 0));
+    }
+}
+
+#[test]
+fn an_error_says_once_what_the_operating_system_answers() {
+    let (_storage, log) = some_storage();
+    fs::remove_file(log.join("lock")).unwrap();
+    fs::create_dir(log.join("lock")).unwrap();
+    for command in ["repair", "compact"] {
+        let (_, err, status) = run(&log, &[command]);
+        assert_eq!(
+            (err.as_str(), status),
+            ("error: lock the directory: Is a directory (os error 21)\n", 1),
+            "{command}"
+        );
+    }
+    let (_, err, _) = run(&log, &["rebuild-views"]);
+    assert_eq!(err, "error: cannot lock LOG: Is a directory (os error 21)\n");
+}
+
+#[test]
+fn every_command_ends_quietly_when_nobody_reads() {
+    let (_storage, log) = some_storage();
+    let log = log.to_str().unwrap();
+    for arguments in [
+        &["--help"][..],
+        &["cat", log],
+        &["inspect", log],
+        &["inspect", log, "--json"],
+        &["verify", log, "--chain"],
+        &["verify", log, "--json"],
+        &["head", log],
+        &["repair", log, "--dry-run"],
+        &["compact", log, "--dry-run"],
+        &["rebuild-views", log],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar-log"));
+        let output = command.args(arguments).stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output();
+        let output = output.unwrap();
+        assert_eq!((text(&output.stderr).as_str(), output.status.code()), ("", Some(0)), "{arguments:?}");
+    }
 }
 
 #[test]
@@ -429,7 +584,7 @@ fn a_read_only_directory_can_be_read() {
 
 #[test]
 fn help_teaches_by_example() {
-    for command in ["inspect", "cat", "compact", "verify", "head", "repair", "rebuild-views"] {
+    for command in ["inspect", "cat", "compact", "export", "import", "verify", "head", "repair", "rebuild-views"] {
         let output = tool(&[command, "--help"]);
         let help = text(&output.stdout);
         assert!(help.contains("Examples:") && help.contains("Exit status:"), "{help}");

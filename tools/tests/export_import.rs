@@ -12,9 +12,14 @@ use parquet::{
     file::reader::{FileReader, SerializedFileReader},
     record::{Field, RowAccessor},
 };
-use sidecar::source::casper::event::{Classified, KINDS, classify};
+use sidecar::{
+    appliance,
+    config::ExportFrom,
+    export::{export_range, sqlite},
+    source::casper::event::{Classified, KINDS, classify},
+};
 use sidecar_log_format::{
-    ApiVersion, Event, Opened, WriteOptions, Writer,
+    ApiVersion, Event, Log, Opened, ReadOptions, WriteOptions, Writer,
     storage::{Directory, Storage},
 };
 use sidecar_test_support::{
@@ -86,18 +91,44 @@ fn payloads(log: &str) -> Vec<String> {
     lines.lines().map(payload).collect()
 }
 
+/// An export that is killed once a file of its has so many blocks of 512 bytes.
+fn interrupted(blocks: u32, arguments: &[&str]) {
+    let script = format!("ulimit -c 0; ulimit -f {blocks}; exec \"$@\"");
+    let output = Command::new("sh")
+        .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_sidecar-log"), "export"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), None, "it was killed: {output:?}");
+}
+
 #[test]
 fn json_lines_are_those_of_cat_and_an_interrupted_export_goes_on() {
     let (folder, log) = some_log(300);
     let output = in_folder(&folder, "events.jsonl");
-    run(&["export", &log, "--output", &output]);
+    run(&["export", &log, "--output", &output, "--resume"]);
     let whole = run(&["cat", &log]);
     assert!(fs::read_to_string(&output).unwrap() == whole, "an export of everything prints what cat prints");
+    for resume in [&[][..], &["--resume"]] {
+        let (_, err, status) = tool(&[&["export", &log, "--output", &output], resume].concat());
+        assert_eq!((err, status), (format!("error: {output} exists; give another file\n"), 1));
+    }
 
+    fs::remove_file(&output).unwrap();
+    let unfinished = in_folder(&folder, "events.jsonl.unfinished");
+    let part = format!("{unfinished}/events.jsonl");
+    interrupted(30, &[&log, "--output", &output]);
+    assert_eq!((fs::metadata(&part).unwrap().len(), fs::exists(&output).unwrap()), (30 * 512, false));
     let (_, err, status) = tool(&["export", &log, "--output", &output]);
-    assert_eq!((status, err.contains("exists; give another file, or --resume")), (1, true), "{err}");
+    assert_eq!((status, err.contains("go on with it with --resume, or remove that folder")), (1, true), "{err}");
+    run(&["export", &log, "--output", &output, "--resume"]);
+    assert!(fs::read_to_string(&output).unwrap() == whole);
+    assert!(!fs::exists(&unfinished).unwrap());
+
     for length in [0, 1, 5_000, whole.len() / 2, whole.len() - 1, whole.len()] {
-        fs::write(&output, &whole[..length]).unwrap();
+        fs::remove_file(&output).unwrap();
+        interrupted(30, &[&log, "--output", &output]);
+        fs::write(&part, &whole[..length]).unwrap();
         run(&["export", &log, "--output", &output, "--resume"]);
         assert!(fs::read_to_string(&output).unwrap() == whole, "interrupted after {length} bytes");
     }
@@ -106,6 +137,127 @@ fn json_lines_are_those_of_cat_and_an_interrupted_export_goes_on() {
     run(&["export", &log, "--from", "1010", "--until", "1250", "--types", "BlockAdded,other", "--output", &part]);
     let expected = run(&["cat", &log, "--from", "1010", "--until", "1250", "--types", "BlockAdded,other"]);
     assert_eq!(fs::read_to_string(&part).unwrap(), expected);
+}
+
+#[test]
+fn what_is_no_part_of_an_export_is_refused_and_stays_as_it_is() {
+    let (folder, log) = some_log(300);
+    let output = in_folder(&folder, "events.jsonl");
+    interrupted(30, &[&log, "--output", &output]);
+    let part = format!("{output}.unfinished/events.jsonl");
+    let no_line = "its last line is none of an export's";
+    for (content, why) in [
+        ("a diary\nof mine\nwithout an end", no_line),
+        ("{\"sequence\":-1}\n", no_line),
+        ("{\"sequence\":999}\ntail", "its last line, of sequence 999, is none of this export's"),
+    ] {
+        fs::write(&part, content).unwrap();
+        let (_, err, status) = tool(&["export", &log, "--output", &output, "--resume"]);
+        assert_eq!((status, err.contains(why)), (1, true), "{err}");
+        assert_eq!(fs::read_to_string(&part).unwrap(), content);
+    }
+
+    let note = fs::File::open(format!("{output}.unfinished/export.json")).unwrap();
+    note.lock().unwrap();
+    let (_, err, status) = tool(&["export", &log, "--output", &output, "--resume"]);
+    assert_eq!((err, status), (format!("error: another process is exporting to {output}\n"), 1));
+
+    let other = in_folder(&folder, "other");
+    fs::create_dir(format!("{other}.unfinished")).unwrap();
+    let (_, err, status) = tool(&["export", &log, "--output", &other, "--resume"]);
+    assert_eq!((status, err.contains("is no interrupted export, remove it")), (1, true), "{err}");
+    let nowhere = in_folder(&folder, "missing/events");
+    for format in ["jsonl", "parquet", "sqlite"] {
+        let (_, err, status) = tool(&["export", &log, "--output", &nowhere, "--format", format]);
+        assert_eq!((status, err.contains("cannot make the folder")), (1, true), "{err}");
+    }
+}
+
+#[test]
+fn an_export_goes_on_only_as_the_one_that_was_interrupted() {
+    let (folder, log) = some_log(300);
+    let (_other_folder, other_log) = {
+        let other = tempfile::tempdir().unwrap();
+        let from = format!("sqlite:{}", reference_sqlite(other.path()).display());
+        run(&["import", "--from", &from, other.path().to_str().unwrap()]);
+        let log = in_folder(&other, "logs/casper");
+        (other, log)
+    };
+    for (format, other_format) in [("jsonl", "sqlite"), ("parquet", "jsonl"), ("sqlite", "parquet")] {
+        let output = in_folder(&folder, format);
+        let types = "BlockAdded,Step,FinalitySignature";
+        let export = |log: &str, from: &str, until: &str, types: &str, format: &str| {
+            let options = ["--from", from, "--until", until, "--types", types, "--format", format, "--output", &output];
+            tool(&[&["export", log, "--resume"], &options[..]].concat())
+        };
+        let options = ["--from", "1001", "--until", "1299", "--types", types];
+        interrupted(8, &[&[&log, "--format", format, "--output", &output], &options[..]].concat());
+        for ((_, err, status), found, wanted) in [
+            (export(&log, "1002", "1299", types, format), "--from 1001".to_owned(), "--from 1002"),
+            (export(&log, "1001", "1200", types, format), "--until 1299".to_owned(), "--until 1200"),
+            (
+                export(&log, "1001", "1299", "Step", format),
+                "--types BlockAdded,FinalitySignature,Step".to_owned(),
+                "--types Step",
+            ),
+            (export(&log, "1001", "1299", types, other_format), format!("--format {format}"), "--format"),
+            (export(&other_log, "1001", "1299", types, format), format!("log {}", "05".repeat(16)), "log"),
+        ] {
+            let difference = format!("it was begun with {found}, this is {wanted} ");
+            let is_named = err.replace(';', " ;").contains(&difference);
+            assert_eq!((status, is_named), (1, true), "{difference}: {err}");
+        }
+        let (_, err, status) = export(&log, "1001", "1299", "Step,FinalitySignature,BlockAdded", format);
+        assert_eq!(status, 0, "the same kinds in another order: {err}");
+        let expected = run(&[&["cat", &log], &options[..]].concat()).lines().count();
+        assert_eq!(events_in(format, &output), expected, "{format}");
+    }
+}
+
+/// How many events an export holds.
+fn events_in(format: &str, output: &str) -> usize {
+    match format {
+        "jsonl" => fs::read_to_string(output).unwrap().lines().count(),
+        "parquet" => {
+            let reader = SerializedFileReader::new(fs::File::open(output).unwrap()).unwrap();
+            usize::try_from(reader.metadata().file_metadata().num_rows()).unwrap()
+        }
+        _ => {
+            let connection = rusqlite::Connection::open(output).unwrap();
+            let count: i64 = connection.query_row(r#"SELECT count(*) FROM "event_log""#, [], |row| row.get(0)).unwrap();
+            usize::try_from(count).unwrap()
+        }
+    }
+}
+
+#[test]
+fn every_form_names_damage_and_ends_where_it_should_all_the_same() {
+    let (folder, log) = some_log(300);
+    let segment = Path::new(&log).join("00000000000000001000.segment");
+    let mut bytes = fs::read(&segment).unwrap();
+    let middle = bytes.len() / 4;
+    bytes[middle] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let range = ["--until", "1249", "--types", "BlockAdded,FinalitySignature,Step"];
+    let (printed, warning, _) = tool(&[&["cat", &log], &range[..]].concat());
+    assert!(warning.starts_with("warning: sequences ") && warning.contains(" are damaged: "), "{warning}");
+    for format in ["jsonl", "parquet", "sqlite"] {
+        let output = in_folder(&folder, format);
+        let (_, err, status) = tool(&[&["export", &log, "--output", &output, "--format", format], &range[..]].concat());
+        assert_eq!((err.as_str(), status), (warning.as_str(), 1), "{format}");
+        assert_eq!(events_in(format, &output), printed.lines().count(), "{format}");
+    }
+
+    let output = in_folder(&folder, "interrupted");
+    interrupted(500, &[&log, "--output", &output]);
+    let part = fs::read_to_string(format!("{output}.unfinished/events.jsonl")).unwrap();
+    let last_damaged = warning.split(' ').nth(4).unwrap();
+    assert!(
+        part.contains(&format!("{{\"sequence\":{},", last_damaged.parse::<u64>().unwrap() + 1)),
+        "it was past that"
+    );
+    let (_, err, status) = tool(&["export", &log, "--output", &output, "--resume"]);
+    assert_eq!((err.as_str(), status), ("", 1), "what it left out before counts");
 }
 
 #[test]
@@ -135,21 +287,29 @@ fn parquet_has_a_row_per_event_and_its_keys() {
 fn sqlite_has_the_tables_of_the_reference_and_goes_on_where_it_was() {
     let (folder, log) = some_log(300);
     let output = in_folder(&folder, "events.db3");
-    run(&["export", &log, "--format", "sqlite", "--until", "1099", "--output", &output]);
-    let count = |sql: &str| -> i64 {
-        rusqlite::Connection::open(&output).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
+    let export = ["export", &log, "--format", "sqlite", "--output", &output];
+    interrupted(8, &export[1..]);
+    let storage: Arc<dyn Storage> = Arc::new(Directory::at(&log));
+    let options = sqlite::Options {
+        file: PathBuf::from(in_folder(&folder, "events.db3.unfinished/events.db3")),
+        wal_autocheckpointing_interval: 1000,
+        export_from: ExportFrom::Oldest,
     };
-    let event_log = r#"SELECT count(*) FROM "event_log""#;
-    assert_eq!(count(event_log), 100);
-    let (_, err, status) = tool(&["export", &log, "--format", "sqlite", "--output", &output, "--resume"]);
-    assert_eq!(status, 0, "{err}");
-    assert!(err.contains("note: 1 events are of a kind or shape that the SQL tables do not have"), "{err}");
-    assert_eq!(count(event_log), 300);
-    assert_eq!(count(r#"SELECT count(DISTINCT "event_id") FROM "event_log""#), 300);
-    let (_, err, status) =
-        tool(&["export", &log, "--format", "sqlite", "--from", "1001", "--output", &output, "--resume"]);
-    assert_eq!(status, 1);
-    assert!(err.contains("an export of this log that began with event 1000, not 1001"), "{err}");
+    let reader = Log::open(storage, ReadOptions::default()).unwrap();
+    let summary =
+        export_range(&reader, &options, 1000..1100, u64::MAX, &mut |_| {}, &mut |_, why| panic!("{why:?}")).unwrap();
+    assert_eq!(summary.rows, 100);
+
+    let (_, err, status) = tool(&[&export[..], &["--resume"]].concat());
+    assert_eq!((err.as_str(), status), ("note: 1 events are of a kind or shape that the SQL tables do not have\n", 0));
+    let connection = rusqlite::Connection::open(&output).unwrap();
+    let rows: (i64, i64) = connection
+        .query_row(r#"SELECT count(*), count(DISTINCT "event_id") FROM "event_log""#, [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap();
+    assert_eq!(rows, (300, 300));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing but the log and the file is left");
 }
 
 /// The database of the transcript as the reference left it.
@@ -200,10 +360,78 @@ fn the_history_in_the_references_sqlite_database_becomes_what_the_node_said() {
 }
 
 #[test]
+fn a_log_is_imported_to_where_the_sidecar_looks_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = format!("sqlite:{}", reference_sqlite(folder.path()).display());
+    let index = |path: &str| {
+        fs::create_dir_all(path).unwrap();
+        fs::write(format!("{path}/sse_index"), 110_u32.to_le_bytes()).unwrap();
+    };
+    index(&in_folder(&folder, "named"));
+    for (asked, made, first) in [
+        ("fresh", "fresh/logs/casper", "0"),
+        ("a/b/c", "a/b/c/logs/casper", "0"),
+        ("d/logs/mine/", "d/logs/mine/", "0"),
+        ("a/b/c/logs/../../e", "a/b/c/logs/../../e/logs/casper", "0"),
+        ("named/logs/mine", "named/logs/mine", "100"),
+    ] {
+        let made = in_folder(&folder, made);
+        let out = run(&["import", "--from", &from, &in_folder(&folder, asked)]);
+        assert_eq!(out, format!("10 events in {made}\n"));
+        assert!(run(&["cat", &made]).starts_with(&format!("{{\"sequence\":{first},")), "{made}");
+    }
+    let storage = in_folder(&folder, "fresh");
+    assert_eq!(appliance::log_directory(storage.as_ref()), Path::new(&storage).join("logs/casper"));
+}
+
+#[test]
+fn an_import_that_cannot_go_on_says_what_it_was_reading() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = reference_sqlite(folder.path());
+    let from = format!("sqlite:{}", database.display());
+    let import = |from: &str| tool(&["import", "--from", from, &in_folder(&folder, "storage")]);
+    for (missing, why) in
+        [("sqlite:/no/such/file", "cannot read sqlite:/no/such/file: "), ("sqlite:/", "cannot read sqlite:/: ")]
+    {
+        let (_, err, status) = import(missing);
+        assert_eq!((status, err.starts_with(&format!("error: {why}"))), (1, true), "{err}");
+    }
+    let (_, err, status) = import("file.db3");
+    assert_eq!(
+        (status, err.starts_with("error: --from: neither sqlite:FILE nor a postgresql:// URL")),
+        (2, true),
+        "{err}"
+    );
+
+    let connection = rusqlite::Connection::open(&database).unwrap();
+    let set = |column: &str, value: &str| {
+        let sql = format!(r#"UPDATE "event_log" SET "{column}" = {value} WHERE "event_log_id" = 4"#);
+        assert_eq!(connection.execute(&sql, []).unwrap(), 1);
+    };
+    for (column, unreadable, sound, why) in [
+        ("inserted_timestamp", "'yesterday'", "'2026-01-02 03:04:05'", "its inserted_timestamp is no time after 1970"),
+        ("event_id", "'many'", "3", "Invalid column type Text at index: 3, name: event_id"),
+        ("api_version", "x'ff'", "'2.0.0'", "its api_version is no text"),
+    ] {
+        set(column, unreadable);
+        let (_, err, status) = import(&from);
+        let made = in_folder(&folder, "storage/logs/casper");
+        let start = format!(
+            "error: stopped before the end; remove {made} before importing again: \
+             cannot import the row of table event_log with event_log_id 4 in {from}: {why}"
+        );
+        assert_eq!((status, err.starts_with(&start)), (1, true), "{err}");
+        fs::remove_dir_all(made).unwrap();
+        set(column, sound);
+    }
+    assert_eq!(import(&from).2, 0);
+}
+
+#[test]
 fn what_was_imported_is_exported_as_the_rows_it_came_from() {
     let folder = tempfile::tempdir().unwrap();
     let reference = reference_sqlite(folder.path());
-    let (log, output) = (in_folder(&folder, "log"), in_folder(&folder, "again.db3"));
+    let (log, output) = (in_folder(&folder, "storage"), in_folder(&folder, "again.db3"));
     run(&["import", "--from", &format!("sqlite:{}", reference.display()), &log]);
     run(&["export", &log, "--format", "sqlite", "--output", &output]);
     for table in [
@@ -237,7 +465,7 @@ fn the_history_in_postgresql_is_the_same_and_the_password_is_shown_nowhere() {
         server.psql(DATABASE, &format!("INSERT INTO \"{table}\" VALUES{}", values.replace("(1,1);", "(1,true);")));
     }
     let folder = tempfile::tempdir().unwrap();
-    let log = in_folder(&folder, "log");
+    let log = in_folder(&folder, "storage");
     run(&["import", "--from", &server.url(DATABASE), &log]);
     assert_eq!(payloads(&log), said_once());
     let marks = run(&["inspect", &log, "--json"]);

@@ -325,6 +325,8 @@ impl Model {
 
     /// Repairs the log, also when something happens meanwhile.
     fn repair(&mut self) {
+        // A reader that lives on may hold what stood where a mark stands now.
+        self.other = None;
         let options = RepairOptions { dry_run: false, now: 5_000 };
         for attempt in 0..4 {
             if attempt < 3 && self.random.one_in(2) {
@@ -482,6 +484,12 @@ impl Model {
         let failed_syncs = self.disk.failed_syncs();
         let may_begin_epoch = self.may_begin_epoch || failed_syncs > self.failed_syncs;
         assert!(head.epoch == self.epoch || may_begin_epoch, "another epoch begins for no reason");
+        // With the head taken back, damage at the end looks like a write that was cut short.
+        let is_taken_for_torn = failed_syncs > self.failed_syncs
+            && self
+                .flipped
+                .as_ref()
+                .is_some_and(|flipped| (next..self.visible).all(|at| flipped.lossable.contains(&at)));
         self.failed_syncs = failed_syncs;
         self.may_begin_epoch = !self.is_synced();
         let marks = opened.log.marks(0).unwrap();
@@ -489,7 +497,7 @@ impl Model {
         for lost in losses(&marks) {
             self.lose(lost);
         }
-        if next < self.visible {
+        if next < self.visible && !is_taken_for_torn {
             assert!(!self.is_synced(), "sequences {next} to {} came back", self.visible);
             assert!(head.epoch > self.epoch, "another epoch begins where sequences come back");
         }
@@ -541,23 +549,29 @@ impl Model {
             index = known + 1;
         }
         let is_synced = self.is_synced();
-        for (mark, kept) in self.marks.iter_mut().zip(&kept).take(self.marks_visible) {
+        for (mark, kept) in self.marks.iter_mut().zip(&kept) {
             mark.may_be_gone |= !kept && may_be_missing;
+        }
+        for (mark, kept) in self.marks.iter().zip(&kept).take(self.marks_visible) {
             let must_be = mark.position > oldest && is_synced && !mark.may_be_gone;
             assert!(*kept || !must_be, "a mark before {} is missing", mark.position);
         }
-        // What retention dropped may come back after a power cut; what was never durable never does.
+        // What retention dropped may come back after a power cut, and what damage hides behind a repair; what was never
+        // durable never does.
         let visible = self.marks_visible.min(self.marks.len());
         let mut number = 0;
-        self.marks.retain(|_| {
+        self.marks.retain(|mark| {
             number += 1;
-            number <= visible || kept[number - 1]
+            number <= visible || kept[number - 1] || mark.may_be_gone
         });
         self.marks_visible = self.marks.len();
     }
 
     /// Nothing may be left behind the last block: once others stand before it, it could be taken for one.
     fn check_tail(&self) {
+        if self.flipped.is_some() {
+            return;
+        }
         let files = self.disk.files();
         let (name, content) = files.iter().rfind(|(name, _)| name.ends_with(".segment")).unwrap();
         let mut at = usize::from(u16::from_le_bytes([content[10], content[11]]));
@@ -566,7 +580,7 @@ impl Model {
             at += 144 + number(at + 72) + number(at + 80);
         }
         let is_clean = content[at..].iter().all(|&byte| byte == 0);
-        assert!(is_clean || self.flipped.is_some(), "{name} goes on behind its last block at {at}");
+        assert!(is_clean, "{name} goes on behind its last block at {at}");
     }
 
     fn verify(&self) -> Verification {
@@ -662,10 +676,13 @@ impl Model {
         }
         let unreadable = self.flipped.as_ref().map_or(0..0, |flipped| flipped.unreadable.clone());
         let may_be_missing = |sequence: &usize| {
-            self.lost.contains(sequence) || unreadable.contains(sequence) || (!is_recovered && !self.is_synced())
+            // A repair without a head cannot know what was visible.
+            let was_not_visible = !is_recovered && (*sequence >= self.visible || !self.is_synced());
+            self.lost.contains(sequence) || unreadable.contains(sequence) || was_not_visible
         };
         assert!(range.clone().all(|sequence| may_be_missing(&sequence)), "{range:?} are missing: {why:?}");
-        let may_lack_mark = self.flipped.as_ref().is_some_and(|flipped| flipped.place == Place::Marks);
+        let hides_marks = |flipped: &Flipped| matches!(flipped.place, Place::Marks | Place::SegmentHeader);
+        let may_lack_mark = self.flipped.as_ref().is_some_and(hides_marks);
         if is_recovered && *why == Missing::Hole && !may_lack_mark {
             let is_marked = |sequence: usize| losses.iter().any(|lost| lost.contains(&sequence));
             assert!(range.clone().all(is_marked), "the hole {range:?} is not marked");

@@ -100,7 +100,7 @@ pub(crate) async fn connect_to_read(
     let reading = format!("SET default_transaction_read_only = on; SET statement_timeout = {milliseconds}");
     client.batch_execute(&format!("{SESSION}; {reading}")).await.map_err(failed)?;
     let newest = newest_migration(&client).await.map_err(failed)?;
-    if must_migrate(newest)? {
+    if must_migrate(newest, &options.place())? {
         let reason = r#"the table "Migration" is empty"#.to_owned();
         return Err(ExportError::NoTables { place: options.place(), reason });
     }
@@ -148,7 +148,7 @@ async fn prepare(client: &mut Client, options: &Options) -> Result<(), ExportErr
     transaction.batch_execute(MIGRATION_TABLE).await.map_err(failed)?;
     // Another exporter may be about to do the same.
     transaction.batch_execute(r#"LOCK TABLE "Migration" IN EXCLUSIVE MODE"#).await.map_err(failed)?;
-    if must_migrate(newest_migration(&transaction).await.map_err(failed)?)? {
+    if must_migrate(newest_migration(&transaction).await.map_err(failed)?, &options.place())? {
         transaction.batch_execute(SCHEMA).await.map_err(failed)?;
     }
     transaction.batch_execute(CHECKPOINT_TABLE).await.map_err(failed)?;
@@ -316,7 +316,7 @@ const TABLES: [Table; 8] = [
     },
     Table {
         taken: r#"JOIN "Shutdown" ON "event_source_address" = k.first
-                  AND "shutdown_timestamp" = timestamp 'epoch' + k.second::bigint * interval '1 microsecond'"#,
+                  AND date_trunc('second', "shutdown_timestamp") = timestamp 'epoch' + k.second::bigint * interval '1 second'"#,
         copy: r#""Shutdown" ("event_source_address", "shutdown_timestamp", "event_log_id")"#,
         columns: 3,
     },
@@ -428,7 +428,10 @@ fn key<'a>(row: &'a EventRow<'_>) -> (Cow<'a, str>, Cow<'a, str>) {
         Content::Fault { era, public_key, .. } => (era.to_string().into(), (*public_key).into()),
         Content::Signature { block_hash, public_key, .. } => ((*block_hash).into(), (*public_key).into()),
         Content::Step { era, .. } => (era.to_string().into(), none),
-        Content::Shutdown { received } => (row.source_address.as_str().into(), received.to_string().into()),
+        // Its second, as in its `event_key` and in SQLite, though this table keeps its time to the microsecond.
+        Content::Shutdown { received } => {
+            (row.source_address.as_str().into(), (received / 1_000_000).to_string().into())
+        }
     }
 }
 

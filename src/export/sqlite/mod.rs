@@ -85,7 +85,7 @@ impl SqliteDatabase {
         }
         let mut connection = Connection::open(&self.options.file).map_err(|error| self.error(error))?;
         let newest = self.prepare(&mut connection).map_err(|error| self.error(error))?;
-        if must_migrate(newest)? {
+        if must_migrate(newest, &self.place())? {
             migrate(&mut connection).map_err(|error| self.error(error))?;
         }
         Ok(connection)

@@ -30,6 +30,7 @@ use super::silence::SilenceMonitor;
 use super::status::{self, NodeInfo, StatusError};
 use super::transport::{FilteringTransport, StreamObserver};
 use crate::source::{ApiVersion, Batch, Connection, Identity, Received, Timestamp};
+use crate::telemetry::EVENT_LINES;
 
 /// The most events of one batch.
 const BATCH_EVENTS_MAX: usize = 512;
@@ -436,10 +437,12 @@ impl NodeStream<'_> {
             debug!(node = source, "event of an unknown kind or shape: {}", shown(payload.as_bytes()));
         }
         match facts.kind {
-            event::FAULT | event::SHUTDOWN => lines.events.spend(source, || warn!(node = source, "{facts}")),
+            event::FAULT | event::SHUTDOWN => {
+                lines.events.spend(source, || warn!(target: EVENT_LINES, node = source, "{facts}"));
+            }
             _ if !node.enable_logging => {}
-            event::FINALITY_SIGNATURE => debug!(node = source, "{facts}"),
-            _ => info!(node = source, "{facts}"),
+            event::FINALITY_SIGNATURE => debug!(target: EVENT_LINES, node = source, "{facts}"),
+            _ => info!(target: EVENT_LINES, node = source, "{facts}"),
         }
     }
 
