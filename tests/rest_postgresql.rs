@@ -109,6 +109,9 @@ fn payloads() -> Vec<String> {
         "{\"Fault\":\n{\"era_id\": 10,\n\"public_key\": \"01ab\", \"timestamp\": \"later \\u0000 ż\"}}".to_owned(),
     );
     payloads.push(story::unknown_kind(1).payload);
+    // A list of more than a mebibyte.
+    let long = fault(5000, key("0")).replace("\"t\"", &format!("\"{}\"", "t".repeat(300_000)));
+    payloads.extend((0..9).map(|digit| long.replace(&key("0"), &key(&digit.to_string()))));
     // Pages end before they are longer than a mebibyte, unless their only block is.
     payloads.extend((0..8).map(|number| block(1_000_000 + number, 300_000)));
     payloads.push(block(2_000_000, 3_000_000));
@@ -251,6 +254,7 @@ async fn what_the_tables_do_not_hold_is_refused_with_what_to_ask_instead() {
     let expected = format!(r#"{{"version":"{}","postgresql":{{"status":"connected"}}}}"#, env!("CARGO_PKG_VERSION"));
     assert_eq!((status.status, status.body), (200, expected));
     let metrics = get(sidecar.admin_address(), "/metrics").await;
+    assert!(metrics.body.contains("\nsidecar_rest_database_connected 1\n"));
     assert!(metrics.body.contains(r#"rest_api_response_times_count{label="/events/(...)",status="501"} 3"#));
     assert!(!metrics.body.contains("sidecar_log_"), "there is no log");
     assert_eq!(get(sidecar.admin_address(), "/ready").await.body, "ready");
@@ -299,6 +303,8 @@ async fn while_the_database_is_away_requests_fail_soon_and_then_are_answered_aga
         assert_eq!(get(sidecar.admin_address(), "/health").await.status, 200);
         let ready = get(sidecar.admin_address(), "/ready").await;
         assert_eq!((ready.status, ready.body.as_str()), (503, "not ready: the database does not answer"));
+        let metrics = get(sidecar.admin_address(), "/metrics").await;
+        assert!(metrics.body.contains("\nsidecar_rest_database_connected 0\n"));
         server.start_again();
         assert_eq!(wait_for_status(address, "/block", 200).await.body, block.body);
         assert_eq!(get(sidecar.admin_address(), "/ready").await.status, 200);

@@ -43,6 +43,11 @@ pub(super) fn text(parts: &Parts) -> String {
     if let Some(counters) = &parts.rest {
         rest(&mut group, counters);
     }
+    if let Some(database) = &parts.postgresql {
+        group
+            .gauge("sidecar_rest_database_connected", "1 if the database of the REST server answered when last asked")
+            .count(&[], database.has_answered().into());
+    }
     let mut text = String::new();
     group.write(&mut text);
     process::families().write(&mut text);

@@ -75,6 +75,12 @@ impl PostgreSqlAnswers {
         matches!(tokio::time::timeout(SESSION_TIME_MAX, asked).await, Ok(Ok(())))
     }
 
+    /// Whether the database answered when it was last asked.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.sessions.manager().are_answering.load(Ordering::Relaxed)
+    }
+
     /// The body of `/status`.
     pub(super) async fn status(&self, version: &str) -> Vec<u8> {
         status::of_postgresql(version, self.is_answering().await)
@@ -174,7 +180,7 @@ impl PostgreSqlAnswers {
 
     fn give_back(&self, mut session: Object<Sessions>) {
         session.is_asked = false;
-        self.sessions.manager().has_answered();
+        self.sessions.manager().report_answer();
     }
 
     fn no_session(&self, error: PoolError<ExportError>) -> Failure {
@@ -218,7 +224,7 @@ impl Sessions {
         }
     }
 
-    fn has_answered(&self) {
+    fn report_answer(&self) {
         if !self.are_answering.swap(true, Ordering::Relaxed) {
             tracing::warn!("{} answers again", self.options.place());
         }
