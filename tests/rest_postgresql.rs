@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sidecar_test_support::client::Request;
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
@@ -204,6 +205,13 @@ async fn answers_are_those_from_the_log_byte_for_byte() {
     let section = server.section().replace("database_username = 'sidecar'", "database_username = 'reader'");
     let mut from_postgresql = rest_alone(&section).start().await;
 
+    let sessions = || {
+        server.psql(
+            DATABASE,
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'sidecar' AND usename = 'reader'",
+        )
+    };
+    let first_session = sessions();
     let targets = targets(&payloads);
     assert!(targets.len() > 300, "{}", targets.len());
     let mut statuses: BTreeMap<u16, usize> = BTreeMap::new();
@@ -224,6 +232,8 @@ async fn answers_are_those_from_the_log_byte_for_byte() {
         }
     }
     assert!(statuses[&200] > 150 && statuses[&400] > 10 && statuses[&404] > 100, "{statuses:?}");
+
+    assert_eq!(sessions(), first_session, "one session has answered everything");
 
     for method in ["HEAD", "POST", "DELETE", "OPTIONS"] {
         let both = [&from_log, &from_postgresql].map(|sidecar| Request::new(method, sidecar.rest_address(), "/block"));
@@ -359,6 +369,25 @@ async fn a_request_that_takes_too_long_is_given_up_and_holds_nobody_up() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_dead_without_a_word_is_replaced() {
+    let server = PostgreSql::start();
+    server.fill_as_the_reference(DATABASE);
+    let section = format!("{}max_connections_in_pool = 1\n", server.section());
+    let sidecar = rest_alone(&section)
+        .replacing("[rest_api_server]", "[rest_api_server]\nrequest_timeout_in_seconds = 1")
+        .start()
+        .await;
+    let session = server.psql(DATABASE, "SELECT pid FROM pg_stat_activity WHERE application_name = 'sidecar'");
+    let session = Pid::from_raw(session.trim().parse().unwrap()).unwrap();
+    kill_process(session, Signal::STOP).unwrap();
+    let begun = Instant::now();
+    assert_eq!(get(sidecar.rest_address(), "/block").await.status, 503);
+    assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
+    assert_eq!(get(sidecar.rest_address(), "/block").await.status, 200);
+    kill_process(session, Signal::CONT).unwrap();
+}
+
+#[tokio::test]
 async fn many_requests_share_the_connections_of_the_pool() {
     let server = PostgreSql::start();
     let payloads = payloads();
@@ -445,7 +474,8 @@ async fn the_environment_alone_may_say_where_the_database_is() {
         .environment("SIDECAR_POSTGRES_PORT", &server.port().to_string())
         .environment("SIDECAR_POSTGRES_DATABASE_NAME", DATABASE)
         .environment("SIDECAR_POSTGRES_USERNAME", "sidecar")
-        .environment("SIDECAR_POSTGRES_PASSWORD", PASSWORD);
+        .environment("SIDECAR_POSTGRES_PASSWORD", PASSWORD)
+        .environment("SIDECAR_POSTGRES_MAX_CONNECTIONS", "4294967295");
     let sidecar = builder.start().await;
     assert_eq!(get(sidecar.rest_address(), "/block/6017012").await.status, 200);
     assert!(!sidecar.output().contains(PASSWORD));

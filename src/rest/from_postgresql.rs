@@ -31,6 +31,8 @@ use crate::source::casper::event::{
 };
 use crate::source::casper::keys::{Stage, TransactionType};
 
+/// More sessions than any server lets one client have.
+const SESSIONS_MAX: u32 = 1000;
 /// How long the server may take to open a session, or to say that it is there.
 const SESSION_TIME_MAX: Duration = Duration::from_secs(5);
 /// No event of a log is larger, and so no exporter's row.
@@ -50,7 +52,7 @@ impl PostgreSqlAnswers {
     /// What an operator must set right first: a server that answers and refuses, or other tables than this version knows.
     /// One that does not answer is no error: it may come back.
     pub async fn open(options: Options, statement_timeout: Duration) -> Result<Self, ExportError> {
-        let sessions_max = usize::try_from(options.max_connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let sessions_max = options.max_connections.min(SESSIONS_MAX) as usize;
         let sessions = Sessions { options, statement_timeout, are_answering: AtomicBool::new(true) };
         let place = sessions.options.place();
         let sessions = Pool::builder(sessions).max_size(sessions_max).build();
@@ -67,7 +69,8 @@ impl PostgreSqlAnswers {
     /// Whether the database answers now.
     pub async fn is_answering(&self) -> bool {
         let asked = async {
-            let session = self.session().await?;
+            let mut session = self.session().await?;
+            session.is_asked = true;
             session.client.batch_execute("").await.map_err(|error| self.failed(&error))?;
             self.give_back(session);
             Ok::<_, Failure>(())
@@ -93,9 +96,9 @@ impl PostgreSqlAnswers {
 
     /// Whether an event answers `question`.
     pub(super) async fn is_there(&self, question: &Question) -> Result<bool, Failure> {
-        let session = self.session().await?;
+        let mut session = self.session().await?;
         let asked = session.statements.answer(question)?;
-        let mut rows = pin!(self.query(&session, &asked, 0).await?);
+        let mut rows = pin!(self.query(&mut session, &asked, 0).await?);
         let any = rows.try_next().await.map_err(|error| self.failed(&error))?.is_some();
         self.give_back(session);
         Ok(any)
@@ -115,14 +118,15 @@ impl PostgreSqlAnswers {
     /// Adds what a statement finds to `found`.
     async fn read(
         &self,
-        ask: impl Fn(&Statements) -> Result<Asked<'_>, Failure>,
+        ask: impl Fn(&Statements) -> Result<Asked, Failure>,
         mut found: Found,
     ) -> Result<Found, Failure> {
         let start = found.mark();
         loop {
-            let session = self.session().await?;
+            let mut session = self.session().await?;
+            let asked = ask(&session.statements)?;
             let bytes_max = if found.room.is_some() { EVENT_BYTES_MAX } else { FREE_BYTES };
-            let pushed = self.push_rows(&session, &ask(&session.statements)?, bytes_max, &mut found).await?;
+            let pushed = self.push_rows(&mut session, &asked, bytes_max, &mut found).await?;
             // Before waiting for room: who has room may be waiting for a session.
             self.give_back(session);
             match pushed {
@@ -138,8 +142,8 @@ impl PostgreSqlAnswers {
     /// Adds rows until there is no more, or no more fits.
     async fn push_rows(
         &self,
-        session: &Session,
-        asked: &Asked<'_>,
+        session: &mut Session,
+        asked: &Asked,
         bytes_max: usize,
         found: &mut Found,
     ) -> Result<Pushed, Failure> {
@@ -165,17 +169,16 @@ impl PostgreSqlAnswers {
         found.push_enveloped(columns.place, kind, columns.api_version, columns.network, content.get())
     }
 
-    async fn query(&self, session: &Session, asked: &Asked<'_>, bytes_max: usize) -> Result<RowStream, Failure> {
+    async fn query(&self, session: &mut Session, asked: &Asked, bytes_max: usize) -> Result<RowStream, Failure> {
+        session.is_asked = true;
         let bytes_max = i32::try_from(bytes_max).unwrap_or(i32::MAX);
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&bytes_max];
         parameters.extend(asked.keys.iter().map(|key| key as &(dyn ToSql + Sync)));
-        session.client.query_raw(asked.statement, parameters).await.map_err(|error| self.failed(&error))
+        session.client.query_raw(&asked.statement, parameters).await.map_err(|error| self.failed(&error))
     }
 
     async fn session(&self) -> Result<Object<Sessions>, Failure> {
-        let mut session = self.sessions.get().await.map_err(|error| self.no_session(error))?;
-        session.is_asked = true;
-        Ok(session)
+        self.sessions.get().await.map_err(|error| self.no_session(error))
     }
 
     fn give_back(&self, mut session: Object<Sessions>) {
@@ -247,8 +250,10 @@ impl Manager for Sessions {
     type Error = ExportError;
 
     async fn create(&self) -> Result<Session, ExportError> {
-        let opened = tokio::time::timeout(SESSION_TIME_MAX, self.open()).await;
-        opened.unwrap_or_else(|_| Err(self.unreachable(format!("no session within {SESSION_TIME_MAX:?}"))))
+        // Before the request is given up, which would tell nobody why.
+        let time_max = SESSION_TIME_MAX.min(self.statement_timeout / 2);
+        let opened = tokio::time::timeout(time_max, self.open()).await;
+        opened.unwrap_or_else(|_| Err(self.unreachable(format!("no session within {time_max:?}"))))
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<ExportError> {
@@ -263,7 +268,7 @@ impl Manager for Sessions {
 struct Session {
     client: Client,
     statements: Statements,
-    /// Whether a question has not come to its end.
+    /// Whether it was asked a question that has not come to its end.
     is_asked: bool,
     /// Drives the connection, and cuts it when this is dropped.
     _task: JoinSet<()>,
@@ -306,7 +311,7 @@ impl Statements {
     }
 
     /// The statement that answers a question, and its keys.
-    fn answer(&self, question: &Question) -> Result<Asked<'_>, Failure> {
+    fn answer(&self, question: &Question) -> Result<Asked, Failure> {
         let hash_and_type = |hash: &Hash, transaction_type: &TransactionType| {
             let transaction_type = match transaction_type {
                 TransactionType::Deploy => "0",
@@ -378,14 +383,14 @@ impl<'a> Columns<'a> {
 }
 
 /// A statement with its keys, and the kind of the events that it finds.
-struct Asked<'a> {
-    statement: &'a Statement,
+struct Asked {
+    statement: Statement,
     kind: Kind,
     keys: Vec<String>,
 }
 
-impl<'a> Asked<'a> {
-    fn new<const N: usize>(statement: &'a Statement, kind: Kind, keys: [String; N]) -> Self {
-        Asked { statement, kind, keys: keys.into() }
+impl Asked {
+    fn new<const N: usize>(statement: &Statement, kind: Kind, keys: [String; N]) -> Self {
+        Asked { statement: statement.clone(), kind, keys: keys.into() }
     }
 }
