@@ -2,7 +2,8 @@
 //!
 //! The built binary reads a simulated node until its log holds N events, and then answers sixteen connections that ask one
 //! question after the other, while they share the machine. Latencies are taken at half the rate that was reached, from
-//! the moment when a request was due. `--seconds S` sets how long each row is measured.
+//! the moment when a request was due. `--seconds S` sets how long each row is measured. With `--postgresql`, the events are
+//! exported too, and a second binary answers from there; the database server shares the machine.
 
 #![expect(
     clippy::expect_used,
@@ -20,6 +21,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 use sidecar_test_support::fast::{EndlessStory, FastNode, FastOptions};
+use sidecar_test_support::postgresql::{DATABASE, PostgreSql};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sidecar");
@@ -38,6 +40,7 @@ fn main() {
         place.and_then(|place| arguments.get(place + 1)?.parse().ok()).unwrap_or(default)
     };
     let (events, seconds) = (number("--events", 1_000_000), number("--seconds", 5));
+    let server = arguments.iter().any(|argument| argument == "--postgresql").then(PostgreSql::start);
     let folder = tempfile::tempdir().expect("no temporary directory");
     let story = Arc::new(EndlessStory::render(1, 200));
     let node = FastNode::start(story, FastOptions { events, ..FastOptions::default() });
@@ -45,6 +48,7 @@ fn main() {
         .storage_folder(folder.path())
         .node(node.address())
         .rest_api()
+        .sections(&server.as_ref().map(PostgreSql::section).unwrap_or_default())
         .replacing("max_requests_per_second = 1000", "max_requests_per_second = 1000000")
         .spawn();
     let address = sidecar.rest_address();
@@ -66,6 +70,30 @@ fn main() {
     let everywhere = targets(address, 0, events, 4_000, &mut random, point);
     bench.row("look-ups all over the log", &everywhere);
     bench.row("status", &["/status".to_owned()]);
+
+    let Some(server) = server else { return };
+    let exported = r#"SELECT count(*) FROM "sidecar_checkpoint" WHERE "next_sequence" = "#;
+    let begun = Instant::now();
+    while server.psql(DATABASE, &format!("{exported}{events}")) != "1\n" {
+        assert!(begun.elapsed() < PATIENCE, "the export stalls");
+        thread::sleep(Duration::from_millis(500));
+    }
+    let from_postgresql = SidecarBuilder::new(BINARY)
+        .without_sse_server()
+        .rest_api()
+        .sections(&server.section())
+        .replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'postgresql'")
+        .replacing("max_requests_per_second = 1000", "max_requests_per_second = 1000000")
+        .spawn();
+    let address = from_postgresql.rest_address();
+    while TcpStream::connect(address).is_err() {
+        assert!(begun.elapsed() < PATIENCE, "no REST from PostgreSQL");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let bench = Bench { sidecar: &from_postgresql, address, ..bench };
+    bench.row("from PostgreSQL: look-ups among the newest 100,000 events", &points);
+    bench.row("from PostgreSQL: a block's signatures", &signatures);
+    bench.row("from PostgreSQL: look-ups all over the tables", &everywhere);
 }
 
 struct Bench<'a> {

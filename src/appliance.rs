@@ -18,13 +18,13 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminOptions, Follower, Role};
 use crate::config::{
-    AdminApiServer, Config, Durability, NodeConnection, ReplayChunks, RestApiServer, SseServer, Storage,
+    AdminApiServer, AnswerFrom, Config, Durability, NodeConnection, ReplayChunks, RestApiServer, SseServer, Storage,
     ZstdPassThrough,
 };
 use crate::export::{self, Exporters};
 use crate::http::BindError;
 use crate::ingest::{self, Ingest, IngestError, Retention, Rewriting, identity};
-use crate::rest::{self, RestOptions};
+use crate::rest::{self, LogAnswers, PostgreSqlAnswers, RestOptions};
 use crate::source::Batch;
 use crate::source::casper::{self, End, NamedSource, NodeOptions, event::KINDS};
 use crate::stream::{self, Server, StreamOptions};
@@ -52,6 +52,13 @@ enum Outcome {
     StorageFailed(IngestError),
 }
 
+/// What outlives the appliance's lives.
+struct Outside {
+    exporters: Exporters,
+    /// The database that REST answers from, if it does.
+    postgresql: Option<PostgreSqlAnswers>,
+}
+
 /// Which life of the appliance in this process it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Life {
@@ -66,11 +73,45 @@ enum Life {
 /// # Errors
 /// In the reference's words (config.md section 3): a part that cannot start, or all nodes unavailable.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
-    let (Some(sse), Some(storage)) = (&config.sse_server, &config.storage) else {
-        info!("no part that is configured is built yet");
-        return Ok(());
+    match (&config.sse_server, &config.storage, &config.rest_api_server) {
+        (Some(sse), Some(storage), _) => run_until(config, sse, storage, |_, _| (), termination()?).await,
+        (_, _, Some(rest)) => run_rest_alone(config, rest, termination()?).await,
+        _ => bail!(
+            "nothing that is enabled can run: the RPC servers are not built yet; add `[sse_server]` or `[rest_api_server]`"
+        ),
+    }
+}
+
+/// Answers from a database that other Sidecars fill: without nodes, log and exports.
+async fn run_rest_alone(config: &Config, rest: &RestApiServer, end: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let Some(postgresql) = answers_from_postgresql(config).await? else {
+        bail!("`[rest_api_server]` has neither a log nor a database to answer from");
     };
-    run_until(config, sse, storage, |_, _| (), termination()?).await
+    let admin = bind_admin(config)?;
+    let rest = bind_rest(rest_options(rest), rest::AnswerFrom::PostgreSql(postgresql.clone()))?;
+    Addresses::of(None, Some(&rest), admin.as_ref()).log();
+    let (cut, _) = broadcast::channel::<()>(1);
+    let mut servers = JoinSet::new();
+    if let Some(admin) = admin {
+        let parts = admin::Parts { logged: None, rest: Some(rest.counters()), postgresql: Some(postgresql) };
+        servers.spawn(admin.run(parts, until_cut(&cut)));
+    }
+    servers.spawn(rest.run(until_cut(&cut)));
+    end.await;
+    drop(cut);
+    servers.join_all().await;
+    Ok(())
+}
+
+/// The database that REST answers from, if it does.
+async fn answers_from_postgresql(config: &Config) -> anyhow::Result<Option<PostgreSqlAnswers>> {
+    let Some(RestApiServer { answer_from: AnswerFrom::PostgreSql(database), request_timeout, .. }) =
+        &config.rest_api_server
+    else {
+        return Ok(None);
+    };
+    let opened = PostgreSqlAnswers::open(database.clone(), *request_timeout).await;
+    opened.map(Some).map_err(|error| anyhow!("Error initializing component 'rest_api_server': {error}"))
 }
 
 /// The same with an end of its own, and a look at what runs for who wants to follow it, once all ports are taken.
@@ -83,12 +124,14 @@ pub(crate) async fn run_until(
 ) -> anyhow::Result<()> {
     let exporters = Exporters::new(export_options(storage));
     exporters.check().await.map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
+    // After the exporters, which may have made the tables.
+    let outside = Outside { postgresql: answers_from_postgresql(config).await?, exporters };
     tokio::pin!(end);
     let mut pause = RESTART_PAUSE_MIN;
     let mut life = Life::First;
     loop {
         let begun = tokio::time::Instant::now();
-        match run_once(config, sse, storage, life, &exporters, &mut started, end.as_mut()).await? {
+        match run_once(config, sse, storage, life, &outside, &mut started, end.as_mut()).await? {
             Outcome::Signal => return Ok(()),
             Outcome::NodesUnavailable => {
                 bail!("Error running component 'sse_event_server': Connected node(s) are unavailable")
@@ -116,7 +159,7 @@ async fn run_once(
     sse: &SseServer,
     storage: &Storage,
     life: Life,
-    exporters: &Exporters,
+    outside: &Outside,
     started: &mut impl FnMut(&Ingest, Addresses),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
@@ -128,9 +171,10 @@ async fn run_once(
     report(&ingest.recovery);
     let nodes = nodes(config, sse, storage);
     let (cut, _) = broadcast::channel::<()>(1);
-    let Serving { servers, handle, addresses } = serve(config, sse, storage, &ingest, exporters, &nodes, &cut)?;
+    let Serving { servers, handle, addresses } = serve(config, sse, storage, &ingest, outside, &nodes, &cut)?;
     started(&ingest, addresses);
-    let exporting = exporters
+    let exporting = outside
+        .exporters
         .start(&ingest.log, &ingest.committed)
         .context("Error initializing component 'sse_event_server': cannot start a thread for an export")?;
 
@@ -169,7 +213,7 @@ async fn run_once(
 /// Where the servers listen.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addresses {
-    pub(crate) stream: SocketAddr,
+    pub(crate) stream: Option<SocketAddr>,
     pub(crate) rest: Option<SocketAddr>,
     pub(crate) admin: Option<SocketAddr>,
 }
@@ -187,62 +231,58 @@ fn serve(
     sse: &SseServer,
     storage: &Storage,
     ingest: &Ingest,
-    exporters: &Exporters,
+    outside: &Outside,
     nodes: &[Node],
     cut: &broadcast::Sender<()>,
 ) -> anyhow::Result<Serving> {
-    let views = config.rest_api_server.as_ref().map(|_| {
-        // Without look-ups nobody needs the views; they catch up when somebody does.
-        Views::open(view_options(storage), ingest.log.clone(), ingest.committed.clone())
-    });
+    // Without look-ups in the log nobody needs the views; they catch up when somebody does.
+    let needs_views = config.rest_api_server.is_some() && outside.postgresql.is_none();
+    let views = needs_views.then(|| Views::open(view_options(storage), ingest.log.clone(), ingest.committed.clone()));
     let views = views.transpose().context("Error initializing component 'rest_api_server'")?;
-    let followers = followers(views.as_ref(), exporters);
+    let followers = followers(views.as_ref(), &outside.exporters);
     for follower in &followers {
         ingest.needed_from.add(Arc::clone(&follower.next_sequence));
     }
     let sources: Vec<NamedSource> = nodes.iter().map(|node| node.source.clone()).collect();
-    let admin = config.admin_api_server.as_ref().map(|settings| admin::Server::bind(&admin_options(settings)));
-    let admin = admin.transpose().map_err(|error| cannot_run("admin_api_server", error))?;
-    let rest = config.rest_api_server.as_ref().zip(views.as_ref()).map(|(settings, views)| {
-        let options = rest_options(settings, storage);
-        rest::Server::bind(options, ingest.log.clone(), views.clone(), sources.clone())
+    let admin = bind_admin(config)?;
+    let answers = match (&outside.postgresql, &views) {
+        (Some(postgresql), _) => Some(rest::AnswerFrom::PostgreSql(postgresql.clone())),
+        (None, Some(views)) => {
+            let (log, decoders) = (ingest.log.clone(), storage.log.decode_concurrency);
+            Some(rest::AnswerFrom::Log(LogAnswers::new(log, views.clone(), sources.clone(), decoders)))
+        }
+        (None, None) => None,
+    };
+    let rest = config.rest_api_server.as_ref().zip(answers).map(|(settings, answers)| {
+        let sequences_are_final = storage.log.durability != Durability::Os;
+        bind_rest(RestOptions { sequences_are_final, ..rest_options(settings) }, answers)
     });
-    let rest = rest.transpose().map_err(|error| cannot_run("rest_api_server", error))?;
+    let rest = rest.transpose()?;
     let stream = Server::bind(stream_options(sse, storage), ingest.log.clone(), ingest.committed.clone())
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
     let handle = stream.handle();
-    let addresses = Addresses {
-        stream: stream.local_addr(),
-        rest: rest.as_ref().map(rest::Server::local_addr),
-        admin: admin.as_ref().map(admin::Server::local_addr),
-    };
+    let addresses = Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref());
     addresses.log();
 
-    let is_cut = || {
-        let mut cut = cut.subscribe();
-        async move {
-            // Nothing is ever sent: this ends when the sender is gone.
-            let _ = cut.recv().await;
-        }
-    };
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
-        let parts = admin::Parts {
+        let logged = admin::Logged {
             log: ingest.log.clone(),
             log_directory: log_directory(&storage.folder),
             ingest: Arc::clone(&ingest.counters),
             sources,
             stream: Arc::clone(handle.counters()),
-            rest: rest.as_ref().map(rest::Server::counters),
             followers,
-            exporters: exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),
+            exporters: outside.exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),
         };
-        servers.spawn(admin.run(parts, is_cut()));
+        let rest = rest.as_ref().map(rest::Server::counters);
+        let parts = admin::Parts { logged: Some(logged), rest, postgresql: outside.postgresql.clone() };
+        servers.spawn(admin.run(parts, until_cut(cut)));
     }
     if let Some(rest) = rest {
-        servers.spawn(rest.run(is_cut()));
+        servers.spawn(rest.run(until_cut(cut)));
     }
-    servers.spawn(stream.run(is_cut()));
+    servers.spawn(stream.run(until_cut(cut)));
     if let Some(views) = views {
         servers.spawn(async move { views.ended().await });
     }
@@ -250,8 +290,18 @@ fn serve(
 }
 
 impl Addresses {
+    fn of(stream: Option<&Server>, rest: Option<&rest::Server>, admin: Option<&admin::Server>) -> Self {
+        Addresses {
+            stream: stream.map(Server::local_addr),
+            rest: rest.map(rest::Server::local_addr),
+            admin: admin.map(admin::Server::local_addr),
+        }
+    }
+
     fn log(&self) {
-        info!("the event stream server listens on {}", self.stream);
+        if let Some(stream) = self.stream {
+            info!("the event stream server listens on {stream}");
+        }
         if let Some(rest) = self.rest {
             info!("the REST server listens on {rest}");
         }
@@ -259,6 +309,24 @@ impl Addresses {
             info!("the admin server listens on {admin}");
         }
     }
+}
+
+/// Ends when `cut` is gone.
+fn until_cut(cut: &broadcast::Sender<()>) -> impl Future<Output = ()> + use<> {
+    let mut cut = cut.subscribe();
+    async move {
+        // Nothing is ever sent.
+        let _ = cut.recv().await;
+    }
+}
+
+fn bind_admin(config: &Config) -> anyhow::Result<Option<admin::Server>> {
+    let admin = config.admin_api_server.as_ref().map(|settings| admin::Server::bind(&admin_options(settings)));
+    admin.transpose().map_err(|error| cannot_run("admin_api_server", error))
+}
+
+fn bind_rest(options: RestOptions, answers: rest::AnswerFrom) -> anyhow::Result<rest::Server> {
+    rest::Server::bind(options, answers).map_err(|error| cannot_run("rest_api_server", error))
 }
 
 fn followers(views: Option<&Views>, exporters: &Exporters) -> Vec<Follower> {
@@ -435,14 +503,12 @@ fn view_options(storage: &Storage) -> view::Options {
     view::Options { path: storage.folder.join("views").join("casper.redb"), cache_bytes: storage.log.view_cache_bytes }
 }
 
-fn rest_options(settings: &RestApiServer, storage: &Storage) -> RestOptions {
+fn rest_options(settings: &RestApiServer) -> RestOptions {
     RestOptions {
         port: settings.port,
         max_concurrent_requests: settings.max_concurrent_requests,
         max_requests_per_second: settings.max_requests_per_second,
         request_timeout: settings.request_timeout,
-        decode_concurrency: storage.log.decode_concurrency,
-        sequences_are_final: storage.log.durability != Durability::Os,
         ..RestOptions::new()
     }
 }

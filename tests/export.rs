@@ -279,27 +279,13 @@ fn reference_sqlite(file: &Path) {
     rusqlite::Connection::open(file).unwrap().execute_batch(&dump).unwrap();
 }
 
-/// The same in PostgreSQL.
-fn reference_postgresql(server: &PostgreSql) {
-    server.psql(DATABASE, &text_of_transcript("postgres-schema.sql"));
-    let dump = text_of_transcript("sqlite-dump.sql").replace("'TIMESTAMP'", "'2026-01-02 03:04:05'");
-    let rows = dump.lines().filter(|line| line.starts_with("INSERT INTO") && !line.contains("sqlite_sequence"));
-    let rows: String = rows
-        .map(|row| {
-            let (table, values) = row["INSERT INTO ".len()..].split_once(" VALUES").unwrap();
-            format!("INSERT INTO \"{table}\" VALUES{};", values.replace("(1,1);", "(1,true);").trim_end_matches(';'))
-        })
-        .collect();
-    server.psql(DATABASE, &format!("{rows} SELECT setval('event_log_event_log_id_seq', 10);"));
-}
-
 #[tokio::test]
 async fn databases_that_the_reference_filled_are_continued() {
     let (node, server) = (SimulatedNode::start(), PostgreSql::start());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("events.db3");
     reference_sqlite(&file);
-    reference_postgresql(&server);
+    server.fill_as_the_reference(DATABASE);
     let databases = [Database::Sqlite(&file), Database::PostgreSql(&server, DATABASE)];
     let before = databases.map(Database::rows);
     assert_eq!(before[0].len(), 10);
@@ -346,7 +332,7 @@ async fn tables_of_an_unknown_or_unfinished_migration_are_refused_and_left_alone
         reference_sqlite(&file);
         rusqlite::Connection::open(&file).unwrap().execute(change, []).unwrap();
         server.psql(DATABASE, "DROP SCHEMA public CASCADE; CREATE SCHEMA public");
-        reference_postgresql(&server);
+        server.fill_as_the_reference(DATABASE);
         server.psql(DATABASE, change);
         let places = [
             format!("SQLite database {}", file.display()),

@@ -102,6 +102,21 @@ fn a_bad_configuration_is_refused_with_its_key_its_value_and_the_fix() {
 }
 
 #[test]
+fn a_configuration_that_has_nothing_to_run_is_refused_with_the_ways_out() {
+    let rpc = "[rpc_server.main_server]\nip_address = '127.0.0.1'\nport = 0\n[rpc_server.node_client]\n";
+    let alone = || sidecar().without_sse_server().sections("[storage]\nstorage_folder = 'not-made'");
+    let errors = refusal(alone().sections(rpc).admin_api());
+    assert_names(&errors, &["Error: nothing that is enabled can run", "add `[sse_server]` or `[rest_api_server]`"]);
+    let errors = refusal(alone().sections(rpc).rest_api().admin_api());
+    let ways_out = ["which needs `[sse_server]`: add that", "`rest_api_server.answer_from = \"postgresql\"`"];
+    assert_names(&errors, &["Error: Can't run Rest api server with SSE events persistence disabled"]);
+    assert_names(&errors, &ways_out);
+    let errors = refusal(alone().rest_api());
+    assert_names(&errors, &["Error: At least one of RPC server or SSE server must be configured", ways_out[1]]);
+    assert!(!Path::new("not-made").exists());
+}
+
+#[test]
 fn a_configuration_file_that_is_not_there_is_refused_in_the_references_words() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing.toml");

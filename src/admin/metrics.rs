@@ -8,8 +8,9 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::exposition::Group;
-use super::{Parts, Role, process};
+use super::{Logged, Parts, Role, process};
 use crate::export::counters::Counters as ExporterCounters;
+use crate::rest;
 use crate::source::casper::counters::{Count, Tally};
 use crate::source::casper::event::KINDS;
 use crate::source::casper::{CountedError, Counters, NamedSource};
@@ -30,14 +31,23 @@ pub(super) fn text(parts: &Parts) -> String {
     group
         .gauge("sidecar_build_info", "The version that runs; the value is always 1")
         .count(&[("version", env!("CARGO_PKG_VERSION"))], 1);
-    nodes(&mut group, &parts.sources);
-    received(&mut group, parts);
-    ingest(&mut group, parts);
-    log(&mut group, parts);
-    stream(&mut group, parts);
-    rest(&mut group, parts);
-    followers(&mut group, parts);
-    exporters(&mut group, parts);
+    if let Some(logged) = &parts.logged {
+        nodes(&mut group, &logged.sources);
+        received(&mut group, logged);
+        ingest(&mut group, logged);
+        log(&mut group, logged);
+        stream(&mut group, logged);
+        followers(&mut group, logged);
+        exporters(&mut group, logged);
+    }
+    if let Some(counters) = &parts.rest {
+        rest(&mut group, counters);
+    }
+    if let Some(database) = &parts.postgresql {
+        group
+            .gauge("sidecar_rest_database_connected", "1 if the database of the REST server answered when last asked")
+            .count(&[], database.has_answered().into());
+    }
     let mut text = String::new();
     group.write(&mut text);
     process::families().write(&mut text);
@@ -84,10 +94,10 @@ fn nodes(group: &mut Group, sources: &[NamedSource]) {
     });
 }
 
-fn received(group: &mut Group, parts: &Parts) {
+fn received(group: &mut Group, logged: &Logged) {
     let sizes = group.histogram("sse_server_received_bytes", "Received bytes from SSE inbound per message type");
     let mut add = |name: &str, tally: &dyn Fn(&Counters) -> &Tally| {
-        let snapshots = parts.sources.iter().map(|source| tally(&source.counters).snapshot());
+        let snapshots = logged.sources.iter().map(|source| tally(&source.counters).snapshot());
         if let Some(sum) = snapshots.reduce(|sum, more| sum.plus(&more)).filter(|sum| sum.count > 0) {
             sizes.distribution(&[("message_type", name)], &sum, BYTE);
         }
@@ -98,18 +108,18 @@ fn received(group: &mut Group, parts: &Parts) {
     }
     add("SidecarVersion", &|counters| &counters.sidecar_versions);
 
-    let all: u64 = parts.sources.iter().map(|source| source.counters.contract_messages.get()).sum();
+    let all: u64 = logged.sources.iter().map(|source| source.counters.contract_messages.get()).sum();
     if all > 0 {
         let help = "Number of messages received in TransactionProcessed events.";
         group
             .gauge("sse_server_received_contract_messages", help)
             .count(&[("label", "all")], all)
-            .count(&[("label", "unique")], parts.ingest.stored_messages.get());
+            .count(&[("label", "unique")], logged.ingest.stored_messages.get());
     }
 }
 
-fn ingest(group: &mut Group, parts: &Parts) {
-    let counters = &parts.ingest;
+fn ingest(group: &mut Group, logged: &Logged) {
+    let counters = &logged.ingest;
     let mut counted = |name, help, count: &Count| {
         group.counter(name, help).count(&[], count.get());
     };
@@ -155,14 +165,14 @@ fn ingest(group: &mut Group, parts: &Parts) {
     );
 }
 
-fn log(group: &mut Group, parts: &Parts) {
-    let (oldest, head) = (parts.log.oldest(), parts.log.head().next_sequence);
+fn log(group: &mut Group, logged: &Logged) {
+    let (oldest, head) = (logged.log.oldest(), logged.log.head().next_sequence);
     group.gauge("sidecar_log_head", "The sequence that the next event will get").count(&[], head);
     group.gauge("sidecar_log_oldest", "The oldest retained sequence").count(&[], oldest);
-    let Ok((segments, bytes)) = segments(&parts.log_directory) else { return };
+    let Ok((segments, bytes)) = segments(&logged.log_directory) else { return };
     group.gauge("sidecar_log_segments", "Segment files of the log").count(&[], segments);
     group.gauge("sidecar_log_bytes", "Bytes that the log's segments take on the device").count(&[], bytes);
-    let (payload, written) = (parts.ingest.stored_bytes.get(), parts.ingest.disk.written_bytes.get());
+    let (payload, written) = (logged.ingest.stored_bytes.get(), logged.ingest.disk.written_bytes.get());
     if payload > 0 {
         let ratio = written as f64 / payload as f64;
         group
@@ -187,9 +197,9 @@ fn segments(directory: &Path) -> io::Result<(u64, u64)> {
     Ok(together)
 }
 
-fn stream(group: &mut Group, parts: &Parts) {
-    let counters = &parts.stream;
-    let head = parts.log.head().next_sequence;
+fn stream(group: &mut Group, logged: &Logged) {
+    let counters = &logged.stream;
+    let head = logged.log.head().next_sequence;
     let lags = ReaderClass::ALL.map(|class| (class.name(), counters.readers.lag(class, head)));
     let subscribers = group.gauge("sidecar_stream_subscribers", "Open event streams");
     for (class, lag) in &lags {
@@ -215,8 +225,7 @@ fn stream(group: &mut Group, parts: &Parts) {
     );
 }
 
-fn rest(group: &mut Group, parts: &Parts) {
-    let Some(counters) = &parts.rest else { return };
+fn rest(group: &mut Group, counters: &rest::Counters) {
     let sizes = group.histogram("db_raw_data_size", "Size (in bytes) of raw data fetched from the database.");
     for (kind, snapshot) in counters.read_bytes() {
         sizes.distribution(&[("message_type", kind)], &snapshot, BYTE);
@@ -234,8 +243,8 @@ fn rest(group: &mut Group, parts: &Parts) {
     }
 }
 
-fn followers(group: &mut Group, parts: &Parts) {
-    let head = parts.log.head().next_sequence;
+fn followers(group: &mut Group, logged: &Logged) {
+    let head = logged.log.head().next_sequence;
     for (role, name, help, label) in [
         (Role::View, "sidecar_view_lag_events", "Stored events that a view has not read yet", "view"),
         (
@@ -246,21 +255,21 @@ fn followers(group: &mut Group, parts: &Parts) {
         ),
     ] {
         let lags = group.gauge(name, help);
-        for follower in parts.followers.iter().filter(|follower| follower.role == role) {
+        for follower in logged.followers.iter().filter(|follower| follower.role == role) {
             let next = follower.next_sequence.load(Ordering::Relaxed);
             lags.count(&[(label, follower.name)], head.saturating_sub(next));
         }
     }
 }
 
-fn exporters(group: &mut Group, parts: &Parts) {
+fn exporters(group: &mut Group, logged: &Logged) {
     let connected = group.gauge("sidecar_exporter_connected", "1 while an exporter's database is there");
-    for (name, counters) in &parts.exporters {
+    for (name, counters) in &logged.exporters {
         connected.count(&[("exporter", name)], counters.is_connected.load(Ordering::Relaxed).into());
     }
     let mut counted = |name, help, count: fn(&ExporterCounters) -> &Count| {
         let family = group.counter(name, help);
-        for (exporter, counters) in &parts.exporters {
+        for (exporter, counters) in &logged.exporters {
             family.count(&[("exporter", exporter)], count(counters).get());
         }
     };

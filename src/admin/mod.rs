@@ -20,6 +20,7 @@ use std::sync::atomic::AtomicU64;
 
 use sidecar_log_format::Log;
 
+use crate::rest::PostgreSqlAnswers;
 use crate::source::casper::NamedSource;
 use crate::{export, ingest, rest, stream};
 
@@ -40,6 +41,16 @@ pub struct AdminOptions {
 
 /// The running parts, as far as they can be looked at.
 pub struct Parts {
+    /// The log and what is around it; not there where REST answers from another machine's database.
+    pub logged: Option<Logged>,
+    /// What the REST server counts, if there is one.
+    pub rest: Option<Arc<rest::Counters>>,
+    /// What the REST server answers from, if that is a database.
+    pub postgresql: Option<PostgreSqlAnswers>,
+}
+
+/// The log, what fills it and what reads it.
+pub struct Logged {
     /// The log.
     pub log: Log,
     /// Where its segments are.
@@ -50,8 +61,6 @@ pub struct Parts {
     pub sources: Vec<NamedSource>,
     /// What the event stream server counts.
     pub stream: Arc<stream::Counters>,
-    /// What the REST server counts, if there is one.
-    pub rest: Option<Arc<rest::Counters>>,
     /// Who follows the log, with the next sequence that each will read.
     pub followers: Vec<Follower>,
     /// What each exporter counts, with its name.

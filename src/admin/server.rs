@@ -1,6 +1,7 @@
 //! HTTP: what the reference answers, and two questions of process supervisors beside it.
 //!
-//! `/health` is answered as soon as the process serves, `/ready` once look-ups see what is stored. Neither waits in the
+//! `/health` is answered as soon as the process serves, `/ready` once look-ups see what is stored, or while the database
+//! that they go to answers. Neither waits in the
 //! line of `/metrics`, so that a slow scrape does not look like a dead process.
 
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 
-use super::{AdminOptions, Parts, Role, metrics};
+use super::{AdminOptions, Logged, Parts, Role, metrics};
 use crate::http::{BindError, front::Front, front::FrontLimits, turns::Limits};
 
 /// Connections at a time.
@@ -75,26 +76,32 @@ async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Respons
         }
         "/metrics" | "/metrics/" => text(StatusCode::METHOD_NOT_ALLOWED, "HTTP method not allowed"),
         "/health" | "/health/" if is_get => text(StatusCode::OK, "live"),
-        "/ready" | "/ready/" if is_get => ready(&shared.parts),
+        "/ready" | "/ready/" if is_get => ready(&shared.parts).await,
         "/" => text(StatusCode::INTERNAL_SERVER_ERROR, "Unhandled rejection: InvalidPath"),
         _ => empty(StatusCode::NOT_FOUND),
     }
 }
 
-fn ready(parts: &Parts) -> Response {
-    let head = parts.log.head().next_sequence;
-    let late = parts.followers.iter().find(|follower| {
-        let next = follower.next_sequence.load(Ordering::Relaxed);
-        follower.role == Role::View && head.saturating_sub(next) > READY_LAG_EVENTS_MAX
-    });
-    match late {
+async fn ready(parts: &Parts) -> Response {
+    let views_are_late = parts.logged.as_ref().and_then(late_view);
+    let not_ready = match &parts.postgresql {
+        Some(database) if !database.is_answering().await => Some("the database does not answer".to_owned()),
+        _ => views_are_late,
+    };
+    match not_ready {
         None => text(StatusCode::OK, "ready"),
-        Some(view) => {
-            let behind = head.saturating_sub(view.next_sequence.load(Ordering::Relaxed));
-            let body = format!("not ready: the view {} is {behind} events behind the log", view.name);
-            text(StatusCode::SERVICE_UNAVAILABLE, body)
-        }
+        Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
     }
+}
+
+fn late_view(logged: &Logged) -> Option<String> {
+    let head = logged.log.head().next_sequence;
+    let mut views = logged.followers.iter().filter(|follower| follower.role == Role::View);
+    views.find_map(|view| {
+        let behind = head.saturating_sub(view.next_sequence.load(Ordering::Relaxed));
+        let is_late = behind > READY_LAG_EVENTS_MAX;
+        is_late.then(|| format!("the view {} is {behind} events behind the log", view.name))
+    })
 }
 
 fn text(status: StatusCode, body: impl Into<Body>) -> Response {

@@ -16,11 +16,12 @@ use url::Host;
 
 use super::{
     document::Document,
-    error::{ConfigError, InvalidValue, Refusal},
+    error::{ConfigError, Fix, InvalidValue, Refusal},
     file, postgresql,
     settings::{
-        AdminApiServer, Compaction, Config, CorsOrigin, Durability, EventStreamServer, ExponentialBackoff, LogSettings,
-        NodeClient, NodeConnection, RestApiServer, RpcListener, RpcServer, Sqlite, SseServer, Storage, Threads,
+        AdminApiServer, AnswerFrom, Compaction, Config, CorsOrigin, Durability, EventStreamServer, ExponentialBackoff,
+        LogSettings, NodeClient, NodeConnection, PostgreSql, RestApiServer, RpcListener, RpcServer, Sqlite, SseServer,
+        Storage, Threads,
     },
 };
 
@@ -54,31 +55,50 @@ pub(super) fn check(
 
     let sse_enabled = file.sse_server.as_ref().is_some_and(|sse| sse.enable_server);
     let rpc_enabled = file.rpc_server.as_ref().is_some_and(|rpc| rpc.main_server.enable_server);
-    if !sse_enabled && !rpc_enabled {
-        return Err(Refusal::NothingEnabled.into());
+    let rest = file.rest_api_server.filter(|rest| rest.enable_server);
+    let rest_from = |place| rest.as_ref().is_some_and(|rest| rest.answer_from == place);
+    let rest_from_log = rest_from(file::AnswerFrom::Log);
+    let rest_from_postgresql = rest_from(file::AnswerFrom::PostgreSql);
+    if !sse_enabled && !rpc_enabled && !rest_from_postgresql {
+        return Err(Refusal::NothingEnabled(Fix(format!("add `[sse_server]`; {REST_ALONE}"))).into());
     }
-    if sse_enabled && file.storage.is_none() {
+    let storage_folder = file.storage.as_ref().and_then(|storage| storage.storage_folder.as_ref());
+    if sse_enabled && storage_folder.is_none() {
         return Err(Refusal::SseWithoutStorage.into());
+    }
+    if rest_from_log && !sse_enabled {
+        let fix =
+            format!("`[rest_api_server]` answers from the log, which needs `[sse_server]`: add that; {REST_ALONE}");
+        return Err(Refusal::RestWithoutLog(Fix(fix)).into());
     }
 
     let threads = threads(file.max_thread_count, file.max_blocking_thread_count, &section(""))?;
     let sse_server = file.sse_server.filter(|sse| sse.enable_server);
     let sse_server = sse_server.map(|sse| sse_server_settings(sse, &section("sse_server"))).transpose()?;
     let exports = sse_server.as_ref().is_none_or(|sse| sse.keep_only_newest.is_none());
-    let rest = file.rest_api_server.filter(|rest| rest.enable_server);
-    let storage = file.storage.map(|file| storage(file, exports, rest.is_some(), &section("storage"), environment));
-    let storage = storage.transpose()?;
+    let mut file_storage = file.storage;
+    let postgresql = match exports || rest_from_postgresql {
+        true => postgresql_settings(file_storage.as_mut(), &section("storage"), environment)?,
+        false => None,
+    };
+    let exported_to = postgresql.clone().filter(|_| exports);
+    let storage = file_storage.map(|file| storage(file, exports, exported_to, rest_from_log, &section("storage")));
     let admin = file.admin_api_server.filter(|admin| admin.enable_server);
+    let rest = rest.map(|rest| rest_api_server(&rest, postgresql, &section("rest_api_server")));
     Ok(Config {
         threads,
         network_name: file.network_name,
-        storage,
+        storage: storage.transpose()?.flatten(),
         sse_server,
-        rest_api_server: rest.map(|rest| rest_api_server(&rest, &section("rest_api_server"))).transpose()?,
+        rest_api_server: rest.transpose()?,
         admin_api_server: admin.map(|admin| admin_api_server(&admin, &section("admin_api_server"))).transpose()?,
         rpc_server: file.rpc_server.map_or(Ok(None), |rpc| rpc_server(rpc, &section("rpc_server")))?,
     })
 }
+
+/// The other way out for a file with REST and without nodes.
+const REST_ALONE: &str = "for REST without nodes set `rest_api_server.answer_from = \"postgresql\"`, which answers from a \
+    database that another Sidecar fills";
 
 fn threads(workers: Option<i64>, blocking: Option<i64>, section: &Section<'_>) -> Result<Threads, ConfigError> {
     let cpus = || thread::available_parallelism().map_or(1, usize::from);
@@ -88,38 +108,44 @@ fn threads(workers: Option<i64>, blocking: Option<i64>, section: &Section<'_>) -
     Ok(Threads { workers: workers.unwrap_or_else(cpus), blocking: blocking.or(workers).unwrap_or(512) })
 }
 
+/// `None` without a folder, which only the log needs.
 fn storage(
     file: file::Storage,
     exports: bool,
-    rest_enabled: bool,
+    postgresql: Option<PostgreSql>,
+    rest_from_log: bool,
     section: &Section<'_>,
-    environment: Environment<'_>,
-) -> Result<Storage, ConfigError> {
-    if file.storage_folder == PathBuf::new() {
+) -> Result<Option<Storage>, ConfigError> {
+    let Some(folder) = file.storage_folder else { return Ok(None) };
+    if folder == PathBuf::new() {
         return Err(section.invalid("storage_folder", "''", "set it to the folder that is to hold the log"));
     }
-    let log = log_settings(&file.log, rest_enabled, &section.below("log"))?;
-    if !exports {
-        return Ok(Storage { folder: file.storage_folder, log, sqlite: None, postgresql: None });
-    }
-    let no_database_section = file.sqlite_config.is_none() && file.postgresql_config.is_none();
-    let asked_for_by_environment = no_database_section && environment(postgresql::HOST).is_some();
-    let postgresql = match file.postgresql_config {
-        None if asked_for_by_environment => Some(file::PostgresqlConfig::default()),
-        in_file => in_file.filter(|postgresql| postgresql.enabled),
-    };
-    let postgresql_section = section.below("postgresql_config");
-    let check_postgresql = |postgresql| postgresql::check(postgresql, &postgresql_section, environment);
-    let sqlite = file.sqlite_config.filter(|sqlite| sqlite.enabled);
-    Ok(Storage {
-        folder: file.storage_folder,
-        log,
-        sqlite: sqlite.map(|sqlite| sqlite_settings(sqlite, &section.below("sqlite_config"))).transpose()?,
-        postgresql: postgresql.map(check_postgresql).transpose()?,
-    })
+    let log = log_settings(&file.log, rest_from_log, &section.below("log"))?;
+    let sqlite = file.sqlite_config.filter(|sqlite| exports && sqlite.enabled);
+    let sqlite = sqlite.map(|sqlite| sqlite_settings(sqlite, &section.below("sqlite_config"))).transpose()?;
+    Ok(Some(Storage { folder, log, sqlite, postgresql }))
 }
 
-fn log_settings(file: &file::Log, rest_enabled: bool, section: &Section<'_>) -> Result<LogSettings, ConfigError> {
+/// The PostgreSQL database that `[storage]` or, without any database section, the environment asks for.
+fn postgresql_settings(
+    storage: Option<&mut file::Storage>,
+    section: &Section<'_>,
+    environment: Environment<'_>,
+) -> Result<Option<PostgreSql>, ConfigError> {
+    let (in_file, has_sqlite) = match storage {
+        Some(storage) => (storage.postgresql_config.take(), storage.sqlite_config.is_some()),
+        None => (None, false),
+    };
+    let asked_for_by_environment = in_file.is_none() && !has_sqlite && environment(postgresql::HOST).is_some();
+    let settings = match asked_for_by_environment {
+        true => Some(file::PostgresqlConfig::default()),
+        false => in_file.filter(|postgresql| postgresql.enabled),
+    };
+    let section = section.below("postgresql_config");
+    settings.map(|settings| postgresql::check(settings, &section, environment)).transpose()
+}
+
+fn log_settings(file: &file::Log, rest_from_log: bool, section: &Section<'_>) -> Result<LogSettings, ConfigError> {
     let sync_interval = section.milliseconds_or("sync_interval_ms", file.sync_interval_ms, 100, 1..=60_000)?;
     let age_max = file.segment_age_max_seconds;
     Ok(LogSettings {
@@ -136,7 +162,7 @@ fn log_settings(file: &file::Log, rest_enabled: bool, section: &Section<'_>) -> 
         block_cache_bytes: section.number_or(
             "block_cache_bytes",
             file.block_cache_bytes,
-            if rest_enabled { REST_BLOCK_CACHE_BYTES } else { BLOCK_CACHE_BYTES },
+            if rest_from_log { REST_BLOCK_CACHE_BYTES } else { BLOCK_CACHE_BYTES },
             MIB..=1024 * GIB,
         )?,
         decode_concurrency: section.number_or("decode_concurrency", file.decode_concurrency, 2, 1..=1024)?,
@@ -309,7 +335,20 @@ fn event_stream_server(
     })
 }
 
-fn rest_api_server(file: &file::RestApiServer, section: &Section<'_>) -> Result<RestApiServer, ConfigError> {
+fn rest_api_server(
+    file: &file::RestApiServer,
+    postgresql: Option<PostgreSql>,
+    section: &Section<'_>,
+) -> Result<RestApiServer, ConfigError> {
+    let answer_from = match (file.answer_from, postgresql) {
+        (file::AnswerFrom::Log, _) => AnswerFrom::Log,
+        (file::AnswerFrom::PostgreSql, Some(database)) => AnswerFrom::PostgreSql(database),
+        (file::AnswerFrom::PostgreSql, None) => {
+            let fix = "no PostgreSQL database is configured: add `[storage.postgresql_config]`, enabled, or set \
+                       SIDECAR_POSTGRES_HOST and its like in the environment, or set this key to 'log'";
+            return Err(section.invalid("answer_from", "'postgresql'", fix));
+        }
+    };
     let (concurrent, per_second) = (file.max_concurrent_requests, file.max_requests_per_second);
     let timeout = file.request_timeout_in_seconds;
     Ok(RestApiServer {
@@ -317,6 +356,7 @@ fn rest_api_server(file: &file::RestApiServer, section: &Section<'_>) -> Result<
         max_concurrent_requests: section.number_or("max_concurrent_requests", concurrent, 50, 1..=COUNT_MAX)?,
         max_requests_per_second: section.number_or("max_requests_per_second", per_second, 50, 1..=COUNT_MAX)?,
         request_timeout: section.seconds_or("request_timeout_in_seconds", timeout, 30, 1..=SECONDS_MAX)?,
+        answer_from,
     })
 }
 
@@ -685,7 +725,9 @@ mod tests {
 
     #[test]
     fn neither_rpc_nor_sse_is_refused_in_the_words_operators_know() {
-        let text = "At least one of RPC server or SSE server must be configured";
+        let text = "At least one of RPC server or SSE server must be configured\n\
+                    add `[sse_server]`; for REST without nodes set `rest_api_server.answer_from = \"postgresql\"`, which \
+                    answers from a database that another Sidecar fills";
         assert_eq!(refused(""), text);
         assert_eq!(refused("[storage]\nstorage_folder = 'x'\n[rest_api_server]\nport = 1"), text);
         assert_eq!(refused(&DEFAULT_SSE_ONLY.replace("enable_server = true", "enable_server = false")), text);
@@ -698,9 +740,77 @@ mod tests {
     #[test]
     fn sse_without_storage_is_refused_in_the_words_operators_know() {
         let without = DEFAULT_SSE_ONLY.replace("[storage]\n", "").replace("storage_folder = \"./storage\"\n", "");
-        assert_eq!(refused(&without), "Can't run SSE if no `[storage.storage_folder]` is defined");
+        let text = "Can't run SSE if no `[storage.storage_folder]` is defined";
+        assert_eq!(refused(&without), text);
+        assert_eq!(refused(&without.replace("[sse_server]", "[storage.log]\n[sse_server]")), text);
         let error = refused(&DEFAULT_SSE_ONLY.replace("./storage", ""));
         assert!(error.contains("`storage.storage_folder` is '' (line 6); set it to the folder"), "{error}");
+    }
+
+    const POSTGRESQL: &str = "
+        [storage.postgresql_config]
+        host = 'h'
+        database_name = 'd'
+        database_username = 'u'
+        database_password = 'p'
+    ";
+    const REST_FROM_POSTGRESQL: &str = "[rest_api_server]\nport = 18888\nanswer_from = 'postgresql'\n";
+
+    #[test]
+    fn rest_from_postgresql_needs_nothing_but_the_database() {
+        let admin = "[admin_api_server]\nport = 18887\n";
+        let with_folder = format!("[storage]\nstorage_folder = 'x'\n{POSTGRESQL}{REST_FROM_POSTGRESQL}{admin}");
+        for text in [&format!("{POSTGRESQL}{REST_FROM_POSTGRESQL}"), &with_folder] {
+            let Loaded { config, warnings } = loaded(text);
+            assert_eq!((warnings, config.sse_server), (vec![], None));
+            let rest = config.rest_api_server.unwrap();
+            let AnswerFrom::PostgreSql(database) = rest.answer_from else { panic!("{rest:?}") };
+            assert_eq!((database.host.as_str(), database.port, database.max_connections), ("h", 5432, 10));
+        }
+        let variables = |variable: &str| variable.starts_with("SIDECAR_POSTGRES_").then(|| "7".to_owned());
+        let variables = |variable: &str| variables(variable).filter(|_| !variable.contains("SSL"));
+        let config = Config::parse(REST_FROM_POSTGRESQL, variables).unwrap().config;
+        let AnswerFrom::PostgreSql(database) = config.rest_api_server.unwrap().answer_from else { panic!() };
+        assert_eq!((database.host.as_str(), database.port), ("7", 7));
+    }
+
+    #[test]
+    fn rest_from_postgresql_goes_with_everything_else() {
+        let full = DEFAULT_FULL.replace("answer_from = \"log\"", "answer_from = \"postgresql\"");
+        let error = refused(&full);
+        for part in [
+            "`rest_api_server.answer_from` is 'postgresql' (line ",
+            "no PostgreSQL database is configured: add `[storage.postgresql_config]`, enabled, or set SIDECAR_POSTGRES_HOST",
+            "or set this key to 'log'",
+        ] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        let full = full.replace("enabled = false", "enabled = true");
+        let answer_from = |text: &str| loaded(text).config.rest_api_server.unwrap().answer_from;
+        let exported_to = |text: &str| loaded(text).config.storage.unwrap().postgresql;
+        assert_eq!(answer_from(&full), AnswerFrom::PostgreSql(exported_to(&full).unwrap()));
+        // Nothing is exported then, but another may fill the database.
+        let short = full.replace("disable_event_persistence = false", "disable_event_persistence = true");
+        assert!(matches!(answer_from(&short), AnswerFrom::PostgreSql(_)));
+        assert_eq!(exported_to(&short), None);
+        assert_eq!(answer_from(DEFAULT_FULL), AnswerFrom::Log);
+
+        let error = refused(&DEFAULT_FULL.replace("answer_from = \"log\"", "answer_from = \"sqlite\""));
+        assert!(error.contains("unknown variant `sqlite`, expected `log` or `postgresql`"), "{error}");
+    }
+
+    #[test]
+    fn rest_from_a_log_that_nobody_writes_is_refused_with_both_ways_out() {
+        let rest =
+            "[storage]\nstorage_folder = 'x'\n[rest_api_server]\nport = 18888\n[admin_api_server]\nport = 18887\n";
+        let error = refused(&format!("{RPC_ONLY}{rest}"));
+        let expected = "Can't run Rest api server with SSE events persistence disabled\n`[rest_api_server]` answers from the \
+                        log, which needs `[sse_server]`: add that; for REST without nodes set \
+                        `rest_api_server.answer_from = \"postgresql\"`, which answers from a database that another Sidecar fills";
+        assert_eq!(error, expected);
+        let from_postgresql = rest.replace("port = 18888", "port = 18888\nanswer_from = 'postgresql'");
+        assert!(loaded(&format!("{RPC_ONLY}{from_postgresql}{POSTGRESQL}")).config.rpc_server.is_some());
+        loaded(&format!("{RPC_ONLY}{}", rest.replace("[rest_api_server]", "[rest_api_server]\nenable_server = false")));
     }
 
     #[test]
@@ -739,6 +849,10 @@ mod tests {
     #[test]
     fn sse_may_be_off_while_rpc_is_on() {
         let text = DEFAULT_FULL.replacen("enable_server = true", "enable_server = false", 1);
+        let text = text.replace(
+            "[rest_api_server]\n# Default: true when the section is there.\nenable_server = true",
+            "[rest_api_server]\nenable_server = false",
+        );
         let config = loaded(&text).config;
         assert!(config.sse_server.is_none() && config.rpc_server.is_some());
     }

@@ -72,9 +72,12 @@ impl UnreadableFile {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// Neither `[sse_server]` nor `[rpc_server.main_server]` is there and enabled.
+    /// Neither `[sse_server]` nor `[rpc_server.main_server]` is there and enabled, nor REST from a database.
     #[error("At least one of RPC server or SSE server must be configured")]
-    NothingEnabled,
+    NothingEnabled(#[source] Fix),
+    /// The REST server has no log to answer from.
+    #[error("Can't run Rest api server with SSE events persistence disabled")]
+    RestWithoutLog(#[source] Fix),
     /// The SSE server has nowhere to put its log.
     #[error("Can't run SSE if no `[storage.storage_folder]` is defined")]
     SseWithoutStorage,

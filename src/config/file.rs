@@ -29,7 +29,7 @@ pub(super) struct File {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Storage {
-    pub(super) storage_folder: PathBuf,
+    pub(super) storage_folder: Option<PathBuf>,
     #[serde(default)]
     pub(super) log: Log,
     pub(super) sqlite_config: Option<SqliteConfig>,
@@ -162,6 +162,16 @@ pub(super) struct RestApiServer {
     pub(super) max_concurrent_requests: Option<i64>,
     pub(super) max_requests_per_second: Option<i64>,
     pub(super) request_timeout_in_seconds: Option<i64>,
+    #[serde(default)]
+    pub(super) answer_from: AnswerFrom,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum AnswerFrom {
+    #[default]
+    Log,
+    PostgreSql,
 }
 
 #[derive(Debug, Deserialize)]

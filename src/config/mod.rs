@@ -36,9 +36,9 @@ pub use error::{
     Warning,
 };
 pub use settings::{
-    AdminApiServer, Compaction, Config, CorsOrigin, Durability, EventStreamServer, ExponentialBackoff, ExportFrom,
-    LegacySseApi, LogSettings, NodeClient, NodeConnection, Password, PostgreSql, ReplayChunks, RestApiServer,
-    RpcListener, RpcServer, Sqlite, SseServer, SslMode, Storage, Threads, ZstdPassThrough,
+    AdminApiServer, AnswerFrom, Compaction, Config, CorsOrigin, Durability, EventStreamServer, ExponentialBackoff,
+    ExportFrom, LegacySseApi, LogSettings, NodeClient, NodeConnection, Password, PostgreSql, ReplayChunks,
+    RestApiServer, RpcListener, RpcServer, Sqlite, SseServer, SslMode, Storage, Threads, ZstdPassThrough,
 };
 
 use document::Document;
@@ -97,13 +97,15 @@ mod tests {
     use tempfile::NamedTempFile;
 
     use super::{
-        samples::{DEFAULT_FULL, DEFAULT_SSE_ONLY, EVERY_ERA, PASSWORD, explained, load, loaded, refused},
+        samples::{
+            DEFAULT_FULL, DEFAULT_SSE_ONLY, EVERY_ERA, PASSWORD, REST_FROM_POSTGRESQL, explained, load, loaded, refused,
+        },
         *,
     };
 
     #[test]
     fn the_example_files_load_without_a_warning() {
-        for example in [DEFAULT_SSE_ONLY, DEFAULT_FULL] {
+        for example in [DEFAULT_SSE_ONLY, DEFAULT_FULL, REST_FROM_POSTGRESQL] {
             assert_eq!(loaded(example).warnings, []);
         }
     }

@@ -6,6 +6,7 @@ use super::{Config, ConfigError, Loaded};
 
 pub(super) const DEFAULT_SSE_ONLY: &str = include_str!("../../resources/example_configs/default_sse_only.toml");
 pub(super) const DEFAULT_FULL: &str = include_str!("../../resources/example_configs/default_full.toml");
+pub(super) const REST_FROM_POSTGRESQL: &str = include_str!("../../resources/example_configs/rest_from_postgresql.toml");
 
 /// No part of any other text, so that finding it anywhere means that it leaked.
 pub(super) const PASSWORD: &str = "xyzzyQ9";

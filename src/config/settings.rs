@@ -12,7 +12,8 @@ pub struct Config {
     pub threads: Threads,
     /// The chain's name that every node must report; any when `None`.
     pub network_name: Option<String>,
-    /// `[storage]`: where the log lives, and the databases it is exported to. Always there when `sse_server` is.
+    /// `[storage]`: where the log lives, and the databases it is exported to. Always there when `sse_server` is; without
+    /// that, nothing uses it.
     pub storage: Option<Storage>,
     /// `[sse_server]`: which nodes to read, and the event stream server.
     pub sse_server: Option<SseServer>,
@@ -318,7 +319,7 @@ pub enum LegacySseApi {
 }
 
 /// `[rest_api_server]`, enabled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestApiServer {
     /// Listening port; 0 is any free one.
     pub port: u16,
@@ -328,6 +329,17 @@ pub struct RestApiServer {
     pub max_requests_per_second: u32,
     /// The limit for answering one request.
     pub request_timeout: Duration,
+    /// Where the answers come from.
+    pub answer_from: AnswerFrom,
+}
+
+/// Where the answers of the REST server come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AnswerFrom {
+    /// From the log, which is there when `sse_server` is.
+    Log,
+    /// From this database, filled here or elsewhere.
+    PostgreSql(PostgreSql),
 }
 
 /// `[admin_api_server]`, enabled.

@@ -81,8 +81,8 @@ type Running = Option<(Addresses, sidecar_log_format::Log, watch::Receiver<sidec
 async fn narrate(storage_path: PathBuf, events: usize, last_payload: String, mut running: watch::Receiver<Running>) {
     let Ok(started) = running.wait_for(Option::is_some).await.map(|running| running.clone()) else { return };
     let Some((addresses, log, mut committed)) = started else { return };
-    let port = addresses.stream.port();
-    let [rest, admin] = [addresses.rest, addresses.admin].map(|address| address.map_or(0, |address| address.port()));
+    let addresses = [addresses.stream, addresses.rest, addresses.admin];
+    let [port, rest, admin] = addresses.map(|address| address.map_or(0, |address| address.port()));
     let log_path = appliance::log_directory(&storage_path);
     println!("A recorded Casper network of {events} events flows through a simulated node into Sidecar.");
     println!();

@@ -67,6 +67,16 @@ pub enum ExportError {
         /// The newest version in the table `Migration`.
         found: i64,
     },
+    /// There are no tables to read.
+    #[error(
+        "{place} does not hold Sidecar's tables ({reason}); let a Sidecar that reads nodes export to it first, with `[sse_server]` and `[storage.postgresql_config]`, or give another database"
+    )]
+    NoTables {
+        /// Which database.
+        place: String,
+        /// What is missing.
+        reason: String,
+    },
     /// The statement failed; it is rolled back.
     #[error("{place}: {reason}")]
     Failed {
@@ -109,13 +119,14 @@ pub enum ExportError {
 
 impl ExportError {
     /// Whether an operator must set something right before another attempt can help.
-    pub(super) fn is_refusal(&self) -> bool {
+    pub(crate) fn is_refusal(&self) -> bool {
         matches!(
             self,
             Self::Refused { .. }
                 | Self::RootCertificate { .. }
                 | Self::UnfinishedMigration { .. }
                 | Self::UnknownMigration { .. }
+                | Self::NoTables { .. }
         )
     }
 }

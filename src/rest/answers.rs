@@ -1,15 +1,15 @@
 //! What answers are made of: [`Found`] collects stored events in the form in which clients see them, and [`Failure`] says
 //! why there are none.
 //!
-//! This is the seam between where events are looked up (the views and the log, or an exporter's database) and HTTP, which
-//! only sees bytes. Nothing is parsed and written again: an answer is the event's own bytes with fixed text around them.
+//! This is the seam between where events are looked up (the views and the log, or PostgreSQL) and HTTP, which only sees
+//! bytes. Nothing is parsed and written again: an answer is the event's own bytes with fixed text around them.
 
 use std::fmt::Display;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use sidecar_log_format::{Row, Sequence};
+use sidecar_log_format::{Kind, Row, Sequence};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::counters::Counters;
@@ -18,7 +18,9 @@ use crate::source::casper::keys::rest_payload;
 
 /// Answers up to this size are made whenever they are asked for; one that grows larger needs a permit, so that only a few
 /// such are in memory. A page ends before it does, unless its only event is larger.
-const FREE_BYTES: usize = 1 << 20;
+pub(super) const FREE_BYTES: usize = 1 << 20;
+/// Answers over the free size that may be in memory.
+pub(super) const LARGE_ANSWERS_MAX: usize = 2;
 /// No list becomes longer than this.
 const LIST_BYTES_MAX: usize = 64 << 20;
 
@@ -35,9 +37,21 @@ pub(super) enum Failure {
         /// Its sequence.
         sequence: Sequence,
     },
+    /// What the database holds is not JSON.
+    #[error("Error deserializing returned data: {0}")]
+    NotJson(String),
     /// The log or the views cannot be read.
     #[error("Unhandled error occurred in storage: {0}")]
     Storage(String),
+    /// PostgreSQL cannot be asked. Where it is and what it says is the operator's business, and is logged.
+    #[error("Unhandled error occurred in storage: the database does not answer as it should")]
+    Database,
+    /// The tables in PostgreSQL do not have it.
+    #[error(
+        "This server answers from PostgreSQL, which knows neither the sequences of the log nor the transactions of an \
+         account; ask a Sidecar that answers from its log, or for /blocks, /block, /transaction, /faults, /signatures or /step"
+    )]
+    OnlyInLog,
     /// The views are too far behind the log to know.
     #[error("The views are {events} events behind the log and cannot tell yet; ask again")]
     Behind {
@@ -84,12 +98,21 @@ pub(super) struct Found {
     is_page: bool,
     /// Whether the page ended before all its events were in it.
     pub(super) is_cut: bool,
-    /// How many events there are, and the last one's sequence: together they change when a growing answer does.
+    /// How many events there are, and the last one's place in their order. In the log that is its sequence; together they
+    /// change when a growing answer does.
     pub(super) events: usize,
     pub(super) last: Sequence,
     /// Must be held for as long as an answer over [`FREE_BYTES`] is in memory.
     pub(super) room: Option<OwnedSemaphorePermit>,
     counters: Arc<Counters>,
+}
+
+/// A state of [`Found`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    body_bytes: usize,
+    events: usize,
+    last: Sequence,
 }
 
 impl Found {
@@ -120,6 +143,18 @@ impl Found {
         self.last = sequence;
     }
 
+    /// Where it is now, to come back to.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { body_bytes: self.body.len(), events: self.events, last: self.last }
+    }
+
+    /// Takes out what was added since.
+    pub(super) fn go_back_to(&mut self, mark: Mark) {
+        self.body.truncate(mark.body_bytes);
+        self.events = mark.events;
+        self.last = mark.last;
+    }
+
     /// Adds text that is no event.
     pub(super) fn push_text(&mut self, text: &str) {
         self.body.extend_from_slice(text.as_bytes());
@@ -128,39 +163,64 @@ impl Found {
     /// Adds an event of the log.
     pub(super) fn push_row(&mut self, row: &Row<'_>, payload: &[u8]) -> Result<Pushed, Failure> {
         let sequence = row.sequence();
-        if self.body.len() + payload.len() > FREE_BYTES && self.events > 0 && self.is_page {
+        let unknown_shape = || Failure::UnknownShape { sequence };
+        let payload = std::str::from_utf8(payload).map_err(|_| unknown_shape())?;
+        if self.form == Form::Envelope {
+            let content = rest_payload(row.kind(), payload).ok_or_else(unknown_shape)?;
+            let api_version = row.api_version().to_string();
+            return self.push_enveloped(sequence, row.kind(), &api_version, row.network(), &content);
+        }
+        let pushed = self.room_for(payload.len())?;
+        if pushed == Pushed::Yes {
+            self.begin_event(row.kind(), payload.len());
+            self.push_facts(row);
+            self.push_envelope(&row.api_version().to_string(), row.network(), payload);
+            self.note(sequence);
+        }
+        Ok(pushed)
+    }
+
+    /// Adds an event of which only the envelope shows: `content` is its payload as answers have it.
+    pub(super) fn push_enveloped(
+        &mut self,
+        sequence: Sequence,
+        kind: Kind,
+        api_version: &str,
+        network: &str,
+        content: &str,
+    ) -> Result<Pushed, Failure> {
+        let pushed = self.room_for(content.len())?;
+        if pushed == Pushed::Yes {
+            self.begin_event(kind, content.len());
+            self.push_text("{");
+            self.push_envelope(api_version, network, content);
+            self.note(sequence);
+        }
+        Ok(pushed)
+    }
+
+    /// Whether an event of this size may be added now.
+    pub(super) fn room_for(&mut self, bytes: usize) -> Result<Pushed, Failure> {
+        let is_large = self.body.len().saturating_add(bytes) > FREE_BYTES;
+        if is_large && self.events > 0 && self.is_page {
             self.is_cut = true;
             return Ok(Pushed::PageIsFull);
         }
-        if self.body.len() + payload.len() > FREE_BYTES && self.room.is_none() {
+        if is_large && self.room.is_none() {
             return Ok(Pushed::NeedsRoom);
         }
         if self.body.len() > LIST_BYTES_MAX {
             return Err(Failure::TooLong);
         }
-        let unknown_shape = || Failure::UnknownShape { sequence };
-        let payload = std::str::from_utf8(payload).map_err(|_| unknown_shape())?;
+        Ok(Pushed::Yes)
+    }
+
+    fn begin_event(&mut self, kind: Kind, bytes: usize) {
         if self.events > 0 && self.body.last() == Some(&b'}') {
             self.body.push(b',');
         }
-        match self.form {
-            Form::Envelope => {
-                let content = rest_payload(row.kind(), payload).ok_or_else(unknown_shape)?;
-                self.counters.count_read(row.kind(), content.len());
-                self.body.reserve(content.len() + 256);
-                self.push_text("{");
-                self.push_envelope(row.api_version(), row.network(), &content);
-            }
-            Form::Stored => {
-                self.counters.count_read(row.kind(), payload.len());
-                self.body.reserve(payload.len() + 384);
-                self.push_facts(row);
-                self.push_envelope(row.api_version(), row.network(), payload);
-            }
-        }
-        self.events += 1;
-        self.last = sequence;
-        Ok(Pushed::Yes)
+        self.counters.count_read(kind, bytes);
+        self.body.reserve(bytes + 384);
     }
 
     fn push_facts(&mut self, row: &Row<'_>) {
@@ -175,8 +235,10 @@ impl Found {
     }
 
     /// Header and payload as the members of an object that is open already, and its end.
-    pub(super) fn push_envelope(&mut self, api_version: impl Display, network: &str, payload: &str) {
-        self.push_display(format_args!("\"header\":{{\"api_version\":\"{api_version}\",\"network_name\":"));
+    fn push_envelope(&mut self, api_version: &str, network: &str, payload: &str) {
+        self.push_text("\"header\":{\"api_version\":");
+        self.push_string(api_version);
+        self.push_text(",\"network_name\":");
         self.push_string(network);
         self.push_text("},\"payload\":");
         self.push_text(payload);

@@ -242,7 +242,7 @@ const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         path: "/status",
         operation_id: "status",
-        summary: "The sidecar's version, the log's ends, and how its sources are.",
+        summary: "The sidecar's version, and the log's ends and how its sources are, or whether the database answers.",
         parameters: &[],
         answer: Answer::One("Status"),
         example: "/status",
@@ -263,6 +263,11 @@ impl Endpoint {
             .tag("event-sidecar")
             .parameters(Some(self.parameters.iter().map(Described::parameter)))
             .response("200", success);
+        let only_in_log = matches!(self.path, "/events" | "/events/{sequence}" | "/account/{account}/transactions");
+        let operation = match only_in_log {
+            true => operation.response("501", error("This server answers from PostgreSQL, which does not hold this.")),
+            false => operation,
+        };
         let operation = match self.path {
             "/status" => operation,
             _ => operation
@@ -324,6 +329,7 @@ fn components() -> Components {
     ]);
     let missing = record([("from", integer().into()), ("to", integer().into()), ("why", text().into())]);
     let source = record([("source", text().into()), ("status", text().into()), ("reconnects", integer().into())]);
+    let connected = text().enum_values(Some(["connected", "unreachable"]));
     let log = record([
         ("oldest", integer().description(Some("The oldest retained sequence.")).into()),
         ("next", integer().description(Some("The sequence that the next event will get.")).into()),
@@ -421,12 +427,12 @@ fn components() -> Components {
         )
         .schema(
             "Status",
-            record([
-                ("version", text().into()),
-                ("log", log.into()),
-                ("views", record([("lag", integer().into())]).into()),
-                ("sources", ArrayBuilder::new().items(source).into()),
-            ]),
+            // Of a server that answers from the log, or of one that answers from PostgreSQL.
+            record([("version", text().into())])
+                .property("log", log)
+                .property("views", record([("lag", integer().into())]))
+                .property("sources", ArrayBuilder::new().items(source))
+                .property("postgresql", record([("status", connected.into())])),
         )
         .schema("Error", record([("code", integer().into()), ("message", text().into())]))
         .build()

@@ -11,35 +11,37 @@ use std::time::Duration;
 use sidecar_log_format::{Log, Missing, Read, Sequence};
 use tokio::sync::Semaphore;
 
-use super::answers::{Failure, Found, Pushed};
+use super::answers::{Failure, Found, LARGE_ANSWERS_MAX, Pushed};
 use super::question::{PageOfEvents, Question};
+use super::status;
+use crate::source::casper::NamedSource;
 use crate::view::{ViewError, Views};
 
 /// How long a question waits for the views to see what was stored when it was asked.
 const VIEW_WAIT_MAX: Duration = Duration::from_secs(1);
-/// Answers over the free size that may be in memory.
-const LARGE_ANSWERS_MAX: usize = 2;
 /// How many blocks are remembered as having been read for one event.
 const READ_LATELY_MAX: usize = 256;
 /// Blocks that one page looks through for events of its kinds before it says where to go on.
 const PAGE_BLOCKS_MAX: usize = 64;
 
 /// Reads answers.
-#[derive(Clone)]
-pub(super) struct LogAnswers {
+pub struct LogAnswers {
     log: Log,
     views: Views,
+    sources: Vec<NamedSource>,
     decoders: Arc<Semaphore>,
     large_answers: Arc<Semaphore>,
     read_lately: Arc<ReadLately>,
 }
 
 impl LogAnswers {
-    /// `decode_concurrency` blocks are decoded at a time.
-    pub(super) fn new(log: Log, views: Views, decode_concurrency: usize) -> Self {
+    /// `sources` are what `/status` shows; `decode_concurrency` blocks are decoded at a time, at least 1.
+    #[must_use]
+    pub fn new(log: Log, views: Views, sources: Vec<NamedSource>, decode_concurrency: usize) -> Self {
         LogAnswers {
             log,
             views,
+            sources,
             decoders: Arc::new(Semaphore::new(decode_concurrency.max(1))),
             large_answers: Arc::new(Semaphore::new(LARGE_ANSWERS_MAX)),
             read_lately: Arc::default(),
@@ -50,24 +52,46 @@ impl LogAnswers {
         &self.log
     }
 
+    /// How far log, views and sources are.
+    pub(super) fn status(&self, version: &str) -> Vec<u8> {
+        status::of_log(version, &self.log, self.view_lag(), &self.sources)
+    }
+
+    /// Changes whenever the answer to the same request does: an event is known by its sequence, within a log and an epoch.
+    pub(super) fn tag(&self, found: &Found) -> String {
+        let [a, b, c, d, ..] = self.log.id();
+        let log_id = u32::from_be_bytes([a, b, c, d]);
+        format!("{log_id:08x}-{}-{}-{}", self.log.head().epoch, found.events, found.last)
+    }
+
     /// How many stored events the views have not seen yet.
-    pub(super) fn view_lag(&self) -> u64 {
+    fn view_lag(&self) -> u64 {
         self.log.head().next_sequence.saturating_sub(self.views.next_sequence())
     }
 
-    /// Adds the events that answer `question` to `found`, at least one.
+    /// Adds the events that answer `question` to `found`.
     pub(super) async fn find(&self, question: &Question, found: Found) -> Result<Found, Failure> {
-        let (found, any) = self.find_if_any(question, found).await?;
-        if any { Ok(found) } else { Err(Failure::NotFound) }
+        let sequences = self.sequences(question).await?;
+        self.read(sequences, found).await
     }
 
-    /// The same where there may be none; says whether there was one.
-    pub(super) async fn find_if_any(&self, question: &Question, found: Found) -> Result<(Found, bool), Failure> {
-        let before = found.events;
-        let sequences = self.sequences(question).await?;
+    /// Whether an event answers; `found` counts it, but does not show it.
+    pub(super) async fn is_there(&self, question: &Question, found: &mut Found) -> Result<bool, Failure> {
+        let first = self.sequences(question).await?.first().copied();
+        if let Some(sequence) = first {
+            found.note(sequence);
+        }
+        Ok(first.is_some())
+    }
+
+    /// Adds a page of blocks from a height on to `found`; says with which height to go on.
+    pub(super) async fn blocks(&self, from_height: u64, limit: usize, found: Found) -> Result<(Found, u64), Failure> {
+        let blocks = self.blocks_from(from_height, limit).await?;
+        let sequences = blocks.iter().map(|(_, sequence)| *sequence).collect();
         let found = self.read(sequences, found).await?;
-        let any = found.events > before;
-        Ok((found, any))
+        let last = blocks.iter().find(|(_, sequence)| found.events > 0 && *sequence == found.last);
+        let next = last.map_or(from_height, |(height, _)| height.saturating_add(1));
+        Ok((found, next))
     }
 
     /// Adds the events of these sequences; those that retention has dropped meanwhile are left out.
@@ -169,7 +193,7 @@ impl LogAnswers {
     }
 
     /// Blocks from a height on, each with its height.
-    pub(super) async fn blocks_from(&self, height: u64, limit: usize) -> Result<Vec<(u64, Sequence)>, Failure> {
+    async fn blocks_from(&self, height: u64, limit: usize) -> Result<Vec<(u64, Sequence)>, Failure> {
         let head = self.log.head().next_sequence;
         if self.views.next_sequence() < head && !self.views.caught_up_to(head, VIEW_WAIT_MAX).await {
             return Err(Failure::Behind { events: self.view_lag() });
@@ -347,14 +371,4 @@ fn scan(log: &Log, page: PageOfEvents, found: &mut Found) -> Result<Option<PageE
         }
     }
     Ok(Some(end))
-}
-
-impl Question {
-    /// Whether one event that answers it is all there will ever be.
-    pub(super) fn is_settled_by_one(&self) -> bool {
-        matches!(
-            self,
-            Question::BlockByHash(_) | Question::BlockByHeight(_) | Question::Transaction(..) | Question::Step(_)
-        )
-    }
 }

@@ -5,16 +5,20 @@
 //! for byte as it does; beyond it there are pages of events, of blocks and of an account's transactions.
 //!
 //! - `question`: what a request asks for.
-//! - `from_log`: the look-up in the views and the log.
+//! - `answer_from`: where events are looked up, one of
+//!   - `from_log`: the views and the log,
+//!   - `from_postgresql`: the tables that an exporter fills.
 //! - `answers`: the form of what was found, and why nothing was.
 //! - `server`: HTTP.
 //! - `document`: the OpenAPI document.
 //! - `counters`: what can be seen from outside.
 
+mod answer_from;
 mod answers;
 pub mod counters;
 pub mod document;
 mod from_log;
+mod from_postgresql;
 mod question;
 mod server;
 mod status;
@@ -22,7 +26,10 @@ mod status;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+pub use answer_from::AnswerFrom;
 pub use counters::Counters;
+pub use from_log::LogAnswers;
+pub use from_postgresql::PostgreSqlAnswers;
 pub use server::Server;
 
 /// How the server listens and what it grants its clients.
@@ -38,8 +45,6 @@ pub struct RestOptions {
     pub max_requests_per_second: u32,
     /// The limit for answering one request once its turn has come.
     pub request_timeout: Duration,
-    /// Blocks that are read and decoded at the same time, at least 1.
-    pub decode_concurrency: usize,
     /// Whether a sequence names the same event for ever. With durability `os` a power cut can change that.
     pub sequences_are_final: bool,
     /// What `/status` says first.
@@ -56,7 +61,6 @@ impl RestOptions {
             max_concurrent_requests: 50,
             max_requests_per_second: 50,
             request_timeout: Duration::from_secs(30),
-            decode_concurrency: 2,
             sequences_are_final: true,
             version: env!("CARGO_PKG_VERSION"),
         }

@@ -49,6 +49,16 @@ pub(super) enum Question {
     },
 }
 
+impl Question {
+    /// Whether one event that answers it is all there will ever be.
+    pub(super) fn is_settled_by_one(&self) -> bool {
+        matches!(
+            self,
+            Question::BlockByHash(_) | Question::BlockByHeight(_) | Question::Transaction(..) | Question::Step(_)
+        )
+    }
+}
+
 /// A page of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PageOfEvents {

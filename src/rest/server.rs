@@ -13,20 +13,16 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use sidecar_log_format::{Log, Sequence};
+use sidecar_log_format::Sequence;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::RestOptions;
+use super::answer_from::AnswerFrom;
 use super::answers::{Failure, Form, Found};
 use super::counters::Counters;
-use super::document;
-use super::from_log::LogAnswers;
 use super::question::{self, Hash, PageOfEvents, Question, Refusal, Request};
-use super::status::status;
+use super::{RestOptions, document};
 use crate::http::{self, BindError, front::Front, front::FrontLimits, turns::Limits};
-use crate::source::casper::NamedSource;
 use crate::source::casper::keys::{Stage, TransactionType};
-use crate::view::Views;
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 512;
@@ -45,24 +41,22 @@ pub struct Server {
 
 struct Shared {
     options: RestOptions,
-    answers: LogAnswers,
-    sources: Vec<NamedSource>,
+    answers: AnswerFrom,
     counters: Arc<Counters>,
     limits: Limits,
     swagger_ui: Arc<utoipa_swagger_ui::Config<'static>>,
 }
 
 impl Server {
-    /// Takes the port. `sources` are what `/status` shows. Within a Tokio runtime only.
+    /// Takes the port. Within a Tokio runtime only.
     ///
     /// # Errors
     /// [`BindError`] names the address.
-    pub fn bind(options: RestOptions, log: Log, views: Views, sources: Vec<NamedSource>) -> Result<Server, BindError> {
+    pub fn bind(options: RestOptions, answers: AnswerFrom) -> Result<Server, BindError> {
         let address = SocketAddr::new(options.listen, options.port);
         let front = Front::bind(address, FrontLimits::of_answers(CONNECTIONS_MAX), Arc::default())?;
         let shared = Shared {
-            answers: LogAnswers::new(log, views, options.decode_concurrency),
-            sources,
+            answers,
             counters: Arc::default(),
             limits: Limits::new(options.max_concurrent_requests, options.max_requests_per_second),
             swagger_ui: Arc::new(utoipa_swagger_ui::Config::from(document::PATH).try_it_out_enabled(true)),
@@ -128,7 +122,7 @@ impl Shared {
             Request::Transactions(question) => self.transactions(&question).await,
             Request::Event(sequence) => self.event(sequence).await,
             Request::Events(page) => self.events(page).await,
-            Request::Status => return self.status(),
+            Request::Status => return self.status().await,
             Request::Document => return with_type(StatusCode::OK, JSON, document::json().clone()),
             Request::SwaggerUi => return redirect_to_swagger_ui(),
             Request::SwaggerFile(file) => return self.swagger_file(file),
@@ -144,39 +138,41 @@ impl Shared {
     }
 
     async fn one(&self, question: &Question) -> Result<Answer, Failure> {
-        let found = self.answers.find(question, self.found("", Form::Envelope)).await?;
+        let found = self.some(question, self.found("", Form::Envelope)).await?;
         Ok(Answer::new(found).lasting(question.is_settled_by_one()))
     }
 
     async fn all(&self, question: &Question) -> Result<Answer, Failure> {
-        let mut found = self.answers.find(question, self.found("[", Form::Envelope)).await?;
+        let mut found = self.some(question, self.found("[", Form::Envelope)).await?;
         found.push_text("]");
         Ok(Answer::new(found))
+    }
+
+    /// Adds the events that answer `question` to `found`, which has none; at least one.
+    async fn some(&self, question: &Question, found: Found) -> Result<Found, Failure> {
+        let found = self.answers.find(question, found).await?;
+        if found.events == 0 { Err(Failure::NotFound) } else { Ok(found) }
     }
 
     /// What is known of a transaction: it must have been accepted, and once it is processed it does not expire.
     async fn aggregate(&self, form: TransactionType, hash: &Hash, given: &str) -> Result<Answer, Failure> {
         let at = |stage| Question::Transaction(stage, form, *hash);
         let opening = format!("{{\"transaction_hash\":\"{given}\",\"transaction_accepted\":");
-        let mut found = self.answers.find(&at(Stage::Accepted), self.found(&opening, Form::Envelope)).await?;
+        let mut found = self.some(&at(Stage::Accepted), self.found(&opening, Form::Envelope)).await?;
         found.push_text(",\"transaction_processed\":");
-        let (found, is_processed) = self.answers.find_if_any(&at(Stage::Processed), found).await?;
-        if is_processed {
-            let mut found = found;
+        let accepted = found.events;
+        let mut found = self.answers.find(&at(Stage::Processed), found).await?;
+        if found.events > accepted {
             found.push_text(",\"transaction_expired\":false}");
             return Ok(Answer::new(found).lasting(true));
         }
-        let mut found = found;
-        let expired = self.answers.sequences(&at(Stage::Expired)).await?;
-        found.push_display(format_args!("null,\"transaction_expired\":{}}}", !expired.is_empty()));
-        if let Some(sequence) = expired.first() {
-            found.note(*sequence);
-        }
+        let is_expired = self.answers.is_there(&at(Stage::Expired), &mut found).await?;
+        found.push_display(format_args!("null,\"transaction_expired\":{is_expired}}}"));
         Ok(Answer::new(found))
     }
 
     async fn event(&self, sequence: Sequence) -> Result<Answer, Failure> {
-        let found = self.answers.read(vec![sequence], self.found("", Form::Stored)).await?;
+        let found = self.answers.log()?.read(vec![sequence], self.found("", Form::Stored)).await?;
         if found.events == 0 {
             return Err(Failure::NotFound);
         }
@@ -184,7 +180,8 @@ impl Shared {
     }
 
     async fn events(&self, page: PageOfEvents) -> Result<Answer, Failure> {
-        let (mut found, end) = self.answers.page(page, self.found("{\"events\":[", Form::Stored).paged()).await?;
+        let answers = self.answers.log()?;
+        let (mut found, end) = answers.page(page, self.found("{\"events\":[", Form::Stored).paged()).await?;
         found.push_text("],\"missing\":[");
         for (place, (from, to, why)) in end.missing.iter().enumerate() {
             let comma = if place == 0 { "" } else { "," };
@@ -192,26 +189,24 @@ impl Shared {
             found.push_string(why);
             found.push_text("}");
         }
-        let head = self.answers.log().head().next_sequence;
+        let head = answers.log().head().next_sequence;
         found.push_display(format_args!("],\"next\":{},\"head\":{head}}}", end.next));
         Ok(Answer::new(found).untagged())
     }
 
     async fn blocks(&self, from_height: u64, limit: usize) -> Result<Answer, Failure> {
-        let blocks = self.answers.blocks_from(from_height, limit).await?;
-        let sequences = blocks.iter().map(|(_, sequence)| *sequence).collect();
-        let mut found = self.answers.read(sequences, self.found("{\"blocks\":[", Form::Envelope).paged()).await?;
-        let last = blocks.iter().find(|(_, sequence)| found.events > 0 && *sequence == found.last);
-        let next = last.map_or(from_height, |(height, _)| height.saturating_add(1));
+        let found = self.found("{\"blocks\":[", Form::Envelope).paged();
+        let (mut found, next) = self.answers.blocks(from_height, limit, found).await?;
         found.push_display(format_args!("],\"next\":{next}}}"));
         Ok(Answer::new(found).untagged())
     }
 
     async fn transactions(&self, question: &Question) -> Result<Answer, Failure> {
-        let sequences = self.answers.sequences(question).await?;
+        let answers = self.answers.log()?;
+        let sequences = answers.sequences(question).await?;
         let is_full = matches!(question, Question::TransactionsOf { limit, .. } if sequences.len() >= *limit);
         let found = self.found("{\"transactions\":[", Form::Stored).paged();
-        let mut found = self.answers.read(sequences, found).await?;
+        let mut found = answers.read(sequences, found).await?;
         found.push_text("],\"next\":");
         match found.is_cut || is_full {
             true => found.push_display(found.last),
@@ -221,9 +216,8 @@ impl Shared {
         Ok(Answer::new(found).untagged())
     }
 
-    fn status(&self) -> Response {
-        let log = self.answers.log();
-        let body = status(self.options.version, log, self.answers.view_lag(), &self.sources);
+    async fn status(&self) -> Response {
+        let body = self.answers.status(self.options.version).await;
         with_type(StatusCode::OK, JSON, Bytes::from(body))
     }
 
@@ -241,7 +235,7 @@ impl Shared {
 
     fn success(&self, answer: Answer, headers: &HeaderMap) -> Response {
         let Answer { found, lasts, is_tagged } = answer;
-        let tag = is_tagged.then(|| self.tag(&found)).flatten();
+        let tag = is_tagged.then(|| HeaderValue::try_from(format!("\"{}\"", self.answers.tag(&found))).ok()).flatten();
         let is_known = tag.as_ref().is_some_and(|tag| knows(headers, tag));
         let mut response = if is_known {
             empty(StatusCode::NOT_MODIFIED)
@@ -259,15 +253,6 @@ impl Shared {
             response.headers_mut().insert(header::CACHE_CONTROL, if lasts { FOR_EVER } else { ASK_AGAIN });
         }
         response
-    }
-
-    /// Changes whenever the answer to the same request does: an event is known by its sequence, within a log and an epoch.
-    fn tag(&self, found: &Found) -> Option<HeaderValue> {
-        let log = self.answers.log();
-        let [a, b, c, d, ..] = log.id();
-        let log_id = u32::from_be_bytes([a, b, c, d]);
-        let epoch = log.head().epoch;
-        HeaderValue::from_str(&format!("\"{log_id:08x}-{epoch}-{}-{}\"", found.events, found.last)).ok()
     }
 }
 
@@ -365,9 +350,15 @@ fn failure(failure: &Failure) -> Response {
     let status = match failure {
         Failure::NotFound => StatusCode::NOT_FOUND,
         Failure::Behind { .. } | Failure::Closed(_) | Failure::TooSlow => StatusCode::SERVICE_UNAVAILABLE,
-        Failure::UnknownShape { .. } | Failure::Storage(_) | Failure::TooLong => StatusCode::INTERNAL_SERVER_ERROR,
+        Failure::OnlyInLog => StatusCode::NOT_IMPLEMENTED,
+        Failure::UnknownShape { .. }
+        | Failure::NotJson(_)
+        | Failure::Storage(_)
+        | Failure::Database
+        | Failure::TooLong => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    if status == StatusCode::INTERNAL_SERVER_ERROR {
+    // Of the database it is logged when it begins and when it is over.
+    if status == StatusCode::INTERNAL_SERVER_ERROR && !matches!(failure, Failure::Database) {
         tracing::error!("a REST request failed: {failure}");
     }
     let mut response = error(status, &failure.to_string());

@@ -1,4 +1,4 @@
-//! `GET /status`: the version first, as the reference has it, and then how far everything is.
+//! `GET /status`: the version first, as the reference has it, and then how far or how well everything is.
 
 use serde::Serialize;
 use sidecar_log_format::{Log, Sequence};
@@ -6,7 +6,7 @@ use sidecar_log_format::{Log, Sequence};
 use crate::source::casper::NamedSource;
 
 #[derive(Serialize)]
-struct Status<'a> {
+struct StatusOfLog<'a> {
     version: &'a str,
     log: LogStatus,
     views: ViewStatus,
@@ -36,10 +36,28 @@ struct SourceStatus<'a> {
     reconnects: u64,
 }
 
-/// The answer's body.
-pub(super) fn status(version: &str, log: &Log, view_lag: u64, sources: &[NamedSource]) -> Vec<u8> {
+#[derive(Serialize)]
+struct StatusOfPostgreSql<'a> {
+    version: &'a str,
+    postgresql: PostgreSqlStatus,
+}
+
+#[derive(Serialize)]
+struct PostgreSqlStatus {
+    status: &'static str,
+}
+
+/// The answer's body where answers come from PostgreSQL.
+pub(super) fn of_postgresql(version: &str, answers: bool) -> Vec<u8> {
+    let status = if answers { "connected" } else { "unreachable" };
+    // As below.
+    serde_json::to_vec(&StatusOfPostgreSql { version, postgresql: PostgreSqlStatus { status } }).unwrap_or_default()
+}
+
+/// The answer's body where answers come from the log.
+pub(super) fn of_log(version: &str, log: &Log, view_lag: u64, sources: &[NamedSource]) -> Vec<u8> {
     let head = log.head();
-    let status = Status {
+    let status = StatusOfLog {
         version,
         log: LogStatus {
             oldest: log.oldest(),

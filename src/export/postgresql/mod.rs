@@ -2,6 +2,8 @@
 //!
 //! A batch is one transaction: the checkpoint is moved first, which also waits for whoever may be writing for the same
 //! log; then those rows are found whose keys are taken; the others are copied in, table by table.
+//!
+//! How to connect, what errors mean and how the tables are checked is also for who reads them.
 
 mod copy;
 mod tls;
@@ -16,8 +18,8 @@ use std::{
 
 use futures_util::SinkExt;
 use sidecar_log_format::Timestamp;
-use tokio::{runtime::Handle, sync::watch};
-use tokio_postgres::{Client, Statement, Transaction, error::SqlState};
+use tokio::{runtime::Handle, sync::watch, task::JoinSet};
+use tokio_postgres::{Client, GenericClient, Statement, Transaction, error::SqlState};
 
 use super::{
     Advance, Checkpoint, Written,
@@ -49,10 +51,13 @@ CREATE TABLE IF NOT EXISTS "sidecar_checkpoint" (
     "next_sequence" bigint NOT NULL
 )"#;
 
-/// The session of an exporter. Timestamps are in UTC, as the reference's are. Keys are looked up by index whatever the
-/// statistics say: they are made once, when the tables are empty.
-const SESSION: &str = "SET TIME ZONE 'UTC'; SET client_min_messages = warning; SET plan_cache_mode = force_generic_plan; \
+/// Any session. Keys are looked up by index whatever the statistics say: they are made once, when the tables are empty.
+const SESSION: &str = "SET client_min_messages = warning; SET plan_cache_mode = force_generic_plan; \
      SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
+/// The session of an exporter. Timestamps are in UTC, as the reference's are.
+const WRITING: &str = "SET TIME ZONE 'UTC'";
+
+const NEWEST_MIGRATION: &str = r#"SELECT "version", "is_success" FROM "Migration" ORDER BY "version" DESC LIMIT 1"#;
 
 /// How long the server may take to let us in.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
@@ -75,6 +80,34 @@ pub async fn check(options: &Options) -> Result<(), ExportError> {
 /// # Errors
 /// When the server cannot be reached or refuses.
 pub async fn connect(options: &Options) -> Result<Client, ExportError> {
+    let (client, mut task) = connect_with_task(options).await?;
+    task.detach_all();
+    Ok(client)
+}
+
+/// Connects to tables that are only read, with a time limit for each statement. The connection is cut when the task that
+/// drives it is dropped.
+///
+/// # Errors
+/// When the server cannot be reached or refuses, or has not the tables that this version knows.
+pub(crate) async fn connect_to_read(
+    options: &Options,
+    statement_timeout: Duration,
+) -> Result<(Client, JoinSet<()>), ExportError> {
+    let failed = |error: tokio_postgres::Error| failed_to_read(options, &error);
+    let (client, task) = connect_with_task(options).await?;
+    let milliseconds = statement_timeout.as_millis().clamp(1, i32::MAX as u128);
+    let reading = format!("SET default_transaction_read_only = on; SET statement_timeout = {milliseconds}");
+    client.batch_execute(&format!("{SESSION}; {reading}")).await.map_err(failed)?;
+    let newest = newest_migration(&client).await.map_err(failed)?;
+    if must_migrate(newest, &options.place())? {
+        let reason = r#"the table "Migration" is empty"#.to_owned();
+        return Err(ExportError::NoTables { place: options.place(), reason });
+    }
+    Ok((client, task))
+}
+
+async fn connect_with_task(options: &Options) -> Result<(Client, JoinSet<()>), ExportError> {
     let mut config = tokio_postgres::Config::new();
     config
         .host(&options.host)
@@ -93,25 +126,29 @@ pub async fn connect(options: &Options) -> Result<Client, ExportError> {
         });
     let (client, connection) =
         config.connect(tls::connector(options)?).await.map_err(|error| failed(options, &error))?;
-    tokio::spawn(async move {
+    let mut task = JoinSet::new();
+    task.spawn(async move {
         // The client's own call fails too, and that is reported.
         let _ = connection.await;
     });
-    Ok(client)
+    Ok((client, task))
+}
+
+/// The newest migration's version, and whether it was a success.
+async fn newest_migration(client: &impl GenericClient) -> Result<Option<(i64, bool)>, tokio_postgres::Error> {
+    let newest = client.query_opt(NEWEST_MIGRATION, &[]).await?;
+    newest.map(|row| Ok((i64::from(row.try_get::<_, i32>(0)?), row.try_get(1)?))).transpose()
 }
 
 /// Makes the tables if there are none.
 async fn prepare(client: &mut Client, options: &Options) -> Result<(), ExportError> {
     let failed = |error: tokio_postgres::Error| failed(options, &error);
-    client.batch_execute(SESSION).await.map_err(failed)?;
+    client.batch_execute(&format!("{SESSION}; {WRITING}")).await.map_err(failed)?;
     let transaction = client.transaction().await.map_err(failed)?;
     transaction.batch_execute(MIGRATION_TABLE).await.map_err(failed)?;
     // Another exporter may be about to do the same.
     transaction.batch_execute(r#"LOCK TABLE "Migration" IN EXCLUSIVE MODE"#).await.map_err(failed)?;
-    let newest = r#"SELECT "version", "is_success" FROM "Migration" ORDER BY "version" DESC LIMIT 1"#;
-    let newest = transaction.query_opt(newest, &[]).await.map_err(failed)?;
-    let newest = newest.map(|row| Ok((i64::from(row.try_get::<_, i32>(0)?), row.try_get(1)?))).transpose();
-    if must_migrate(newest.map_err(failed)?, &options.place())? {
+    if must_migrate(newest_migration(&transaction).await.map_err(failed)?, &options.place())? {
         transaction.batch_execute(SCHEMA).await.map_err(failed)?;
     }
     transaction.batch_execute(CHECKPOINT_TABLE).await.map_err(failed)?;
@@ -139,6 +176,16 @@ fn failed(options: &Options, error: &tokio_postgres::Error) -> ExportError {
             Some("08" | "57") => ExportError::Unreachable { place, reason },
             _ => ExportError::Failed { place, reason },
         },
+    }
+}
+
+/// The same for who only reads, and makes no tables.
+pub(crate) fn failed_to_read(options: &Options, error: &tokio_postgres::Error) -> ExportError {
+    match error.as_db_error() {
+        Some(answer) if [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN].contains(answer.code()) => {
+            ExportError::NoTables { place: options.place(), reason: answer.message().to_owned() }
+        }
+        _ => failed(options, error),
     }
 }
 

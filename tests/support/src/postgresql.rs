@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::port::ReservedPort;
+use crate::recordings;
 
 /// The user that tests log in as.
 pub const USER: &str = "sidecar";
@@ -137,6 +138,25 @@ impl PostgreSql {
                 .arg(self.folder.path())
                 .args(["--port", &self.port().to_string(), "--username", USER, "--dbname", database, "--command", sql]),
         )
+    }
+
+    /// Fills an empty database with what the reference wrote into it: its tables and ten events.
+    pub fn fill_as_the_reference(&self, database: &str) {
+        let text = |file| String::from_utf8(recordings::transcript(file)).unwrap();
+        self.psql(database, &text("postgres-schema.sql"));
+        // It was written down from SQLite, whose rows differ in how they are inserted.
+        let dump = text("sqlite-dump.sql").replace("'TIMESTAMP'", "'2026-01-02 03:04:05'");
+        let rows = dump.lines().filter(|line| line.starts_with("INSERT INTO") && !line.contains("sqlite_sequence"));
+        let rows: String = rows
+            .map(|row| {
+                let (table, values) = row["INSERT INTO ".len()..].split_once(" VALUES").unwrap();
+                format!(
+                    "INSERT INTO \"{table}\" VALUES{};",
+                    values.replace("(1,1);", "(1,true);").trim_end_matches(';')
+                )
+            })
+            .collect();
+        self.psql(database, &format!("{rows} SELECT setval('event_log_event_log_id_seq', 10);"));
     }
 
     /// The schema of a database as `pg_dump` prints it.

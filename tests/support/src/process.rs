@@ -37,6 +37,7 @@ pub struct SidecarBuilder {
     event_stream_buffer_length: u32,
     max_concurrent_subscribers: u32,
     disable_event_persistence: bool,
+    has_sse_server: bool,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     sse_port: ReservedPort,
@@ -59,6 +60,7 @@ impl SidecarBuilder {
             event_stream_buffer_length: 5_000,
             max_concurrent_subscribers: 100,
             disable_event_persistence: false,
+            has_sse_server: true,
             arguments: Vec::new(),
             environment: Vec::new(),
             sse_port: ReservedPort::new(),
@@ -144,6 +146,12 @@ impl SidecarBuilder {
         self
     }
 
+    /// Leaves `[sse_server]` out, and the storage folder with it; then it serves once [`Sidecar::rest_address`] does.
+    pub fn without_sse_server(mut self) -> Self {
+        self.has_sse_server = false;
+        self
+    }
+
     /// Adds a command line argument after `--path-to-config FILE`.
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
@@ -158,9 +166,19 @@ impl SidecarBuilder {
 
     /// The configuration as it will be written to the file.
     pub fn configuration(&self) -> String {
+        let sse_server = if self.has_sse_server { self.sse_server_sections() } else { String::new() };
+        let mut toml = format!("{}\n{sse_server}{}", self.top_level, self.sections);
+        for (text, by) in &self.replacements {
+            assert!(toml.contains(text), "there is no {text:?} in the configuration:\n{toml}");
+            toml = toml.replace(text, by);
+        }
+        toml
+    }
+
+    /// `[storage]` and `[sse_server]`.
+    fn sse_server_sections(&self) -> String {
         let mut toml = format!(
-            "{}\n[storage]\nstorage_folder = {:?}\n\n[sse_server]\nenable_server = true\ndisable_event_persistence = {}\n",
-            self.top_level,
+            "[storage]\nstorage_folder = {:?}\n\n[sse_server]\nenable_server = true\ndisable_event_persistence = {}\n",
             self.storage_path(),
             self.disable_event_persistence,
         );
@@ -187,17 +205,12 @@ impl SidecarBuilder {
             toml += &format!("{keys}\n");
         }
         toml += &format!(
-            "\n[sse_server.event_stream_server]\nport = {}\nmax_concurrent_subscribers = {}\nevent_stream_buffer_length = {}\n{}\n{}",
+            "\n[sse_server.event_stream_server]\nport = {}\nmax_concurrent_subscribers = {}\nevent_stream_buffer_length = {}\n{}\n",
             self.sse_port.number(),
             self.max_concurrent_subscribers,
             self.event_stream_buffer_length,
             self.event_stream_server,
-            self.sections,
         );
-        for (text, by) in &self.replacements {
-            assert!(toml.contains(text), "there is no {text:?} in the configuration:\n{toml}");
-            toml = toml.replace(text, by);
-        }
         toml
     }
 
@@ -269,9 +282,9 @@ impl Sidecar {
         self.process = Process::start(&mut self.command);
     }
 
-    /// Waits until the SSE port takes connections.
+    /// Waits until the SSE port takes connections, or the REST port of one without.
     pub async fn wait_until_serving(&mut self) {
-        let address = self.sse_address();
+        let address = if self.builder.has_sse_server { self.sse_address() } else { self.rest_address() };
         self.process.wait_until_listening(address).await;
     }
 }

@@ -1,0 +1,64 @@
+//! Where answers come from. What both can answer is asked here; what only the log has, through [`AnswerFrom::log`].
+
+use super::answers::{Failure, Found};
+use super::from_log::LogAnswers;
+use super::from_postgresql::PostgreSqlAnswers;
+use super::question::Question;
+
+/// Where answers come from.
+pub enum AnswerFrom {
+    /// From the log, by its views.
+    Log(LogAnswers),
+    /// From the tables that an exporter fills, maybe another machine's.
+    PostgreSql(PostgreSqlAnswers),
+}
+
+impl AnswerFrom {
+    /// The log, for what is nowhere else.
+    pub(super) fn log(&self) -> Result<&LogAnswers, Failure> {
+        match self {
+            AnswerFrom::Log(log) => Ok(log),
+            AnswerFrom::PostgreSql(_) => Err(Failure::OnlyInLog),
+        }
+    }
+
+    /// Adds the events that answer `question` to `found`.
+    pub(super) async fn find(&self, question: &Question, found: Found) -> Result<Found, Failure> {
+        match self {
+            AnswerFrom::Log(log) => log.find(question, found).await,
+            AnswerFrom::PostgreSql(postgresql) => postgresql.find(question, found).await,
+        }
+    }
+
+    /// Whether an event answers `question`; `found` must tell it in its tag, but does not show it.
+    pub(super) async fn is_there(&self, question: &Question, found: &mut Found) -> Result<bool, Failure> {
+        match self {
+            AnswerFrom::Log(log) => log.is_there(question, found).await,
+            AnswerFrom::PostgreSql(postgresql) => postgresql.is_there(question).await,
+        }
+    }
+
+    /// Adds a page of blocks from a height on to `found`; says with which height to go on.
+    pub(super) async fn blocks(&self, from_height: u64, limit: usize, found: Found) -> Result<(Found, u64), Failure> {
+        match self {
+            AnswerFrom::Log(log) => log.blocks(from_height, limit, found).await,
+            AnswerFrom::PostgreSql(postgresql) => postgresql.blocks(from_height, limit, found).await,
+        }
+    }
+
+    /// What changes whenever the answer to the same request does.
+    pub(super) fn tag(&self, found: &Found) -> String {
+        match self {
+            AnswerFrom::Log(log) => log.tag(found),
+            AnswerFrom::PostgreSql(_) => super::from_postgresql::tag(found),
+        }
+    }
+
+    /// The body of `/status`.
+    pub(super) async fn status(&self, version: &str) -> Vec<u8> {
+        match self {
+            AnswerFrom::Log(log) => log.status(version),
+            AnswerFrom::PostgreSql(postgresql) => postgresql.status(version).await,
+        }
+    }
+}

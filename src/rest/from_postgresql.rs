@@ -1,0 +1,396 @@
+//! Answers from PostgreSQL: from the tables that an exporter, or the reference, fills.
+//!
+//! A question flows in and becomes one prepared statement; the rows' `raw`, which is the payload as answers show it, flows
+//! with what `event_log` says of it into [`Found`]. Sessions are pooled and may only read. A question that does not come
+//! to its end takes its session with it, so that no other waits for what nobody wants any more. While the server is away
+//! each question fails, at once or soon, and the next one tries again.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
+use futures_util::TryStreamExt;
+use serde_json::value::RawValue;
+use sidecar_log_format::Kind;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Error, Row, RowStream, Statement};
+
+use super::answers::{FREE_BYTES, Failure, Found, LARGE_ANSWERS_MAX, Pushed};
+use super::question::{Hash, Question};
+use super::status;
+use crate::config::PostgreSql as Options;
+use crate::export::ExportError;
+use crate::export::postgresql::{connect_to_read, failed_to_read};
+use crate::source::casper::event::{
+    BLOCK_ADDED, FAULT, FINALITY_SIGNATURE, STEP, TRANSACTION_ACCEPTED, TRANSACTION_EXPIRED, TRANSACTION_PROCESSED,
+};
+use crate::source::casper::keys::{Stage, TransactionType};
+
+/// More sessions than any server lets one client have.
+const SESSIONS_MAX: u32 = 1000;
+/// How long the server may take to open a session, or to say that it is there.
+const SESSION_TIME_MAX: Duration = Duration::from_secs(5);
+/// No event of a log is larger, and so no exporter's row.
+const EVENT_BYTES_MAX: usize = 256 << 20;
+
+/// Asks the database.
+#[derive(Clone)]
+pub struct PostgreSqlAnswers {
+    sessions: Pool<Sessions>,
+    large_answers: Arc<Semaphore>,
+}
+
+impl PostgreSqlAnswers {
+    /// Opens the first session of at most `max_connections`. No statement takes longer than `statement_timeout`.
+    ///
+    /// # Errors
+    /// What an operator must set right first: a server that answers and refuses, or other tables than this version knows.
+    /// One that does not answer is no error: it may come back.
+    pub async fn open(options: Options, statement_timeout: Duration) -> Result<Self, ExportError> {
+        let sessions_max = options.max_connections.min(SESSIONS_MAX) as usize;
+        let sessions = Sessions { options, statement_timeout, are_answering: AtomicBool::new(true) };
+        let place = sessions.options.place();
+        let sessions = Pool::builder(sessions).max_size(sessions_max).build();
+        let sessions = sessions.map_err(|error| ExportError::Unreachable { place, reason: error.to_string() })?;
+        let answers = PostgreSqlAnswers { sessions, large_answers: Arc::new(Semaphore::new(LARGE_ANSWERS_MAX)) };
+        match answers.sessions.get().await {
+            Err(PoolError::Backend(error)) if error.is_refusal() => return Err(error),
+            Err(error) => drop(answers.no_session(error)),
+            Ok(_) => {}
+        }
+        Ok(answers)
+    }
+
+    /// Whether the database answers now.
+    pub async fn is_answering(&self) -> bool {
+        let asked = async {
+            let mut session = self.session().await?;
+            session.is_asked = true;
+            session.client.batch_execute("").await.map_err(|error| self.failed(&error))?;
+            self.give_back(session);
+            Ok::<_, Failure>(())
+        };
+        matches!(tokio::time::timeout(SESSION_TIME_MAX, asked).await, Ok(Ok(())))
+    }
+
+    /// Whether the database answered when it was last asked.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.sessions.manager().are_answering.load(Ordering::Relaxed)
+    }
+
+    /// The body of `/status`.
+    pub(super) async fn status(&self, version: &str) -> Vec<u8> {
+        status::of_postgresql(version, self.is_answering().await)
+    }
+
+    /// Adds the events that answer `question` to `found`.
+    pub(super) async fn find(&self, question: &Question, found: Found) -> Result<Found, Failure> {
+        self.read(|statements| statements.answer(question), found).await
+    }
+
+    /// Whether an event answers `question`.
+    pub(super) async fn is_there(&self, question: &Question) -> Result<bool, Failure> {
+        let mut session = self.session().await?;
+        let asked = session.statements.answer(question)?;
+        let mut rows = pin!(self.query(&mut session, &asked, 0).await?);
+        let any = rows.try_next().await.map_err(|error| self.failed(&error))?.is_some();
+        self.give_back(session);
+        Ok(any)
+    }
+
+    /// Adds a page of blocks from a height on to `found`; says with which height to go on.
+    pub(super) async fn blocks(&self, from_height: u64, limit: usize, found: Found) -> Result<(Found, u64), Failure> {
+        // The table cannot hold greater heights.
+        let Ok(height) = i64::try_from(from_height) else { return Ok((found, from_height)) };
+        let keys = [height.to_string(), limit.to_string()];
+        let found =
+            self.read(|statements| Ok(Asked::new(&statements.blocks, BLOCK_ADDED, keys.clone())), found).await?;
+        let next = if found.events > 0 { found.last.saturating_add(1) } else { from_height };
+        Ok((found, next))
+    }
+
+    /// Adds what a statement finds to `found`.
+    async fn read(
+        &self,
+        ask: impl Fn(&Statements) -> Result<Asked, Failure>,
+        mut found: Found,
+    ) -> Result<Found, Failure> {
+        let start = found.mark();
+        loop {
+            let mut session = self.session().await?;
+            let asked = ask(&session.statements)?;
+            let bytes_max = if found.room.is_some() { EVENT_BYTES_MAX } else { FREE_BYTES };
+            let pushed = self.push_rows(&mut session, &asked, bytes_max, &mut found).await?;
+            // Before waiting for room: who has room may be waiting for a session.
+            self.give_back(session);
+            match pushed {
+                Pushed::Yes | Pushed::PageIsFull => return Ok(found),
+                Pushed::NeedsRoom => {
+                    found.go_back_to(start);
+                    found.room = self.large_answers.clone().acquire_owned().await.ok();
+                }
+            }
+        }
+    }
+
+    /// Adds rows until there is no more, or no more fits.
+    async fn push_rows(
+        &self,
+        session: &mut Session,
+        asked: &Asked,
+        bytes_max: usize,
+        found: &mut Found,
+    ) -> Result<Pushed, Failure> {
+        let mut rows = pin!(self.query(session, asked, bytes_max).await?);
+        while let Some(row) = rows.try_next().await.map_err(|error| self.failed(&error))? {
+            match self.push(&row, asked.kind, found)? {
+                Pushed::Yes => {}
+                stop => return Ok(stop),
+            }
+        }
+        Ok(Pushed::Yes)
+    }
+
+    fn push(&self, row: &Row, kind: Kind, found: &mut Found) -> Result<Pushed, Failure> {
+        let columns = Columns::of(row).map_err(|error| self.failed(&error))?;
+        let Some(raw) = columns.raw else {
+            return match found.room_for(columns.raw_bytes)? {
+                Pushed::Yes => Err(Failure::TooLong),
+                other => Ok(other),
+            };
+        };
+        let content: &RawValue = serde_json::from_str(raw).map_err(|error| Failure::NotJson(error.to_string()))?;
+        found.push_enveloped(columns.place, kind, columns.api_version, columns.network, content.get())
+    }
+
+    async fn query(&self, session: &mut Session, asked: &Asked, bytes_max: usize) -> Result<RowStream, Failure> {
+        session.is_asked = true;
+        let bytes_max = i32::try_from(bytes_max).unwrap_or(i32::MAX);
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&bytes_max];
+        parameters.extend(asked.keys.iter().map(|key| key as &(dyn ToSql + Sync)));
+        session.client.query_raw(&asked.statement, parameters).await.map_err(|error| self.failed(&error))
+    }
+
+    async fn session(&self) -> Result<Object<Sessions>, Failure> {
+        self.sessions.get().await.map_err(|error| self.no_session(error))
+    }
+
+    fn give_back(&self, mut session: Object<Sessions>) {
+        session.is_asked = false;
+        self.sessions.manager().report_answer();
+    }
+
+    fn no_session(&self, error: PoolError<ExportError>) -> Failure {
+        let sessions = self.sessions.manager();
+        let error = match error {
+            PoolError::Backend(error) => error,
+            other => sessions.unreachable(other.to_string()),
+        };
+        sessions.report(&error);
+        Failure::Database
+    }
+
+    fn failed(&self, error: &Error) -> Failure {
+        if error.code() == Some(&SqlState::QUERY_CANCELED) {
+            return Failure::TooSlow;
+        }
+        let sessions = self.sessions.manager();
+        sessions.report(&failed_to_read(&sessions.options, error));
+        Failure::Database
+    }
+}
+
+/// Changes whenever the answer does. The tables do not have the log's sequences, and other servers may answer from them
+/// too: so the answer's own bytes tell.
+pub(super) fn tag(found: &Found) -> String {
+    blake3::hash(&found.body).to_hex().chars().take(32).collect()
+}
+
+/// Opens sessions, and knows whether the last one asked has answered.
+struct Sessions {
+    options: Options,
+    statement_timeout: Duration,
+    are_answering: AtomicBool,
+}
+
+impl Sessions {
+    /// Logs what is wrong, once until it is right again.
+    fn report(&self, error: &ExportError) {
+        if self.are_answering.swap(false, Ordering::Relaxed) {
+            tracing::error!("{error}; REST requests are answered with 500 as long as that is so");
+        }
+    }
+
+    fn report_answer(&self) {
+        if !self.are_answering.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{} answers again", self.options.place());
+        }
+    }
+
+    fn unreachable(&self, reason: String) -> ExportError {
+        ExportError::Unreachable { place: self.options.place(), reason }
+    }
+
+    async fn open(&self) -> Result<Session, ExportError> {
+        let (client, task) = connect_to_read(&self.options, self.statement_timeout).await?;
+        let statements = Statements::prepare(&client).await;
+        let statements = statements.map_err(|error| failed_to_read(&self.options, &error))?;
+        Ok(Session { client, statements, is_asked: false, _task: task })
+    }
+}
+
+impl Manager for Sessions {
+    type Type = Session;
+    type Error = ExportError;
+
+    async fn create(&self) -> Result<Session, ExportError> {
+        // Before the request is given up, which would tell nobody why.
+        let time_max = SESSION_TIME_MAX.min(self.statement_timeout / 2);
+        let opened = tokio::time::timeout(time_max, self.open()).await;
+        opened.unwrap_or_else(|_| Err(self.unreachable(format!("no session within {time_max:?}"))))
+    }
+
+    async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<ExportError> {
+        match session.is_asked || session.client.is_closed() {
+            true => Err(RecycleError::message("the connection is closed, or busy with what nobody waits for")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A connection with everything prepared.
+struct Session {
+    client: Client,
+    statements: Statements,
+    /// Whether it was asked a question that has not come to its end.
+    is_asked: bool,
+    /// Drives the connection, and cuts it when this is dropped.
+    _task: JoinSet<()>,
+}
+
+/// A statement for each kind of question. The first parameter of each is how many bytes a `raw` may have to be sent, the
+/// others are keys, all as text.
+struct Statements {
+    latest_block: Statement,
+    block_by_hash: Statement,
+    block_by_height: Statement,
+    blocks: Statement,
+    accepted: Statement,
+    processed: Statement,
+    expired: Statement,
+    faults_by_key: Statement,
+    faults_by_era: Statement,
+    signatures: Statement,
+    step: Statement,
+}
+
+impl Statements {
+    async fn prepare(client: &Client) -> Result<Self, Error> {
+        let of = async |table: &str, tail: &str| client.prepare(&select(table, "event_log_id", tail)).await;
+        let transaction = r#"WHERE t."transaction_hash" = $2 AND t."transaction_type_id" = $3::text::smallint"#;
+        let of_one_page = format!(r#"WHERE t."bytes_before" <= {FREE_BYTES} ORDER BY t."height""#);
+        Ok(Statements {
+            latest_block: of(r#""BlockAdded""#, r#"ORDER BY t."height" DESC LIMIT 1"#).await?,
+            block_by_hash: of(r#""BlockAdded""#, r#"WHERE t."block_hash" = $2"#).await?,
+            block_by_height: of(r#""BlockAdded""#, r#"WHERE t."height" = $2::text::bigint"#).await?,
+            blocks: client.prepare(&select(BLOCKS, "height", &of_one_page)).await?,
+            accepted: of(r#""TransactionAccepted""#, transaction).await?,
+            processed: of(r#""TransactionProcessed""#, transaction).await?,
+            expired: of(r#""TransactionExpired""#, transaction).await?,
+            faults_by_key: of(r#""Fault""#, r#"WHERE t."public_key" = $2 ORDER BY t."event_log_id""#).await?,
+            faults_by_era: of(r#""Fault""#, r#"WHERE t."era" = $2::text::numeric ORDER BY t."event_log_id""#).await?,
+            signatures: of(r#""FinalitySignature""#, r#"WHERE t."block_hash" = $2 ORDER BY t."event_log_id""#).await?,
+            step: of(r#""Step""#, r#"WHERE t."era" = $2::text::numeric"#).await?,
+        })
+    }
+
+    /// The statement that answers a question, and its keys.
+    fn answer(&self, question: &Question) -> Result<Asked, Failure> {
+        let hash_and_type = |hash: &Hash, transaction_type: &TransactionType| {
+            let transaction_type = match transaction_type {
+                TransactionType::Deploy => "0",
+                TransactionType::Version1 => "1",
+            };
+            [hex::encode(hash), transaction_type.to_owned()]
+        };
+        Ok(match question {
+            Question::LatestBlock => Asked::new(&self.latest_block, BLOCK_ADDED, []),
+            Question::BlockByHash(hash) => Asked::new(&self.block_by_hash, BLOCK_ADDED, [hex::encode(hash)]),
+            // The table cannot hold greater heights.
+            Question::BlockByHeight(height) if i64::try_from(*height).is_err() => return Err(Failure::NotFound),
+            Question::BlockByHeight(height) => Asked::new(&self.block_by_height, BLOCK_ADDED, [height.to_string()]),
+            Question::Transaction(Stage::Accepted, form, hash) => {
+                Asked::new(&self.accepted, TRANSACTION_ACCEPTED, hash_and_type(hash, form))
+            }
+            Question::Transaction(Stage::Processed, form, hash) => {
+                Asked::new(&self.processed, TRANSACTION_PROCESSED, hash_and_type(hash, form))
+            }
+            Question::Transaction(Stage::Expired, form, hash) => {
+                Asked::new(&self.expired, TRANSACTION_EXPIRED, hash_and_type(hash, form))
+            }
+            Question::FaultsByKey(key) => Asked::new(&self.faults_by_key, FAULT, [hex::encode(key)]),
+            Question::FaultsByEra(era) => Asked::new(&self.faults_by_era, FAULT, [era.to_string()]),
+            Question::Signatures(block) => Asked::new(&self.signatures, FINALITY_SIGNATURE, [hex::encode(block)]),
+            Question::Step(era) => Asked::new(&self.step, STEP, [era.to_string()]),
+            Question::TransactionsOf { .. } => return Err(Failure::OnlyInLog),
+        })
+    }
+}
+
+/// Blocks from a height on, each with the bytes of those before it: a page ends when it is long, and what will not be on it
+/// need not be sent.
+const BLOCKS: &str = r#"(
+    SELECT *, sum(octet_length("raw")) OVER (ORDER BY "height") - octet_length("raw") AS "bytes_before"
+    FROM (SELECT * FROM "BlockAdded" WHERE "height" >= $2::text::bigint ORDER BY "height" LIMIT $3::text::bigint) b
+)"#;
+
+/// What [`Columns`] reads, from a table and its part of `event_log`.
+fn select(table: &str, place: &str, tail: &str) -> String {
+    format!(
+        r#"SELECT t."{place}", l."api_version", l."network_name", octet_length(t."raw"),
+                  CASE WHEN octet_length(t."raw") <= $1 THEN t."raw" END
+           FROM {table} t JOIN "event_log" l ON l."event_log_id" = t."event_log_id" {tail}"#
+    )
+}
+
+/// A row.
+struct Columns<'a> {
+    /// What the rows of an answer are in the order of.
+    place: u64,
+    api_version: &'a str,
+    network: &'a str,
+    raw_bytes: usize,
+    /// Unless it has too many bytes.
+    raw: Option<&'a str>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(row: &'a Row) -> Result<Self, Error> {
+        Ok(Columns {
+            place: row.try_get::<_, i64>(0)?.cast_unsigned(),
+            api_version: row.try_get(1)?,
+            network: row.try_get(2)?,
+            raw_bytes: usize::try_from(row.try_get::<_, i32>(3)?).unwrap_or_default(),
+            raw: row.try_get(4)?,
+        })
+    }
+}
+
+/// A statement with its keys, and the kind of the events that it finds.
+struct Asked {
+    statement: Statement,
+    kind: Kind,
+    keys: Vec<String>,
+}
+
+impl Asked {
+    fn new<const N: usize>(statement: &Statement, kind: Kind, keys: [String; N]) -> Self {
+        Asked { statement: statement.clone(), kind, keys: keys.into() }
+    }
+}

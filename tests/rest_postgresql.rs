@@ -1,0 +1,482 @@
+//! REST from PostgreSQL: a sidecar without nodes and log gives the answers of the one that fills the database, byte for
+//! byte, from the reference's database too, and bears a database that is slow, away, or not the right one.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use sidecar_test_support::client::Request;
+use sidecar_test_support::node::{NodeOptions, SimulatedNode};
+use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql};
+use sidecar_test_support::process::{Sidecar, SidecarBuilder};
+use sidecar_test_support::recordings;
+use sidecar_test_support::story::{self, Story, StoryOptions};
+
+/// How long an export, or an answer after trouble, may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the answer to a request in trouble may take.
+const BOUND: Duration = Duration::from_secs(10);
+const NO_DATABASE: &str =
+    r#"{"code":500,"message":"Unhandled error occurred in storage: the database does not answer as it should"}"#;
+
+fn sidecar() -> SidecarBuilder {
+    SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
+}
+
+/// Without nodes and log: `section` says where the database is.
+fn rest_alone(section: &str) -> SidecarBuilder {
+    let builder = sidecar().without_sse_server().sections(section).rest_api();
+    builder.replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'postgresql'")
+}
+
+/// A sidecar that has exported these payloads of a node on `casper-test`, and answers from its log.
+async fn exported(server: &PostgreSql, payloads: &[String]) -> (SimulatedNode, Sidecar) {
+    let options = NodeOptions { chainspec_name: "casper-test".to_owned(), ..NodeOptions::default() };
+    let node = SimulatedNode::with(options);
+    node.push_all(payloads);
+    let sidecar = sidecar().node(node.address()).rest_api().sections(&server.section()).start().await;
+    let checkpoint = r#"SELECT "next_sequence" FROM "sidecar_checkpoint""#;
+    let made = r#"SELECT count(*) FROM "pg_tables" WHERE "tablename" = 'sidecar_checkpoint'"#;
+    let deadline = Instant::now() + PATIENCE;
+    while server.psql(DATABASE, made) == "0\n" || server.psql(DATABASE, checkpoint) != format!("{}\n", payloads.len()) {
+        assert!(Instant::now() < deadline, "not exported in time:\n{}", sidecar.output());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    (node, sidecar)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+async fn send(request: Request) -> Answer {
+    let mut response = request.open().await;
+    let headers = response.headers().to_vec();
+    let body = String::from_utf8(response.body().await).unwrap();
+    Answer { status: response.status(), headers, body }
+}
+
+async fn get(address: SocketAddr, target: &str) -> Answer {
+    send(Request::get(address, target)).await
+}
+
+/// The first answer with this status.
+async fn wait_for_status(address: SocketAddr, target: &str, status: u16) -> Answer {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = get(address, target).await;
+        if answer.status == status {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{target} is still answered with {answer:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A block of a height that no story has, and about so many bytes.
+fn block(height: u64, bytes: usize) -> String {
+    let hash = format!("{height:064x}");
+    let filling = "0123456789abcdef".repeat(bytes / 16);
+    format!(
+        r#"{{"BlockAdded":{{"block_hash":"{hash}","block":{{"Version2":{{"hash":"{hash}","header":{{"height":{height}}},"body":"{filling}"}}}}}}}}"#
+    )
+}
+
+fn payloads() -> Vec<String> {
+    let story = Story::new(21, &StoryOptions::small(40));
+    let mut payloads: Vec<String> = story.events().iter().map(|event| event.payload.clone()).collect();
+    // The story has a step of that era, and the others are not events with a table.
+    let left_out = ["Step.node_a", "ApiVersion.plain", "SidecarVersion.plain", "Shutdown.plain"];
+    let samples = recordings::samples().into_iter().filter(|(name, _)| !left_out.contains(&name.as_str()));
+    payloads.extend(samples.map(|(_, payload)| payload));
+    let key = |digit: &str| format!("01{}", digit.repeat(64));
+    let fault =
+        |era: u64, key: String| format!(r#"{{"Fault":{{"era_id":{era},"public_key":"{key}","timestamp":"t"}}}}"#);
+    payloads.extend([fault(7, key("b")), fault(7, key("a")), fault(9, key("b")), fault(u64::MAX, key("b"))]);
+    payloads.push(
+        "{\"Fault\":\n{\"era_id\": 10,\n\"public_key\": \"01ab\", \"timestamp\": \"later \\u0000 ż\"}}".to_owned(),
+    );
+    payloads.push(story::unknown_kind(1).payload);
+    // A list of more than a mebibyte.
+    let long = fault(5000, key("0")).replace("\"t\"", &format!("\"{}\"", "t".repeat(300_000)));
+    payloads.extend((0..9).map(|digit| long.replace(&key("0"), &key(&digit.to_string()))));
+    // Pages end before they are longer than a mebibyte, unless their only block is.
+    payloads.extend((0..8).map(|number| block(1_000_000 + number, 300_000)));
+    payloads.push(block(2_000_000, 3_000_000));
+    payloads.push(block(2_000_001, 100));
+    payloads
+}
+
+/// Every question that these payloads answer, and some that they do not.
+fn targets(payloads: &[String]) -> BTreeSet<String> {
+    let mut targets = BTreeSet::new();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    for payload in payloads {
+        let Ok(Value::Object(event)) = serde_json::from_str(payload) else { continue };
+        let (kind, content) = event.into_iter().next().unwrap();
+        match kind.as_str() {
+            "BlockAdded" => {
+                let hash = text(&content["block_hash"]).unwrap();
+                let versions = content["block"].as_object().unwrap();
+                let height = &versions.values().next().unwrap()["header"]["height"];
+                targets.insert(format!("/block/{height}"));
+                targets.insert(format!("/block/{}", hash.to_uppercase()));
+                targets.insert(format!("/signatures/{hash}"));
+                targets.insert(format!("/block/{hash}/?any=query"));
+            }
+            "TransactionAccepted" | "TransactionProcessed" | "TransactionExpired" => {
+                let named = if kind == "TransactionAccepted" { &content } else { &content["transaction_hash"] };
+                let (form, hash) = named.as_object().unwrap().iter().next().unwrap();
+                let hash = text(hash).or_else(|| text(&hash["hash"])).unwrap();
+                targets.insert(format!("/transaction/{form}/{hash}"));
+                for stage in ["accepted", "processed", "expired"] {
+                    for form in ["deploy", "Version1"] {
+                        targets.insert(format!("/transaction/{stage}/{form}/{hash}"));
+                    }
+                }
+            }
+            "Fault" => {
+                targets.insert(format!("/faults/{}", content["era_id"]));
+                targets.insert(format!("/faults/{}", text(&content["public_key"]).unwrap()));
+            }
+            "Step" => {
+                targets.insert(format!("/step/{}", content["era_id"]));
+            }
+            _ => {}
+        }
+    }
+    let nothing = "0".repeat(64);
+    targets.extend(
+        ["/block", "/block/99999999", "/block/18446744073709551615", "/block/-1", "/block/x", "/", "//block", "/other"]
+            .map(str::to_owned),
+    );
+    targets.extend(
+        ["/faults/99", "/faults/x", "/step/18446744073709551615", "/step/x", "/signatures/1"].map(str::to_owned),
+    );
+    targets.extend([format!("/block/{nothing}"), format!("/signatures/{nothing}"), format!("/faults/01{nothing}")]);
+    targets.extend([format!("/transaction/deploy/{nothing}"), format!("/transaction/other/{nothing}")]);
+    targets.extend(["/api-doc.json", "/swagger-ui", "/swagger-ui/", "/swagger-ui/none"].map(str::to_owned));
+    for query in [
+        "",
+        "?limit=3",
+        "?from_height=7&limit=1000",
+        "?from_height=1000000",
+        "?from_height=1000006&limit=2",
+        "?from_height=2000000",
+        "?from_height=2000001",
+        "?from_height=3000000",
+        "?from_height=18446744073709551615",
+        "?limit=0",
+        "?from_height=x",
+        "?other=1",
+    ] {
+        targets.insert(format!("/blocks{query}"));
+    }
+    targets
+        .extend(["/events?limit=0", "/events?start_from=1", "/events/x", "/account/x/transactions"].map(str::to_owned));
+    targets
+}
+
+#[tokio::test]
+async fn answers_are_those_from_the_log_byte_for_byte() {
+    let server = PostgreSql::start();
+    let payloads = payloads();
+    let (_node, from_log) = exported(&server, &payloads).await;
+    // Who answers needs to read the tables and nothing else.
+    server.psql(
+        DATABASE,
+        &format!(
+            "CREATE ROLE reader LOGIN PASSWORD '{PASSWORD}'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"
+        ),
+    );
+    let section = server.section().replace("database_username = 'sidecar'", "database_username = 'reader'");
+    let mut from_postgresql = rest_alone(&section).start().await;
+
+    let sessions = || {
+        server.psql(
+            DATABASE,
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'sidecar' AND usename = 'reader'",
+        )
+    };
+    let first_session = sessions();
+    let targets = targets(&payloads);
+    assert!(targets.len() > 300, "{}", targets.len());
+    let mut statuses: BTreeMap<u16, usize> = BTreeMap::new();
+    for target in &targets {
+        let expected = get(from_log.rest_address(), target).await;
+        let answer = get(from_postgresql.rest_address(), target).await;
+        assert!(answer.body == expected.body, "{target}: {:.300} is not {:.300}", answer.body, expected.body);
+        assert_eq!(answer.status, expected.status, "{target}");
+        for header in ["content-type", "content-length", "cache-control", "location", "access-control-allow-origin"] {
+            assert_eq!(answer.header(header), expected.header(header), "{header} of {target}");
+        }
+        assert_eq!(answer.header("etag").is_some(), expected.header("etag").is_some(), "{target}");
+        *statuses.entry(answer.status).or_default() += 1;
+        if let Some(tag) = answer.header("etag") {
+            let again = Request::get(from_postgresql.rest_address(), target).header("if-none-match", tag);
+            let again = send(again).await;
+            assert_eq!((again.status, again.body.as_str()), (304, ""), "{target}");
+        }
+    }
+    assert!(statuses[&200] > 150 && statuses[&400] > 10 && statuses[&404] > 100, "{statuses:?}");
+
+    assert_eq!(sessions(), first_session, "one session has answered everything");
+
+    for method in ["HEAD", "POST", "DELETE", "OPTIONS"] {
+        let both = [&from_log, &from_postgresql].map(|sidecar| Request::new(method, sidecar.rest_address(), "/block"));
+        let [expected, answer] = both.map(|request| request.header("origin", "http://example.org"));
+        let (expected, answer) = (send(expected).await, send(answer).await);
+        assert_eq!((answer.status, answer.body), (expected.status, expected.body), "{method}");
+    }
+    assert!(from_postgresql.terminate().success());
+    assert!(!from_postgresql.output().contains(PASSWORD));
+    assert!(!from_postgresql.storage_path().exists(), "no log is made");
+}
+
+#[tokio::test]
+async fn what_the_tables_do_not_hold_is_refused_with_what_to_ask_instead() {
+    let server = PostgreSql::start();
+    server.fill_as_the_reference(DATABASE);
+    let sidecar = rest_alone(&server.section()).admin_api().start().await;
+    let account = format!("/account/01{}/transactions", "a".repeat(64));
+    for target in ["/events", "/events?from=3", "/events/3", &account] {
+        let answer = get(sidecar.rest_address(), target).await;
+        assert_eq!((answer.status, answer.header("content-type")), (501, Some("application/json")), "{target}");
+        let body: Value = serde_json::from_str(&answer.body).unwrap();
+        let message = body["message"].as_str().unwrap();
+        assert!(body["code"] == 501 && message.starts_with("This server answers from PostgreSQL"), "{message}");
+        assert!(message.contains("ask a Sidecar that answers from its log, or for /blocks"), "{message}");
+    }
+    let status = get(sidecar.rest_address(), "/status").await;
+    let expected = format!(r#"{{"version":"{}","postgresql":{{"status":"connected"}}}}"#, env!("CARGO_PKG_VERSION"));
+    assert_eq!((status.status, status.body), (200, expected));
+    let metrics = get(sidecar.admin_address(), "/metrics").await;
+    assert!(metrics.body.contains("\nsidecar_rest_database_connected 1\n"));
+    assert!(metrics.body.contains(r#"rest_api_response_times_count{label="/events/(...)",status="501"} 3"#));
+    assert!(!metrics.body.contains("sidecar_log_"), "there is no log");
+    assert_eq!(get(sidecar.admin_address(), "/ready").await.body, "ready");
+}
+
+#[tokio::test]
+async fn a_database_that_the_reference_filled_gives_the_references_recorded_answers() {
+    let server = PostgreSql::start();
+    server.fill_as_the_reference(DATABASE);
+    let sidecar = rest_alone(&server.section()).start().await;
+    let recorded: BTreeMap<String, Value> = serde_json::from_slice(&recordings::transcript("rest.json")).unwrap();
+    assert!(recorded.len() > 10);
+    for (path, expected) in recorded.iter().filter(|(path, _)| *path != "/status") {
+        let answer = get(sidecar.rest_address(), path).await;
+        assert_eq!(answer.body, expected["body"].as_str().unwrap(), "{path}");
+        assert_eq!(u64::from(answer.status), expected["status"].as_u64().unwrap(), "{path}");
+    }
+    // What stands there may be anything.
+    server.psql(DATABASE, r#"UPDATE "Step" SET "raw" = '{"era_id":1'"#);
+    let broken = get(sidecar.rest_address(), "/step/1").await;
+    assert_eq!(broken.status, 500);
+    assert!(broken.body.contains("Error deserializing returned data: EOF"), "{}", broken.body);
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_requests_fail_soon_and_then_are_answered_again() {
+    let mut server = PostgreSql::start();
+    server.fill_as_the_reference(DATABASE);
+    let mut sidecar = rest_alone(&server.section()).admin_api().start().await;
+    let address = sidecar.rest_address();
+    let block = get(address, "/block").await;
+    assert_eq!(block.status, 200);
+    for _ in 0..2 {
+        server.stop_at_once();
+        let begun = Instant::now();
+        let targets = ["/block", "/blocks", "/faults/769794", "/step/1", "/block/1"];
+        for target in targets.iter().cycle().take(20) {
+            let answer = get(address, target).await;
+            assert_eq!((answer.status, answer.body.as_str()), (500, NO_DATABASE), "{target}");
+            assert_eq!(answer.header("content-type"), Some("application/json"));
+        }
+        assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
+        // What needs no database goes on.
+        assert_eq!(get(address, "/other").await.status, 400);
+        assert!(get(address, "/status").await.body.ends_with(r#""postgresql":{"status":"unreachable"}}"#));
+        assert_eq!(get(sidecar.admin_address(), "/health").await.status, 200);
+        let ready = get(sidecar.admin_address(), "/ready").await;
+        assert_eq!((ready.status, ready.body.as_str()), (503, "not ready: the database does not answer"));
+        let metrics = get(sidecar.admin_address(), "/metrics").await;
+        assert!(metrics.body.contains("\nsidecar_rest_database_connected 0\n"));
+        server.start_again();
+        assert_eq!(wait_for_status(address, "/block", 200).await.body, block.body);
+        assert_eq!(get(sidecar.admin_address(), "/ready").await.status, 200);
+    }
+    sidecar.wait_for_outputs("answers again", 2).await;
+    assert!(sidecar.terminate().success());
+    let output = sidecar.output();
+    assert_eq!(output.matches("cannot reach PostgreSQL database").count(), 2, "once each time: {output}");
+    assert!(!output.contains(PASSWORD));
+}
+
+#[tokio::test]
+async fn a_start_without_the_database_waits_for_it_and_a_wrong_one_is_noticed_then() {
+    let mut server = PostgreSql::start();
+    server.stop_at_once();
+    let sidecar = rest_alone(&server.section()).start().await;
+    assert_eq!(get(sidecar.rest_address(), "/block").await.body, NO_DATABASE);
+    server.start_again();
+    // It is there, and empty.
+    assert_eq!(get(sidecar.rest_address(), "/block").await.body, NO_DATABASE);
+    server.fill_as_the_reference(DATABASE);
+    wait_for_status(sidecar.rest_address(), "/block", 200).await;
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_is_given_up_and_holds_nobody_up() {
+    let server = PostgreSql::start();
+    server.fill_as_the_reference(DATABASE);
+    let slow =
+        r#"ALTER TABLE "Step" RENAME TO "fast"; CREATE VIEW "Step" AS SELECT "fast".* FROM "fast", pg_sleep(600)"#;
+    server.psql(DATABASE, slow);
+    let section = format!("{}max_connections_in_pool = 1\n", server.section());
+    let sidecar = rest_alone(&section)
+        .replacing("[rest_api_server]", "[rest_api_server]\nrequest_timeout_in_seconds = 1")
+        .start()
+        .await;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let answer = get(sidecar.rest_address(), "/step/1").await;
+        assert_eq!(answer.status, 503, "{}", answer.body);
+        assert!(answer.body.contains("longer than request_timeout_in_seconds"), "{}", answer.body);
+        assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
+        // On the pool's only connection.
+        assert_eq!(get(sidecar.rest_address(), "/block").await.status, 200);
+    }
+    // A client that leaves takes its statement with it too.
+    let left = tokio::time::timeout(Duration::from_millis(100), get(sidecar.rest_address(), "/step/1")).await;
+    assert!(left.is_err());
+    assert_eq!(get(sidecar.rest_address(), "/block").await.status, 200);
+    server.psql(DATABASE, r#"DROP VIEW "Step"; ALTER TABLE "fast" RENAME TO "Step""#);
+    wait_for_status(sidecar.rest_address(), "/step/1", 200).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_dead_without_a_word_is_replaced() {
+    let server = PostgreSql::start();
+    server.fill_as_the_reference(DATABASE);
+    let section = format!("{}max_connections_in_pool = 1\n", server.section());
+    let sidecar = rest_alone(&section)
+        .replacing("[rest_api_server]", "[rest_api_server]\nrequest_timeout_in_seconds = 1")
+        .start()
+        .await;
+    let session = server.psql(DATABASE, "SELECT pid FROM pg_stat_activity WHERE application_name = 'sidecar'");
+    let session = Pid::from_raw(session.trim().parse().unwrap()).unwrap();
+    kill_process(session, Signal::STOP).unwrap();
+    let begun = Instant::now();
+    assert_eq!(get(sidecar.rest_address(), "/block").await.status, 503);
+    assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
+    assert_eq!(get(sidecar.rest_address(), "/block").await.status, 200);
+    kill_process(session, Signal::CONT).unwrap();
+}
+
+#[tokio::test]
+async fn many_requests_share_the_connections_of_the_pool() {
+    let server = PostgreSql::start();
+    let payloads = payloads();
+    let (_node, from_log) = exported(&server, &payloads).await;
+    drop(from_log);
+    let section = format!("{}max_connections_in_pool = 3\n", server.section());
+    let sidecar = rest_alone(&section).start().await;
+    let address = sidecar.rest_address();
+    let large = get(address, "/block/2000000").await;
+    assert!(large.status == 200 && large.body.len() > 3_000_000);
+    let requests: Vec<_> = (0..40)
+        .map(|number| {
+            let target = if number % 3 == 0 { "/block/2000000" } else { "/blocks?from_height=1000000" };
+            tokio::spawn(async move { (target, get(address, target).await) })
+        })
+        .collect();
+    for request in requests {
+        let (target, answer) = request.await.unwrap();
+        assert_eq!(answer.status, 200, "{target}: {:.300}", answer.body);
+        assert!(target != "/block/2000000" || answer.body == large.body);
+    }
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sidecar'";
+    let sessions: usize = server.psql(DATABASE, sessions).trim().parse().unwrap();
+    assert!((1..=3).contains(&sessions), "{sessions} sessions");
+}
+
+#[tokio::test]
+async fn one_sidecar_may_fill_the_database_and_answer_from_it() {
+    let (node, server) = (SimulatedNode::start(), PostgreSql::start());
+    let payloads = payloads();
+    node.push_all(&payloads);
+    let sidecar = sidecar()
+        .node(node.address())
+        .rest_api()
+        .sections(&server.section())
+        .replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'postgresql'")
+        .start()
+        .await;
+    let block = wait_for_status(sidecar.rest_address(), "/block/2000001", 200).await;
+    assert!(block.body.contains(&format!("{:064x}", 2_000_001)), "{}", block.body);
+    assert_eq!(get(sidecar.rest_address(), "/events").await.status, 501);
+    assert!(!sidecar.storage_path().join("views").exists(), "nobody needs the views");
+}
+
+#[test]
+fn a_database_without_the_tables_is_refused_with_what_to_do_and_left_alone() {
+    let server = PostgreSql::start();
+    let place = format!("PostgreSQL database {DATABASE} at 127.0.0.1:{}", server.port());
+    let first = "let a Sidecar that reads nodes export to it first, with `[sse_server]` and `[storage.postgresql_config]`, or give another database";
+    let unknown = "the tables of PLACE are of migration version 2, and this version of Sidecar knows version 1 only; use a newer Sidecar, or give another database";
+    let unfinished =
+        "Cannot proceed with migration, newest migration version: 1 didn't finish correctly. It is that of PLACE";
+    let missing = |what: &str| format!("{place} does not hold Sidecar's tables ({what}); {first}");
+    for (change, sentence) in [
+        (r#"DROP SCHEMA public CASCADE; CREATE SCHEMA public"#, missing(r#"relation "Migration" does not exist"#)),
+        (r#"DELETE FROM "Migration""#, missing(r#"the table "Migration" is empty"#)),
+        (r#"DROP TABLE "Step""#, missing(r#"relation "Step" does not exist"#)),
+        (r#"INSERT INTO "Migration" VALUES (2, true)"#, unknown.replace("PLACE", &place)),
+        (r#"UPDATE "Migration" SET "is_success" = false"#, unfinished.replace("PLACE", &place)),
+    ] {
+        server.psql(DATABASE, "DROP SCHEMA public CASCADE; CREATE SCHEMA public");
+        server.fill_as_the_reference(DATABASE);
+        server.psql(DATABASE, change);
+        let tables = || server.psql(DATABASE, "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1");
+        let before = tables();
+        let mut refused = rest_alone(&server.section()).environment("RUST_BACKTRACE", "0").spawn();
+        assert_eq!(refused.wait_for_exit().code(), Some(1));
+        assert_eq!(refused.errors(), format!("Error: Error initializing component 'rest_api_server': {sentence}\n"));
+        assert_eq!(tables(), before);
+    }
+    let wrong_password = server.section().replace(PASSWORD, "wr0ng-p@ssw0rd");
+    let mut refused = rest_alone(&wrong_password).spawn();
+    assert_eq!(refused.wait_for_exit().code(), Some(1));
+    assert!(refused.errors().contains("password authentication failed for user \"sidecar\""), "{}", refused.errors());
+    assert!(!refused.output().contains("wr0ng"), "{}", refused.output());
+}
+
+#[tokio::test]
+async fn the_environment_alone_may_say_where_the_database_is() {
+    let server = PostgreSql::start();
+    server.fill_as_the_reference(DATABASE);
+    let builder = rest_alone("")
+        .environment("SIDECAR_POSTGRES_HOST", "127.0.0.1")
+        .environment("SIDECAR_POSTGRES_PORT", &server.port().to_string())
+        .environment("SIDECAR_POSTGRES_DATABASE_NAME", DATABASE)
+        .environment("SIDECAR_POSTGRES_USERNAME", "sidecar")
+        .environment("SIDECAR_POSTGRES_PASSWORD", PASSWORD)
+        .environment("SIDECAR_POSTGRES_MAX_CONNECTIONS", "4294967295");
+    let sidecar = builder.start().await;
+    assert_eq!(get(sidecar.rest_address(), "/block/6017012").await.status, 200);
+    assert!(!sidecar.output().contains(PASSWORD));
+}
