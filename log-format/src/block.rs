@@ -9,6 +9,7 @@ use std::{borrow::Cow, cell::RefCell, ops::Range};
 
 use bytes::Bytes;
 use rkyv::rancor;
+use zstd::zstd_safe::CParameter;
 
 use crate::{
     ApiVersion, ChainValue, Event, Kind, Mark, MarkKind, Sequence, Timestamp, buffers,
@@ -42,6 +43,8 @@ const ROW_BYTES: u16 = 32;
 const FLAG_SYNCED_BEFORE: u16 = 1;
 /// What decoding may need: a window of 8 MiB, so that every HTTP client can decode the frame (RFC 9659).
 pub(crate) const WINDOW_LOG_MAX: u32 = 23;
+/// Entries of the tables that a strong level searches: 4 MiB each. Twice as many win nothing on blocks of 1 MiB.
+const TABLE_LOG_MAX: u32 = 20;
 
 /// What a block holds. Readers skip a type they don't know by its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -499,7 +502,9 @@ impl Encoder {
     pub(crate) fn new(level: i32) -> std::io::Result<Self> {
         let mut compressor = zstd::bulk::Compressor::new(level)?;
         if level > 10 {
-            compressor.set_parameter(zstd::zstd_safe::CParameter::WindowLog(WINDOW_LOG_MAX))?;
+            compressor.set_parameter(CParameter::WindowLog(WINDOW_LOG_MAX))?;
+            compressor.set_parameter(CParameter::HashLog(TABLE_LOG_MAX))?;
+            compressor.set_parameter(CParameter::ChainLog(TABLE_LOG_MAX))?;
         }
         Ok(Encoder { compressor })
     }
