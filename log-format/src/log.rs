@@ -322,6 +322,17 @@ impl Log {
         self.read_to(sequence, Extent::UpToEvent)
     }
 
+    /// Where the block that holds an event ends: at the first sequence of the next one. Reads no block.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    pub fn end_of_block(&self, sequence: Sequence) -> Result<Option<Sequence>> {
+        Ok(match self.shared.locate(sequence)? {
+            Place::Block(_, entry) => Some(entry.end_sequence()),
+            Place::Missing(..) => None,
+        })
+    }
+
     fn read_to(&self, sequence: Sequence, extent: Extent) -> Result<Read> {
         if let Some(read) = self.read_cached(sequence) {
             return Ok(read);

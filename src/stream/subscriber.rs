@@ -3,9 +3,10 @@
 //! HTTP polls it for a piece whenever the client has room; it asks its cursor, and where that needs a read or a commit it
 //! waits for one. Disk reads and decoding happen on blocking threads, at most `decode_concurrency` at a time, and never
 //! wait for a client. Commits wake it through one watch. Nothing is prepared ahead of the poll, but that a few clients have
-//! the next block read into the cache.
+//! the next blocks read into the cache.
 
 use std::{
+    collections::VecDeque,
     io,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -38,6 +39,8 @@ const KEEP_ALIVE_COMMENT: &[u8] = b":\n\n";
 pub(super) const COMPRESSED_PIECE_BYTES: usize = 64 << 10;
 /// How long a stream rests before it looks again for what another process is still writing.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// How many blocks are read before a client gets to them: one core decodes about as fast as another sends.
+const AHEAD_BLOCKS: u64 = 2;
 /// Bytes after which the shared counter learns of them.
 const COUNT_BYTES: u64 = 256 << 10;
 
@@ -74,7 +77,10 @@ pub(super) struct Subscriber {
     greeting: Option<Bytes>,
     /// What is being read for this client.
     reading: Option<Reading>,
-    ahead: Option<ReadAhead>,
+    /// The blocks after the one that was entered last, in order.
+    ahead: VecDeque<ReadAhead>,
+    /// How many blocks were entered.
+    blocks_entered: u64,
     stored: Option<StoredPass>,
     /// Where the stored form was found to be of no use.
     stored_unfit_at: Option<Sequence>,
@@ -94,9 +100,11 @@ struct StoredPass {
     sent: usize,
 }
 
-/// The block after the one that is being sent, on its way into the cache. Nothing of it is held here: when the client
+/// A block after the one that is being sent, on its way into the cache. Nothing of it is held here: when the client
 /// stalls, it is read again.
 struct ReadAhead {
+    /// Which of the blocks that this client enters it will be.
+    number: u64,
     done: JoinHandle<()>,
     _permit: OwnedSemaphorePermit,
 }
@@ -120,7 +128,8 @@ impl Subscriber {
             coding,
             greeting: None,
             reading: None,
-            ahead: None,
+            ahead: VecDeque::new(),
+            blocks_entered: 0,
             stored: None,
             stored_unfit_at: None,
             large: None,
@@ -290,28 +299,43 @@ impl Subscriber {
         self.on_blocking_thread(move || Ok(Outcome::Read(Box::new(log.read(position)?))))
     }
 
-    /// Has the block after a newly entered one read while that one is sent. Only a few clients at a time: where many
+    /// Has the blocks after a newly entered one read while that one is sent. Only a few at a time: where many clients
     /// replay, others keep the decoders busy, and the cache has no room for what is read too early.
     fn read_ahead(&mut self) {
         let Some(position) = self.cursor.take_entered() else { return };
-        let log = &self.shared.log;
-        if position >= log.head().next_sequence || log.read_cached(position).is_some() {
-            return;
+        self.blocks_entered += 1;
+        self.ahead.retain(|ahead| ahead.number > self.blocks_entered);
+        // Others may have had the next one read.
+        let is_there = self.shared.log.read_cached(position).is_some();
+        let begun = self.ahead.back().map_or(self.blocks_entered + u64::from(is_there), |ahead| ahead.number);
+        for number in begun + 1..=self.blocks_entered + AHEAD_BLOCKS {
+            let skip = number - self.blocks_entered - 1;
+            let Some(ahead) = self.read_block_ahead(number, position, skip) else { return };
+            self.ahead.push_back(ahead);
         }
-        let (ahead, decoders) = (Arc::clone(&self.shared.readers_ahead), Arc::clone(&self.shared.decoders));
-        let (Ok(permit), Ok(decoder)) = (ahead.try_acquire_owned(), decoders.try_acquire_owned()) else { return };
-        let log = log.clone();
+    }
+
+    /// Begins to read the block that stands `skip` blocks behind the one at `position`, if that is worth it and allowed.
+    fn read_block_ahead(&self, number: u64, position: Sequence, skip: u64) -> Option<ReadAhead> {
+        let log = self.shared.log.clone();
+        if position >= log.head().next_sequence {
+            return None;
+        }
+        let permit = Arc::clone(&self.shared.blocks_ahead).try_acquire_owned().ok()?;
+        let decoder = Arc::clone(&self.shared.decoders).try_acquire_owned().ok()?;
         let done = tokio::task::spawn_blocking(move || {
             // What is wrong shows again when the client gets there.
-            let _ = log.read(position);
+            let end_of_block = |position| log.end_of_block(position).ok().flatten();
+            let position = (0..skip).try_fold(position, |position, _| end_of_block(position));
+            let _ = position.map(|position| log.read(position));
             drop(decoder);
         });
-        self.ahead = Some(ReadAhead { done, _permit: permit });
+        Some(ReadAhead { number, done, _permit: permit })
     }
 
     /// Waits for what is read ahead already.
     fn take_ahead(&mut self) -> Option<Reading> {
-        let ahead = self.ahead.take()?;
+        let ahead = self.ahead.pop_front_if(|ahead| ahead.number == self.blocks_entered + 1)?;
         Some(Box::pin(async move {
             ahead.done.await?;
             Ok(Outcome::Nothing)
