@@ -87,6 +87,8 @@ pub(crate) struct Examined {
     /// Where the blocks end.
     pub(crate) end: u64,
     pub(crate) damage: Vec<Damage>,
+    /// What stands behind `end` and was never visible: a copy's torn end, or a write that a crash cut short.
+    pub(crate) torn_end: Option<Damage>,
     pub(crate) mismatches: Vec<Mismatch>,
     /// The chain value before the first event, where it is known.
     pub(crate) chain_before: Option<ChainValue>,
@@ -98,6 +100,34 @@ impl Examined {
     /// Whether a repair has anything to do here.
     pub(crate) fn needs_repair(&self) -> bool {
         self.header_damage.is_some() || self.footer_damage.is_some() || !self.damage.is_empty()
+    }
+
+    /// Where the newest segment of a log that was copied while it was being written is torn: a copy is not made at one
+    /// moment, so nothing behind the first bad block proves anything, and what the copied head does not speak of was not
+    /// visible then.
+    fn torn_end_of_copy(&self, head: Sequence) -> Option<Damage> {
+        if self.is_sealed && self.footer_damage.is_none() {
+            return None;
+        }
+        let is_torn = |damage: &&Damage| (damage.is_tail && damage.lost.is_empty()) || damage.lost.start >= head;
+        self.damage.iter().find(is_torn).map(|damage| self.torn_from(damage))
+    }
+
+    /// A write that a crash cut short behind `durable_end`: it was never acknowledged.
+    pub(crate) fn torn_write(&self, durable_end: u64) -> Option<Damage> {
+        let last = self.damage.last().filter(|last| last.offset + last.length == self.end)?;
+        (last.length > 0 && last.offset >= durable_end).then(|| self.torn_from(last))
+    }
+
+    /// Everything from some damage on, as what no event is lost with.
+    fn torn_from(&self, damage: &Damage) -> Damage {
+        Damage {
+            length: self.end - damage.offset,
+            lost: damage.lost.start..damage.lost.start,
+            header: None,
+            is_tail: true,
+            ..damage.clone()
+        }
     }
 }
 
@@ -209,6 +239,34 @@ impl Survey {
 
     /// Examines the segment at `index`; those before it must have been.
     pub(crate) fn examine(&mut self, index: usize, extent: Extent, progress: &mut dyn FnMut(u64)) -> Result<Examined> {
+        let copied = match self.head {
+            HeadState::Copied(slot) if extent.is_last => Some((slot, self.examiner.clone())),
+            _ => None,
+        };
+        let examined = self.examine_to(index, extent, progress)?;
+        if let Some((slot, before)) = copied
+            && let Some(torn) = examined.torn_end_of_copy(slot.next_sequence)
+        {
+            return self.examine_before(index, extent, before, torn);
+        }
+        Ok(examined)
+    }
+
+    /// Examines a segment as if it ended where `torn` begins, from what stood `before` it.
+    pub(crate) fn examine_before(
+        &mut self,
+        index: usize,
+        extent: Extent,
+        before: Examiner,
+        torn: Damage,
+    ) -> Result<Examined> {
+        self.examiner = before;
+        let extent = Extent { durable_end: Some(torn.offset), ..extent };
+        let examined = self.examine_to(index, extent, &mut |_| {})?;
+        Ok(Examined { torn_end: Some(torn), ..examined })
+    }
+
+    fn examine_to(&mut self, index: usize, extent: Extent, progress: &mut dyn FnMut(u64)) -> Result<Examined> {
         let first = self.segments.get(index).copied().unwrap_or_default();
         let (file, header_damage) = self.open(first)?;
         self.examiner.segment(file, header_damage, extent, progress)
@@ -379,6 +437,7 @@ impl Examiner {
             footer: Footer::empty(&file.header),
             end: file.blocks_start,
             damage: Vec::new(),
+            torn_end: None,
             mismatches: Vec::new(),
             chain_before: None,
             trusted: Vec::new(),

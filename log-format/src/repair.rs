@@ -20,7 +20,6 @@ use crate::{
     rewrite::{Loss, Replacement, copy_bytes},
     segment::{SegmentFile, SegmentHeader, file_name, storage_error},
     storage::Storage,
-    verify::is_torn_copy,
 };
 
 /// How a log is repaired.
@@ -220,21 +219,18 @@ impl Repair {
     fn look_at(&mut self, index: usize, extent: Extent) -> Result<Examined> {
         let before = self.survey.examiner.clone();
         let mut examined = self.survey.examine(index, extent, &mut |_| {})?;
-        let end = examined.end;
-        let is_last = |damage: &Damage| damage.offset + damage.length == end;
-        examined.damage.retain(|damage| !(is_last(damage) && is_torn_copy(damage, &self.survey.head)));
-        if examined.needs_repair() && extent.durable_end.is_some() {
+        if let Some(durable_end) = extent.durable_end.filter(|_| examined.needs_repair()) {
             // It is written anew whole: sound blocks behind the head come along, which may be older than they are.
             self.survey.examiner = before.clone();
-            examined = self.survey.examine(index, Extent { durable_end: None, ..extent }, &mut |_| {})?;
-            let durable_end = extent.durable_end;
-            let last = examined.damage.last().filter(|last| last.offset + last.length == examined.end);
-            if let Some(torn) = last.filter(|last| last.length > 0 && Some(last.offset) >= durable_end) {
-                // A crash cut short what was never acknowledged: no event is lost with it.
-                let extent = Extent { durable_end: Some(torn.offset), ..extent };
-                self.survey.examiner = before;
-                examined = self.survey.examine(index, extent, &mut |_| {})?;
+            let extent = Extent { durable_end: None, ..extent };
+            examined = self.survey.examine(index, extent, &mut |_| {})?;
+            if let Some(torn) = examined.torn_write(durable_end) {
+                examined = self.survey.examine_before(index, extent, before, torn)?;
             }
+        }
+        if examined.needs_repair() {
+            // Only what is written anew loses it: it is kept beside the log.
+            examined.damage.extend(examined.torn_end.take());
         }
         Ok(examined)
     }

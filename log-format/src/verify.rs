@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     Error, Result, Sequence,
-    examine::{Damage, Examined, HeaderDamage, Stretch, Survey, hex},
+    examine::{Examined, HeaderDamage, Stretch, Survey, hex},
     head::{self, HeadState},
     inspect::{CopyLacks, copied_note},
     segment::file_name,
@@ -156,7 +156,6 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
     let lengths = lengths(&survey);
     let bytes_total = lengths.iter().sum();
     let mut bytes_before = 0;
-    let mut torn_at = None;
     for (index, length) in lengths.into_iter().enumerate() {
         let mut bytes = bytes_before;
         let examined = survey.examine(index, survey.extent(index), &mut |more| {
@@ -165,9 +164,7 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
         });
         match examined {
             Ok(examined) => {
-                let torn = examined.damage.iter().find(|damage| damage.is_tail && is_torn_copy(damage, &survey.head));
-                torn_at = torn.map(|damage| damage.lost.start);
-                verification.add(&examined, &survey.head);
+                verification.add(&examined);
             }
             Err(error) => {
                 verification.cannot_read(survey.segments.get(index).copied().unwrap_or_default(), error);
@@ -177,8 +174,7 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
         bytes_before += length;
         progress(Progress { bytes: bytes_before, bytes_total });
     }
-    // What a copy was torn in was never visible there.
-    verification.next_sequence = torn_at.unwrap_or_else(|| survey.examiner.next_sequence());
+    verification.next_sequence = survey.examiner.next_sequence();
     // Not the examiner's own value: that may be what the header of a damaged block says, whose events nobody has seen.
     if let Some(last) = survey.examiner.stretches.last() {
         verification.last_checked = last.sequences.end.checked_sub(1);
@@ -214,7 +210,7 @@ fn lengths(survey: &Survey) -> Vec<u64> {
 }
 
 impl Verification {
-    fn add(&mut self, examined: &Examined, head: &HeadState) {
+    fn add(&mut self, examined: &Examined) {
         self.segments += 1;
         self.bytes_stored += examined.end;
         self.bytes_raw += examined.footer.payload_raw;
@@ -226,15 +222,14 @@ impl Verification {
             self.problem(file, 0, None, reason.clone());
         }
         for damage in &examined.damage {
-            if is_torn_copy(damage, head) {
-                self.notes.push(format!(
-                    "{file} was copied while it was being written and ends in {} bytes of no use; the next opening for \
-                     writing cuts them off",
-                    damage.length
-                ));
-            } else {
-                self.problem(file, damage.offset, Some(&damage.lost), damage.reason.clone());
-            }
+            self.problem(file, damage.offset, Some(&damage.lost), damage.reason.clone());
+        }
+        if let Some(torn) = &examined.torn_end {
+            self.notes.push(format!(
+                "{file} was copied while it was being written and ends in {} bytes of no use; the next opening for \
+                 writing cuts them off",
+                torn.length
+            ));
         }
         for mismatch in &examined.mismatches {
             self.problem(file, mismatch.offset, Some(&mismatch.sequences), mismatch.reason.clone());
@@ -303,11 +298,4 @@ impl Verification {
             });
         }
     }
-}
-
-/// The end of a copy made while the log was being written is no damage, and what the copied head does not speak of was
-/// not visible when it was copied.
-pub(crate) fn is_torn_copy(damage: &Damage, head: &HeadState) -> bool {
-    let HeadState::Copied(slot) = head else { return false };
-    (damage.is_tail && damage.lost.is_empty()) || damage.lost.start >= slot.next_sequence
 }

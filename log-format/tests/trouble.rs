@@ -4,13 +4,7 @@
 
 mod simulated_disk;
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::prelude::*;
 use sidecar_log_format::{
@@ -313,20 +307,24 @@ fn a_full_disk_at_any_call_of_a_commit_or_a_seal_loses_nothing() {
 #[test]
 fn a_copy_of_a_log_that_is_being_written_opens_as_a_clean_prefix() {
     let original = tempfile::tempdir().unwrap();
-    let done = AtomicBool::new(false);
     let options = WriteOptions { segment_bytes_max: 40_000, segment_blocks_max: 50, ..options() };
+    // A copy begins when some more events do, and the next ones wait for it: otherwise they could outrun the reading.
+    let (more, asked) = std::sync::mpsc::sync_channel::<()>(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let storage = Arc::new(Directory::at(original.path()));
             let mut writer = Writer::open(storage, options.clone()).unwrap().writer;
             let mut next = 0;
-            while !done.load(Ordering::Relaxed) {
-                append(&mut writer, next..next + 5);
-                next += 5;
+            for () in asked {
+                for _ in 0..20 {
+                    append(&mut writer, next..next + 5);
+                    next += 5;
+                }
             }
         });
         let (mut copies, mut longest) = (0, 0);
         while copies < 40 || longest < 100 {
+            more.send(()).unwrap();
             let copy = tempfile::tempdir().unwrap();
             let mut names: Vec<_> =
                 std::fs::read_dir(original.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -349,7 +347,7 @@ fn a_copy_of_a_log_that_is_being_written_opens_as_a_clean_prefix() {
             copies += 1;
             longest = longest.max(found.len());
         }
-        done.store(true, Ordering::Relaxed);
+        drop(more);
     });
 }
 

@@ -92,8 +92,8 @@ pub(super) struct Cursor {
     /// Bytes of the event at the position that were sent.
     event_bytes_sent: usize,
     block: Weak<Block>,
-    /// Where the block ends that was entered last, until somebody asks.
-    entered: Option<Sequence>,
+    /// The block that was entered last, until somebody asks.
+    entered: Option<Range<Sequence>>,
     version_sent: ApiVersion,
     version_due: ApiVersion,
     /// What the client would ask for if it reconnected now.
@@ -117,6 +117,11 @@ impl Cursor {
 
     pub(super) fn position(&self) -> Sequence {
         self.position
+    }
+
+    /// The last sequence wanted.
+    pub(super) fn until(&self) -> Sequence {
+        self.selection.until
     }
 
     pub(super) fn next(&mut self) -> Step {
@@ -181,8 +186,8 @@ impl Cursor {
         Some(Bytes::from(version_frame(self.version_due)))
     }
 
-    /// Where the next block begins, once for every block that was entered.
-    pub(super) fn take_entered(&mut self) -> Option<Sequence> {
+    /// The sequences of the block that was entered last, if that has not been told yet.
+    pub(super) fn take_entered(&mut self) -> Option<Range<Sequence>> {
         self.entered.take()
     }
 
@@ -266,7 +271,7 @@ impl Cursor {
         let rise = block.row(index).and_then(|row| row.rise());
         self.version_due = self.version_due.max(rise.unwrap_or_else(|| block.version_in_force(index)));
         self.block = Arc::downgrade(block);
-        self.entered = Some(block.end_sequence());
+        self.entered = Some(block.first_sequence()..block.end_sequence());
     }
 
     /// What is sent next out of a block; `None` once the position is past it, or past `until`.

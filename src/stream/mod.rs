@@ -8,6 +8,7 @@
 //!
 //! Not in here: what an event means (`source`), how it got a sequence (`ingest`), and the 1.x endpoints.
 
+mod ahead;
 mod compression;
 mod cursor;
 mod large;

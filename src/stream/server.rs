@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{
     Counters, RETAINED_RANGE_HEADER, ReplayChunks, StreamOptions, ZstdPassThrough,
+    ahead::Places,
     cursor::{self, Cursor, Hold, Selection},
     large::LargeReaders,
     lending::Budget,
@@ -40,8 +41,6 @@ const BUFFER_ROOM_BYTES: usize = 1 << 10;
 const BESIDE_PIECE_BYTES: usize = 512;
 /// The largest chunk of one event: no client library reads more at a time.
 const EVENT_PIECE_BYTES: usize = 64 << 10;
-/// Blocks that may be read before their clients ask for them.
-const BLOCKS_AHEAD: usize = 4;
 /// Blocks and stored frames that connections may keep until their clients take them, all together.
 const BUDGET_BYTES: usize = 8 << 20;
 
@@ -76,8 +75,7 @@ pub(super) struct Shared {
     pub(super) own_shutdowns: watch::Sender<u64>,
     /// Reads and decodings at a time.
     pub(super) decoders: Arc<Semaphore>,
-    /// Blocks that are read ahead at a time.
-    pub(super) blocks_ahead: Arc<Semaphore>,
+    pub(super) places_ahead: Arc<Places>,
     pub(super) budget: Budget,
     pub(super) large_readers: Arc<LargeReaders>,
     pub(super) counters: Arc<Counters>,
@@ -152,7 +150,7 @@ impl Server {
         let address = SocketAddr::new(options.listen, options.port);
         let shared = Shared {
             decoders: Arc::new(Semaphore::new(options.decode_concurrency.max(1))),
-            blocks_ahead: Arc::new(Semaphore::new(BLOCKS_AHEAD)),
+            places_ahead: Arc::default(),
             budget: Budget::new(BUDGET_BYTES),
             large_readers: Arc::default(),
             counters: Arc::default(),

@@ -6,7 +6,6 @@
 //! the next blocks read into the cache.
 
 use std::{
-    collections::VecDeque,
     io,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -18,13 +17,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use sidecar_log_format::{Error as LogError, Read, Sequence, StoredBlock};
 use tokio::{
-    sync::{OwnedSemaphorePermit, watch},
-    task::{JoinError, JoinHandle},
+    sync::watch,
+    task::JoinError,
     time::{Instant, Sleep},
 };
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::{
+    ahead::ReadAhead,
     compression,
     cursor::{Accepted, Cursor, Step, Torn},
     large::LargePass,
@@ -39,8 +39,6 @@ const KEEP_ALIVE_COMMENT: &[u8] = b":\n\n";
 pub(super) const COMPRESSED_PIECE_BYTES: usize = 64 << 10;
 /// How long a stream rests before it looks again for what another process is still writing.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// How many blocks are read before a client gets to them: one core decodes about as fast as another sends.
-const AHEAD_BLOCKS: u64 = 2;
 /// Bytes after which the shared counter learns of them.
 const COUNT_BYTES: u64 = 256 << 10;
 
@@ -77,10 +75,7 @@ pub(super) struct Subscriber {
     greeting: Option<Bytes>,
     /// What is being read for this client.
     reading: Option<Reading>,
-    /// The blocks after the one that was entered last, in order.
-    ahead: VecDeque<ReadAhead>,
-    /// How many blocks were entered.
-    blocks_entered: u64,
+    ahead: ReadAhead,
     stored: Option<StoredPass>,
     /// Where the stored form was found to be of no use.
     stored_unfit_at: Option<Sequence>,
@@ -100,15 +95,6 @@ struct StoredPass {
     sent: usize,
 }
 
-/// A block after the one that is being sent, on its way into the cache. Nothing of it is held here: when the client
-/// stalls, it is read again.
-struct ReadAhead {
-    /// Which of the blocks that this client enters it will be.
-    number: u64,
-    done: JoinHandle<()>,
-    _permit: OwnedSemaphorePermit,
-}
-
 type Reading = Pin<Box<dyn Future<Output = Result<Outcome, StreamError>> + Send>>;
 
 enum Outcome {
@@ -122,14 +108,15 @@ impl Subscriber {
     pub(super) fn new(shared: Arc<Shared>, slot: Slot, class: ReaderClass, cursor: Cursor, coding: Coding) -> Self {
         let position = shared.counters.readers.enter(class, cursor.position());
         let commits = Changes::new(shared.committed.clone());
+        let (decoders, places) = (Arc::clone(&shared.decoders), Arc::clone(&shared.places_ahead));
+        let ahead = ReadAhead::new(shared.log.clone(), decoders, places, cursor.until());
         Subscriber {
             shared,
             cursor,
             coding,
             greeting: None,
             reading: None,
-            ahead: VecDeque::new(),
-            blocks_entered: 0,
+            ahead,
             stored: None,
             stored_unfit_at: None,
             large: None,
@@ -185,7 +172,7 @@ impl Subscriber {
             }
             match self.cursor.next() {
                 Step::Send(bytes) => {
-                    self.read_ahead();
+                    self.note_entered();
                     return Poll::Ready(Some(self.finish(bytes)));
                 }
                 Step::Read => self.reading = Some(self.take_ahead().unwrap_or_else(|| self.read())),
@@ -220,7 +207,7 @@ impl Subscriber {
             Outcome::Read(read) => match self.cursor.accept(*read)? {
                 Accepted::Continue => Ok(None),
                 Accepted::Send(bytes) => {
-                    self.read_ahead();
+                    self.note_entered();
                     Ok(Some(bytes))
                 }
                 Accepted::NotYet => {
@@ -299,47 +286,20 @@ impl Subscriber {
         self.on_blocking_thread(move || Ok(Outcome::Read(Box::new(log.read(position)?))))
     }
 
-    /// Has the blocks after a newly entered one read while that one is sent. Only a few at a time: where many clients
-    /// replay, others keep the decoders busy, and the cache has no room for what is read too early.
-    fn read_ahead(&mut self) {
-        let Some(position) = self.cursor.take_entered() else { return };
-        self.blocks_entered += 1;
-        self.ahead.retain(|ahead| ahead.number > self.blocks_entered);
-        // Others may have had the next one read.
-        let is_there = self.shared.log.read_cached(position).is_some();
-        let begun = self.ahead.back().map_or(self.blocks_entered + u64::from(is_there), |ahead| ahead.number);
-        for number in begun + 1..=self.blocks_entered + AHEAD_BLOCKS {
-            let skip = number - self.blocks_entered - 1;
-            let Some(ahead) = self.read_block_ahead(number, position, skip) else { return };
-            self.ahead.push_back(ahead);
-        }
-    }
-
-    /// Begins to read the block that stands `skip` blocks behind the one at `position`, if that is worth it and allowed.
-    fn read_block_ahead(&self, number: u64, position: Sequence, skip: u64) -> Option<ReadAhead> {
-        let log = self.shared.log.clone();
-        if position >= log.head().next_sequence {
-            return None;
-        }
-        let permit = Arc::clone(&self.shared.blocks_ahead).try_acquire_owned().ok()?;
-        let decoder = Arc::clone(&self.shared.decoders).try_acquire_owned().ok()?;
-        let done = tokio::task::spawn_blocking(move || {
-            // What is wrong shows again when the client gets there.
-            let end_of_block = |position| log.end_of_block(position).ok().flatten();
-            let position = (0..skip).try_fold(position, |position, _| end_of_block(position));
-            let _ = position.map(|position| log.read(position));
-            drop(decoder);
-        });
-        Some(ReadAhead { number, done, _permit: permit })
-    }
-
     /// Waits for what is read ahead already.
     fn take_ahead(&mut self) -> Option<Reading> {
-        let ahead = self.ahead.pop_front_if(|ahead| ahead.number == self.blocks_entered + 1)?;
+        self.note_entered();
+        let read = self.ahead.take(self.cursor.position())?;
         Some(Box::pin(async move {
-            ahead.done.await?;
+            read.await?;
             Ok(Outcome::Nothing)
         }))
+    }
+
+    fn note_entered(&mut self) {
+        if let Some(block) = self.cursor.take_entered() {
+            self.ahead.enter(block);
+        }
     }
 
     fn read_stored(&self) -> Reading {

@@ -100,7 +100,7 @@ impl Written {
         self.writer.append(&event).unwrap()
     }
 
-    fn append_steps(&mut self, count: u64) {
+    pub(super) fn append_steps(&mut self, count: u64) {
         for _ in 0..count {
             let number = self.writer.next_sequence();
             self.append(STEP, &payload(number));
