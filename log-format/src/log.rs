@@ -51,7 +51,7 @@ pub struct ReadOptions {
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        ReadOptions { cache_bytes: 12 << 20 }
+        ReadOptions { cache_bytes: 8 << 20 }
     }
 }
 

@@ -33,7 +33,7 @@ const MIB: i64 = 1024 * KIB;
 const GIB: i64 = 1024 * MIB;
 const DAY_SECONDS: i64 = 24 * 60 * 60;
 /// Enough for clients of the event stream, who read in order.
-const BLOCK_CACHE_BYTES: i64 = 12 * MIB;
+const BLOCK_CACHE_BYTES: i64 = 8 * MIB;
 /// Enough for the newest 100,000 events, where most look-ups go.
 const REST_BLOCK_CACHE_BYTES: i64 = 96 * MIB;
 /// Any time limit: more than anybody waits, and far from where adding it to a clock would overflow.
@@ -627,7 +627,7 @@ mod tests {
         let with_rest = format!("{DEFAULT_SSE_ONLY}\n[rest_api_server]\nport = 18888\n");
         assert_eq!(cache(&with_rest), 100_663_296);
         let switched_off = format!("{with_rest}enable_server = false\n");
-        assert_eq!(cache(&switched_off), 12_582_912);
+        assert_eq!(cache(&switched_off), 8_388_608);
         let set = format!("{with_rest}[storage.log]\nblock_cache_bytes = 2_000_000\n");
         assert_eq!(cache(&set), 2_000_000);
     }
@@ -642,7 +642,7 @@ mod tests {
             block_bytes_max: 524_288,
             compression_level: 1,
             event_bytes_max: 33_554_432,
-            block_cache_bytes: 12_582_912,
+            block_cache_bytes: 8_388_608,
             decode_concurrency: 2,
             index_cache_bytes: 8_388_608,
             index_tail_bytes_max: 4_194_304,
