@@ -46,6 +46,9 @@ pub(super) enum Failure {
     /// PostgreSQL cannot be asked. Where it is and what it says is the operator's business, and is logged.
     #[error("Unhandled error occurred in storage: the database does not answer as it should")]
     Database,
+    /// PostgreSQL answers this question with an error. What it says is the operator's business, and is logged.
+    #[error("Unhandled error occurred in storage: the database refuses this question; the log of this server says why")]
+    Refused,
     /// The tables in PostgreSQL do not have it.
     #[error(
         "This server answers from PostgreSQL, which knows neither the sequences of the log nor the transactions of an \
