@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,6 +17,9 @@ use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::recordings;
 use sidecar_test_support::story::{self, Story, StoryOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 /// How long an export, or an answer after trouble, may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -488,6 +493,68 @@ async fn a_connection_that_is_dead_without_a_word_is_replaced() {
     assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
     assert_eq!(get(sidecar.rest_address(), "/block").await.status, 200);
     kill_process(session, Signal::CONT).unwrap();
+}
+
+#[tokio::test]
+async fn a_long_list_is_not_sent_before_there_is_room_for_it() {
+    let server = PostgreSql::start();
+    server.fill_as_the_reference(DATABASE);
+    // 20 MB.
+    server.psql(
+        DATABASE,
+        r#"INSERT INTO "Fault" ("era", "public_key", "raw", "event_log_id")
+           SELECT 7, '01' || n, '{"t":"' || repeat('x', 200000) || '"}', 1 FROM generate_series(1, 100) n"#,
+    );
+    let through = Passage::to(server.port()).await;
+    let own_port = format!("port = {}\n", server.port());
+    let section = server.section().replace(&own_port, &format!("port = {}\n", through.port));
+    let sidecar = rest_alone(&section).start().await;
+    let faults = get(sidecar.rest_address(), "/faults/7").await;
+    assert!(faults.status == 200 && faults.body.len() > 20_000_000, "{:.300}", faults.body);
+    let sent = through.sent.load(Ordering::Relaxed);
+    assert!((20_000_000..23_000_000).contains(&sent), "{sent} bytes");
+}
+
+/// Counts what a server sends on its way to clients.
+struct Passage {
+    port: u16,
+    sent: Arc<AtomicU64>,
+    _task: JoinSet<()>,
+}
+
+impl Passage {
+    async fn to(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, sent) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU64::new(0)));
+        let mut task = JoinSet::new();
+        let counted = Arc::clone(&sent);
+        task.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let counted = Arc::clone(&counted);
+                connections.spawn(async move {
+                    let (mut from_client, mut to_client) = client.into_split();
+                    let (mut from_server, mut to_server) =
+                        TcpStream::connect(("127.0.0.1", server)).await.unwrap().into_split();
+                    let asking = tokio::io::copy(&mut from_client, &mut to_server);
+                    let answering = async {
+                        let mut bytes = vec![0; 1 << 16];
+                        while let Ok(length @ 1..) = from_server.read(&mut bytes).await {
+                            counted.fetch_add(length as u64, Ordering::Relaxed);
+                            if to_client.write_all(&bytes[..length]).await.is_err() {
+                                break;
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        _ = asking => {}
+                        () = answering => {}
+                    }
+                });
+            }
+        });
+        Passage { port, sent, _task: task }
+    }
 }
 
 #[tokio::test]

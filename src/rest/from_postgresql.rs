@@ -176,7 +176,11 @@ impl PostgreSqlAnswers {
         while let Some(row) = rows.try_next().await.map_err(|error| self.failed(session, &error))? {
             match self.push(&row, asked.kind, found)? {
                 Pushed::Yes => {}
-                stop => return Ok(stop),
+                stop => {
+                    // Little: the statements see to that. The next question need not wait for it.
+                    while rows.try_next().await.map_err(|error| self.failed(session, &error))?.is_some() {}
+                    return Ok(stop);
+                }
             }
         }
         Ok(Pushed::Yes)
@@ -326,8 +330,8 @@ struct Session {
     _task: JoinSet<()>,
 }
 
-/// A statement for each kind of question. The first parameter of each is how many bytes a `raw` may have to be sent, the
-/// others are keys, all as text.
+/// A statement for each kind of question. The first parameter of each is how many bytes a `raw`, and those of a list before
+/// it, may have to be sent; the others are keys, all as text.
 struct Statements {
     latest_block: Statement,
     block_by_hash: Statement,
@@ -346,18 +350,23 @@ impl Statements {
     async fn prepare(client: &Client) -> Result<Self, Error> {
         let of = async |table: &str, tail: &str| client.prepare(&select(table, "event_log_id", tail)).await;
         let transaction = r#"WHERE t."transaction_hash" = $2 AND t."transaction_type_id" = $3::text::smallint"#;
+        // Of what goes over the limit, the row that does it comes too.
+        let list = async |rows: &str| {
+            let tail = r#"WHERE t."bytes_before" <= $1 ORDER BY t."event_log_id""#;
+            of(&in_order(rows, "event_log_id"), tail).await
+        };
         let of_one_page = format!(r#"WHERE t."bytes_before" <= {FREE_BYTES} ORDER BY t."height""#);
         Ok(Statements {
             latest_block: of(r#""BlockAdded""#, r#"ORDER BY t."height" DESC LIMIT 1"#).await?,
             block_by_hash: of(r#""BlockAdded""#, r#"WHERE t."block_hash" = $2"#).await?,
             block_by_height: of(r#""BlockAdded""#, r#"WHERE t."height" = $2::text::bigint"#).await?,
-            blocks: client.prepare(&select(BLOCKS, "height", &of_one_page)).await?,
+            blocks: client.prepare(&select(&in_order(BLOCKS, "height"), "height", &of_one_page)).await?,
             accepted: of(r#""TransactionAccepted""#, transaction).await?,
             processed: of(r#""TransactionProcessed""#, transaction).await?,
             expired: of(r#""TransactionExpired""#, transaction).await?,
-            faults_by_key: of(r#""Fault""#, r#"WHERE t."public_key" = $2 ORDER BY t."event_log_id""#).await?,
-            faults_by_era: of(r#""Fault""#, r#"WHERE t."era" = $2::text::numeric ORDER BY t."event_log_id""#).await?,
-            signatures: of(r#""FinalitySignature""#, r#"WHERE t."block_hash" = $2 ORDER BY t."event_log_id""#).await?,
+            faults_by_key: list(r#""Fault" WHERE "public_key" = $2"#).await?,
+            faults_by_era: list(r#""Fault" WHERE "era" = $2::text::numeric"#).await?,
+            signatures: list(r#""FinalitySignature" WHERE "block_hash" = $2"#).await?,
             step: of(r#""Step""#, r#"WHERE t."era" = $2::text::numeric"#).await?,
         })
     }
@@ -401,12 +410,16 @@ const READ_NOTHING: &str = r#"
                 "FinalitySignature", "Step" LIMIT 0
 "#;
 
-/// Blocks from a height on, each with the bytes of those before it: a page ends when it is long, and what will not be on it
-/// need not be sent.
-const BLOCKS: &str = r#"(
-    SELECT *, sum(octet_length("raw")) OVER (ORDER BY "height") - octet_length("raw") AS "bytes_before"
-    FROM (SELECT * FROM "BlockAdded" WHERE "height" >= $2::text::bigint ORDER BY "height" LIMIT $3::text::bigint) b
-)"#;
+/// A page of blocks from a height on.
+const BLOCKS: &str =
+    r#"(SELECT * FROM "BlockAdded" WHERE "height" >= $2::text::bigint ORDER BY "height" LIMIT $3::text::bigint) b"#;
+
+/// Rows in order, each with the bytes of those before it: an answer ends when it is long, or needs room that there is not
+/// yet, and what will not be in it need not be sent.
+fn in_order(rows: &str, place: &str) -> String {
+    let before = format!(r#"(ORDER BY "{place}" ROWS UNBOUNDED PRECEDING)"#);
+    format!(r#"(SELECT *, sum(octet_length("raw")) OVER {before} - octet_length("raw") AS "bytes_before" FROM {rows})"#)
+}
 
 /// What [`Columns`] reads, from a table and its part of `event_log`.
 fn select(table: &str, place: &str, tail: &str) -> String {
