@@ -171,19 +171,18 @@ impl Export<'_> {
             wal_autocheckpointing_interval: 1000,
             export_from: ExportFrom::Oldest,
         };
-        let (start, mut passed) = (self.range.start, Ok(()));
-        let mut missing = |sequences: Range<Sequence>, why: &Missing| {
-            if passed.is_ok() {
-                passed = self.pass(sequences, why, bar);
-            }
-        };
+        let start = self.range.start;
+        let mut missing = |sequences: Range<Sequence>, why: &Missing| self.pass(sequences, why, bar);
         let mut progress = |next| bar.set_position(next - start);
         let summary = export_range(self.log, &options, self.range.clone(), self.kinds, &mut progress, &mut missing)?;
-        passed?;
         into_one_file(&made).with_context(|| format!("cannot write {}", made.display()))?;
+        let since = match summary.first_sequence {
+            resumed if resumed > start => format!(" from sequence {resumed} on"),
+            _ => String::new(),
+        };
         let note = |events: u64, what: &str| {
             if events > 0 {
-                bar.suspend(|| eprintln!("note: {events} events {what}"));
+                bar.suspend(|| eprintln!("note: {events} events{since} {what}"));
             }
         };
         note(summary.collisions, "share the keys of the SQL tables with another one and are left out");

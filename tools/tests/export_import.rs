@@ -15,11 +15,11 @@ use parquet::{
 use sidecar::{
     appliance,
     config::ExportFrom,
-    export::{export_range, sqlite},
+    export::{ExportError, export_range, sqlite},
     source::casper::event::{Classified, KINDS, classify},
 };
 use sidecar_log_format::{
-    ApiVersion, Event, Log, Opened, ReadOptions, WriteOptions, Writer,
+    ApiVersion, Event, Log, Missing, Opened, ReadOptions, WriteOptions, Writer,
     storage::{Directory, Storage},
 };
 use sidecar_test_support::{
@@ -248,6 +248,18 @@ fn every_form_names_damage_and_ends_where_it_should_all_the_same() {
         assert_eq!(events_in(format, &output), printed.lines().count(), "{format}");
     }
 
+    // A database is past damage only once that is noted.
+    let output = in_folder(&folder, "interrupted.db3");
+    let export = [&["export", &log, "--format", "sqlite", "--output", &output], &range[..], &["--resume"]].concat();
+    interrupted(8, &export[1..]);
+    let note = format!("{output}.unfinished/damaged");
+    fs::create_dir(&note).unwrap();
+    let (_, err, status) = tool(&export);
+    assert_eq!((status, err.contains(&format!("cannot write {note}"))), (1, true), "{err}");
+    fs::remove_dir(&note).unwrap();
+    let (_, err, status) = tool(&export);
+    assert_eq!((err.as_str(), status), (warning.as_str(), 1));
+
     let output = in_folder(&folder, "interrupted");
     interrupted(500, &[&log, "--output", &output]);
     let part = fs::read_to_string(format!("{output}.unfinished/events.jsonl")).unwrap();
@@ -296,12 +308,13 @@ fn sqlite_has_the_tables_of_the_reference_and_goes_on_where_it_was() {
         export_from: ExportFrom::Oldest,
     };
     let reader = Log::open(storage, ReadOptions::default()).unwrap();
-    let summary =
-        export_range(&reader, &options, 1000..1100, u64::MAX, &mut |_| {}, &mut |_, why| panic!("{why:?}")).unwrap();
-    assert_eq!(summary.rows, 100);
+    let mut missing = |_, why: &Missing| -> Result<(), ExportError> { panic!("{why:?}") };
+    let summary = export_range(&reader, &options, 1000..1100, u64::MAX, &mut |_| {}, &mut missing).unwrap();
+    assert_eq!((summary.first_sequence, summary.rows), (1000, 100));
 
     let (_, err, status) = tool(&[&export[..], &["--resume"]].concat());
-    assert_eq!((err.as_str(), status), ("note: 1 events are of a kind or shape that the SQL tables do not have\n", 0));
+    let note = "note: 1 events from sequence 1100 on are of a kind or shape that the SQL tables do not have\n";
+    assert_eq!((err.as_str(), status), (note, 0));
     let connection = rusqlite::Connection::open(&output).unwrap();
     let rows: (i64, i64) = connection
         .query_row(r#"SELECT count(*), count(DISTINCT "event_id") FROM "event_log""#, [], |row| {
