@@ -63,6 +63,7 @@ pub(crate) fn export(arguments: &ExportArguments, out: &mut impl Write) -> anyho
     let kinds = selection.kinds(&log.kinds())?;
     let unfinished = Unfinished::open(&arguments.output, &identity(arguments, &log, kinds), arguments.resume)?;
     selection.warn_outside(&log)?;
+    selection.warn_not_stored_yet(&log)?;
     let start = unfinished.first_sequence;
     let end = log.head().next_sequence;
     let end = selection.until.map_or(end, |until| end.min(until.saturating_add(1)));
