@@ -25,7 +25,7 @@ use crate::{
     parquet::ParquetParts,
     print,
     selection::{Selection, warn_missing},
-    unfinished::{Identity, Unfinished},
+    unfinished::{Identity, Unfinished, sync_folder},
 };
 
 #[derive(clap::Args)]
@@ -69,13 +69,16 @@ pub(crate) fn export(arguments: &ExportArguments, out: &mut impl Write) -> anyho
     let end = selection.until.map_or(end, |until| end.min(until.saturating_add(1)));
     let export = Export { log: &log, range: start..end.max(start), kinds, folder: unfinished.folder() };
     let bar = print::event_bar("exporting", Some(end.saturating_sub(start)));
-    let made = match arguments.format {
-        Format::Jsonl => export.jsonl(&bar)?,
-        Format::Parquet => export.parquet(&bar)?,
-        Format::Sqlite => export.sqlite(&bar)?,
-    };
+    if !unfinished.is_in_place {
+        let made = match arguments.format {
+            Format::Jsonl => export.jsonl(&bar)?,
+            Format::Parquet => export.parquet(&bar)?,
+            Format::Sqlite => export.sqlite(&bar)?,
+        };
+        unfinished.put_in_place(&made)?;
+    }
     let is_whole = !fs::exists(export.damage_file())?;
-    unfinished.finish(&made)?;
+    unfinished.remove()?;
     bar.finish_and_clear();
     writeln!(out, "{}", arguments.output.display())?;
     Ok(is_whole)
@@ -233,6 +236,7 @@ impl Export<'_> {
         if matches!(why, Missing::Quarantined(_)) {
             let file = self.damage_file();
             File::create(&file).with_context(|| format!("cannot write {}", file.display()))?;
+            sync_folder(self.folder)?;
         }
         Ok(())
     }

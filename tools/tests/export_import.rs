@@ -157,19 +157,64 @@ fn what_is_no_part_of_an_export_is_refused_and_stays_as_it_is() {
         assert_eq!(fs::read_to_string(&part).unwrap(), content);
     }
 
-    let note = fs::File::open(format!("{output}.unfinished/export.json")).unwrap();
-    note.lock().unwrap();
-    let (_, err, status) = tool(&["export", &log, "--output", &output, "--resume"]);
-    assert_eq!((err, status), (format!("error: another process is exporting to {output}\n"), 1));
+    // From the moment on that the folder is there.
+    for output in [output, in_folder(&folder, "just begun")] {
+        let unfinished = format!("{output}.unfinished");
+        fs::create_dir_all(&unfinished).unwrap();
+        let held = fs::File::open(&unfinished).unwrap();
+        held.lock().unwrap();
+        for resume in [&[][..], &["--resume"]] {
+            let (_, err, status) = tool(&[&["export", &log, "--output", &output], resume].concat());
+            assert_eq!((err, status), (format!("error: another process is exporting to {output}\n"), 1));
+        }
+    }
 
     let other = in_folder(&folder, "other");
+    let diary = format!("{other}.unfinished/diary");
     fs::create_dir(format!("{other}.unfinished")).unwrap();
+    fs::write(&diary, "mine").unwrap();
     let (_, err, status) = tool(&["export", &log, "--output", &other, "--resume"]);
-    assert_eq!((status, err.contains("is no interrupted export, remove it")), (1, true), "{err}");
+    assert_eq!((status, err.contains("is no interrupted export; remove it")), (1, true), "{err}");
+    assert_eq!(fs::read_to_string(diary).unwrap(), "mine");
     let nowhere = in_folder(&folder, "missing/events");
     for format in ["jsonl", "parquet", "sqlite"] {
         let (_, err, status) = tool(&["export", &log, "--output", &nowhere, "--format", format]);
         assert_eq!((status, err.contains("cannot make the folder")), (1, true), "{err}");
+    }
+}
+
+#[test]
+fn an_export_that_was_stopped_at_its_first_or_last_step_goes_on() {
+    let (folder, log) = some_log(300);
+    let whole = run(&["cat", &log]);
+    let output = in_folder(&folder, "events.jsonl");
+    let unfinished = format!("{output}.unfinished");
+    let export = ["export", &log, "--output", &output, "--resume"];
+    for note in [None, Some(r#"{"log_id""#)] {
+        fs::create_dir(&unfinished).unwrap();
+        if let Some(half) = note {
+            fs::write(format!("{unfinished}/export.new"), half).unwrap();
+        }
+        run(&export);
+        assert!(fs::read_to_string(&output).unwrap() == whole);
+        fs::remove_file(&output).unwrap();
+    }
+
+    for (damage, expected) in [(false, 0), (true, 1)] {
+        interrupted(30, &export[1..]);
+        let part = format!("{unfinished}/events.jsonl");
+        fs::write(&part, &whole).unwrap();
+        fs::hard_link(&part, &output).unwrap();
+        if damage {
+            fs::write(format!("{unfinished}/damaged"), "").unwrap();
+        }
+        let (_, err, status) = tool(&export[..4]);
+        assert_eq!((err, status), (format!("error: {output} exists; give another file\n"), 1));
+        let (out, err, status) = tool(&export);
+        assert_eq!((out, err.as_str(), status), (format!("{output}\n"), "", expected));
+        assert!(fs::read_to_string(&output).unwrap() == whole);
+        assert!(!fs::exists(&unfinished).unwrap());
+        fs::remove_file(&output).unwrap();
     }
 }
 
