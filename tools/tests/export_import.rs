@@ -417,6 +417,29 @@ fn the_history_in_the_references_sqlite_database_becomes_what_the_node_said() {
     assert!(err.contains("holds events already"), "{err}");
 }
 
+/// Imports a database that lacks the content of event 9 beside an `sse_index` of 25.
+fn import_without_step(from: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("sse_index"), 25_u32.to_le_bytes()).unwrap();
+    let (_, err, status) = tool(&["import", "--from", from, folder.path().to_str().unwrap()]);
+    assert_eq!((err.as_str(), status), ("warning: event_log_id 9 has no content; it is left out\n", 1));
+    let lines = run(&["cat", folder.path().to_str().unwrap()]);
+    let sequences = lines.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["sequence"].as_u64().unwrap()
+    });
+    assert_eq!(sequences.collect::<Vec<_>>(), (16..25).collect::<Vec<_>>(), "what comes next is 25");
+}
+
+#[test]
+fn imported_events_end_before_the_id_in_sse_index_whatever_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = reference_sqlite(folder.path());
+    let connection = rusqlite::Connection::open(&database).unwrap();
+    assert_eq!(connection.execute(r#"DELETE FROM "Step""#, []).unwrap(), 1);
+    import_without_step(&format!("sqlite:{}", database.display()));
+}
+
 #[test]
 fn a_log_is_imported_to_where_the_sidecar_looks_for_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -482,6 +505,14 @@ fn an_import_that_cannot_go_on_says_what_it_was_reading() {
         fs::remove_dir_all(made).unwrap();
         set(column, sound);
     }
+    let (accepted, spoilt) = (r#"{"transaction":"#, r#"{"transacti0n":"#);
+    let replace = r#"UPDATE "TransactionAccepted" SET "raw" = replace("raw", ?1, ?2) WHERE "event_log_id" = 2"#;
+    connection.execute(replace, [accepted, spoilt]).unwrap();
+    let (_, err, status) = import(&from);
+    let why = format!("event_log_id 2 in {from}: its content is no accepted transaction; set it right");
+    assert_eq!((status, err.contains(&why)), (1, true), "{err}");
+    fs::remove_dir_all(in_folder(&folder, "storage")).unwrap();
+    connection.execute(replace, [spoilt, accepted]).unwrap();
     assert_eq!(import(&from).2, 0);
 }
 
@@ -528,6 +559,9 @@ fn the_history_in_postgresql_is_the_same_and_the_password_is_shown_nowhere() {
     assert_eq!(payloads(&log), said_once());
     let marks = run(&["inspect", &log, "--json"]);
     assert!(marks.contains("PostgreSQL database events at 127.0.0.1") && !marks.contains(PASSWORD), "{marks}");
+
+    server.psql(DATABASE, r#"DELETE FROM "Step""#);
+    import_without_step(&server.url(DATABASE));
 
     for url in [
         server.url("missing"),
