@@ -21,7 +21,6 @@ use sidecar_log_format::{Kind, Log, Missing, Read, Row, Sequence, inspect::kind_
 use crate::{
     LogArgument,
     cat::write_line,
-    hex,
     parquet::ParquetParts,
     print,
     selection::{Selection, warn_missing},
@@ -89,7 +88,7 @@ fn identity(arguments: &ExportArguments, log: &Log, kinds: u64) -> Identity {
     let names = log.kinds();
     let chosen = (0..=Kind::OTHER.0).map(Kind).filter(|kind| kinds != u64::MAX && kinds & kind.bit() != 0);
     Identity {
-        log_id: hex(&log.id()),
+        log_id: hex::encode(log.id()),
         epoch: log.head().epoch,
         format: arguments.format.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default(),
         from,
