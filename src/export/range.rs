@@ -36,8 +36,8 @@ pub fn export_range<E: From<ExportError>>(
     options: &Options,
     range: Range<Sequence>,
     kinds: u64,
-    progress: &mut dyn FnMut(Sequence),
-    missing: &mut dyn FnMut(Range<Sequence>, &Missing) -> Result<(), E>,
+    mut progress: impl FnMut(Sequence),
+    mut missing: impl FnMut(Range<Sequence>, &Missing) -> Result<(), E>,
 ) -> Result<Summary, E> {
     let log_id = log_id(log);
     let mut database = SqliteDatabase::new(options.clone());

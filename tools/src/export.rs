@@ -175,9 +175,9 @@ impl Export<'_> {
             export_from: ExportFrom::Oldest,
         };
         let start = self.range.start;
-        let mut missing = |sequences: Range<Sequence>, why: &Missing| self.pass(sequences, why, bar);
-        let mut progress = |next| bar.set_position(next - start);
-        let summary = export_range(self.log, &options, self.range.clone(), self.kinds, &mut progress, &mut missing)?;
+        let missing = |sequences: Range<Sequence>, why: &Missing| self.pass(sequences, why, bar);
+        let progress = |next| bar.set_position(next - start);
+        let summary = export_range(self.log, &options, self.range.clone(), self.kinds, progress, missing)?;
         into_one_file(&made).with_context(|| format!("cannot write {}", made.display()))?;
         let since = match summary.first_sequence {
             resumed if resumed > start => format!(" from sequence {resumed} on"),
