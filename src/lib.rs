@@ -2,7 +2,8 @@
 //!
 //! Data flows one way: a [`source`] reads a node's stream, [`ingest`] orders and de-duplicates it and appends it
 //! durably to the log (crate `sidecar-log-format`), and every consumer — the SSE server in [`stream`] first of all, the
-//! views in [`view`] that [`rest`] asks, the exporters in [`export`] — is a cursor in that log. A module on the left of that line never imports one on its right.
+//! views in [`view`] that [`rest`] asks, the exporters in [`export`] — is a cursor in that log. A module never imports one
+//! that comes after it on that way.
 
 pub mod admin;
 pub mod appliance;

@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use sidecar_test_support::client::{Request, SseClient};
 use sidecar_test_support::node::{SimulatedNode, malformed};
+use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::recordings;
 
@@ -225,21 +226,38 @@ async fn promtool_takes_the_metrics_as_they_are() {
     assert_eq!(others, Vec::<&str>::new());
 }
 
-/// Every metric that the dashboard asks for is one that the admin server may show.
+/// Every metric that the dashboard asks for is one that the admin server may show; and no database's is left out.
 #[tokio::test]
-async fn the_dashboard_asks_only_for_metrics_that_there_are() {
+async fn the_dashboard_asks_only_for_metrics_that_there_are_and_for_all_of_databases() {
     let (_first, _second, sidecar) = used().await;
-    let text = get(sidecar.admin_address(), "/metrics").await.2;
+    // Answers from a database that is not there, and says so.
+    let database = format!(
+        "[storage.postgresql_config]\nhost = '127.0.0.1'\nport = {}\ndatabase_name = 'd'\ndatabase_username = 'u'\n\
+         database_password = 'p'\n",
+        ReservedPort::new().number()
+    );
+    let rest_alone = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).without_sse_server().sections(&database);
+    let rest_alone = rest_alone.rest_api().admin_api();
+    let rest_alone = rest_alone.replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'postgresql'");
+    let rest_alone = rest_alone.start().await;
+    let mut text = get(sidecar.admin_address(), "/metrics").await.2;
+    text += &get(rest_alone.admin_address(), "/metrics").await.2;
     let dashboard: serde_json::Value = serde_json::from_str(include_str!("../resources/grafana/sidecar.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap().iter();
     let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
-    let mut asked = 0;
+    let mut asked = BTreeSet::new();
     for expression in targets.map(|target| target["expr"].as_str().unwrap()) {
         for (before, _) in expression.match_indices("{job=") {
             let name = expression[..before].rsplit(['(', ' ']).next().unwrap();
             assert!(text.lines().any(|line| line.starts_with(name)), "{name} of {expression} is missing");
-            asked += 1;
+            asked.insert(name);
         }
     }
-    assert!(asked > 30);
+    assert!(asked.len() > 30);
+    let of_databases = ["sidecar_exporter_", "sidecar_rest_database_"];
+    for line in text.lines().filter(|line| of_databases.iter().any(|prefix| line.starts_with(prefix))) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        assert!(asked.contains(name), "{name} is not on the dashboard");
+    }
+    assert!(asked.contains("sidecar_exporter_missing_total") && asked.contains("sidecar_rest_database_connected"));
 }

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,6 +17,9 @@ use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::recordings;
 use sidecar_test_support::story::{self, Story, StoryOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 /// How long an export, or an answer after trouble, may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -82,6 +87,24 @@ async fn wait_for_status(address: SocketAddr, target: &str, status: u16) -> Answ
             return answer;
         }
         assert!(Instant::now() < deadline, "{target} is still answered with {answer:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Long enough for a new session on a machine with other things to do: half of it is that session's.
+const LIMITED: &str = "[rest_api_server]\nrequest_timeout_in_seconds = 4";
+
+/// Makes a question for a step take longer than anybody waits.
+const SLOW_STEP: &str = r#"
+    ALTER TABLE "Step" RENAME TO "fast"; CREATE VIEW "Step" AS SELECT "fast".* FROM "fast", pg_sleep(600);
+"#;
+
+/// Waits until the server works on a question.
+async fn wait_until_asked(server: &PostgreSql) {
+    let active = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sidecar' AND wait_event = 'PgSleep'";
+    let deadline = Instant::now() + PATIENCE;
+    while server.psql(DATABASE, active) != "1\n" {
+        assert!(Instant::now() < deadline, "nothing is asked");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -327,6 +350,99 @@ async fn while_the_database_is_away_requests_fail_soon_and_then_are_answered_aga
 }
 
 #[tokio::test]
+async fn a_table_that_may_not_be_read_is_one_questions_failure_and_is_refused_at_a_start() {
+    let server = PostgreSql::start();
+    server.fill_as_the_reference(DATABASE);
+    let role = "CREATE ROLE reader LOGIN PASSWORD";
+    server.psql(DATABASE, &format!("{role} '{PASSWORD}'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"));
+    let section = server.section().replace("database_username = 'sidecar'", "database_username = 'reader'");
+    let sidecar = rest_alone(&section).admin_api().start().await;
+    let session = || server.psql(DATABASE, "SELECT pid FROM pg_stat_activity WHERE usename = 'reader'");
+    let first_session = session();
+    server.psql(DATABASE, r#"REVOKE SELECT ON "Step" FROM reader"#);
+    let refused = r#"{"code":500,"message":"Unhandled error occurred in storage: the database refuses this question; the log of this server says why"}"#;
+    for _ in 0..5 {
+        let step = get(sidecar.rest_address(), "/step/1").await;
+        assert_eq!((step.status, step.body.as_str()), (500, refused));
+        let metrics = get(sidecar.admin_address(), "/metrics").await;
+        assert!(metrics.body.contains("\nsidecar_rest_database_connected 1\n"), "the others are answered");
+        assert_eq!(get(sidecar.rest_address(), "/block").await.status, 200);
+    }
+    assert_eq!(session(), first_session);
+    let output = sidecar.output();
+    assert_eq!(output.matches("permission denied for table Step").count(), 1, "{output}");
+    assert!(!output.contains("answers again"), "{output}");
+
+    let mut refused = rest_alone(&section).spawn();
+    assert_eq!(refused.wait_for_exit().code(), Some(1));
+    let sentence = "does not let its user read (permission denied for table Step); grant that user SELECT on all of Sidecar's tables";
+    assert!(refused.errors().contains(sentence), "{}", refused.errors());
+
+    server.psql(DATABASE, r#"GRANT SELECT ON "Step" TO reader"#);
+    assert_eq!(get(sidecar.rest_address(), "/step/1").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_session_more_than_the_server_lets_us_have_is_no_loss_of_the_database() {
+    let server = PostgreSql::start();
+    server.fill_as_the_reference(DATABASE);
+    server.psql(
+        DATABASE,
+        &format!(
+            r#"CREATE ROLE reader LOGIN CONNECTION LIMIT 1 PASSWORD '{PASSWORD}';
+               GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader;
+               {SLOW_STEP} GRANT SELECT ON "Step" TO reader"#
+        ),
+    );
+    let section = server.section().replace("database_username = 'sidecar'", "database_username = 'reader'");
+    let sidecar = rest_alone(&section).admin_api().start().await;
+    let address = sidecar.rest_address();
+    let slow = tokio::spawn(async move { get(address, "/step/1").await });
+    wait_until_asked(&server).await;
+    for _ in 0..3 {
+        assert_eq!(get(address, "/block").await.status, 500);
+    }
+    let metrics = get(sidecar.admin_address(), "/metrics").await;
+    assert!(metrics.body.contains("\nsidecar_rest_database_connected 1\n"));
+    assert_eq!(get(sidecar.admin_address(), "/ready").await.status, 200);
+    assert_eq!(sidecar.output().matches("too many connections for role").count(), 1, "{}", sidecar.output());
+    slow.abort();
+}
+
+#[tokio::test]
+async fn a_database_whose_sessions_are_all_busy_is_there() {
+    let server = PostgreSql::start();
+    server.fill_as_the_reference(DATABASE);
+    server.psql(DATABASE, SLOW_STEP);
+    let section = format!("{}max_connections_in_pool = 1\n", server.section());
+    let sidecar = rest_alone(&section).admin_api().start().await;
+    let address = sidecar.rest_address();
+    let slow = tokio::spawn(async move { get(address, "/step/1").await });
+    wait_until_asked(&server).await;
+    assert_eq!(get(sidecar.admin_address(), "/ready").await.body, "ready");
+    assert!(get(address, "/status").await.body.ends_with(r#""postgresql":{"status":"connected"}}"#));
+    assert!(!slow.is_finished(), "it was busy until now");
+    slow.abort();
+}
+
+#[tokio::test]
+async fn a_database_that_is_silent_when_it_is_looked_for_is_reported() {
+    let server = PostgreSql::start();
+    server.fill_as_the_reference(DATABASE);
+    let mut sidecar = rest_alone(&server.section()).admin_api().start().await;
+    let session = server.psql(DATABASE, "SELECT pid FROM pg_stat_activity WHERE application_name = 'sidecar'");
+    let session = Pid::from_raw(session.trim().parse().unwrap()).unwrap();
+    kill_process(session, Signal::STOP).unwrap();
+    assert_eq!(get(sidecar.admin_address(), "/ready").await.status, 503);
+    sidecar.wait_for_output("no answer within 5s; REST requests are answered with 500").await;
+    let metrics = get(sidecar.admin_address(), "/metrics").await;
+    assert!(metrics.body.contains("\nsidecar_rest_database_connected 0\n"));
+    kill_process(session, Signal::CONT).unwrap();
+    assert_eq!(get(sidecar.admin_address(), "/ready").await.status, 200);
+    sidecar.wait_for_output("answers again").await;
+}
+
+#[tokio::test]
 async fn a_start_without_the_database_waits_for_it_and_a_wrong_one_is_noticed_then() {
     let mut server = PostgreSql::start();
     server.stop_at_once();
@@ -343,15 +459,10 @@ async fn a_start_without_the_database_waits_for_it_and_a_wrong_one_is_noticed_th
 async fn a_request_that_takes_too_long_is_given_up_and_holds_nobody_up() {
     let server = PostgreSql::start();
     server.fill_as_the_reference(DATABASE);
-    let slow =
-        r#"ALTER TABLE "Step" RENAME TO "fast"; CREATE VIEW "Step" AS SELECT "fast".* FROM "fast", pg_sleep(600)"#;
-    server.psql(DATABASE, slow);
+    server.psql(DATABASE, SLOW_STEP);
     let section = format!("{}max_connections_in_pool = 1\n", server.section());
-    let sidecar = rest_alone(&section)
-        .replacing("[rest_api_server]", "[rest_api_server]\nrequest_timeout_in_seconds = 1")
-        .start()
-        .await;
-    for _ in 0..3 {
+    let sidecar = rest_alone(&section).replacing("[rest_api_server]", LIMITED).start().await;
+    for _ in 0..2 {
         let begun = Instant::now();
         let answer = get(sidecar.rest_address(), "/step/1").await;
         assert_eq!(answer.status, 503, "{}", answer.body);
@@ -373,10 +484,7 @@ async fn a_connection_that_is_dead_without_a_word_is_replaced() {
     let server = PostgreSql::start();
     server.fill_as_the_reference(DATABASE);
     let section = format!("{}max_connections_in_pool = 1\n", server.section());
-    let sidecar = rest_alone(&section)
-        .replacing("[rest_api_server]", "[rest_api_server]\nrequest_timeout_in_seconds = 1")
-        .start()
-        .await;
+    let sidecar = rest_alone(&section).replacing("[rest_api_server]", LIMITED).start().await;
     let session = server.psql(DATABASE, "SELECT pid FROM pg_stat_activity WHERE application_name = 'sidecar'");
     let session = Pid::from_raw(session.trim().parse().unwrap()).unwrap();
     kill_process(session, Signal::STOP).unwrap();
@@ -385,6 +493,68 @@ async fn a_connection_that_is_dead_without_a_word_is_replaced() {
     assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
     assert_eq!(get(sidecar.rest_address(), "/block").await.status, 200);
     kill_process(session, Signal::CONT).unwrap();
+}
+
+#[tokio::test]
+async fn a_long_list_is_not_sent_before_there_is_room_for_it() {
+    let server = PostgreSql::start();
+    server.fill_as_the_reference(DATABASE);
+    // 20 MB.
+    server.psql(
+        DATABASE,
+        r#"INSERT INTO "Fault" ("era", "public_key", "raw", "event_log_id")
+           SELECT 7, '01' || n, '{"t":"' || repeat('x', 200000) || '"}', 1 FROM generate_series(1, 100) n"#,
+    );
+    let through = Passage::to(server.port()).await;
+    let own_port = format!("port = {}\n", server.port());
+    let section = server.section().replace(&own_port, &format!("port = {}\n", through.port));
+    let sidecar = rest_alone(&section).start().await;
+    let faults = get(sidecar.rest_address(), "/faults/7").await;
+    assert!(faults.status == 200 && faults.body.len() > 20_000_000, "{:.300}", faults.body);
+    let sent = through.sent.load(Ordering::Relaxed);
+    assert!((20_000_000..23_000_000).contains(&sent), "{sent} bytes");
+}
+
+/// Counts what a server sends on its way to clients.
+struct Passage {
+    port: u16,
+    sent: Arc<AtomicU64>,
+    _task: JoinSet<()>,
+}
+
+impl Passage {
+    async fn to(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, sent) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU64::new(0)));
+        let mut task = JoinSet::new();
+        let counted = Arc::clone(&sent);
+        task.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let counted = Arc::clone(&counted);
+                connections.spawn(async move {
+                    let (mut from_client, mut to_client) = client.into_split();
+                    let (mut from_server, mut to_server) =
+                        TcpStream::connect(("127.0.0.1", server)).await.unwrap().into_split();
+                    let asking = tokio::io::copy(&mut from_client, &mut to_server);
+                    let answering = async {
+                        let mut bytes = vec![0; 1 << 16];
+                        while let Ok(length @ 1..) = from_server.read(&mut bytes).await {
+                            counted.fetch_add(length as u64, Ordering::Relaxed);
+                            if to_client.write_all(&bytes[..length]).await.is_err() {
+                                break;
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        _ = asking => {}
+                        () = answering => {}
+                    }
+                });
+            }
+        });
+        Passage { port, sent, _task: task }
+    }
 }
 
 #[tokio::test]

@@ -263,7 +263,7 @@ fn followers(group: &mut Group, logged: &Logged) {
 }
 
 fn exporters(group: &mut Group, logged: &Logged) {
-    let connected = group.gauge("sidecar_exporter_connected", "1 while an exporter's database is there");
+    let connected = group.gauge("sidecar_exporter_connected", "1 if an exporter's database was there when last needed");
     for (name, counters) in &logged.exporters {
         connected.count(&[("exporter", name)], counters.is_connected.load(Ordering::Relaxed).into());
     }
@@ -285,6 +285,11 @@ fn exporters(group: &mut Group, logged: &Logged) {
     counted("sidecar_exporter_refused_total", "Events with a value that a database cannot hold", |counters| {
         &counters.refused
     });
+    counted(
+        "sidecar_exporter_missing_total",
+        "Events that the log had lost or dropped before they were exported",
+        |counters| &counters.missing,
+    );
     counted("sidecar_exporter_failures_total", "Attempts to export that failed and were made again", |counters| {
         &counters.failures
     });

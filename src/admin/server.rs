@@ -1,8 +1,8 @@
 //! HTTP: what the reference answers, and two questions of process supervisors beside it.
 //!
 //! `/health` is answered as soon as the process serves, `/ready` once look-ups see what is stored, or while the database
-//! that they go to answers. Neither waits in the
-//! line of `/metrics`, so that a slow scrape does not look like a dead process.
+//! that they go to answers. Neither waits in the line of `/metrics`, so that a slow scrape does not look like a dead
+//! process.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use url::Host;
 
 use super::{
     document::Document,
-    error::{ConfigError, Fix, InvalidValue, Refusal},
+    error::{ConfigError, Fix, InvalidValue, Refusal, Warning},
     file, postgresql,
     settings::{
         AdminApiServer, AnswerFrom, Compaction, Config, CorsOrigin, Durability, EventStreamServer, ExponentialBackoff,
@@ -94,6 +94,19 @@ pub(super) fn check(
         admin_api_server: admin.map(|admin| admin_api_server(&admin, &section("admin_api_server"))).transpose()?,
         rpc_server: file.rpc_server.map_or(Ok(None), |rpc| rpc_server(rpc, &section("rpc_server")))?,
     })
+}
+
+/// The enabled databases of a file without events to export, but for the one that REST answers from.
+pub(super) fn nothing_to_export(file: &file::File, document: &Document<'_>) -> Vec<Warning> {
+    let has_events = file.sse_server.as_ref().is_some_and(|sse| sse.enable_server);
+    let Some(storage) = file.storage.as_ref().filter(|_| !has_events) else { return Vec::new() };
+    let rest = file.rest_api_server.as_ref().filter(|rest| rest.enable_server);
+    let is_read = rest.is_some_and(|rest| rest.answer_from == file::AnswerFrom::PostgreSql);
+    let sqlite = storage.sqlite_config.as_ref().is_some_and(|sqlite| sqlite.enabled);
+    let postgresql = storage.postgresql_config.as_ref().is_some_and(|postgresql| postgresql.enabled && !is_read);
+    let sections = [(sqlite, "storage.sqlite_config"), (postgresql, "storage.postgresql_config")];
+    let unused = sections.into_iter().filter(|(is_unused, _)| *is_unused);
+    unused.map(|(_, section)| Warning::NothingToExport { section, line: document.line_of(section) }).collect()
 }
 
 /// The other way out for a file with REST and without nodes.
@@ -797,6 +810,21 @@ mod tests {
 
         let error = refused(&DEFAULT_FULL.replace("answer_from = \"log\"", "answer_from = \"sqlite\""));
         assert!(error.contains("unknown variant `sqlite`, expected `log` or `postgresql`"), "{error}");
+    }
+
+    #[test]
+    fn a_database_that_nothing_is_exported_to_is_named() {
+        let sqlite = "[storage.sqlite_config]\nfile_name = 'x'\n";
+        let warnings = |text: &str| loaded(text).warnings.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let rest_alone = format!("{sqlite}{POSTGRESQL}{REST_FROM_POSTGRESQL}");
+        let words = "nothing is exported to `[storage.sqlite_config]` (line 1): without `[sse_server]` there are no events; \
+                     add that, or set `enabled = false` there";
+        assert_eq!(warnings(&rest_alone), [words]);
+        assert_eq!(warnings(&rest_alone.replace("'x'", "'x'\nenabled = false")), [""; 0]);
+        let rpc_alone = warnings(&format!("{RPC_ONLY}[storage]\nstorage_folder = 'x'\n{sqlite}{POSTGRESQL}"));
+        assert_eq!(rpc_alone.len(), 2, "{rpc_alone:?}");
+        assert!(rpc_alone[1].contains("`[storage.postgresql_config]` (line "), "{rpc_alone:?}");
+        assert_eq!(warnings(&DEFAULT_FULL.replace("enabled = false", "enabled = true")), [""; 0]);
     }
 
     #[test]

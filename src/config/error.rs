@@ -206,6 +206,13 @@ pub enum Warning {
         /// Why it means nothing any more.
         reason: &'static str,
     },
+    /// A database that events would be exported to, if there were any.
+    NothingToExport {
+        /// The section's full path.
+        section: &'static str,
+        /// The line it stands in, counted from 1.
+        line: Option<usize>,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -220,6 +227,14 @@ impl fmt::Display for Warning {
             }
             Self::NoEffect { key, line, reason } => {
                 write!(formatter, "configuration key `{key}` (line {line}) has no effect any more: {reason}")
+            }
+            Self::NothingToExport { section, line } => {
+                let line = Line(*line);
+                write!(
+                    formatter,
+                    "nothing is exported to `[{section}]`{line}: without `[sse_server]` there are no events; add that, or \
+                     set `enabled = false` there"
+                )
             }
         }
     }

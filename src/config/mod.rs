@@ -74,6 +74,7 @@ impl Config {
         let mut warnings = spelling::modernise(&mut document)?;
         let (file, unknown_keys) = document.read().map_err(NotConstructed::Toml)?;
         warnings.extend(unknown_keys);
+        warnings.extend(checks::nothing_to_export(&file, &document));
         let config = checks::check(file, &document, &environment)?;
         Ok(Loaded { config, warnings })
     }

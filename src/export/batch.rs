@@ -2,8 +2,9 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::rows::{EventRow, event_row};
 use sidecar_log_format::{Block, LargeEvent, Log, Missing, Read, Row, Sequence};
+
+use super::rows::{EventRow, event_row};
 
 /// A transaction takes no further event once it has so many bytes of payload.
 const BATCH_BYTES_MAX: usize = 4 << 20;

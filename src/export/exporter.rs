@@ -77,6 +77,14 @@ pub enum ExportError {
         /// What is missing.
         reason: String,
     },
+    /// There are tables that may not be read.
+    #[error("{place} does not let its user read ({reason}); grant that user SELECT on all of Sidecar's tables")]
+    Unreadable {
+        /// Which database.
+        place: String,
+        /// Its answer.
+        reason: String,
+    },
     /// The statement failed; it is rolled back.
     #[error("{place}: {reason}")]
     Failed {
@@ -127,6 +135,7 @@ impl ExportError {
                 | Self::UnfinishedMigration { .. }
                 | Self::UnknownMigration { .. }
                 | Self::NoTables { .. }
+                | Self::Unreadable { .. }
         )
     }
 }

@@ -14,6 +14,8 @@ use super::{
 /// What became of the events of a range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
+    /// Where it began, or went on: what was left out before is not counted here.
+    pub first_sequence: Sequence,
     /// Events written now.
     pub rows: u64,
     /// Events not written because a row with their keys was there.
@@ -23,33 +25,37 @@ pub struct Summary {
 }
 
 /// Writes the events of `range` whose kind's bit is in `kinds`. Interrupted and called again with the same range, it goes
-/// on where it was. `progress` is told the next sequence after each transaction, `missing` what of the range names no
-/// event any more.
+/// on where it was. `progress` is told the next sequence after each transaction. `missing` is told what of the range names
+/// no event any more, before the file is past it: its error ends the export, and the next one tells it again.
 ///
 /// # Errors
-/// [`ExportError::OtherRange`] when the file holds an export of this log that began elsewhere, and what the file or the
-/// log answers.
-pub fn export_range(
+/// [`ExportError::OtherRange`] when the file holds an export of this log that began elsewhere, what the file or the log
+/// answers, and the error of `missing`.
+pub fn export_range<E: From<ExportError>>(
     log: &Log,
     options: &Options,
     range: Range<Sequence>,
     kinds: u64,
-    progress: &mut dyn FnMut(Sequence),
-    missing: &mut dyn FnMut(Range<Sequence>, &Missing),
-) -> Result<Summary, ExportError> {
+    mut progress: impl FnMut(Sequence),
+    mut missing: impl FnMut(Range<Sequence>, &Missing) -> Result<(), E>,
+) -> Result<Summary, E> {
     let log_id = log_id(log);
     let mut database = SqliteDatabase::new(options.clone());
     let initial = Checkpoint { epoch: log.head().epoch, first_sequence: range.start, next_sequence: range.start };
     let mut checkpoint = database.open(&log_id, initial)?;
     if checkpoint.first_sequence != range.start || checkpoint.epoch != initial.epoch {
-        return Err(ExportError::OtherRange { found: checkpoint.first_sequence, wanted: range.start });
+        return Err(ExportError::OtherRange { found: checkpoint.first_sequence, wanted: range.start }.into());
     }
-    let mut summary = Summary::default();
+    let mut summary = Summary { first_sequence: checkpoint.next_sequence, ..Summary::default() };
     while checkpoint.next_sequence < range.end {
         progress(checkpoint.next_sequence);
-        let batch = Batch::read(log, checkpoint.next_sequence..range.end, BATCH_EVENTS_MAX)?;
+        let batch =
+            Batch::read(log, checkpoint.next_sequence..range.end, BATCH_EVENTS_MAX).map_err(ExportError::from)?;
         if batch.end == checkpoint.next_sequence {
             break;
+        }
+        for (sequences, why) in &batch.missing {
+            missing(sequences.clone(), why)?;
         }
         let mut rows = batch.rows();
         rows.retain(|row| kinds & row.content.kind().bit() != 0);
@@ -59,7 +65,6 @@ pub fn export_range(
             database.write(&rows, &Advance { log_id: &log_id, from: checkpoint, to })?;
         summary.rows += rows;
         summary.collisions += collisions;
-        batch.missing.iter().for_each(|(sequences, why)| missing(sequences.clone(), why));
         checkpoint = to;
     }
     progress(checkpoint.next_sequence);

@@ -21,7 +21,7 @@ use crate::source::casper::keys::rest_payload;
 pub(super) const FREE_BYTES: usize = 1 << 20;
 /// Answers over the free size that may be in memory.
 pub(super) const LARGE_ANSWERS_MAX: usize = 2;
-/// No list becomes longer than this.
+/// No list becomes longer than this. A single event may be: the log and the exporters have their own limit for those.
 const LIST_BYTES_MAX: usize = 64 << 20;
 
 /// Why a question has no answer.
@@ -46,6 +46,9 @@ pub(super) enum Failure {
     /// PostgreSQL cannot be asked. Where it is and what it says is the operator's business, and is logged.
     #[error("Unhandled error occurred in storage: the database does not answer as it should")]
     Database,
+    /// PostgreSQL answers this question with an error. What it says is the operator's business, and is logged.
+    #[error("Unhandled error occurred in storage: the database refuses this question; the log of this server says why")]
+    Refused,
     /// The tables in PostgreSQL do not have it.
     #[error(
         "This server answers from PostgreSQL, which knows neither the sequences of the log nor the transactions of an \
@@ -209,7 +212,7 @@ impl Found {
         if is_large && self.room.is_none() {
             return Ok(Pushed::NeedsRoom);
         }
-        if self.body.len() > LIST_BYTES_MAX {
+        if self.events > 0 && self.body.len().saturating_add(bytes) > LIST_BYTES_MAX {
             return Err(Failure::TooLong);
         }
         Ok(Pushed::Yes)
@@ -252,5 +255,25 @@ impl Found {
 
     pub(super) fn push_display(&mut self, text: impl Display) {
         let _ = write!(self.body, "{text}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_event_is_added_only_if_the_list_stays_within_its_limit_or_it_is_the_only_one() {
+        let room = || Arc::new(Semaphore::new(1)).try_acquire_owned().ok();
+        let list = || Found { room: room(), ..Found::new("[", Form::Envelope, &Arc::default()) };
+        let mut alone = list();
+        assert_eq!(alone.room_for(2 * LIST_BYTES_MAX).unwrap(), Pushed::Yes);
+        let mut list = list();
+        list.push_enveloped(0, Kind(0), "2.0.0", "casper", "{}").unwrap();
+        let left = LIST_BYTES_MAX - list.body.len();
+        assert_eq!(list.room_for(left).unwrap(), Pushed::Yes);
+        assert!(matches!(list.room_for(left + 1), Err(Failure::TooLong)));
     }
 }

@@ -3,14 +3,17 @@
 //! A question flows in and becomes one prepared statement; the rows' `raw`, which is the payload as answers show it, flows
 //! with what `event_log` says of it into [`Found`]. Sessions are pooled and may only read. A question that does not come
 //! to its end takes its session with it, so that no other waits for what nobody wants any more. While the server is away
-//! each question fails, at once or soon, and the next one tries again.
+//! each question fails, at once or soon, and the next one tries again. What the server answers with an error is that one
+//! question's failure, and says nothing of the others.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
+use deadpool::managed::{
+    Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, TimeoutType, Timeouts,
+};
 use futures_util::TryStreamExt;
 use serde_json::value::RawValue;
 use sidecar_log_format::Kind;
@@ -35,6 +38,8 @@ use crate::source::casper::keys::{Stage, TransactionType};
 const SESSIONS_MAX: u32 = 1000;
 /// How long the server may take to open a session, or to say that it is there.
 const SESSION_TIME_MAX: Duration = Duration::from_secs(5);
+/// Between two lines about questions that the server answers with an error.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(60);
 /// No event of a log is larger, and so no exporter's row.
 const EVENT_BYTES_MAX: usize = 256 << 20;
 
@@ -49,33 +54,53 @@ impl PostgreSqlAnswers {
     /// Opens the first session of at most `max_connections`. No statement takes longer than `statement_timeout`.
     ///
     /// # Errors
-    /// What an operator must set right first: a server that answers and refuses, or other tables than this version knows.
-    /// One that does not answer is no error: it may come back.
+    /// What an operator must set right first: a server that answers and refuses, other tables than this version knows, or
+    /// tables that it may not read. One that does not answer is no error: it may come back.
     pub async fn open(options: Options, statement_timeout: Duration) -> Result<Self, ExportError> {
         let sessions_max = options.max_connections.min(SESSIONS_MAX) as usize;
-        let sessions = Sessions { options, statement_timeout, are_answering: AtomicBool::new(true) };
+        let (are_answering, last_refusal) = (AtomicBool::new(true), Mutex::new(None));
+        let sessions = Sessions { options, statement_timeout, are_answering, last_refusal };
         let place = sessions.options.place();
         let sessions = Pool::builder(sessions).max_size(sessions_max).build();
         let sessions = sessions.map_err(|error| ExportError::Unreachable { place, reason: error.to_string() })?;
         let answers = PostgreSqlAnswers { sessions, large_answers: Arc::new(Semaphore::new(LARGE_ANSWERS_MAX)) };
-        match answers.sessions.get().await {
+        match answers.open_first().await {
             Err(PoolError::Backend(error)) if error.is_refusal() => return Err(error),
             Err(error) => drop(answers.no_session(error)),
-            Ok(_) => {}
+            Ok(()) => {}
         }
         Ok(answers)
     }
 
-    /// Whether the database answers now.
+    /// Opens a session, and looks whether it may read everything. Preparing statements does not tell. Later sessions are not
+    /// asked: what may not be read any more then is no reason to be silent about the rest.
+    async fn open_first(&self) -> Result<(), PoolError<ExportError>> {
+        let session = self.sessions.get().await?;
+        let may_read = session.client.batch_execute(READ_NOTHING).await;
+        may_read.map_err(|error| PoolError::Backend(failed_to_read(&self.sessions.manager().options, &error)))
+    }
+
+    /// Whether the database answers now; while all sessions are busy, whether it did when it was last asked.
     pub async fn is_answering(&self) -> bool {
-        let asked = async {
-            let mut session = self.session().await?;
-            session.is_asked = true;
-            session.client.batch_execute("").await.map_err(|error| self.failed(&error))?;
-            self.give_back(session);
-            Ok::<_, Failure>(())
+        if tokio::time::timeout(SESSION_TIME_MAX, self.ask_nothing()).await.is_err() {
+            let sessions = self.sessions.manager();
+            sessions.lost(&sessions.unreachable(format!("no answer within {SESSION_TIME_MAX:?}")));
+        }
+        self.has_answered()
+    }
+
+    /// Asks for an answer's sake, on a session that nobody else needs now.
+    async fn ask_nothing(&self) -> Result<(), Failure> {
+        let at_once = Timeouts { wait: Some(Duration::ZERO), ..Timeouts::new() };
+        let mut session = match self.sessions.timeout_get(&at_once).await {
+            Err(PoolError::Timeout(TimeoutType::Wait)) => return Ok(()),
+            session => session.map_err(|error| self.no_session(error))?,
         };
-        matches!(tokio::time::timeout(SESSION_TIME_MAX, asked).await, Ok(Ok(())))
+        session.is_asked = true;
+        let answered = session.client.batch_execute("").await;
+        answered.map_err(|error| self.failed(&mut session, &error))?;
+        self.give_back(session);
+        Ok(())
     }
 
     /// Whether the database answered when it was last asked.
@@ -99,7 +124,7 @@ impl PostgreSqlAnswers {
         let mut session = self.session().await?;
         let asked = session.statements.answer(question)?;
         let mut rows = pin!(self.query(&mut session, &asked, 0).await?);
-        let any = rows.try_next().await.map_err(|error| self.failed(&error))?.is_some();
+        let any = rows.try_next().await.map_err(|error| self.failed(&mut session, &error))?.is_some();
         self.give_back(session);
         Ok(any)
     }
@@ -148,17 +173,22 @@ impl PostgreSqlAnswers {
         found: &mut Found,
     ) -> Result<Pushed, Failure> {
         let mut rows = pin!(self.query(session, asked, bytes_max).await?);
-        while let Some(row) = rows.try_next().await.map_err(|error| self.failed(&error))? {
+        while let Some(row) = rows.try_next().await.map_err(|error| self.failed(session, &error))? {
             match self.push(&row, asked.kind, found)? {
                 Pushed::Yes => {}
-                stop => return Ok(stop),
+                stop => {
+                    // Little: the statements see to that. The next question need not wait for it.
+                    while rows.try_next().await.map_err(|error| self.failed(session, &error))?.is_some() {}
+                    return Ok(stop);
+                }
             }
         }
         Ok(Pushed::Yes)
     }
 
     fn push(&self, row: &Row, kind: Kind, found: &mut Found) -> Result<Pushed, Failure> {
-        let columns = Columns::of(row).map_err(|error| self.failed(&error))?;
+        let sessions = self.sessions.manager();
+        let columns = Columns::of(row).map_err(|error| sessions.refused(&failed_to_read(&sessions.options, &error)))?;
         let Some(raw) = columns.raw else {
             return match found.room_for(columns.raw_bytes)? {
                 Pushed::Yes => Err(Failure::TooLong),
@@ -174,7 +204,8 @@ impl PostgreSqlAnswers {
         let bytes_max = i32::try_from(bytes_max).unwrap_or(i32::MAX);
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&bytes_max];
         parameters.extend(asked.keys.iter().map(|key| key as &(dyn ToSql + Sync)));
-        session.client.query_raw(&asked.statement, parameters).await.map_err(|error| self.failed(&error))
+        let rows = session.client.query_raw(&asked.statement, parameters).await;
+        rows.map_err(|error| self.failed(session, &error))
     }
 
     async fn session(&self) -> Result<Object<Sessions>, Failure> {
@@ -188,22 +219,34 @@ impl PostgreSqlAnswers {
 
     fn no_session(&self, error: PoolError<ExportError>) -> Failure {
         let sessions = self.sessions.manager();
-        let error = match error {
-            PoolError::Backend(error) => error,
-            other => sessions.unreachable(other.to_string()),
-        };
-        sessions.report(&error);
-        Failure::Database
+        match error {
+            // It has others for us, and answers there.
+            PoolError::Backend(error) if !is_loss(&error) && self.sessions.status().size > 0 => {
+                sessions.refused(&error)
+            }
+            PoolError::Backend(error) => sessions.lost(&error),
+            other => sessions.lost(&sessions.unreachable(other.to_string())),
+        }
     }
 
-    fn failed(&self, error: &Error) -> Failure {
+    fn failed(&self, session: &mut Session, error: &Error) -> Failure {
         if error.code() == Some(&SqlState::QUERY_CANCELED) {
             return Failure::TooSlow;
         }
         let sessions = self.sessions.manager();
-        sessions.report(&failed_to_read(&sessions.options, error));
-        Failure::Database
+        let reason = failed_to_read(&sessions.options, error);
+        if is_loss(&reason) {
+            return sessions.lost(&reason);
+        }
+        // The question is at its end. Only what was prepared for tables that have changed since must be prepared again.
+        session.is_asked = error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED);
+        sessions.refused(&reason)
     }
+}
+
+/// Whether there is no server to answer, rather than an answer that is an error.
+fn is_loss(error: &ExportError) -> bool {
+    matches!(error, ExportError::Unreachable { .. })
 }
 
 /// Changes whenever the answer does. The tables do not have the log's sequences, and other servers may answer from them
@@ -217,14 +260,27 @@ struct Sessions {
     options: Options,
     statement_timeout: Duration,
     are_answering: AtomicBool,
+    /// When the log last told of one.
+    last_refusal: Mutex<Option<Instant>>,
 }
 
 impl Sessions {
     /// Logs what is wrong, once until it is right again.
-    fn report(&self, error: &ExportError) {
+    fn lost(&self, error: &ExportError) -> Failure {
         if self.are_answering.swap(false, Ordering::Relaxed) {
             tracing::error!("{error}; REST requests are answered with 500 as long as that is so");
         }
+        Failure::Database
+    }
+
+    /// Logs what is wrong with a question, but not at the rate of requests.
+    fn refused(&self, error: &ExportError) -> Failure {
+        let mut last = self.last_refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= REFUSAL_PAUSE) {
+            *last = Some(Instant::now());
+            tracing::error!("{error}; REST requests that need it are answered with 500");
+        }
+        Failure::Refused
     }
 
     fn report_answer(&self) {
@@ -274,8 +330,8 @@ struct Session {
     _task: JoinSet<()>,
 }
 
-/// A statement for each kind of question. The first parameter of each is how many bytes a `raw` may have to be sent, the
-/// others are keys, all as text.
+/// A statement for each kind of question. The first parameter of each is how many bytes a `raw`, and those of a list before
+/// it, may have to be sent; the others are keys, all as text.
 struct Statements {
     latest_block: Statement,
     block_by_hash: Statement,
@@ -294,18 +350,23 @@ impl Statements {
     async fn prepare(client: &Client) -> Result<Self, Error> {
         let of = async |table: &str, tail: &str| client.prepare(&select(table, "event_log_id", tail)).await;
         let transaction = r#"WHERE t."transaction_hash" = $2 AND t."transaction_type_id" = $3::text::smallint"#;
+        // Of what goes over the limit, the row that does it comes too.
+        let list = async |rows: &str| {
+            let tail = r#"WHERE t."bytes_before" <= $1 ORDER BY t."event_log_id""#;
+            of(&in_order(rows, "event_log_id"), tail).await
+        };
         let of_one_page = format!(r#"WHERE t."bytes_before" <= {FREE_BYTES} ORDER BY t."height""#);
         Ok(Statements {
             latest_block: of(r#""BlockAdded""#, r#"ORDER BY t."height" DESC LIMIT 1"#).await?,
             block_by_hash: of(r#""BlockAdded""#, r#"WHERE t."block_hash" = $2"#).await?,
             block_by_height: of(r#""BlockAdded""#, r#"WHERE t."height" = $2::text::bigint"#).await?,
-            blocks: client.prepare(&select(BLOCKS, "height", &of_one_page)).await?,
+            blocks: client.prepare(&select(&in_order(BLOCKS, "height"), "height", &of_one_page)).await?,
             accepted: of(r#""TransactionAccepted""#, transaction).await?,
             processed: of(r#""TransactionProcessed""#, transaction).await?,
             expired: of(r#""TransactionExpired""#, transaction).await?,
-            faults_by_key: of(r#""Fault""#, r#"WHERE t."public_key" = $2 ORDER BY t."event_log_id""#).await?,
-            faults_by_era: of(r#""Fault""#, r#"WHERE t."era" = $2::text::numeric ORDER BY t."event_log_id""#).await?,
-            signatures: of(r#""FinalitySignature""#, r#"WHERE t."block_hash" = $2 ORDER BY t."event_log_id""#).await?,
+            faults_by_key: list(r#""Fault" WHERE "public_key" = $2"#).await?,
+            faults_by_era: list(r#""Fault" WHERE "era" = $2::text::numeric"#).await?,
+            signatures: list(r#""FinalitySignature" WHERE "block_hash" = $2"#).await?,
             step: of(r#""Step""#, r#"WHERE t."era" = $2::text::numeric"#).await?,
         })
     }
@@ -343,12 +404,22 @@ impl Statements {
     }
 }
 
-/// Blocks from a height on, each with the bytes of those before it: a page ends when it is long, and what will not be on it
-/// need not be sent.
-const BLOCKS: &str = r#"(
-    SELECT *, sum(octet_length("raw")) OVER (ORDER BY "height") - octet_length("raw") AS "bytes_before"
-    FROM (SELECT * FROM "BlockAdded" WHERE "height" >= $2::text::bigint ORDER BY "height" LIMIT $3::text::bigint) b
-)"#;
+/// Fails unless everything may be read.
+const READ_NOTHING: &str = r#"
+    SELECT FROM "event_log", "BlockAdded", "TransactionAccepted", "TransactionProcessed", "TransactionExpired", "Fault",
+                "FinalitySignature", "Step" LIMIT 0
+"#;
+
+/// A page of blocks from a height on.
+const BLOCKS: &str =
+    r#"(SELECT * FROM "BlockAdded" WHERE "height" >= $2::text::bigint ORDER BY "height" LIMIT $3::text::bigint) b"#;
+
+/// Rows in order, each with the bytes of those before it: an answer ends when it is long, or needs room that there is not
+/// yet, and what will not be in it need not be sent.
+fn in_order(rows: &str, place: &str) -> String {
+    let before = format!(r#"(ORDER BY "{place}" ROWS UNBOUNDED PRECEDING)"#);
+    format!(r#"(SELECT *, sum(octet_length("raw")) OVER {before} - octet_length("raw") AS "bytes_before" FROM {rows})"#)
+}
 
 /// What [`Columns`] reads, from a table and its part of `event_log`.
 fn select(table: &str, place: &str, tail: &str) -> String {

@@ -355,10 +355,11 @@ fn failure(failure: &Failure) -> Response {
         | Failure::NotJson(_)
         | Failure::Storage(_)
         | Failure::Database
+        | Failure::Refused
         | Failure::TooLong => StatusCode::INTERNAL_SERVER_ERROR,
     };
     // Of the database it is logged when it begins and when it is over.
-    if status == StatusCode::INTERNAL_SERVER_ERROR && !matches!(failure, Failure::Database) {
+    if status == StatusCode::INTERNAL_SERVER_ERROR && !matches!(failure, Failure::Database | Failure::Refused) {
         tracing::error!("a REST request failed: {failure}");
     }
     let mut response = error(status, &failure.to_string());

@@ -53,6 +53,9 @@ pub(crate) fn cat(arguments: &CatArguments, out: &mut impl Write) -> anyhow::Res
         out: io::BufWriter::with_capacity(1 << 16, out),
     };
     selection.warn_outside(&log)?;
+    if !arguments.follow {
+        selection.warn_not_stored_yet(&log)?;
+    }
     let until = selection.until.unwrap_or(Sequence::MAX);
     let mut next = selection.from.unwrap_or_else(|| log.oldest());
     let mut is_whole = true;

@@ -21,11 +21,10 @@ use sidecar_log_format::{Kind, Log, Missing, Read, Row, Sequence, inspect::kind_
 use crate::{
     LogArgument,
     cat::write_line,
-    hex,
     parquet::ParquetParts,
     print,
     selection::{Selection, warn_missing},
-    unfinished::{Identity, Unfinished},
+    unfinished::{Identity, Unfinished, sync_folder},
 };
 
 #[derive(clap::Args)]
@@ -63,18 +62,22 @@ pub(crate) fn export(arguments: &ExportArguments, out: &mut impl Write) -> anyho
     let kinds = selection.kinds(&log.kinds())?;
     let unfinished = Unfinished::open(&arguments.output, &identity(arguments, &log, kinds), arguments.resume)?;
     selection.warn_outside(&log)?;
+    selection.warn_not_stored_yet(&log)?;
     let start = unfinished.first_sequence;
     let end = log.head().next_sequence;
     let end = selection.until.map_or(end, |until| end.min(until.saturating_add(1)));
     let export = Export { log: &log, range: start..end.max(start), kinds, folder: unfinished.folder() };
     let bar = print::event_bar("exporting", Some(end.saturating_sub(start)));
-    let made = match arguments.format {
-        Format::Jsonl => export.jsonl(&bar)?,
-        Format::Parquet => export.parquet(&bar)?,
-        Format::Sqlite => export.sqlite(&bar)?,
-    };
+    if !unfinished.is_in_place {
+        let made = match arguments.format {
+            Format::Jsonl => export.jsonl(&bar)?,
+            Format::Parquet => export.parquet(&bar)?,
+            Format::Sqlite => export.sqlite(&bar)?,
+        };
+        unfinished.put_in_place(&made)?;
+    }
     let is_whole = !fs::exists(export.damage_file())?;
-    unfinished.finish(&made)?;
+    unfinished.remove()?;
     bar.finish_and_clear();
     writeln!(out, "{}", arguments.output.display())?;
     Ok(is_whole)
@@ -85,7 +88,7 @@ fn identity(arguments: &ExportArguments, log: &Log, kinds: u64) -> Identity {
     let names = log.kinds();
     let chosen = (0..=Kind::OTHER.0).map(Kind).filter(|kind| kinds != u64::MAX && kinds & kind.bit() != 0);
     Identity {
-        log_id: hex(&log.id()),
+        log_id: hex::encode(log.id()),
         epoch: log.head().epoch,
         format: arguments.format.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default(),
         from,
@@ -171,19 +174,18 @@ impl Export<'_> {
             wal_autocheckpointing_interval: 1000,
             export_from: ExportFrom::Oldest,
         };
-        let (start, mut passed) = (self.range.start, Ok(()));
-        let mut missing = |sequences: Range<Sequence>, why: &Missing| {
-            if passed.is_ok() {
-                passed = self.pass(sequences, why, bar);
-            }
-        };
-        let mut progress = |next| bar.set_position(next - start);
-        let summary = export_range(self.log, &options, self.range.clone(), self.kinds, &mut progress, &mut missing)?;
-        passed?;
+        let start = self.range.start;
+        let missing = |sequences: Range<Sequence>, why: &Missing| self.pass(sequences, why, bar);
+        let progress = |next| bar.set_position(next - start);
+        let summary = export_range(self.log, &options, self.range.clone(), self.kinds, progress, missing)?;
         into_one_file(&made).with_context(|| format!("cannot write {}", made.display()))?;
+        let since = match summary.first_sequence {
+            resumed if resumed > start => format!(" from sequence {resumed} on"),
+            _ => String::new(),
+        };
         let note = |events: u64, what: &str| {
             if events > 0 {
-                bar.suspend(|| eprintln!("note: {events} events {what}"));
+                bar.suspend(|| eprintln!("note: {events} events{since} {what}"));
             }
         };
         note(summary.collisions, "share the keys of the SQL tables with another one and are left out");
@@ -233,6 +235,7 @@ impl Export<'_> {
         if matches!(why, Missing::Quarantined(_)) {
             let file = self.damage_file();
             File::create(&file).with_context(|| format!("cannot write {}", file.display()))?;
+            sync_folder(self.folder)?;
         }
         Ok(())
     }

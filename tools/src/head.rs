@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde::Serialize;
 use sidecar_log_format::Sequence;
 
-use crate::{LogArgument, hex, print_json};
+use crate::{LogArgument, print_json};
 
 #[derive(clap::Args)]
 pub(crate) struct HeadArguments {
@@ -45,7 +45,7 @@ pub(crate) fn head(arguments: &HeadArguments, out: &mut impl Write) -> anyhow::R
             None => bail!("the log cannot tell the hash at {at}; `sidecar-log verify --chain` shows what is missing"),
         },
     };
-    let line = Line { log_id: hex(&log.id()), sequence, hash: hex(&hash) };
+    let line = Line { log_id: hex::encode(log.id()), sequence, hash: hex::encode(hash) };
     if arguments.json {
         print_json(out, &line)?;
     } else {

@@ -193,14 +193,12 @@ impl Importer {
     }
 
     fn take(&mut self, row: &Row<'_>) -> anyhow::Result<()> {
-        self.bar.inc(1);
-        let Some(payload) = payload(row) else {
+        let Some(payload) = payload(row)? else {
             self.skipped += 1;
-            self.bar.suspend(|| {
-                eprintln!("warning: event_log_id {} has no content that can be read; it is left out", row.id);
-            });
+            self.bar.suspend(|| eprintln!("warning: event_log_id {} has no content; it is left out", row.id));
             return Ok(());
         };
+        self.bar.inc(1);
         let Some(target) = &mut self.target else { return Ok(()) };
         let source = row.source_address.trim_start_matches("http://").trim_end_matches('/');
         let received = row.inserted.and_then(|inserted| Timestamp::try_from(inserted).ok());
@@ -252,8 +250,9 @@ fn now() -> Timestamp {
     Timestamp::try_from(since_epoch.as_micros()).unwrap_or(Timestamp::MAX)
 }
 
-/// What the node said: the content with the name of its type around it, and two members as a node calls them.
-fn payload(row: &Row<'_>) -> Option<String> {
+/// What the node said: the content with the name of its type around it, and two members as a node calls them. `None`
+/// where there is no content.
+fn payload(row: &Row<'_>) -> anyhow::Result<Option<String>> {
     #[derive(serde::Deserialize)]
     struct Accepted<'a> {
         #[serde(borrow)]
@@ -261,28 +260,31 @@ fn payload(row: &Row<'_>) -> Option<String> {
     }
 
     let raw = match (row.kind, row.raw) {
-        (event::SHUTDOWN, _) => return Some("\"Shutdown\"".to_owned()),
-        (_, raw) => raw?,
+        (event::SHUTDOWN, _) => return Ok(Some("\"Shutdown\"".to_owned())),
+        (_, Some(raw)) => raw,
+        (_, None) => return Ok(None),
     };
     let name = kind_name(row.kind);
-    match row.kind {
+    Ok(Some(match row.kind {
         event::TRANSACTION_ACCEPTED => {
-            let Accepted { transaction } = serde_json::from_str(raw).ok()?;
-            Some(format!("{{\"{name}\":{transaction}}}"))
+            let Accepted { transaction } = serde_json::from_str(raw).context(
+                "its content is no accepted transaction; set it right in the database, or delete it from TransactionAccepted",
+            )?;
+            format!("{{\"{name}\":{transaction}}}")
         }
         // In JSON a name in plain quotes is no part of a string, and this one stands before the effects.
         event::STEP => {
-            Some(format!("{{\"{name}\":{}}}", raw.replacen("\"execution_effect\"", "\"execution_effects\"", 1)))
+            format!("{{\"{name}\":{}}}", raw.replacen("\"execution_effect\"", "\"execution_effects\"", 1))
         }
-        _ => Some(format!("{{\"{name}\":{raw}}}")),
-    }
+        _ => format!("{{\"{name}\":{raw}}}"),
+    }))
 }
 
 /// Contents are found by the keys that their tables have an index of: none has one of `event_log_id`.
 const SQLITE_EVENTS: &str = r#"
 SELECT l."event_log_id", l."event_type_id", l."event_source_address", l."event_id",
        CAST(strftime('%s', l."inserted_timestamp") AS INTEGER) * 1000000, l."api_version", l."network_name",
-       COALESCE(b."raw", a."raw", e."raw", p."raw", f."raw", s."raw", t."raw")
+       COALESCE(b."raw", a."raw", e."raw", p."raw", f."raw", s."raw", t."raw") AS "raw"
 FROM "event_log" l
 LEFT JOIN "BlockAdded" b ON l."event_type_id" = 1 AND b."block_hash" = l."event_key" AND b."event_log_id" = l."event_log_id"
 LEFT JOIN "TransactionAccepted" a ON l."event_type_id" = 2 AND a."transaction_type_id" IN (0, 1)
@@ -296,8 +298,7 @@ LEFT JOIN "Fault" f ON l."event_type_id" = 5
 LEFT JOIN "FinalitySignature" s ON l."event_type_id" = 6
     AND s."block_hash" = substr(l."event_key", 1, instr(l."event_key", ' ') - 1)
     AND s."public_key" = substr(l."event_key", instr(l."event_key", ' ') + 1) AND s."event_log_id" = l."event_log_id"
-LEFT JOIN "Step" t ON l."event_type_id" = 7 AND t."era" = CAST(l."event_key" AS NUMERIC) AND t."event_log_id" = l."event_log_id"
-ORDER BY l."event_log_id""#;
+LEFT JOIN "Step" t ON l."event_type_id" = 7 AND t."era" = CAST(l."event_key" AS NUMERIC) AND t."event_log_id" = l."event_log_id""#;
 
 const POSTGRESQL_EVENTS: &str = r#"
 SELECT l."event_log_id", l."event_type_id", l."event_source_address", l."event_id",
@@ -310,19 +311,26 @@ FROM "event_log" l LEFT JOIN (
     UNION ALL SELECT "event_log_id", "raw" FROM "Fault"
     UNION ALL SELECT "event_log_id", "raw" FROM "FinalitySignature"
     UNION ALL SELECT "event_log_id", "raw" FROM "Step"
-) c USING ("event_log_id")
-ORDER BY l."event_log_id""#;
+) c USING ("event_log_id")"#;
 
-const COUNT: &str = r#"SELECT count(*) FROM "event_log""#;
+/// How many events there are, without those that are left out.
+fn count(events: &str) -> String {
+    let shutdown = event::SHUTDOWN.0;
+    format!(r#"SELECT count(*) FROM ({events}) AS e WHERE "event_type_id" = {shutdown} OR "raw" IS NOT NULL"#)
+}
+
+fn in_order(events: &str) -> String {
+    format!(r#"{events} ORDER BY l."event_log_id""#)
+}
 
 fn read_sqlite(file: &Path, importer: &mut Importer) -> anyhow::Result<()> {
     let place = format!("sqlite:{}", file.display());
     let cannot_read = || format!("cannot read {place}");
     let connection = rusqlite::Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
         .with_context(cannot_read)?;
-    let events: i64 = connection.query_row(COUNT, [], |row| row.get(0)).with_context(cannot_read)?;
+    let events: i64 = connection.query_row(&count(SQLITE_EVENTS), [], |row| row.get(0)).with_context(cannot_read)?;
     importer.begin(&place, events.cast_unsigned())?;
-    let mut statement = connection.prepare(SQLITE_EVENTS).with_context(cannot_read)?;
+    let mut statement = connection.prepare(&in_order(SQLITE_EVENTS)).with_context(cannot_read)?;
     let mut rows = statement.query([]).with_context(cannot_read)?;
     while let Some(row) = rows.next().with_context(cannot_read)? {
         let id = row.get(0).with_context(cannot_read)?;
@@ -353,10 +361,11 @@ async fn read_postgresql(settings: &PostgreSql, importer: &mut Importer) -> anyh
     let cannot_read = || format!("cannot read {place}");
     // Its errors name the place.
     let client = postgresql::connect(settings).await?;
-    let events: i64 = client.query_one(COUNT, &[]).await.and_then(|row| row.try_get(0)).with_context(cannot_read)?;
+    let events = client.query_one(&count(POSTGRESQL_EVENTS), &[]).await;
+    let events: i64 = events.and_then(|row| row.try_get(0)).with_context(cannot_read)?;
     importer.begin(&place, events.cast_unsigned())?;
     let no_parameters: [&str; 0] = [];
-    let rows = client.query_raw(POSTGRESQL_EVENTS, no_parameters).await.with_context(cannot_read)?;
+    let rows = client.query_raw(&in_order(POSTGRESQL_EVENTS), no_parameters).await.with_context(cannot_read)?;
     let mut rows = std::pin::pin!(rows);
     while let Some(row) = rows.try_next().await.with_context(cannot_read)? {
         let id = row.try_get(0).with_context(cannot_read)?;

@@ -1,7 +1,8 @@
 //! `sidecar-log`: the command-line tool over a Sidecar event log.
 //!
-//! It owns what people type and see; everything it knows about logs is in `sidecar-log-format`. A log's directory goes
-//! in; tables, events or JSON come out on stdout, warnings and progress on stderr.
+//! It owns what people type and see. What it knows about logs is in `sidecar-log-format`; what it knows about events, for
+//! `export`, `import` and `rebuild-views`, is in `sidecar`. A log's directory goes in; tables, events or JSON come out on
+//! stdout, warnings and progress on stderr.
 
 use std::{
     error::Error,
@@ -306,8 +307,4 @@ fn run(command: Command) -> anyhow::Result<bool> {
 fn print_json(out: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     writeln!(out)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

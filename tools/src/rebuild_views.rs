@@ -1,16 +1,20 @@
 //! `rebuild-views`: the views of a log made anew, with a bar to watch.
 
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, bail};
 use indicatif::HumanBytes;
 use serde::Serialize;
 use sidecar::view::{self, Options};
-use sidecar_log_format::storage::{Directory, Storage};
-use sidecar_log_format::{Error, Log, ReadOptions};
-use std::sync::Arc;
+use sidecar_log_format::{
+    Error, Log, ReadOptions,
+    storage::{Directory, Storage},
+};
 
 use crate::{LogArgument, locate, print, print_json};
 

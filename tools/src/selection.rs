@@ -67,6 +67,17 @@ impl Selection {
         }
         Ok(())
     }
+
+    /// Warns of an end behind the newest event, on behalf of who does not wait for it.
+    pub(crate) fn warn_not_stored_yet(&self, log: &Log) -> anyhow::Result<()> {
+        let next = log.head().next_sequence;
+        let first = copy_lacks(log)?.map_or(next, |lacks| lacks.last_sequence.saturating_add(1));
+        // A start behind the newest is named already.
+        if let Some(until) = self.until.filter(|&until| until >= first && self.from.is_none_or(|from| from <= next)) {
+            eprintln!("warning: sequences {first} to {until} are not stored yet");
+        }
+        Ok(())
+    }
 }
 
 pub(crate) fn warn_missing(from: Sequence, to: Sequence, why: &Missing) {

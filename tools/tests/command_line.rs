@@ -227,6 +227,7 @@ fn cat_follows_until_the_last_wanted_event() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_sidecar-log"))
         .args(["cat", directory.path().to_str().unwrap(), "--follow", "--until", "4"])
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -238,7 +239,8 @@ fn cat_follows_until_the_last_wanted_event() {
         assert!(line.starts_with(&format!("{{\"sequence\":{number},")), "{line}");
     }
     assert!(lines.next().is_none());
-    assert!(child.wait().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((text(&output.stderr).as_str(), output.status.code()), ("", Some(0)), "it waits for what is not stored");
 }
 
 #[test]
@@ -298,6 +300,9 @@ fn what_a_copy_lacks_of_what_its_head_names_is_said_and_no_error() {
     let (out, err, status) = run(copy.path(), &["cat"]);
     assert_eq!((out.lines().count(), err.as_str(), status), (12, warning, 0));
     assert_eq!(run(copy.path(), &["cat", "--until", "11"]).1, "", "nothing of that is lacking");
+    assert_eq!(run(copy.path(), &["cat", "--until", "14"]).1, warning);
+    let not_stored = format!("{warning}warning: sequences 15 to 20 are not stored yet\n");
+    assert_eq!(run(copy.path(), &["cat", "--until", "20"]).1, not_stored);
     for format in ["jsonl", "parquet", "sqlite"] {
         let output = copy.path().join(format);
         let (_, err, status) = run(copy.path(), &["export", "--format", format, "--output", output.to_str().unwrap()]);
@@ -357,8 +362,17 @@ fn what_is_asked_for_beyond_the_log_is_named() {
         let (_, err, status) = run(&log, &[command, &["--from", "13"]].concat());
         assert_eq!((err.as_str(), status), ("warning: sequence 13 is not stored yet: 12 is next\n", 0));
         fs::remove_file(output).unwrap_or_default();
-        assert_eq!(run(&log, &[command, &["--from", "12"]].concat()).1, "", "that is what comes next");
-        fs::remove_file(output).unwrap_or_default();
+        for (range, warning) in [
+            (&["--from", "12"][..], ""),
+            (&["--until", "11"], ""),
+            (&["--until", "12"], "warning: sequences 12 to 12 are not stored yet\n"),
+            (&["--from", "12", "--until", "99"], "warning: sequences 12 to 99 are not stored yet\n"),
+            (&["--from", "13", "--until", "99"], "warning: sequence 13 is not stored yet: 12 is next\n"),
+        ] {
+            let (_, err, status) = run(&log, &[command, range].concat());
+            assert_eq!((err.as_str(), status), (warning, 0), "{range:?}");
+            fs::remove_file(output).unwrap_or_default();
+        }
     }
     fs::remove_file(log.join(SEALED)).unwrap();
     for (from, warning) in [

@@ -15,11 +15,11 @@ use parquet::{
 use sidecar::{
     appliance,
     config::ExportFrom,
-    export::{export_range, sqlite},
+    export::{ExportError, export_range, sqlite},
     source::casper::event::{Classified, KINDS, classify},
 };
 use sidecar_log_format::{
-    ApiVersion, Event, Log, Opened, ReadOptions, WriteOptions, Writer,
+    ApiVersion, Event, Log, Missing, Opened, ReadOptions, WriteOptions, Writer,
     storage::{Directory, Storage},
 };
 use sidecar_test_support::{
@@ -157,19 +157,64 @@ fn what_is_no_part_of_an_export_is_refused_and_stays_as_it_is() {
         assert_eq!(fs::read_to_string(&part).unwrap(), content);
     }
 
-    let note = fs::File::open(format!("{output}.unfinished/export.json")).unwrap();
-    note.lock().unwrap();
-    let (_, err, status) = tool(&["export", &log, "--output", &output, "--resume"]);
-    assert_eq!((err, status), (format!("error: another process is exporting to {output}\n"), 1));
+    // From the moment on that the folder is there.
+    for output in [output, in_folder(&folder, "just begun")] {
+        let unfinished = format!("{output}.unfinished");
+        fs::create_dir_all(&unfinished).unwrap();
+        let held = fs::File::open(&unfinished).unwrap();
+        held.lock().unwrap();
+        for resume in [&[][..], &["--resume"]] {
+            let (_, err, status) = tool(&[&["export", &log, "--output", &output], resume].concat());
+            assert_eq!((err, status), (format!("error: another process is exporting to {output}\n"), 1));
+        }
+    }
 
     let other = in_folder(&folder, "other");
+    let diary = format!("{other}.unfinished/diary");
     fs::create_dir(format!("{other}.unfinished")).unwrap();
+    fs::write(&diary, "mine").unwrap();
     let (_, err, status) = tool(&["export", &log, "--output", &other, "--resume"]);
-    assert_eq!((status, err.contains("is no interrupted export, remove it")), (1, true), "{err}");
+    assert_eq!((status, err.contains("is no interrupted export; remove it")), (1, true), "{err}");
+    assert_eq!(fs::read_to_string(diary).unwrap(), "mine");
     let nowhere = in_folder(&folder, "missing/events");
     for format in ["jsonl", "parquet", "sqlite"] {
         let (_, err, status) = tool(&["export", &log, "--output", &nowhere, "--format", format]);
         assert_eq!((status, err.contains("cannot make the folder")), (1, true), "{err}");
+    }
+}
+
+#[test]
+fn an_export_that_was_stopped_at_its_first_or_last_step_goes_on() {
+    let (folder, log) = some_log(300);
+    let whole = run(&["cat", &log]);
+    let output = in_folder(&folder, "events.jsonl");
+    let unfinished = format!("{output}.unfinished");
+    let export = ["export", &log, "--output", &output, "--resume"];
+    for note in [None, Some(r#"{"log_id""#)] {
+        fs::create_dir(&unfinished).unwrap();
+        if let Some(half) = note {
+            fs::write(format!("{unfinished}/export.new"), half).unwrap();
+        }
+        run(&export);
+        assert!(fs::read_to_string(&output).unwrap() == whole);
+        fs::remove_file(&output).unwrap();
+    }
+
+    for (damage, expected) in [(false, 0), (true, 1)] {
+        interrupted(30, &export[1..]);
+        let part = format!("{unfinished}/events.jsonl");
+        fs::write(&part, &whole).unwrap();
+        fs::hard_link(&part, &output).unwrap();
+        if damage {
+            fs::write(format!("{unfinished}/damaged"), "").unwrap();
+        }
+        let (_, err, status) = tool(&export[..4]);
+        assert_eq!((err, status), (format!("error: {output} exists; give another file\n"), 1));
+        let (out, err, status) = tool(&export);
+        assert_eq!((out, err.as_str(), status), (format!("{output}\n"), "", expected));
+        assert!(fs::read_to_string(&output).unwrap() == whole);
+        assert!(!fs::exists(&unfinished).unwrap());
+        fs::remove_file(&output).unwrap();
     }
 }
 
@@ -248,6 +293,18 @@ fn every_form_names_damage_and_ends_where_it_should_all_the_same() {
         assert_eq!(events_in(format, &output), printed.lines().count(), "{format}");
     }
 
+    // A database is past damage only once that is noted.
+    let output = in_folder(&folder, "interrupted.db3");
+    let export = [&["export", &log, "--format", "sqlite", "--output", &output], &range[..], &["--resume"]].concat();
+    interrupted(8, &export[1..]);
+    let note = format!("{output}.unfinished/damaged");
+    fs::create_dir(&note).unwrap();
+    let (_, err, status) = tool(&export);
+    assert_eq!((status, err.contains(&format!("cannot write {note}"))), (1, true), "{err}");
+    fs::remove_dir(&note).unwrap();
+    let (_, err, status) = tool(&export);
+    assert_eq!((err.as_str(), status), (warning.as_str(), 1));
+
     let output = in_folder(&folder, "interrupted");
     interrupted(500, &[&log, "--output", &output]);
     let part = fs::read_to_string(format!("{output}.unfinished/events.jsonl")).unwrap();
@@ -296,12 +353,13 @@ fn sqlite_has_the_tables_of_the_reference_and_goes_on_where_it_was() {
         export_from: ExportFrom::Oldest,
     };
     let reader = Log::open(storage, ReadOptions::default()).unwrap();
-    let summary =
-        export_range(&reader, &options, 1000..1100, u64::MAX, &mut |_| {}, &mut |_, why| panic!("{why:?}")).unwrap();
-    assert_eq!(summary.rows, 100);
+    let missing = |_, why: &Missing| -> Result<(), ExportError> { panic!("{why:?}") };
+    let summary = export_range(&reader, &options, 1000..1100, u64::MAX, |_| {}, missing).unwrap();
+    assert_eq!((summary.first_sequence, summary.rows), (1000, 100));
 
     let (_, err, status) = tool(&[&export[..], &["--resume"]].concat());
-    assert_eq!((err.as_str(), status), ("note: 1 events are of a kind or shape that the SQL tables do not have\n", 0));
+    let note = "note: 1 events from sequence 1100 on are of a kind or shape that the SQL tables do not have\n";
+    assert_eq!((err.as_str(), status), (note, 0));
     let connection = rusqlite::Connection::open(&output).unwrap();
     let rows: (i64, i64) = connection
         .query_row(r#"SELECT count(*), count(DISTINCT "event_id") FROM "event_log""#, [], |row| {
@@ -357,6 +415,28 @@ fn the_history_in_the_references_sqlite_database_becomes_what_the_node_said() {
     let (_, err, status) = tool(&["import", "--from", &from, &log]);
     assert_eq!(status, 1);
     assert!(err.contains("holds events already"), "{err}");
+}
+
+/// Imports a database that lacks the content of event 9 beside an `sse_index` of 25.
+fn import_without_step(from: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("sse_index"), 25_u32.to_le_bytes()).unwrap();
+    let (_, err, status) = tool(&["import", "--from", from, folder.path().to_str().unwrap()]);
+    assert_eq!((err.as_str(), status), ("warning: event_log_id 9 has no content; it is left out\n", 1));
+    let lines = run(&["cat", folder.path().to_str().unwrap()]);
+    assert_eq!(lines.lines().count(), 9);
+    for (line, sequence) in lines.lines().zip(16..25) {
+        assert!(line.starts_with(&format!("{{\"sequence\":{sequence},")), "what comes next is 25: {line}");
+    }
+}
+
+#[test]
+fn imported_events_end_before_the_id_in_sse_index_whatever_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = reference_sqlite(folder.path());
+    let connection = rusqlite::Connection::open(&database).unwrap();
+    assert_eq!(connection.execute(r#"DELETE FROM "Step""#, []).unwrap(), 1);
+    import_without_step(&format!("sqlite:{}", database.display()));
 }
 
 #[test]
@@ -424,6 +504,14 @@ fn an_import_that_cannot_go_on_says_what_it_was_reading() {
         fs::remove_dir_all(made).unwrap();
         set(column, sound);
     }
+    let (accepted, spoilt) = (r#"{"transaction":"#, r#"{"transacti0n":"#);
+    let replace = r#"UPDATE "TransactionAccepted" SET "raw" = replace("raw", ?1, ?2) WHERE "event_log_id" = 2"#;
+    connection.execute(replace, [accepted, spoilt]).unwrap();
+    let (_, err, status) = import(&from);
+    let why = format!("event_log_id 2 in {from}: its content is no accepted transaction; set it right");
+    assert_eq!((status, err.contains(&why)), (1, true), "{err}");
+    fs::remove_dir_all(in_folder(&folder, "storage")).unwrap();
+    connection.execute(replace, [spoilt, accepted]).unwrap();
     assert_eq!(import(&from).2, 0);
 }
 
@@ -470,6 +558,9 @@ fn the_history_in_postgresql_is_the_same_and_the_password_is_shown_nowhere() {
     assert_eq!(payloads(&log), said_once());
     let marks = run(&["inspect", &log, "--json"]);
     assert!(marks.contains("PostgreSQL database events at 127.0.0.1") && !marks.contains(PASSWORD), "{marks}");
+
+    server.psql(DATABASE, r#"DELETE FROM "Step""#);
+    import_without_step(&server.url(DATABASE));
 
     for url in [
         server.url("missing"),

@@ -185,6 +185,9 @@ pub(crate) fn failed_to_read(options: &Options, error: &tokio_postgres::Error) -
         Some(answer) if [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN].contains(answer.code()) => {
             ExportError::NoTables { place: options.place(), reason: answer.message().to_owned() }
         }
+        Some(answer) if *answer.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
+            ExportError::Unreadable { place: options.place(), reason: answer.message().to_owned() }
+        }
         _ => failed(options, error),
     }
 }
