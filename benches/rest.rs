@@ -11,7 +11,7 @@
     reason = "a benchmark that cannot go on has nothing better to do"
 )]
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread;
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use sidecar_test_support::fast::{EndlessStory, FastNode, FastOptions};
 use sidecar_test_support::postgresql::{DATABASE, PostgreSql};
@@ -26,6 +27,7 @@ use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sidecar");
 const CONNECTIONS: usize = 16;
+const THREADS: usize = 2;
 const NEWEST: u64 = 100_000;
 const PATIENCE: Duration = Duration::from_secs(900);
 
@@ -123,37 +125,75 @@ impl Bench<'_> {
 
     /// Asks for `duration`, on every connection one request after the other: at once, or `rate` of them per second.
     fn run(&self, targets: &[String], duration: Duration, rate: Option<f64>) -> Load {
-        let begun = Instant::now();
         let pause = rate.map(|rate| Duration::from_secs_f64(CONNECTIONS as f64 / rate));
         thread::scope(|scope| {
-            let connections: Vec<_> = (0..CONNECTIONS)
+            // As many as other load generators use: each that waits for a core would be counted as the server's time.
+            let threads: Vec<_> = (0..THREADS)
                 .map(|number| {
-                    let mut connection = Connection::open(self.address);
-                    let mut random = StdRng::seed_from_u64(number as u64);
-                    scope.spawn(move || {
-                        let mut load = Load::default();
-                        let mut due = begun + pause.map_or(Duration::ZERO, |pause| pause.mul_f64(random.r#gen()));
-                        while begun.elapsed() < duration {
-                            if let Some(pause) = pause {
-                                thread::sleep(due.saturating_duration_since(Instant::now()));
-                                due += pause;
-                            }
-                            let asked = if let Some(pause) = pause { due - pause } else { Instant::now() };
-                            load.bytes += connection.get(&targets[random.gen_range(0..targets.len())]) as u64;
-                            load.latencies.push(asked.elapsed());
-                        }
-                        load
-                    })
+                    let connections = (0..CONNECTIONS / THREADS).map(|_| Connection::open(self.address)).collect();
+                    let random = StdRng::seed_from_u64(number as u64);
+                    scope.spawn(move || ask(connections, targets, duration, pause, random))
                 })
                 .collect();
-            connections.into_iter().fold(Load::default(), |mut all, connection| {
-                let load = connection.join().expect("a client failed");
+            threads.into_iter().fold(Load::default(), |mut all, thread| {
+                let load = thread.join().expect("a client failed");
                 all.bytes += load.bytes;
                 all.latencies.extend(load.latencies);
                 all
             })
         })
     }
+}
+
+/// A connection, and when its next request is due.
+struct Client {
+    connection: Connection,
+    due: Instant,
+    is_waiting: bool,
+}
+
+/// Asks on several connections from one thread. With a `pause`, a request is due so long after the one before it was.
+fn ask(
+    connections: Vec<Connection>,
+    targets: &[String],
+    duration: Duration,
+    pause: Option<Duration>,
+    mut random: StdRng,
+) -> Load {
+    let begun = Instant::now();
+    let mut load = Load::default();
+    let mut clients: Vec<Client> = connections
+        .into_iter()
+        .map(|connection| {
+            connection.socket.set_nonblocking(true).expect("cannot set the socket up");
+            let due = begun + pause.map_or(Duration::ZERO, |pause| pause.mul_f64(random.r#gen()));
+            Client { connection, due, is_waiting: false }
+        })
+        .collect();
+    while begun.elapsed() < duration {
+        let now = Instant::now();
+        for client in clients.iter_mut().filter(|client| !client.is_waiting && client.due <= now) {
+            client.connection.send(&targets[random.gen_range(0..targets.len())]);
+            client.is_waiting = true;
+        }
+        let next_due = clients.iter().filter(|client| !client.is_waiting).map(|client| client.due).min();
+        let next_due = next_due.unwrap_or(begun + duration).saturating_duration_since(now);
+        let (waiting, _): (Vec<_>, Vec<_>) = clients.iter_mut().partition(|client| client.is_waiting);
+        let mut readable: Vec<_> =
+            waiting.iter().map(|client| PollFd::new(&client.connection.socket, PollFlags::IN)).collect();
+        let timeout = Timespec::try_from(next_due).expect("no timeout");
+        poll(&mut readable, Some(&timeout)).expect("cannot wait");
+        let readable: Vec<_> = readable.iter().map(|socket| !socket.revents().is_empty()).collect();
+        for (client, _) in waiting.into_iter().zip(readable).filter(|(_, is_readable)| *is_readable) {
+            if let Some(bytes) = client.connection.receive() {
+                load.bytes += bytes as u64;
+                load.latencies.push(client.due.elapsed());
+                client.due = pause.map_or_else(Instant::now, |pause| client.due + pause);
+                client.is_waiting = false;
+            }
+        }
+    }
+    load
 }
 
 #[derive(Default)]
@@ -221,6 +261,9 @@ fn wait_for(address: SocketAddr, events: u64) {
 struct Connection {
     socket: TcpStream,
     buffer: Vec<u8>,
+    /// Bytes of the answer that is being read.
+    filled: usize,
+    /// Where its body stands, once that is known.
     body: std::ops::Range<usize>,
 }
 
@@ -232,41 +275,48 @@ impl Connection {
     fn try_open(address: SocketAddr) -> Option<Self> {
         let socket = TcpStream::connect(address).ok()?;
         socket.set_nodelay(true).ok()?;
-        Some(Connection { socket, buffer: vec![0; 1 << 20], body: 0..0 })
+        Some(Connection { socket, buffer: vec![0; 1 << 20], filled: 0, body: 0..0 })
     }
 
     fn body(&self) -> &[u8] {
         &self.buffer[self.body.clone()]
     }
 
-    /// Sends a request and reads its answer, which must be good; returns its bytes.
+    /// Sends a request and reads its answer; returns its bytes.
     fn get(&mut self, target: &str) -> usize {
-        self.socket
-            .write_all(format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())
-            .expect("cannot send");
-        let mut filled = 0;
+        self.send(target);
         loop {
-            if filled == self.buffer.len() {
-                self.buffer.resize(2 * filled, 0);
+            if let Some(bytes) = self.receive() {
+                return bytes;
             }
-            let read = self.socket.read(&mut self.buffer[filled..]).expect("cannot read");
-            assert!(read > 0, "cut off: {target}");
-            filled += read;
-            let Some(head) = self.buffer[..filled].windows(4).position(|end| end == b"\r\n\r\n") else { continue };
+        }
+    }
+
+    fn send(&mut self, target: &str) {
+        (self.filled, self.body) = (0, 0..0);
+        let request = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        self.socket.write_all(request.as_bytes()).expect("cannot send");
+    }
+
+    /// Reads on; returns the answer's bytes once it is whole. It must be good.
+    fn receive(&mut self) -> Option<usize> {
+        if self.filled == self.buffer.len() {
+            self.buffer.resize(2 * self.filled, 0);
+        }
+        let read = match self.socket.read(&mut self.buffer[self.filled..]) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+            read => read.expect("cannot read"),
+        };
+        assert!(read > 0, "cut off");
+        self.filled += read;
+        if self.body.is_empty() {
+            let head = self.buffer[..self.filled].windows(4).position(|end| end == b"\r\n\r\n")?;
             let text = std::str::from_utf8(&self.buffer[..head]).expect("no text");
-            assert!(text.starts_with("HTTP/1.1 200"), "{target}: {text}");
+            assert!(text.starts_with("HTTP/1.1 200"), "{text}");
             let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("no length");
             let length: usize = length.parse().expect("no length");
             self.body = head + 4..head + 4 + length;
-            while filled < self.body.end {
-                if filled == self.buffer.len() {
-                    self.buffer.resize(2 * filled, 0);
-                }
-                let read = self.socket.read(&mut self.buffer[filled..]).expect("cannot read");
-                assert!(read > 0, "cut off: {target}");
-                filled += read;
-            }
-            return filled;
         }
+        (self.filled == self.body.end).then_some(self.filled)
     }
 }
