@@ -15,7 +15,7 @@ use sidecar_log_format::{
     inspect::inspect,
     repair::{Action, RepairOptions, repair},
     storage::{Directory, Storage},
-    verify::{Verification, verify},
+    verify::{StretchStart, Verification, verify},
 };
 use tempfile::TempDir;
 
@@ -279,8 +279,72 @@ fn a_removed_segment_is_a_hole_until_repair_marks_it() {
     ));
     let after = checked(log.path());
     assert!(after.is_sound, "{:?}", after.problems);
+    // The header of the segment behind the hole tells the chain value there.
+    let starts: Vec<_> = after.stretches.iter().map(|stretch| stretch.start).collect();
+    assert_eq!(starts, [StretchStart::NewLog, StretchStart::AfterHole]);
     let left: Story = before.into_iter().filter(|(sequence, _)| !(first..=last).contains(sequence)).collect();
     assert_eq!(story_of(log.path()), left);
+}
+
+/// Where the slot of a head that was written last begins, and the other.
+fn newest_slot(head: &[u8]) -> [usize; 2] {
+    let number = |start: usize| u64::from_le_bytes(head[start + 8..start + 16].try_into().unwrap());
+    if number(0) > number(512) { [0, 512] } else { [512, 0] }
+}
+
+#[test]
+fn behind_the_first_bad_block_of_a_copy_everything_is_a_tail_that_is_kept_aside() {
+    let log = some_log();
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(log.path()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let newest = segments(copy.path()).pop().unwrap();
+    let bytes = fs::read(&newest).unwrap();
+    let blocks: Vec<usize> = memchr::memmem::find_iter(&bytes, b"SBLK").collect();
+    let (bad, rest) = (blocks[blocks.len() / 2], bytes.len() - blocks[blocks.len() / 2]);
+    assert!(blocks.last().unwrap() > &bad, "sound blocks follow");
+    flip(&newest, bad + 150);
+    let Opened { recovery, log, .. } = Writer::open(storage(copy.path()), options()).unwrap();
+    assert!(recovery.copied && recovery.damage.is_empty(), "{recovery:?}");
+    let kept = fs::metadata(copy.path().join(recovery.kept_aside.unwrap())).unwrap().len();
+    assert_eq!(kept, rest as u64);
+    assert!(log.head().next_sequence < EVENTS);
+}
+
+#[test]
+fn a_head_that_was_written_once_is_sound() {
+    let log = some_log();
+    let head = log.path().join("head");
+    let mut bytes = fs::read(&head).unwrap();
+    let [_, older] = newest_slot(&bytes);
+    bytes[older..older + 96].fill(0);
+    fs::write(&head, bytes).unwrap();
+    assert!(checked(log.path()).is_sound);
+}
+
+#[test]
+fn a_damaged_head_that_names_a_dropped_segment_gives_way_to_one_that_names_the_newest() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, .. } = Writer::open(storage(directory.path()), options()).unwrap();
+    append(&mut writer, 0..20);
+    let head = directory.path().join("head");
+    let mut early = fs::read(&head).unwrap();
+    append(&mut writer, 20..EVENTS);
+    writer.drop_before(EVENTS / 2).unwrap();
+    writer.close().unwrap();
+    let left = story_of(directory.path());
+    assert!(*left.first_key_value().unwrap().0 > 20, "what the early head names is gone");
+    let [_, older] = newest_slot(&early);
+    early[older + 20] ^= 1;
+    fs::write(&head, early).unwrap();
+    assert!(matches!(repaired(directory.path()).as_slice(), [Action::RebuildHead { .. }]));
+    assert!(checked(directory.path()).is_sound);
+    assert_eq!(repaired(directory.path()), []);
+    // A head so old says nothing of the newest segment: the next opening finds what is in it.
+    Writer::open(storage(directory.path()), options()).unwrap().writer.close().unwrap();
+    assert!(story_of(directory.path()) == left, "an event is gone");
 }
 
 #[test]
@@ -341,6 +405,7 @@ fn a_torn_tail_is_set_aside_and_its_durable_events_are_marked() {
     let log = some_log();
     let newest = segments(log.path()).pop().unwrap();
     let torn = written(&newest) - 10;
+    let chain_told = Log::open(storage(log.path()), ReadOptions::default()).unwrap().head().chain;
     fs::OpenOptions::new().write(true).open(&newest).unwrap().set_len(torn as u64).unwrap();
     let whole = story_of(some_log().path());
     let found = checked(log.path());
@@ -359,6 +424,8 @@ fn a_torn_tail_is_set_aside_and_its_durable_events_are_marked() {
     let untorn_log = Log::open(storage(untorn.path()), ReadOptions::default()).unwrap();
     let chain = untorn_log.chain_after(last).unwrap().map(|chain| blake3::Hash::from(chain).to_hex().to_string());
     assert_eq!(after.chain, chain);
+    // The head told the chain value behind what is lost.
+    assert_eq!(Log::open(storage(log.path()), ReadOptions::default()).unwrap().head().chain, chain_told);
     let left = story_of(log.path());
     assert!(left.len() as u64 >= EVENTS - 6);
     assert!(left.iter().all(|(sequence, told)| whole.get(sequence) == Some(told)));
