@@ -2,8 +2,9 @@
 //!
 //! The built binary reads a simulated node until its log holds N events, and then answers sixteen connections that ask one
 //! question after the other, while they share the machine. Latencies are taken at half the rate that was reached, from
-//! the moment when a request was due. `--seconds S` sets how long each row is measured. With `--postgresql`, the events are
-//! exported too, and a second binary answers from there; the database server shares the machine.
+//! the moment when a request was due. `--seconds S` sets how long each row is measured. `--without-compaction` leaves
+//! the background compaction out. With `--postgresql`, the events are exported too, and a second binary answers from
+//! there; the database server shares the machine.
 
 #![expect(
     clippy::expect_used,
@@ -42,7 +43,9 @@ fn main() {
         place.and_then(|place| arguments.get(place + 1)?.parse().ok()).unwrap_or(default)
     };
     let (events, seconds) = (number("--events", 1_000_000), number("--seconds", 5));
-    let server = arguments.iter().any(|argument| argument == "--postgresql").then(PostgreSql::start);
+    let is_asked = |name: &str| arguments.iter().any(|argument| argument == name);
+    let server = is_asked("--postgresql").then(PostgreSql::start);
+    let compaction = if is_asked("--without-compaction") { "off" } else { "on" };
     let folder = tempfile::tempdir().expect("no temporary directory");
     let story = Arc::new(EndlessStory::render(1, 200));
     let node = FastNode::start(story, FastOptions { events, ..FastOptions::default() });
@@ -50,6 +53,7 @@ fn main() {
         .storage_folder(folder.path())
         .node(node.address())
         .rest_api()
+        .sections(&format!("[storage.log]\ncompaction = \"{compaction}\"\n"))
         .sections(&server.as_ref().map(PostgreSql::section).unwrap_or_default())
         .replacing("max_requests_per_second = 1000", "max_requests_per_second = 1000000")
         .spawn();
