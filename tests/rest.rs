@@ -4,10 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use serde_json::Value;
-use sidecar_test_support::client::{Request, SseClient};
+use sidecar_test_support::client::{Answer, Request, SseClient, get};
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::recordings;
@@ -39,33 +38,6 @@ fn stored(id: u64) -> u64 {
 
 async fn transcript() -> (SimulatedNode, Sidecar) {
     holding(recordings::transcript_events().into_iter().map(|(_, payload)| payload)).await
-}
-
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: String,
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
-    }
-}
-
-async fn send(request: Request) -> Answer {
-    let mut response = request.open().await;
-    let headers = response.headers().to_vec();
-    let body = String::from_utf8(response.body().await).unwrap();
-    Answer { status: response.status(), headers, body }
-}
-
-async fn get(address: SocketAddr, target: &str) -> Answer {
-    send(Request::get(address, target)).await
 }
 
 #[tokio::test]
@@ -123,10 +95,10 @@ async fn requests_are_understood_and_refused_as_by_the_reference() {
         assert_eq!(answer.header("content-type"), Some("application/json"), "{path}");
     }
     for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
-        let answer = send(Request::new(method, address, "/block")).await;
+        let answer = Request::new(method, address, "/block").answer().await;
         assert_eq!((answer.status, answer.body.as_str()), (400, INVALID_PATH), "{method}");
     }
-    let head = send(Request::new("HEAD", address, "/block")).await;
+    let head = Request::new("HEAD", address, "/block").answer().await;
     assert_eq!((head.status, head.body.as_str()), (400, ""));
     let other = "0".repeat(64);
     let key = format!("01{other}");
@@ -203,7 +175,7 @@ async fn what_cannot_change_is_kept_by_caches_and_the_rest_is_asked_for_again() 
         let answer = get(address, &path).await;
         assert_eq!(answer.header("cache-control"), Some("public, max-age=31536000, immutable"), "{path}");
         let tag = answer.header("etag").unwrap().to_owned();
-        let again = send(Request::get(address, &path).header("if-none-match", &format!("\"other\", W/{tag}"))).await;
+        let again = Request::get(address, &path).header("if-none-match", &format!("\"other\", W/{tag}")).answer().await;
         assert_eq!((again.status, again.body.as_str()), (304, ""), "{path}");
         assert_eq!(again.header("etag"), Some(tag.as_str()));
     }
@@ -211,12 +183,12 @@ async fn what_cannot_change_is_kept_by_caches_and_the_rest_is_asked_for_again() 
     assert_eq!(faults.header("cache-control"), Some("no-cache"));
     let tag = faults.header("etag").unwrap().to_owned();
     let request = || Request::get(address, "/faults/769794").header("if-none-match", &tag);
-    assert_eq!(send(request()).await.status, 304);
+    assert_eq!(request().answer().await.status, 304);
     let another = format!(r#"{{"Fault":{{"era_id":769794,"public_key":"01{}","timestamp":"t"}}}}"#, "a".repeat(64));
     let mut live = SseClient::connect(sidecar.sse_address(), "/events").await;
     node.push(another);
     live.read_until_id(10).await;
-    let grown = send(request()).await;
+    let grown = request().answer().await;
     assert_eq!(grown.status, 200);
     assert_eq!(grown.json().as_array().unwrap().len(), 2);
     assert_eq!(get(address, "/block/99").await.header("etag"), None);
@@ -353,11 +325,11 @@ async fn pages_of_other_origins_may_read_and_preflights_are_refused() {
     let address = sidecar.rest_address();
     let origin = "http://example.org";
     for path in ["/block", "/nothing", "/status", "/api-doc.json"] {
-        let answer = send(Request::get(address, path).header("origin", origin)).await;
+        let answer = Request::get(address, path).header("origin", origin).answer().await;
         assert_eq!(answer.header("access-control-allow-origin"), Some(origin), "{path}");
     }
     let preflight = Request::new("OPTIONS", address, "/block").header("origin", origin);
-    let answer = send(preflight.header("access-control-request-method", "GET")).await;
+    let answer = preflight.header("access-control-request-method", "GET").answer().await;
     assert_eq!((answer.status, answer.body.as_str()), (403, "CORS request forbidden: request-method not allowed"));
     assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
 }

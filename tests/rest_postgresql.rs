@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use sidecar_test_support::client::Request;
+use sidecar_test_support::client::{Answer, Request, get};
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
 use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
@@ -30,6 +30,13 @@ const NO_DATABASE: &str =
 
 fn sidecar() -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
+}
+
+/// A server with the database that the reference has filled.
+fn filled() -> PostgreSql {
+    let server = PostgreSql::start();
+    server.fill_as_the_reference(DATABASE);
+    server
 }
 
 /// Without nodes and log: `section` says where the database is.
@@ -52,30 +59,6 @@ async fn exported(server: &PostgreSql, payloads: &[String]) -> (SimulatedNode, S
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     (node, sidecar)
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: String,
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
-}
-
-async fn send(request: Request) -> Answer {
-    let mut response = request.open().await;
-    let headers = response.headers().to_vec();
-    let body = String::from_utf8(response.body().await).unwrap();
-    Answer { status: response.status(), headers, body }
-}
-
-async fn get(address: SocketAddr, target: &str) -> Answer {
-    send(Request::get(address, target)).await
 }
 
 /// The first answer with this status.
@@ -250,7 +233,7 @@ async fn answers_are_those_from_the_log_byte_for_byte() {
         *statuses.entry(answer.status).or_default() += 1;
         if let Some(tag) = answer.header("etag") {
             let again = Request::get(from_postgresql.rest_address(), target).header("if-none-match", tag);
-            let again = send(again).await;
+            let again = again.answer().await;
             assert_eq!((again.status, again.body.as_str()), (304, ""), "{target}");
         }
     }
@@ -261,7 +244,7 @@ async fn answers_are_those_from_the_log_byte_for_byte() {
     for method in ["HEAD", "POST", "DELETE", "OPTIONS"] {
         let both = [&from_log, &from_postgresql].map(|sidecar| Request::new(method, sidecar.rest_address(), "/block"));
         let [expected, answer] = both.map(|request| request.header("origin", "http://example.org"));
-        let (expected, answer) = (send(expected).await, send(answer).await);
+        let (expected, answer) = (expected.answer().await, answer.answer().await);
         assert_eq!((answer.status, answer.body), (expected.status, expected.body), "{method}");
     }
     assert!(from_postgresql.terminate().success());
@@ -271,8 +254,7 @@ async fn answers_are_those_from_the_log_byte_for_byte() {
 
 #[tokio::test]
 async fn what_the_tables_do_not_hold_is_refused_with_what_to_ask_instead() {
-    let server = PostgreSql::start();
-    server.fill_as_the_reference(DATABASE);
+    let server = filled();
     let sidecar = rest_alone(&server.section()).admin_api().start().await;
     let account = format!("/account/01{}/transactions", "a".repeat(64));
     for target in ["/events", "/events?from=3", "/events/3", &account] {
@@ -295,8 +277,7 @@ async fn what_the_tables_do_not_hold_is_refused_with_what_to_ask_instead() {
 
 #[tokio::test]
 async fn a_database_that_the_reference_filled_gives_the_references_recorded_answers() {
-    let server = PostgreSql::start();
-    server.fill_as_the_reference(DATABASE);
+    let server = filled();
     let sidecar = rest_alone(&server.section()).start().await;
     let recorded: BTreeMap<String, Value> = serde_json::from_slice(&recordings::transcript("rest.json")).unwrap();
     assert!(recorded.len() > 10);
@@ -314,8 +295,7 @@ async fn a_database_that_the_reference_filled_gives_the_references_recorded_answ
 
 #[tokio::test]
 async fn while_the_database_is_away_requests_fail_soon_and_then_are_answered_again() {
-    let mut server = PostgreSql::start();
-    server.fill_as_the_reference(DATABASE);
+    let mut server = filled();
     let mut sidecar = rest_alone(&server.section()).admin_api().start().await;
     let address = sidecar.rest_address();
     let block = get(address, "/block").await;
@@ -351,8 +331,7 @@ async fn while_the_database_is_away_requests_fail_soon_and_then_are_answered_aga
 
 #[tokio::test]
 async fn a_table_that_may_not_be_read_is_one_questions_failure_and_is_refused_at_a_start() {
-    let server = PostgreSql::start();
-    server.fill_as_the_reference(DATABASE);
+    let server = filled();
     let role = "CREATE ROLE reader LOGIN PASSWORD";
     server.psql(DATABASE, &format!("{role} '{PASSWORD}'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"));
     let section = server.section().replace("database_username = 'sidecar'", "database_username = 'reader'");
@@ -384,8 +363,7 @@ async fn a_table_that_may_not_be_read_is_one_questions_failure_and_is_refused_at
 
 #[tokio::test]
 async fn a_session_more_than_the_server_lets_us_have_is_no_loss_of_the_database() {
-    let server = PostgreSql::start();
-    server.fill_as_the_reference(DATABASE);
+    let server = filled();
     server.psql(
         DATABASE,
         &format!(
@@ -411,8 +389,7 @@ async fn a_session_more_than_the_server_lets_us_have_is_no_loss_of_the_database(
 
 #[tokio::test]
 async fn a_database_whose_sessions_are_all_busy_is_there() {
-    let server = PostgreSql::start();
-    server.fill_as_the_reference(DATABASE);
+    let server = filled();
     server.psql(DATABASE, SLOW_STEP);
     let section = format!("{}max_connections_in_pool = 1\n", server.section());
     let sidecar = rest_alone(&section).admin_api().start().await;
@@ -427,8 +404,7 @@ async fn a_database_whose_sessions_are_all_busy_is_there() {
 
 #[tokio::test]
 async fn a_database_that_is_silent_when_it_is_looked_for_is_reported() {
-    let server = PostgreSql::start();
-    server.fill_as_the_reference(DATABASE);
+    let server = filled();
     let mut sidecar = rest_alone(&server.section()).admin_api().start().await;
     let session = server.psql(DATABASE, "SELECT pid FROM pg_stat_activity WHERE application_name = 'sidecar'");
     let session = Pid::from_raw(session.trim().parse().unwrap()).unwrap();
@@ -457,8 +433,7 @@ async fn a_start_without_the_database_waits_for_it_and_a_wrong_one_is_noticed_th
 
 #[tokio::test]
 async fn a_request_that_takes_too_long_is_given_up_and_holds_nobody_up() {
-    let server = PostgreSql::start();
-    server.fill_as_the_reference(DATABASE);
+    let server = filled();
     server.psql(DATABASE, SLOW_STEP);
     let section = format!("{}max_connections_in_pool = 1\n", server.section());
     let sidecar = rest_alone(&section).replacing("[rest_api_server]", LIMITED).start().await;
@@ -481,8 +456,7 @@ async fn a_request_that_takes_too_long_is_given_up_and_holds_nobody_up() {
 
 #[tokio::test]
 async fn a_connection_that_is_dead_without_a_word_is_replaced() {
-    let server = PostgreSql::start();
-    server.fill_as_the_reference(DATABASE);
+    let server = filled();
     let section = format!("{}max_connections_in_pool = 1\n", server.section());
     let sidecar = rest_alone(&section).replacing("[rest_api_server]", LIMITED).start().await;
     let session = server.psql(DATABASE, "SELECT pid FROM pg_stat_activity WHERE application_name = 'sidecar'");
@@ -497,8 +471,7 @@ async fn a_connection_that_is_dead_without_a_word_is_replaced() {
 
 #[tokio::test]
 async fn a_long_list_is_not_sent_before_there_is_room_for_it() {
-    let server = PostgreSql::start();
-    server.fill_as_the_reference(DATABASE);
+    let server = filled();
     // 20 MB.
     server.psql(
         DATABASE,
@@ -637,8 +610,7 @@ fn a_database_without_the_tables_is_refused_with_what_to_do_and_left_alone() {
 
 #[tokio::test]
 async fn the_environment_alone_may_say_where_the_database_is() {
-    let server = PostgreSql::start();
-    server.fill_as_the_reference(DATABASE);
+    let server = filled();
     let builder = rest_alone("")
         .environment("SIDECAR_POSTGRES_HOST", "127.0.0.1")
         .environment("SIDECAR_POSTGRES_PORT", &server.port().to_string())

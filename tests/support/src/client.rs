@@ -17,6 +17,34 @@ use tokio::net::{TcpSocket, TcpStream};
 /// How long any one wait lasts before the test fails, unless the request says otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A whole response.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// Names, in lower case, and values, as they came.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The first header of this name, in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+/// What `GET target` is answered.
+pub async fn get(address: SocketAddr, target: &str) -> Answer {
+    Request::get(address, target).answer().await
+}
+
 /// A request that has not been sent yet.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -82,6 +110,14 @@ impl Request {
         let opened = tokio::time::timeout(self.patience, self.try_open()).await;
         let opened = opened.unwrap_or_else(|_| panic!("{description}: no answer in time"));
         opened.unwrap_or_else(|error| panic!("{description}: {error}"))
+    }
+
+    /// Sends the request and reads the whole response, which ends by itself and is text.
+    pub async fn answer(self) -> Answer {
+        let mut response = self.open().await;
+        let headers = response.headers().to_vec();
+        let body = String::from_utf8(response.body().await).expect("the body is no text");
+        Answer { status: response.status(), headers, body }
     }
 
     /// Like [`open`](Self::open), but a refused or broken connection is an error and not the test's end.
