@@ -9,6 +9,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use serde::Serialize;
 use sidecar_log_format::{Kind, Row, Sequence};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -170,14 +171,13 @@ impl Found {
         let payload = std::str::from_utf8(payload).map_err(|_| unknown_shape())?;
         if self.form == Form::Envelope {
             let content = rest_payload(row.kind(), payload).ok_or_else(unknown_shape)?;
-            let api_version = row.api_version().to_string();
-            return self.push_enveloped(sequence, row.kind(), &api_version, row.network(), &content);
+            return self.push_enveloped(sequence, row.kind(), row.api_version(), row.network(), &content);
         }
         let pushed = self.room_for(payload.len())?;
         if pushed == Pushed::Yes {
             self.begin_event(row.kind(), payload.len());
             self.push_facts(row);
-            self.push_envelope(&row.api_version().to_string(), row.network(), payload);
+            self.push_envelope(row.api_version(), row.network(), payload);
             self.note(sequence);
         }
         Ok(pushed)
@@ -188,7 +188,7 @@ impl Found {
         &mut self,
         sequence: Sequence,
         kind: Kind,
-        api_version: &str,
+        api_version: impl Display,
         network: &str,
         content: &str,
     ) -> Result<Pushed, Failure> {
@@ -238,9 +238,9 @@ impl Found {
     }
 
     /// Header and payload as the members of an object that is open already, and its end.
-    fn push_envelope(&mut self, api_version: &str, network: &str, payload: &str) {
+    fn push_envelope(&mut self, api_version: impl Display, network: &str, payload: &str) {
         self.push_text("\"header\":{\"api_version\":");
-        self.push_string(api_version);
+        self.push_string(format_args!("{api_version}"));
         self.push_text(",\"network_name\":");
         self.push_string(network);
         self.push_text("},\"payload\":");
@@ -248,9 +248,9 @@ impl Found {
         self.push_text("}");
     }
 
-    pub(super) fn push_string(&mut self, text: &str) {
+    pub(super) fn push_string(&mut self, text: impl Serialize) {
         // Writing to memory does not fail, and a string is always JSON.
-        let _ = serde_json::to_writer(&mut self.body, text);
+        let _ = serde_json::to_writer(&mut self.body, &text);
     }
 
     pub(super) fn push_display(&mut self, text: impl Display) {
