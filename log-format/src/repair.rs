@@ -398,21 +398,25 @@ impl Repair {
             {
                 (from_blocks(Some(slot)), "it does not name the end of the last segment".to_owned())
             }
-            // Retention dropped what an older head names.
-            HeadState::Own(slot) if !damaged.is_empty() && !self.survey.segments.contains(&slot.segment) => {
-                (from_blocks(Some(slot)), "one of its slots is damaged".to_owned())
+            HeadState::Own(slot) if !damaged.is_empty() => {
+                // Retention may have dropped what an older head names.
+                let is_there = self.survey.segments.contains(&slot.segment);
+                let slot = if is_there { *slot } else { from_blocks(Some(slot)) };
+                (slot, "one of its slots is damaged".to_owned())
             }
-            HeadState::Own(slot) if !damaged.is_empty() => (*slot, "one of its slots is damaged".to_owned()),
             HeadState::Own(_) => return Ok(()),
         };
         if !self.options.dry_run {
-            // What a killed process left may be in the page cache only, and a head must not say more than the disk holds.
-            let newest = file_name(slot.segment);
-            let segment = storage.open(&newest, true).map_err(storage_error("open", &newest))?;
-            // A head may name more than is left.
-            let length = segment.len().map_err(storage_error("read", &newest))?;
-            write_again(&newest, segment.as_ref(), 0..slot.offset.min(length))?;
-            segment.sync().map_err(storage_error("sync", &newest))?;
+            // What a killed process left may be in the page cache only, and a head must not say more than the disk holds. A
+            // segment that was written anew is on the disk.
+            if !end.was_rewritten {
+                let newest = file_name(slot.segment);
+                let segment = storage.open(&newest, true).map_err(storage_error("open", &newest))?;
+                // A head may name more than is left.
+                let length = segment.len().map_err(storage_error("read", &newest))?;
+                write_again(&newest, segment.as_ref(), 0..slot.offset.min(length))?;
+                segment.sync().map_err(storage_error("sync", &newest))?;
+            }
             let counter = self.survey.head.slot().map_or(0, |slot| slot.counter);
             let mut file = HeadFile::open(storage, counter)?;
             // Both slots.
