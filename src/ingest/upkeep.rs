@@ -1,9 +1,9 @@
 //! Upkeep of sealed segments: one thread of low priority beside the committer.
 //!
 //! It drops what retention has no room for ([`retention`]), and makes the rest small: with compaction, every segment is
-//! rewritten once into large blocks at a high level, at a pace that nobody else on the machine feels, and not at all while
-//! events come in faster than that; without, only the small blocks of quiet times are merged. The committer goes on and
-//! readers read meanwhile; nothing waits for this thread.
+//! rewritten once into large blocks at a high level, at a pace that nobody else on the machine feels, slower while the
+//! other threads are busy; without, only the small blocks of quiet times are merged. The committer goes on and readers
+//! read meanwhile; nothing waits for this thread.
 
 mod forgetting;
 pub(super) mod retention;
@@ -14,6 +14,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use sidecar_log_format::{Maintenance, RewriteOptions, Sequence};
 use tracing::{info, warn};
 
@@ -24,6 +25,11 @@ use retention::Retainer;
 const PERIOD: Duration = Duration::from_secs(1);
 /// The niceness of this thread: it gets what others leave.
 const NICENESS: i32 = 19;
+/// The share of the machine's cores from which on the other threads are busy. A block at a high level takes a core for
+/// some tenths of a second, which requests would feel in spite of the niceness: cores share caches and memory.
+const BUSY: f64 = 1.0 / 8.0;
+/// How many times slower work goes on then. It must go on: some servers are always busy.
+const SLOWER_WHILE_BUSY: f64 = 16.0;
 
 /// Which sealed segments are rewritten, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +40,8 @@ pub enum Rewriting {
     Compact {
         /// How.
         options: RewriteOptions,
-        /// Wire bytes a second that are taken in at most, on average.
+        /// Wire bytes a second that are taken in at most, on average. While Sidecar's other threads are busy, it is a
+        /// sixteenth of that.
         bytes_per_second: u64,
     },
 }
@@ -60,18 +67,21 @@ impl Upkeep {
             Rewriting::Merge(_) => None,
             Rewriting::Compact { bytes_per_second, .. } => Some(bytes_per_second),
         };
-        let mut keeper = Keeper {
-            maintenance,
-            rewriting,
-            free_bytes_min,
-            retainer,
-            inflow: Inflow::new(Arc::clone(&counters)),
-            counters,
-            stopped: Stopped(stopped),
-            pace: Pace { bytes_per_second: pace, due: Instant::now() },
-            looked_at: 0,
+        let run = move || {
+            let mut keeper = Keeper {
+                maintenance,
+                rewriting,
+                free_bytes_min,
+                retainer,
+                counters,
+                stopped: Stopped(stopped),
+                pace: Pace::new(pace),
+                others: Others::new(),
+                looked_at: 0,
+            };
+            keeper.run();
         };
-        let thread = thread::Builder::new().name("upkeep".to_owned()).spawn(move || keeper.run())?;
+        let thread = thread::Builder::new().name("upkeep".to_owned()).spawn(run)?;
         Ok(Upkeep { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -96,7 +106,7 @@ struct Keeper {
     counters: Arc<Counters>,
     stopped: Stopped,
     pace: Pace,
-    inflow: Inflow,
+    others: Others,
     /// Segments before this one were rewritten, or need not be.
     looked_at: Sequence,
 }
@@ -116,7 +126,7 @@ impl Keeper {
     fn rewrite_what_is_due(&mut self) -> ControlFlow<()> {
         // Asked for before the look, so that a segment sealed meanwhile is looked at the next time.
         let next = self.maintenance.unsealed_segment().unwrap_or(self.looked_at);
-        if next == self.looked_at || self.inflow.outruns(&self.pace) {
+        if next == self.looked_at {
             return ControlFlow::Continue(());
         }
         let due = match self.rewriting {
@@ -138,7 +148,7 @@ impl Keeper {
             info!("segment {segment} is not made smaller: for a while that takes more room than the device has");
             return ControlFlow::Continue(());
         }
-        let Keeper { maintenance, rewriting, retainer, stopped, pace, inflow, .. } = self;
+        let Keeper { maintenance, rewriting, retainer, stopped, pace, others, .. } = self;
         let (Rewriting::Merge(options) | Rewriting::Compact { options, .. }) = *rewriting;
         let mut last_look = Instant::now();
         let result = maintenance.rewrite_at_pace(segment, options, &mut |bytes| {
@@ -149,9 +159,9 @@ impl Keeper {
                     last_look = Instant::now();
                     retainer.look(maintenance);
                 }
-                let wait = if inflow.outruns(pace) { Duration::MAX } else { pace.wait() };
+                let wait = pace.wait(others.are_busy());
                 stopped.wait(wait.min(PERIOD))?;
-                if wait <= PERIOD {
+                if wait.is_zero() {
                     return ControlFlow::Continue(());
                 }
             }
@@ -194,47 +204,68 @@ impl Stopped {
 /// Spreads work over time.
 struct Pace {
     /// `None`: as fast as it goes.
-    bytes_per_second: Option<u64>,
-    /// When what was done so far should have been done.
-    due: Instant,
+    bytes_per_second: Option<f64>,
+    /// Bytes that were taken, and that time has not paid for yet.
+    debt: f64,
+    paid_at: Instant,
 }
 
 impl Pace {
+    fn new(bytes_per_second: Option<u64>) -> Self {
+        Pace { bytes_per_second: bytes_per_second.map(|bytes| bytes as f64), debt: 0.0, paid_at: Instant::now() }
+    }
+
     fn took(&mut self, bytes: u64) {
-        if let Some(rate) = self.bytes_per_second {
-            // Time that was not used is not made up for.
-            self.due = self.due.max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
-        }
+        self.debt += bytes as f64;
+        // Time that was not used is not made up for.
+        self.paid_at = Instant::now();
     }
 
-    fn wait(&self) -> Duration {
-        self.due.saturating_duration_since(Instant::now())
+    /// How long it takes until the next bytes may be taken, if it goes on like this.
+    fn wait(&mut self, others_are_busy: bool) -> Duration {
+        let Some(bytes_per_second) = self.bytes_per_second else { return Duration::ZERO };
+        let rate = if others_are_busy { bytes_per_second / SLOWER_WHILE_BUSY } else { bytes_per_second };
+        let elapsed = std::mem::replace(&mut self.paid_at, Instant::now()).elapsed();
+        self.debt = (self.debt - elapsed.as_secs_f64() * rate).max(0.0);
+        Duration::try_from_secs_f64(self.debt / rate).unwrap_or(Duration::MAX)
     }
 }
 
-/// How fast events come in: a node that is caught up with needs the machine more than old segments do.
-struct Inflow {
-    counters: Arc<Counters>,
+/// How much the process's other threads have to do: a node that is caught up with and clients that ask need the machine
+/// more than old segments do.
+struct Others {
     looked_at: Instant,
-    stored_bytes: u64,
-    bytes_per_second: f64,
+    cpu_time: Duration,
+    are_busy: bool,
 }
 
-impl Inflow {
-    fn new(counters: Arc<Counters>) -> Self {
-        Inflow { stored_bytes: counters.stored_bytes.get(), counters, looked_at: Instant::now(), bytes_per_second: 0.0 }
+impl Others {
+    /// On the thread that is not one of them.
+    fn new() -> Self {
+        Others { looked_at: Instant::now(), cpu_time: Self::cpu_time(), are_busy: false }
     }
 
-    /// Whether work at this pace would not keep up. It is measured over at least one [`PERIOD`].
-    fn outruns(&mut self, pace: &Pace) -> bool {
+    /// Whether they are, measured over at least one [`PERIOD`].
+    fn are_busy(&mut self) -> bool {
         let elapsed = self.looked_at.elapsed();
         if elapsed >= PERIOD {
-            let before = std::mem::replace(&mut self.stored_bytes, self.counters.stored_bytes.get());
-            self.bytes_per_second = (self.stored_bytes - before) as f64 / elapsed.as_secs_f64();
+            let before = std::mem::replace(&mut self.cpu_time, Self::cpu_time());
+            self.are_busy = is_busy(self.cpu_time.saturating_sub(before), elapsed);
             self.looked_at = Instant::now();
         }
-        pace.bytes_per_second.is_some_and(|bytes_per_second| self.bytes_per_second > bytes_per_second as f64)
+        self.are_busy
     }
+
+    fn cpu_time() -> Duration {
+        let time = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
+        time(ClockId::ProcessCPUTime).saturating_sub(time(ClockId::ThreadCPUTime))
+    }
+}
+
+/// Whether so much CPU time in so much time makes the machine [`BUSY`].
+fn is_busy(cpu_time: Duration, elapsed: Duration) -> bool {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    cpu_time.as_secs_f64() > elapsed.as_secs_f64() * cores as f64 * BUSY
 }
 
 #[cfg(test)]
@@ -242,28 +273,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_waits_while_events_come_in_faster_than_its_pace() {
-        let counters = Arc::new(Counters::default());
-        let mut inflow = Inflow::new(Arc::clone(&counters));
-        let mut outruns = |stored, bytes_per_second| {
-            counters.stored_bytes.add(stored);
-            inflow.looked_at -= 10 * PERIOD;
-            inflow.outruns(&Pace { bytes_per_second, due: Instant::now() })
-        };
-        assert!(outruns(20_000, Some(1_000)));
-        assert!(!outruns(20_000, Some(3_000)));
-        assert!(!outruns(20_000, None));
-        assert!(!outruns(0, Some(1_000)));
+    fn a_pace_is_held_on_average_and_none_waits_for_nothing() {
+        let mut pace = Pace::new(Some(1_000));
+        pace.took(50_000);
+        pace.took(50_000);
+        assert!((90..=100).contains(&pace.wait(false).as_secs()), "{:?}", pace.wait(false));
+        pace.paid_at -= Duration::from_secs(200);
+        assert_eq!(pace.wait(false), Duration::ZERO);
+        let mut pace = Pace::new(None);
+        pace.took(u64::MAX);
+        assert_eq!(pace.wait(true), Duration::ZERO);
     }
 
     #[test]
-    fn a_pace_is_held_on_average_and_none_waits_for_nothing() {
-        let mut pace = Pace { bytes_per_second: Some(1_000), due: Instant::now() };
-        pace.took(50_000);
-        pace.took(50_000);
-        assert!((90..=100).contains(&pace.wait().as_secs()), "{:?}", pace.wait());
-        let mut pace = Pace { bytes_per_second: None, due: Instant::now() };
-        pace.took(u64::MAX);
-        assert_eq!(pace.wait(), Duration::ZERO);
+    fn work_goes_on_more_slowly_while_others_are_busy_and_at_its_pace_afterwards() {
+        let mut pace = Pace::new(Some(1_600));
+        pace.took(16_000);
+        assert!((150..=160).contains(&pace.wait(true).as_secs()), "{:?}", pace.wait(true));
+        pace.paid_at -= Duration::from_secs(80);
+        assert!((70..=80).contains(&pace.wait(true).as_secs()), "{:?}", pace.wait(true));
+        assert!((1..=5).contains(&pace.wait(false).as_secs()), "{:?}", pace.wait(false));
+    }
+
+    #[test]
+    fn others_are_busy_with_what_this_thread_did_not_do() {
+        let (second, cores) = (Duration::from_secs(1), thread::available_parallelism().map_or(1, usize::from) as u32);
+        assert!(is_busy(second * cores / 4, second));
+        assert!(!is_busy(second * cores / 16, second));
+
+        let before = Others::cpu_time();
+        let spin = |time: Duration| {
+            let own = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
+            let end = own() + time;
+            while own() < end {}
+        };
+        thread::spawn(move || spin(Duration::from_millis(50))).join().unwrap();
+        let after = Others::cpu_time();
+        assert!(after - before >= Duration::from_millis(50), "{before:?}, {after:?}");
     }
 }
