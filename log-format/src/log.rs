@@ -18,7 +18,7 @@ use crate::{
     block::{self, BLOCK_HEADER_BYTES, BlockError, BlockHeader, BlockType},
     buffers,
     cache::BlockCache,
-    chain::next_chain_value,
+    examine::chain_after,
     head::{self, HeadState},
     scan::Scan,
     segment::{BlockEntry, Footer, PIECE_BYTES, SegmentFile, SegmentHeader, file_name, parse_file_name, storage_error},
@@ -424,8 +424,7 @@ impl Log {
         let values: Vec<_> = block
             .rows()
             .map(|row| {
-                let (kind, version, network) = (row.kind(), row.api_version(), row.network());
-                chain = next_chain_value(&chain, row.sequence(), kind, version, network, &row.payload());
+                chain = chain_after(chain, row);
                 chain
             })
             .collect();
