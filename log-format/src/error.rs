@@ -27,9 +27,7 @@ pub enum Error {
         directory: String,
     },
     /// Another process writes this log.
-    #[error(
-        "{directory} is locked: another process is writing this log; stop it first, or read the log without the lock"
-    )]
+    #[error("{directory} is locked: another process is writing this log; stop it first")]
     Locked {
         /// The log's directory.
         directory: String,

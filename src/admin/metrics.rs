@@ -244,7 +244,6 @@ fn rest(group: &mut Group, counters: &rest::Counters) {
 }
 
 fn followers(group: &mut Group, logged: &Logged) {
-    let head = logged.log.head().next_sequence;
     for (role, name, help, label) in [
         (Role::View, "sidecar_view_lag_events", "Stored events that a view has not read yet", "view"),
         (
@@ -256,8 +255,7 @@ fn followers(group: &mut Group, logged: &Logged) {
     ] {
         let lags = group.gauge(name, help);
         for follower in logged.followers.iter().filter(|follower| follower.role == role) {
-            let next = follower.next_sequence.load(Ordering::Relaxed);
-            lags.count(&[(label, follower.name)], head.saturating_sub(next));
+            lags.count(&[(label, follower.name)], follower.lag(&logged.log));
         }
     }
 }

@@ -16,7 +16,7 @@ mod server;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sidecar_log_format::Log;
 
@@ -78,6 +78,14 @@ pub struct Follower {
     pub next_sequence: Arc<AtomicU64>,
 }
 
+impl Follower {
+    /// How many stored events it has not read yet. Until it knows where it goes on, that is all of them.
+    fn lag(&self, log: &Log) -> u64 {
+        let next = self.next_sequence.load(Ordering::Relaxed).max(log.oldest());
+        log.head().next_sequence.saturating_sub(next)
+    }
+}
+
 /// What a follower of the log is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -85,4 +93,35 @@ pub enum Role {
     View,
     /// It fills somebody's database.
     Exporter,
+}
+
+#[cfg(test)]
+mod tests {
+    use sidecar_log_format::storage::Directory;
+    use sidecar_log_format::{ApiVersion, Event, Kind, WriteOptions, Writer};
+
+    use super::*;
+
+    #[test]
+    fn a_follower_that_has_not_begun_lags_by_the_events_that_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = WriteOptions { first_sequence: 1_000_000, ..WriteOptions::new("casper", [7; 16], 5) };
+        let mut opened = Writer::open(Arc::new(Directory::at(folder.path())), options).unwrap();
+        let event = Event {
+            kind: Kind(1),
+            source: "",
+            network: "",
+            api_version: ApiVersion::NONE,
+            upstream_id: None,
+            received: 5,
+            payload: "{}",
+        };
+        for _ in 0..3 {
+            opened.writer.append(&event).unwrap();
+        }
+        opened.writer.commit().unwrap();
+        let follower = |next| Follower { role: Role::Exporter, name: "sqlite", next_sequence: Arc::new(next) };
+        let lag = |next| follower(AtomicU64::new(next)).lag(&opened.log);
+        assert_eq!([0, 1_000_000, 1_000_002, 1_000_003].map(lag), [3, 3, 1, 0]);
+    }
 }

@@ -6,7 +6,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::body::Body;
@@ -95,10 +94,9 @@ async fn ready(parts: &Parts) -> Response {
 }
 
 fn late_view(logged: &Logged) -> Option<String> {
-    let head = logged.log.head().next_sequence;
     let mut views = logged.followers.iter().filter(|follower| follower.role == Role::View);
     views.find_map(|view| {
-        let behind = head.saturating_sub(view.next_sequence.load(Ordering::Relaxed));
+        let behind = view.lag(&logged.log);
         let is_late = behind > READY_LAG_EVENTS_MAX;
         is_late.then(|| format!("the view {} is {behind} events behind the log", view.name))
     })

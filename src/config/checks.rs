@@ -96,17 +96,23 @@ pub(super) fn check(
     })
 }
 
-/// The enabled databases of a file without events to export, but for the one that REST answers from.
+/// The enabled databases that no events are exported to, but for the one that REST answers from.
 pub(super) fn nothing_to_export(file: &file::File, document: &Document<'_>) -> Vec<Warning> {
-    let has_events = file.sse_server.as_ref().is_some_and(|sse| sse.enable_server);
-    let Some(storage) = file.storage.as_ref().filter(|_| !has_events) else { return Vec::new() };
+    let reason = match file.sse_server.as_ref().filter(|sse| sse.enable_server) {
+        None => "without `[sse_server]` there are no events; add that",
+        Some(sse) if sse.disable_event_persistence => {
+            "`disable_event_persistence = true` keeps only the newest events; set that to false"
+        }
+        Some(_) => return Vec::new(),
+    };
+    let Some(storage) = &file.storage else { return Vec::new() };
     let rest = file.rest_api_server.as_ref().filter(|rest| rest.enable_server);
     let is_read = rest.is_some_and(|rest| rest.answer_from == file::AnswerFrom::PostgreSql);
     let sqlite = storage.sqlite_config.as_ref().is_some_and(|sqlite| sqlite.enabled);
     let postgresql = storage.postgresql_config.as_ref().is_some_and(|postgresql| postgresql.enabled && !is_read);
     let sections = [(sqlite, "storage.sqlite_config"), (postgresql, "storage.postgresql_config")];
     let unused = sections.into_iter().filter(|(is_unused, _)| *is_unused);
-    unused.map(|(_, section)| Warning::NothingToExport { section, line: document.line_of(section) }).collect()
+    unused.map(|(_, section)| Warning::NothingToExport { section, reason, line: document.line_of(section) }).collect()
 }
 
 /// The other way out for a file with REST and without nodes.
@@ -824,7 +830,11 @@ mod tests {
         let rpc_alone = warnings(&format!("{RPC_ONLY}[storage]\nstorage_folder = 'x'\n{sqlite}{POSTGRESQL}"));
         assert_eq!(rpc_alone.len(), 2, "{rpc_alone:?}");
         assert!(rpc_alone[1].contains("`[storage.postgresql_config]` (line "), "{rpc_alone:?}");
-        assert_eq!(warnings(&DEFAULT_FULL.replace("enabled = false", "enabled = true")), [""; 0]);
+        let exported = DEFAULT_FULL.replace("enabled = false", "enabled = true");
+        assert_eq!(warnings(&exported), [""; 0]);
+        let short = exported.replace("disable_event_persistence = false", "disable_event_persistence = true");
+        let words = "`disable_event_persistence = true` keeps only the newest events; set that to false, or set";
+        assert_eq!(warnings(&short).iter().filter(|warning| warning.contains(words)).count(), 2, "{short}");
     }
 
     #[test]

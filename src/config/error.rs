@@ -206,10 +206,12 @@ pub enum Warning {
         /// Why it means nothing any more.
         reason: &'static str,
     },
-    /// A database that events would be exported to, if there were any.
+    /// A database that events would be exported to, if there were any, or if they were kept.
     NothingToExport {
         /// The section's full path.
         section: &'static str,
+        /// Why, and what would change that.
+        reason: &'static str,
         /// The line it stands in, counted from 1.
         line: Option<usize>,
     },
@@ -228,12 +230,11 @@ impl fmt::Display for Warning {
             Self::NoEffect { key, line, reason } => {
                 write!(formatter, "configuration key `{key}` (line {line}) has no effect any more: {reason}")
             }
-            Self::NothingToExport { section, line } => {
+            Self::NothingToExport { section, reason, line } => {
                 let line = Line(*line);
                 write!(
                     formatter,
-                    "nothing is exported to `[{section}]`{line}: without `[sse_server]` there are no events; add that, or \
-                     set `enabled = false` there"
+                    "nothing is exported to `[{section}]`{line}: {reason}, or set `enabled = false` there"
                 )
             }
         }

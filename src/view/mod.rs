@@ -211,7 +211,7 @@ pub struct Progress {
 /// What the log, the file system or redb answers; then what is made so far is gone on with at the next start.
 pub fn rebuild(options: &Options, log: &Log, progress: &mut dyn FnMut(Progress)) -> Result<()> {
     let at_path = |error| store::at(&options.path, error);
-    let mut store = store::begin(options, log, &Rebuild::Asked)?;
+    let mut store = store::begin_anew(options, log)?;
     let (first, end) = (store.next(), log.head().next_sequence);
     while store.next() < end {
         let batch = Batch::read(log, store.next(), REBUILD_BATCH_EVENTS)?;

@@ -89,6 +89,17 @@ pub(super) fn open(options: &Options, log: &Log) -> Result<(Store, Option<Rebuil
     Ok((begin(options, log, &rebuild)?, Some(rebuild)))
 }
 
+/// Begins empty views because somebody asked for it. What stands there and is no views of this log, as when its path was
+/// mistyped, is set aside.
+pub(super) fn begin_anew(options: &Options, log: &Log) -> Result<Store, ViewError> {
+    let is_of_this_log = match Builder::new().open(&options.path) {
+        Ok(database) => State::read(&database).is_ok_and(|state| state.log_id.as_deref() == Some(&log.id())),
+        Err(error @ DatabaseError::DatabaseAlreadyOpen) => return Err(at(&options.path, error.into())),
+        Err(_) => false,
+    };
+    begin(options, log, if is_of_this_log { &Rebuild::Asked } else { &Rebuild::OtherLog })
+}
+
 /// Begins empty views where others may stand.
 pub(super) fn begin(options: &Options, log: &Log, rebuild: &Rebuild) -> Result<Store, ViewError> {
     let Options { path, cache_bytes } = options;

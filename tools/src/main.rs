@@ -195,7 +195,8 @@ Examples:
   sidecar-log rebuild-views LOG           stop the sidecar first
   sidecar-log rebuild-views LOG --json
 
-The sidecar does the same by itself when the file is missing or cannot be trusted.
+The sidecar does the same by itself when the file is missing or cannot be trusted. A file that holds \
+something else is set aside as FILE.aside.
 
 Exit status: 0; 1 when the log is being written, or the views cannot be made.")]
     RebuildViews(rebuild_views::RebuildViewsArguments),
