@@ -341,6 +341,43 @@ fn parquet_has_a_row_per_event_and_its_keys() {
 }
 
 #[test]
+fn a_large_event_is_exported_in_every_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = in_folder(&folder, "log");
+    let storage: Arc<dyn Storage> = Arc::new(Directory::create(Path::new(&log)).unwrap());
+    let Opened { mut writer, .. } = Writer::open(storage, WriteOptions::new("casper", [5; 16], TIME)).unwrap();
+    // Larger than what shares a block with others, as a node would say it with much whitespace.
+    let padded = |payload: &str| payload.replacen(":{", &format!(":{{{}", " ".repeat(3 << 20)), 1);
+    let mut said = Vec::new();
+    for (id, payload) in recordings::recorded_network().into_iter().take(40) {
+        let is_first_block =
+            payload.starts_with(r#"{"BlockAdded"#) && !said.iter().any(|said: &String| said.len() > 3 << 20);
+        said.push(if is_first_block { padded(&payload) } else { payload });
+        append(&mut writer, id, &said[said.len() - 1]);
+    }
+    writer.close().unwrap();
+    let large = said.iter().position(|payload| payload.len() > 3 << 20).unwrap();
+
+    let output = |format: &str| {
+        let output = in_folder(&folder, format);
+        run(&["export", &log, "--format", format, "--output", &output]);
+        assert_eq!(events_in(format, &output), said.len(), "{format}");
+        output
+    };
+    let lines = fs::read_to_string(output("jsonl")).unwrap();
+    let line = lines.lines().nth(large).unwrap();
+    assert!(line.ends_with(&format!(r#","payload":{}}}"#, said[large])), "{}", &line[..200]);
+    let reader = SerializedFileReader::new(fs::File::open(output("parquet")).unwrap()).unwrap();
+    let row = reader.get_row_iter(None).unwrap().nth(large).unwrap().unwrap();
+    assert!(row.get_string(6).unwrap() == &said[large]);
+    let connection = rusqlite::Connection::open(output("sqlite")).unwrap();
+    let raw: String = connection
+        .query_row(r#"SELECT max("raw") FROM "BlockAdded" WHERE length("raw") > 3000000"#, [], |row| row.get(0))
+        .unwrap();
+    assert!(said[large] == format!(r#"{{"BlockAdded":{raw}}}"#), "{}", &raw[..200]);
+}
+
+#[test]
 fn sqlite_has_the_tables_of_the_reference_and_goes_on_where_it_was() {
     let (folder, log) = some_log(300);
     let output = in_folder(&folder, "events.db3");
