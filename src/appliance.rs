@@ -168,6 +168,7 @@ async fn run_once(
     started: &mut impl FnMut(&Ingest, Addresses),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
+    check_no_unfinished_import(&storage.folder)?;
     let ingest = match ingest::start(ingest_options(sse, storage)?) {
         Ok(ingest) => ingest,
         Err(failure) if life == Life::Another => return Ok(Outcome::StorageFailed(failure)),
@@ -502,6 +503,39 @@ pub fn reference_index(folder: &Path) -> Sequence {
 #[must_use]
 pub fn log_directory(storage_folder: &Path) -> PathBuf {
     storage_folder.join("logs").join("casper")
+}
+
+/// What `sidecar-log import` appends to the name of a log's directory until the log is whole.
+pub const IMPORTING: &str = "importing";
+
+/// Where `sidecar-log import` writes the log that `log_directory` shall be: beside it, on the same disk.
+#[must_use]
+pub fn importing_directory(log_directory: &Path) -> PathBuf {
+    let resolved = std::fs::canonicalize(log_directory).unwrap_or_else(|_| log_directory.to_owned());
+    let mut name = resolved.into_os_string();
+    name.push(".");
+    name.push(IMPORTING);
+    name.into()
+}
+
+/// Refuses to make a log where an import was about to: events would come into it that the history could never be put in
+/// front of.
+fn check_no_unfinished_import(storage_folder: &Path) -> anyhow::Result<()> {
+    let log = log_directory(storage_folder);
+    let importing = importing_directory(&log);
+    let has_segment = || {
+        let mut entries = std::fs::read_dir(&log).into_iter().flatten().flatten();
+        entries.any(|entry| entry.path().extension().is_some_and(|extension| extension == "segment"))
+    };
+    if importing.exists() && !has_segment() {
+        bail!(
+            "an import of history to {} is under way or was stopped; let `sidecar-log import` end, or remove {} to begin \
+             without that history",
+            log.display(),
+            importing.display()
+        );
+    }
+    Ok(())
 }
 
 fn view_options(storage: &Storage) -> view::Options {

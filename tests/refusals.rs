@@ -308,6 +308,28 @@ fn a_storage_folder_that_is_a_file_is_refused_and_named() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "something else");
 }
 
+#[tokio::test]
+async fn no_log_is_begun_in_the_place_of_an_import_that_was_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let importing = folder.path().join("logs/casper.importing");
+    let unfinished = Arc::new(Directory::create(&importing).unwrap());
+    let writer = Writer::open(unfinished, WriteOptions::new("casper", [7; 16], 0)).unwrap().writer;
+    drop(writer);
+    let stored = files(&importing);
+    let node = SimulatedNode::start();
+    let sidecar = || sidecar().node(node.address()).storage_folder(folder.path());
+    let errors = refusal(sidecar());
+    assert_names(&errors, &["let `sidecar-log import` end, or remove", importing.to_str().unwrap()]);
+    assert_eq!(files(&importing), stored);
+    assert!(!folder.path().join("logs/casper").exists());
+
+    std::fs::remove_dir_all(&importing).unwrap();
+    sidecar().start().await.terminate();
+    // A log that is there stays what it is.
+    std::fs::create_dir(&importing).unwrap();
+    sidecar().start().await;
+}
+
 /// The names and contents of a directory's files.
 fn files(directory: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());

@@ -144,7 +144,8 @@ pub struct Directory {
     path: PathBuf,
 }
 
-const LOCK_FILE: &str = "lock";
+/// The name of the file that the one writer of a [`Directory`] holds a lock on.
+pub const LOCK_FILE: &str = "lock";
 
 impl Directory {
     /// An existing directory; nothing is touched.

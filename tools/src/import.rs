@@ -2,9 +2,15 @@
 //!
 //! A database keeps an event's content without the name of its type around it; that is put back, so that a payload is
 //! what the node said as far as the database can tell. An event's receive time is its insertion into the database.
+//!
+//! Rows flow from one snapshot of the database twice: first they are checked and counted, because the number of events
+//! says which sequence is the first, then written. Until the log is whole it is in the folder `LOG.importing`, which
+//! nothing takes for a log by itself.
 
 use std::{
-    io::Write,
+    fmt::Display,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -19,13 +25,15 @@ use sidecar::{
     appliance,
     config::{ExportFrom, Password, PostgreSql, SslMode},
     export::postgresql,
-    source::casper::event::{self, KINDS, kind_name},
+    source::casper::event::{self, Classified, KINDS, classify, kind_name},
 };
 use sidecar_log_format::{
-    ApiVersion, Durability, Event, Kind, Mark, MarkKind, Opened, Timestamp, WriteOptions, Writer, storage::Directory,
+    ApiVersion, Durability, Event, Kind, Mark, MarkKind, Opened, Timestamp, WriteOptions, Writer,
+    storage::{Directory, LOCK_FILE, Lock, Storage},
 };
+use tokio_postgres::IsolationLevel;
 
-use crate::{WrongUsage, locate, print};
+use crate::{WrongUsage, locate, print, unfinished::sync_folder};
 
 #[derive(clap::Args)]
 pub(crate) struct ImportArguments {
@@ -113,12 +121,10 @@ struct Row<'a> {
     raw: Option<&'a str>,
 }
 
-/// Makes the log; says whether every event could be taken over.
+/// Makes the log; says whether every event could be taken over whole.
 pub(crate) fn import(arguments: &ImportArguments, out: &mut impl Write) -> anyhow::Result<bool> {
     let database = Database::named(&arguments.from).map_err(|error| WrongUsage(format!("--from: {error:#}")))?;
-    let (directory, storage_folder) = places(&arguments.log)?;
-    let bar = print::event_bar("importing", None);
-    let mut importer = Importer { target: None, directory, storage_folder, bar, skipped: 0 };
+    let mut importer = Importer::new(Place::claim(&arguments.log)?);
     let result = match &database {
         Database::Sqlite(file) => read_sqlite(file, &mut importer),
         Database::PostgreSql(settings) => {
@@ -126,13 +132,56 @@ pub(crate) fn import(arguments: &ImportArguments, out: &mut impl Write) -> anyho
             runtime.block_on(read_postgresql(settings, &mut importer))
         }
     };
-    match (result, &importer.target) {
-        (Ok(()), _) => importer.finish(out),
-        (Err(error), None) => Err(error),
-        (Err(error), Some(_)) => Err(error.context(format!(
-            "stopped before the end; remove {} before importing again",
-            importer.directory.display()
-        ))),
+    result?;
+    importer.finish(out)
+}
+
+/// The place of a log that is not there yet.
+struct Place {
+    directory: PathBuf,
+    storage_folder: PathBuf,
+    /// Where the log is until it is whole.
+    unfinished: PathBuf,
+    /// The lock of the log to come: no other import, and no sidecar, makes one in the directory meanwhile.
+    _lock: Box<dyn Lock>,
+}
+
+impl Place {
+    fn claim(path: &Path) -> anyhow::Result<Self> {
+        let (directory, storage_folder) = places(path)?;
+        let cannot_write = || format!("cannot write {}", directory.display());
+        let storage = Directory::create(&directory)
+            .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+        let lock = storage.lock().with_context(cannot_write)?.with_context(|| {
+            format!("another process writes {}; stop the sidecar, or wait for the other import", directory.display())
+        })?;
+        ensure!(
+            storage.list().with_context(cannot_write)? == [LOCK_FILE],
+            "{} holds a log, or something else, already; history is imported before the sidecar's first start, or to \
+             another storage path",
+            directory.display()
+        );
+        let unfinished = appliance::importing_directory(&directory);
+        Ok(Place { directory, storage_folder, unfinished, _lock: lock })
+    }
+
+    /// An empty folder for the unfinished log. What a stopped import left there cannot be gone on with.
+    fn begin(&self) -> anyhow::Result<Directory> {
+        match fs::remove_dir_all(&self.unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Directory::create(&self.unfinished),
+        }
+        .with_context(|| format!("cannot make the directory {} anew", self.unfinished.display()))
+    }
+
+    /// Puts the whole log in its place at once.
+    fn finish(&self) -> anyhow::Result<()> {
+        let directory = self.unfinished.with_extension("");
+        // A directory takes the place of an empty one only, so nothing that comes there now is lost.
+        fs::remove_file(directory.join(LOCK_FILE))
+            .and_then(|()| fs::rename(&self.unfinished, &directory))
+            .with_context(|| format!("cannot rename {} to {}", self.unfinished.display(), directory.display()))?;
+        directory.parent().map_or(Ok(()), sync_folder)
     }
 }
 
@@ -149,14 +198,16 @@ fn places(path: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
     })
 }
 
-/// Takes rows and makes a log of them.
+/// Takes the rows twice, first to check and count what comes of them, then to make a log of that.
 struct Importer {
-    /// `None` before the first row is known to come.
+    place: Place,
+    /// `None` while rows are checked.
     target: Option<Target>,
-    directory: PathBuf,
-    storage_folder: PathBuf,
+    /// What comes of the rows that were checked.
+    events: u64,
+    left_out: u64,
+    without_version: u64,
     bar: ProgressBar,
-    skipped: u64,
 }
 
 struct Target {
@@ -165,46 +216,62 @@ struct Target {
     imported: u64,
 }
 
-/// Events between two commits.
-const COMMIT_EVENTS: u64 = 10_000;
-
 impl Importer {
+    fn new(place: Place) -> Self {
+        let bar = print::event_bar("checking", None);
+        Importer { place, target: None, events: 0, left_out: 0, without_version: 0, bar }
+    }
+
     /// Makes the log, now that the number of events is known.
-    fn begin(&mut self, place: &str, events: u64) -> anyhow::Result<()> {
-        self.bar.set_length(events);
+    fn begin_writing(&mut self, database: &str) -> anyhow::Result<()> {
+        self.bar.reset();
+        self.bar.set_message("importing");
         let mut new_log_id = [0; 16];
         getrandom::fill(&mut new_log_id).map_err(|error| anyhow!("no random numbers for a log's id: {error}"))?;
         let options = WriteOptions {
             kinds: KINDS.iter().map(|(kind, name)| (kind.0, (*name).to_owned())).collect(),
-            first_sequence: appliance::reference_index(&self.storage_folder).saturating_sub(events),
-            durability: Durability::Interval,
+            first_sequence: appliance::reference_index(&self.place.storage_folder).saturating_sub(self.events),
+            // The disk has to have it when it is put in its place, and not before.
+            durability: Durability::Os,
             ..WriteOptions::new("casper", new_log_id, now())
         };
-        let directory = Directory::create(&self.directory)
-            .with_context(|| format!("cannot make the directory {}", self.directory.display()))?;
-        let Opened { mut writer, log, .. } = Writer::open(Arc::new(directory), options)
-            .with_context(|| format!("cannot write the log in {}", self.directory.display()))?;
-        if log.head().next_sequence > log.oldest() {
-            bail!("{} holds events already; history goes into a log of its own", self.directory.display());
-        }
-        mark(&mut writer, &serde_json::json!({"import": "begin", "from": place, "events": events}))?;
+        let directory = self.place.begin()?;
+        let Opened { mut writer, .. } = Writer::open(Arc::new(directory), options)
+            .with_context(|| format!("cannot write the log in {}", self.place.unfinished.display()))?;
+        mark(&mut writer, &serde_json::json!({"import": "begin", "from": database, "events": self.events}))?;
         self.target = Some(Target { writer, announced: ApiVersion::NONE, imported: 0 });
         Ok(())
     }
 
     fn take(&mut self, row: &Row<'_>) -> anyhow::Result<()> {
-        let Some(payload) = payload(row)? else {
-            self.skipped += 1;
-            self.bar.suspend(|| eprintln!("warning: event_log_id {} has no content; it is left out", row.id));
-            return Ok(());
-        };
         self.bar.inc(1);
-        let Some(target) = &mut self.target else { return Ok(()) };
-        let source = row.source_address.trim_start_matches("http://").trim_end_matches('/');
+        let payload = match payload(row) {
+            Ok(payload) => payload,
+            Err(what) => {
+                if self.target.is_none() {
+                    self.left_out += 1;
+                    self.warn(row, &format!("{what}; it is left out"));
+                }
+                return Ok(());
+            }
+        };
         let received = row.inserted.and_then(|inserted| Timestamp::try_from(inserted).ok());
         let received =
             received.context("its inserted_timestamp is no time after 1970; set it right in the database")?;
-        let api_version = row.api_version.parse().unwrap_or(ApiVersion::NONE);
+        let api_version = row.api_version.parse().ok();
+        let Some(target) = &mut self.target else {
+            self.events += 1;
+            if api_version.is_none() {
+                self.without_version += 1;
+                self.warn(
+                    row,
+                    &format!("the API version '{}', which is none; it is stored without one", row.api_version),
+                );
+            }
+            return Ok(());
+        };
+        let api_version = api_version.unwrap_or(ApiVersion::NONE);
+        let source = row.source_address.trim_start_matches("http://").trim_end_matches('/');
         if api_version > target.announced {
             target.writer.announce_version(api_version, source, received)?;
             target.announced = api_version;
@@ -219,22 +286,35 @@ impl Importer {
             payload: &payload,
         })?;
         target.imported += 1;
-        if target.imported.is_multiple_of(COMMIT_EVENTS) {
+        if target.writer.is_block_full() {
             target.writer.commit()?;
         }
         Ok(())
     }
 
+    fn warn(&self, row: &Row<'_>, what: &str) {
+        self.bar.suspend(|| eprintln!("warning: event_log_id {} has {what}", row.id));
+    }
+
     fn finish(mut self, out: &mut impl Write) -> anyhow::Result<bool> {
         self.bar.finish_and_clear();
         let Some(Target { mut writer, imported, .. }) = self.target.take() else { return Ok(true) };
-        writer.commit()?;
+        ensure!(
+            imported == self.events,
+            "{} events were counted in the database and {imported} read; import while nobody writes to it",
+            self.events
+        );
         mark(&mut writer, &serde_json::json!({"import": "end", "events": imported}))?;
-        writer.commit()?;
-        writer.sync()?;
         writer.close()?;
-        writeln!(out, "{imported} events in {}", self.directory.display())?;
-        Ok(self.skipped == 0)
+        self.place.finish()?;
+        write!(out, "{imported} events in {}", self.place.directory.display())?;
+        for (count, what) in [(self.left_out, "left out"), (self.without_version, "without an API version")] {
+            if count > 0 {
+                write!(out, ", {count} {what}")?;
+            }
+        }
+        writeln!(out)?;
+        Ok(self.left_out + self.without_version == 0)
     }
 }
 
@@ -250,35 +330,40 @@ fn now() -> Timestamp {
     Timestamp::try_from(since_epoch.as_micros()).unwrap_or(Timestamp::MAX)
 }
 
-/// What the node said: the content with the name of its type around it, and two members as a node calls them. `None`
-/// where there is no content.
-fn payload(row: &Row<'_>) -> anyhow::Result<Option<String>> {
+/// What the node said: the content with the name of its type around it, and two members as a node calls them. Or what
+/// the row has instead.
+fn payload(row: &Row<'_>) -> Result<String, String> {
     #[derive(serde::Deserialize)]
     struct Accepted<'a> {
         #[serde(borrow)]
         transaction: &'a RawValue,
     }
 
-    let raw = match (row.kind, row.raw) {
-        (event::SHUTDOWN, _) => return Ok(Some("\"Shutdown\"".to_owned())),
-        (_, Some(raw)) => raw,
-        (_, None) => return Ok(None),
-    };
     let name = kind_name(row.kind);
-    Ok(Some(match row.kind {
-        event::TRANSACTION_ACCEPTED => {
-            let Accepted { transaction } = serde_json::from_str(raw).context(
-                "its content is no accepted transaction; set it right in the database, or delete it from TransactionAccepted",
-            )?;
+    let unreadable = |error: &dyn Display| format!("content that is no {name} ({error})");
+    let payload = match (row.kind, row.raw) {
+        (event::SHUTDOWN, _) => return Ok("\"Shutdown\"".to_owned()),
+        (_, None) => return Err("no content".to_owned()),
+        (event::TRANSACTION_ACCEPTED, Some(raw)) => {
+            let Accepted { transaction } = serde_json::from_str(raw).map_err(|error| unreadable(&error))?;
             format!("{{\"{name}\":{transaction}}}")
         }
         // In JSON a name in plain quotes is no part of a string, and this one stands before the effects.
-        event::STEP => {
+        (event::STEP, Some(raw)) => {
             format!("{{\"{name}\":{}}}", raw.replacen("\"execution_effect\"", "\"execution_effects\"", 1))
         }
-        _ => format!("{{\"{name}\":{raw}}}"),
-    }))
+        (_, Some(raw)) => format!("{{\"{name}\":{raw}}}"),
+    };
+    // Nothing comes into a log by this way that the sidecar would not take from a node.
+    match classify(&payload) {
+        Ok(Classified::Event(facts)) if facts.kind == row.kind => Ok(payload),
+        Ok(_) => Err(format!("content that is no {name}")),
+        Err(malformed) => Err(unreadable(&malformed)),
+    }
 }
+
+/// Every row, with or without something that can be imported.
+const COUNT: &str = r#"SELECT count(*) FROM "event_log""#;
 
 /// Contents are found by the keys that their tables have an index of: none has one of `event_log_id`.
 const SQLITE_EVENTS: &str = r#"
@@ -298,7 +383,8 @@ LEFT JOIN "Fault" f ON l."event_type_id" = 5
 LEFT JOIN "FinalitySignature" s ON l."event_type_id" = 6
     AND s."block_hash" = substr(l."event_key", 1, instr(l."event_key", ' ') - 1)
     AND s."public_key" = substr(l."event_key", instr(l."event_key", ' ') + 1) AND s."event_log_id" = l."event_log_id"
-LEFT JOIN "Step" t ON l."event_type_id" = 7 AND t."era" = CAST(l."event_key" AS NUMERIC) AND t."event_log_id" = l."event_log_id""#;
+LEFT JOIN "Step" t ON l."event_type_id" = 7 AND t."era" = CAST(l."event_key" AS NUMERIC) AND t."event_log_id" = l."event_log_id"
+ORDER BY l."event_log_id""#;
 
 const POSTGRESQL_EVENTS: &str = r#"
 SELECT l."event_log_id", l."event_type_id", l."event_source_address", l."event_id",
@@ -311,30 +397,29 @@ FROM "event_log" l LEFT JOIN (
     UNION ALL SELECT "event_log_id", "raw" FROM "Fault"
     UNION ALL SELECT "event_log_id", "raw" FROM "FinalitySignature"
     UNION ALL SELECT "event_log_id", "raw" FROM "Step"
-) c USING ("event_log_id")"#;
-
-/// How many events there are, without those that are left out.
-fn count(events: &str) -> String {
-    let shutdown = event::SHUTDOWN.0;
-    format!(r#"SELECT count(*) FROM ({events}) AS e WHERE "event_type_id" = {shutdown} OR "raw" IS NOT NULL"#)
-}
-
-fn in_order(events: &str) -> String {
-    format!(r#"{events} ORDER BY l."event_log_id""#)
-}
+) c USING ("event_log_id")
+ORDER BY l."event_log_id""#;
 
 fn read_sqlite(file: &Path, importer: &mut Importer) -> anyhow::Result<()> {
     let place = format!("sqlite:{}", file.display());
     let cannot_read = || format!("cannot read {place}");
     let connection = rusqlite::Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
         .with_context(cannot_read)?;
-    let events: i64 = connection.query_row(&count(SQLITE_EVENTS), [], |row| row.get(0)).with_context(cannot_read)?;
-    importer.begin(&place, events.cast_unsigned())?;
-    let mut statement = connection.prepare(&in_order(SQLITE_EVENTS)).with_context(cannot_read)?;
+    let snapshot = connection.unchecked_transaction().with_context(cannot_read)?;
+    let rows: i64 = snapshot.query_row(COUNT, [], |row| row.get(0)).with_context(cannot_read)?;
+    importer.bar.set_length(rows.cast_unsigned());
+    take_sqlite(&snapshot, &place, importer)?;
+    importer.begin_writing(&place)?;
+    take_sqlite(&snapshot, &place, importer)
+}
+
+fn take_sqlite(snapshot: &rusqlite::Transaction<'_>, place: &str, importer: &mut Importer) -> anyhow::Result<()> {
+    let cannot_read = || format!("cannot read {place}");
+    let mut statement = snapshot.prepare(SQLITE_EVENTS).with_context(cannot_read)?;
     let mut rows = statement.query([]).with_context(cannot_read)?;
     while let Some(row) = rows.next().with_context(cannot_read)? {
         let id = row.get(0).with_context(cannot_read)?;
-        sqlite_row(id, row).and_then(|row| importer.take(&row)).with_context(|| in_row(&place, id))?;
+        sqlite_row(id, row).and_then(|row| importer.take(&row)).with_context(|| in_row(place, id))?;
     }
     Ok(())
 }
@@ -360,16 +445,29 @@ async fn read_postgresql(settings: &PostgreSql, importer: &mut Importer) -> anyh
     let place = settings.place();
     let cannot_read = || format!("cannot read {place}");
     // Its errors name the place.
-    let client = postgresql::connect(settings).await?;
-    let events = client.query_one(&count(POSTGRESQL_EVENTS), &[]).await;
-    let events: i64 = events.and_then(|row| row.try_get(0)).with_context(cannot_read)?;
-    importer.begin(&place, events.cast_unsigned())?;
+    let mut client = postgresql::connect(settings).await?;
+    let snapshot = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+    let snapshot = snapshot.start().await.with_context(cannot_read)?;
+    let rows = snapshot.query_one(COUNT, &[]).await;
+    let rows: i64 = rows.and_then(|row| row.try_get(0)).with_context(cannot_read)?;
+    importer.bar.set_length(rows.cast_unsigned());
+    take_postgresql(&snapshot, &place, importer).await?;
+    importer.begin_writing(&place)?;
+    take_postgresql(&snapshot, &place, importer).await
+}
+
+async fn take_postgresql(
+    snapshot: &tokio_postgres::Transaction<'_>,
+    place: &str,
+    importer: &mut Importer,
+) -> anyhow::Result<()> {
+    let cannot_read = || format!("cannot read {place}");
     let no_parameters: [&str; 0] = [];
-    let rows = client.query_raw(&in_order(POSTGRESQL_EVENTS), no_parameters).await.with_context(cannot_read)?;
+    let rows = snapshot.query_raw(POSTGRESQL_EVENTS, no_parameters).await.with_context(cannot_read)?;
     let mut rows = std::pin::pin!(rows);
     while let Some(row) = rows.try_next().await.with_context(cannot_read)? {
         let id = row.try_get(0).with_context(cannot_read)?;
-        postgresql_row(id, &row).and_then(|row| importer.take(&row)).with_context(|| in_row(&place, id))?;
+        postgresql_row(id, &row).and_then(|row| importer.take(&row)).with_context(|| in_row(place, id))?;
     }
     Ok(())
 }
@@ -396,4 +494,32 @@ fn kind(event_type: i64) -> anyhow::Result<Kind> {
     let kind = u8::try_from(event_type).ok().map(Kind);
     let known = kind.filter(|kind| *kind != event::OTHER && KINDS.iter().any(|(known, _)| known == kind));
     known.with_context(|| format!("the database has an event type {event_type} that is not known"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_says_more_when_it_is_read_again_becomes_no_log() {
+        let storage_path = tempfile::tempdir().unwrap();
+        let row = Row {
+            id: 1,
+            kind: event::FAULT,
+            source_address: "http://10.0.0.1:9999/",
+            event_id: 1,
+            inserted: Some(1),
+            api_version: "2.0.0",
+            network: "casper-test",
+            raw: Some(r#"{"era_id":1,"public_key":"01"}"#),
+        };
+        let mut importer = Importer::new(Place::claim(storage_path.path()).unwrap());
+        importer.take(&row).unwrap();
+        importer.begin_writing("a database").unwrap();
+        importer.take(&row).unwrap();
+        importer.take(&row).unwrap();
+        let refused = importer.finish(&mut io::sink()).unwrap_err().to_string();
+        assert!(refused.starts_with("1 events were counted in the database and 2 read"), "{refused}");
+        assert!(!locate::is_log(&appliance::log_directory(storage_path.path())).unwrap());
+    }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use sidecar::appliance;
 
 /// The log's directory: `path` itself, or the one log under `path/logs`.
 pub(crate) fn log_directory(path: &Path) -> anyhow::Result<PathBuf> {
@@ -15,6 +16,9 @@ pub(crate) fn log_directory(path: &Path) -> anyhow::Result<PathBuf> {
     let mut logs = Vec::new();
     let mut others = Vec::new();
     for entry in fs::read_dir(path.join("logs")).into_iter().flatten().flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == appliance::IMPORTING) {
+            continue;
+        }
         let is_log = is_log(&entry.path()).unwrap_or(false);
         if is_log { &mut logs } else { &mut others }.push(entry.path());
     }

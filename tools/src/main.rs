@@ -128,12 +128,16 @@ Examples:
   sidecar-log import --from sqlite:sqlite_database.db3 /var/lib/sidecar
   PGPASSWORD=… sidecar-log import --from 'postgresql://user@host/events?sslmode=require' LOG
 
-The log of a storage path is made where the sidecar looks for it, in logs/casper. It must not hold \
-events yet. Events come in the order of event_log_id, their types' names put around them again. Where \
-the storage path has the Casper Sidecar's sse_index, the imported events get the ids before the one in \
-it.
+The log of a storage path is made where the sidecar looks for it, in logs/casper, which must not hold \
+one yet. It is there once it is whole. Until then it is in logs/casper.importing: the sidecar does not \
+start beside that, and an import that was stopped is begun anew by the same command.
 
-Exit status: 0; 1 when an event had no content and was left out, or the command failed.")]
+The rows are read twice, as they stand at the beginning: to check and count them, and to import them. \
+Events come in the order of event_log_id, their types' names put around them again. Where the storage \
+path has the Casper Sidecar's sse_index, the imported events get the ids before the one in it.
+
+Exit status: 0; 1 when an event was left out because its content is missing or none of its type, or was \
+stored without its API version because that cannot be read, or the command failed.")]
     Import(import::ImportArguments),
     /// Check every checksum, sequence and chain value. Changes nothing.
     #[command(after_help = "\

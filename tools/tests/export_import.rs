@@ -3,8 +3,10 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
+    ops::{Range, RangeInclusive},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::Arc,
 };
 
@@ -91,11 +93,11 @@ fn payloads(log: &str) -> Vec<String> {
     lines.lines().map(payload).collect()
 }
 
-/// An export that is killed once a file of its has so many blocks of 512 bytes.
+/// A command that is killed once a file of its has so many blocks of 512 bytes.
 fn interrupted(blocks: u32, arguments: &[&str]) {
     let script = format!("ulimit -c 0; ulimit -f {blocks}; exec \"$@\"");
     let output = Command::new("sh")
-        .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_sidecar-log"), "export"])
+        .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_sidecar-log")])
         .args(arguments)
         .output()
         .unwrap();
@@ -117,7 +119,7 @@ fn json_lines_are_those_of_cat_and_an_interrupted_export_goes_on() {
     fs::remove_file(&output).unwrap();
     let unfinished = in_folder(&folder, "events.jsonl.unfinished");
     let part = format!("{unfinished}/events.jsonl");
-    interrupted(30, &[&log, "--output", &output]);
+    interrupted(30, &["export", &log, "--output", &output]);
     assert_eq!((fs::metadata(&part).unwrap().len(), fs::exists(&output).unwrap()), (30 * 512, false));
     let (_, err, status) = tool(&["export", &log, "--output", &output]);
     assert_eq!((status, err.contains("go on with it with --resume, or remove that folder")), (1, true), "{err}");
@@ -127,7 +129,7 @@ fn json_lines_are_those_of_cat_and_an_interrupted_export_goes_on() {
 
     for length in [0, 1, 5_000, whole.len() / 2, whole.len() - 1, whole.len()] {
         fs::remove_file(&output).unwrap();
-        interrupted(30, &[&log, "--output", &output]);
+        interrupted(30, &["export", &log, "--output", &output]);
         fs::write(&part, &whole[..length]).unwrap();
         run(&["export", &log, "--output", &output, "--resume"]);
         assert!(fs::read_to_string(&output).unwrap() == whole, "interrupted after {length} bytes");
@@ -143,7 +145,7 @@ fn json_lines_are_those_of_cat_and_an_interrupted_export_goes_on() {
 fn what_is_no_part_of_an_export_is_refused_and_stays_as_it_is() {
     let (folder, log) = some_log(300);
     let output = in_folder(&folder, "events.jsonl");
-    interrupted(30, &[&log, "--output", &output]);
+    interrupted(30, &["export", &log, "--output", &output]);
     let part = format!("{output}.unfinished/events.jsonl");
     let no_line = "its last line is none of an export's";
     for (content, why) in [
@@ -201,7 +203,7 @@ fn an_export_that_was_stopped_at_its_first_or_last_step_goes_on() {
     }
 
     for (damage, expected) in [(false, 0), (true, 1)] {
-        interrupted(30, &export[1..]);
+        interrupted(30, &export);
         let part = format!("{unfinished}/events.jsonl");
         fs::write(&part, &whole).unwrap();
         fs::hard_link(&part, &output).unwrap();
@@ -236,7 +238,7 @@ fn an_export_goes_on_only_as_the_one_that_was_interrupted() {
             tool(&[&["export", log, "--resume"], &options[..]].concat())
         };
         let options = ["--from", "1001", "--until", "1299", "--types", types];
-        interrupted(8, &[&[&log, "--format", format, "--output", &output], &options[..]].concat());
+        interrupted(8, &[&["export", &log, "--format", format, "--output", &output], &options[..]].concat());
         for ((_, err, status), found, wanted) in [
             (export(&log, "1002", "1299", types, format), "--from 1001".to_owned(), "--from 1002"),
             (export(&log, "1001", "1200", types, format), "--until 1299".to_owned(), "--until 1200"),
@@ -296,7 +298,7 @@ fn every_form_names_damage_and_ends_where_it_should_all_the_same() {
     // A database is past damage only once that is noted.
     let output = in_folder(&folder, "interrupted.db3");
     let export = [&["export", &log, "--format", "sqlite", "--output", &output], &range[..], &["--resume"]].concat();
-    interrupted(8, &export[1..]);
+    interrupted(8, &export);
     let note = format!("{output}.unfinished/damaged");
     fs::create_dir(&note).unwrap();
     let (_, err, status) = tool(&export);
@@ -306,7 +308,7 @@ fn every_form_names_damage_and_ends_where_it_should_all_the_same() {
     assert_eq!((err.as_str(), status), (warning.as_str(), 1));
 
     let output = in_folder(&folder, "interrupted");
-    interrupted(500, &[&log, "--output", &output]);
+    interrupted(500, &["export", &log, "--output", &output]);
     let part = fs::read_to_string(format!("{output}.unfinished/events.jsonl")).unwrap();
     let last_damaged = warning.split(' ').nth(4).unwrap();
     assert!(
@@ -382,7 +384,7 @@ fn sqlite_has_the_tables_of_the_reference_and_goes_on_where_it_was() {
     let (folder, log) = some_log(300);
     let output = in_folder(&folder, "events.db3");
     let export = ["export", &log, "--format", "sqlite", "--output", &output];
-    interrupted(8, &export[1..]);
+    interrupted(8, &export);
     let storage: Arc<dyn Storage> = Arc::new(Directory::at(&log));
     let options = sqlite::Options {
         file: PathBuf::from(in_folder(&folder, "events.db3.unfinished/events.db3")),
@@ -451,20 +453,29 @@ fn the_history_in_the_references_sqlite_database_becomes_what_the_node_said() {
 
     let (_, err, status) = tool(&["import", "--from", &from, &log]);
     assert_eq!(status, 1);
-    assert!(err.contains("holds events already"), "{err}");
+    assert!(err.contains("holds a log, or something else, already"), "{err}");
 }
 
-/// Imports a database that lacks the content of event 9 beside an `sse_index` of 25.
-fn import_without_step(from: &str) {
+/// Imports a database beside an `sse_index` of 25, up to which the ids of what is left must reach; the standard error and
+/// the log.
+fn import_spoilt(from: &str, summary: &str, events: u64) -> (String, String) {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("sse_index"), 25_u32.to_le_bytes()).unwrap();
-    let (_, err, status) = tool(&["import", "--from", from, folder.path().to_str().unwrap()]);
-    assert_eq!((err.as_str(), status), ("warning: event_log_id 9 has no content; it is left out\n", 1));
-    let lines = run(&["cat", folder.path().to_str().unwrap()]);
-    assert_eq!(lines.lines().count(), 9);
-    for (line, sequence) in lines.lines().zip(16..25) {
+    let (out, err, status) = tool(&["import", "--from", from, folder.path().to_str().unwrap()]);
+    let log = in_folder(&folder, "logs/casper");
+    assert_eq!((out, status), (format!("{events} events in {log}{summary}\n"), 1), "{err}");
+    let lines = run(&["cat", &log]);
+    assert_eq!(lines.lines().count() as u64, events);
+    for (line, sequence) in lines.lines().zip(25 - events..) {
         assert!(line.starts_with(&format!("{{\"sequence\":{sequence},")), "what comes next is 25: {line}");
     }
+    (err, lines)
+}
+
+/// Imports a database that lacks the content of event 9.
+fn import_without_step(from: &str) {
+    let (err, _) = import_spoilt(from, ", 1 left out", 9);
+    assert_eq!(err, "warning: event_log_id 9 has no content; it is left out\n");
 }
 
 #[test]
@@ -474,6 +485,153 @@ fn imported_events_end_before_the_id_in_sse_index_whatever_is_left_out() {
     let connection = rusqlite::Connection::open(&database).unwrap();
     assert_eq!(connection.execute(r#"DELETE FROM "Step""#, []).unwrap(), 1);
     import_without_step(&format!("sqlite:{}", database.display()));
+}
+
+#[test]
+fn what_no_node_says_is_left_out_and_a_version_that_is_none_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = reference_sqlite(folder.path());
+    let connection = rusqlite::Connection::open(&database).unwrap();
+    for (table, column, value, id) in [
+        ("TransactionAccepted", "raw", r#"{"transacti0n":{}}"#, 2),
+        ("TransactionProcessed", "raw", r#"{"transaction_hash":"#, 4),
+        ("Fault", "raw", r#"{"era_id":1,"public_key":"01"},"Step":{"era_id":1}"#, 6),
+        ("FinalitySignature", "raw", r#"{"V3":"a shape that is not known"}"#, 7),
+        ("event_log", "api_version", "two", 8),
+    ] {
+        let sql = format!(r#"UPDATE "{table}" SET "{column}" = ?1 WHERE "event_log_id" = ?2"#);
+        assert_eq!(connection.execute(&sql, (value, id)).unwrap(), 1);
+    }
+    let from = format!("sqlite:{}", database.display());
+    let (err, lines) = import_spoilt(&from, ", 3 left out, 1 without an API version", 7);
+    for (warning, (id, what)) in err.lines().zip([
+        (2, "content that is no TransactionAccepted (missing field `transaction` at line 1 column 18); it is left out"),
+        (
+            4,
+            "content that is no TransactionProcessed (payload is not one JSON value: expected value at line 1 column \
+             45); it is left out",
+        ),
+        (6, "content that is no Fault; it is left out"),
+        (8, "the API version 'two', which is none; it is stored without one"),
+    ]) {
+        assert_eq!(warning, format!("warning: event_log_id {id} has {what}"));
+    }
+    assert_eq!(err.lines().count(), 4, "{err}");
+    assert!(lines.contains("a shape that is not known"), "it is an event all the same: {lines}");
+    let versions = lines.lines().filter(|line| line.contains(r#""api_version":"2.0.0""#)).count();
+    assert_eq!(versions, 6, "{lines}");
+}
+
+/// Adds faults of these eras to the reference's tables, as large as is asked for and hard to compress.
+fn add_faults(connection: &mut rusqlite::Connection, eras: Range<i64>, bytes: usize) {
+    let mut random = 1_u64;
+    let mut character = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        char::from(b'#' + (random % u64::from(b'\\' - b'#')) as u8)
+    };
+    let transaction = connection.transaction().unwrap();
+    for era in eras {
+        let row = r#"INSERT INTO "event_log" SELECT 100 + ?1, 5, "event_source_address", 100 + ?1, ?1 || ' 01',
+            "inserted_timestamp", "emitted_timestamp", "api_version", "network_name" FROM "event_log" WHERE "event_log_id" = 1"#;
+        transaction.execute(row, [era]).unwrap();
+        let padding: String = (0..bytes).map(|_| character()).collect();
+        let raw = format!(r#"{{"era_id":{era},"public_key":"01","padding":"{padding}"}}"#);
+        transaction.execute(r#"INSERT INTO "Fault" VALUES(?1, '01', ?2, 100 + ?1)"#, (era, raw)).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+#[test]
+fn a_killed_import_leaves_no_log_and_the_next_one_makes_the_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = reference_sqlite(folder.path());
+    add_faults(&mut rusqlite::Connection::open(&database).unwrap(), 1..25, 1 << 20);
+    let from = format!("sqlite:{}", database.display());
+    for storage in ["undisturbed", "killed"] {
+        fs::create_dir(folder.path().join(storage)).unwrap();
+        fs::write(folder.path().join(storage).join("sse_index"), 100_u32.to_le_bytes()).unwrap();
+    }
+    let undisturbed = in_folder(&folder, "undisturbed");
+    run(&["import", "--from", &from, &undisturbed]);
+    let whole = run(&["cat", &undisturbed]);
+    assert_eq!(whole.lines().count(), 34);
+
+    let storage = in_folder(&folder, "killed");
+    let unfinished = format!("{storage}/logs/casper.importing");
+    // A segment grows by 16 MiB at a time.
+    interrupted((20 << 20) / 512, &["import", "--from", &from, &storage]);
+    let part = run(&["cat", &unfinished]);
+    let events = part.lines().count();
+    assert!((11..34).contains(&events) && whole.starts_with(&part), "what was read is written soon: {events}");
+    let (_, err, status) = tool(&["cat", &storage]);
+    assert_eq!((status, err.contains("holds no log: there is no *.segment file in")), (1, true), "{err}");
+
+    let held = fs::File::open(format!("{storage}/logs/casper/lock")).unwrap();
+    held.lock().unwrap();
+    let (_, err, status) = tool(&["import", "--from", &from, &storage]);
+    assert_eq!((status, err.contains("stop the sidecar, or wait for the other import")), (1, true), "{err}");
+    drop(held);
+    run(&["import", "--from", &from, &storage]);
+    assert!(run(&["cat", &storage]) == whole, "as if it had not been killed");
+    assert!(!fs::exists(&unfinished).unwrap());
+    run(&["verify", &storage]);
+}
+
+/// Imports a database in which more rows have no content than a pipe takes warnings, and calls `write` while it is read.
+fn import_while_written(from: &str, write: impl FnOnce()) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("sse_index"), 25_u32.to_le_bytes()).unwrap();
+    let mut import = Command::new(env!("CARGO_BIN_EXE_sidecar-log"))
+        .args(["import", "--from", from, folder.path().to_str().unwrap()])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut warnings = BufReader::new(import.stderr.take().unwrap());
+    let mut first = String::new();
+    warnings.read_line(&mut first).unwrap();
+    assert_eq!(first, "warning: event_log_id 1001 has no content; it is left out\n");
+    write();
+    let last = warnings.lines().map(Result::unwrap).last().unwrap();
+    assert_eq!(last, "warning: event_log_id 4000 has no content; it is left out");
+    let output = import.wait_with_output().unwrap();
+    let log = in_folder(&folder, "logs/casper");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("10 events in {log}, 3000 left out\n"));
+    let lines = run(&["cat", &log]);
+    assert!(lines.starts_with("{\"sequence\":15,") && lines.lines().count() == 10, "{lines}");
+}
+
+/// Adds rows with these ids whose content is in no table.
+fn add_rows(event_type: u8, ids: RangeInclusive<u64>) -> String {
+    let (first, last) = ids.into_inner();
+    format!(
+        r#"INSERT INTO "event_log"
+        WITH RECURSIVE rows(id) AS (SELECT {first} UNION ALL SELECT id + 1 FROM rows WHERE id < {last})
+        SELECT id, {event_type}, 'http://10.0.0.1:9999/', id, CAST(id AS text), '2026-01-02 03:04:05',
+            '2026-01-02 03:04:05', '2.0.0', 'casper-test' FROM rows"#
+    )
+}
+
+#[test]
+fn rows_that_are_written_while_an_import_reads_are_none_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = reference_sqlite(folder.path());
+    let connection = rusqlite::Connection::open(&database).unwrap();
+    connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+    connection.execute_batch(&add_rows(7, 1001..=4000)).unwrap();
+    // A shutdown needs no content.
+    let later = add_rows(8, 5000..=5000);
+    import_while_written(&format!("sqlite:{}", database.display()), || {
+        connection.execute_batch(&later).unwrap();
+    });
+
+    let server = reference_postgresql();
+    server.psql(DATABASE, &add_rows(7, 1001..=4000));
+    import_while_written(&server.url(DATABASE), || {
+        server.psql(DATABASE, &later);
+    });
 }
 
 #[test]
@@ -532,23 +690,10 @@ fn an_import_that_cannot_go_on_says_what_it_was_reading() {
     ] {
         set(column, unreadable);
         let (_, err, status) = import(&from);
-        let made = in_folder(&folder, "storage/logs/casper");
-        let start = format!(
-            "error: stopped before the end; remove {made} before importing again: \
-             cannot import the row of table event_log with event_log_id 4 in {from}: {why}"
-        );
+        let start = format!("error: cannot import the row of table event_log with event_log_id 4 in {from}: {why}");
         assert_eq!((status, err.starts_with(&start)), (1, true), "{err}");
-        fs::remove_dir_all(made).unwrap();
         set(column, sound);
     }
-    let (accepted, spoilt) = (r#"{"transaction":"#, r#"{"transacti0n":"#);
-    let replace = r#"UPDATE "TransactionAccepted" SET "raw" = replace("raw", ?1, ?2) WHERE "event_log_id" = 2"#;
-    connection.execute(replace, [accepted, spoilt]).unwrap();
-    let (_, err, status) = import(&from);
-    let why = format!("event_log_id 2 in {from}: its content is no accepted transaction; set it right");
-    assert_eq!((status, err.contains(&why)), (1, true), "{err}");
-    fs::remove_dir_all(in_folder(&folder, "storage")).unwrap();
-    connection.execute(replace, [spoilt, accepted]).unwrap();
     assert_eq!(import(&from).2, 0);
 }
 
@@ -580,8 +725,8 @@ fn what_was_imported_is_exported_as_the_rows_it_came_from() {
     }
 }
 
-#[test]
-fn the_history_in_postgresql_is_the_same_and_the_password_is_shown_nowhere() {
+/// The same database in PostgreSQL.
+fn reference_postgresql() -> PostgreSql {
     let server = PostgreSql::start();
     server.psql(DATABASE, &String::from_utf8(recordings::transcript("postgres-schema.sql")).unwrap());
     let dump = reference_dump();
@@ -589,6 +734,12 @@ fn the_history_in_postgresql_is_the_same_and_the_password_is_shown_nowhere() {
         let (table, values) = row["INSERT INTO ".len()..].split_once(" VALUES").unwrap();
         server.psql(DATABASE, &format!("INSERT INTO \"{table}\" VALUES{}", values.replace("(1,1);", "(1,true);")));
     }
+    server
+}
+
+#[test]
+fn the_history_in_postgresql_is_the_same_and_the_password_is_shown_nowhere() {
+    let server = reference_postgresql();
     let folder = tempfile::tempdir().unwrap();
     let log = in_folder(&folder, "storage");
     run(&["import", "--from", &server.url(DATABASE), &log]);
@@ -597,7 +748,7 @@ fn the_history_in_postgresql_is_the_same_and_the_password_is_shown_nowhere() {
     assert!(marks.contains("PostgreSQL database events at 127.0.0.1") && !marks.contains(PASSWORD), "{marks}");
 
     server.psql(DATABASE, r#"DELETE FROM "Step""#);
-    import_without_step(&server.url(DATABASE));
+    import_without_step(&format!("{}?sslmode=disable", server.url(DATABASE)));
 
     for url in [
         server.url("missing"),
