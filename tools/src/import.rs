@@ -38,7 +38,7 @@ use crate::{WrongUsage, locate, print, unfinished::sync_folder};
 #[derive(clap::Args)]
 pub(crate) struct ImportArguments {
     /// The database: sqlite:FILE, or postgresql://USER@HOST:PORT/NAME, with ?sslmode= and sslrootcert= behind it where
-    /// needed; the password stands in the variable PGPASSWORD, or in the URL as USER:PASSWORD
+    /// needed, and no other parameter; the password stands in the variable PGPASSWORD, or in the URL as USER:PASSWORD
     #[arg(long, value_name = "DATABASE")]
     from: String,
     /// The storage path to put the log under, or the log's own directory in it, STORAGE_PATH/logs/NAME
@@ -65,7 +65,7 @@ impl Database {
 fn postgresql_settings(text: &str) -> anyhow::Result<PostgreSql> {
     let mut url = url::Url::parse(text).context("neither sqlite:FILE nor a postgresql:// URL")?;
     ensure!(matches!(url.scheme(), "postgresql" | "postgres"), "neither sqlite:FILE nor a postgresql:// URL");
-    let (mut ssl_mode, mut ssl_root_certificate, mut others) = (SslMode::default(), None, Vec::new());
+    let (mut ssl_mode, mut ssl_root_certificate, mut login) = (SslMode::default(), None, Vec::new());
     for (name, value) in url.query_pairs() {
         match name.as_ref() {
             "sslmode" => {
@@ -79,12 +79,17 @@ fn postgresql_settings(text: &str) -> anyhow::Result<PostgreSql> {
                 ssl_mode = known.context("sslmode is disable, prefer, require or verify-full")?.1;
             }
             "sslrootcert" => ssl_root_certificate = Some(PathBuf::from(value.as_ref())),
-            _ => others.push((name.into_owned(), value.into_owned())),
+            "host" | "port" | "dbname" | "user" | "password" => login.push((name.into_owned(), value.into_owned())),
+            // Without it, other tables than the ones that are meant might be read.
+            other => bail!(
+                "the parameter {other} is not honoured; leave it out, and set what the connection needs for its user, as with \
+                 ALTER ROLE ... SET search_path"
+            ),
         }
     }
     url.set_query(None);
-    if !others.is_empty() {
-        url.query_pairs_mut().extend_pairs(others);
+    if !login.is_empty() {
+        url.query_pairs_mut().extend_pairs(login);
     }
     let config = tokio_postgres::Config::from_str(url.as_str()).context("not a URL that PostgreSQL's clients take")?;
     let host = match config.get_hosts() {

@@ -747,6 +747,15 @@ fn the_history_in_postgresql_is_the_same_and_the_password_is_shown_nowhere() {
     let marks = run(&["inspect", &log, "--json"]);
     assert!(marks.contains("PostgreSQL database events at 127.0.0.1") && !marks.contains(PASSWORD), "{marks}");
 
+    for (parameter, name) in
+        [("options=-csearch_path%3Dother", "options"), ("sslmode=disable&hostaddr=127.0.0.2", "hostaddr")]
+    {
+        let url = format!("{}?{parameter}", server.url(DATABASE));
+        let (_, err, status) = tool(&["import", "--from", &url, &in_folder(&folder, "other")]);
+        let named = format!("--from: the parameter {name} is not honoured");
+        assert_eq!((status, err.contains(&named)), (2, true), "{err}");
+    }
+
     server.psql(DATABASE, r#"DELETE FROM "Step""#);
     import_without_step(&format!("{}?sslmode=disable", server.url(DATABASE)));
 
