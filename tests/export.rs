@@ -614,3 +614,38 @@ async fn a_wrong_password_is_refused_at_the_start_without_showing_it() {
     assert!(errors.contains("password authentication failed for user \"sidecar\""), "{errors}");
     assert!(!refused.output().contains("wr0ng"), "{}", refused.output());
 }
+
+#[tokio::test]
+async fn a_sqlite_file_that_is_locked_at_the_start_holds_up_its_export_alone() {
+    let node = SimulatedNode::start();
+    let payloads = payloads();
+    node.push_all(&payloads);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("events.db3");
+    let mut other = rusqlite::Connection::open(&file).unwrap();
+    let lock = other.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive).unwrap();
+    let builder = sidecar().node(node.address()).storage_folder(folder.path()).sections(SQLITE);
+    let sidecar = builder.start().await;
+    let mut client =
+        sidecar_test_support::client::SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
+    client.read_until_id(payloads.len() as u64 - 1).await;
+    assert!(sidecar.output().contains("exported when the database is there"), "{}", sidecar.output());
+    lock.rollback().unwrap();
+    Database::Sqlite(&file).wait_for_checkpoint(payloads.len() as u64).await;
+    Database::Sqlite(&file).assert_equals(&model_of(&told(&node, &payloads)));
+}
+
+#[tokio::test]
+async fn a_file_that_can_be_no_sqlite_database_is_refused_at_the_start() {
+    let down = ReservedPort::new();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("events.db3"), "a letter to somebody, ".repeat(100)).unwrap();
+    std::fs::create_dir(folder.path().join("folder.db3")).unwrap();
+    for (name, reason) in [("events.db3", "file is not a database"), ("folder.db3", "Is a directory")] {
+        let section = SQLITE.replace("events.db3", name);
+        let mut refused = sidecar().node(down.address()).storage_folder(folder.path()).sections(&section).spawn();
+        assert_eq!(refused.wait_for_exit().code(), Some(1));
+        let place = format!("cannot use SQLite database {}: {reason}", folder.path().join(name).display());
+        assert!(refused.errors().contains(&place), "{}", refused.errors());
+    }
+}

@@ -39,6 +39,16 @@ pub enum ExportError {
         /// Its answer.
         reason: String,
     },
+    /// The file cannot be a database, or not one of ours to write.
+    #[error(
+        "cannot use {place}: {reason}; give a file that is a SQLite database or not there yet, and that may be written"
+    )]
+    Unusable {
+        /// Which file.
+        place: String,
+        /// Why not.
+        reason: String,
+    },
     /// A certificate that is to be trusted cannot be read.
     #[error("cannot use {path} as the root certificate: {reason}; give a file with certificates in PEM form")]
     RootCertificate {
@@ -131,6 +141,7 @@ impl ExportError {
         matches!(
             self,
             Self::Refused { .. }
+                | Self::Unusable { .. }
                 | Self::RootCertificate { .. }
                 | Self::UnfinishedMigration { .. }
                 | Self::UnknownMigration { .. }

@@ -21,7 +21,11 @@ pub mod sqlite;
 use std::{sync::Arc, thread, time::Duration};
 
 use sidecar_log_format::{Head, Log, Sequence};
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinError,
+    time::error::Elapsed,
+};
 
 pub use exporter::ExportError;
 pub use range::{Summary, export_range};
@@ -81,7 +85,7 @@ pub struct Options {
     pub postgresql: Option<PostgreSql>,
 }
 
-/// How long an unreachable PostgreSQL may hold up the start.
+/// How long a database that does not answer may hold up the start.
 const CHECK_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// The exporters that are asked for, running or not; what they count outlives their runs.
@@ -114,22 +118,25 @@ impl Exporters {
     /// Looks at the databases once, and makes the tables where they are missing.
     ///
     /// # Errors
-    /// What an operator must set right first: a SQLite file that cannot be opened, a migration that this version does not
-    /// know, or a PostgreSQL server that answers and refuses. One that does not answer is no error: it may come back.
+    /// What an operator must set right first: a file that is no database or may not be written, a migration that this
+    /// version does not know, or a server that answers and refuses. Whatever may pass by itself is no error.
     pub async fn check(&self) -> Result<(), ExportError> {
-        if let Some(sqlite) = &self.options.sqlite {
-            sqlite::check(sqlite)?;
-        }
-        let Some(postgresql) = &self.options.postgresql else { return Ok(()) };
-        let checked = tokio::time::timeout(CHECK_TIME_MAX, postgresql::check(postgresql)).await;
-        let trouble = match checked {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) if error.is_refusal() => return Err(error),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("{} does not answer", postgresql.place()),
+        let sqlite = async {
+            let Some(options) = self.options.sqlite.clone() else { return Ok(()) };
+            let place = options.place();
+            let checked = tokio::task::spawn_blocking(move || sqlite::check(&options));
+            let checked = async {
+                let failed = |error: JoinError| ExportError::Failed { place: place.clone(), reason: error.to_string() };
+                checked.await.map_err(failed).flatten()
+            };
+            tell(&place, tokio::time::timeout(CHECK_TIME_MAX, checked).await)
         };
-        tracing::warn!("{trouble}; events are kept in the log and exported when the database is there");
-        Ok(())
+        let postgresql = async {
+            let Some(options) = &self.options.postgresql else { return Ok(()) };
+            let checked = tokio::time::timeout(CHECK_TIME_MAX, postgresql::check(options)).await;
+            tell(&options.place(), checked)
+        };
+        tokio::try_join!(sqlite, postgresql).map(drop)
     }
 
     /// Starts a thread for each. Must be called within a tokio runtime.
@@ -156,6 +163,18 @@ impl Exporters {
         }
         Ok(running)
     }
+}
+
+/// Passes a refusal on, and tells of what the exporter itself will try again.
+fn tell(place: &str, checked: Result<Result<(), ExportError>, Elapsed>) -> Result<(), ExportError> {
+    let trouble = match checked {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) if error.is_refusal() => return Err(error),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("{place} does not answer"),
+    };
+    tracing::warn!("{trouble}; events are kept in the log and exported when the database is there");
+    Ok(())
 }
 
 impl Running {

@@ -1,6 +1,10 @@
 //! Export to SQLite: a file that other programs may read while it is written.
 
-use std::path::PathBuf;
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params, types::Value};
 
@@ -46,10 +50,17 @@ pub struct Options {
     pub export_from: ExportFrom,
 }
 
+impl Options {
+    /// The database, for log lines.
+    pub(super) fn place(&self) -> String {
+        format!("SQLite database {}", self.file.display())
+    }
+}
+
 /// Makes or checks the file and its tables.
 ///
 /// # Errors
-/// When the file cannot be opened, or its tables are of another migration.
+/// When the file cannot be opened or written, or its tables are of another migration.
 pub fn check(options: &Options) -> Result<(), ExportError> {
     SqliteDatabase::new(options.clone()).connect().map(drop)
 }
@@ -66,22 +77,40 @@ impl SqliteDatabase {
     }
 
     fn place(&self) -> String {
-        format!("SQLite database {}", self.options.file.display())
+        self.options.place()
     }
 
     fn error(&self, error: rusqlite::Error) -> ExportError {
         let (place, reason) = (self.place(), error.to_string());
         match error.sqlite_error_code() {
             Some(ErrorCode::TooBig) => ExportError::Unstorable { place, reason, is_collision: false },
-            Some(ErrorCode::CannotOpen) => ExportError::Unreachable { place, reason },
+            Some(ErrorCode::NotADatabase | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
+                ExportError::Unusable { place, reason }
+            }
+            // SQLite does not say why.
+            Some(ErrorCode::CannotOpen) => match open_to_write(&self.options.file) {
+                Ok(_) => ExportError::Unreachable { place, reason },
+                Err(error) => self.not_opened(&error),
+            },
             _ => ExportError::Failed { place, reason },
+        }
+    }
+
+    /// What the file system's answer means.
+    fn not_opened(&self, error: &io::Error) -> ExportError {
+        let (place, reason) = (self.place(), error.to_string());
+        match error.kind() {
+            io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory => ExportError::Unusable { place, reason },
+            _ => ExportError::Unreachable { place, reason },
         }
     }
 
     fn connect(&self) -> Result<Connection, ExportError> {
         if let Some(folder) = self.options.file.parent() {
-            std::fs::create_dir_all(folder)
-                .map_err(|error| ExportError::Unreachable { place: self.place(), reason: error.to_string() })?;
+            std::fs::create_dir_all(folder).map_err(|error| self.not_opened(&error))?;
         }
         let mut connection = Connection::open(&self.options.file).map_err(|error| self.error(error))?;
         let newest = self.prepare(&mut connection).map_err(|error| self.error(error))?;
@@ -104,6 +133,10 @@ impl SqliteDatabase {
         let newest = r#"SELECT "version", "is_success" FROM "Migration" ORDER BY "version" DESC LIMIT 1"#;
         connection.query_row(newest, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()
     }
+}
+
+fn open_to_write(file: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).open(file)
 }
 
 fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
