@@ -10,6 +10,8 @@ pub mod appliance;
 pub mod config;
 pub mod demo;
 pub mod export;
+#[cfg(test)]
+mod failing_reads;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod http;

@@ -885,12 +885,15 @@ impl LargeEvent {
     /// Its payload, byte for byte as the source said it, whole in memory.
     ///
     /// # Errors
-    /// What the storage answers.
-    pub fn payload(&self) -> io::Result<Vec<u8>> {
-        let mut wire = Vec::new();
-        io::Read::read_to_end(&mut self.wire()?, &mut wire)?;
-        let frame = self.shape.row(0).and_then(|row| wire.get(row.range()));
-        frame.and_then(crate::wire::unfold).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    /// What the storage answers, and [`Error::Corrupt`] when it gives something else than what was sound before.
+    pub fn payload(&self) -> Result<Vec<u8>> {
+        let corrupt = |error| self.file.corrupt(self.offset, error);
+        let mut stored = vec![0; self.header.stored_bytes() as usize];
+        let header = self.file.read_block_into(self.offset, &mut stored)?;
+        let parts = stored.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
+        let block = Block::decode(&header, parts).map_err(corrupt)?;
+        let payload = block.row(0).and_then(|row| crate::wire::unfold(row.frame()));
+        payload.ok_or_else(|| corrupt(block::corrupt("the event's frame is malformed")))
     }
 
     /// Reads its wire form in pieces; at most the decoder's window of 8 MiB is held in memory.

@@ -123,6 +123,34 @@ fn damage_before_the_head_costs_its_block_and_no_more() {
 }
 
 #[test]
+fn a_large_event_that_cannot_be_read_is_told_from_one_that_is_damaged() {
+    let disk = SimulatedDisk::new(1);
+    let Opened { mut writer, log, .. } = open(&disk);
+    let large = "x".repeat(3 << 20);
+    let event = Event {
+        kind: Kind(7),
+        source: "node",
+        network: "net",
+        api_version: ApiVersion::NONE,
+        upstream_id: None,
+        received: 1_000,
+        payload: &large,
+    };
+    writer.append(&event).unwrap();
+    writer.commit().unwrap();
+    let Read::Large(event) = log.read(0).unwrap() else { panic!("the event is large") };
+    disk.fail_after(0, Fault::Io);
+    assert!(matches!(event.payload(), Err(Error::Storage { .. })));
+    assert!(event.payload().unwrap() == large.as_bytes());
+    let [start, end] = block_offsets(&disk.files()[SEGMENT])[..] else { panic!("there is one block") };
+    for at in start..end {
+        disk.edit(SEGMENT, |bytes| bytes[at] ^= 1);
+        assert!(matches!(event.payload(), Err(Error::Corrupt { .. })), "byte {at}");
+        disk.edit(SEGMENT, |bytes| bytes[at] ^= 1);
+    }
+}
+
+#[test]
 fn behind_megabytes_of_damage_the_log_goes_on() {
     let disk = SimulatedDisk::new(1);
     let mut random = Random(5);

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use sidecar_log_format::{Block, LargeEvent, Log, Missing, Read, Row, Sequence};
+use sidecar_log_format::{Block, Error, LargeEvent, Log, Missing, Read, Row, Sequence};
 
 use super::rows::{EventRow, event_row};
 
@@ -32,11 +32,7 @@ enum Place {
 impl Batch {
     /// Reads a range on from its start: at least one sequence, unless the range or the log ends there, and at most
     /// `events_max` events and gaps.
-    pub(super) fn read(
-        log: &Log,
-        range: Range<Sequence>,
-        events_max: usize,
-    ) -> Result<Batch, sidecar_log_format::Error> {
+    pub(super) fn read(log: &Log, range: Range<Sequence>, events_max: usize) -> Result<Batch, Error> {
         let mut batch = Batch { events: Vec::new(), end: range.start, missing: Vec::new() };
         let mut bytes = 0;
         while batch.end < range.end && batch.events.len() + batch.missing.len() < events_max && bytes < BATCH_BYTES_MAX
@@ -61,10 +57,11 @@ impl Batch {
                             let payload = String::from_utf8(payload).ok();
                             batch.events.push(Stored { place: Place::Alone(Box::new(large)), payload });
                         }
-                        Err(error) => {
+                        Err(error @ Error::Corrupt { .. }) => {
                             let why = Missing::Quarantined(error.to_string());
                             batch.missing.push((large.sequence()..batch.end, why));
                         }
+                        Err(error) => return Err(error),
                     }
                 }
                 Read::Missing { from, to, why } => {
@@ -116,5 +113,25 @@ fn folded_payload(row: &Row<'_>) -> Option<String> {
     match row.payload() {
         std::borrow::Cow::Borrowed(_) => None,
         std::borrow::Cow::Owned(payload) => String::from_utf8(payload).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failing_reads::log_with_a_large_event;
+
+    #[test]
+    fn no_event_is_missing_because_a_read_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, reads) = log_with_a_large_event(folder.path());
+        let (failed, batch) = (0..)
+            .find_map(|read| {
+                reads.fail_after(read);
+                Some((read, Batch::read(&log, 0..Sequence::MAX, 8).ok()?))
+            })
+            .unwrap();
+        assert!(failed > 2, "the event is read more than once");
+        assert_eq!((batch.rows().len(), batch.missing), (1, Vec::new()));
     }
 }

@@ -4,7 +4,7 @@
 //! redb. An event without a key that is known here (a shutdown, an unknown kind or shape) leaves nothing.
 
 use redb::WriteTransaction;
-use sidecar_log_format::{Kind, Log, Read, Sequence};
+use sidecar_log_format::{Error, Kind, Log, Read, Sequence};
 
 use super::postings::Posting;
 use super::rows::{
@@ -45,7 +45,10 @@ impl Batch {
                     let kind = large.shape().row(0).map_or(OTHER, |row| row.kind());
                     match large.payload() {
                         Ok(payload) => batch.add(large.sequence(), kind, &payload),
-                        Err(error) => tracing::warn!("event {} is in no view: {error}", large.sequence()),
+                        Err(error @ Error::Corrupt { .. }) => {
+                            tracing::warn!("event {} is in no view: {error}", large.sequence());
+                        }
+                        Err(error) => return Err(error),
                     }
                     batch.next = large.sequence() + 1;
                 }

@@ -771,3 +771,17 @@ async fn a_malformed_row_is_reported_and_the_views_are_made_anew() {
     assert!(views.caught_up_to(2, PATIENCE).await);
     told.model_up_to(u64::MAX).assert_answers_of(&views);
 }
+
+#[test]
+fn no_event_is_left_out_because_a_read_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, reads) = crate::failing_reads::log_with_a_large_event(folder.path());
+    let (failed, batch) = (0..)
+        .find_map(|read| {
+            reads.fail_after(read);
+            Some((read, Batch::read(&log, 0, 8).ok()?))
+        })
+        .unwrap();
+    assert!(failed > 2, "the event is read more than once");
+    assert_eq!((batch.events(), batch.next()), (1, 1));
+}

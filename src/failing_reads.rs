@@ -1,0 +1,143 @@
+//! For tests: a log on a disk of which one read fails.
+
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use sidecar_log_format::{
+    ApiVersion, Event, Log, Opened, ReadOptions, WriteOptions, Writer,
+    storage::{Directory, File, Lock, Storage},
+};
+
+use crate::source::casper::event::BLOCK_ADDED;
+
+/// How many reads go well before one fails.
+#[derive(Clone, Default)]
+pub(crate) struct FailingReads(Arc<AtomicU64>);
+
+impl FailingReads {
+    /// The read after the next `reads` fails, and those after it go well again.
+    pub(crate) fn fail_after(&self, reads: u64) {
+        self.0.store(reads + 1, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> io::Result<()> {
+        let before = self.0.load(Ordering::Relaxed);
+        self.0.store(before.saturating_sub(1), Ordering::Relaxed);
+        if before == 1 { Err(io::Error::other("the disk is away")) } else { Ok(()) }
+    }
+}
+
+/// A log in `folder` whose only event is too large for a shared block.
+pub(crate) fn log_with_a_large_event(folder: &Path) -> (Log, FailingReads) {
+    let directory = Directory::create(folder).unwrap();
+    let options = WriteOptions::new("casper", [1; 16], 1);
+    let Opened { mut writer, .. } = Writer::open(Arc::new(directory.clone()), options).unwrap();
+    let filler = "x".repeat(3 << 20);
+    let header = r#"{"Version2":{"header":{"height":1}}}"#;
+    let payload = format!(r#"{{"BlockAdded":{{"block_hash":"00","block":{header},"filler":"{filler}"}}}}"#);
+    let event = Event {
+        kind: BLOCK_ADDED,
+        source: "10.0.0.1:9999",
+        network: "casper-test",
+        api_version: ApiVersion { major: 2, minor: 0, patch: 0 },
+        upstream_id: Some(7),
+        received: 1,
+        payload: &payload,
+    };
+    writer.append(&event).unwrap();
+    writer.commit().unwrap();
+    let reads = FailingReads::default();
+    let disk = Disk { directory, reads: reads.clone() };
+    (Log::open(Arc::new(disk), ReadOptions::default()).unwrap(), reads)
+}
+
+struct Disk {
+    directory: Directory,
+    reads: FailingReads,
+}
+
+impl Disk {
+    fn file(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(DiskFile { file, reads: self.reads.clone() })
+    }
+}
+
+impl Storage for Disk {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        Ok(self.file(self.directory.create(name)?))
+    }
+
+    fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
+        Ok(self.file(self.directory.open(name, write)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.directory.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.directory.remove(name)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.directory.sync_directory()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.directory.list()
+    }
+
+    fn lock(&self) -> io::Result<Option<Box<dyn Lock>>> {
+        self.directory.lock()
+    }
+
+    fn free_space(&self) -> io::Result<u64> {
+        self.directory.free_space()
+    }
+
+    fn name(&self) -> String {
+        self.directory.name()
+    }
+}
+
+struct DiskFile {
+    file: Arc<dyn File>,
+    reads: FailingReads,
+}
+
+impl File for DiskFile {
+    fn read_some_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.reads.read()?;
+        self.file.read_some_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.file.allocate(offset, length)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn identity(&self) -> io::Result<u64> {
+        self.file.identity()
+    }
+}
