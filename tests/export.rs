@@ -24,6 +24,10 @@ use sidecar_test_support::story::{Story, StoryOptions};
 mod model;
 #[path = "export/property.rs"]
 mod property;
+#[path = "export/refusing_tables.rs"]
+mod refusing_tables;
+#[path = "export/world.rs"]
+mod world;
 
 use model::{Event, Model};
 

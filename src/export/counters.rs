@@ -23,7 +23,8 @@ pub struct Counters {
     pub collisions: Count,
     /// Events not written because the tables have no place for them: unknown kinds and shapes.
     pub without_table: Count,
-    /// Events not written because the database cannot hold a value of theirs.
+    /// Events not written because the database cannot hold a value of theirs, or has a constraint or trigger that
+    /// refuses them.
     pub refused: Count,
     /// Sequences that the log had lost or dropped before they were exported.
     pub missing: Count,

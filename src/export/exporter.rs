@@ -1,8 +1,8 @@
 //! The life of one exporter: connect, read on from the checkpoint, write, back off.
 //!
 //! It runs on a thread of its own, because reading the log and writing SQLite block. Whatever the database answers, the
-//! exporter goes on: what may pass is tried again after a pause; a batch that the database cannot hold is cut down until
-//! the one event is found that it cannot hold, which is then left out and counted.
+//! exporter goes on: what may pass is tried again after a pause, with less at once; a batch that the database cannot hold is
+//! cut down until the one event is found that it cannot hold, which is then left out and counted.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -292,27 +292,25 @@ impl<D: Database> Exporter<D> {
     /// Writes a batch; `false` when it must be read again in a smaller size.
     fn write(&mut self, rows: &[EventRow<'_>], from: Checkpoint, to: Checkpoint) -> Result<bool, ExportError> {
         let advance = Advance { log_id: &self.log_id, from, to };
-        match self.database.write(rows, &advance) {
-            Ok(written) => {
-                self.counters.rows.add(written.rows);
-                self.counters.collisions.add(written.collisions);
-                self.counters.refused.add(written.refused);
-            }
-            Err(ExportError::Unstorable { place, reason, is_collision }) => {
-                let [row] = rows else {
-                    self.events_max = (rows.len() / 2).max(1);
-                    return Ok(false);
-                };
-                if is_collision {
-                    self.counters.collisions.add(1);
-                } else {
-                    self.counters.refused.add(1);
+        let written = match (self.database.write(rows, &advance), rows) {
+            (Err(ExportError::Unstorable { place, reason, is_collision }), [row]) => {
+                self.database.write(&[], &advance)?;
+                if !is_collision {
                     error!("event {} is not exported: {place} cannot hold it: {reason}", row.sequence);
                 }
-                self.database.write(&[], &advance)?;
+                Written { rows: 0, collisions: is_collision.into(), refused: (!is_collision).into() }
             }
-            Err(error) => return Err(error),
-        }
+            (Ok(written), _) => written,
+            (Err(error), _) => {
+                // Whatever it was, less at once may be what the database can do.
+                self.events_max = (rows.len() / 2).max(1);
+                let is_to_be_cut = rows.len() > 1 && matches!(error, ExportError::Unstorable { .. });
+                return if is_to_be_cut { Ok(false) } else { Err(error) };
+            }
+        };
+        self.counters.rows.add(written.rows);
+        self.counters.collisions.add(written.collisions);
+        self.counters.refused.add(written.refused);
         self.counters.transactions.add(1);
         self.pause = PAUSE_MIN;
         self.events_max = (self.events_max * 2).min(BATCH_EVENTS_MAX);

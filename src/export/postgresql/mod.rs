@@ -164,15 +164,21 @@ fn failed(options: &Options, error: &tokio_postgres::Error) -> ExportError {
     };
     let detail = answer.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
     let reason = format!("{}{detail}", answer.message());
-    match answer.code() {
-        code if *code == SqlState::UNIQUE_VIOLATION => ExportError::Unstorable { place, reason, is_collision: true },
-        code if *code == SqlState::INVALID_CATALOG_NAME || *code == SqlState::INSUFFICIENT_PRIVILEGE => {
-            ExportError::Refused { place, reason }
-        }
-        code => match code.code().get(..2) {
+    let unstorable =
+        |is_collision| ExportError::Unstorable { place: place.clone(), reason: reason.clone(), is_collision };
+    match *answer.code() {
+        SqlState::UNIQUE_VIOLATION => unstorable(true),
+        // Constraints and triggers that somebody has added. One that may be met later, a foreign key's, is not among them.
+        SqlState::NOT_NULL_VIOLATION
+        | SqlState::CHECK_VIOLATION
+        | SqlState::EXCLUSION_VIOLATION
+        | SqlState::RAISE_EXCEPTION => unstorable(false),
+        SqlState::INVALID_CATALOG_NAME | SqlState::INSUFFICIENT_PRIVILEGE => ExportError::Refused { place, reason },
+        SqlState::QUERY_CANCELED => ExportError::Failed { place, reason },
+        ref code => match code.code().get(..2) {
             Some("28") => ExportError::Refused { place, reason },
             // A value out of its type's range or alphabet, or over a limit of the server.
-            Some("22" | "54") => ExportError::Unstorable { place, reason, is_collision: false },
+            Some("22" | "54") => unstorable(false),
             Some("08" | "57") => ExportError::Unreachable { place, reason },
             _ => ExportError::Failed { place, reason },
         },

@@ -6,7 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params, types::Value};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior,
+    ffi::{SQLITE_CONSTRAINT_FOREIGNKEY, SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE},
+    params,
+    types::Value,
+};
 
 use super::{
     Advance, Checkpoint, Written,
@@ -83,6 +88,15 @@ impl SqliteDatabase {
     fn error(&self, error: rusqlite::Error) -> ExportError {
         let (place, reason) = (self.place(), error.to_string());
         match error.sqlite_error_code() {
+            // Constraints and triggers that somebody has added. A foreign key's may be met later.
+            Some(ErrorCode::ConstraintViolation) => match error.sqlite_error().map(|error| error.extended_code) {
+                Some(SQLITE_CONSTRAINT_FOREIGNKEY) => ExportError::Failed { place, reason },
+                code => {
+                    let is_collision =
+                        [SQLITE_CONSTRAINT_UNIQUE, SQLITE_CONSTRAINT_PRIMARYKEY].map(Some).contains(&code);
+                    ExportError::Unstorable { place, reason, is_collision }
+                }
+            },
             Some(ErrorCode::TooBig) => ExportError::Unstorable { place, reason, is_collision: false },
             Some(ErrorCode::NotADatabase | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
                 ExportError::Unusable { place, reason }
