@@ -19,6 +19,7 @@ use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql, PostgreSq
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::recordings;
 use sidecar_test_support::story::{Story, StoryOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[path = "export/model.rs"]
 mod model;
@@ -580,14 +581,20 @@ async fn tls_is_spoken_as_sslmode_says() {
     let node = SimulatedNode::start();
     let payloads = payloads();
     node.push_all(&payloads[..50]);
-    let section = |host: &str, mode: &str, root: &Path| {
+    let section = |host: &str, mode: &str, root: Option<&Path>| {
         let section = server.section().replace("127.0.0.1", host);
-        format!("{section}sslmode = '{mode}'\nsslrootcert = '{}'\n", root.display())
+        let root = root.map(|root| format!("sslrootcert = '{}'\n", root.display())).unwrap_or_default();
+        format!("{section}sslmode = '{mode}'\n{root}")
     };
+    let (right, wrong) = (Some(&*right), Some(&*wrong));
 
-    for (host, mode, root) in
-        [("localhost", "verify-full", &right), ("127.0.0.1", "require", &wrong), ("127.0.0.1", "prefer", &wrong)]
-    {
+    for (host, mode, root) in [
+        ("localhost", "verify-full", right),
+        // The certificate names another host.
+        ("127.0.0.1", "require", right),
+        ("127.0.0.1", "require", None),
+        ("127.0.0.1", "prefer", wrong),
+    ] {
         server.psql(DATABASE, "DROP SCHEMA public CASCADE; CREATE SCHEMA public");
         let _sidecar = sidecar().node(node.address()).sections(&section(host, mode, root)).start().await;
         Database::PostgreSql(&server, DATABASE).wait_for_checkpoint(50).await;
@@ -596,14 +603,55 @@ async fn tls_is_spoken_as_sslmode_says() {
     }
 
     // The environment's mode wins over the file's.
-    let builder = sidecar().node(node.address()).sections(&section("localhost", "verify-full", &right));
+    let builder = sidecar().node(node.address()).sections(&section("localhost", "verify-full", right));
     let mut refused = builder.environment("SIDECAR_POSTGRES_SSLMODE", "disable").spawn();
     assert_eq!(refused.wait_for_exit().code(), Some(1));
     assert!(refused.errors().contains("no pg_hba.conf entry"), "{}", refused.errors());
-    for (host, root) in [("localhost", &wrong), ("127.0.0.1", &right)] {
-        let mut waiting = sidecar().node(node.address()).sections(&section(host, "verify-full", root)).start().await;
+    let refused =
+        [("localhost", "verify-full", wrong), ("127.0.0.1", "verify-full", right), ("localhost", "require", wrong)];
+    for (host, mode, root) in refused {
+        let mut waiting = sidecar().node(node.address()).sections(&section(host, mode, root)).start().await;
         waiting.wait_for_output("certificate").await;
         assert!(!waiting.output().contains(PASSWORD));
+    }
+}
+
+/// What a client says to a server that has no TLS, after that answer.
+async fn said_without_tls(listener: &tokio::net::TcpListener) -> Vec<u8> {
+    let (mut client, _) = listener.accept().await.unwrap();
+    let mut request = [0; 8];
+    client.read_exact(&mut request).await.unwrap();
+    assert_eq!(request, [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f], "it asks for TLS first");
+    client.write_all(b"N").await.unwrap();
+    let mut said = vec![0; 1024];
+    let length = client.read(&mut said).await.unwrap();
+    said.truncate(length);
+    said
+}
+
+#[tokio::test]
+async fn nothing_is_said_to_a_server_without_tls_where_tls_is_required() {
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert;
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root.pem");
+    std::fs::write(&root, certificate.pem()).unwrap();
+    for (mode, is_said) in [("prefer", true), ("require", false), ("verify-full", false)] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let down = ReservedPort::new();
+        let section = format!(
+            "[storage.postgresql_config]\nhost = 'localhost'\nport = {port}\ndatabase_name = '{DATABASE}'\n\
+             database_username = 'somebody'\ndatabase_password = '{PASSWORD}'\nsslmode = '{mode}'\n\
+             sslrootcert = '{}'\n",
+            root.display()
+        );
+        let mut sidecar = sidecar().node(down.address()).sections(&section).spawn();
+        let said = said_without_tls(&listener).await;
+        assert_eq!(said.windows(8).any(|part| part == b"somebody"), is_said, "{mode}: {said:?}");
+        if !is_said {
+            assert!(said.is_empty(), "{mode}: {said:?}");
+            sidecar.wait_for_output("server does not support TLS").await;
+        }
     }
 }
 

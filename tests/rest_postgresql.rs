@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sidecar_test_support::client::{Answer, Request, get};
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
-use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql};
+use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql, PostgreSqlOptions};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::recordings;
 use sidecar_test_support::story::{self, Story, StoryOptions};
@@ -416,6 +416,28 @@ async fn a_database_that_is_silent_when_it_is_looked_for_is_reported() {
     kill_process(session, Signal::CONT).unwrap();
     assert_eq!(get(sidecar.admin_address(), "/ready").await.status, 200);
     sidecar.wait_for_output("answers again").await;
+}
+
+#[tokio::test]
+async fn the_certificates_to_trust_are_read_once_for_all_sessions() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root.pem");
+    std::fs::write(&root, &certificate).unwrap();
+    let server = PostgreSql::with(&PostgreSqlOptions {
+        certificate: Some((certificate, key.serialize_pem())),
+        only_tls: true,
+        ..PostgreSqlOptions::default()
+    });
+    server.fill_as_the_reference(DATABASE);
+    let section = server.section().replace("127.0.0.1", "localhost");
+    let section = format!("{section}sslmode = 'verify-full'\nsslrootcert = '{}'\n", root.display());
+    let sidecar = rest_alone(&section).start().await;
+    std::fs::remove_file(&root).unwrap();
+    server
+        .psql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sidecar'");
+    wait_for_status(sidecar.rest_address(), "/block", 200).await;
 }
 
 #[tokio::test]

@@ -280,7 +280,7 @@ fn exporters(group: &mut Group, logged: &Logged) {
         "Events of an unknown kind or shape, for which the tables have no place",
         |counters| &counters.without_table,
     );
-    counted("sidecar_exporter_refused_total", "Events with a value that a database cannot hold", |counters| {
+    counted("sidecar_exporter_refused_total", "Events that a database cannot hold or refuses", |counters| {
         &counters.refused
     });
     counted(

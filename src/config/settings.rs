@@ -162,8 +162,8 @@ pub struct PostgreSql {
     pub max_connections: u32,
     /// Whether the connection is encrypted, and whether it is known who is at its other end.
     pub ssl_mode: SslMode,
-    /// The file with the certificates that vouch for the server, in PEM form, for [`SslMode::VerifyFull`]; without it,
-    /// those that the system trusts.
+    /// The file with the certificates that vouch for the server, in PEM form, for [`SslMode::VerifyFull`] and
+    /// [`SslMode::Require`]; without it the first trusts those that the system trusts, and the second any.
     pub ssl_root_certificate: Option<PathBuf>,
     /// Where a new export begins.
     pub export_from: ExportFrom,
@@ -185,7 +185,8 @@ pub enum SslMode {
     /// If the server has it; the server's certificate is not checked.
     #[default]
     Prefer,
-    /// Always; the server's certificate is not checked.
+    /// Always; the server's certificate must be vouched for if [`PostgreSql::ssl_root_certificate`] is given, whatever
+    /// host it names.
     Require,
     /// Always, and only with a server whose certificate is vouched for and names its host.
     VerifyFull,

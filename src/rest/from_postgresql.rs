@@ -22,13 +22,14 @@ use tokio::task::JoinSet;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row, RowStream, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::answers::{FREE_BYTES, Failure, Found, LARGE_ANSWERS_MAX, Pushed};
 use super::question::{Hash, Question};
 use super::status;
 use crate::config::PostgreSql as Options;
 use crate::export::ExportError;
-use crate::export::postgresql::{connect_to_read, failed_to_read};
+use crate::export::postgresql::{connect_to_read, connector, failed_to_read};
 use crate::source::casper::event::{
     BLOCK_ADDED, FAULT, FINALITY_SIGNATURE, STEP, TRANSACTION_ACCEPTED, TRANSACTION_EXPIRED, TRANSACTION_PROCESSED,
 };
@@ -59,7 +60,8 @@ impl PostgreSqlAnswers {
     pub async fn open(options: Options, statement_timeout: Duration) -> Result<Self, ExportError> {
         let sessions_max = options.max_connections.min(SESSIONS_MAX) as usize;
         let (are_answering, last_refusal) = (AtomicBool::new(true), Mutex::new(None));
-        let sessions = Sessions { options, statement_timeout, are_answering, last_refusal };
+        let connector = connector(&options)?;
+        let sessions = Sessions { options, connector, statement_timeout, are_answering, last_refusal };
         let place = sessions.options.place();
         let sessions = Pool::builder(sessions).max_size(sessions_max).build();
         let sessions = sessions.map_err(|error| ExportError::Unreachable { place, reason: error.to_string() })?;
@@ -258,6 +260,8 @@ pub(super) fn tag(found: &Found) -> String {
 /// Opens sessions, and knows whether the last one asked has answered.
 struct Sessions {
     options: Options,
+    /// Has read the certificates to trust, which takes too long to do for each session.
+    connector: MakeRustlsConnect,
     statement_timeout: Duration,
     are_answering: AtomicBool,
     /// When the log last told of one.
@@ -294,7 +298,7 @@ impl Sessions {
     }
 
     async fn open(&self) -> Result<Session, ExportError> {
-        let (client, task) = connect_to_read(&self.options, self.statement_timeout).await?;
+        let (client, task) = connect_to_read(&self.options, self.connector.clone(), self.statement_timeout).await?;
         let statements = Statements::prepare(&client).await;
         let statements = statements.map_err(|error| failed_to_read(&self.options, &error))?;
         Ok(Session { client, statements, is_asked: false, _task: task })

@@ -20,6 +20,7 @@ use futures_util::SinkExt;
 use sidecar_log_format::Timestamp;
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 use tokio_postgres::{Client, GenericClient, Statement, Transaction, error::SqlState};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     Advance, Checkpoint, Written,
@@ -32,6 +33,7 @@ use crate::{
     source::casper::keys::Stage,
 };
 use copy::CopyRows;
+pub(crate) use tls::connector;
 
 /// The reference's tables.
 pub const SCHEMA: &str = include_str!("schema.sql");
@@ -80,7 +82,7 @@ pub async fn check(options: &Options) -> Result<(), ExportError> {
 /// # Errors
 /// When the server cannot be reached or refuses.
 pub async fn connect(options: &Options) -> Result<Client, ExportError> {
-    let (client, mut task) = connect_with_task(options).await?;
+    let (client, mut task) = connect_with_task(options, connector(options)?).await?;
     task.detach_all();
     Ok(client)
 }
@@ -92,10 +94,11 @@ pub async fn connect(options: &Options) -> Result<Client, ExportError> {
 /// When the server cannot be reached or refuses, or has not the tables that this version knows.
 pub(crate) async fn connect_to_read(
     options: &Options,
+    connector: MakeRustlsConnect,
     statement_timeout: Duration,
 ) -> Result<(Client, JoinSet<()>), ExportError> {
     let failed = |error: tokio_postgres::Error| failed_to_read(options, &error);
-    let (client, task) = connect_with_task(options).await?;
+    let (client, task) = connect_with_task(options, connector).await?;
     let milliseconds = statement_timeout.as_millis().clamp(1, i32::MAX as u128);
     let reading = format!("SET default_transaction_read_only = on; SET statement_timeout = {milliseconds}");
     client.batch_execute(&format!("{SESSION}; {reading}")).await.map_err(failed)?;
@@ -107,7 +110,10 @@ pub(crate) async fn connect_to_read(
     Ok((client, task))
 }
 
-async fn connect_with_task(options: &Options) -> Result<(Client, JoinSet<()>), ExportError> {
+async fn connect_with_task(
+    options: &Options,
+    connector: MakeRustlsConnect,
+) -> Result<(Client, JoinSet<()>), ExportError> {
     let mut config = tokio_postgres::Config::new();
     config
         .host(&options.host)
@@ -124,8 +130,7 @@ async fn connect_with_task(options: &Options) -> Result<(Client, JoinSet<()>), E
             SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
             SslMode::Require | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
         });
-    let (client, connection) =
-        config.connect(tls::connector(options)?).await.map_err(|error| failed(options, &error))?;
+    let (client, connection) = config.connect(connector).await.map_err(|error| failed(options, &error))?;
     let mut task = JoinSet::new();
     task.spawn(async move {
         // The client's own call fails too, and that is reported.

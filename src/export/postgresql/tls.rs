@@ -4,9 +4,13 @@ use std::{path::Path, sync::Arc};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor,
+    },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -14,20 +18,24 @@ use super::{Options, SslMode};
 use crate::export::ExportError;
 
 /// What connects over TLS where the server and the mode want it.
-pub(super) fn connector(options: &Options) -> Result<MakeRustlsConnect, ExportError> {
+///
+/// # Errors
+/// When the certificates that it is to trust cannot be read.
+pub(crate) fn connector(options: &Options) -> Result<MakeRustlsConnect, ExportError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| unusable("the default", error))?;
-    let config = match options.ssl_mode {
-        SslMode::VerifyFull => {
-            builder.with_root_certificates(roots(options.ssl_root_certificate.as_deref())?).with_no_client_auth()
+    let file = options.ssl_root_certificate.as_deref();
+    let roots = match (options.ssl_mode, file) {
+        (SslMode::VerifyFull, _) => {
+            return Ok(MakeRustlsConnect::new(builder.with_root_certificates(roots(file)?).with_no_client_auth()));
         }
-        SslMode::Disable | SslMode::Prefer | SslMode::Require => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))).with_no_client_auth()
-        }
+        (SslMode::Require, Some(_)) => Some(roots(file)?),
+        (SslMode::Disable | SslMode::Prefer | SslMode::Require, _) => None,
     };
-    Ok(MakeRustlsConnect::new(config))
+    let verifier = Arc::new(AnyName { provider, roots });
+    Ok(MakeRustlsConnect::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
 }
 
 fn unusable(path: impl std::fmt::Display, error: impl std::fmt::Display) -> ExportError {
@@ -55,20 +63,29 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, ExportError> {
     Ok(roots)
 }
 
-/// Takes any certificate, as `sslmode` below `verify-full` does everywhere: what is sent is hidden, but from whom is not
-/// known.
+/// Takes a certificate whatever name is in it, and with no roots any, as `sslmode` below `verify-full` does everywhere:
+/// what is sent is hidden, but from whom is not known.
 #[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
+struct AnyName {
+    provider: Arc<CryptoProvider>,
+    /// Who must have signed the certificate.
+    roots: Option<RootCertStore>,
+}
 
-impl ServerCertVerifier for AnyServer {
+impl ServerCertVerifier for AnyName {
     fn verify_server_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
-        _now: UnixTime,
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(roots) = &self.roots {
+            let certificate = ParsedCertificate::try_from(end_entity)?;
+            let algorithms = self.provider.signature_verification_algorithms.all;
+            verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -78,7 +95,7 @@ impl ServerCertVerifier for AnyServer {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -87,10 +104,10 @@ impl ServerCertVerifier for AnyServer {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
