@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use sidecar_test_support::postgresql::PostgreSql;
+use sidecar_test_support::postgresql::{DATABASE, PostgreSql};
 
 use super::Database;
 use super::world::World;
@@ -90,4 +90,30 @@ fn rows_in_both_databases_equal_the_models_after_any_interleaving_of_events_comm
         Ok(())
     });
     result.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn an_event_that_is_not_written_takes_no_key_from_one_after_it() {
+    let server = PostgreSql::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(folder.path(), Some((&server, DATABASE)));
+    let block = |height, hash| payload(0, height, hash, false);
+    world.tell(&block(1, 0), 1, 0, 0);
+    world.commit();
+    world.restart();
+    world.wait_for_exporters();
+    world.stop();
+    // Of a height that is taken; then a block with all of its keys in `event_log`, and one more.
+    world.tell(&block(1, 1), 1, 9, 0);
+    world.tell(&block(2, 1), 1, 9, 0);
+    world.tell(&block(3, 1), 1, 9, 0);
+    world.tell(&block(3, 2), 1, 9, 0);
+    world.commit();
+    world.restart();
+    world.wait_for_exporters();
+    world.stop();
+    assert_eq!((world.model.rows().len(), world.model.collisions), (3, 2));
+    for database in [Database::Sqlite(&world.file), Database::PostgreSql(&server, DATABASE)] {
+        database.assert_equals(&world.model);
+    }
 }

@@ -455,33 +455,30 @@ async fn free_rows<'rows, 'a>(
     statements: &Statements,
     rows: &[&'rows EventRow<'a>],
 ) -> Result<Vec<&'rows EventRow<'a>>, tokio_postgres::Error> {
-    let (mut seen, mut seen_in_event_log) = (HashSet::new(), HashSet::new());
     let mut free = Vec::with_capacity(rows.len());
     for (table, taken) in (1_i16..).zip(&statements.taken) {
-        let mut candidates = Vec::new();
-        let (mut first, mut second) = (Vec::new(), Vec::new());
-        for row in rows.iter().copied().filter(|row| row.content.event_type() == table) {
-            let key = key(row);
-            if seen.contains(&(table, key.clone()))
-                || !seen_in_event_log.insert((table, &row.source_address, row.event_id, &row.event_key))
-            {
-                continue;
-            }
-            candidates.push(row);
-            first.push(key.0.clone());
-            second.push(key.1.clone());
-            seen.insert((table, key));
-        }
+        let candidates: Vec<_> = rows.iter().copied().filter(|row| row.content.event_type() == table).collect();
         if candidates.is_empty() {
             continue;
         }
-        let first: Vec<&str> = first.iter().map(AsRef::as_ref).collect();
-        let second: Vec<&str> = second.iter().map(AsRef::as_ref).collect();
+        let keys: Vec<_> = candidates.iter().map(|row| key(row)).collect();
+        let first: Vec<&str> = keys.iter().map(|(first, _)| first.as_ref()).collect();
+        let second: Vec<&str> = keys.iter().map(|(_, second)| second.as_ref()).collect();
         let mut taken_numbers = HashSet::new();
         for found in transaction.query(taken, &[&first, &second]).await? {
             taken_numbers.insert(found.try_get::<_, i64>(0)?);
         }
-        free.extend((1..).zip(candidates).filter(|(number, _)| !taken_numbers.contains(number)).map(|(_, row)| row));
+        let (mut seen, mut seen_in_event_log) = (HashSet::new(), HashSet::new());
+        for ((number, row), key) in (1..).zip(candidates).zip(&keys) {
+            let key_in_event_log = (&row.source_address, row.event_id, &row.event_key);
+            // What is not written takes no key from those after it.
+            if taken_numbers.contains(&number) || seen.contains(key) || seen_in_event_log.contains(&key_in_event_log) {
+                continue;
+            }
+            seen.insert(key);
+            seen_in_event_log.insert(key_in_event_log);
+            free.push(row);
+        }
     }
     free.sort_unstable_by_key(|row| row.sequence);
     Ok(free)
