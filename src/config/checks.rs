@@ -236,12 +236,6 @@ fn sqlite_settings(file: file::SqliteConfig, section: &Section<'_>) -> Result<Sq
     let pages = file.wal_autocheckpointing_interval;
     Ok(Sqlite {
         file_name: file.file_name,
-        max_connections: section.number_or(
-            "max_connections_in_pool",
-            file.max_connections_in_pool,
-            100,
-            1..=COUNT_MAX,
-        )?,
         wal_autocheckpointing_interval: section.number_or("wal_autocheckpointing_interval", pages, 1000, 0..=65_535)?,
         export_from: file.export_from,
     })
@@ -529,7 +523,7 @@ mod tests {
     ";
 
     /// Every number of the file, its limits, and what stands in the file's full example.
-    const LIMITS: [(&str, RangeInclusive<i64>); 57] = [
+    const LIMITS: [(&str, RangeInclusive<i64>); 56] = [
         ("max_thread_count", 1..=4096),
         ("max_blocking_thread_count", 1..=4096),
         ("storage.log.sync_interval_ms", 1..=60_000),
@@ -548,7 +542,6 @@ mod tests {
         ("storage.log.retention_bytes_max", 0..=1_125_899_906_842_624),
         ("storage.log.retention_wait_bytes_max", 0..=1_125_899_906_842_624),
         ("storage.log.view_cache_bytes", 1_048_576..=1_099_511_627_776),
-        ("storage.sqlite_config.max_connections_in_pool", 1..=4_294_967_295),
         ("storage.sqlite_config.wal_autocheckpointing_interval", 0..=65_535),
         ("storage.postgresql_config.max_connections_in_pool", 1..=4_294_967_295),
         ("storage.postgresql_config.port", 1..=65_535),

@@ -83,7 +83,9 @@ pub(super) struct SqliteConfig {
     #[serde(default = "yes")]
     pub(super) enabled: bool,
     pub(super) file_name: String,
-    pub(super) max_connections_in_pool: Option<i64>,
+    /// The reference asks for it, so files have it; here it has no effect.
+    #[serde(rename = "max_connections_in_pool")]
+    _max_connections_in_pool: Option<i64>,
     pub(super) wal_autocheckpointing_interval: Option<i64>,
     #[serde(default)]
     pub(super) export_from: ExportFrom,

@@ -126,8 +126,6 @@ pub enum Durability {
 pub struct Sqlite {
     /// The database file inside the storage folder.
     pub file_name: String,
-    /// The most connections at once.
-    pub max_connections: u32,
     /// Pages per automatic checkpoint of the write-ahead log.
     pub wal_autocheckpointing_interval: u16,
     /// Where a new export begins.

@@ -33,7 +33,7 @@ use Change::{Dropped, LargestOf, Moved, Renamed, Split};
 
 const ONE_STREAM: &str = "a node has one stream, and its events are taken in its order";
 const ALL_INTERFACES: &str = "the server listens on all interfaces";
-const ONE_POOL: &str = "readers and writers share `max_connections_in_pool`";
+const ONE_CONNECTION: &str = "the export has one connection";
 const SHARED_LINK: &str = "requests share one connection to the node, each with its own time limit";
 
 /// Each line: the full path of an old key, and what became of it. A path through an array means each of its tables.
@@ -52,8 +52,8 @@ const CHANGES: &[(&str, Change)] = &[
     ("sse_server.rest_server", Moved("rest_api_server")),
     ("sse_server.admin_server", Moved("admin_api_server")),
     // Until 2022-12.
-    ("storage.sqlite_config.max_read_connections", Dropped(ONE_POOL)),
-    ("storage.sqlite_config.max_write_connections", Dropped(ONE_POOL)),
+    ("storage.sqlite_config.max_read_connections", Dropped(ONE_CONNECTION)),
+    ("storage.sqlite_config.max_write_connections", Dropped(ONE_CONNECTION)),
     ("sse_server.event_stream_server.ip_address", Dropped(ALL_INTERFACES)),
     ("rest_api_server.ip_address", Dropped(ALL_INTERFACES)),
     ("sse_server.connections.delay_between_retries_secs", Renamed("delay_between_retries_in_seconds")),
