@@ -1,15 +1,9 @@
 //! Tables that somebody has given constraints and triggers of their own: what they refuse is left out, and nothing else.
 
-use std::time::{Duration, Instant};
-
 use sidecar_test_support::postgresql::{DATABASE, PostgreSql};
 
-use super::world::World;
-use super::{Database, PATIENCE};
-
-fn step(era: u64) -> String {
-    format!(r#"{{"Step":{{"era_id":{era},"execution_effects":[]}}}}"#)
-}
+use super::Database;
+use super::world::{World, step};
 
 /// A world that tells steps of the eras 0 to 99 before its exporters run, of which the tables will refuse 17 and 58.
 fn world_of_steps(folder: &std::path::Path, postgresql: Option<(&PostgreSql, &str)>) -> World {
@@ -116,22 +110,12 @@ fn an_event_whose_kind_is_not_in_its_table_now_waits_until_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::new(folder.path(), Some((&server, DATABASE)));
     let file = world.file.clone();
-    let change = |sql: &str| {
-        let connection = rusqlite::Connection::open(&file).unwrap();
-        connection.busy_timeout(PATIENCE).unwrap();
-        connection.execute_batch(sql).unwrap();
-        server.psql(DATABASE, sql);
-    };
     world.tell(&step(1), 1, 0, 0);
     world.commit();
-    change(r#"DELETE FROM "event_type" WHERE "event_type_id" = 7"#);
+    world.change(&server, r#"DELETE FROM "event_type" WHERE "event_type_id" = 7"#);
     world.restart();
-    let deadline = Instant::now() + PATIENCE;
-    while world.counters().any(|(_, counters)| counters.failures.get() == 0) {
-        assert!(Instant::now() < deadline, "a row without its kind is exported");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    change(r#"INSERT INTO "event_type" VALUES (7, 'Step')"#);
+    world.wait_until(|counters| counters.failures.get() > 0);
+    world.change(&server, r#"INSERT INTO "event_type" VALUES (7, 'Step')"#);
     world.wait_for_exporters();
     world.stop();
     for database in [Database::Sqlite(&file), Database::PostgreSql(&server, DATABASE)] {

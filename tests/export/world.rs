@@ -9,7 +9,7 @@ use sidecar::export::counters::Counters;
 use sidecar::export::{Exporters, Options, Running, sqlite};
 use sidecar::source::casper::event::{Classified, classify};
 use sidecar_log_format::{ApiVersion, Head, Log, Opened, WriteOptions, Writer, storage::Directory};
-use sidecar_test_support::postgresql::{PASSWORD, PostgreSql, USER};
+use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql, USER};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -31,7 +31,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// An empty log in `folder`, to be exported to SQLite and to a database of PostgreSQL, whose tables are made.
+    /// The log in `folder`, empty if it is new, to be exported to SQLite and to a database of PostgreSQL, whose tables are made.
     pub(super) fn new(folder: &Path, postgresql: Option<(&PostgreSql, &str)>) -> Self {
         let storage = Arc::new(Directory::create(folder.join("log")).unwrap());
         let now = UNIX_EPOCH.elapsed().unwrap().as_micros().try_into().unwrap();
@@ -118,12 +118,28 @@ impl World {
 
     pub(super) fn wait_for_exporters(&self) {
         let head = self.log.head().next_sequence;
+        self.wait_until(|counters| counters.next_sequence() >= head);
+    }
+
+    /// Waits until every exporter has counted so.
+    pub(super) fn wait_until(&self, is_so: impl Fn(&Counters) -> bool) {
         let deadline = Instant::now() + PATIENCE;
-        for (name, counters) in self.counters() {
-            while counters.next_sequence() < head {
-                assert!(Instant::now() < deadline, "{name} is at {} of {head}", counters.next_sequence());
-                std::thread::sleep(Duration::from_millis(1));
-            }
+        while let Some((name, counters)) = self.counters().find(|(_, counters)| !is_so(counters)) {
+            assert!(Instant::now() < deadline, "{name}: {counters:?}");
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
+
+    /// Runs the same statements in SQLite and in the server's first database.
+    pub(super) fn change(&self, server: &PostgreSql, sql: &str) {
+        let connection = rusqlite::Connection::open(&self.file).unwrap();
+        connection.busy_timeout(PATIENCE).unwrap();
+        connection.execute_batch(sql).unwrap();
+        server.psql(DATABASE, sql);
+    }
+}
+
+/// An event without anything but its era.
+pub(super) fn step(era: u64) -> String {
+    format!(r#"{{"Step":{{"era_id":{era},"execution_effects":[]}}}}"#)
 }

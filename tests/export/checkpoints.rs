@@ -1,0 +1,106 @@
+//! Where an export goes on: with the event after the last row, after a failure in the middle of a batch, on a log that is
+//! not the one it knows, and behind events that the log has dropped.
+
+use sidecar_test_support::postgresql::{DATABASE, PostgreSql};
+
+use super::Database;
+use super::world::{World, step};
+
+#[test]
+fn rows_and_checkpoint_are_written_together_or_not_at_all() {
+    let server = PostgreSql::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(folder.path(), Some((&server, DATABASE)));
+    (0..10).for_each(|era| world.tell(&step(era), 1, era, 0));
+    world.commit();
+    // A failure that is not the row's own: an event of a kind that there is not.
+    let columns = r#""event_type_id", "event_source_address", "event_id", "event_key", "api_version", "network_name""#;
+    let insert = format!(r#"INSERT INTO "event_log" ({columns}) VALUES (99, '', 0, '', '', '');"#);
+    rusqlite::Connection::open(&world.file)
+        .unwrap()
+        .execute_batch(&format!(r#"CREATE TRIGGER fail AFTER INSERT ON "Step" WHEN NEW."era" = 7 BEGIN {insert} END"#))
+        .unwrap();
+    server.psql(
+        DATABASE,
+        &format!(
+            r#"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {insert} RETURN NULL; END $$;
+               CREATE TRIGGER fail AFTER INSERT ON "Step" FOR EACH ROW WHEN (NEW."era" = 7) EXECUTE FUNCTION fail()"#
+        ),
+    );
+    world.restart();
+    world.wait_until(|counters| counters.next_sequence() == 7);
+    let failures = world.counters().map(|(_, counters)| counters.failures.get()).max().unwrap();
+    world.wait_until(|counters| counters.failures.get() > failures);
+    world.stop();
+    let file = world.file.clone();
+    let databases = [Database::Sqlite(&file), Database::PostgreSql(&server, DATABASE)];
+    for database in databases {
+        assert_eq!(database.rows(), world.model.rows()[..7]);
+        assert_eq!(database.checkpoint(), Some(7));
+    }
+    rusqlite::Connection::open(&file).unwrap().execute_batch("DROP TRIGGER fail").unwrap();
+    server.psql(DATABASE, r#"DROP TRIGGER fail ON "Step""#);
+    world.restart();
+    world.wait_for_exporters();
+    world.stop();
+    databases.into_iter().for_each(|database| database.assert_equals(&world.model));
+}
+
+#[test]
+fn on_another_log_than_the_one_it_knows_an_export_begins_where_it_once_began() {
+    let server = PostgreSql::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(folder.path(), Some((&server, DATABASE)));
+    (0..10).for_each(|era| world.tell(&step(era), 1, era, 0));
+    world.commit();
+    world.restart();
+    world.wait_for_exporters();
+    world.stop();
+    let file = world.file.clone();
+    // A log that lost its end; and one that is an older copy, so that its head is behind the checkpoint.
+    for (time, differs) in (1..).zip([r#""epoch" = "epoch" + 1"#, r#""next_sequence" = 1000"#]) {
+        let lose = r#"DELETE FROM "Step" WHERE "era" = 5; DELETE FROM "event_log" WHERE "event_key" = '5'"#;
+        world.change(&server, &format!(r#"UPDATE "sidecar_checkpoint" SET "first_sequence" = 2, {differs}; {lose}"#));
+        world.restart();
+        world.wait_until(|counters| counters.collisions.get() == 7 * time);
+        world.stop();
+        for database in [Database::Sqlite(&file), Database::PostgreSql(&server, DATABASE)] {
+            let (mut rows, mut expected) = (database.rows(), world.model.rows().to_vec());
+            rows.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(rows, expected);
+            assert_eq!(database.checkpoint(), Some(10));
+        }
+    }
+}
+
+#[test]
+fn events_that_were_dropped_before_they_were_exported_are_counted_and_passed() {
+    let server = PostgreSql::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(folder.path(), Some((&server, DATABASE)));
+    (0..5).for_each(|era| world.tell(&step(era), 1, era, 0));
+    world.commit();
+    world.restart();
+    world.wait_for_exporters();
+    world.stop();
+    (5..20).for_each(|era| drop(world.append(&step(era), 1, era, 0)));
+    world.commit();
+    world.writer.seal_now(1).unwrap();
+    (20..25).for_each(|era| world.tell(&step(era), 1, era, 0));
+    world.commit();
+    assert_eq!(world.writer.drop_before(20).unwrap(), 1);
+    // The blocks that are still in memory go with the process.
+    let model = std::mem::take(&mut world.model);
+    drop(world);
+    let mut world = World::new(folder.path(), Some((&server, DATABASE)));
+    world.model = model;
+    world.restart();
+    world.wait_for_exporters();
+    world.stop();
+    let missing: Vec<_> = world.counters().map(|(_, counters)| counters.missing.get()).collect();
+    assert_eq!(missing, [15, 15]);
+    for database in [Database::Sqlite(&world.file), Database::PostgreSql(&server, DATABASE)] {
+        database.assert_equals(&world.model);
+    }
+}
