@@ -559,8 +559,8 @@ async fn a_full_disk_under_postgresql_holds_the_export_up_until_there_is_room() 
         None => {
             // Not by `eprintln`, which shows nothing of a test that passes.
             let told =
-                "no file system can be mounted here: PostgreSQL only says that its disk is full. This needs root.";
-            writeln!(std::io::stderr(), "{told}").unwrap();
+                b"no file system can be mounted here: PostgreSQL only says that its disk is full. It needs root.\n";
+            std::io::stderr().write_all(told).unwrap();
             let fill = r#"
                 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$;
