@@ -313,7 +313,10 @@ impl Committer {
                 Read::Large(large) => {
                     match large.payload() {
                         Ok(payload) => self.insert_again(next, &payload, None)?,
-                        Err(error) => warn!("event {next} cannot be read ({error}): a node may bring it again"),
+                        Err(error @ log_format::Error::Corrupt { .. }) => {
+                            warn!("event {next} cannot be read ({error}): a node may bring it again");
+                        }
+                        Err(error) => return Err(error.into()),
                     }
                     next += 1;
                 }

@@ -227,3 +227,52 @@ impl Start {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sidecar_log_format::{Read, WriteOptions};
+
+    use super::*;
+    use crate::failing_reads::log_with_a_large_event;
+    use identity::{Fingerprint, Known};
+
+    #[tokio::test]
+    async fn no_stored_event_is_new_because_a_read_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, reads) = log_with_a_large_event(folder.path());
+        let index_file = |read: u64| folder.path().join(format!("{read}.redb"));
+        let catch_up = |read: u64| {
+            let options = WriteOptions::new("casper", [1; 16], 1);
+            let Opened { writer, .. } = Writer::open(Arc::new(Directory::at(folder.path())), options).unwrap();
+            let start = Start {
+                writer,
+                lost_from: None,
+                log: log.clone(),
+                index_file: index_file(read),
+                index: identity::Options::default(),
+                batches: mpsc::channel(1).1,
+                committed: watch::channel(log.head()).0,
+                counters: Arc::default(),
+                durability: Durability::Commit,
+                sync_interval: Duration::from_secs(1),
+                free_bytes_min: 0,
+                forgetter: Arc::default(),
+                runtime: tokio::runtime::Handle::current(),
+            };
+            reads.fail_after(read);
+            // On a thread that may wait for the runtime.
+            thread::scope(|scope| scope.spawn(|| start.run()).join().unwrap())
+        };
+        let failed = (0..).find(|&read| catch_up(read).is_ok()).unwrap();
+        assert!(failed > 2, "the event is read more than once");
+
+        reads.fail_after(1000);
+        let Read::Large(event) = log.read(0).unwrap() else { panic!("a large event") };
+        let payload = event.payload().unwrap();
+        let fingerprint = Fingerprint::new(crc32fast::hash(&payload), false);
+        let mut opened =
+            IdentityIndex::open(&index_file(failed), log.id(), Some(0), identity::Options::default()).unwrap();
+        let identity = committer::identity_of(&payload).unwrap();
+        assert_eq!(opened.index.check(&identity, fingerprint).unwrap(), Known::Same);
+    }
+}
