@@ -174,6 +174,8 @@ async fn what_cannot_change_is_kept_by_caches_and_the_rest_is_asked_for_again() 
     ] {
         let answer = get(address, &path).await;
         assert_eq!(answer.header("cache-control"), Some("public, max-age=31536000, immutable"), "{path}");
+        // Else it would be kept for pages of one origin and refused to those of another.
+        assert_eq!(answer.header("vary"), Some("origin"), "{path}");
         let tag = answer.header("etag").unwrap().to_owned();
         let again = Request::get(address, &path).header("if-none-match", &format!("\"other\", W/{tag}")).answer().await;
         assert_eq!((again.status, again.body.as_str()), (304, ""), "{path}");

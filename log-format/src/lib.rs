@@ -36,7 +36,7 @@ pub use chain::{CHAIN_START, ChainValue, next_chain_value};
 pub use error::{Error, Result};
 pub use estimate::{Estimate, estimate};
 pub use event::{ApiVersion, ApiVersionError, Event, Kind, Mark, MarkKind, Sequence, Timestamp};
-pub use log::{Head, LargeEvent, Log, Missing, Read, ReadOptions, StoredBlock};
+pub use log::{Head, LargeEvent, Log, Missing, Outline, Read, ReadOptions, StoredBlock};
 pub use maintenance::{Maintenance, SealedSegment};
 pub use recovery::Recovery;
 pub use rewrite::{Progress, RewriteOptions, Rewritten};

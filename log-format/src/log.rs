@@ -29,6 +29,15 @@ use crate::{
 pub(crate) const LARGE_BYTES: u32 = 1 << 20;
 const OPEN_SEGMENTS_MAX: usize = 32;
 
+/// What the log's index knows of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// The kinds of its events, one bit each.
+    pub kinds: u64,
+    /// The sequence after its last event.
+    pub end_sequence: Sequence,
+}
+
 /// The last durable, visible position of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
@@ -322,13 +331,14 @@ impl Log {
         self.read_to(sequence, Extent::UpToEvent)
     }
 
-    /// Where the block that holds an event ends: at the first sequence of the next one. Reads no block.
+    /// Which kinds of events the block that holds an event has, one bit each (see [`crate::Kind::bit`]), and where it ends:
+    /// at the first sequence of the next one. Reads no block.
     ///
     /// # Errors
     /// As [`Log::read`].
-    pub fn end_of_block(&self, sequence: Sequence) -> Result<Option<Sequence>> {
+    pub fn outline(&self, sequence: Sequence) -> Result<Option<Outline>> {
         Ok(match self.shared.locate(sequence)? {
-            Place::Block(_, entry) => Some(entry.end_sequence()),
+            Place::Block(_, entry) => Some(Outline { kinds: entry.kinds, end_sequence: entry.end_sequence() }),
             Place::Missing(..) => None,
         })
     }

@@ -55,10 +55,10 @@ impl AnswerFrom {
     }
 
     /// The body of `/status`.
-    pub(super) async fn status(&self, version: &str) -> Vec<u8> {
+    pub(super) fn status(&self, version: &str) -> Vec<u8> {
         match self {
             AnswerFrom::Log(log) => log.status(version),
-            AnswerFrom::PostgreSql(postgresql) => postgresql.status(version).await,
+            AnswerFrom::PostgreSql(postgresql) => postgresql.status(version),
         }
     }
 }

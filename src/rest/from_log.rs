@@ -21,8 +21,10 @@ use crate::view::{ViewError, Views};
 const VIEW_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How many blocks are remembered as having been read for one event.
 const READ_LATELY_MAX: usize = 256;
-/// Blocks that one page looks through for events of its kinds before it says where to go on.
-const PAGE_BLOCKS_MAX: usize = 64;
+/// Blocks that one page reads, and that it passes over because the index knows of no event of its kinds there, before it
+/// says where to go on.
+const PAGE_BLOCKS_READ_MAX: usize = 64;
+const PAGE_BLOCKS_PASSED_MAX: usize = 4096;
 
 /// Reads answers.
 pub struct LogAnswers {
@@ -305,13 +307,14 @@ fn push(found: &mut Found, read: Read) -> Result<Pushed, Failure> {
         },
         Read::Large(event) => {
             let Some(row) = event.shape().row(0) else { return Ok(Pushed::Yes) };
-            if found.room.is_none() {
-                return Ok(Pushed::NeedsRoom);
+            let room = found.room_for(usize::try_from(event.wire_bytes()).unwrap_or(usize::MAX))?;
+            if room != Pushed::Yes {
+                return Ok(room);
             }
             let payload = event.payload().map_err(|error| Failure::Storage(error.to_string()))?;
             found.push_row(&row, &payload)
         }
-        Read::Missing { why: Missing::Dropped, .. } | Read::End => Ok(Pushed::Yes),
+        Read::Missing { why: Missing::Dropped | Missing::Hole, .. } | Read::End => Ok(Pushed::Yes),
         Read::Missing { from, why, .. } => Err(Failure::Storage(format!("event {from} is {}", describe(&why)))),
     }
 }
@@ -327,15 +330,18 @@ pub(super) fn describe(why: &Missing) -> String {
 /// Reads a page; `None` when its first event needs room.
 fn scan(log: &Log, page: PageOfEvents, found: &mut Found) -> Result<Option<PageEnd>, Failure> {
     let mut end = PageEnd { next: page.from, missing: Vec::new() };
-    let mut blocks = 0;
-    while found.events < page.limit && blocks < PAGE_BLOCKS_MAX {
-        blocks += 1;
-        match log.read(end.next).map_err(|error| Failure::Storage(error.to_string()))? {
+    let unreadable = |error: sidecar_log_format::Error| Failure::Storage(error.to_string());
+    let (mut read, mut passed) = (0, 0);
+    while found.events < page.limit && read < PAGE_BLOCKS_READ_MAX && passed < PAGE_BLOCKS_PASSED_MAX {
+        let outline = log.outline(end.next).map_err(unreadable)?;
+        if let Some(outline) = outline.filter(|outline| outline.kinds & page.kinds == 0) {
+            passed += 1;
+            end.next = outline.end_sequence;
+            continue;
+        }
+        read += 1;
+        match log.read(end.next).map_err(unreadable)? {
             Read::Events { block, index } => {
-                if block.kinds() & page.kinds == 0 {
-                    end.next = block.end_sequence();
-                    continue;
-                }
                 for row in (index..block.len()).filter_map(|index| block.row(index)) {
                     if found.events == page.limit {
                         break;
@@ -350,18 +356,11 @@ fn scan(log: &Log, page: PageOfEvents, found: &mut Found) -> Result<Option<PageE
                     end.next = row.sequence() + 1;
                 }
             }
-            Read::Large(event) => {
-                if event.shape().kinds() & page.kinds != 0 {
-                    if found.events > 0 {
-                        return Ok(Some(end));
-                    }
-                    match push(found, Read::Large(event))? {
-                        Pushed::NeedsRoom => return Ok(None),
-                        Pushed::Yes | Pushed::PageIsFull => {}
-                    }
-                }
-                end.next += 1;
-            }
+            Read::Large(event) => match push(found, Read::Large(event))? {
+                Pushed::Yes => end.next += 1,
+                Pushed::NeedsRoom => return Ok(None),
+                Pushed::PageIsFull => return Ok(Some(end)),
+            },
             Read::Missing { from, to, why } => {
                 let to = to.max(from + 1);
                 end.missing.push((from, to - 1, describe(&why)));
@@ -371,4 +370,82 @@ fn scan(log: &Log, page: PageOfEvents, found: &mut Found) -> Result<Option<PageE
         }
     }
     Ok(Some(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use sidecar_log_format::storage::Directory;
+    use sidecar_log_format::{ApiVersion, Event, Kind, ReadOptions, WriteOptions, Writer};
+
+    use super::super::answers::Form;
+    use super::*;
+
+    /// A log of a block of one event for each of `kinds`, and a segment for each `per_segment` of them.
+    fn log_of(folder: &Path, kinds: impl Iterator<Item = u8>, per_segment: usize) -> Log {
+        let options = WriteOptions::new("casper", [7; 16], 5);
+        let mut writer = Writer::open(Arc::new(Directory::at(folder)), options).unwrap().writer;
+        for (number, kind) in kinds.enumerate() {
+            let event = Event {
+                kind: Kind(kind),
+                source: "10.0.0.1:9999",
+                network: "casper-test",
+                api_version: ApiVersion { major: 2, minor: 0, patch: 0 },
+                upstream_id: None,
+                received: 5,
+                payload: r#"{"Other":{}}"#,
+            };
+            writer.append(&event).unwrap();
+            writer.commit().unwrap();
+            if (number + 1) % per_segment == 0 {
+                writer.seal_now(5).unwrap();
+            }
+        }
+        writer.close().unwrap();
+        opened(folder)
+    }
+
+    fn opened(folder: &Path) -> Log {
+        Log::open(Arc::new(Directory::at(folder)), ReadOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn a_page_passes_over_blocks_without_its_kinds_and_reads_none_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let kinds = std::iter::repeat_n(1, 3 * PAGE_BLOCKS_READ_MAX).chain([2]);
+        let log = log_of(folder.path(), kinds, usize::MAX);
+        let last = 3 * PAGE_BLOCKS_READ_MAX as u64;
+        let page = |kinds: u64| {
+            let mut found = Found::new("", Form::Stored, &Arc::default()).paged();
+            let end = scan(&log, PageOfEvents { from: 0, limit: 1000, kinds }, &mut found).unwrap().unwrap();
+            (found.events, end.next)
+        };
+        assert_eq!(page(Kind(2).bit()), (1, last + 1));
+        assert!(log.read_cached(0).is_none() && log.read_cached(last).is_some());
+        assert_eq!(page(u64::MAX), (PAGE_BLOCKS_READ_MAX, PAGE_BLOCKS_READ_MAX as u64));
+    }
+
+    #[test]
+    fn nothing_is_found_where_nothing_is_and_damage_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(log_of(folder.path(), [1; 6].into_iter(), 2));
+        let segment = |first: u64| folder.path().join(format!("{first:020}.segment"));
+        std::fs::remove_file(segment(2)).unwrap();
+        let mut bytes = std::fs::read(segment(0)).unwrap();
+        let begin = bytes.windows(4).position(|magic| magic == b"SBLK").unwrap();
+        bytes[begin + 150] ^= 1;
+        std::fs::write(segment(0), bytes).unwrap();
+        let log = opened(folder.path());
+        let look_for = |sequence| {
+            let found = Found::new("", Form::Stored, &Arc::default());
+            let (log, sequences) = (log.clone(), vec![sequence]);
+            let mut reading = Reading { log, read_lately: Arc::default(), sequences, next: 0, found };
+            reading.go_on().map(|_| reading.found.events)
+        };
+        assert_eq!(look_for(3).unwrap(), 0, "a hole");
+        assert_eq!(look_for(4).unwrap(), 1);
+        assert_eq!(look_for(9).unwrap(), 0, "after the end");
+        assert!(matches!(look_for(0), Err(Failure::Storage(why)) if why.contains("in a damaged block")));
+    }
 }

@@ -112,8 +112,8 @@ impl PostgreSqlAnswers {
     }
 
     /// The body of `/status`.
-    pub(super) async fn status(&self, version: &str) -> Vec<u8> {
-        status::of_postgresql(version, self.is_answering().await)
+    pub(super) fn status(&self, version: &str) -> Vec<u8> {
+        status::of_postgresql(version, self.has_answered())
     }
 
     /// Adds the events that answer `question` to `found`.

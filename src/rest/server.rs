@@ -122,7 +122,7 @@ impl Shared {
             Request::Transactions(question) => self.transactions(&question).await,
             Request::Event(sequence) => self.event(sequence).await,
             Request::Events(page) => self.events(page).await,
-            Request::Status => return self.status().await,
+            Request::Status => return self.status(),
             Request::Document => return with_type(StatusCode::OK, JSON, document::json().clone()),
             Request::SwaggerUi => return redirect_to_swagger_ui(),
             Request::SwaggerFile(file) => return self.swagger_file(file),
@@ -216,8 +216,8 @@ impl Shared {
         Ok(Answer::new(found).untagged())
     }
 
-    async fn status(&self) -> Response {
-        let body = self.answers.status(self.options.version).await;
+    fn status(&self) -> Response {
+        let body = self.answers.status(self.options.version);
         with_type(StatusCode::OK, JSON, Bytes::from(body))
     }
 
@@ -251,6 +251,8 @@ impl Shared {
         if let Some(tag) = tag {
             response.headers_mut().insert(header::ETAG, tag);
             response.headers_mut().insert(header::CACHE_CONTROL, if lasts { FOR_EVER } else { ASK_AGAIN });
+            // What a cache keeps names the origin that may read it.
+            response.headers_mut().insert(header::VARY, HeaderValue::from_name(header::ORIGIN));
         }
         response
     }

@@ -110,7 +110,7 @@ impl ReadAhead {
         let (log, from, until) = (self.log.clone(), self.from, self.until);
         let read = tokio::task::spawn_blocking(move || {
             // What is wrong shows again when the client gets there.
-            let end_of_block = |position| log.end_of_block(position).ok().flatten();
+            let end_of_block = |position| Some(log.outline(position).ok().flatten()?.end_sequence);
             let position = (0..skipped).try_fold(from, |position, _| end_of_block(position));
             let _ = position.filter(|&position| position <= until).map(|position| log.read(position));
             drop(decoder);
