@@ -284,7 +284,8 @@ impl Endpoint {
 impl Described {
     fn parameter(&self) -> Parameter {
         let Described(name, description, form, example) = *self;
-        let number = || integer().minimum(Some(0));
+        // What 64 bits hold.
+        let number = || integer().minimum(Some(0)).maximum(Some(usize::MAX));
         let parameter = ParameterBuilder::new().name(name).description(Some(description));
         let text_example = Value::from(example);
         let number_example = example.parse::<u64>().map_or(Value::Null, Value::from);
