@@ -1,6 +1,6 @@
 //! Where answers come from. What both can answer is asked here; what only the log has, through [`AnswerFrom::log`].
 
-use super::answers::{Failure, Found};
+use super::answers::{Failure, Found, Memory};
 use super::from_log::LogAnswers;
 use super::from_postgresql::PostgreSqlAnswers;
 use super::question::Question;
@@ -19,6 +19,14 @@ impl AnswerFrom {
         match self {
             AnswerFrom::Log(log) => Ok(log),
             AnswerFrom::PostgreSql(_) => Err(Failure::OnlyInLog),
+        }
+    }
+
+    /// What its large answers may take.
+    pub(super) fn memory(&self) -> &Memory {
+        match self {
+            AnswerFrom::Log(log) => log.memory(),
+            AnswerFrom::PostgreSql(postgresql) => postgresql.memory(),
         }
     }
 

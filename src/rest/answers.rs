@@ -11,19 +11,26 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 use sidecar_log_format::{Kind, Row, Sequence};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::counters::Counters;
 use crate::source::casper::event::kind_name;
 use crate::source::casper::keys::rest_payload;
 
-/// Answers up to this size are made whenever they are asked for; one that grows larger needs a permit, so that only a few
-/// such are in memory. A page ends before it does, unless its only event is larger.
+/// Answers are made up to this size whenever they are asked for: only so many requests are worked on at once. One that
+/// grows larger needs [`Memory`]. A page ends before it does, unless its only event is larger.
 pub(super) const FREE_BYTES: usize = 1 << 20;
-/// Answers over the free size that may be in memory.
-pub(super) const LARGE_ANSWERS_MAX: usize = 2;
+/// Answers up to this size are sent whenever they are made: HTTP takes them at once, and only so many connections are open.
+/// A larger one needs [`Memory`] for as long as its client takes it.
+const SMALL_BYTES: usize = 64 << 10;
 /// No list becomes longer than this. A single event may be: the log and the exporters have their own limit for those.
 const LIST_BYTES_MAX: usize = 64 << 20;
+/// What large answers may take together. Any event of a log fits.
+const MEMORY_BYTES: usize = 320 << 20;
+/// What an answer may have beside its events' payloads.
+const AROUND_BYTES: usize = 4 << 10;
+/// The unit in which memory is counted.
+const UNIT_BYTES: usize = 1 << 10;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +95,7 @@ pub(super) enum Form {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pushed {
     Yes,
-    /// Not without [`Found::room`].
+    /// Not before [`Memory::make_room`].
     NeedsRoom,
     /// Not to this page.
     PageIsFull,
@@ -106,9 +113,73 @@ pub(super) struct Found {
     /// change when a growing answer does.
     pub(super) events: usize,
     pub(super) last: Sequence,
-    /// Must be held for as long as an answer over [`FREE_BYTES`] is in memory.
-    pub(super) room: Option<OwnedSemaphorePermit>,
+    /// Its part of [`Memory`], while it is larger than [`FREE_BYTES`].
+    room: Option<Room>,
+    /// How large it wants to become, if that was more than it had room for.
+    wanted_bytes: usize,
     counters: Arc<Counters>,
+}
+
+/// What large answers may take, while they are made and while they are sent; who finds nothing left waits.
+#[derive(Debug)]
+pub(super) struct Memory(Arc<Semaphore>);
+
+/// A part of [`Memory`], given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Room(OwnedSemaphorePermit);
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory(Arc::new(Semaphore::new(MEMORY_BYTES / UNIT_BYTES)))
+    }
+}
+
+impl Memory {
+    /// Waits until `found` may become as large as it wanted to.
+    pub(super) async fn make_room(&self, found: &mut Found) -> Result<(), Failure> {
+        // Who waits has nothing, lest two that grow wait for each other.
+        found.room = None;
+        found.room = Some(self.room(found.wanted_bytes).await?);
+        Ok(())
+    }
+
+    /// The finished body of an answer, and what must be held for as long as it is in memory. Waits for that, unless there
+    /// was room to make it.
+    pub(super) async fn keep(&self, found: Found) -> Result<(Vec<u8>, Option<Room>), Failure> {
+        let Found { mut body, room, .. } = found;
+        if body.len() <= SMALL_BYTES {
+            return Ok((body, None));
+        }
+        body.shrink_to_fit();
+        let room = match room {
+            Some(room) => room.shrunk_to(body.len()),
+            None => self.room(body.len()).await?,
+        };
+        Ok((body, Some(room)))
+    }
+
+    async fn room(&self, bytes: usize) -> Result<Room, Failure> {
+        let permit = Arc::clone(&self.0).acquire_many_owned(units(bytes)).await;
+        permit.map(Room).map_err(|error| Failure::Storage(error.to_string()))
+    }
+}
+
+impl Room {
+    fn bytes(&self) -> usize {
+        self.0.num_permits() * UNIT_BYTES
+    }
+
+    fn shrunk_to(mut self, bytes: usize) -> Room {
+        match self.0.split(units(bytes) as usize) {
+            Some(needed) => Room(needed),
+            None => self,
+        }
+    }
+}
+
+/// Never more than there are, so that nobody waits for ever.
+fn units(bytes: usize) -> u32 {
+    u32::try_from(bytes.min(MEMORY_BYTES).div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
 /// A state of [`Found`].
@@ -132,6 +203,7 @@ impl Found {
             events: 0,
             last: 0,
             room: None,
+            wanted_bytes: 0,
             counters: Arc::clone(counters),
         }
     }
@@ -209,13 +281,21 @@ impl Found {
             self.is_cut = true;
             return Ok(Pushed::PageIsFull);
         }
-        if is_large && self.room.is_none() {
-            return Ok(Pushed::NeedsRoom);
-        }
-        if self.events > 0 && self.body.len().saturating_add(bytes) > LIST_BYTES_MAX {
+        let wanted = self.body.len().saturating_add(bytes);
+        if wanted > if self.events > 0 { LIST_BYTES_MAX } else { MEMORY_BYTES - AROUND_BYTES } {
             return Err(Failure::TooLong);
         }
+        if wanted > self.room_bytes() {
+            // Nobody knows how long a list becomes.
+            self.wanted_bytes = AROUND_BYTES + if self.events > 0 { LIST_BYTES_MAX } else { wanted };
+            return Ok(Pushed::NeedsRoom);
+        }
         Ok(Pushed::Yes)
+    }
+
+    /// How large the answer may become now.
+    pub(super) fn room_bytes(&self) -> usize {
+        self.room.as_ref().map_or(FREE_BYTES, Room::bytes)
     }
 
     fn begin_event(&mut self, kind: Kind, bytes: usize) {
@@ -260,20 +340,71 @@ impl Found {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::Semaphore;
+    use futures_util::FutureExt;
 
     use super::*;
 
+    fn found(opening_bytes: usize) -> Found {
+        Found::new(&"x".repeat(opening_bytes), Form::Envelope, &Arc::default())
+    }
+
+    impl Memory {
+        fn left_bytes(&self) -> usize {
+            self.0.available_permits() * UNIT_BYTES
+        }
+    }
+
     #[tokio::test]
     async fn an_event_is_added_only_if_the_list_stays_within_its_limit_or_it_is_the_only_one() {
-        let room = || Arc::new(Semaphore::new(1)).try_acquire_owned().ok();
-        let list = || Found { room: room(), ..Found::new("[", Form::Envelope, &Arc::default()) };
-        let mut alone = list();
-        assert_eq!(alone.room_for(2 * LIST_BYTES_MAX).unwrap(), Pushed::Yes);
-        let mut list = list();
+        let memory = Memory::default();
+        let mut alone = found(1);
+        for bytes in [2 * LIST_BYTES_MAX, 256 << 20] {
+            assert_eq!(alone.room_for(bytes).unwrap(), Pushed::NeedsRoom);
+            memory.make_room(&mut alone).await.unwrap();
+            assert_eq!(alone.room_for(bytes).unwrap(), Pushed::Yes);
+        }
+        assert!(matches!(alone.room_for(MEMORY_BYTES), Err(Failure::TooLong)));
+        drop(alone);
+        let mut list = found(1);
         list.push_enveloped(0, Kind(0), "2.0.0", "casper", "{}").unwrap();
+        assert_eq!(list.room_for(FREE_BYTES).unwrap(), Pushed::NeedsRoom);
+        memory.make_room(&mut list).await.unwrap();
         let left = LIST_BYTES_MAX - list.body.len();
         assert_eq!(list.room_for(left).unwrap(), Pushed::Yes);
         assert!(matches!(list.room_for(left + 1), Err(Failure::TooLong)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_small_takes_its_size_until_it_is_gone() {
+        let memory = Memory::default();
+        let (_, room) = memory.keep(found(SMALL_BYTES)).await.unwrap();
+        assert!(room.is_none());
+        let (_, room) = memory.keep(found(SMALL_BYTES + 1)).await.unwrap();
+        assert_eq!(memory.left_bytes(), MEMORY_BYTES - SMALL_BYTES - UNIT_BYTES);
+        drop(room);
+        let mut list = found(FREE_BYTES);
+        list.note(0);
+        assert_eq!(list.room_for(1).unwrap(), Pushed::NeedsRoom);
+        memory.make_room(&mut list).await.unwrap();
+        assert_eq!(memory.left_bytes(), MEMORY_BYTES - LIST_BYTES_MAX - AROUND_BYTES);
+        let (_, room) = memory.keep(list).await.unwrap();
+        assert_eq!(memory.left_bytes(), MEMORY_BYTES - FREE_BYTES);
+        drop(room);
+        assert_eq!(memory.left_bytes(), MEMORY_BYTES);
+    }
+
+    #[tokio::test]
+    async fn an_answer_waits_until_there_is_memory_for_it() {
+        let memory = Memory::default();
+        let most = memory.room(MEMORY_BYTES - FREE_BYTES).await.unwrap();
+        let mut large = found(0);
+        assert_eq!(large.room_for(2 * FREE_BYTES).unwrap(), Pushed::NeedsRoom);
+        assert!(memory.make_room(&mut large).now_or_never().is_none());
+        let first = memory.keep(found(FREE_BYTES)).now_or_never().unwrap().unwrap();
+        assert!(memory.keep(found(SMALL_BYTES + 1)).now_or_never().is_none());
+        drop(first);
+        assert!(memory.keep(found(SMALL_BYTES + 1)).now_or_never().is_some());
+        drop(most);
+        assert!(memory.make_room(&mut large).now_or_never().is_some());
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use sidecar_log_format::{Log, Missing, Read, Sequence};
 use tokio::sync::Semaphore;
 
-use super::answers::{Failure, Found, LARGE_ANSWERS_MAX, Pushed};
+use super::answers::{Failure, Found, Memory, Pushed};
 use super::question::{PageOfEvents, Question};
 use super::status;
 use crate::source::casper::NamedSource;
@@ -32,7 +32,7 @@ pub struct LogAnswers {
     views: Views,
     sources: Vec<NamedSource>,
     decoders: Arc<Semaphore>,
-    large_answers: Arc<Semaphore>,
+    memory: Memory,
     read_lately: Arc<ReadLately>,
 }
 
@@ -45,13 +45,17 @@ impl LogAnswers {
             views,
             sources,
             decoders: Arc::new(Semaphore::new(decode_concurrency.max(1))),
-            large_answers: Arc::new(Semaphore::new(LARGE_ANSWERS_MAX)),
+            memory: Memory::default(),
             read_lately: Arc::default(),
         }
     }
 
     pub(super) fn log(&self) -> &Log {
         &self.log
+    }
+
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// How far log, views and sources are.
@@ -103,7 +107,7 @@ impl LogAnswers {
         loop {
             match reading.go_on_in_memory()? {
                 Stop::Done => return Ok(reading.found),
-                Stop::NeedsRoom => reading.found.room = self.large_answers.clone().acquire_owned().await.ok(),
+                Stop::NeedsRoom => self.memory.make_room(&mut reading.found).await?,
                 Stop::NeedsDisk => {
                     let stop;
                     (reading, stop) = self
@@ -114,7 +118,7 @@ impl LogAnswers {
                         .await?;
                     match stop? {
                         Stop::Done => return Ok(reading.found),
-                        _ => reading.found.room = self.large_answers.clone().acquire_owned().await.ok(),
+                        _ => self.memory.make_room(&mut reading.found).await?,
                     }
                 }
             }
@@ -136,7 +140,7 @@ impl LogAnswers {
             found = scanned;
             match result? {
                 Some(end) => return Ok((found, end)),
-                None => found.room = self.large_answers.clone().acquire_owned().await.ok(),
+                None => self.memory.make_room(&mut found).await?,
             }
         }
     }

@@ -17,14 +17,13 @@ use deadpool::managed::{
 use futures_util::TryStreamExt;
 use serde_json::value::RawValue;
 use sidecar_log_format::Kind;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row, RowStream, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::answers::{FREE_BYTES, Failure, Found, LARGE_ANSWERS_MAX, Pushed};
+use super::answers::{FREE_BYTES, Failure, Found, Memory, Pushed};
 use super::question::{Hash, Question};
 use super::status;
 use crate::config::PostgreSql as Options;
@@ -41,14 +40,12 @@ const SESSIONS_MAX: u32 = 1000;
 const SESSION_TIME_MAX: Duration = Duration::from_secs(5);
 /// Between two lines about questions that the server answers with an error.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(60);
-/// No event of a log is larger, and so no exporter's row.
-const EVENT_BYTES_MAX: usize = 256 << 20;
 
 /// Asks the database.
 #[derive(Clone)]
 pub struct PostgreSqlAnswers {
     sessions: Pool<Sessions>,
-    large_answers: Arc<Semaphore>,
+    memory: Arc<Memory>,
 }
 
 impl PostgreSqlAnswers {
@@ -65,7 +62,7 @@ impl PostgreSqlAnswers {
         let place = sessions.options.place();
         let sessions = Pool::builder(sessions).max_size(sessions_max).build();
         let sessions = sessions.map_err(|error| ExportError::Unreachable { place, reason: error.to_string() })?;
-        let answers = PostgreSqlAnswers { sessions, large_answers: Arc::new(Semaphore::new(LARGE_ANSWERS_MAX)) };
+        let answers = PostgreSqlAnswers { sessions, memory: Arc::default() };
         match answers.open_first().await {
             Err(PoolError::Backend(error)) if error.is_refusal() => return Err(error),
             Err(error) => drop(answers.no_session(error)),
@@ -80,6 +77,10 @@ impl PostgreSqlAnswers {
         let session = self.sessions.get().await?;
         let may_read = session.client.batch_execute(READ_NOTHING).await;
         may_read.map_err(|error| PoolError::Backend(failed_to_read(&self.sessions.manager().options, &error)))
+    }
+
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Whether the database answers now; while all sessions are busy, whether it did when it was last asked.
@@ -152,7 +153,7 @@ impl PostgreSqlAnswers {
         loop {
             let mut session = self.session().await?;
             let asked = ask(&session.statements)?;
-            let bytes_max = if found.room.is_some() { EVENT_BYTES_MAX } else { FREE_BYTES };
+            let bytes_max = found.room_bytes();
             let pushed = self.push_rows(&mut session, &asked, bytes_max, &mut found).await?;
             // Before waiting for room: who has room may be waiting for a session.
             self.give_back(session);
@@ -160,7 +161,7 @@ impl PostgreSqlAnswers {
                 Pushed::Yes | Pushed::PageIsFull => return Ok(found),
                 Pushed::NeedsRoom => {
                     found.go_back_to(start);
-                    found.room = self.large_answers.clone().acquire_owned().await.ok();
+                    self.memory.make_room(&mut found).await?;
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! HTTP: from a request to a response.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,10 +15,9 @@ use axum::response::Response;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use sidecar_log_format::Sequence;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer_from::AnswerFrom;
-use super::answers::{Failure, Form, Found};
+use super::answers::{Failure, Form, Found, Room};
 use super::counters::Counters;
 use super::question::{self, Hash, PageOfEvents, Question, Refusal, Request};
 use super::{RestOptions, document};
@@ -127,10 +127,11 @@ impl Shared {
             Request::SwaggerUi => return redirect_to_swagger_ui(),
             Request::SwaggerFile(file) => return self.swagger_file(file),
         };
-        match answer {
-            Ok(answer) => self.success(answer, headers),
-            Err(reason) => failure(&reason),
-        }
+        let response = match answer {
+            Ok(answer) => self.success(answer, headers).await,
+            Err(reason) => Err(reason),
+        };
+        response.unwrap_or_else(|reason| failure(&reason))
     }
 
     fn found(&self, opening: &str, form: Form) -> Found {
@@ -226,23 +227,27 @@ impl Shared {
             Ok(Some(file)) => {
                 let content_type = HeaderValue::from_str(&file.content_type);
                 let content_type = content_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));
-                with_type(StatusCode::OK, content_type, Bytes::from(file.bytes.into_owned()))
+                let bytes = match file.bytes {
+                    Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+                    Cow::Owned(bytes) => Bytes::from(bytes),
+                };
+                with_type(StatusCode::OK, content_type, bytes)
             }
             Ok(None) => empty(StatusCode::NOT_FOUND),
             Err(error) => failure(&Failure::Storage(error.to_string())),
         }
     }
 
-    fn success(&self, answer: Answer, headers: &HeaderMap) -> Response {
+    async fn success(&self, answer: Answer, headers: &HeaderMap) -> Result<Response, Failure> {
         let Answer { found, lasts, is_tagged } = answer;
         let tag = is_tagged.then(|| HeaderValue::try_from(format!("\"{}\"", self.answers.tag(&found))).ok()).flatten();
         let is_known = tag.as_ref().is_some_and(|tag| knows(headers, tag));
         let mut response = if is_known {
             empty(StatusCode::NOT_MODIFIED)
         } else {
-            let body = match found.room {
-                None => Body::from(found.body),
-                Some(room) => Body::new(HeldBody { bytes: Bytes::from(found.body), _room: room }),
+            let body = match self.answers.memory().keep(found).await? {
+                (body, None) => Body::from(body),
+                (bytes, Some(room)) => Body::new(LargeBody { bytes, sent: 0, _room: room }),
             };
             let mut response = Response::new(body);
             response.headers_mut().insert(header::CONTENT_TYPE, JSON);
@@ -254,7 +259,7 @@ impl Shared {
             // What a cache keeps names the origin that may read it.
             response.headers_mut().insert(header::VARY, HeaderValue::from_name(header::ORIGIN));
         }
-        response
+        Ok(response)
     }
 }
 
@@ -281,13 +286,21 @@ impl Answer {
     }
 }
 
-/// A large body, with the permit that it needs while it is in memory.
-struct HeldBody {
-    bytes: Bytes,
-    _room: OwnedSemaphorePermit,
+/// A large body, with the room that it takes. HTTP gets copies of it, piece by piece: with a slice, a client that is slow to
+/// take the last piece would keep all of it, after the room was given back.
+struct LargeBody {
+    bytes: Vec<u8>,
+    sent: usize,
+    _room: Room,
 }
 
-impl http_body::Body for HeldBody {
+impl LargeBody {
+    fn left(&self) -> &[u8] {
+        self.bytes.get(self.sent..).unwrap_or_default()
+    }
+}
+
+impl http_body::Body for LargeBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
@@ -295,18 +308,17 @@ impl http_body::Body for HeldBody {
         mut self: Pin<&mut Self>,
         _context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        // In pieces: the whole would be let go of here, with the permit, while the client is still reading.
-        let piece = self.bytes.len().min(PIECE_BYTES);
-        let piece = self.bytes.split_to(piece);
-        Poll::Ready((!piece.is_empty()).then_some(Ok(Frame::data(piece))))
+        let piece = self.left().chunks(PIECE_BYTES).next().map(Bytes::copy_from_slice);
+        self.sent += piece.as_ref().map_or(0, Bytes::len);
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bytes.is_empty()
+        self.left().is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.len() as u64)
+        SizeHint::with_exact(self.left().len() as u64)
     }
 }
 
@@ -375,4 +387,29 @@ fn error(status: StatusCode, message: &str) -> Response {
     let message = serde_json::Value::from(message);
     let body = format!("{{\"code\":{},\"message\":{message}}}", status.as_u16());
     with_type(status, JSON, Bytes::from(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::super::answers::Memory;
+    use super::*;
+
+    #[tokio::test]
+    async fn the_pieces_of_a_large_answer_do_not_keep_it_in_memory() {
+        let text = "0123456789".repeat(20_000);
+        let memory = Memory::default();
+        let found = Found::new(&text, Form::Envelope, &Arc::default());
+        let (bytes, Some(room)) = memory.keep(found).await.unwrap() else { panic!("it is large") };
+        let mut body = LargeBody { bytes, sent: 0, _room: room };
+        assert_eq!(http_body::Body::size_hint(&body).exact(), Some(200_000));
+        let mut pieces = Vec::new();
+        while let Some(frame) = body.frame().await {
+            pieces.push(frame.unwrap().into_data().unwrap());
+        }
+        assert!(pieces.len() == 4 && pieces.iter().all(Bytes::is_unique));
+        assert!(http_body::Body::is_end_stream(&body));
+        assert_eq!(pieces.concat(), text.as_bytes());
+    }
 }
