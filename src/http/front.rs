@@ -206,7 +206,7 @@ impl Connection {
             let (router, busy) = (router.clone(), Busy::begin(activity, request.version()));
             async move {
                 let response = router.oneshot(request.map(Body::new)).await?;
-                Ok::<_, Infallible>(response.map(|body| Observed { body, busy }))
+                Ok::<_, Infallible>(response.map(|body| Observed::new(body, busy)))
             }
         });
         let builder = self.builder();
@@ -257,8 +257,9 @@ impl Connection {
         });
         let is_stalled = self.lasts(write_stall_timeout, |activity| {
             let has_moved = activity.has_moved.swap(false, Ordering::Relaxed);
+            let is_sending = activity.sending.load(Ordering::Relaxed) > 0;
             // Of an HTTP/1.1 client the system knows better whether it takes anything: its buffers are large.
-            activity.is_http2.load(Ordering::Relaxed) && activity.is_busy() && !has_moved
+            activity.is_http2.load(Ordering::Relaxed) && is_sending && !has_moved
         });
         let counted = |count: &AtomicU64| {
             count.fetch_add(1, Ordering::Relaxed);
@@ -295,7 +296,9 @@ struct Activity {
     has_asked: AtomicBool,
     /// A request was begun since the last look.
     has_been_busy: AtomicBool,
-    /// Some body was asked for more since the last look: the client has taken what came before.
+    /// Bodies with something for the client to take. Others are quiet, or not begun while their requests wait their turns.
+    sending: AtomicUsize,
+    /// Some body began, or was asked for more, since the last look: the client has taken what came before.
     has_moved: AtomicBool,
     /// Somebody else needs the place.
     displaced: Arc<Notify>,
@@ -318,6 +321,7 @@ impl Activity {
             is_http2: AtomicBool::new(false),
             has_asked: AtomicBool::new(false),
             has_been_busy: AtomicBool::new(false),
+            sending: AtomicUsize::new(0),
             has_moved: AtomicBool::new(false),
             displaced,
             idle,
@@ -376,6 +380,34 @@ impl Drop for Busy {
 struct Observed {
     body: Body,
     busy: Busy,
+    /// Whether there was something for the client when the body was last asked.
+    is_sending: bool,
+}
+
+impl Observed {
+    fn new(body: Body, busy: Busy) -> Self {
+        let is_sending = !http_body::Body::is_end_stream(&body);
+        let mut observed = Observed { body, busy, is_sending: false };
+        observed.note_move(is_sending);
+        observed
+    }
+
+    fn note_move(&mut self, is_sending: bool) {
+        let activity = &self.busy.0;
+        activity.has_moved.store(true, Ordering::Relaxed);
+        match (self.is_sending, is_sending) {
+            (false, true) => _ = activity.sending.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = activity.sending.fetch_sub(1, Ordering::Relaxed),
+            _ => {}
+        }
+        self.is_sending = is_sending;
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        self.note_move(false);
+    }
 }
 
 impl http_body::Body for Observed {
@@ -386,8 +418,9 @@ impl http_body::Body for Observed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        self.busy.0.has_moved.store(true, Ordering::Relaxed);
-        Pin::new(&mut self.body).poll_frame(context)
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        self.note_move(matches!(polled, Poll::Ready(Some(_))));
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -474,7 +507,7 @@ mod tests {
     }
 
     impl Running {
-        /// Answers `/` at once, `/endless` for ever, and `/quiet` with a body that never comes.
+        /// Answers `/` at once, `/late` after 600 ms, `/endless` for ever, and `/quiet` with a body that never comes.
         fn start(change: impl FnOnce(&mut FrontLimits)) -> Running {
             let mut limits = FrontLimits {
                 connections_max: 10,
@@ -492,6 +525,7 @@ mod tests {
             let piece = || Ok::<_, Infallible>(Bytes::from(vec![b'x'; 4096]));
             let router = Router::new()
                 .route("/", get(|| async { "here" }))
+                .route("/late", get(|| async { tokio::time::sleep(Duration::from_millis(600)).await }))
                 .route("/endless", get(move || async move { Body::from_stream(stream::repeat_with(piece)) }))
                 .route("/quiet", get(|| async { Body::from_stream(stream::pending::<Result<Bytes, Infallible>>()) }));
             let (cancel, cancelled) = oneshot::channel::<()>();
@@ -615,6 +649,21 @@ mod tests {
         running.wait_for(|counters| counters.connections.load(Ordering::Relaxed) == 0).await;
         assert_eq!(running.counters.stalled.load(Ordering::Relaxed), 1);
         drop((never_read, unread, connection));
+    }
+
+    #[tokio::test]
+    async fn who_has_nothing_to_take_is_not_cut_in_http_2() {
+        let running = Running::start(|limits| limits.write_stall_timeout = Duration::from_millis(100));
+        for others in [&[][..], &["/quiet"], &["/quiet", "/quiet"]] {
+            let (mut sender, _connection) = http2_client(running.address).await;
+            let mut quiet = Vec::new();
+            for path in others {
+                quiet.push(sender.send_request(http2_request(path)).await.unwrap());
+            }
+            let late = sender.send_request(http2_request("/late")).await;
+            assert!(late.is_ok(), "beside {others:?}: {late:?}");
+        }
+        assert_eq!(running.counters.stalled.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
