@@ -45,6 +45,8 @@ const HTTP2_STREAMS_MAX: u32 = 32;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 /// What an HTTP/2 peer may send before somebody reads it: requests here have no bodies to speak of.
 const HTTP2_WINDOW_BYTES: u32 = 64 << 10;
+/// What a client takes at least of a large answer, per second.
+pub const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 /// How often a connection is looked at while its time-outs run.
 const CHECKS_PER_TIMEOUT: u32 = 4;
 
@@ -58,8 +60,11 @@ pub struct FrontLimits {
     pub header_timeout: Duration,
     /// How long a connection may stay open without a request.
     pub idle_timeout: Duration,
-    /// How long a client may leave what it is sent untouched. A slow one takes a little now and then and is never cut.
+    /// How long a client may leave what it is sent untouched. A slow one that takes a little now and then is not cut for it.
     pub write_stall_timeout: Duration,
+    /// Bytes per second that a client takes at least of a body that has an end and does not fit into the buffers, once the
+    /// write-stall timeout has passed: what it leaves is kept in memory. At least 1.
+    pub bytes_per_second_min: u64,
     /// Bytes of HTTP/1.1's buffer: of the head of a request, and of what is written at a time. At least 8192.
     pub http1_buffer_bytes: usize,
     /// Bytes of an HTTP/2 stream that wait to be sent, and of the head of a request.
@@ -78,10 +83,18 @@ impl FrontLimits {
             header_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(90),
             write_stall_timeout: Duration::from_secs(30),
+            bytes_per_second_min: BYTES_PER_SECOND_MIN,
             http1_buffer_bytes: 64 << 10,
             http2_buffer_bytes: 64 << 10,
             http1_vectored: true,
         }
+    }
+
+    /// How long a body may be on its way, if that is limited.
+    fn for_body(&self, body: &Body) -> Option<Duration> {
+        let bytes = http_body::Body::size_hint(body).exact()?;
+        let is_large = bytes > self.http1_buffer_bytes.max(self.http2_buffer_bytes) as u64;
+        is_large.then(|| self.write_stall_timeout + Duration::from_secs(bytes / self.bytes_per_second_min.max(1)))
     }
 }
 
@@ -98,7 +111,8 @@ pub struct FrontCounters {
     pub displaced: AtomicU64,
     /// Connections closed because they asked for nothing in time.
     pub idled_out: AtomicU64,
-    /// HTTP/2 connections closed because the client took nothing in time; HTTP/1.1 ones are closed by the system.
+    /// Connections closed because the client took an answer too slowly, or in HTTP/2 nothing in time; of HTTP/1.1 the system
+    /// closes those that take nothing.
     pub stalled: AtomicU64,
 }
 
@@ -204,9 +218,10 @@ impl Connection {
         let (router, activity) = (&self.router, &self.activity);
         let service = service_fn(|request: Request<Incoming>| {
             let (router, busy) = (router.clone(), Busy::begin(activity, request.version()));
+            let limits = self.limits;
             async move {
                 let response = router.oneshot(request.map(Body::new)).await?;
-                Ok::<_, Infallible>(response.map(|body| Observed::new(body, busy)))
+                Ok::<_, Infallible>(response.map(|body| Observed::new(body, busy, &limits)))
             }
         });
         let builder = self.builder();
@@ -268,6 +283,7 @@ impl Connection {
             () = is_asked_late => counted(&self.counters.idled_out),
             () = is_idle => counted(&self.counters.idled_out),
             () = is_stalled => counted(&self.counters.stalled),
+            () = self.activity.overdue.notified() => counted(&self.counters.stalled),
             () = self.activity.displaced.notified() => {}
         }
     }
@@ -300,6 +316,8 @@ struct Activity {
     sending: AtomicUsize,
     /// Some body began, or was asked for more, since the last look: the client has taken what came before.
     has_moved: AtomicBool,
+    /// A body has been on its way for too long.
+    overdue: Arc<Notify>,
     /// Somebody else needs the place.
     displaced: Arc<Notify>,
     idle: Arc<IdleConnections>,
@@ -323,6 +341,7 @@ impl Activity {
             has_been_busy: AtomicBool::new(false),
             sending: AtomicUsize::new(0),
             has_moved: AtomicBool::new(false),
+            overdue: Arc::default(),
             displaced,
             idle,
         }
@@ -382,12 +401,23 @@ struct Observed {
     busy: Busy,
     /// Whether there was something for the client when the body was last asked.
     is_sending: bool,
+    /// Tells when it has been on its way for too long.
+    _time_limit: Option<JoinSet<()>>,
 }
 
 impl Observed {
-    fn new(body: Body, busy: Busy) -> Self {
+    fn new(body: Body, busy: Busy, limits: &FrontLimits) -> Self {
+        let time_limit = limits.for_body(&body).map(|limit| {
+            let overdue = Arc::clone(&busy.0.overdue);
+            let mut task = JoinSet::new();
+            task.spawn(async move {
+                tokio::time::sleep(limit).await;
+                overdue.notify_one();
+            });
+            task
+        });
         let is_sending = !http_body::Body::is_end_stream(&body);
-        let mut observed = Observed { body, busy, is_sending: false };
+        let mut observed = Observed { body, busy, is_sending: false, _time_limit: time_limit };
         observed.note_move(is_sending);
         observed
     }
@@ -507,13 +537,15 @@ mod tests {
     }
 
     impl Running {
-        /// Answers `/` at once, `/late` after 600 ms, `/endless` for ever, and `/quiet` with a body that never comes.
+        /// Answers `/` at once, `/late` after 600 ms, `/large` with 64 MiB, `/endless` for ever, and `/quiet` with a body that
+        /// never comes.
         fn start(change: impl FnOnce(&mut FrontLimits)) -> Running {
             let mut limits = FrontLimits {
                 connections_max: 10,
                 header_timeout: PATIENCE,
                 idle_timeout: PATIENCE,
                 write_stall_timeout: PATIENCE,
+                bytes_per_second_min: BYTES_PER_SECOND_MIN,
                 http1_buffer_bytes: 8 << 10,
                 http2_buffer_bytes: 8 << 10,
                 http1_vectored: false,
@@ -526,6 +558,7 @@ mod tests {
             let router = Router::new()
                 .route("/", get(|| async { "here" }))
                 .route("/late", get(|| async { tokio::time::sleep(Duration::from_millis(600)).await }))
+                .route("/large", get(|| async { Body::new(Large { left: LARGE_BYTES }) }))
                 .route("/endless", get(move || async move { Body::from_stream(stream::repeat_with(piece)) }))
                 .route("/quiet", get(|| async { Body::from_stream(stream::pending::<Result<Bytes, Infallible>>()) }));
             let (cancel, cancelled) = oneshot::channel::<()>();
@@ -554,6 +587,33 @@ mod tests {
                 }
             };
             assert!(timeout(PATIENCE, waiting).await.is_ok(), "{:?}", self.counters);
+        }
+    }
+
+    const LARGE_BYTES: u64 = 64 << 20;
+
+    /// A body of a known size.
+    struct Large {
+        left: u64,
+    }
+
+    impl http_body::Body for Large {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            if self.left == 0 {
+                return Poll::Ready(None);
+            }
+            self.left -= 4096;
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b'x'; 4096])))))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.left)
         }
     }
 
@@ -679,6 +739,35 @@ mod tests {
             slow.read_exact(&mut piece).await.unwrap();
         }
         assert_eq!(running.counters.connections.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn who_takes_an_answer_too_slowly_is_cut() {
+        let stall = Duration::from_millis(500);
+        let running = Running::start(|limits| {
+            limits.write_stall_timeout = stall;
+            limits.bytes_per_second_min = LARGE_BYTES + 1;
+        });
+        let mut slow = running.send(request("/large").as_bytes()).await;
+        let mut pace = tokio::time::interval(stall / 20);
+        let mut piece = vec![0; 1 << 20];
+        let mut taken = 0;
+        while let Ok(bytes @ 1..) = slow.read(&mut piece).await {
+            taken += bytes as u64;
+            pace.tick().await;
+        }
+        assert!(taken < LARGE_BYTES, "{taken}");
+        assert_eq!(running.counters.stalled.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn who_takes_an_answer_in_time_gets_all_of_it() {
+        let running = Running::start(|_| {});
+        let mut client =
+            running.send(request("/large").replacen("host", "connection: close\r\nhost", 1).as_bytes()).await;
+        let mut read = Vec::new();
+        timeout(PATIENCE, client.read_to_end(&mut read)).await.unwrap().unwrap();
+        assert!(read.len() as u64 > LARGE_BYTES);
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::http::{
     allow_any_origin,
-    front::{Front, FrontLimits},
+    front::{BYTES_PER_SECOND_MIN, Front, FrontLimits},
 };
 
 /// What hyper asks for at least, and the room below.
@@ -97,6 +97,7 @@ impl Shared {
             header_timeout: options.header_timeout,
             idle_timeout: options.idle_timeout,
             write_stall_timeout: options.write_stall_timeout,
+            bytes_per_second_min: BYTES_PER_SECOND_MIN,
             http1_buffer_bytes: self.buffer_bytes() - BUFFER_ROOM_BYTES,
             http2_buffer_bytes: self.buffer_bytes(),
             http1_vectored: !self.copies(),
