@@ -278,7 +278,7 @@ pub struct EventStreamServer {
     pub client_buffer_bytes: usize,
     /// The most connections open at once, those without a stream included.
     pub max_connections: usize,
-    /// The limit for a client to send its request's header.
+    /// The limit for a client to send its first request's header.
     pub header_timeout: Duration,
     /// How long a connection may stay open without a request.
     pub idle_timeout: Duration,

@@ -56,9 +56,9 @@ pub struct FrontLimits {
     /// Open connections. One more takes the place of the connection that has been idle for longest; while all are busy,
     /// it is closed.
     pub connections_max: usize,
-    /// How long the head of a request may take, the first one's from the connection's start on.
+    /// How long the head of the first request may take, from the connection's start on.
     pub header_timeout: Duration,
-    /// How long a connection may stay open without a request.
+    /// How long a connection may stay open without a request; one counts once its head is complete.
     pub idle_timeout: Duration,
     /// How long a client may leave what it is sent untouched. A slow one that takes a little now and then is not cut for it.
     pub write_stall_timeout: Duration,
@@ -240,8 +240,8 @@ impl Connection {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.header_timeout)
+            // It would run while the connection is idle, too; see `watch`.
+            .header_read_timeout(None)
             .writev(limits.http1_vectored)
             .max_buf_size(limits.http1_buffer_bytes);
         builder
@@ -259,7 +259,6 @@ impl Connection {
     /// Ends when the connection has used up the patience that there is with it.
     async fn watch(&self) {
         let FrontLimits { header_timeout, idle_timeout, write_stall_timeout, .. } = self.limits;
-        // hyper's own time-out begins once it is clear which HTTP is spoken; a client may not take its time before that.
         let is_asked_late = async {
             tokio::time::sleep(header_timeout).await;
             if self.activity.has_asked.load(Ordering::Relaxed) {
@@ -672,11 +671,24 @@ mod tests {
             let answer = rest(running.send(start.as_bytes()).await).await;
             assert!(!answer.contains("200 OK"), "{start:?}: {answer}");
         }
-        // The second request of a connection too.
-        let mut dawdling = running.ask("/").await;
-        dawdling.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-        rest(dawdling).await;
-        assert_eq!(running.counters.connections.load(Ordering::Relaxed), 0);
+        assert_eq!(running.counters.idled_out.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn after_its_first_request_a_connection_has_the_idle_timeout_for_the_next() {
+        let idle_timeout = Duration::from_millis(400);
+        let running = Running::start(|limits| {
+            limits.header_timeout = idle_timeout / 8;
+            limits.idle_timeout = idle_timeout;
+        });
+        for start in ["", "GET / HTTP/1.1\r\n"] {
+            let begun = tokio::time::Instant::now();
+            let mut kept = running.ask("/").await;
+            kept.write_all(start.as_bytes()).await.unwrap();
+            rest(kept).await;
+            assert!(begun.elapsed() >= idle_timeout, "{start:?}: {:?}", begun.elapsed());
+        }
+        assert_eq!(running.counters.idled_out.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]

@@ -59,7 +59,7 @@ pub struct StreamOptions {
     pub client_buffer_bytes: usize,
     /// Open connections, those without a stream included; see [`crate::http::front`] for this and the time-outs.
     pub max_connections: usize,
-    /// How long a connection may take to send the head of a request.
+    /// How long a connection may take to send the head of its first request.
     pub header_timeout: Duration,
     /// How long a connection may stay open without a request.
     pub idle_timeout: Duration,
