@@ -278,6 +278,7 @@ fn serve(
             ingest: Arc::clone(&ingest.counters),
             sources,
             stream: Arc::clone(handle.counters()),
+            views: views.clone(),
             followers,
             exporters: outside.exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),
         };

@@ -130,6 +130,29 @@ async fn the_logs_own_metrics_agree_with_what_was_stored() {
     assert_eq!(value(r#"sidecar_stream_subscribers{class="whole"}"#), 0.0);
     assert_eq!(value("sidecar_stream_opened_total"), 1.0);
     assert_eq!(value(r#"sidecar_view_lag_events{view="casper"}"#), 0.0);
+    assert_eq!(value(r#"sidecar_view_events_total{view="casper"}"#), 501.0);
+    assert_eq!(value(r#"sidecar_view_rebuilds_total{view="casper"}"#), 1.0);
+    assert_eq!(value(r#"sidecar_view_failures_total{view="casper"}"#), 0.0);
+    let commits = value(r#"sidecar_view_commits_total{view="casper"}"#);
+    assert!(commits >= 1.0 && value(r#"sidecar_view_durable_commits_total{view="casper"}"#) <= commits);
+}
+
+#[tokio::test]
+async fn a_sidecar_whose_views_cannot_be_opened_is_not_ready() {
+    let (_first, _second, mut sidecar) = used().await;
+    sidecar.kill9();
+    let file = sidecar.storage_path().join("views/casper.redb");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    sidecar.restart().await;
+    let address = sidecar.admin_address();
+    while samples(&get(address, "/metrics").await.2)[r#"sidecar_view_failures_total{view="casper"}"#] == 0.0 {
+        tokio::task::yield_now().await;
+    }
+    let (status, _, body) = get(address, "/ready").await;
+    assert!(status == 503 && body.starts_with("not ready: the views are not open: "), "{status} {body}");
+    let text = get(address, "/metrics").await.2;
+    assert_eq!(samples(&text)[r#"sidecar_view_lag_events{view="casper"}"#], 501.0);
 }
 
 #[tokio::test]
@@ -187,6 +210,9 @@ async fn other_requests_are_answered_as_by_the_reference() {
         assert_eq!(response.body().await, b"HTTP method not allowed");
     }
     assert_eq!(get(address, "/health").await, (200, text.clone(), "live".to_owned()));
+    while get(address, "/ready").await.2.contains("they are being opened") {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(get(address, "/ready").await, (200, text, "ready".to_owned()));
 }
 

@@ -15,6 +15,7 @@ use crate::source::casper::counters::{Count, Tally};
 use crate::source::casper::event::KINDS;
 use crate::source::casper::{CountedError, Counters, NamedSource};
 use crate::stream::ReaderClass;
+use crate::view::Views;
 
 /// Durations are counted in microseconds, sizes in bytes.
 const MILLISECOND: u64 = 1000;
@@ -38,6 +39,7 @@ pub(super) fn text(parts: &Parts) -> String {
         log(&mut group, logged);
         stream(&mut group, logged);
         followers(&mut group, logged);
+        views(&mut group, logged);
         exporters(&mut group, logged);
     }
     if let Some(counters) = &parts.rest {
@@ -258,6 +260,22 @@ fn followers(group: &mut Group, logged: &Logged) {
             lags.count(&[(label, follower.name)], follower.lag(&logged.log));
         }
     }
+}
+
+fn views(group: &mut Group, logged: &Logged) {
+    let Some(counters) = logged.views.as_ref().map(Views::counters) else { return };
+    let mut counted = |name, help, count: &Count| {
+        group.counter(name, help).count(&[("view", "casper")], count.get());
+    };
+    counted("sidecar_view_events_total", "Events read into a view", &counters.projected);
+    counted("sidecar_view_commits_total", "Commits of a view's file, durable or not", &counters.commits);
+    counted("sidecar_view_durable_commits_total", "Durable commits of a view's file", &counters.syncs);
+    counted("sidecar_view_rebuilds_total", "How many times a view was made anew", &counters.rebuilds);
+    counted(
+        "sidecar_view_failures_total",
+        "Failures after which a view was closed and opened again",
+        &counters.failures,
+    );
 }
 
 fn exporters(group: &mut Group, logged: &Logged) {

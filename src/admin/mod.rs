@@ -22,6 +22,7 @@ use sidecar_log_format::Log;
 
 use crate::rest::PostgreSqlAnswers;
 use crate::source::casper::NamedSource;
+use crate::view::Views;
 use crate::{export, ingest, rest, stream};
 
 pub use server::Server;
@@ -61,6 +62,8 @@ pub struct Logged {
     pub sources: Vec<NamedSource>,
     /// What the event stream server counts.
     pub stream: Arc<stream::Counters>,
+    /// What look-ups in the log need, if there are any.
+    pub views: Option<Views>,
     /// Who follows the log, with the next sequence that each will read.
     pub followers: Vec<Follower>,
     /// What each exporter counts, with its name.

@@ -82,15 +82,20 @@ async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Respons
 }
 
 async fn ready(parts: &Parts) -> Response {
-    let views_are_late = parts.logged.as_ref().and_then(late_view);
+    let no_look_ups = parts.logged.as_ref().and_then(|logged| closed_views(logged).or_else(|| late_view(logged)));
     let not_ready = match &parts.postgresql {
         Some(database) if !database.is_answering().await => Some("the database does not answer".to_owned()),
-        _ => views_are_late,
+        _ => no_look_ups,
     };
     match not_ready {
         None => text(StatusCode::OK, "ready"),
         Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
     }
+}
+
+fn closed_views(logged: &Logged) -> Option<String> {
+    let why = logged.views.as_ref()?.closed()?;
+    Some(format!("the views are not open: {why}"))
 }
 
 fn late_view(logged: &Logged) -> Option<String> {

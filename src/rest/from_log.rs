@@ -72,7 +72,8 @@ impl LogAnswers {
 
     /// How many stored events the views have not seen yet.
     fn view_lag(&self) -> u64 {
-        self.log.head().next_sequence.saturating_sub(self.views.next_sequence())
+        let next = self.views.next_sequence().max(self.log.oldest());
+        self.log.head().next_sequence.saturating_sub(next)
     }
 
     /// Adds the events that answer `question` to `found`.

@@ -45,7 +45,7 @@ pub(super) struct Follower {
 impl Drop for Follower {
     /// However the thread ends, nobody is answered from views that stand still.
     fn drop(&mut self) {
-        self.shared.close("the log's writer has ended");
+        self.close("the log's writer has ended");
     }
 }
 
@@ -57,7 +57,7 @@ impl Follower {
         while !self.is_over() {
             let begun = Instant::now();
             let Err(failure) = self.follow(distrusted.take()) else { return };
-            self.shared.close(&failure.to_string());
+            self.close(&failure.to_string());
             self.shared.counters.failures.add(1);
             if begun.elapsed() > PAUSE_MAX {
                 pause = PAUSE_MIN;
@@ -132,9 +132,17 @@ impl Follower {
         } else if events > WORTH_TELLING_EVENTS {
             info!("the views catch up with {events} events of the log");
         }
+        // Between the two, as since it was closed, the views know of no event: nobody takes what is older for the newest.
         self.shared.open(store.database());
         self.publish(store.next());
         Ok(store)
+    }
+
+    /// Nothing is known any more, which is said before the file is closed: then nobody takes an answer for the newest, and
+    /// whoever asks waits for the file to be opened again.
+    fn close(&self, reason: &str) {
+        self.publish(0);
+        self.shared.close(reason);
     }
 
     fn sync(&self, store: &mut Store, unsynced: &mut Unsynced) -> Result<(), ViewError> {

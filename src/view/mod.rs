@@ -147,7 +147,8 @@ impl Views {
         matches!(tokio::time::timeout(timeout, arrived).await, Ok(Ok(_)))
     }
 
-    /// The checkpoint: the first sequence that is not yet in the views. It goes back when they are made anew.
+    /// The checkpoint: the first sequence that is not yet in the views. It goes back when they are made anew, and is 0 while
+    /// they are closed.
     #[must_use]
     pub fn next_sequence(&self) -> Sequence {
         self.shared.next.load(Ordering::Acquire)
@@ -157,6 +158,12 @@ impl Views {
     #[must_use]
     pub fn position(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.shared.next)
+    }
+
+    /// Why they are not open, when they are not.
+    #[must_use]
+    pub fn closed(&self) -> Option<String> {
+        self.shared.database.read().unwrap_or_else(PoisonError::into_inner).as_ref().err().cloned()
     }
 
     /// What the thread counts.

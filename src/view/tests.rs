@@ -737,7 +737,8 @@ async fn views_end_with_the_writer_and_go_on_where_they_were() {
     drop(committed);
     views.ended().await;
     assert!(matches!(views.latest_block(), Err(ViewError::Closed { .. })));
-    assert!(!views.caught_up_to(2, PATIENCE).await, "nobody waits for views that have ended");
+    assert_eq!(views.next_sequence(), 0, "nobody takes them for current");
+    assert!(!views.caught_up_to(1, PATIENCE).await, "nobody waits for views that have ended");
 
     told.tell(&[Said::Block { hash: 2, height: 2 }]);
     let (_committed, receiver) = watch::channel(told.log.head());
@@ -765,10 +766,13 @@ async fn a_malformed_row_is_reported_and_the_views_are_made_anew() {
     assert!(matches!(views.latest_block(), Err(ViewError::MalformedRow { .. })));
     let head = told.tell(&[Said::Block { hash: 2, height: 2 }]);
     committed.send_replace(head);
-    while views.counters().rebuilds.get() == 0 || views.latest_block().is_err() {
+    while views.counters().failures.get() == 0 {
         tokio::task::yield_now().await;
     }
+    assert!(views.caught_up_to(1, PATIENCE).await);
+    assert!(views.latest_block().is_ok(), "who waits is not sent to closed views");
     assert!(views.caught_up_to(2, PATIENCE).await);
+    assert_eq!((views.counters().failures.get(), views.counters().rebuilds.get()), (1, 1));
     told.model_up_to(u64::MAX).assert_answers_of(&views);
 }
 
