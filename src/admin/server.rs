@@ -1,8 +1,8 @@
 //! HTTP: what the reference answers, and two questions of process supervisors beside it.
 //!
 //! `/health` is answered as soon as the process serves, `/ready` once look-ups see what is stored, or while the database
-//! that they go to answers. Neither waits in the line of `/metrics`, so that a slow scrape does not look like a dead
-//! process.
+//! that they go to answers. Neither waits in the line of `/metrics`, which does not take all connections, so that a slow
+//! scrape does not look like a dead process.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,12 +12,15 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
+use tokio::sync::Semaphore;
 
 use super::{AdminOptions, Logged, Parts, Role, metrics};
 use crate::http::{BindError, front::Front, front::FrontLimits, turns::Limits};
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 64;
+/// Requests for metrics at a time, those in line included. The other connections are left to supervisors.
+const SCRAPES_MAX: usize = CONNECTIONS_MAX - 8;
 /// Look-ups that are this many events behind wait for them when they are asked; further behind, they cannot tell.
 const READY_LAG_EVENTS_MAX: u64 = 100_000;
 
@@ -30,6 +33,7 @@ pub struct Server {
 struct Shared {
     parts: Parts,
     limits: Limits,
+    scrapes: Semaphore,
 }
 
 impl Server {
@@ -52,7 +56,7 @@ impl Server {
 
     /// Shows `parts` until `cancel` is done; then every connection is cut.
     pub async fn run(self, parts: Parts, cancel: impl Future<Output = ()>) {
-        let shared = Arc::new(Shared { parts, limits: self.limits });
+        let shared = Arc::new(Shared { parts, limits: self.limits, scrapes: Semaphore::new(SCRAPES_MAX) });
         let router = Router::new().fallback(respond).with_state(shared);
         self.front.serve(router, cancel).await;
     }
@@ -62,22 +66,27 @@ async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     let (request, _) = request.into_parts();
     let is_get = request.method == Method::GET;
     match request.uri.path() {
-        "/metrics" | "/metrics/" if is_get => {
-            let _turn = shared.limits.turn().await;
-            let collected = tokio::task::spawn_blocking({
-                let shared = Arc::clone(&shared);
-                move || metrics::text(&shared.parts)
-            });
-            match collected.await {
-                Ok(metrics) => text(StatusCode::OK, metrics),
-                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-            }
-        }
+        "/metrics" | "/metrics/" if is_get => match shared.scrapes.try_acquire() {
+            Ok(_place) => metrics(&shared).await,
+            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "too many requests for metrics wait; ask again"),
+        },
         "/metrics" | "/metrics/" => text(StatusCode::METHOD_NOT_ALLOWED, "HTTP method not allowed"),
         "/health" | "/health/" if is_get => text(StatusCode::OK, "live"),
         "/ready" | "/ready/" if is_get => ready(&shared.parts).await,
         "/" => text(StatusCode::INTERNAL_SERVER_ERROR, "Unhandled rejection: InvalidPath"),
         _ => empty(StatusCode::NOT_FOUND),
+    }
+}
+
+async fn metrics(shared: &Arc<Shared>) -> Response {
+    let _turn = shared.limits.turn().await;
+    let collected = tokio::task::spawn_blocking({
+        let shared = Arc::clone(shared);
+        move || metrics::text(&shared.parts)
+    });
+    match collected.await {
+        Ok(metrics) => text(StatusCode::OK, metrics),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
 
@@ -119,4 +128,41 @@ fn empty(status: StatusCode) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn ask(address: SocketAddr, path: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn the_health_is_told_while_more_scrapes_wait_than_there_are_connections() {
+        let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let options = AdminOptions { port: 0, listen, max_concurrent_requests: 1, max_requests_per_second: 1 };
+        let server = Server::bind(&options).unwrap();
+        let address = server.local_addr();
+        let parts = Parts { logged: None, rest: None, postgresql: None };
+        tokio::spawn(server.run(parts, std::future::pending()));
+        let mut scrapes = Vec::new();
+        for _ in 0..2 * CONNECTIONS_MAX {
+            scrapes.push(ask(address, "/metrics").await);
+        }
+        let mut answer = String::new();
+        let mut health = ask(address, "/health").await;
+        let told = tokio::time::timeout(Duration::from_secs(20), health.read_to_string(&mut answer));
+        told.await.expect("in time").unwrap();
+        assert!(answer.ends_with("live"), "{answer}");
+    }
 }

@@ -39,6 +39,10 @@ use super::BindError;
 const BACKLOG: u32 = 1024;
 /// The rest before the next try when no connection can be accepted, as when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How long a new connection is not idle yet, where others wait for places.
+const NEW_TIME: Duration = Duration::from_secs(1);
+/// How long a connection that gives up its place has for what is still on its way.
+const LEAVING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams that one HTTP/2 connection may hold open.
 const HTTP2_STREAMS_MAX: u32 = 32;
 /// How often an HTTP/2 peer is asked whether it is still there.
@@ -53,9 +57,11 @@ const CHECKS_PER_TIMEOUT: u32 = 4;
 /// What the clients of one server may take.
 #[derive(Clone, Copy, Debug)]
 pub struct FrontLimits {
-    /// Open connections. One more takes the place of the connection that has been idle for longest; while all are busy,
-    /// it is closed.
+    /// Open connections. One more takes the place of the connection that has been idle for longest.
     pub connections_max: usize,
+    /// Whether further connections wait, with the system, while all are busy, and a new one keeps its place until it has had
+    /// time to ask. Without, the newest is closed at once, as where nobody knows whether the others ever end.
+    pub waits_for_places: bool,
     /// How long the head of the first request may take, from the connection's start on.
     pub header_timeout: Duration,
     /// How long a connection may stay open without a request; one counts once its head is complete.
@@ -80,6 +86,7 @@ impl FrontLimits {
     pub fn of_answers(connections_max: usize) -> Self {
         FrontLimits {
             connections_max,
+            waits_for_places: true,
             header_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(90),
             write_stall_timeout: Duration::from_secs(30),
@@ -163,19 +170,25 @@ impl Front {
                 }
             };
             self.counters.accepted.fetch_add(1, Ordering::Relaxed);
-            let place = Arc::clone(&room).try_acquire_owned().ok();
-            if place.is_none() && !idle.displace_longest() {
-                self.counters.refused.fetch_add(1, Ordering::Relaxed);
-                continue;
-            }
-            if place.is_none() {
-                self.counters.displaced.fetch_add(1, Ordering::Relaxed);
+            let waits = self.limits.waits_for_places;
+            let mut place = Arc::clone(&room).try_acquire_owned().ok();
+            if place.is_none() && !idle.displace_longest(waits) {
+                if !waits {
+                    self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+                // The others wait with the system until this one has a place.
+                place = tokio::select! {
+                    () = &mut cancel => return,
+                    place = Arc::clone(&room).acquire_owned() => place.ok(),
+                };
+                idle.displace_no_more();
             }
             let connection = Connection {
                 router: router.clone(),
                 limits: self.limits,
                 counters: Arc::clone(&self.counters),
-                activity: Arc::new(Activity::new(Arc::clone(&idle))),
+                activity: Arc::new(Activity::new(Arc::clone(&idle), waits)),
             };
             let room = Arc::clone(&room);
             connections.spawn(async move {
@@ -228,10 +241,24 @@ impl Connection {
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut watch = pin!(self.watch());
         tokio::select! {
-            ended = &mut connection => if let Err(error) = ended {
-                tracing::debug!(%error, "connection ended");
-            },
-            () = &mut watch => {}
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "connection ended");
+                }
+                return;
+            }
+            () = &mut watch => return,
+            () = self.activity.displaced.notified() => {}
+        }
+        self.counters.displaced.fetch_add(1, Ordering::Relaxed);
+        // The end of an answer may still be on its way, or one more request.
+        if self.limits.waits_for_places && self.activity.has_asked.load(Ordering::Relaxed) {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                _ = &mut connection => {}
+                () = &mut watch => {}
+                () = self.lasts(LEAVING_TIMEOUT, |activity| !activity.is_busy()) => {}
+            }
         }
     }
 
@@ -260,7 +287,9 @@ impl Connection {
     async fn watch(&self) {
         let FrontLimits { header_timeout, idle_timeout, write_stall_timeout, .. } = self.limits;
         let is_asked_late = async {
-            tokio::time::sleep(header_timeout).await;
+            tokio::time::sleep(header_timeout.min(NEW_TIME)).await;
+            self.activity.is_new_no_more();
+            tokio::time::sleep(header_timeout.saturating_sub(NEW_TIME)).await;
             if self.activity.has_asked.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
             }
@@ -283,7 +312,6 @@ impl Connection {
             () = is_idle => counted(&self.counters.idled_out),
             () = is_stalled => counted(&self.counters.stalled),
             () = self.activity.overdue.notified() => counted(&self.counters.stalled),
-            () = self.activity.displaced.notified() => {}
         }
     }
 
@@ -323,7 +351,10 @@ struct Activity {
 }
 
 /// Whether a connection could be missed.
+#[derive(Clone, Copy)]
 enum Standing {
+    /// Its first request may be here already.
+    New,
     /// Requests that are being answered, the bodies of their responses included.
     Busy(usize),
     /// Its number among the idle ones.
@@ -331,10 +362,11 @@ enum Standing {
 }
 
 impl Activity {
-    fn new(idle: Arc<IdleConnections>) -> Self {
+    fn new(idle: Arc<IdleConnections>, is_new: bool) -> Self {
         let displaced = Arc::new(Notify::new());
+        let standing = if is_new { Standing::New } else { Standing::Idle(idle.enter(&displaced)) };
         Activity {
-            standing: Mutex::new(Standing::Idle(idle.enter(&displaced))),
+            standing: Mutex::new(standing),
             is_http2: AtomicBool::new(false),
             has_asked: AtomicBool::new(false),
             has_been_busy: AtomicBool::new(false),
@@ -343,6 +375,13 @@ impl Activity {
             overdue: Arc::default(),
             displaced,
             idle,
+        }
+    }
+
+    fn is_new_no_more(&self) {
+        let mut standing = self.standing();
+        if let Standing::New = *standing {
+            *standing = Standing::Idle(self.idle.enter(&self.displaced));
         }
     }
 
@@ -370,6 +409,7 @@ impl Busy {
     fn begin(activity: &Arc<Activity>, version: Version) -> Self {
         let mut standing = activity.standing();
         *standing = match *standing {
+            Standing::New => Standing::Busy(1),
             Standing::Busy(requests) => Standing::Busy(requests + 1),
             Standing::Idle(number) => {
                 activity.idle.leave(number);
@@ -389,7 +429,7 @@ impl Drop for Busy {
         *standing = match *standing {
             Standing::Busy(requests) if requests > 1 => Standing::Busy(requests - 1),
             Standing::Busy(_) => Standing::Idle(self.0.idle.enter(&self.0.displaced)),
-            Standing::Idle(number) => Standing::Idle(number),
+            other => other,
         };
     }
 }
@@ -469,6 +509,8 @@ struct IdleConnections(Mutex<Queue>);
 struct Queue {
     next_number: u64,
     waiting: BTreeMap<u64, Arc<Notify>>,
+    /// Somebody needs the place of the next one.
+    is_next_displaced: bool,
 }
 
 impl IdleConnections {
@@ -476,7 +518,11 @@ impl IdleConnections {
         let mut queue = self.queue();
         let number = queue.next_number;
         queue.next_number += 1;
-        queue.waiting.insert(number, Arc::clone(displaced));
+        if std::mem::take(&mut queue.is_next_displaced) {
+            displaced.notify_one();
+        } else {
+            queue.waiting.insert(number, Arc::clone(displaced));
+        }
         number
     }
 
@@ -484,10 +530,17 @@ impl IdleConnections {
         self.queue().waiting.remove(&number);
     }
 
-    /// Has the one that has been idle for longest give up its place; `false` where none is idle.
-    fn displace_longest(&self) -> bool {
-        let longest = self.queue().waiting.pop_first();
+    /// Has the one that has been idle for longest give up its place; `false` where none is idle. Then it may be the next one
+    /// that falls idle, until [`displace_no_more`](Self::displace_no_more).
+    fn displace_longest(&self, or_next: bool) -> bool {
+        let mut queue = self.queue();
+        let longest = queue.waiting.pop_first();
+        queue.is_next_displaced = or_next && longest.is_none();
         longest.map(|(_, displaced)| displaced.notify_one()).is_some()
+    }
+
+    fn displace_no_more(&self) {
+        self.queue().is_next_displaced = false;
     }
 
     fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
@@ -541,6 +594,7 @@ mod tests {
         fn start(change: impl FnOnce(&mut FrontLimits)) -> Running {
             let mut limits = FrontLimits {
                 connections_max: 10,
+                waits_for_places: false,
                 header_timeout: PATIENCE,
                 idle_timeout: PATIENCE,
                 write_stall_timeout: PATIENCE,
@@ -662,6 +716,48 @@ mod tests {
         drop(busy);
         running.wait_for(|counters| counters.connections.load(Ordering::Relaxed) == 0).await;
         running.ask("/").await;
+    }
+
+    #[tokio::test]
+    async fn where_connections_wait_a_further_one_has_its_answer_once_a_place_is_free() {
+        let running = Running::start(|limits| (limits.connections_max, limits.waits_for_places) = (2, true));
+        let mut busy = vec![running.ask("/endless").await, running.ask("/quiet").await];
+        let mut waiting = Vec::new();
+        for _ in 0..3 {
+            waiting.push(running.send(request("/").as_bytes()).await);
+        }
+        running.wait_for(|counters| counters.accepted.load(Ordering::Relaxed) == 3).await;
+        read_until(&mut busy[0], "xxx").await;
+        drop(busy.pop());
+        // Each one takes the place of the one before it, which is idle then and has its answer.
+        for mut stream in waiting {
+            read_until(&mut stream, "here").await;
+        }
+        assert_eq!(running.counters.refused.load(Ordering::Relaxed), 0);
+        read_until(&mut busy[0], "xxx").await;
+    }
+
+    #[tokio::test]
+    async fn where_connections_wait_a_burst_of_requests_is_answered() {
+        let running = Running::start(|limits| (limits.connections_max, limits.waits_for_places) = (2, true));
+        let mut streams = Vec::new();
+        for _ in 0..8 {
+            streams.push(running.send(request("/late").as_bytes()).await);
+        }
+        for mut stream in streams {
+            read_until(&mut stream, "content-length: 0\r\n").await;
+        }
+        assert_eq!(running.counters.refused.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn where_connections_wait_one_that_asks_for_nothing_gives_up_its_place() {
+        let running = Running::start(|limits| (limits.connections_max, limits.waits_for_places) = (1, true));
+        let silent = running.send(b"GET /").await;
+        running.wait_for(|counters| counters.connections.load(Ordering::Relaxed) == 1).await;
+        running.ask("/").await;
+        assert_eq!(rest(silent).await, "");
+        assert_eq!(running.counters.displaced.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]

@@ -94,6 +94,8 @@ impl Shared {
         let options = &self.options;
         FrontLimits {
             connections_max: options.max_connections,
+            // Streams do not end by themselves.
+            waits_for_places: false,
             header_timeout: options.header_timeout,
             idle_timeout: options.idle_timeout,
             write_stall_timeout: options.write_stall_timeout,
