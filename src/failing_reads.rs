@@ -1,11 +1,11 @@
-//! For tests: a log on a disk of which one read fails.
+//! For tests: a log on a disk of which reads fail.
 
 use std::{
     io,
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -16,41 +16,64 @@ use sidecar_log_format::{
 
 use crate::source::casper::event::BLOCK_ADDED;
 
-/// How many reads go well before one fails.
+/// Which reads fail.
 #[derive(Clone, Default)]
-pub(crate) struct FailingReads(Arc<AtomicU64>);
+pub(crate) struct FailingReads(Arc<Failing>);
+
+#[derive(Default)]
+struct Failing {
+    all: AtomicBool,
+    /// How many reads go on to the one that fails; 0 when none does.
+    to_one: AtomicU64,
+}
 
 impl FailingReads {
     /// The read after the next `reads` fails, and those after it go well again.
     pub(crate) fn fail_after(&self, reads: u64) {
-        self.0.store(reads + 1, Ordering::Relaxed);
+        self.0.to_one.store(reads + 1, Ordering::Relaxed);
+    }
+
+    /// All reads fail from now on, or go well again.
+    pub(crate) fn fail(&self, all: bool) {
+        self.0.all.store(all, Ordering::Relaxed);
     }
 
     fn read(&self) -> io::Result<()> {
-        let before = self.0.load(Ordering::Relaxed);
-        self.0.store(before.saturating_sub(1), Ordering::Relaxed);
-        if before == 1 { Err(io::Error::other("the disk is away")) } else { Ok(()) }
+        let before = self.0.to_one.load(Ordering::Relaxed);
+        self.0.to_one.store(before.saturating_sub(1), Ordering::Relaxed);
+        if before == 1 || self.0.all.load(Ordering::Relaxed) {
+            Err(io::Error::other("the disk is away"))
+        } else {
+            Ok(())
+        }
     }
 }
 
 /// A log in `folder` whose only event is too large for a shared block.
 pub(crate) fn log_with_a_large_event(folder: &Path) -> (Log, FailingReads) {
+    log_of_blocks(folder, &[3 << 20])
+}
+
+/// A log in `folder` of blocks from height 1 on, each with so many bytes and some more.
+pub(crate) fn log_of_blocks(folder: &Path, bytes: &[usize]) -> (Log, FailingReads) {
     let directory = Directory::create(folder).unwrap();
     let options = WriteOptions::new("casper", [1; 16], 1);
     let Opened { mut writer, .. } = Writer::open(Arc::new(directory.clone()), options).unwrap();
-    let filler = "x".repeat(3 << 20);
-    let header = r#"{"Version2":{"header":{"height":1}}}"#;
-    let payload = format!(r#"{{"BlockAdded":{{"block_hash":"00","block":{header},"filler":"{filler}"}}}}"#);
-    let event = Event {
-        kind: BLOCK_ADDED,
-        source: "10.0.0.1:9999",
-        network: "casper-test",
-        api_version: ApiVersion { major: 2, minor: 0, patch: 0 },
-        upstream_id: Some(7),
-        received: 1,
-        payload: &payload,
-    };
-    writer.append(&event).unwrap();
+    for (height, bytes) in (1..).zip(bytes) {
+        let filler = "x".repeat(*bytes);
+        let header = format!(r#"{{"Version2":{{"header":{{"height":{height}}}}}}}"#);
+        let payload = format!(r#"{{"BlockAdded":{{"block_hash":"00","block":{header},"filler":"{filler}"}}}}"#);
+        let event = Event {
+            kind: BLOCK_ADDED,
+            source: "10.0.0.1:9999",
+            network: "casper-test",
+            api_version: ApiVersion { major: 2, minor: 0, patch: 0 },
+            upstream_id: Some(7),
+            received: 1,
+            payload: &payload,
+        };
+        writer.append(&event).unwrap();
+    }
     writer.commit().unwrap();
     let reads = FailingReads::default();
     let disk = Disk { directory, reads: reads.clone() };

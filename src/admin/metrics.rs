@@ -273,7 +273,7 @@ fn views(group: &mut Group, logged: &Logged) {
     counted("sidecar_view_rebuilds_total", "How many times a view was made anew", &counters.rebuilds);
     counted(
         "sidecar_view_failures_total",
-        "Failures after which a view was closed and opened again",
+        "Failures after which a view's file was opened again, or the log read again",
         &counters.failures,
     );
 }

@@ -30,33 +30,46 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Reads from `from` on to the head, or until it has at least `events_max` events (blocks are not cut). What the log
-    /// does not hold any more, or cannot read, is stepped over.
+    /// does not hold any more, or is damaged, is stepped over.
+    ///
+    /// A read that fails ends the batch, and is an error when nothing comes before it.
     pub(super) fn read(log: &Log, from: Sequence, events_max: usize) -> sidecar_log_format::Result<Self> {
         let mut batch = Self { next: from.max(log.oldest()), ..Self::default() };
         while batch.events < events_max {
-            match log.read(batch.next)? {
-                Read::Events { block, index } => {
-                    for row in block.rows().skip(index) {
-                        batch.add(row.sequence(), row.kind(), &row.payload());
-                    }
-                    batch.next = block.end_sequence();
-                }
-                Read::Large(large) => {
-                    let kind = large.shape().row(0).map_or(OTHER, |row| row.kind());
-                    match large.payload() {
-                        Ok(payload) => batch.add(large.sequence(), kind, &payload),
-                        Err(error @ Error::Corrupt { .. }) => {
-                            tracing::warn!("event {} is in no view: {error}", large.sequence());
-                        }
-                        Err(error) => return Err(error),
-                    }
-                    batch.next = large.sequence() + 1;
-                }
-                Read::Missing { to, .. } => batch.next = to,
-                Read::End => break,
+            match batch.read_on(log) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) if batch.events > 0 => break,
+                Err(error) => return Err(error),
             }
         }
         Ok(batch)
+    }
+
+    /// Adds what stands next in the log; says whether there was something.
+    fn read_on(&mut self, log: &Log) -> sidecar_log_format::Result<bool> {
+        match log.read(self.next)? {
+            Read::Events { block, index } => {
+                for row in block.rows().skip(index) {
+                    self.add(row.sequence(), row.kind(), &row.payload());
+                }
+                self.next = block.end_sequence();
+            }
+            Read::Large(large) => {
+                let kind = large.shape().row(0).map_or(OTHER, |row| row.kind());
+                match large.payload() {
+                    Ok(payload) => self.add(large.sequence(), kind, &payload),
+                    Err(error @ Error::Corrupt { .. }) => {
+                        tracing::warn!("event {} is in no view: {error}", large.sequence());
+                    }
+                    Err(error) => return Err(error),
+                }
+                self.next = large.sequence() + 1;
+            }
+            Read::Missing { to, .. } => self.next = to,
+            Read::End => return Ok(false),
+        }
+        Ok(true)
     }
 
     /// The sequence after the last event.

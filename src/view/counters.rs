@@ -13,6 +13,6 @@ pub struct Counters {
     pub syncs: Count,
     /// Times that the views began empty because there were none, or none that could be trusted.
     pub rebuilds: Count,
-    /// Failures after which the file was closed and opened again.
+    /// Failures after which the file was opened again, or the log read again.
     pub failures: Count,
 }

@@ -1,8 +1,9 @@
 //! The follower: one thread that keeps the views up with the log.
 //!
 //! Wake-ups flow in from the log's committer, batches flow out into the store. It reads blocks out of the log's shared
-//! cache, where those just committed are, and nobody waits for it. A failure closes the file; after a pause it is opened
-//! again, or made anew, and projection goes on from its checkpoint.
+//! cache, where those just committed are, and nobody waits for it. A failure of the file closes it; after a pause it is
+//! opened again, or made anew, and projection goes on from its checkpoint. While the log cannot be read on from there, the
+//! views stay open and fall behind.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ const SWEEP_ROWS: usize = 2_048;
 const WORTH_TELLING_EVENTS: u64 = 100_000;
 /// How long the thread waits for the log before it looks whether there is something else to do.
 const LOOK_AROUND: Duration = Duration::from_millis(200);
-/// Pauses before the file is opened again after a failure.
+/// Pauses after failures.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
@@ -52,7 +53,7 @@ impl Drop for Follower {
 impl Follower {
     /// Follows until the log's writer has ended.
     pub(super) fn run(self) {
-        let mut pause = PAUSE_MIN;
+        let mut pauses = Pauses::default();
         let mut distrusted = None;
         while !self.is_over() {
             let begun = Instant::now();
@@ -60,15 +61,14 @@ impl Follower {
             self.close(&failure.to_string());
             self.shared.counters.failures.add(1);
             if begun.elapsed() > PAUSE_MAX {
-                pause = PAUSE_MIN;
+                pauses = Pauses::default();
             }
+            let pause = pauses.begin();
             error!("the views are closed: {failure}; they are opened again in {pause:?}, ingest and serving go on");
             distrusted = matches!(failure, ViewError::MalformedRow { .. }).then_some(Rebuild::MalformedRow);
-            let end_of_pause = Instant::now() + pause;
-            while Instant::now() < end_of_pause && !self.is_over() {
+            while pauses.is_pause() && !self.is_over() {
                 std::thread::sleep(LOOK_AROUND);
             }
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -77,8 +77,9 @@ impl Follower {
         let mut store = self.open(distrusted)?;
         let path = self.options.path.clone();
         let mut unsynced = Unsynced::default();
+        let mut pauses = Pauses::default();
         loop {
-            let has_moved = self.project(&mut store, &mut unsynced)?;
+            let has_moved = !pauses.is_pause() && self.project(&mut store, &mut unsynced, &mut pauses)?;
             store.note_oldest(self.log.oldest());
             if store.is_sweeping() {
                 let durability = unsynced.add(0);
@@ -94,7 +95,11 @@ impl Follower {
             if unsynced.is_due() {
                 self.sync(&mut store, &mut unsynced)?;
             }
-            let _more = self.log.wait(store.next(), LOOK_AROUND);
+            if pauses.is_pause() {
+                std::thread::sleep(LOOK_AROUND);
+            } else {
+                let _more = self.log.wait(store.next(), LOOK_AROUND);
+            }
         }
         if self.shared.is_suspect() {
             return Err(ViewError::MalformedRow { path });
@@ -102,13 +107,23 @@ impl Follower {
         self.sync(&mut store, &mut unsynced)
     }
 
-    /// Projects the next batch, if the log has gone on; says whether it has.
-    fn project(&self, store: &mut Store, unsynced: &mut Unsynced) -> Result<bool, ViewError> {
+    /// Projects the next batch, if the log has gone on; says whether it has. A log that cannot be read makes a pause: what
+    /// is there already is sound, and answers on.
+    fn project(&self, store: &mut Store, unsynced: &mut Unsynced, pauses: &mut Pauses) -> Result<bool, ViewError> {
         let before = store.next();
         if before >= self.log.head().next_sequence {
             return Ok(false);
         }
-        let batch = Batch::read(&self.log, before, BATCH_EVENTS)?;
+        let batch = match Batch::read(&self.log, before, BATCH_EVENTS) {
+            Ok(batch) => batch,
+            Err(failure) => {
+                self.shared.counters.failures.add(1);
+                let pause = pauses.begin();
+                error!("the views stay behind at event {before}: {failure}; the log is read again in {pause:?}");
+                return Ok(false);
+            }
+        };
+        *pauses = Pauses::default();
         let events = batch.events();
         let durability = unsynced.add(events);
         store.commit(batch, durability).map_err(|error| store::at(&self.options.path, error))?;
@@ -166,6 +181,32 @@ impl Follower {
 
     fn is_over(&self) -> bool {
         self.committed.has_changed().is_err()
+    }
+}
+
+/// Pauses between attempts, each longer than the one before.
+struct Pauses {
+    next: Duration,
+    until: Option<Instant>,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { next: PAUSE_MIN, until: None }
+    }
+}
+
+impl Pauses {
+    /// Begins one; says how long it is.
+    fn begin(&mut self) -> Duration {
+        let pause = self.next;
+        self.until = Some(Instant::now() + pause);
+        self.next = (pause * 2).min(PAUSE_MAX);
+        pause
+    }
+
+    fn is_pause(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
     }
 }
 

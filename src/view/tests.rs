@@ -776,6 +776,26 @@ async fn a_malformed_row_is_reported_and_the_views_are_made_anew() {
     told.model_up_to(u64::MAX).assert_answers_of(&views);
 }
 
+#[tokio::test]
+async fn views_answer_what_they_know_while_the_log_cannot_be_read_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, reads) = crate::failing_reads::log_of_blocks(&folder.path().join("log"), &[0, 3 << 20]);
+    assert!(matches!(log.read(0), Ok(sidecar_log_format::Read::Events { .. })), "in the cache from now on");
+    reads.fail(true);
+    let (_committed, receiver) = watch::channel(log.head());
+    let options = Options { path: folder.path().join("views"), cache_bytes: 1 << 20 };
+    let views = Views::open(options, log, receiver).unwrap();
+    assert!(views.caught_up_to(1, PATIENCE).await);
+    while views.counters().failures.get() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((views.closed(), views.next_sequence()), (None, 1));
+    assert_eq!(views.latest_block().unwrap(), Some(0));
+    reads.fail(false);
+    assert!(views.caught_up_to(2, PATIENCE).await);
+    assert_eq!(views.latest_block().unwrap(), Some(1));
+}
+
 #[test]
 fn no_event_is_left_out_because_a_read_failed() {
     let folder = tempfile::tempdir().unwrap();
