@@ -162,7 +162,7 @@ impl LogAnswers {
         let head = self.log.head().next_sequence;
         // Asked before the look-up, which then sees at least as much.
         let is_current = self.views.next_sequence() >= head;
-        let at_once = self.look_up(question);
+        let at_once = self.look_up(question).await;
         match &at_once {
             Ok(found) if is_current || (question.is_settled_by_one() && !found.is_empty()) => return at_once,
             // They may be about to open.
@@ -170,7 +170,7 @@ impl LogAnswers {
             Err(_) => return at_once,
         }
         if self.views.caught_up_to(head, VIEW_WAIT_MAX).await {
-            return self.look_up(question);
+            return self.look_up(question).await;
         }
         match (question, at_once) {
             // The newest that is known is an answer to this.
@@ -180,7 +180,7 @@ impl LogAnswers {
         }
     }
 
-    fn look_up(&self, question: &Question) -> Result<Vec<Sequence>, Failure> {
+    async fn look_up(&self, question: &Question) -> Result<Vec<Sequence>, Failure> {
         let views = &self.views;
         let one = |found: Option<Sequence>| found.into_iter().collect();
         match question {
@@ -190,7 +190,14 @@ impl LogAnswers {
             Question::Transaction(stage, form, hash) => views.transaction(*stage, *form, hash).map(one),
             Question::FaultsByKey(key) => views.faults_by_key(key),
             Question::FaultsByEra(era) => views.faults_by_era(*era),
-            Question::Signatures(block) => views.signatures(block),
+            Question::Signatures(block) => match views.signatures_in_memory(block) {
+                Ok(Some(found)) => Ok(found),
+                Ok(None) => {
+                    let (views, block) = (views.clone(), *block);
+                    self.on_disk(move || views.signatures(&block)).await?
+                }
+                Err(error) => Err(error),
+            },
             Question::Step(era) => views.step(*era).map(one),
             Question::TransactionsOf { account, before, limit } => {
                 views.transactions_by_initiator(account, *before, *limit)
@@ -386,6 +393,8 @@ mod tests {
 
     use super::super::answers::Form;
     use super::*;
+    use crate::source::casper::event::FINALITY_SIGNATURE;
+    use crate::view;
 
     /// A log of a block of one event for each of `kinds`, and a segment for each `per_segment` of them.
     fn log_of(folder: &Path, kinds: impl Iterator<Item = u8>, per_segment: usize) -> Log {
@@ -452,5 +461,53 @@ mod tests {
         assert_eq!(look_for(4).unwrap(), 1);
         assert_eq!(look_for(9).unwrap(), 0, "after the end");
         assert!(matches!(look_for(0), Err(Failure::Storage(why)) if why.contains("in a damaged block")));
+    }
+
+    const BLOCK: [u8; 32] = [7; 32];
+
+    /// A key that signed twice, in the old form and in the new one: only the events tell that it is one key.
+    fn log_of_two_signatures_of_one_key(folder: &Path) -> Log {
+        let options = WriteOptions::new("casper", [7; 16], 5);
+        let mut writer = Writer::open(Arc::new(Directory::at(folder)), options).unwrap().writer;
+        let (block, key) = (hex::encode(BLOCK), format!("01{}", "a".repeat(64)));
+        for form in [r#""V1":{"era_id":1"#, r#""V2":{"block_height":1"#] {
+            let payload =
+                format!(r#"{{"FinalitySignature":{{{form},"block_hash":"{block}","public_key":"{key}"}}}}}}"#);
+            let event = Event {
+                kind: FINALITY_SIGNATURE,
+                source: "10.0.0.1:9999",
+                network: "casper-test",
+                api_version: ApiVersion { major: 2, minor: 0, patch: 0 },
+                upstream_id: Some(7),
+                received: 1,
+                payload: &payload,
+            };
+            writer.append(&event).unwrap();
+        }
+        writer.commit().unwrap();
+        writer.close().unwrap();
+        opened(folder)
+    }
+
+    #[tokio::test]
+    async fn signatures_that_take_reading_the_log_wait_for_their_turn_to_decode() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = log_of_two_signatures_of_one_key(folder.path());
+        let options = view::Options { path: folder.path().join("views.redb"), cache_bytes: 1 << 20 };
+        view::rebuild(&options, &log, &mut |_| ()).unwrap();
+        // With nothing in its cache.
+        let log = opened(folder.path());
+        let (_committed, receiver) = tokio::sync::watch::channel(log.head());
+        let views = Views::open(options, log.clone(), receiver).unwrap();
+        assert!(views.caught_up_to(2, Duration::from_secs(30)).await);
+        let answers = LogAnswers::new(log, views, Vec::new(), 1);
+        let question = Question::Signatures(BLOCK);
+
+        let turn = answers.decoders.acquire().await.unwrap();
+        assert!(tokio::time::timeout(Duration::ZERO, answers.sequences(&question)).await.is_err(), "it did not wait");
+        drop(turn);
+        assert_eq!(answers.sequences(&question).await.unwrap(), [0]);
+        let _turn = answers.decoders.acquire().await.unwrap();
+        assert_eq!(answers.sequences(&question).await.unwrap(), [0], "from memory it takes no turn");
     }
 }

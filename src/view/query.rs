@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
-use sidecar_log_format::{Log, Read, Sequence};
+use sidecar_log_format::{Read, Sequence};
 
 use super::postings::{Posting, unpack};
 use super::rows::{
@@ -136,8 +136,21 @@ impl Views {
     /// # Errors
     /// See [`Views::latest_block`]; also what reading the log answers.
     pub fn signatures(&self, block_hash: &[u8; 32]) -> Result<Vec<Sequence>> {
+        Ok(one_per_signer(&self.signature_postings(block_hash)?, |sequence| self.shared.log.read(sequence))?)
+    }
+
+    /// The same, if that takes no reading of the log's files.
+    ///
+    /// # Errors
+    /// See [`Views::latest_block`].
+    pub fn signatures_in_memory(&self, block_hash: &[u8; 32]) -> Result<Option<Vec<Sequence>>> {
+        let read = |sequence| self.shared.log.read_cached(sequence).ok_or(());
+        Ok(one_per_signer(&self.signature_postings(block_hash)?, read).ok())
+    }
+
+    fn signature_postings(&self, block_hash: &[u8; 32]) -> Result<Vec<Posting>> {
         let key = digest(hex::encode(block_hash));
-        let postings = self.query(|snapshot| {
+        self.query(|snapshot| {
             let mut postings = Vec::new();
             let table = snapshot.transaction.open_table(SIGNATURES)?;
             let (first, last) = (digest_and_number(key, 0), digest_and_number(key, u64::MAX));
@@ -145,8 +158,7 @@ impl Views {
                 postings.extend(snapshot.retained(unpack(chunk?.1.value())?));
             }
             Ok(postings)
-        })?;
-        one_per_signer(&self.shared.log, &postings)
+        })
     }
 
     /// The step of an era.
@@ -266,7 +278,10 @@ impl Snapshot {
 
 /// Leaves out later signatures of one key. Tags differ unless two keys share one by chance, or a key signed twice in two
 /// forms: then the events tell.
-fn one_per_signer(log: &Log, postings: &[Posting]) -> Result<Vec<Sequence>> {
+fn one_per_signer<E>(
+    postings: &[Posting],
+    read: impl Fn(Sequence) -> std::result::Result<Read, E>,
+) -> std::result::Result<Vec<Sequence>, E> {
     let mut tags = HashSet::with_capacity(postings.len());
     let shared_tags: HashSet<u64> =
         postings.iter().map(|posting| posting.tag).filter(|tag| !tags.insert(*tag)).collect();
@@ -274,7 +289,7 @@ fn one_per_signer(log: &Log, postings: &[Posting]) -> Result<Vec<Sequence>> {
     let mut signatures = Vec::with_capacity(postings.len());
     for posting in postings {
         let is_first = !shared_tags.contains(&posting.tag)
-            || signer(log, posting.sequence)?.is_none_or(|signer| signers.insert(signer));
+            || signer(&read(posting.sequence)?).is_none_or(|signer| signers.insert(signer));
         if is_first {
             signatures.push(posting.sequence);
         }
@@ -282,13 +297,11 @@ fn one_per_signer(log: &Log, postings: &[Posting]) -> Result<Vec<Sequence>> {
     Ok(signatures)
 }
 
-fn signer(log: &Log, sequence: Sequence) -> Result<Option<String>> {
-    let Read::Events { block, index } = log.read(sequence)? else { return Ok(None) };
-    let Some(row) = block.row(index) else { return Ok(None) };
-    let payload = row.payload();
-    let keys = std::str::from_utf8(&payload).ok().and_then(|payload| keys(row.kind(), payload));
-    Ok(match keys {
-        Some(Keys::Signature { public_key, .. }) => Some(public_key.to_owned()),
+fn signer(read: &Read) -> Option<String> {
+    let Read::Events { block, index } = read else { return None };
+    let row = block.row(*index)?;
+    match keys(row.kind(), std::str::from_utf8(&row.payload()).ok()?)? {
+        Keys::Signature { public_key, .. } => Some(public_key.to_owned()),
         _ => None,
-    })
+    }
 }
