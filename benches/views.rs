@@ -70,7 +70,7 @@ fn follow(
     let alone = alone.elapsed();
 
     let views_path = path.join("views").join("casper.redb");
-    let options = Options { path: views_path, cache_bytes: 16 << 20 };
+    let options = Options::new(views_path, 16 << 20);
     let mut started = None;
     let (begun, cpu) = (Instant::now(), cpu_time());
     let (log, raw_bytes) = write(story, events, &path.join("log"), &is_wanted, |log| {

@@ -540,7 +540,7 @@ fn check_no_unfinished_import(storage_folder: &Path) -> anyhow::Result<()> {
 }
 
 fn view_options(storage: &Storage) -> view::Options {
-    view::Options { path: storage.folder.join("views").join("casper.redb"), cache_bytes: storage.log.view_cache_bytes }
+    view::Options::new(storage.folder.join("views").join("casper.redb"), storage.log.view_cache_bytes)
 }
 
 fn rest_options(settings: &RestApiServer) -> RestOptions {

@@ -48,7 +48,7 @@ async fn views_are_whole_after_any_kill_and_the_same_when_made_anew() {
     assert_eq!(log.head().next_sequence, last + 1);
     let left_by_sidecar = answers(&storage.join("views/casper.redb"), &log).await;
     let anew = storage.join("views/anew.redb");
-    view::rebuild(&Options { path: anew.clone(), cache_bytes: 1 << 20 }, &log, &mut |_| ()).unwrap();
+    view::rebuild(&Options::new(anew.clone(), 1 << 20), &log, &mut |_| ()).unwrap();
     let made_anew = answers(&anew, &log).await;
     assert!(left_by_sidecar == made_anew);
 }
@@ -56,7 +56,7 @@ async fn views_are_whole_after_any_kill_and_the_same_when_made_anew() {
 /// What the views say of every event of the log, each time checked to be there.
 async fn answers(path: &Path, log: &Log) -> Vec<Vec<Sequence>> {
     let (_committed, receiver) = watch::channel(log.head());
-    let options = Options { path: path.to_owned(), cache_bytes: 1 << 20 };
+    let options = Options::new(path.to_owned(), 1 << 20);
     let views = Views::open(options, log.clone(), receiver).unwrap();
     assert!(views.caught_up_to(log.head().next_sequence, PATIENCE).await);
     assert_eq!(views.counters().rebuilds.get(), 0, "a kill is no reason to begin anew");

@@ -493,7 +493,7 @@ mod tests {
     async fn signatures_that_take_reading_the_log_wait_for_their_turn_to_decode() {
         let folder = tempfile::tempdir().unwrap();
         let log = log_of_two_signatures_of_one_key(folder.path());
-        let options = view::Options { path: folder.path().join("views.redb"), cache_bytes: 1 << 20 };
+        let options = view::Options::new(folder.path().join("views.redb"), 1 << 20);
         view::rebuild(&options, &log, &mut |_| ()).unwrap();
         // With nothing in its cache.
         let log = opened(folder.path());

@@ -20,10 +20,6 @@ use super::{Options, Shared, ViewError};
 
 /// Most events of a batch, which bounds its memory: some 60 bytes an event.
 const BATCH_EVENTS: usize = 65_536;
-/// A commit is durable when this many events have come since the last such one,
-const SYNC_EVENTS: usize = 1_000_000;
-/// or so much time. What is projected again after a crash is no more than that.
-const SYNC_PERIOD: Duration = Duration::from_secs(10);
 /// Rows looked at between two batches while those of dropped events are taken out.
 const SWEEP_ROWS: usize = 2_048;
 /// A start that has more than this to read says so.
@@ -82,7 +78,7 @@ impl Follower {
             let has_moved = !pauses.is_pause() && self.project(&mut store, &mut unsynced, &mut pauses)?;
             store.note_oldest(self.log.oldest());
             if store.is_sweeping() {
-                let durability = unsynced.add(0);
+                let durability = unsynced.add(0, &self.options);
                 store.sweep(SWEEP_ROWS, durability).map_err(|error| store::at(&path, error))?;
                 self.count_commit(durability);
             }
@@ -92,7 +88,7 @@ impl Follower {
             if has_moved || store.is_sweeping() {
                 continue;
             }
-            if unsynced.is_due() {
+            if unsynced.is_due(&self.options) {
                 self.sync(&mut store, &mut unsynced)?;
             }
             if pauses.is_pause() {
@@ -125,7 +121,7 @@ impl Follower {
         };
         *pauses = Pauses::default();
         let events = batch.events();
-        let durability = unsynced.add(events);
+        let durability = unsynced.add(events, &self.options);
         store.commit(batch, durability).map_err(|error| store::at(&self.options.path, error))?;
         self.shared.counters.projected.add(events as u64);
         self.count_commit(durability);
@@ -219,10 +215,10 @@ struct Unsynced {
 
 impl Unsynced {
     /// How to commit `events` more.
-    fn add(&mut self, events: usize) -> Durability {
+    fn add(&mut self, events: usize, options: &Options) -> Durability {
         self.events += events;
         self.since.get_or_insert_with(Instant::now);
-        if self.is_due() {
+        if self.is_due(options) {
             *self = Self::default();
             return Durability::Immediate;
         }
@@ -230,7 +226,7 @@ impl Unsynced {
     }
 
     /// Whether it is time for a durable commit.
-    fn is_due(&self) -> bool {
-        self.events >= SYNC_EVENTS || self.since.is_some_and(|since| since.elapsed() >= SYNC_PERIOD)
+    fn is_due(&self, options: &Options) -> bool {
+        self.events >= options.sync_events || self.since.is_some_and(|since| since.elapsed() >= options.sync_period)
     }
 }

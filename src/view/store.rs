@@ -78,7 +78,7 @@ pub(super) struct Store {
 
 /// Opens the views of `log`, or begins empty ones; says why.
 pub(super) fn open(options: &Options, log: &Log) -> Result<(Store, Option<Rebuild>), ViewError> {
-    let Options { path, cache_bytes } = options;
+    let Options { path, cache_bytes, .. } = options;
     let rebuild = match open_file(path, *cache_bytes)? {
         Ok(database) => match Store::adopt(database, log).map_err(|error| at(path, error))? {
             Ok(store) => return Ok((store, None)),
@@ -102,7 +102,7 @@ pub(super) fn begin_anew(options: &Options, log: &Log) -> Result<Store, ViewErro
 
 /// Begins empty views where others may stand.
 pub(super) fn begin(options: &Options, log: &Log, rebuild: &Rebuild) -> Result<Store, ViewError> {
-    let Options { path, cache_bytes } = options;
+    let Options { path, cache_bytes, .. } = options;
     clear_away(path, rebuild)?;
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory).map_err(|error| file_error(directory, "make the directory", error))?;

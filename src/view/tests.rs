@@ -331,7 +331,7 @@ impl Told {
     }
 
     fn options(&self) -> Options {
-        Options { path: self.path(), cache_bytes: 1 << 20 }
+        Options::new(self.path(), 1 << 20)
     }
 
     fn views_in(&self, store: &Store) -> Views {
@@ -748,6 +748,54 @@ async fn views_end_with_the_writer_and_go_on_where_they_were() {
     assert_eq!((views.counters().projected.get(), views.counters().rebuilds.get()), (1, 0));
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn views_that_were_killed_go_on_from_their_last_durable_commit(
+        lives in proptest::collection::vec(
+            proptest::collection::vec(proptest::collection::vec(any_said(), 1..8), 1..6), 2..5),
+        sync_events in 1..20_usize
+    ) {
+        tokio::runtime::Runtime::new().unwrap().block_on(kill_after_each(&lives, sync_events));
+    }
+}
+
+/// Each life of the views follows some commits of the log.
+async fn kill_after_each(lives: &[Vec<Vec<Said>>], sync_events: usize) {
+    let mut told = Told::new();
+    let options = Options { sync_events, sync_period: Duration::MAX, ..told.options() };
+    let (mut durable, mut made_anew) = (0, 1);
+    for life in lives {
+        let (committed, receiver) = watch::channel(told.log.head());
+        let views = Views::open(options.clone(), told.log.clone(), receiver).unwrap();
+        let (mut projected, mut unsynced) = (0, 0);
+        // The first batch is what the life before did not make durable.
+        for said in [&[][..]].into_iter().chain(life.iter().map(Vec::as_slice)) {
+            let head = told.tell(said);
+            committed.send_replace(head);
+            assert!(views.caught_up_to(head.next_sequence, PATIENCE).await);
+            let batch = match projected {
+                0 => head.next_sequence - durable,
+                _ => said.len() as u64,
+            };
+            (projected, unsynced) = (projected + batch, unsynced + batch);
+            if unsynced >= sync_events as u64 {
+                (durable, unsynced) = (head.next_sequence, 0);
+            }
+        }
+        assert_eq!((views.counters().projected.get(), views.counters().rebuilds.get()), (projected, made_anew));
+        told.model_up_to(u64::MAX).assert_answers_of(&views);
+        made_anew = 0;
+
+        let left = told.path().with_extension("left");
+        fs::copy(told.path(), &left).unwrap();
+        drop(committed);
+        views.ended().await;
+        fs::rename(left, told.path()).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_malformed_row_is_reported_and_the_views_are_made_anew() {
     let mut told = Told::new();
@@ -783,7 +831,7 @@ async fn views_answer_what_they_know_while_the_log_cannot_be_read_on() {
     assert!(matches!(log.read(0), Ok(sidecar_log_format::Read::Events { .. })), "in the cache from now on");
     reads.fail(true);
     let (_committed, receiver) = watch::channel(log.head());
-    let options = Options { path: folder.path().join("views"), cache_bytes: 1 << 20 };
+    let options = Options::new(folder.path().join("views"), 1 << 20);
     let views = Views::open(options, log, receiver).unwrap();
     assert!(views.caught_up_to(1, PATIENCE).await);
     while views.counters().failures.get() == 0 {

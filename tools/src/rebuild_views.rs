@@ -55,7 +55,7 @@ pub(crate) fn rebuild_views(arguments: &RebuildViewsArguments, out: &mut impl Wr
 
     let bar = print::event_bar("rebuilding", None);
     let mut events = 0;
-    view::rebuild(&Options { path: path.clone(), cache_bytes: CACHE_BYTES }, &log, &mut |progress| {
+    view::rebuild(&Options::new(path.clone(), CACHE_BYTES), &log, &mut |progress| {
         bar.set_length(progress.events_total);
         bar.set_position(progress.events);
         events = progress.events;
