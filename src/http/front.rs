@@ -286,10 +286,11 @@ impl Connection {
     /// Ends when the connection has used up the patience that there is with it.
     async fn watch(&self) {
         let FrontLimits { header_timeout, idle_timeout, write_stall_timeout, .. } = self.limits;
+        let new_time = if self.limits.waits_for_places { header_timeout.min(NEW_TIME) } else { Duration::ZERO };
         let is_asked_late = async {
-            tokio::time::sleep(header_timeout.min(NEW_TIME)).await;
+            tokio::time::sleep(new_time).await;
             self.activity.is_new_no_more();
-            tokio::time::sleep(header_timeout.saturating_sub(NEW_TIME)).await;
+            tokio::time::sleep(header_timeout.saturating_sub(new_time)).await;
             if self.activity.has_asked.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
             }
