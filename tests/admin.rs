@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use sidecar_test_support::client::{Request, SseClient};
 use sidecar_test_support::node::{SimulatedNode, malformed};
@@ -114,7 +115,16 @@ async fn the_metrics_of_the_reference_are_there_under_its_names_labels_and_help_
 #[tokio::test]
 async fn the_logs_own_metrics_agree_with_what_was_stored() {
     let (_first, _second, sidecar) = used().await;
-    let text = get(sidecar.admin_address(), "/metrics").await.2;
+    // The server may hear a little later that the client has hung up.
+    let without_stream = async {
+        loop {
+            let text = get(sidecar.admin_address(), "/metrics").await.2;
+            if text.contains("\nsidecar_stream_subscribers{class=\"whole\"} 0\n") {
+                return text;
+            }
+        }
+    };
+    let text = tokio::time::timeout(Duration::from_secs(60), without_stream).await.expect("the stream ends");
     let values = samples(&text);
     let value = |name: &str| *values.get(name).unwrap_or_else(|| panic!("{name} is missing in\n{text}"));
     let events = recordings::recorded_network();
