@@ -506,6 +506,19 @@ pub fn log_directory(storage_folder: &Path) -> PathBuf {
     storage_folder.join("logs").join("casper")
 }
 
+/// Whether a directory holds a log.
+///
+/// # Errors
+/// What the file system answers.
+pub fn is_log(directory: &Path) -> std::io::Result<bool> {
+    for entry in std::fs::read_dir(directory)? {
+        if Path::new(&entry?.file_name()).extension().is_some_and(|extension| extension == "segment") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What `sidecar-log import` appends to the name of a log's directory until the log is whole.
 pub const IMPORTING: &str = "importing";
 
@@ -524,11 +537,7 @@ pub fn importing_directory(log_directory: &Path) -> PathBuf {
 fn check_no_unfinished_import(storage_folder: &Path) -> anyhow::Result<()> {
     let log = log_directory(storage_folder);
     let importing = importing_directory(&log);
-    let has_segment = || {
-        let mut entries = std::fs::read_dir(&log).into_iter().flatten().flatten();
-        entries.any(|entry| entry.path().extension().is_some_and(|extension| extension == "segment"))
-    };
-    if importing.exists() && !has_segment() {
+    if importing.exists() && !is_log(&log).unwrap_or(false) {
         bail!(
             "an import of history to {} is under way or was stopped; let `sidecar-log import` end, or remove {} to begin \
              without that history",

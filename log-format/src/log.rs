@@ -285,6 +285,12 @@ impl Log {
             .unwrap_or_else(|| self.head().next_sequence)
     }
 
+    /// How many sequences that are stored and retained are left for who goes on with `next`.
+    #[must_use]
+    pub fn left_from(&self, next: Sequence) -> u64 {
+        self.head().next_sequence.saturating_sub(next.max(self.oldest()))
+    }
+
     /// The id that the log got when it was made.
     #[must_use]
     pub fn id(&self) -> [u8; 16] {

@@ -84,8 +84,7 @@ pub struct Follower {
 impl Follower {
     /// How many stored events it has not read yet. Until it knows where it goes on, that is all of them.
     fn lag(&self, log: &Log) -> u64 {
-        let next = self.next_sequence.load(Ordering::Relaxed).max(log.oldest());
-        log.head().next_sequence.saturating_sub(next)
+        log.left_from(self.next_sequence.load(Ordering::Relaxed))
     }
 }
 

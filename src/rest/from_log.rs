@@ -72,8 +72,7 @@ impl LogAnswers {
 
     /// How many stored events the views have not seen yet.
     fn view_lag(&self) -> u64 {
-        let next = self.views.next_sequence().max(self.log.oldest());
-        self.log.head().next_sequence.saturating_sub(next)
+        self.log.left_from(self.views.next_sequence())
     }
 
     /// Adds the events that answer `question` to `found`.
@@ -396,19 +395,19 @@ mod tests {
     use crate::source::casper::event::FINALITY_SIGNATURE;
     use crate::view;
 
-    /// A log of a block of one event for each of `kinds`, and a segment for each `per_segment` of them.
-    fn log_of(folder: &Path, kinds: impl Iterator<Item = u8>, per_segment: usize) -> Log {
+    /// A log of a block of one event for each kind and payload, and a segment for each `per_segment` of them.
+    fn log_of(folder: &Path, events: impl Iterator<Item = (Kind, String)>, per_segment: usize) -> Log {
         let options = WriteOptions::new("casper", [7; 16], 5);
         let mut writer = Writer::open(Arc::new(Directory::at(folder)), options).unwrap().writer;
-        for (number, kind) in kinds.enumerate() {
+        for (number, (kind, payload)) in events.enumerate() {
             let event = Event {
-                kind: Kind(kind),
+                kind,
                 source: "10.0.0.1:9999",
                 network: "casper-test",
                 api_version: ApiVersion { major: 2, minor: 0, patch: 0 },
                 upstream_id: None,
                 received: 5,
-                payload: r#"{"Other":{}}"#,
+                payload: &payload,
             };
             writer.append(&event).unwrap();
             writer.commit().unwrap();
@@ -420,6 +419,10 @@ mod tests {
         opened(folder)
     }
 
+    fn event_of(kind: u8) -> (Kind, String) {
+        (Kind(kind), r#"{"Other":{}}"#.to_owned())
+    }
+
     fn opened(folder: &Path) -> Log {
         Log::open(Arc::new(Directory::at(folder)), ReadOptions::default()).unwrap()
     }
@@ -428,7 +431,7 @@ mod tests {
     fn a_page_passes_over_blocks_without_its_kinds_and_reads_none_of_them() {
         let folder = tempfile::tempdir().unwrap();
         let kinds = std::iter::repeat_n(1, 3 * PAGE_BLOCKS_READ_MAX).chain([2]);
-        let log = log_of(folder.path(), kinds, usize::MAX);
+        let log = log_of(folder.path(), kinds.map(event_of), usize::MAX);
         let last = 3 * PAGE_BLOCKS_READ_MAX as u64;
         let page = |kinds: u64| {
             let mut found = Found::new("", Form::Stored, &Arc::default()).paged();
@@ -443,7 +446,7 @@ mod tests {
     #[test]
     fn nothing_is_found_where_nothing_is_and_damage_is_told() {
         let folder = tempfile::tempdir().unwrap();
-        drop(log_of(folder.path(), [1; 6].into_iter(), 2));
+        drop(log_of(folder.path(), [1; 6].into_iter().map(event_of), 2));
         let segment = |first: u64| folder.path().join(format!("{first:020}.segment"));
         std::fs::remove_file(segment(2)).unwrap();
         let mut bytes = std::fs::read(segment(0)).unwrap();
@@ -467,26 +470,14 @@ mod tests {
 
     /// A key that signed twice, in the old form and in the new one: only the events tell that it is one key.
     fn log_of_two_signatures_of_one_key(folder: &Path) -> Log {
-        let options = WriteOptions::new("casper", [7; 16], 5);
-        let mut writer = Writer::open(Arc::new(Directory::at(folder)), options).unwrap().writer;
         let (block, key) = (hex::encode(BLOCK), format!("01{}", "a".repeat(64)));
-        for form in [r#""V1":{"era_id":1"#, r#""V2":{"block_height":1"#] {
+        let signature = |form| {
             let payload =
                 format!(r#"{{"FinalitySignature":{{{form},"block_hash":"{block}","public_key":"{key}"}}}}}}"#);
-            let event = Event {
-                kind: FINALITY_SIGNATURE,
-                source: "10.0.0.1:9999",
-                network: "casper-test",
-                api_version: ApiVersion { major: 2, minor: 0, patch: 0 },
-                upstream_id: Some(7),
-                received: 1,
-                payload: &payload,
-            };
-            writer.append(&event).unwrap();
-        }
-        writer.commit().unwrap();
-        writer.close().unwrap();
-        opened(folder)
+            (FINALITY_SIGNATURE, payload)
+        };
+        let forms = [r#""V1":{"era_id":1"#, r#""V2":{"block_height":1"#];
+        log_of(folder, forms.into_iter().map(signature), usize::MAX)
     }
 
     #[tokio::test]

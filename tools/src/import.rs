@@ -33,7 +33,7 @@ use sidecar_log_format::{
 };
 use tokio_postgres::IsolationLevel;
 
-use crate::{WrongUsage, locate, print, unfinished::sync_folder};
+use crate::{WrongUsage, print, unfinished::sync_folder};
 
 #[derive(clap::Args)]
 pub(crate) struct ImportArguments {
@@ -198,7 +198,7 @@ fn places(path: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
     let around = logs.and_then(Path::parent).map(Path::to_owned);
     Ok(match around {
         Some(storage_folder) => (path, storage_folder),
-        None if locate::is_log(&path).unwrap_or(false) => (path.clone(), path),
+        None if appliance::is_log(&path).unwrap_or(false) => (path.clone(), path),
         None => (appliance::log_directory(&path), path),
     })
 }
@@ -525,6 +525,6 @@ mod tests {
         importer.take(&row).unwrap();
         let refused = importer.finish(&mut io::sink()).unwrap_err().to_string();
         assert!(refused.starts_with("1 events were counted in the database and 2 read"), "{refused}");
-        assert!(!locate::is_log(&appliance::log_directory(storage_path.path())).unwrap());
+        assert!(!appliance::is_log(&appliance::log_directory(storage_path.path())).unwrap());
     }
 }

@@ -10,7 +10,7 @@ use sidecar::appliance;
 
 /// The log's directory: `path` itself, or the one log under `path/logs`.
 pub(crate) fn log_directory(path: &Path) -> anyhow::Result<PathBuf> {
-    if is_log(path).with_context(|| format!("cannot read {}", path.display()))? {
+    if appliance::is_log(path).with_context(|| format!("cannot read {}", path.display()))? {
         return Ok(path.to_owned());
     }
     let mut logs = Vec::new();
@@ -19,7 +19,7 @@ pub(crate) fn log_directory(path: &Path) -> anyhow::Result<PathBuf> {
         if entry.path().extension().is_some_and(|extension| extension == appliance::IMPORTING) {
             continue;
         }
-        let is_log = is_log(&entry.path()).unwrap_or(false);
+        let is_log = appliance::is_log(&entry.path()).unwrap_or(false);
         if is_log { &mut logs } else { &mut others }.push(entry.path());
     }
     logs.sort();
@@ -33,16 +33,6 @@ pub(crate) fn log_directory(path: &Path) -> anyhow::Result<PathBuf> {
         [] => bail!("{} holds no log: there is no *.segment file in {}", path.display(), list(&others)),
         logs => bail!("{} holds {} logs, name one of them: {}", path.display(), logs.len(), list(logs)),
     }
-}
-
-/// Whether a directory holds a log.
-pub(crate) fn is_log(directory: &Path) -> std::io::Result<bool> {
-    for entry in fs::read_dir(directory)? {
-        if Path::new(&entry?.file_name()).extension().is_some_and(|extension| extension == "segment") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 fn list(paths: &[PathBuf]) -> String {

@@ -81,12 +81,8 @@ impl SqliteDatabase {
         SqliteDatabase { options, connection: None }
     }
 
-    fn place(&self) -> String {
-        self.options.place()
-    }
-
     fn error(&self, error: rusqlite::Error) -> ExportError {
-        let (place, reason) = (self.place(), error.to_string());
+        let (place, reason) = (self.options.place(), error.to_string());
         match error.sqlite_error_code() {
             // Constraints and triggers that somebody has added. A foreign key's may be met later.
             Some(ErrorCode::ConstraintViolation) => match error.sqlite_error().map(|error| error.extended_code) {
@@ -112,7 +108,7 @@ impl SqliteDatabase {
 
     /// What the file system's answer means.
     fn not_opened(&self, error: &io::Error) -> ExportError {
-        let (place, reason) = (self.place(), error.to_string());
+        let (place, reason) = (self.options.place(), error.to_string());
         match error.kind() {
             io::ErrorKind::PermissionDenied
             | io::ErrorKind::ReadOnlyFilesystem
@@ -128,7 +124,7 @@ impl SqliteDatabase {
         }
         let mut connection = Connection::open(&self.options.file).map_err(|error| self.error(error))?;
         let newest = self.prepare(&mut connection).map_err(|error| self.error(error))?;
-        if must_migrate(newest, &self.place())? {
+        if must_migrate(newest, &self.options.place())? {
             migrate(&mut connection).map_err(|error| self.error(error))?;
         }
         Ok(connection)
@@ -170,11 +166,11 @@ impl Database for SqliteDatabase {
 
     fn write(&mut self, rows: &[EventRow<'_>], advance: &Advance<'_>) -> Result<Written, ExportError> {
         let Some(connection) = &mut self.connection else {
-            return Err(ExportError::Failed { place: self.place(), reason: "it is not open".to_owned() });
+            return Err(ExportError::Failed { place: self.options.place(), reason: "it is not open".to_owned() });
         };
         match write(connection, rows, advance) {
             Ok(Some(written)) => Ok(written),
-            Ok(None) => Err(ExportError::CheckpointMoved { place: self.place() }),
+            Ok(None) => Err(ExportError::CheckpointMoved { place: self.options.place() }),
             Err(error) => Err(self.error(error)),
         }
     }
