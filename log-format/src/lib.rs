@@ -27,6 +27,7 @@ mod rewrite;
 mod scan;
 mod segment;
 pub mod storage;
+mod time_search;
 pub mod verify;
 mod wire;
 mod writer;

@@ -178,7 +178,7 @@ pub(crate) struct Sealed {
     pub(crate) footer: Footer,
     /// Whether the file has a footer of its own, or it was put together from the blocks.
     pub(crate) has_footer: bool,
-    index: Vec<BlockEntry>,
+    pub(crate) index: Vec<BlockEntry>,
     /// What stands behind the last block, where that should be another or the footer.
     broken_tail: Option<String>,
 }
@@ -642,6 +642,13 @@ impl Shared {
 
     pub(crate) fn sealed_list(&self) -> Vec<Sequence> {
         self.read_segments().sealed.iter().copied().collect()
+    }
+
+    /// The blocks of events of the active segment from `first_sequence` on, if it still is that one.
+    pub(crate) fn active_index(&self, first_sequence: Sequence) -> Option<(Arc<SegmentFile>, Vec<BlockEntry>)> {
+        let segments = self.read_segments();
+        let active = segments.active.as_ref().filter(|active| active.first_sequence() == first_sequence)?;
+        Some((Arc::clone(&active.file), active.index.clone()))
     }
 
     /// Replaces what is known of segments, when the writer opens, seals or begins one.

@@ -211,3 +211,26 @@ fn a_closed_log_keeps_no_room_that_it_does_not_use() {
     append(&mut writer, 100..200);
     assert_eq!(wire_from(&log, 0), (expected_wire(0..200), vec![]));
 }
+
+#[test]
+fn a_time_names_the_first_event_that_was_received_then_or_later_whatever_the_clock_did() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, log, .. } = Writer::open(storage(&directory), options()).unwrap();
+    // In the middle the clock is an hour ahead, and is set back: through sealed segments, and through the active one.
+    let received = |number: u64| 1_000_000 + 10 * number + if (400..450).contains(&number) { 3_600_000_000 } else { 0 };
+    for number in 0..900 {
+        let payload = payload(number);
+        writer.append(&Event { received: received(number), ..event(&payload, number) }).unwrap();
+        if number % 7 == 0 {
+            writer.commit().unwrap();
+        }
+    }
+    writer.commit().unwrap();
+    let times = (0..900).map(received);
+    let another_process = Log::open(storage(&directory), ReadOptions::default()).unwrap();
+    for time in times.flat_map(|time| [time - 1, time, time + 1]).chain([0, u64::MAX]) {
+        let expected = (0..900).find(|&number| received(number) >= time);
+        assert_eq!(log.first_received_at_or_after(time).unwrap(), expected, "{time}");
+        assert_eq!(another_process.first_received_at_or_after(time).unwrap(), expected, "{time}");
+    }
+}
