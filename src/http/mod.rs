@@ -3,9 +3,11 @@
 //! A router flows in; requests, HTTP/1.1 or HTTP/2, flow to it. What they mean is the servers' business.
 //!
 //! - [`front`][]: the listening socket and its connections.
+//! - [`query`][]: the parameters of a request.
 //! - [`turns`][]: requests that wait in line.
 
 pub mod front;
+pub mod query;
 pub mod turns;
 
 use std::io;
