@@ -259,10 +259,8 @@ fn serve(
         }
         (None, None) => None,
     };
-    let rest = config.rest_api_server.as_ref().zip(answers).map(|(settings, answers)| {
-        let sequences_are_final = storage.log.durability != Durability::Os;
-        bind_rest(RestOptions { sequences_are_final, ..rest_options(settings) }, answers)
-    });
+    let rest = config.rest_api_server.as_ref().zip(answers);
+    let rest = rest.map(|(settings, answers)| bind_rest(rest_options(settings), answers));
     let rest = rest.transpose()?;
     let stream = Server::bind(stream_options(sse, storage), ingest.log.clone(), ingest.committed.clone())
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;

@@ -163,27 +163,31 @@ async fn a_transaction_is_told_in_all_its_stages() {
 }
 
 #[tokio::test]
-async fn what_cannot_change_is_kept_by_caches_and_the_rest_is_asked_for_again() {
+async fn only_what_its_hash_names_is_kept_by_caches_and_the_rest_is_asked_for_again() {
     let (node, sidecar) = transcript().await;
     let address = sidecar.rest_address();
-    for path in [
-        format!("/block/{BLOCK}"),
-        "/block/6017012".to_owned(),
-        format!("/transaction/accepted/deploy/{DEPLOY}"),
-        "/step/1".to_owned(),
-        "/events/3".to_owned(),
+    let (forever, ask_again) = ("public, max-age=31536000, immutable", "no-cache");
+    for (path, cached) in [
+        (format!("/block/{BLOCK}"), forever),
+        (format!("/transaction/accepted/deploy/{DEPLOY}"), forever),
+        ("/block/6017012".to_owned(), ask_again),
+        ("/block".to_owned(), ask_again),
+        ("/step/1".to_owned(), ask_again),
+        ("/faults/769794".to_owned(), ask_again),
+        ("/events/3".to_owned(), ask_again),
+        ("/events".to_owned(), ask_again),
+        ("/blocks".to_owned(), ask_again),
     ] {
         let answer = get(address, &path).await;
-        assert_eq!(answer.header("cache-control"), Some("public, max-age=31536000, immutable"), "{path}");
+        assert_eq!(answer.header("cache-control"), Some(cached), "{path}");
         // Else it would be kept for pages of one origin and refused to those of another.
-        assert_eq!(answer.header("vary"), Some("origin"), "{path}");
+        assert_eq!(answer.header("vary"), Some("origin, accept-encoding"), "{path}");
         let tag = answer.header("etag").unwrap().to_owned();
         let again = Request::get(address, &path).header("if-none-match", &format!("\"other\", W/{tag}")).answer().await;
         assert_eq!((again.status, again.body.as_str()), (304, ""), "{path}");
         assert_eq!(again.header("etag"), Some(tag.as_str()));
     }
     let faults = get(address, "/faults/769794").await;
-    assert_eq!(faults.header("cache-control"), Some("no-cache"));
     let tag = faults.header("etag").unwrap().to_owned();
     let request = || Request::get(address, "/faults/769794").header("if-none-match", &tag);
     assert_eq!(request().answer().await.status, 304);
@@ -195,6 +199,26 @@ async fn what_cannot_change_is_kept_by_caches_and_the_rest_is_asked_for_again() 
     assert_eq!(grown.status, 200);
     assert_eq!(grown.json().as_array().unwrap().len(), 2);
     assert_eq!(get(address, "/block/99").await.header("etag"), None);
+}
+
+/// What a browser has kept of a log must not be taken for what another log answers, whatever its sequences are.
+#[tokio::test]
+async fn the_tag_of_one_logs_answer_is_not_that_of_anothers() {
+    let block = |hash: &str| {
+        format!(
+            r#"{{"BlockAdded":{{"block_hash":"{hash}","block":{{"Version2":{{"hash":"{hash}","header":{{"height":1}}}}}}}}}}"#
+        )
+    };
+    let (_node, before) = holding([block(&"01".repeat(32))]).await;
+    let (_other_node, after) = holding([block(&"02".repeat(32))]).await;
+    for path in ["/events/0", "/block/1", "/block", "/blocks"] {
+        let tag = get(before.rest_address(), path).await.header("etag").unwrap().to_owned();
+        let known = Request::get(before.rest_address(), path).header("if-none-match", &tag).answer().await;
+        assert_eq!(known.status, 304, "{path}");
+        let asked_again = Request::get(after.rest_address(), path).header("if-none-match", &tag).answer().await;
+        assert_eq!(asked_again.status, 200, "{path}");
+        assert!(asked_again.body.contains(&"02".repeat(32)), "{path}");
+    }
 }
 
 #[tokio::test]

@@ -38,10 +38,10 @@ impl AnswerFrom {
         }
     }
 
-    /// Whether an event answers `question`; `found` must tell it in its tag, but does not show it.
-    pub(super) async fn is_there(&self, question: &Question, found: &mut Found) -> Result<bool, Failure> {
+    /// Whether an event answers `question`.
+    pub(super) async fn is_there(&self, question: &Question) -> Result<bool, Failure> {
         match self {
-            AnswerFrom::Log(log) => log.is_there(question, found).await,
+            AnswerFrom::Log(log) => log.is_there(question).await,
             AnswerFrom::PostgreSql(postgresql) => postgresql.is_there(question).await,
         }
     }
@@ -51,14 +51,6 @@ impl AnswerFrom {
         match self {
             AnswerFrom::Log(log) => log.blocks(from_height, limit, found).await,
             AnswerFrom::PostgreSql(postgresql) => postgresql.blocks(from_height, limit, found).await,
-        }
-    }
-
-    /// What changes whenever the answer to the same request does.
-    pub(super) fn tag(&self, found: &Found) -> String {
-        match self {
-            AnswerFrom::Log(log) => log.tag(found),
-            AnswerFrom::PostgreSql(_) => super::from_postgresql::tag(found),
         }
     }
 

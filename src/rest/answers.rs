@@ -48,8 +48,8 @@ pub(super) enum Failure {
     /// What the database holds is not JSON.
     #[error("Error deserializing returned data: {0}")]
     NotJson(String),
-    /// The log or the views cannot be read.
-    #[error("Unhandled error occurred in storage: {0}")]
+    /// The log or the views cannot be read. Why, and in which file, is the operator's business, and is logged.
+    #[error("Unhandled error occurred in storage: the log of this server says why")]
     Storage(String),
     /// PostgreSQL cannot be asked. Where it is and what it says is the operator's business, and is logged.
     #[error("Unhandled error occurred in storage: the database does not answer as it should")]
@@ -69,9 +69,9 @@ pub(super) enum Failure {
         /// How many events they still have to read.
         events: u64,
     },
-    /// The views are not open.
-    #[error("The views are not open now: {0}; ask again")]
-    Closed(String),
+    /// The views are not open. Why is logged by the views.
+    #[error("The views are not open now; ask again")]
+    Closed,
     /// The list is too long for one answer.
     #[error(
         "Unhandled error occurred in storage: the answer is longer than {LIST_BYTES_MAX} bytes; read it with /events"
@@ -109,8 +109,7 @@ pub(super) struct Found {
     is_page: bool,
     /// Whether the page ended before all its events were in it.
     pub(super) is_cut: bool,
-    /// How many events there are, and the last one's place in their order. In the log that is its sequence; together they
-    /// change when a growing answer does.
+    /// How many events there are, and the last one's place in their order: in the log its sequence.
     pub(super) events: usize,
     pub(super) last: Sequence,
     /// Its part of [`Memory`], while it is larger than [`FREE_BYTES`].
@@ -213,12 +212,6 @@ impl Found {
         Found { is_page: true, ..self }
     }
 
-    /// Counts an event that shows in the answer without its bytes.
-    pub(super) fn note(&mut self, sequence: Sequence) {
-        self.events += 1;
-        self.last = sequence;
-    }
-
     /// Where it is now, to come back to.
     pub(super) fn mark(&self) -> Mark {
         Mark { body_bytes: self.body.len(), events: self.events, last: self.last }
@@ -250,7 +243,8 @@ impl Found {
             self.begin_event(row.kind(), payload.len());
             self.push_facts(row);
             self.push_envelope(row.api_version(), row.network(), payload);
-            self.note(sequence);
+            self.events += 1;
+            self.last = sequence;
         }
         Ok(pushed)
     }
@@ -269,7 +263,8 @@ impl Found {
             self.begin_event(kind, content.len());
             self.push_text("{");
             self.push_envelope(api_version, network, content);
-            self.note(sequence);
+            self.events += 1;
+            self.last = sequence;
         }
         Ok(pushed)
     }
@@ -383,7 +378,7 @@ mod tests {
         assert_eq!(memory.left_bytes(), MEMORY_BYTES - SMALL_BYTES - UNIT_BYTES);
         drop(room);
         let mut list = found(FREE_BYTES);
-        list.note(0);
+        list.events = 1;
         assert_eq!(list.room_for(1).unwrap(), Pushed::NeedsRoom);
         memory.make_room(&mut list).await.unwrap();
         assert_eq!(memory.left_bytes(), MEMORY_BYTES - LIST_BYTES_MAX - AROUND_BYTES);

@@ -63,13 +63,6 @@ impl LogAnswers {
         status::of_log(version, &self.log, self.view_lag(), &self.sources)
     }
 
-    /// Changes whenever the answer to the same request does: an event is known by its sequence, within a log and an epoch.
-    pub(super) fn tag(&self, found: &Found) -> String {
-        let [a, b, c, d, ..] = self.log.id();
-        let log_id = u32::from_be_bytes([a, b, c, d]);
-        format!("{log_id:08x}-{}-{}-{}", self.log.head().epoch, found.events, found.last)
-    }
-
     /// How many stored events the views have not seen yet.
     fn view_lag(&self) -> u64 {
         self.log.left_from(self.views.next_sequence())
@@ -81,13 +74,9 @@ impl LogAnswers {
         self.read(sequences, found).await
     }
 
-    /// Whether an event answers; `found` counts it, but does not show it.
-    pub(super) async fn is_there(&self, question: &Question, found: &mut Found) -> Result<bool, Failure> {
-        let first = self.sequences(question).await?.first().copied();
-        if let Some(sequence) = first {
-            found.note(sequence);
-        }
-        Ok(first.is_some())
+    /// Whether an event answers `question`.
+    pub(super) async fn is_there(&self, question: &Question) -> Result<bool, Failure> {
+        Ok(!self.sequences(question).await?.is_empty())
     }
 
     /// Adds a page of blocks from a height on to `found`; says with which height to go on.
@@ -165,7 +154,7 @@ impl LogAnswers {
         match &at_once {
             Ok(found) if is_current || (question.is_settled_by_one() && !found.is_empty()) => return at_once,
             // They may be about to open.
-            Ok(_) | Err(Failure::Closed(_)) => {}
+            Ok(_) | Err(Failure::Closed) => {}
             Err(_) => return at_once,
         }
         if self.views.caught_up_to(head, VIEW_WAIT_MAX).await {
@@ -217,7 +206,7 @@ impl LogAnswers {
 
 fn view_failure(error: &ViewError) -> Failure {
     match error {
-        ViewError::Closed { reason, .. } => Failure::Closed(reason.clone()),
+        ViewError::Closed { .. } => Failure::Closed,
         error => Failure::Storage(error.to_string()),
     }
 }
@@ -326,7 +315,9 @@ fn push(found: &mut Found, read: Read) -> Result<Pushed, Failure> {
             found.push_row(&row, &payload)
         }
         Read::Missing { why: Missing::Dropped | Missing::Hole, .. } | Read::End => Ok(Pushed::Yes),
-        Read::Missing { from, why, .. } => Err(Failure::Storage(format!("event {from} is {}", describe(&why)))),
+        Read::Missing { from, why: Missing::Quarantined(why), .. } => {
+            Err(Failure::Storage(format!("event {from} is in a damaged block: {why}")))
+        }
     }
 }
 
@@ -334,7 +325,8 @@ pub(super) fn describe(why: &Missing) -> String {
     match why {
         Missing::Dropped => "older than the oldest retained event".to_owned(),
         Missing::Hole => "lost, or was never stored".to_owned(),
-        Missing::Quarantined(why) => format!("in a damaged block: {why}"),
+        // In which file is the operator's business.
+        Missing::Quarantined(_) => "in a damaged block".to_owned(),
     }
 }
 

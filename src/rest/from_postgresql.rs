@@ -252,12 +252,6 @@ fn is_loss(error: &ExportError) -> bool {
     matches!(error, ExportError::Unreachable { .. })
 }
 
-/// Changes whenever the answer does. The tables do not have the log's sequences, and other servers may answer from them
-/// too: so the answer's own bytes tell.
-pub(super) fn tag(found: &Found) -> String {
-    blake3::hash(&found.body).to_hex().chars().take(32).collect()
-}
-
 /// Opens sessions, and knows whether the last one asked has answered.
 struct Sessions {
     options: Options,

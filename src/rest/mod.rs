@@ -9,12 +9,14 @@
 //!   - `from_log`: the views and the log,
 //!   - `from_postgresql`: the tables that an exporter fills.
 //! - `answers`: the form of what was found, and why nothing was.
+//! - `coding`: compressed answers.
 //! - `server`: HTTP.
 //! - `document`: the OpenAPI document.
 //! - `counters`: what can be seen from outside.
 
 mod answer_from;
 mod answers;
+mod coding;
 pub mod counters;
 pub mod document;
 mod from_log;
@@ -45,8 +47,6 @@ pub struct RestOptions {
     pub max_requests_per_second: u32,
     /// The limit for answering one request once its turn has come.
     pub request_timeout: Duration,
-    /// Whether a sequence names the same event for ever. With durability `os` a power cut can change that.
-    pub sequences_are_final: bool,
     /// What `/status` says first.
     pub version: &'static str,
 }
@@ -61,7 +61,6 @@ impl RestOptions {
             max_concurrent_requests: 50,
             max_requests_per_second: 50,
             request_timeout: Duration::from_secs(30),
-            sequences_are_final: true,
             version: env!("CARGO_PKG_VERSION"),
         }
     }

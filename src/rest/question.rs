@@ -57,6 +57,11 @@ impl Question {
             Question::BlockByHash(_) | Question::BlockByHeight(_) | Question::Transaction(..) | Question::Step(_)
         )
     }
+
+    /// Whether it names one event by a hash, and so has the same answer whenever and wherever it is asked.
+    pub(super) fn is_by_hash(&self) -> bool {
+        matches!(self, Question::BlockByHash(_) | Question::Transaction(..))
+    }
 }
 
 /// A page of the log.

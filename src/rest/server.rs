@@ -15,9 +15,11 @@ use axum::response::Response;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use sidecar_log_format::Sequence;
+use tokio::sync::Semaphore;
 
 use super::answer_from::AnswerFrom;
-use super::answers::{Failure, Form, Found, Room};
+use super::answers::{FREE_BYTES, Failure, Form, Found, Room};
+use super::coding::{COMPRESSED_BYTES, Coding};
 use super::counters::Counters;
 use super::question::{self, Hash, PageOfEvents, Question, Refusal, Request};
 use super::{RestOptions, document};
@@ -28,10 +30,12 @@ use crate::source::casper::keys::{Stage, TransactionType};
 const CONNECTIONS_MAX: usize = 512;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// For what can never change.
-const FOR_EVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
-/// For what may change: ask again, with the tag.
-const ASK_AGAIN: HeaderValue = HeaderValue::from_static("no-cache");
+/// For what its hash names: it never changes.
+const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+/// For all else: ask again, with the tag. After a restore, a sequence, a height or an era may name another event.
+const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
+/// What an answer depends on beside its path: a cache keeps the origin that may read it, and how it is compressed.
+const VARY: HeaderValue = HeaderValue::from_static("origin, accept-encoding");
 
 /// A bound REST server.
 pub struct Server {
@@ -45,7 +49,12 @@ struct Shared {
     counters: Arc<Counters>,
     limits: Limits,
     swagger_ui: Arc<utoipa_swagger_ui::Config<'static>>,
+    /// Large answers that are compressed or hashed at a time.
+    finishing: Arc<Semaphore>,
 }
+
+/// As many as a small machine has cores.
+const FINISHING_MAX: usize = 2;
 
 impl Server {
     /// Takes the port. Within a Tokio runtime only.
@@ -60,6 +69,7 @@ impl Server {
             counters: Arc::default(),
             limits: Limits::new(options.max_concurrent_requests, options.max_requests_per_second),
             swagger_ui: Arc::new(utoipa_swagger_ui::Config::from(document::PATH).try_it_out_enabled(true)),
+            finishing: Arc::new(Semaphore::new(FINISHING_MAX)),
             options,
         };
         Ok(Server { front, shared: Arc::new(shared) })
@@ -140,7 +150,7 @@ impl Shared {
 
     async fn one(&self, question: &Question) -> Result<Answer, Failure> {
         let found = self.some(question, self.found("", Form::Envelope)).await?;
-        Ok(Answer::new(found).lasting(question.is_settled_by_one()))
+        Ok(Answer { found, is_final: question.is_by_hash() })
     }
 
     async fn all(&self, question: &Question) -> Result<Answer, Failure> {
@@ -165,9 +175,9 @@ impl Shared {
         let mut found = self.answers.find(&at(Stage::Processed), found).await?;
         if found.events > accepted {
             found.push_text(",\"transaction_expired\":false}");
-            return Ok(Answer::new(found).lasting(true));
+            return Ok(Answer { found, is_final: true });
         }
-        let is_expired = self.answers.is_there(&at(Stage::Expired), &mut found).await?;
+        let is_expired = self.answers.is_there(&at(Stage::Expired)).await?;
         found.push_display(format_args!("null,\"transaction_expired\":{is_expired}}}"));
         Ok(Answer::new(found))
     }
@@ -177,7 +187,7 @@ impl Shared {
         if found.events == 0 {
             return Err(Failure::NotFound);
         }
-        Ok(Answer::new(found).lasting(self.options.sequences_are_final))
+        Ok(Answer::new(found))
     }
 
     async fn events(&self, page: PageOfEvents) -> Result<Answer, Failure> {
@@ -192,14 +202,14 @@ impl Shared {
         }
         let head = answers.log().head().next_sequence;
         found.push_display(format_args!("],\"next\":{},\"head\":{head}}}", end.next));
-        Ok(Answer::new(found).untagged())
+        Ok(Answer::new(found))
     }
 
     async fn blocks(&self, from_height: u64, limit: usize) -> Result<Answer, Failure> {
         let found = self.found("{\"blocks\":[", Form::Envelope).paged();
         let (mut found, next) = self.answers.blocks(from_height, limit, found).await?;
         found.push_display(format_args!("],\"next\":{next}}}"));
-        Ok(Answer::new(found).untagged())
+        Ok(Answer::new(found))
     }
 
     async fn transactions(&self, question: &Question) -> Result<Answer, Failure> {
@@ -214,7 +224,7 @@ impl Shared {
             false => found.push_text("null"),
         }
         found.push_text("}");
-        Ok(Answer::new(found).untagged())
+        Ok(Answer::new(found))
     }
 
     fn status(&self) -> Response {
@@ -239,51 +249,87 @@ impl Shared {
     }
 
     async fn success(&self, answer: Answer, headers: &HeaderMap) -> Result<Response, Failure> {
-        let Answer { found, lasts, is_tagged } = answer;
-        let tag = is_tagged.then(|| HeaderValue::try_from(format!("\"{}\"", self.answers.tag(&found))).ok()).flatten();
-        let is_known = tag.as_ref().is_some_and(|tag| knows(headers, tag));
-        let mut response = if is_known {
+        let Answer { found, is_final } = answer;
+        let (mut found, tag) = self.tagged(found).await?;
+        let coding = Coding::accepted(headers).filter(|_| COMPRESSED_BYTES.contains(&found.body.len()));
+        let mut response = if knows(headers, &tag) {
             empty(StatusCode::NOT_MODIFIED)
         } else {
+            if let Some(coding) = coding {
+                found = self.compressed(found, coding).await?;
+            }
             let body = match self.answers.memory().keep(found).await? {
                 (body, None) => Body::from(body),
                 (bytes, Some(room)) => Body::new(LargeBody { bytes, sent: 0, _room: room }),
             };
             let mut response = Response::new(body);
             response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+            if let Some(coding) = coding {
+                response.headers_mut().insert(header::CONTENT_ENCODING, coding.header());
+            }
             response
         };
-        if let Some(tag) = tag {
+        // A strong tag names bytes, and these are other bytes.
+        let tag = if coding.is_some() { format!("W/{tag}") } else { tag };
+        if let Ok(tag) = HeaderValue::try_from(tag) {
             response.headers_mut().insert(header::ETAG, tag);
-            response.headers_mut().insert(header::CACHE_CONTROL, if lasts { FOR_EVER } else { ASK_AGAIN });
-            // What a cache keeps names the origin that may read it.
-            response.headers_mut().insert(header::VARY, HeaderValue::from_name(header::ORIGIN));
         }
+        response.headers_mut().insert(header::CACHE_CONTROL, if is_final { IMMUTABLE } else { REVALIDATE });
+        response.headers_mut().insert(header::VARY, VARY);
         Ok(response)
+    }
+
+    /// The answer with its entity tag.
+    async fn tagged(&self, found: Found) -> Result<(Found, String), Failure> {
+        if found.body.len() <= FREE_BYTES {
+            let tag = tag(&found.body);
+            return Ok((found, tag));
+        }
+        self.finish(move || {
+            let tag = tag(&found.body);
+            (found, tag)
+        })
+        .await
+    }
+
+    async fn compressed(&self, mut found: Found, coding: Coding) -> Result<Found, Failure> {
+        let compressed = self.finish(move || {
+            found.body = coding.compress(&found.body)?;
+            std::io::Result::Ok(found)
+        });
+        compressed.await?.map_err(|error| Failure::Storage(error.to_string()))
+    }
+
+    /// Does what takes long on a thread that may block, a few at a time.
+    async fn finish<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+        let permit = Arc::clone(&self.finishing).acquire_owned().await;
+        let permit = permit.map_err(|error| Failure::Storage(error.to_string()))?;
+        // The permit goes with the work, which does not end when its client leaves.
+        let work = move || {
+            let _permit = permit;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| Failure::Storage(error.to_string()))
     }
 }
 
-/// What was found, and what clients may do with it.
+/// What was found.
 struct Answer {
     found: Found,
-    lasts: bool,
-    is_tagged: bool,
+    /// Whether it is named by a hash, and clients may keep it indefinitely.
+    is_final: bool,
 }
 
 impl Answer {
     fn new(found: Found) -> Self {
-        Answer { found, lasts: false, is_tagged: true }
+        Answer { found, is_final: false }
     }
+}
 
-    /// It may be kept for ever.
-    fn lasting(self, lasts: bool) -> Self {
-        Answer { lasts, ..self }
-    }
-
-    /// It may change in ways that its events do not tell.
-    fn untagged(self) -> Self {
-        Answer { is_tagged: false, ..self }
-    }
+/// An entity tag that differs whenever the body does, whichever server answers and whatever its log has been through.
+fn tag(body: &[u8]) -> String {
+    let digits: String = blake3::hash(body).to_hex().chars().take(32).collect();
+    format!("\"{digits}\"")
 }
 
 /// A large body, with the room that it takes. HTTP gets copies of it, piece by piece: with a slice, a client that is slow to
@@ -324,10 +370,10 @@ impl http_body::Body for LargeBody {
 
 const PIECE_BYTES: usize = 64 << 10;
 
-fn knows(headers: &HeaderMap, tag: &HeaderValue) -> bool {
+fn knows(headers: &HeaderMap, tag: &str) -> bool {
     let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut tags = values.flat_map(|value| value.split(',')).map(|known| known.trim().trim_start_matches("W/"));
-    tags.any(|known| known == "*" || known.as_bytes() == tag.as_bytes())
+    tags.any(|known| known == "*" || known == tag)
 }
 
 fn with_type(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response {
@@ -363,7 +409,7 @@ fn refused(refusal: &Refusal) -> Response {
 fn failure(failure: &Failure) -> Response {
     let status = match failure {
         Failure::NotFound => StatusCode::NOT_FOUND,
-        Failure::Behind { .. } | Failure::Closed(_) | Failure::TooSlow => StatusCode::SERVICE_UNAVAILABLE,
+        Failure::Behind { .. } | Failure::Closed | Failure::TooSlow => StatusCode::SERVICE_UNAVAILABLE,
         Failure::OnlyInLog => StatusCode::NOT_IMPLEMENTED,
         Failure::UnknownShape { .. }
         | Failure::NotJson(_)
@@ -374,7 +420,11 @@ fn failure(failure: &Failure) -> Response {
     };
     // Of the database it is logged when it begins and when it is over.
     if status == StatusCode::INTERNAL_SERVER_ERROR && !matches!(failure, Failure::Database | Failure::Refused) {
-        tracing::error!("a REST request failed: {failure}");
+        let reason = match failure {
+            Failure::Storage(reason) => reason.clone(),
+            other => other.to_string(),
+        };
+        tracing::error!(reason, "REST request failed");
     }
     let mut response = error(status, &failure.to_string());
     if status == StatusCode::SERVICE_UNAVAILABLE {

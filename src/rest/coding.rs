@@ -1,0 +1,127 @@
+//! Content codings: which one a client asks for, and an answer in it.
+//!
+//! An answer is compressed as a whole before it is sent, so that a slow client holds the compressed bytes and not an encoder.
+
+use std::io::{self, Write};
+use std::ops::RangeInclusive;
+
+use axum::http::{HeaderMap, HeaderValue, header};
+
+/// Sizes of the answers that are worth compressing: less fits into few packets anyway, more would take long.
+pub(super) const COMPRESSED_BYTES: RangeInclusive<usize> = 8 << 10..=64 << 20;
+
+/// Fast, and three times smaller than an event.
+const ZSTD_LEVEL: i32 = 3;
+const GZIP_LEVEL: u32 = 4;
+
+/// A compressed form of an answer, the preferred one last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    Gzip,
+    Zstd,
+}
+
+impl Coding {
+    /// The coding that `Accept-Encoding` weighs most, if it weighs more than nothing and no less than `identity`.
+    pub(super) fn accepted(headers: &HeaderMap) -> Option<Coding> {
+        let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+        let weighed: Vec<(&str, f32)> = values.flat_map(|value| value.split(',')).map(weighed).collect();
+        let weight = |name: &str| {
+            let of = |name: &str| weighed.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+            of(name).or_else(|| of("*")).map_or(0.0, |(_, weight)| *weight)
+        };
+        // One that is not mentioned is acceptable, but not asked for.
+        let identity = weighed.iter().find(|(name, _)| name.eq_ignore_ascii_case("identity"));
+        let least = identity.map_or(f32::MIN_POSITIVE, |(_, weight)| weight.max(f32::MIN_POSITIVE));
+        let codings = [Coding::Gzip, Coding::Zstd].map(|coding| (coding, weight(coding.name())));
+        let accepted = codings.into_iter().filter(|(_, weight)| *weight >= least);
+        accepted.max_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(coding, _)| coding)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Coding::Gzip => "gzip",
+            Coding::Zstd => "zstd",
+        }
+    }
+
+    /// The value of `Content-Encoding`.
+    pub(super) fn header(self) -> HeaderValue {
+        HeaderValue::from_static(self.name())
+    }
+
+    /// The compressed form of a body. Takes long for a large one.
+    ///
+    /// # Errors
+    /// What the encoder answers.
+    pub(super) fn compress(self, body: &[u8]) -> io::Result<Vec<u8>> {
+        match self {
+            Coding::Zstd => zstd::bulk::compress(body, ZSTD_LEVEL),
+            Coding::Gzip => {
+                let room = Vec::with_capacity(body.len() / 4);
+                let mut encoder = flate2::write::GzEncoder::new(room, flate2::Compression::new(GZIP_LEVEL));
+                encoder.write_all(body)?;
+                encoder.finish()
+            }
+        }
+    }
+}
+
+/// A coding's name and its weight, which is 1 if it is not given and 0 if it is not a number.
+fn weighed(coding: &str) -> (&str, f32) {
+    let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
+    let weight = parameters.trim().split_once('=').filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
+    let weight = weight.map_or(1.0, |(_, weight)| weight.trim().parse::<f32>().unwrap_or(0.0));
+    (name.trim(), if weight.is_finite() { weight } else { 0.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn the_coding_is_the_one_that_weighs_most_and_zstd_among_equals() {
+        for (accepted, coding) in [
+            ("", None),
+            ("identity", None),
+            ("br, deflate", None),
+            ("gzip", Some(Coding::Gzip)),
+            ("GZip", Some(Coding::Gzip)),
+            ("gzip, deflate, br, zstd", Some(Coding::Zstd)),
+            ("gzip;q=0.9, zstd;q=0.8", Some(Coding::Gzip)),
+            ("zstd; q = 0, gzip", Some(Coding::Gzip)),
+            ("gzip;q=0", None),
+            ("gzip;q=0.5, identity", None),
+            ("gzip;q=0.5, identity;q=0.1", Some(Coding::Gzip)),
+            ("*", Some(Coding::Zstd)),
+            ("*;q=0", None),
+            ("zstd;q=0, *", Some(Coding::Gzip)),
+            ("gzip;q=x", None),
+            ("gzip;q=NaN", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accepted));
+            assert_eq!(Coding::accepted(&headers), coding, "{accepted}");
+        }
+        assert_eq!(Coding::accepted(&HeaderMap::new()), None);
+        let mut headers = HeaderMap::new();
+        headers.append(header::ACCEPT_ENCODING, HeaderValue::from_static("br"));
+        headers.append(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        assert_eq!(Coding::accepted(&headers), Some(Coding::Gzip), "of several headers all count");
+    }
+
+    #[test]
+    fn a_compressed_body_is_smaller_and_comes_out_as_it_was() {
+        let body = r#"{"sequence":1,"kind":"BlockAdded"},"#.repeat(5000).into_bytes();
+        let zstd = Coding::Zstd.compress(&body).unwrap();
+        assert!(zstd.len() < body.len() / 10);
+        assert_eq!(zstd::bulk::decompress(&zstd, body.len()).unwrap(), body);
+        let gzip = Coding::Gzip.compress(&body).unwrap();
+        assert!(gzip.len() < body.len() / 10);
+        let mut decompressed = Vec::new();
+        flate2::read::GzDecoder::new(gzip.as_slice()).read_to_end(&mut decompressed).unwrap();
+        assert_eq!(decompressed, body);
+    }
+}
