@@ -183,7 +183,7 @@ impl Known {
             _ => return,
         };
         let mut bytes = [0; 32];
-        hex::decode_to_slice(hash, &mut bytes).expect("a hash is hex digits");
+        hex::decode_to_slice(hash.as_ref(), &mut bytes).expect("a hash is hex digits");
         list.push(bytes);
     }
 }

@@ -67,30 +67,30 @@ async fn answers(path: &Path, log: &Log) -> Vec<Vec<Sequence>> {
         next += 1;
         let payload = row.payload();
         let Some(keys) = keys(row.kind(), std::str::from_utf8(&payload).unwrap()) else { continue };
-        let sequences = ask(&views, keys);
+        let sequences = ask(&views, &keys);
         assert!(sequences.contains(&row.sequence()), "{keys:?}");
         answers.push(sequences);
     }
     answers
 }
 
-fn ask(views: &Views, keys: Keys<'_>) -> Vec<Sequence> {
+fn ask(views: &Views, keys: &Keys<'_>) -> Vec<Sequence> {
     let hash_of = |digits: &str| <[u8; 32]>::try_from(hex::decode(digits).unwrap()).unwrap();
     match keys {
         Keys::Block { hash, height } => {
             let by_hash = views.block_by_hash(&hash_of(hash)).unwrap();
-            assert_eq!(by_hash, views.block_by_height(height).unwrap());
+            assert_eq!(by_hash, views.block_by_height(*height).unwrap());
             by_hash.into_iter().collect()
         }
         Keys::Transaction { stage, transaction_type, hash, .. } => {
-            views.transaction(stage, transaction_type, &hash_of(hash)).unwrap().into_iter().collect()
+            views.transaction(*stage, *transaction_type, &hash_of(hash)).unwrap().into_iter().collect()
         }
         Keys::Fault { era, public_key } => {
-            let by_era = views.faults_by_era(era).unwrap();
-            let by_key = views.faults_by_key(&hex::decode(public_key).unwrap()).unwrap();
+            let by_era = views.faults_by_era(*era).unwrap();
+            let by_key = views.faults_by_key(&hex::decode(public_key.as_ref()).unwrap()).unwrap();
             by_key.into_iter().filter(|sequence| by_era.contains(sequence)).collect()
         }
         Keys::Signature { block_hash, .. } => views.signatures(&hash_of(block_hash)).unwrap(),
-        Keys::Step { era } => views.step(era).unwrap().into_iter().collect(),
+        Keys::Step { era } => views.step(*era).unwrap().into_iter().collect(),
     }
 }

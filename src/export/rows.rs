@@ -32,10 +32,10 @@ pub(super) struct EventRow<'a> {
 /// The row in the table of the event's kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content<'a> {
-    Block { height: u64, hash: &'a str, raw: Cow<'a, str> },
-    Transaction { stage: Stage, transaction_type: i16, hash: &'a str, raw: Cow<'a, str> },
-    Fault { era: u64, public_key: &'a str, raw: Cow<'a, str> },
-    Signature { block_hash: &'a str, public_key: &'a str, raw: Cow<'a, str> },
+    Block { height: u64, hash: Cow<'a, str>, raw: Cow<'a, str> },
+    Transaction { stage: Stage, transaction_type: i16, hash: Cow<'a, str>, raw: Cow<'a, str> },
+    Fault { era: u64, public_key: Cow<'a, str>, raw: Cow<'a, str> },
+    Signature { block_hash: Cow<'a, str>, public_key: Cow<'a, str>, raw: Cow<'a, str> },
     Step { era: u64, raw: Cow<'a, str> },
     Shutdown { received: Timestamp },
 }
@@ -84,13 +84,13 @@ pub(super) fn event_row<'a>(row: &Row<'a>, payload: &'a str) -> Option<EventRow<
 fn content(kind: Kind, payload: &str) -> Option<(Cow<'_, str>, Content<'_>)> {
     let raw = rest_payload(kind, payload)?;
     Some(match keys(kind, payload)? {
-        Keys::Block { hash, height } => (hash.into(), Content::Block { height, hash, raw }),
+        Keys::Block { hash, height } => (hash.clone(), Content::Block { height, hash, raw }),
         Keys::Transaction { stage, transaction_type, hash, .. } => {
             let transaction_type = match transaction_type {
                 TransactionType::Deploy => 0,
                 TransactionType::Version1 => 1,
             };
-            (hash.into(), Content::Transaction { stage, transaction_type, hash, raw })
+            (hash.clone(), Content::Transaction { stage, transaction_type, hash, raw })
         }
         Keys::Fault { era, public_key } => {
             (format!("{era} {public_key}").into(), Content::Fault { era, public_key, raw })
@@ -150,7 +150,7 @@ mod tests {
             assert_eq!((row.event_id, row.api_version.as_str(), row.network), (7, "2.0.0", "casper-test"));
             assert_eq!(row.content.event_type(), 5);
             let raw = r#"{"era_id":18446744073709551615,"public_key":"01ab","timestamp":"x"}"#.into();
-            assert_eq!(row.content, Content::Fault { era: u64::MAX, public_key: "01ab", raw });
+            assert_eq!(row.content, Content::Fault { era: u64::MAX, public_key: "01ab".into(), raw });
         });
     }
 

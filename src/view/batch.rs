@@ -88,21 +88,23 @@ impl Batch {
         let posting = Posting { sequence, tag: 0 };
         match keys {
             Keys::Block { hash, height } => {
-                self.blocks_by_hash.push((digest(hash), Posting { sequence, tag: height }));
+                self.blocks_by_hash.push((digest(hash.as_bytes()), posting));
                 self.blocks_by_height.push((height.to_be_bytes(), posting));
             }
             Keys::Transaction { stage, transaction_type, hash, initiator } => {
                 let initiator = initiator.and_then(account_of_initiator).map(digest);
-                let event = TransactionEvent { hash: digest(hash), sequence, stage, transaction_type, initiator };
+                let event =
+                    TransactionEvent { hash: digest(hash.as_bytes()), sequence, stage, transaction_type, initiator };
                 self.transactions.push(event);
             }
             Keys::Fault { era, public_key } => {
-                let public_key = digest(public_key);
+                let public_key = digest(public_key.as_bytes());
                 self.faults_by_key.push((digest_and_number(public_key, era), posting));
                 self.faults_by_era.push((number_and_digest(era, public_key), posting));
             }
             Keys::Signature { block_hash, public_key } => {
-                self.signatures.push((digest(block_hash), Posting { sequence, tag: signer_tag(public_key) }));
+                let tag = signer_tag(&public_key);
+                self.signatures.push((digest(block_hash.as_bytes()), Posting { sequence, tag }));
             }
             Keys::Step { era } => self.steps.push((era.to_be_bytes(), posting)),
         }

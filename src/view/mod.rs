@@ -10,10 +10,10 @@
 //!
 //! * **The answers are those of the retained log**, as if it were read from its oldest event on each time. What retention
 //!   dropped is in no answer from then on; its rows go later, a few at a time.
-//! * **The first event of a natural key answers**, as in the reference's tables (their primary keys say what a duplicate
-//!   is): of two blocks of one height only the first is known, of a transaction that expired as a deploy and as a
-//!   `Version1` only the first has expired. Ingest drops nearly all such duplicates before they are stored. A richer copy
-//!   of a processed transaction, which the log keeps as a mark, answers nothing: the log's event does.
+//! * **Every event is found by its own key, and the first event of a key answers.** Of two blocks of one height the first
+//!   answers for the height, as in the reference's tables, and each for its own hash. Keys are compared as bytes: the case
+//!   of their digits means nothing. Ingest drops nearly all duplicates before they are stored. A richer copy of a processed
+//!   transaction, which the log keeps as a mark, answers nothing: the log's event does.
 //! * **A commit is cheap, and now and then durable.** A crash takes what came since the last durable one, and that is read
 //!   from the log again.
 

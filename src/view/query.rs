@@ -36,21 +36,13 @@ impl Views {
         })
     }
 
-    /// The block of this hash, if it was the first of its height.
+    /// The first block of this hash, whichever block of its height it was.
     ///
     /// # Errors
     /// See [`Views::latest_block`].
     pub fn block_by_hash(&self, hash: &[u8; 32]) -> Result<Option<Sequence>> {
         let key = digest(hex::encode(hash));
-        self.query(|snapshot| {
-            for posting in snapshot.find(BLOCKS_BY_HASH, &key)? {
-                let of_height = snapshot.find(BLOCKS_BY_HEIGHT, &posting.tag.to_be_bytes())?;
-                if of_height.first().is_some_and(|first| first.sequence == posting.sequence) {
-                    return Ok(Some(posting.sequence));
-                }
-            }
-            Ok(None)
-        })
+        self.query(|snapshot| Ok(snapshot.first(snapshot.find(BLOCKS_BY_HASH, &key)?)))
     }
 
     /// The first block of this height.
@@ -95,15 +87,8 @@ impl Views {
         self.query(|snapshot| {
             for posting in snapshot.find(TRANSACTIONS, &key)? {
                 let tag = TransactionTag::unpacked(posting.tag)?;
-                if tag.stage != stage {
-                    continue;
-                }
-                if tag.transaction_type == transaction_type {
+                if (tag.stage, tag.transaction_type) == (stage, transaction_type) {
                     return Ok(Some(posting.sequence));
-                }
-                // The reference's table of these is keyed by the hash alone.
-                if stage == Stage::Expired {
-                    return Ok(None);
                 }
             }
             Ok(None)
@@ -301,7 +286,7 @@ fn signer(read: &Read) -> Option<String> {
     let Read::Events { block, index } = read else { return None };
     let row = block.row(*index)?;
     match keys(row.kind(), std::str::from_utf8(&row.payload()).ok()?)? {
-        Keys::Signature { public_key, .. } => Some(public_key.to_owned()),
+        Keys::Signature { public_key, .. } => Some(public_key.into_owned()),
         _ => None,
     }
 }

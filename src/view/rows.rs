@@ -7,7 +7,7 @@
 //!
 //! | table | key | tag |
 //! |---|---|---|
-//! | `blocks_by_hash` | hash | height |
+//! | `blocks_by_hash` | hash | |
 //! | `blocks_by_height` | height | |
 //! | `transactions` | hash | stage, type, whether it names its initiator: see [`TransactionTag`] |
 //! | `signatures` | block hash, first sequence | 21 bits that tell signers apart |
@@ -18,7 +18,7 @@
 //!
 //! `signatures` and `initiators` may have any number of events under one hash or account, so they are cut into rows of
 //! [`CHUNK_POSTINGS_MAX`]. Elsewhere a second event of one key is a rare duplicate, and those beyond
-//! [`DUPLICATES_MAX`] are not kept: the first is the answer.
+//! [`DUPLICATES_MAX`] are not kept: the first is the answer. A transaction's row keeps the first of each stage and type.
 
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use sidecar_log_format::Sequence;
@@ -213,14 +213,16 @@ pub(super) fn append_transactions(
     for of_one_hash in events.chunk_by(|one, next| one.hash == next.hash) {
         let Some(TransactionEvent { hash, .. }) = of_one_hash.first() else { continue };
         let mut row = stored(&table, hash)?.unwrap_or_default();
-        let mut named = Named::in_row(row.packed())?;
-        let room = DUPLICATES_MAX.saturating_sub(row.len());
-        for event in of_one_hash.iter().take(room) {
+        let mut known = Known::in_row(row.packed())?;
+        for event in of_one_hash {
             let TransactionEvent { sequence, stage, transaction_type, .. } = *event;
             let tag = TransactionTag { stage, transaction_type, names_initiator: event.initiator.is_some() };
+            if !known.note_form(tag) && row.len() >= DUPLICATES_MAX {
+                continue;
+            }
             row.push(Posting { sequence, tag: tag.packed() });
             if let Some(initiator) = event.initiator {
-                let before = named.replace(transaction_type, sequence);
+                let before = known.replace(transaction_type, sequence);
                 of_initiators
                     .push((initiator, Posting { sequence, tag: before.map_or(0, |before| sequence - before) }));
             }
@@ -230,23 +232,37 @@ pub(super) fn append_transactions(
     Ok(of_initiators)
 }
 
-/// The newest event with an initiator of the transaction of either type that has one hash.
+/// What a row says of the transactions that have one hash.
 #[derive(Default)]
-struct Named {
+struct Known {
+    /// The newest event with an initiator, of either type.
     deploy: Option<Sequence>,
     version1: Option<Sequence>,
+    /// The stages and types that are there.
+    forms: Vec<(Stage, TransactionType)>,
 }
 
-impl Named {
+impl Known {
     fn in_row(packed: &[u8]) -> Result<Self> {
-        let mut named = Self::default();
+        let mut known = Self::default();
         for posting in unpack(packed)? {
             let tag = TransactionTag::unpacked(posting.tag)?;
+            known.note_form(tag);
             if tag.names_initiator {
-                named.replace(tag.transaction_type, posting.sequence);
+                known.replace(tag.transaction_type, posting.sequence);
             }
         }
-        Ok(named)
+        Ok(known)
+    }
+
+    /// Says whether there was none of this stage and type before.
+    fn note_form(&mut self, tag: TransactionTag) -> bool {
+        let form = (tag.stage, tag.transaction_type);
+        let is_new = !self.forms.contains(&form);
+        if is_new {
+            self.forms.push(form);
+        }
+        is_new
     }
 
     fn replace(&mut self, transaction_type: TransactionType, sequence: Sequence) -> Option<Sequence> {

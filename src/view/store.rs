@@ -20,7 +20,7 @@ use super::rows::{self, RowError, Sweep};
 use super::{Options, ViewError};
 
 /// Raised when tables or rows change their form: then the views are made anew.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 const STATE: TableDefinition<&str, &[u8]> = TableDefinition::new("state");
 const STATE_FORMAT: &str = "format";

@@ -166,28 +166,16 @@ impl Model<'_> {
     }
 
     fn block_by_hash(&self, wanted: u8) -> Option<Sequence> {
-        let of_hash = self.0.iter().filter_map(|(sequence, said)| match said {
-            Said::Block { hash, height } if *hash == wanted => Some((*sequence, *height)),
-            _ => None,
-        });
-        of_hash
-            .into_iter()
-            .find(|(sequence, height)| self.block_by_height(*height) == Some(*sequence))
-            .map(|found| found.0)
+        self.first(|said| matches!(said, Said::Block { hash, .. } if *hash == wanted))
     }
 
     fn transaction(&self, stage: Stage, transaction_type: TransactionType, wanted: u8) -> Option<Sequence> {
-        let same = |said: &Said, any_type: bool| match said {
+        self.first(|said| match said {
             Said::Transaction { stage: its_stage, transaction_type: its_type, hash, .. } => {
-                *its_stage == stage && *hash == wanted && (any_type || *its_type == transaction_type)
+                (*its_stage, *its_type, *hash) == (stage, transaction_type, wanted)
             }
             _ => false,
-        };
-        let of_type = self.first(|said| same(said, false));
-        match stage {
-            Stage::Expired if of_type != self.first(|said| same(said, true)) => None,
-            _ => of_type,
-        }
+        })
     }
 
     /// The first event of each key that `key_of` finds.
@@ -280,6 +268,13 @@ struct Told {
     said: Vec<Said>,
 }
 
+/// A payload with its hashes and keys in the other case.
+fn in_upper_case(payload: &str) -> String {
+    let is_hex = |text: &str| text.len() >= 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let shout = |text: &str| if is_hex(text) { text.to_uppercase() } else { text.to_owned() };
+    payload.split('"').map(shout).collect::<Vec<_>>().join("\"")
+}
+
 const LOG_ID: [u8; 16] = [7; 16];
 
 impl Told {
@@ -301,7 +296,10 @@ impl Told {
 
     fn tell(&mut self, said: &[Said]) -> Head {
         for said in said {
-            let (kind, payload) = said.payload();
+            let (kind, mut payload) = said.payload();
+            if self.said.len() % 2 == 1 {
+                payload = in_upper_case(&payload);
+            }
             let event = Event {
                 kind,
                 source: "node",

@@ -437,10 +437,12 @@ fn key<'a>(row: &'a EventRow<'_>) -> (Cow<'a, str>, Cow<'a, str>) {
     let none = Cow::Borrowed("");
     match &row.content {
         Content::Block { height, .. } => (height.to_string().into(), none),
-        Content::Transaction { stage: Stage::Expired, hash, .. } => (none, (*hash).into()),
-        Content::Transaction { transaction_type, hash, .. } => (transaction_type.to_string().into(), (*hash).into()),
-        Content::Fault { era, public_key, .. } => (era.to_string().into(), (*public_key).into()),
-        Content::Signature { block_hash, public_key, .. } => ((*block_hash).into(), (*public_key).into()),
+        Content::Transaction { stage: Stage::Expired, hash, .. } => (none, hash.as_ref().into()),
+        Content::Transaction { transaction_type, hash, .. } => {
+            (transaction_type.to_string().into(), hash.as_ref().into())
+        }
+        Content::Fault { era, public_key, .. } => (era.to_string().into(), public_key.as_ref().into()),
+        Content::Signature { block_hash, public_key, .. } => (block_hash.as_ref().into(), public_key.as_ref().into()),
         Content::Step { era, .. } => (era.to_string().into(), none),
         // Its second, as in its `event_key` and in SQLite, though this table keeps its time to the microsecond.
         Content::Shutdown { received } => {

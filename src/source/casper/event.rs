@@ -5,6 +5,7 @@
 //! [`Malformed`]: a kind or a shape that is not known here is an event like any other, known by the hash of its bytes.
 //! Nothing here knows connections; a [`Kind`] of [`SHUTDOWN`] gets its identity from the connection that brought it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
@@ -149,6 +150,14 @@ pub(super) fn hash_of(parts: &[&[u8]]) -> [u8; 16] {
     hash
 }
 
+/// Hexadecimal digits in lower case, so that a hash or key is the same in every spelling: some nodes have sent checksummed
+/// (mixed-case) ones. Any other text stays as it is.
+pub(super) fn folded(text: &str) -> Cow<'_, str> {
+    let is_mixed =
+        text.bytes().any(|byte| byte.is_ascii_uppercase()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_mixed { Cow::Owned(text.to_ascii_lowercase()) } else { Cow::Borrowed(text) }
+}
+
 /// Stands between the texts of a natural key. No text borrowed from JSON contains it, so no two keys run together.
 const BETWEEN: &[u8] = &[0];
 
@@ -283,7 +292,7 @@ impl<'a> BlockAdded<'a> {
     fn facts(self) -> EventFacts<'a> {
         let (Block::Version1(content) | Block::Version2(content)) = self.block;
         let height = content.header.height;
-        let facts = known(BLOCK_ADDED, height, &[self.block_hash.as_bytes()], Subject::Hash(self.block_hash));
+        let facts = known(BLOCK_ADDED, height, &[folded(self.block_hash).as_bytes()], Subject::Hash(self.block_hash));
         EventFacts { block_height: Some(height), ..facts }
     }
 }
@@ -295,7 +304,7 @@ impl<'a> TransactionHash<'a> {
             Self::Version1(hash) => (b"Version1", hash),
         };
         let time = timestamp.map_or(0, |FromText(Milliseconds(time))| time);
-        known(kind, time, &[hash.as_bytes(), BETWEEN, form], Subject::Hash(hash))
+        known(kind, time, &[folded(hash).as_bytes(), BETWEEN, form], Subject::Hash(hash))
     }
 }
 
@@ -320,8 +329,7 @@ impl<'a> TransactionProcessed<'a> {
 impl<'a> Fault<'a> {
     fn facts(self) -> EventFacts<'a> {
         let Self { era_id: era, public_key } = self;
-        let natural_key: [&[u8]; 2] = [&era.to_le_bytes(), public_key.as_bytes()];
-        known(FAULT, era, &natural_key, Subject::Key { public_key, era })
+        known(FAULT, era, &[&era.to_le_bytes(), folded(public_key).as_bytes()], Subject::Key { public_key, era })
     }
 }
 
@@ -335,7 +343,8 @@ impl<'a> FinalitySignature<'a> {
                 (FINALITY_SIGNATURE.0, block_height, block_hash, public_key)
             }
         };
-        let natural_key = [block_hash.as_bytes(), BETWEEN, public_key.as_bytes()];
+        let (of_block, of_signer) = (folded(block_hash), folded(public_key));
+        let natural_key = [of_block.as_bytes(), BETWEEN, of_signer.as_bytes()];
         let mut facts = known(FINALITY_SIGNATURE, time, &natural_key, Subject::Signature { block_hash, public_key });
         facts.identity.class = class;
         facts

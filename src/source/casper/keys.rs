@@ -11,18 +11,18 @@ use serde_json::value::RawValue;
 use super::event::{
     BLOCK_ADDED, Block, BlockAdded, FAULT, FINALITY_SIGNATURE, Fault, FinalitySignature, Payload, STEP,
     SignedTransaction, Step, TRANSACTION_ACCEPTED, TRANSACTION_EXPIRED, TRANSACTION_PROCESSED, Transaction,
-    TransactionExpired, TransactionHash, TransactionProcessed,
+    TransactionExpired, TransactionHash, TransactionProcessed, folded,
 };
 use crate::source::Kind;
 
-/// The natural key of an event and what else it is looked up by. Hashes and keys are hex digits as the payload has them,
-/// which is in lower case from a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The natural key of an event and what else it is looked up by. Hashes and keys are hex digits in lower case, in whatever
+/// case the payload has them: two spellings are one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keys<'a> {
     /// `BlockAdded`.
     Block {
         /// The block's hash.
-        hash: &'a str,
+        hash: Cow<'a, str>,
         /// Its height in the chain.
         height: u64,
     },
@@ -33,7 +33,7 @@ pub enum Keys<'a> {
         /// In which of its two forms the transaction is.
         transaction_type: TransactionType,
         /// The transaction's hash.
-        hash: &'a str,
+        hash: Cow<'a, str>,
         /// Who it is from: a public key with its algorithm tag, or `account-hash-` and a hash. An expired transaction
         /// does not say.
         initiator: Option<&'a str>,
@@ -43,14 +43,14 @@ pub enum Keys<'a> {
         /// The era it happened in.
         era: u64,
         /// The faulty validator, with its algorithm tag.
-        public_key: &'a str,
+        public_key: Cow<'a, str>,
     },
     /// `FinalitySignature`.
     Signature {
         /// The hash of the signed block.
-        block_hash: &'a str,
+        block_hash: Cow<'a, str>,
         /// The signer, with its algorithm tag.
-        public_key: &'a str,
+        public_key: Cow<'a, str>,
     },
     /// `Step`.
     Step {
@@ -104,7 +104,7 @@ const HAVE_KEYS: [Kind; 7] =
 impl<'a> BlockAdded<'a> {
     fn keys(self) -> Keys<'a> {
         let (Block::Version1(content) | Block::Version2(content)) = self.block;
-        Keys::Block { hash: self.block_hash, height: content.header.height }
+        Keys::Block { hash: folded(self.block_hash), height: content.header.height }
     }
 }
 
@@ -138,20 +138,20 @@ impl<'a> TransactionHash<'a> {
             Self::Deploy(hash) => (TransactionType::Deploy, hash),
             Self::Version1(hash) => (TransactionType::Version1, hash),
         };
-        Keys::Transaction { stage, transaction_type, hash, initiator }
+        Keys::Transaction { stage, transaction_type, hash: folded(hash), initiator }
     }
 }
 
 impl<'a> Fault<'a> {
     fn keys(self) -> Keys<'a> {
-        Keys::Fault { era: self.era_id, public_key: self.public_key }
+        Keys::Fault { era: self.era_id, public_key: folded(self.public_key) }
     }
 }
 
 impl<'a> FinalitySignature<'a> {
     fn keys(self) -> Keys<'a> {
         let (Self::V1 { block_hash, public_key, .. } | Self::V2 { block_hash, public_key, .. }) = self;
-        Keys::Signature { block_hash, public_key }
+        Keys::Signature { block_hash: folded(block_hash), public_key: folded(public_key) }
     }
 }
 
@@ -298,9 +298,9 @@ mod tests {
     #[test]
     fn a_block_of_either_form_has_hash_and_height() {
         let hash = "5c0f495c2aa90e7a7559879801b72991c00416517385f83bad79172027bef22c";
-        assert_eq!(keys(BLOCK_ADDED, BLOCK), Some(Keys::Block { hash, height: 13 }));
+        assert_eq!(keys(BLOCK_ADDED, BLOCK), Some(Keys::Block { hash: hash.into(), height: 13 }));
         let hash = "d59359690ca5a251b513185da0767f744e77645adec82bb6ff785a89edc7591c";
-        assert_eq!(keys(BLOCK_ADDED, BLOCK_V1), Some(Keys::Block { hash, height: 6_017_012 }));
+        assert_eq!(keys(BLOCK_ADDED, BLOCK_V1), Some(Keys::Block { hash: hash.into(), height: 6_017_012 }));
     }
 
     #[test]
@@ -348,7 +348,7 @@ mod tests {
             ),
         ];
         for (kind, payload, stage, transaction_type, hash, initiator) in cases {
-            let expected = Keys::Transaction { stage, transaction_type, hash, initiator };
+            let expected = Keys::Transaction { stage, transaction_type, hash: hash.into(), initiator };
             assert_eq!(keys(kind, payload), Some(expected));
         }
     }
@@ -394,20 +394,49 @@ mod tests {
     #[test]
     fn a_signature_of_either_form_has_block_and_key() {
         let expected = Keys::Signature {
-            block_hash: "3aa0c7d7e04f38f730f50933d5855f15fadf8b7257c159b000021ec01ab7e8da",
-            public_key: "01f60bce2bb1059c41910eac1e7ee6c3ef4c8fcc63a901eb9603c1524cadfb0c18",
+            block_hash: "3aa0c7d7e04f38f730f50933d5855f15fadf8b7257c159b000021ec01ab7e8da".into(),
+            public_key: "01f60bce2bb1059c41910eac1e7ee6c3ef4c8fcc63a901eb9603c1524cadfb0c18".into(),
         };
         assert_eq!(keys(FINALITY_SIGNATURE, SIGNATURE), Some(expected));
         let old_form =
             r#"{"FinalitySignature":{"V1":{"block_hash":"ab","era_id":9,"signature":"01","public_key":"cd"}}}"#;
-        let expected = Keys::Signature { block_hash: "ab", public_key: "cd" };
+        let expected = Keys::Signature { block_hash: "ab".into(), public_key: "cd".into() };
         assert_eq!(keys(FINALITY_SIGNATURE, old_form), Some(expected));
+    }
+
+    #[test]
+    fn a_hash_or_key_in_any_case_is_the_same_key() {
+        let hash_and_key = |payload: &str, kind| match keys(kind, payload) {
+            Some(Keys::Block { hash, .. }) => (hash.into_owned(), None),
+            Some(Keys::Transaction { hash, initiator, .. }) => {
+                (hash.into_owned(), initiator.and_then(account_of_initiator).map(hex::encode))
+            }
+            Some(Keys::Fault { public_key, .. }) => (public_key.into_owned(), None),
+            Some(Keys::Signature { block_hash, public_key }) => {
+                (block_hash.into_owned(), Some(public_key.into_owned()))
+            }
+            other => panic!("no hash or key: {other:?}"),
+        };
+        let identity = |payload: &str| match classify(payload) {
+            Ok(Classified::Event(facts)) => facts.identity,
+            other => panic!("no event: {other:?}"),
+        };
+        for (kind, sample) in SAMPLES.into_iter().filter(|(kind, _)| *kind != STEP) {
+            let is_hex = |text: &str| text.len() >= 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let shout = |text: &str| if is_hex(text) { text.to_uppercase() } else { text.to_owned() };
+            let shouted = sample.split('"').map(shout).collect::<Vec<_>>().join("\"");
+            assert_ne!(shouted, sample);
+            assert_eq!(hash_and_key(&shouted, kind), hash_and_key(sample, kind), "{sample}");
+            assert_eq!(identity(&shouted), identity(sample), "{sample}");
+        }
+        assert_eq!(folded("Ab"), "ab");
+        assert_eq!(folded("Xb"), "Xb", "no digits");
     }
 
     #[test]
     fn a_fault_and_a_step_have_their_era() {
         let public_key = "02034ce1acbceeb5eb2b20eeeef9965e3ca8e7a95655f2089342bcbb51319a0d70d1";
-        assert_eq!(keys(FAULT, FAULT_SAMPLE), Some(Keys::Fault { era: 769_794, public_key }));
+        assert_eq!(keys(FAULT, FAULT_SAMPLE), Some(Keys::Fault { era: 769_794, public_key: public_key.into() }));
         assert_eq!(keys(STEP, STEP_SAMPLE), Some(Keys::Step { era: 1 }));
     }
 
