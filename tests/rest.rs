@@ -77,7 +77,6 @@ async fn requests_are_understood_and_refused_as_by_the_reference() {
     assert_eq!(other_case.body, aggregate.body);
 
     for path in [
-        "/",
         "/other",
         "/block/x",
         "/block/-1",
@@ -99,8 +98,6 @@ async fn requests_are_understood_and_refused_as_by_the_reference() {
         let answer = Request::new(method, address, "/block").answer().await;
         assert_eq!((answer.status, answer.body.as_str()), (400, INVALID_PATH), "{method}");
     }
-    let head = Request::new("HEAD", address, "/block").answer().await;
-    assert_eq!((head.status, head.body.as_str()), (400, ""));
     let other = "0".repeat(64);
     let key = format!("01{other}");
     for path in [
@@ -126,6 +123,186 @@ async fn requests_are_understood_and_refused_as_by_the_reference() {
     assert_eq!(odd.status, 500);
     let message = "Unexpected error in REST server - please file a bug report!\nRejection(NotFound)";
     assert_eq!(odd.json(), serde_json::json!({ "code": 500, "message": message }));
+}
+
+#[tokio::test]
+async fn a_head_request_is_answered_as_get_is_without_the_body() {
+    let (_node, sidecar) = transcript().await;
+    let address = sidecar.rest_address();
+    let account = format!("/account/01{}/transactions", "0".repeat(64));
+    for path in [
+        "/block",
+        "/blocks",
+        "/events",
+        "/events/3",
+        "/status",
+        "/faults/769794",
+        &account,
+        "/",
+        "/api-doc.json",
+        "/swagger-ui/",
+        "/swagger-ui",
+        "/block/99",
+        "/other",
+        "/events?limit=0",
+    ] {
+        let of_get = get(address, path).await;
+        let of_head = Request::new("HEAD", address, path).answer().await;
+        assert_eq!((of_head.status, of_head.body.as_str()), (of_get.status, ""), "{path}");
+        let headers = |answer: &Answer| {
+            let mut headers = answer.headers.clone();
+            headers.retain(|(name, _)| name != "date");
+            headers
+        };
+        assert_eq!(headers(&of_head), headers(&of_get), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_root_says_what_is_there() {
+    let (_node, sidecar) = transcript().await;
+    let answer = get(sidecar.rest_address(), "/").await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain; charset=utf-8")));
+    for words in ["Sidecar", env!("CARGO_PKG_VERSION"), "/swagger-ui/", "/api-doc.json", "/status"] {
+        assert!(answer.body.contains(words), "{}", answer.body);
+    }
+}
+
+/// Nodes have sent checksummed hashes and keys, in which the case of the digits varies.
+#[tokio::test]
+async fn what_was_sent_in_mixed_case_is_found_under_any_spelling() {
+    let mixed = "aBcD".repeat(16);
+    let key = format!("01{mixed}");
+    let payloads = [
+        format!(
+            r#"{{"BlockAdded":{{"block_hash":"{mixed}","block":{{"Version2":{{"hash":"{mixed}","header":{{"height":1}}}}}}}}}}"#
+        ),
+        format!(
+            r#"{{"TransactionAccepted":{{"Version1":{{"hash":"{mixed}","payload":{{"initiator_addr":{{"PublicKey":"{key}"}},"timestamp":"2026-01-01T00:00:00.000Z"}}}}}}}}"#
+        ),
+        format!(
+            r#"{{"TransactionProcessed":{{"transaction_hash":{{"Version1":"{mixed}"}},"block_hash":"{mixed}","messages":[]}}}}"#
+        ),
+        format!(r#"{{"TransactionExpired":{{"transaction_hash":{{"Version1":"{mixed}"}}}}}}"#),
+        format!(r#"{{"Fault":{{"era_id":7,"public_key":"{key}","timestamp":"t"}}}}"#),
+        format!(r#"{{"FinalitySignature":{{"V2":{{"block_hash":"{mixed}","block_height":1,"public_key":"{key}"}}}}}}"#),
+    ];
+    let (_node, sidecar) = holding(&payloads).await;
+    for spell in [str::to_owned, str::to_lowercase, str::to_uppercase] {
+        let (hash, key) = (spell(&mixed), spell(&key));
+        for path in [
+            format!("/block/{hash}"),
+            format!("/transaction/version1/{hash}"),
+            format!("/transaction/accepted/version1/{hash}"),
+            format!("/transaction/processed/version1/{hash}"),
+            format!("/transaction/expired/version1/{hash}"),
+            format!("/faults/{key}"),
+            format!("/signatures/{hash}"),
+            format!("/account/{key}/transactions"),
+        ] {
+            let answer = get(sidecar.rest_address(), &path).await;
+            assert_eq!(answer.status, 200, "{path}");
+            assert!(answer.body.contains(&mixed), "{path}: {}", answer.body);
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_blocks_of_one_height_are_each_found_by_their_hash_and_the_first_by_the_height() {
+    let hashes = ["7", "1"].map(|last| format!("{}{last}", "0".repeat(63)));
+    let block = |hash: &String| {
+        format!(
+            r#"{{"BlockAdded":{{"block_hash":"{hash}","block":{{"Version2":{{"hash":"{hash}","header":{{"height":7}}}}}}}}}}"#
+        )
+    };
+    let (_node, sidecar) = holding(hashes.iter().map(block)).await;
+    for hash in &hashes {
+        let answer = get(sidecar.rest_address(), &format!("/block/{hash}")).await;
+        assert_eq!((answer.status, answer.json()["payload"]["block_hash"].as_str()), (200, Some(hash.as_str())));
+    }
+    for path in ["/block/7", "/block"] {
+        assert_eq!(get(sidecar.rest_address(), path).await.json()["payload"]["block_hash"], hashes[0], "{path}");
+    }
+    assert_eq!(get(sidecar.rest_address(), "/blocks").await.json()["blocks"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn large_answers_are_compressed_when_asked_for_and_small_ones_never() {
+    use std::io::Read;
+
+    let payloads: Vec<String> =
+        recordings::recorded_network().into_iter().map(|(_, payload)| payload).take(300).collect();
+    let (_node, sidecar) = holding(&payloads).await;
+    let address = sidecar.rest_address();
+    let plain = get(address, "/events?limit=300").await;
+    assert!(plain.header("content-encoding").is_none() && plain.body.len() > 100_000);
+    let tag = plain.header("etag").unwrap();
+    for coding in ["gzip", "zstd"] {
+        let request = || Request::get(address, "/events?limit=300").header("accept-encoding", coding);
+        let mut response = request().open().await;
+        assert_eq!(response.header("content-encoding"), Some(coding));
+        assert_eq!(response.header("vary"), Some("origin, accept-encoding"));
+        assert_eq!(response.header("etag"), Some(format!("W/{tag}").as_str()), "these are other bytes");
+        let length: usize = response.header("content-length").unwrap().parse().unwrap();
+        assert!(length < plain.body.len() / 3, "{length}");
+        // The client decompresses zstd by itself.
+        let body = response.body().await;
+        let body = match coding {
+            "gzip" => {
+                let mut decompressed = Vec::new();
+                flate2::read::GzDecoder::new(body.as_slice()).read_to_end(&mut decompressed).unwrap();
+                decompressed
+            }
+            _ => body,
+        };
+        assert!(body == plain.body.as_bytes());
+        let known = request().header("if-none-match", tag).answer().await;
+        assert_eq!((known.status, known.body.as_str()), (304, ""));
+    }
+    let small = Request::get(address, "/events?limit=1").header("accept-encoding", "gzip, zstd").answer().await;
+    assert_eq!((small.header("content-encoding"), small.header("vary")), (None, Some("origin, accept-encoding")));
+}
+
+#[tokio::test]
+async fn events_are_found_by_the_time_at_which_they_were_received_and_from_the_newest_on() {
+    let payloads: Vec<String> =
+        recordings::recorded_network().into_iter().map(|(_, payload)| payload).take(50).collect();
+    let (_node, sidecar) = holding(&payloads).await;
+    let address = sidecar.rest_address();
+    let events = get(address, "/events").await.json()["events"].as_array().unwrap().clone();
+    let time = |sequence: usize| events[sequence]["received_at"].as_str().unwrap();
+    let sequences = |page: &Value| -> Vec<u64> {
+        page["events"].as_array().unwrap().iter().map(|event| event["sequence"].as_u64().unwrap()).collect()
+    };
+    for sequence in [0, 17, 49] {
+        let page = get(address, &format!("/events?since={}", time(sequence))).await.json();
+        let first = (0..50).find(|&other| time(other) >= time(sequence)).unwrap() as u64;
+        assert_eq!((sequences(&page), page["next"].as_u64()), ((first..50).collect(), Some(50)), "since {sequence}");
+        let page = get(address, &format!("/events?until={}", time(sequence))).await.json();
+        assert_eq!((sequences(&page), page["next"].as_u64()), ((0..first).collect(), None), "until {sequence}");
+    }
+    let future = get(address, "/events?since=2999-01-01T00:00:00Z").await.json();
+    assert_eq!((sequences(&future), future["next"].as_u64()), (vec![], Some(50)));
+
+    let newest = get(address, "/events?newest=3").await.json();
+    assert_eq!((sequences(&newest), newest["next"].as_u64()), (vec![49, 48, 47], Some(47)));
+    let older = get(address, "/events?newest=100&before=47").await.json();
+    assert_eq!((sequences(&older), older["next"].as_u64()), ((0..47).rev().collect(), None));
+
+    let heights = |page: &Value| -> Vec<u64> {
+        let height = |block: &Value| block["payload"]["block"]["Version2"]["header"]["height"].as_u64().unwrap();
+        page["blocks"].as_array().unwrap().iter().map(height).collect()
+    };
+    let upwards = heights(&get(address, "/blocks").await.json());
+    let (mut downwards, mut target) = (Vec::new(), "/blocks?newest=2".to_owned());
+    loop {
+        let page = get(address, &target).await.json();
+        downwards.extend(heights(&page));
+        let Some(next) = page["next"].as_u64() else { break };
+        target = format!("/blocks?newest=2&before_height={next}");
+    }
+    downwards.reverse();
+    assert!(upwards.len() > 2 && downwards == upwards, "{downwards:?} is not {upwards:?}");
 }
 
 #[tokio::test]
@@ -268,6 +445,8 @@ async fn pages_walk_the_whole_log_in_order_and_through_a_filter() {
     let filtered = get(address, "/events?types=BlockAdded,Fault&limit=1000").await.json();
     assert_eq!(filtered["events"].as_array().unwrap().len(), blocks_among(&all));
     assert_eq!(filtered["next"], 700);
+    let listed_twice = get(address, "/events?types=BlockAdded&types=Fault&limit=1000").await.json();
+    assert_eq!(listed_twice, filtered);
     assert_eq!(filtered["events"][0]["kind"], "BlockAdded");
 
     let event = get(address, "/events/1").await;
@@ -320,6 +499,8 @@ async fn a_wrong_query_of_a_page_is_told_what_is_wrong() {
         ("/events?from=x", "`from` is a decimal number"),
         ("/events?types=Nothing", "`types` is a comma-separated list of BlockAdded"),
         ("/events?start_from=1", "unknown parameter `start_from`"),
+        ("/events?from=1&from=1", "`from` is given more than once; give it once"),
+        ("/events?since=noon", "`since` is a time as RFC 3339 writes it"),
         ("/blocks?from_height=-1", "`from_height` is a decimal number"),
     ] {
         let answer = get(sidecar.rest_address(), target).await;

@@ -116,6 +116,11 @@ fn payloads() -> Vec<String> {
         "{\"Fault\":\n{\"era_id\": 10,\n\"public_key\": \"01ab\", \"timestamp\": \"later \\u0000 ż\"}}".to_owned(),
     );
     payloads.push(story::unknown_kind(1).payload);
+    // Some nodes send checksummed digits.
+    payloads.extend([
+        fault(11, key("aB")[..66].to_owned()),
+        block(3_000_000, 100).replace(&format!("{:064x}", 3_000_000), &"eF".repeat(32)),
+    ]);
     // A list of more than a mebibyte.
     let long = fault(5000, key("0")).replace("\"t\"", &format!("\"{}\"", "t".repeat(300_000)));
     payloads.extend((0..9).map(|digit| long.replace(&key("0"), &key(&digit.to_string()))));
@@ -140,6 +145,7 @@ fn targets(payloads: &[String]) -> BTreeSet<String> {
                 let height = &versions.values().next().unwrap()["header"]["height"];
                 targets.insert(format!("/block/{height}"));
                 targets.insert(format!("/block/{}", hash.to_uppercase()));
+                targets.insert(format!("/block/{}", hash.to_lowercase()));
                 targets.insert(format!("/signatures/{hash}"));
                 targets.insert(format!("/block/{hash}/?any=query"));
             }
@@ -185,6 +191,15 @@ fn targets(payloads: &[String]) -> BTreeSet<String> {
         "?from_height=2000001",
         "?from_height=3000000",
         "?from_height=18446744073709551615",
+        "?newest=3",
+        "?newest=1000",
+        "?newest=2&before_height=1000007",
+        "?newest=1&before_height=7&from_height=6",
+        "?newest=5&before_height=0",
+        "?newest=5&before_height=18446744073709551615",
+        "?newest=5&from_height=18446744073709551615",
+        "?before_height=1000003&from_height=1000001",
+        "?newest=3&limit=3",
         "?limit=0",
         "?from_height=x",
         "?other=1",

@@ -6,6 +6,7 @@
 //!
 //! It is not a queue (readers keep their own positions), not a database (nothing is ever changed) and not replicated.
 
+mod backwards;
 mod block;
 mod buffers;
 mod bytes_codec;

@@ -32,10 +32,19 @@ const OPEN_SEGMENTS_MAX: usize = 32;
 /// What the log's index knows of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outline {
+    /// The sequence of its first event.
+    pub first_sequence: Sequence,
     /// The kinds of its events, one bit each.
     pub kinds: u64,
     /// The sequence after its last event.
     pub end_sequence: Sequence,
+}
+
+impl Outline {
+    pub(crate) fn of(entry: &BlockEntry) -> Self {
+        let (first_sequence, end_sequence) = (entry.first_sequence, entry.end_sequence());
+        Outline { first_sequence, kinds: entry.kinds, end_sequence }
+    }
 }
 
 /// The last durable, visible position of a log.
@@ -344,7 +353,7 @@ impl Log {
     /// As [`Log::read`].
     pub fn outline(&self, sequence: Sequence) -> Result<Option<Outline>> {
         Ok(match self.shared.locate(sequence)? {
-            Place::Block(_, entry) => Some(Outline { kinds: entry.kinds, end_sequence: entry.end_sequence() }),
+            Place::Block(_, entry) => Some(Outline::of(&entry)),
             Place::Missing(..) => None,
         })
     }
@@ -733,6 +742,32 @@ impl Shared {
             open.by_sequence.remove(&oldest);
         }
         Ok(sealed)
+    }
+
+    /// The last segment that begins before `sequence`.
+    pub(crate) fn segment_before(&self, sequence: Sequence) -> Option<Sequence> {
+        let segments = self.read_segments();
+        let active = segments.active.as_ref().map(Active::first_sequence).filter(|first| *first < sequence);
+        active.or_else(|| segments.sealed.range(..sequence).next_back().copied())
+    }
+
+    /// The last block of events in a segment that begins before `sequence`.
+    pub(crate) fn block_of_events_before(
+        &self,
+        first_sequence: Sequence,
+        sequence: Sequence,
+    ) -> Result<Option<BlockEntry>> {
+        let last_before = |index: &[BlockEntry]| {
+            let begun = index.partition_point(|entry| entry.first_sequence < sequence);
+            begun.checked_sub(1).and_then(|at| index.get(at)).copied()
+        };
+        {
+            let segments = self.read_segments();
+            if let Some(active) = segments.active.as_ref().filter(|active| active.first_sequence() == first_sequence) {
+                return Ok(last_before(&active.index));
+            }
+        }
+        Ok(last_before(&self.open_sealed(first_sequence)?.index))
     }
 
     /// The block of events or marks that stands before `offset` in a segment.

@@ -234,3 +234,38 @@ fn a_time_names_the_first_event_that_was_received_then_or_later_whatever_the_clo
         assert_eq!(another_process.first_received_at_or_after(time).unwrap(), expected, "{time}");
     }
 }
+
+#[test]
+fn blocks_are_walked_backwards_through_every_segment_to_the_oldest() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, log, .. } = Writer::open(storage(&directory), options()).unwrap();
+    append(&mut writer, 0..900);
+    let mut forwards = Vec::new();
+    let mut next = 0;
+    while let Some(outline) = log.outline(next).unwrap() {
+        assert_eq!(outline.first_sequence, next);
+        next = outline.end_sequence;
+        forwards.push(outline);
+    }
+    let walk_back = |log: &Log| {
+        let mut backwards = Vec::new();
+        let mut before = log.head().next_sequence;
+        while let Some(outline) = log.outline_before(before).unwrap() {
+            before = outline.first_sequence;
+            backwards.push(outline);
+        }
+        backwards.reverse();
+        backwards
+    };
+    assert_eq!((next, walk_back(&log)), (900, forwards.clone()));
+    let another_process = Log::open(storage(&directory), ReadOptions::default()).unwrap();
+    assert_eq!(walk_back(&another_process), forwards);
+    // In the middle of a block, the block that holds the event before.
+    let middle = &forwards[forwards.len() / 2];
+    assert_eq!(log.outline_before(middle.first_sequence + 1).unwrap().as_ref(), Some(middle));
+
+    writer.drop_before(500).unwrap();
+    let retained: Vec<_> = forwards.into_iter().filter(|outline| outline.first_sequence >= log.oldest()).collect();
+    assert!(log.oldest() > 0 && !retained.is_empty());
+    assert_eq!(walk_back(&log), retained);
+}

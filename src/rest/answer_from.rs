@@ -3,7 +3,7 @@
 use super::answers::{Failure, Found, Memory};
 use super::from_log::LogAnswers;
 use super::from_postgresql::PostgreSqlAnswers;
-use super::question::Question;
+use super::question::{PageOfBlocks, Question};
 
 /// Where answers come from.
 pub enum AnswerFrom {
@@ -46,11 +46,11 @@ impl AnswerFrom {
         }
     }
 
-    /// Adds a page of blocks from a height on to `found`; says with which height to go on.
-    pub(super) async fn blocks(&self, from_height: u64, limit: usize, found: Found) -> Result<(Found, u64), Failure> {
+    /// Adds a page of blocks to `found`; says with which height the next one begins, or below which it is, if there is one.
+    pub(super) async fn blocks(&self, page: PageOfBlocks, found: Found) -> Result<(Found, Option<u64>), Failure> {
         match self {
-            AnswerFrom::Log(log) => log.blocks(from_height, limit, found).await,
-            AnswerFrom::PostgreSql(postgresql) => postgresql.blocks(from_height, limit, found).await,
+            AnswerFrom::Log(log) => log.blocks(page, found).await,
+            AnswerFrom::PostgreSql(postgresql) => postgresql.blocks(page, found).await,
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
-use sidecar_log_format::{Kind, Row, Sequence};
+use sidecar_log_format::{Kind, Row, Sequence, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::counters::Counters;
@@ -29,6 +29,8 @@ const LIST_BYTES_MAX: usize = 64 << 20;
 const MEMORY_BYTES: usize = 320 << 20;
 /// What an answer may have beside its events' payloads.
 const AROUND_BYTES: usize = 4 << 10;
+/// The last microsecond that RFC 3339 can name.
+const TIME_MAX: Timestamp = 253_402_300_799_999_999;
 /// The unit in which memory is counted.
 const UNIT_BYTES: usize = 1 << 10;
 
@@ -302,7 +304,8 @@ impl Found {
     }
 
     fn push_facts(&mut self, row: &Row<'_>) {
-        let received_at = humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(row.received()));
+        let received = Duration::from_micros(row.received().min(TIME_MAX));
+        let received_at = humantime::format_rfc3339_micros(UNIX_EPOCH + received);
         self.push_display(format_args!(
             "{{\"sequence\":{},\"kind\":\"{}\",\"source\":",
             row.sequence(),
@@ -326,6 +329,13 @@ impl Found {
     pub(super) fn push_string(&mut self, text: impl Serialize) {
         // Writing to memory does not fail, and a string is always JSON.
         let _ = serde_json::to_writer(&mut self.body, &text);
+    }
+
+    pub(super) fn push_number(&mut self, number: Option<u64>) {
+        match number {
+            Some(number) => self.push_display(number),
+            None => self.push_text("null"),
+        }
     }
 
     pub(super) fn push_display(&mut self, text: impl Display) {

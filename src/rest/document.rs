@@ -83,7 +83,13 @@ enum Form {
     Number,
     /// In the query, 64 bits.
     OptionalNumber,
+    /// In the query, how many a page may have.
     Limit,
+    /// The same, of the newest.
+    Newest,
+    /// In the query, RFC 3339.
+    Time,
+    /// In the query; may come several times.
     Types,
 }
 
@@ -108,6 +114,8 @@ const EXPIRED: Described = Described(
     "5a76e2fee5f7e3ca856edc7366a4f458f5d1ee38d1a00dcc3c64fcb44f2e4fb4",
 );
 const LIMIT: Described = Described("limit", "How many to answer with at most.", Form::Limit, "2");
+const NEWEST: Described =
+    Described("newest", "The newest first, and how many at most. It takes the place of `limit`.", Form::Newest, "2");
 
 const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
@@ -134,8 +142,15 @@ const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         path: "/blocks",
         operation_id: "blocks",
-        summary: "Blocks in the order of their height. Past the last one, the page is empty.",
-        parameters: &[Described("from_height", "The least height, 0 if absent.", Form::OptionalNumber, "1"), LIMIT],
+        summary: "Blocks in the order of their height; with `newest`, from the greatest height down. To go on, ask with \
+                  `next` as `from_height`, or with `newest` as `before_height`, until it is null. Past the last one, the \
+                  page is empty.",
+        parameters: &[
+            Described("from_height", "The least height, 0 if absent.", Form::OptionalNumber, "1"),
+            Described("before_height", "Only blocks of lesser heights.", Form::OptionalNumber, "9"),
+            LIMIT,
+            NEWEST,
+        ],
         answer: Answer::One("BlocksPage"),
         example: "/blocks?from_height=1&limit=2",
     },
@@ -221,12 +236,32 @@ const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         path: "/events",
         operation_id: "events",
-        summary: "Stored events in order. To go on, ask from `next`; at `head` there is nothing more yet. A page may hold \
-                  fewer events than `limit`, even none, before that.",
+        summary: "Stored events in order; with `newest`, the newest first. To go on, ask with `next` as `from`, or with \
+                  `newest` as `before`, until it is null; where it is `head`, there is nothing more yet. A page may hold \
+                  fewer events than it might, even none, before that.",
         parameters: &[
-            Described("from", "The first sequence, 0 if absent.", Form::OptionalNumber, "1"),
+            Described("from", "The least sequence, 0 if absent.", Form::OptionalNumber, "1"),
+            Described(
+                "since",
+                "Only events from the first one on that was received at this time or later: see `received_at`.",
+                Form::Time,
+                "2024-01-31T12:00:00Z",
+            ),
+            Described("before", "Only events of lesser sequences.", Form::OptionalNumber, "9"),
+            Described(
+                "until",
+                "Only events before the first one that was received at this time or later.",
+                Form::Time,
+                "2100-01-31T12:00:00.5+01:00",
+            ),
             LIMIT,
-            Described("types", "Only events of these kinds, with commas between.", Form::Types, "BlockAdded,Fault"),
+            NEWEST,
+            Described(
+                "types",
+                "Only events of these kinds, with commas between. May come several times.",
+                Form::Types,
+                "BlockAdded,Fault",
+            ),
         ],
         answer: Answer::One("EventsPage"),
         example: "/events?from=1&limit=2&types=BlockAdded,Fault",
@@ -300,6 +335,11 @@ impl Described {
                 let limit = integer().minimum(Some(1)).maximum(Some(PAGE_EVENTS_MAX as f64));
                 (limit.default(Some(Value::from(PAGE_EVENTS))).into(), number_example)
             }
+            Form::Newest => {
+                let newest = integer().minimum(Some(1)).maximum(Some(PAGE_EVENTS_MAX as f64));
+                (newest.into(), number_example)
+            }
+            Form::Time => (text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))).into(), text_example),
             Form::Types => {
                 let names = KINDS.map(|(_, name)| name).join("|");
                 (text().pattern(Some(format!("^({names})(,({names}))*$"))).into(), text_example)
@@ -380,7 +420,13 @@ fn components() -> Components {
                 ("sequence", integer().into()),
                 ("kind", text().enum_values(Some(KINDS.map(|(_, name)| name))).into()),
                 ("source", text().description(Some("The node that said it, as HOST:SSE_PORT.")).into()),
-                ("received_at", text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))).into()),
+                (
+                    "received_at",
+                    text()
+                        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+                        .description(Some("When the sidecar received it, in UTC, with microseconds."))
+                        .into(),
+                ),
                 ("header", named("EnvelopeHeader")),
                 (
                     "payload",
@@ -402,7 +448,7 @@ fn components() -> Components {
                         .description(Some("Sequences in the page's range that hold no event any more."))
                         .into(),
                 ),
-                ("next", integer().description(Some("Where the next page begins.")).into()),
+                ("next", integer_or_null("The `from` of the next page; with `newest`, its `before`.")),
                 ("head", integer().description(Some("The sequence that the next event will get.")).into()),
             ]),
         )
@@ -410,20 +456,14 @@ fn components() -> Components {
             "BlocksPage",
             record([
                 ("blocks", list_of("BlockAddedEnveloped").into()),
-                ("next", integer().description(Some("The height from which the next page begins.")).into()),
+                ("next", integer_or_null("The `from_height` of the next page; with `newest`, its `before_height`.")),
             ]),
         )
         .schema(
             "TransactionsPage",
             record([
                 ("transactions", list_of("StoredEvent").into()),
-                (
-                    "next",
-                    ObjectBuilder::new()
-                        .schema_type(SchemaType::from_iter([Type::Integer, Type::Null]))
-                        .description(Some("The `before` of the next page."))
-                        .into(),
-                ),
+                ("next", integer_or_null("The `before` of the next page.")),
             ]),
         )
         .schema(
@@ -457,6 +497,11 @@ fn integer() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::Integer)
 }
 
+fn integer_or_null(description: &str) -> RefOr<Schema> {
+    let schema_type = SchemaType::from_iter([Type::Integer, Type::Null]);
+    ObjectBuilder::new().schema_type(schema_type).description(Some(description)).into()
+}
+
 #[cfg(test)]
 mod tests {
     use axum::http::Method;
@@ -484,9 +529,12 @@ mod tests {
                 assert!(path.contains(&place), "{path} lacks {place}");
                 path.replace(&place, parameter.3)
             });
-            let query: Vec<String> = query.iter().map(|parameter| format!("{}={}", parameter.0, parameter.3)).collect();
-            let request = parse(&Method::GET, &path, Some(&query.join("&")));
-            assert!(request.is_ok(), "{path}?{query:?}: {request:?}");
+            // One by one: not all go together.
+            let queries = query.iter().map(|parameter| format!("{}={}", parameter.0, parameter.3.replace('+', "%2B")));
+            for query in queries.chain([String::new()]) {
+                let request = parse(&Method::GET, &path, Some(&query));
+                assert!(request.is_ok(), "{path}?{query}: {request:?}");
+            }
         }
     }
 }

@@ -12,7 +12,8 @@ use sidecar_log_format::{Log, Missing, Read, Sequence};
 use tokio::sync::Semaphore;
 
 use super::answers::{Failure, Found, Memory, Pushed};
-use super::question::{PageOfEvents, Question};
+use super::page::{self, PageEnd, Range};
+use super::question::{Order, PageOfBlocks, PageOfEvents, Question};
 use super::status;
 use crate::source::casper::NamedSource;
 use crate::view::{ViewError, Views};
@@ -21,10 +22,6 @@ use crate::view::{ViewError, Views};
 const VIEW_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How many blocks are remembered as having been read for one event.
 const READ_LATELY_MAX: usize = 256;
-/// Blocks that one page reads, and that it passes over because the index knows of no event of its kinds there, before it
-/// says where to go on.
-const PAGE_BLOCKS_READ_MAX: usize = 64;
-const PAGE_BLOCKS_PASSED_MAX: usize = 4096;
 
 /// Reads answers.
 pub struct LogAnswers {
@@ -79,14 +76,14 @@ impl LogAnswers {
         Ok(!self.sequences(question).await?.is_empty())
     }
 
-    /// Adds a page of blocks from a height on to `found`; says with which height to go on.
-    pub(super) async fn blocks(&self, from_height: u64, limit: usize, found: Found) -> Result<(Found, u64), Failure> {
-        let blocks = self.blocks_from(from_height, limit).await?;
+    /// Adds a page of blocks to `found`; says with which height the next one begins, or below which it is, if there is one.
+    pub(super) async fn blocks(&self, page: PageOfBlocks, found: Found) -> Result<(Found, Option<u64>), Failure> {
+        let blocks = self.blocks_of(page).await?;
         let sequences = blocks.iter().map(|(_, sequence)| *sequence).collect();
         let found = self.read(sequences, found).await?;
         let last = blocks.iter().find(|(_, sequence)| found.events > 0 && *sequence == found.last);
-        let next = last.map_or(from_height, |(height, _)| height.saturating_add(1));
-        Ok((found, next))
+        let is_last_page = blocks.len() < page.limit && !found.is_cut;
+        Ok((found, page.next(last.map(|(height, _)| *height), is_last_page)))
     }
 
     /// Adds the events of these sequences; those that retention has dropped meanwhile are left out.
@@ -114,15 +111,20 @@ impl LogAnswers {
         }
     }
 
-    /// Adds a page of the log to `found`; says where to go on, and what of it is missing.
+    /// Adds a page of the log to `found`; says where the next one begins, and what of it is missing.
     pub(super) async fn page(&self, page: PageOfEvents, found: Found) -> Result<(Found, PageEnd), Failure> {
+        let log = self.log.clone();
+        let range = self.on_disk(move || Range::of(&log, &page)).await??;
         let mut found = found;
         loop {
             let log = self.log.clone();
             let (scanned, result) = self
                 .on_disk(move || {
                     let mut found = found;
-                    let result = scan(&log, page, &mut found);
+                    let result = match page.order {
+                        Order::OldestFirst => page::scan(&log, range, &page, &mut found),
+                        Order::NewestFirst => page::scan_back(&log, range, &page, &mut found),
+                    };
                     (found, result)
                 })
                 .await?;
@@ -194,13 +196,18 @@ impl LogAnswers {
         .map_err(|error| view_failure(&error))
     }
 
-    /// Blocks from a height on, each with its height.
-    async fn blocks_from(&self, height: u64, limit: usize) -> Result<Vec<(u64, Sequence)>, Failure> {
+    /// The blocks of a page, each with its height.
+    async fn blocks_of(&self, page: PageOfBlocks) -> Result<Vec<(u64, Sequence)>, Failure> {
         let head = self.log.head().next_sequence;
         if self.views.next_sequence() < head && !self.views.caught_up_to(head, VIEW_WAIT_MAX).await {
             return Err(Failure::Behind { events: self.view_lag() });
         }
-        self.views.blocks_from(height, limit).map_err(|error| view_failure(&error))
+        let PageOfBlocks { from_height, before_height, order, limit } = page;
+        let blocks = match order {
+            Order::OldestFirst => self.views.blocks_up(from_height, before_height, limit),
+            Order::NewestFirst => self.views.blocks_down(from_height, before_height, limit),
+        };
+        blocks.map_err(|error| view_failure(&error))
     }
 }
 
@@ -209,15 +216,6 @@ fn view_failure(error: &ViewError) -> Failure {
         ViewError::Closed { .. } => Failure::Closed,
         error => Failure::Storage(error.to_string()),
     }
-}
-
-/// Where a page of the log ends.
-#[derive(Debug)]
-pub(super) struct PageEnd {
-    /// The sequence to go on from.
-    pub(super) next: Sequence,
-    /// Ranges (both ends inclusive) that hold no event any more, and why.
-    pub(super) missing: Vec<(Sequence, Sequence, String)>,
 }
 
 enum Stop {
@@ -299,7 +297,7 @@ impl ReadLately {
     }
 }
 
-fn push(found: &mut Found, read: Read) -> Result<Pushed, Failure> {
+pub(super) fn push(found: &mut Found, read: Read) -> Result<Pushed, Failure> {
     match read {
         Read::Events { block, index } => match block.row(index) {
             Some(row) => found.push_row(&row, &row.payload()),
@@ -321,62 +319,8 @@ fn push(found: &mut Found, read: Read) -> Result<Pushed, Failure> {
     }
 }
 
-pub(super) fn describe(why: &Missing) -> String {
-    match why {
-        Missing::Dropped => "older than the oldest retained event".to_owned(),
-        Missing::Hole => "lost, or was never stored".to_owned(),
-        // In which file is the operator's business.
-        Missing::Quarantined(_) => "in a damaged block".to_owned(),
-    }
-}
-
-/// Reads a page; `None` when its first event needs room.
-fn scan(log: &Log, page: PageOfEvents, found: &mut Found) -> Result<Option<PageEnd>, Failure> {
-    let mut end = PageEnd { next: page.from, missing: Vec::new() };
-    let unreadable = |error: sidecar_log_format::Error| Failure::Storage(error.to_string());
-    let (mut read, mut passed) = (0, 0);
-    while found.events < page.limit && read < PAGE_BLOCKS_READ_MAX && passed < PAGE_BLOCKS_PASSED_MAX {
-        let outline = log.outline(end.next).map_err(unreadable)?;
-        if let Some(outline) = outline.filter(|outline| outline.kinds & page.kinds == 0) {
-            passed += 1;
-            end.next = outline.end_sequence;
-            continue;
-        }
-        read += 1;
-        match log.read(end.next).map_err(unreadable)? {
-            Read::Events { block, index } => {
-                for row in (index..block.len()).filter_map(|index| block.row(index)) {
-                    if found.events == page.limit {
-                        break;
-                    }
-                    if row.kind().bit() & page.kinds != 0 {
-                        match found.push_row(&row, &row.payload())? {
-                            Pushed::Yes => {}
-                            Pushed::NeedsRoom => return Ok(None),
-                            Pushed::PageIsFull => return Ok(Some(end)),
-                        }
-                    }
-                    end.next = row.sequence() + 1;
-                }
-            }
-            Read::Large(event) => match push(found, Read::Large(event))? {
-                Pushed::Yes => end.next += 1,
-                Pushed::NeedsRoom => return Ok(None),
-                Pushed::PageIsFull => return Ok(Some(end)),
-            },
-            Read::Missing { from, to, why } => {
-                let to = to.max(from + 1);
-                end.missing.push((from, to - 1, describe(&why)));
-                end.next = to;
-            }
-            Read::End => break,
-        }
-    }
-    Ok(Some(end))
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use sidecar_log_format::storage::Directory;
@@ -388,7 +332,11 @@ mod tests {
     use crate::view;
 
     /// A log of a block of one event for each kind and payload, and a segment for each `per_segment` of them.
-    fn log_of(folder: &Path, events: impl Iterator<Item = (Kind, String)>, per_segment: usize) -> Log {
+    pub(in crate::rest) fn log_of(
+        folder: &Path,
+        events: impl Iterator<Item = (Kind, String)>,
+        per_segment: usize,
+    ) -> Log {
         let options = WriteOptions::new("casper", [7; 16], 5);
         let mut writer = Writer::open(Arc::new(Directory::at(folder)), options).unwrap().writer;
         for (number, (kind, payload)) in events.enumerate() {
@@ -411,28 +359,12 @@ mod tests {
         opened(folder)
     }
 
-    fn event_of(kind: u8) -> (Kind, String) {
+    pub(in crate::rest) fn event_of(kind: u8) -> (Kind, String) {
         (Kind(kind), r#"{"Other":{}}"#.to_owned())
     }
 
-    fn opened(folder: &Path) -> Log {
+    pub(in crate::rest) fn opened(folder: &Path) -> Log {
         Log::open(Arc::new(Directory::at(folder)), ReadOptions::default()).unwrap()
-    }
-
-    #[test]
-    fn a_page_passes_over_blocks_without_its_kinds_and_reads_none_of_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let kinds = std::iter::repeat_n(1, 3 * PAGE_BLOCKS_READ_MAX).chain([2]);
-        let log = log_of(folder.path(), kinds.map(event_of), usize::MAX);
-        let last = 3 * PAGE_BLOCKS_READ_MAX as u64;
-        let page = |kinds: u64| {
-            let mut found = Found::new("", Form::Stored, &Arc::default()).paged();
-            let end = scan(&log, PageOfEvents { from: 0, limit: 1000, kinds }, &mut found).unwrap().unwrap();
-            (found.events, end.next)
-        };
-        assert_eq!(page(Kind(2).bit()), (1, last + 1));
-        assert!(log.read_cached(0).is_none() && log.read_cached(last).is_some());
-        assert_eq!(page(u64::MAX), (PAGE_BLOCKS_READ_MAX, PAGE_BLOCKS_READ_MAX as u64));
     }
 
     #[test]

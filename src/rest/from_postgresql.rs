@@ -24,7 +24,7 @@ use tokio_postgres::{Client, Error, Row, RowStream, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::answers::{FREE_BYTES, Failure, Found, Memory, Pushed};
-use super::question::{Hash, Question};
+use super::question::{Hash, Order, PageOfBlocks, Question};
 use super::status;
 use crate::config::PostgreSql as Options;
 use crate::export::ExportError;
@@ -132,14 +132,23 @@ impl PostgreSqlAnswers {
         Ok(any)
     }
 
-    /// Adds a page of blocks from a height on to `found`; says with which height to go on.
-    pub(super) async fn blocks(&self, from_height: u64, limit: usize, found: Found) -> Result<(Found, u64), Failure> {
+    /// Adds a page of blocks to `found`; says with which height the next one begins, or below which it is, if there is one.
+    pub(super) async fn blocks(&self, page: PageOfBlocks, found: Found) -> Result<(Found, Option<u64>), Failure> {
         // The table cannot hold greater heights.
-        let Ok(height) = i64::try_from(from_height) else { return Ok((found, from_height)) };
-        let keys = [height.to_string(), limit.to_string()];
-        let found =
-            self.read(|statements| Ok(Asked::new(&statements.blocks, BLOCK_ADDED, keys.clone())), found).await?;
-        let next = if found.events > 0 { found.last.saturating_add(1) } else { from_height };
+        let Ok(from) = i64::try_from(page.from_height) else { return Ok((found, page.next(None, true))) };
+        let last =
+            page.before_height.map_or(i64::MAX, |before| i64::try_from(before).map_or(i64::MAX, |before| before - 1));
+        let keys = [from.to_string(), last.to_string(), page.limit.to_string()];
+        let ask = |statements: &Statements| {
+            let blocks = match page.order {
+                Order::OldestFirst => &statements.blocks_up,
+                Order::NewestFirst => &statements.blocks_down,
+            };
+            Ok(Asked::new(blocks, BLOCK_ADDED, keys.clone()))
+        };
+        let found = self.read(ask, found).await?;
+        let last = (found.events > 0).then_some(found.last);
+        let next = page.next(last, found.events < page.limit && !found.is_cut);
         Ok((found, next))
     }
 
@@ -335,7 +344,8 @@ struct Statements {
     latest_block: Statement,
     block_by_hash: Statement,
     block_by_height: Statement,
-    blocks: Statement,
+    blocks_up: Statement,
+    blocks_down: Statement,
     accepted: Statement,
     processed: Statement,
     expired: Statement,
@@ -352,14 +362,19 @@ impl Statements {
         // Of what goes over the limit, the row that does it comes too.
         let list = async |rows: &str| {
             let tail = r#"WHERE t."bytes_before" <= $1 ORDER BY t."event_log_id""#;
-            of(&in_order(rows, "event_log_id"), tail).await
+            of(&in_order(rows, r#""event_log_id""#), tail).await
         };
-        let of_one_page = format!(r#"WHERE t."bytes_before" <= {FREE_BYTES} ORDER BY t."height""#);
+        let page = async |order: &str| {
+            let rows = format!("{BLOCKS} ORDER BY {order} LIMIT $4::text::bigint) b");
+            let tail = format!(r#"WHERE t."bytes_before" <= {FREE_BYTES} ORDER BY t.{order}"#);
+            client.prepare(&select(&in_order(&rows, order), "height", &tail)).await
+        };
         Ok(Statements {
             latest_block: of(r#""BlockAdded""#, r#"ORDER BY t."height" DESC LIMIT 1"#).await?,
             block_by_hash: of(r#""BlockAdded""#, r#"WHERE t."block_hash" = $2"#).await?,
             block_by_height: of(r#""BlockAdded""#, r#"WHERE t."height" = $2::text::bigint"#).await?,
-            blocks: client.prepare(&select(&in_order(BLOCKS, "height"), "height", &of_one_page)).await?,
+            blocks_up: page(r#""height""#).await?,
+            blocks_down: page(r#""height" DESC"#).await?,
             accepted: of(r#""TransactionAccepted""#, transaction).await?,
             processed: of(r#""TransactionProcessed""#, transaction).await?,
             expired: of(r#""TransactionExpired""#, transaction).await?,
@@ -409,14 +424,13 @@ const READ_NOTHING: &str = r#"
                 "FinalitySignature", "Step" LIMIT 0
 "#;
 
-/// A page of blocks from a height on.
-const BLOCKS: &str =
-    r#"(SELECT * FROM "BlockAdded" WHERE "height" >= $2::text::bigint ORDER BY "height" LIMIT $3::text::bigint) b"#;
+/// Blocks of a range of heights, both ends in it.
+const BLOCKS: &str = r#"(SELECT * FROM "BlockAdded" WHERE "height" BETWEEN $2::text::bigint AND $3::text::bigint"#;
 
 /// Rows in order, each with the bytes of those before it: an answer ends when it is long, or needs room that there is not
 /// yet, and what will not be in it need not be sent.
-fn in_order(rows: &str, place: &str) -> String {
-    let before = format!(r#"(ORDER BY "{place}" ROWS UNBOUNDED PRECEDING)"#);
+fn in_order(rows: &str, order: &str) -> String {
+    let before = format!("(ORDER BY {order} ROWS UNBOUNDED PRECEDING)");
     format!(r#"(SELECT *, sum(octet_length("raw")) OVER {before} - octet_length("raw") AS "bytes_before" FROM {rows})"#)
 }
 

@@ -8,6 +8,7 @@
 //! - `answer_from`: where events are looked up, one of
 //!   - `from_log`: the views and the log,
 //!   - `from_postgresql`: the tables that an exporter fills.
+//! - `page`: a range of the log, upwards or downwards.
 //! - `answers`: the form of what was found, and why nothing was.
 //! - `coding`: compressed answers.
 //! - `server`: HTTP.
@@ -21,6 +22,7 @@ pub mod counters;
 pub mod document;
 mod from_log;
 mod from_postgresql;
+mod page;
 mod question;
 mod server;
 mod status;

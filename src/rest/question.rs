@@ -2,12 +2,13 @@
 //!
 //! Which paths are taken, and what the others are told, is the reference's: paths are matched as they come, nothing is
 //! decoded, one slash may follow, and a wrong path, method or parameter is all the same. Only the endpoints that it does
-//! not have look at the query, and say what is wrong with it.
+//! not have look at the query, and say what is wrong with it. HEAD is understood as GET, and `/` says what is there.
 
 use axum::http::Method;
-use sidecar_log_format::{Kind, Sequence};
+use sidecar_log_format::{Sequence, Timestamp};
 
 use super::counters::Label;
+use crate::http::query::{Parameters, Repeated, timestamp};
 use crate::source::casper::event::KINDS;
 use crate::source::casper::keys::{Stage, TransactionType};
 
@@ -64,13 +65,51 @@ impl Question {
     }
 }
 
-/// A page of the log.
+/// In which order a page has what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    OldestFirst,
+    NewestFirst,
+}
+
+/// A page of the log: events of some kinds in a range, from its lower or its upper end on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PageOfEvents {
+    /// The least sequence.
     pub(super) from: Sequence,
+    /// What is less than the first event received then or later is not in the range.
+    pub(super) since: Option<Timestamp>,
+    /// Only what is stored before this sequence.
+    pub(super) before: Option<Sequence>,
+    /// Only what is stored before the first event that was received then or later.
+    pub(super) until: Option<Timestamp>,
+    pub(super) order: Order,
     pub(super) limit: usize,
-    /// Bits of the kinds wanted (see [`Kind::bit`]).
+    /// Bits of the kinds wanted (see [`sidecar_log_format::Kind::bit`]).
     pub(super) kinds: u64,
+}
+
+/// A page of blocks: those of a range of heights, from its lower or its upper end on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PageOfBlocks {
+    pub(super) from_height: u64,
+    pub(super) before_height: Option<u64>,
+    pub(super) order: Order,
+    pub(super) limit: usize,
+}
+
+impl PageOfBlocks {
+    /// The height with which the next page begins, or below which it is; `None` when there is no next one.
+    pub(super) fn next(&self, last: Option<u64>, is_last_page: bool) -> Option<u64> {
+        match self.order {
+            // At the end there is nothing more yet, unless the page has an end of its own.
+            Order::OldestFirst => {
+                let next = last.map_or(self.from_height, |last| last.saturating_add(1));
+                self.before_height.is_none_or(|before| next < before).then_some(next)
+            }
+            Order::NewestFirst => last.filter(|last| !is_last_page && *last > self.from_height),
+        }
+    }
 }
 
 /// What a request is for.
@@ -83,13 +122,15 @@ pub(super) enum Request<'a> {
     /// All that is known of a transaction; its hash as it was given.
     Aggregate(TransactionType, Hash, &'a str),
     /// A page of `/blocks`.
-    Blocks { from_height: u64, limit: usize },
+    Blocks(PageOfBlocks),
     /// A page of [`Question::TransactionsOf`].
     Transactions(Question),
     /// One event by its sequence.
     Event(Sequence),
     /// A page of `/events`.
     Events(PageOfEvents),
+    /// `/`: what is there.
+    Contents,
     /// How the sidecar is.
     Status,
     /// The OpenAPI document.
@@ -117,8 +158,11 @@ pub(super) fn parse<'a>(method: &Method, path: &'a str, query: Option<&str>) -> 
     if path.starts_with('/') {
         return Err(Refusal::EmptySegment);
     }
-    if method != Method::GET {
+    if method != Method::GET && method != Method::HEAD {
         return Err(Refusal::Path);
+    }
+    if path.is_empty() {
+        return Ok(Request::Contents);
     }
     if let Some(file) = path.strip_prefix("swagger-ui/") {
         return Ok(Request::SwaggerFile(file));
@@ -149,7 +193,7 @@ pub(super) fn parse<'a>(method: &Method, path: &'a str, query: Option<&str>) -> 
         (Some("swagger-ui"), None, ..) => Some(Request::SwaggerUi),
         (Some("events"), None, ..) => return page_of_events(query).map(Request::Events),
         (Some("events"), Some(sequence), None, ..) => number(sequence).map(Request::Event),
-        (Some("blocks"), None, ..) => return page_of_blocks(query),
+        (Some("blocks"), None, ..) => return page_of_blocks(query).map(Request::Blocks),
         (Some("account"), Some(id), Some("transactions"), None, _) => match account(id) {
             Some(account) => return page_of_transactions(account, query),
             None => None,
@@ -222,76 +266,107 @@ fn transaction_type(text: &str) -> Option<TransactionType> {
 }
 
 fn page_of_events(query: Option<&str>) -> Result<PageOfEvents, Refusal> {
-    let mut page = PageOfEvents { from: 0, limit: PAGE_EVENTS, kinds: u64::MAX };
-    for (key, value) in parameters(query) {
-        match key.as_ref() {
-            "from" => page.from = decimal("from", &value)?,
-            "limit" => page.limit = limit(&value)?,
-            "types" => page.kinds = kinds(&value)?,
-            _ => return Err(unknown_parameter(&key, "from, limit, types")),
-        }
-    }
-    Ok(page)
+    let query = Parameters::parse(query);
+    only(&query, &["from", "since", "before", "until", "newest", "limit", "types"])?;
+    let (order, limit) = order_and_limit(&query)?;
+    Ok(PageOfEvents {
+        from: decimal(&query, "from")?.unwrap_or_default(),
+        since: time(&query, "since")?,
+        before: decimal(&query, "before")?,
+        until: time(&query, "until")?,
+        order,
+        limit,
+        kinds: kinds(&query)?,
+    })
 }
 
-fn page_of_blocks(query: Option<&str>) -> Result<Request<'static>, Refusal> {
-    let (mut from_height, mut limit_of_page) = (0, PAGE_EVENTS);
-    for (key, value) in parameters(query) {
-        match key.as_ref() {
-            "from_height" => from_height = decimal("from_height", &value)?,
-            "limit" => limit_of_page = limit(&value)?,
-            _ => return Err(unknown_parameter(&key, "from_height, limit")),
-        }
-    }
-    Ok(Request::Blocks { from_height, limit: limit_of_page })
+fn page_of_blocks(query: Option<&str>) -> Result<PageOfBlocks, Refusal> {
+    let query = Parameters::parse(query);
+    only(&query, &["from_height", "before_height", "newest", "limit"])?;
+    let (order, limit) = order_and_limit(&query)?;
+    let from_height = decimal(&query, "from_height")?.unwrap_or_default();
+    Ok(PageOfBlocks { from_height, before_height: decimal(&query, "before_height")?, order, limit })
 }
 
 fn page_of_transactions(account: Vec<u8>, query: Option<&str>) -> Result<Request<'static>, Refusal> {
-    let (mut before, mut limit_of_page) = (None, PAGE_EVENTS);
-    for (key, value) in parameters(query) {
-        match key.as_ref() {
-            "before" => before = Some(decimal("before", &value)?),
-            "limit" => limit_of_page = limit(&value)?,
-            _ => return Err(unknown_parameter(&key, "before, limit")),
+    let query = Parameters::parse(query);
+    only(&query, &["before", "limit"])?;
+    let before = decimal(&query, "before")?;
+    let limit = number_of_events(&query, "limit")?.unwrap_or(PAGE_EVENTS);
+    Ok(Request::Transactions(Question::TransactionsOf { account, before, limit }))
+}
+
+fn only(query: &Parameters<'_>, known: &[&str]) -> Result<(), Refusal> {
+    match query.unknown(known) {
+        Some(name) => {
+            let known = known.join(", ");
+            Err(Refusal::Query(format!("unknown parameter `{name}`, expected any of {known}")))
         }
+        None => Ok(()),
     }
-    Ok(Request::Transactions(Question::TransactionsOf { account, before, limit: limit_of_page }))
 }
 
-fn parameters(query: Option<&str>) -> form_urlencoded::Parse<'_> {
-    form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+fn order_and_limit(query: &Parameters<'_>) -> Result<(Order, usize), Refusal> {
+    match (number_of_events(query, "newest")?, number_of_events(query, "limit")?) {
+        (Some(_), Some(_)) => {
+            Err(Refusal::Query("`newest` says how many there may be; leave `limit` out beside it".to_owned()))
+        }
+        (Some(newest), None) => Ok((Order::NewestFirst, newest)),
+        (None, limit) => Ok((Order::OldestFirst, limit.unwrap_or(PAGE_EVENTS))),
+    }
 }
 
-fn unknown_parameter(name: &str, known: &str) -> Refusal {
-    Refusal::Query(format!("unknown parameter `{name}`, expected any of {known}"))
+impl From<Repeated> for Refusal {
+    fn from(repeated: Repeated) -> Self {
+        Refusal::Query(repeated.to_string())
+    }
 }
 
-fn decimal(name: &str, value: &str) -> Result<u64, Refusal> {
-    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    let number = value.parse().ok().filter(|_| digits);
-    number.ok_or_else(|| Refusal::Query(format!("`{name}` is a decimal number up to 2^64-1, received: {value}")))
+fn decimal(query: &Parameters<'_>, name: &'static str) -> Result<Option<u64>, Refusal> {
+    let number_in = |value: &str| {
+        let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+        let number = value.parse().ok().filter(|_| digits);
+        number.ok_or_else(|| Refusal::Query(format!("`{name}` is a decimal number up to 2^64-1, received: {value}")))
+    };
+    query.single(name)?.map(number_in).transpose()
 }
 
-fn limit(value: &str) -> Result<usize, Refusal> {
-    let limit = decimal("limit", value).ok().and_then(|limit| usize::try_from(limit).ok());
-    let in_range = limit.filter(|limit| (1..=PAGE_EVENTS_MAX).contains(limit));
-    in_range.ok_or_else(|| {
-        Refusal::Query(format!("`limit` is a decimal number from 1 to {PAGE_EVENTS_MAX}, received: {value}"))
-    })
+fn number_of_events(query: &Parameters<'_>, name: &'static str) -> Result<Option<usize>, Refusal> {
+    let Some(value) = query.single(name)? else { return Ok(None) };
+    let number = decimal(query, name).ok().flatten().and_then(|number| usize::try_from(number).ok());
+    let in_range = number.filter(|number| (1..=PAGE_EVENTS_MAX).contains(number));
+    let refusal =
+        || Refusal::Query(format!("`{name}` is a decimal number from 1 to {PAGE_EVENTS_MAX}, received: {value}"));
+    in_range.map(Some).ok_or_else(refusal)
 }
 
-fn kinds(value: &str) -> Result<u64, Refusal> {
-    let kind_of = |name: &str| KINDS.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind);
-    let bits = value.split(',').try_fold(0, |bits, name| Some(bits | kind_of(name).map(Kind::bit)?));
-    bits.ok_or_else(|| {
-        let known: Vec<&str> = KINDS.iter().map(|(_, name)| *name).collect();
-        Refusal::Query(format!("`types` is a comma-separated list of {}, received: {value}", known.join(", ")))
-    })
+fn time(query: &Parameters<'_>, name: &'static str) -> Result<Option<Timestamp>, Refusal> {
+    let time_in = |value: &str| {
+        let example = "as RFC 3339 writes it, like 2026-01-31T12:00:00Z";
+        timestamp(value).ok_or_else(|| Refusal::Query(format!("`{name}` is a time {example}, received: {value}")))
+    };
+    query.single(name)?.map(time_in).transpose()
+}
+
+/// The bits of the kinds that `types` names.
+fn kinds(query: &Parameters<'_>) -> Result<u64, Refusal> {
+    let Some(names) = query.list("types") else { return Ok(u64::MAX) };
+    let mut bits = 0;
+    for name in names {
+        let Some((kind, _)) = KINDS.iter().find(|(_, known)| *known == name) else {
+            let known: Vec<&str> = KINDS.iter().map(|(_, name)| *name).collect();
+            let known = known.join(", ");
+            return Err(Refusal::Query(format!("`types` is a comma-separated list of {known}, received: {name}")));
+        };
+        bits |= kind.bit();
+    }
+    Ok(bits)
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use sidecar_log_format::Kind;
 
     use super::*;
 
@@ -334,6 +409,8 @@ mod tests {
             ("/api-doc.json".to_owned(), Request::Document),
             ("/swagger-ui".to_owned(), Request::SwaggerUi),
         ];
+        assert_eq!(get("/"), Ok(Request::Contents));
+        assert_eq!(get("/?any=query"), Ok(Request::Contents));
         for (path, request) in expected {
             assert_eq!(get(&path).as_ref(), Ok(&request), "{path}");
             if path != "/swagger-ui" {
@@ -346,7 +423,6 @@ mod tests {
     fn everything_else_is_an_invalid_path() {
         let short = &HASH[1..];
         for path in [
-            "/".to_owned(),
             "/other".to_owned(),
             "/Block".to_owned(),
             "/block//".to_owned(),
@@ -377,19 +453,42 @@ mod tests {
         ] {
             assert_eq!(get(&path), Err(Refusal::Path), "{path}");
         }
-        for method in [Method::HEAD, Method::POST, Method::OPTIONS, Method::DELETE] {
+        assert_eq!(parse(&Method::HEAD, "/block", None), get("/block"));
+        for method in [Method::POST, Method::OPTIONS, Method::DELETE] {
             assert_eq!(parse(&method, "/block", None), Err(Refusal::Path));
         }
         assert_eq!(get("//block"), Err(Refusal::EmptySegment));
     }
 
+    const EVENTS: PageOfEvents = PageOfEvents {
+        from: 0,
+        since: None,
+        before: None,
+        until: None,
+        order: Order::OldestFirst,
+        limit: 100,
+        kinds: u64::MAX,
+    };
+    const BLOCKS: PageOfBlocks =
+        PageOfBlocks { from_height: 0, before_height: None, order: Order::OldestFirst, limit: 100 };
+
     #[test]
     fn pages_have_defaults_and_take_what_they_are_told() {
-        let page = |from, limit, kinds| Ok(Request::Events(PageOfEvents { from, limit, kinds }));
-        assert_eq!(get("/events"), page(0, 100, u64::MAX));
-        let faults_and_steps = Kind(5).bit() | Kind(7).bit();
-        assert_eq!(get("/events/?from=5&limit=1000&types=Fault,Step"), page(5, 1000, faults_and_steps));
-        assert_eq!(get("/blocks?from_height=3&limit=1"), Ok(Request::Blocks { from_height: 3, limit: 1 }));
+        assert_eq!(get("/events"), Ok(Request::Events(EVENTS)));
+        let kinds = Kind(5).bit() | Kind(7).bit();
+        let fifth = PageOfEvents { from: 5, limit: 1000, kinds, ..EVENTS };
+        assert_eq!(get("/events/?from=5&limit=1000&types=Fault,Step"), Ok(Request::Events(fifth)));
+        assert_eq!(get("/events/?from=5&limit=1000&types=Fault&types=Step"), Ok(Request::Events(fifth)));
+        let newest = PageOfEvents { before: Some(9), order: Order::NewestFirst, limit: 3, ..EVENTS };
+        assert_eq!(get("/events?newest=3&before=9"), Ok(Request::Events(newest)));
+        let (since, until) = (Some(1_767_225_600_000_000), Some(1_767_225_601_500_000));
+        let of_a_time = PageOfEvents { since, until, ..EVENTS };
+        let target = "/events?since=2026-01-01T00:00:00Z&until=2026-01-01T01:00:01.5%2B01:00";
+        assert_eq!(get(target), Ok(Request::Events(of_a_time)));
+        let third = PageOfBlocks { from_height: 3, limit: 1, ..BLOCKS };
+        assert_eq!(get("/blocks?from_height=3&limit=1"), Ok(Request::Blocks(third)));
+        let newest = PageOfBlocks { before_height: Some(8), order: Order::NewestFirst, limit: 2, ..BLOCKS };
+        assert_eq!(get("/blocks?newest=2&before_height=8"), Ok(Request::Blocks(newest)));
         let account = hex::decode(KEY).unwrap();
         let transactions = Request::Transactions(Question::TransactionsOf { account, before: Some(8), limit: 100 });
         assert_eq!(get(&format!("/account/{KEY}/transactions?before=8")), Ok(transactions));
@@ -406,9 +505,24 @@ mod tests {
             ("/events?from=", "`from` is"),
             ("/events?limit=0", "`limit` is a decimal number from 1 to 1000, received: 0"),
             ("/events?limit=1001", "from 1 to 1000"),
+            ("/events?from=1&from=2", "`from` is given more than once; give it once"),
+            ("/events?limit=2&limit=2", "`limit` is given more than once"),
+            ("/events?newest=0", "`newest` is a decimal number from 1 to 1000, received: 0"),
+            ("/events?newest=2&limit=2", "`newest` says how many there may be; leave `limit` out beside it"),
+            (
+                "/events?since=yesterday",
+                "`since` is a time as RFC 3339 writes it, like 2026-01-31T12:00:00Z, received: yesterday",
+            ),
+            ("/events?until=", "`until` is a time"),
+            ("/events?types=", "`types` is a comma-separated list"),
+            ("/events?types=Step&types=Steps", "received: Steps"),
+            ("/blocks?newest=1001", "from 1 to 1000"),
             ("/events?types=Faults", "`types` is a comma-separated list of BlockAdded, TransactionAccepted, "),
-            ("/events?type=Fault", "unknown parameter `type`, expected any of from, limit, types"),
-            ("/blocks?from=1", "expected any of from_height, limit"),
+            (
+                "/events?type=Fault",
+                "unknown parameter `type`, expected any of from, since, before, until, newest, limit, types",
+            ),
+            ("/blocks?from=1", "expected any of from_height, before_height, newest, limit"),
         ] {
             let Err(Refusal::Query(text)) = get(target) else { panic!("{target} is taken") };
             assert!(text.contains(words), "{text}");

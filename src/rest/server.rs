@@ -21,7 +21,7 @@ use super::answer_from::AnswerFrom;
 use super::answers::{FREE_BYTES, Failure, Form, Found, Room};
 use super::coding::{COMPRESSED_BYTES, Coding};
 use super::counters::Counters;
-use super::question::{self, Hash, PageOfEvents, Question, Refusal, Request};
+use super::question::{self, Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Request};
 use super::{RestOptions, document};
 use crate::http::{self, BindError, front::Front, front::FrontLimits, turns::Limits};
 use crate::source::casper::keys::{Stage, TransactionType};
@@ -128,10 +128,11 @@ impl Shared {
             Request::One(question) => self.one(&question).await,
             Request::All(question) => self.all(&question).await,
             Request::Aggregate(form, hash, given) => self.aggregate(form, &hash, given).await,
-            Request::Blocks { from_height, limit } => self.blocks(from_height, limit).await,
+            Request::Blocks(page) => self.blocks(page).await,
             Request::Transactions(question) => self.transactions(&question).await,
             Request::Event(sequence) => self.event(sequence).await,
             Request::Events(page) => self.events(page).await,
+            Request::Contents => return contents(),
             Request::Status => return self.status(),
             Request::Document => return with_type(StatusCode::OK, JSON, document::json().clone()),
             Request::SwaggerUi => return redirect_to_swagger_ui(),
@@ -200,15 +201,19 @@ impl Shared {
             found.push_string(why);
             found.push_text("}");
         }
+        found.push_text("],\"next\":");
+        found.push_number(end.next);
         let head = answers.log().head().next_sequence;
-        found.push_display(format_args!("],\"next\":{},\"head\":{head}}}", end.next));
+        found.push_display(format_args!(",\"head\":{head}}}"));
         Ok(Answer::new(found))
     }
 
-    async fn blocks(&self, from_height: u64, limit: usize) -> Result<Answer, Failure> {
+    async fn blocks(&self, page: PageOfBlocks) -> Result<Answer, Failure> {
         let found = self.found("{\"blocks\":[", Form::Envelope).paged();
-        let (mut found, next) = self.answers.blocks(from_height, limit, found).await?;
-        found.push_display(format_args!("],\"next\":{next}}}"));
+        let (mut found, next) = self.answers.blocks(page, found).await?;
+        found.push_text("],\"next\":");
+        found.push_number(next);
+        found.push_text("}");
         Ok(Answer::new(found))
     }
 
@@ -219,10 +224,8 @@ impl Shared {
         let found = self.found("{\"transactions\":[", Form::Stored).paged();
         let mut found = answers.read(sequences, found).await?;
         found.push_text("],\"next\":");
-        match found.is_cut || is_full {
-            true => found.push_display(found.last),
-            false => found.push_text("null"),
-        }
+        let next = (found.is_cut || is_full).then_some(found.last);
+        found.push_number(next);
         found.push_text("}");
         Ok(Answer::new(found))
     }
@@ -388,6 +391,19 @@ fn empty(status: StatusCode) -> Response {
     *response.status_mut() = status;
     response
 }
+
+/// What somebody sees who opens the server's address.
+fn contents() -> Response {
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    with_type(StatusCode::OK, text, Bytes::from_static(CONTENTS.as_bytes()))
+}
+
+const CONTENTS: &str = concat!(
+    "Sidecar ",
+    env!("CARGO_PKG_VERSION"),
+    ", REST: blocks, transactions, faults, signatures, steps and stored events of a Casper node.\n\
+     All requests, to read and to try: /swagger-ui/ (for programs: /api-doc.json). How the sidecar is: /status\n"
+);
 
 fn redirect_to_swagger_ui() -> Response {
     let mut response = empty(StatusCode::FOUND);

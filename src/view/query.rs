@@ -4,6 +4,7 @@
 //! Events are read for one question alone: whether two signers that share a tag are one.
 
 use std::collections::HashSet;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -53,24 +54,20 @@ impl Views {
         self.query(|snapshot| Ok(snapshot.first(snapshot.find(BLOCKS_BY_HEIGHT, &height.to_be_bytes())?)))
     }
 
-    /// Heights and blocks from `height` on, upwards, at most `limit`.
+    /// Heights and blocks from `height` on and below `before`, upwards, at most `limit`.
     ///
     /// # Errors
     /// See [`Views::latest_block`].
-    pub fn blocks_from(&self, height: u64, limit: usize) -> Result<Vec<(u64, Sequence)>> {
-        self.query(|snapshot| {
-            let mut blocks = Vec::new();
-            let table = snapshot.transaction.open_table(BLOCKS_BY_HEIGHT)?;
-            for row in table.range::<&[u8; 8]>(&height.to_be_bytes()..)? {
-                if blocks.len() >= limit {
-                    break;
-                }
-                let (key, postings) = row?;
-                let height = u64::from_be_bytes(*key.value());
-                blocks.extend(snapshot.first(unpack(postings.value())?).map(|first| (height, first)));
-            }
-            Ok(blocks)
-        })
+    pub fn blocks_up(&self, height: u64, before: Option<u64>, limit: usize) -> Result<Vec<(u64, Sequence)>> {
+        self.query(|snapshot| snapshot.blocks(height, before, |rows| Box::new(rows), limit))
+    }
+
+    /// The same, downwards from the greatest height.
+    ///
+    /// # Errors
+    /// See [`Views::latest_block`].
+    pub fn blocks_down(&self, height: u64, before: Option<u64>, limit: usize) -> Result<Vec<(u64, Sequence)>> {
+        self.query(|snapshot| snapshot.blocks(height, before, |rows| Box::new(rows.rev()), limit))
     }
 
     /// The first event of this stage of a transaction.
@@ -213,6 +210,9 @@ impl Views {
     }
 }
 
+type HeightRows = redb::Range<'static, &'static [u8; 8], &'static [u8]>;
+type HeightRow = <HeightRows as Iterator>::Item;
+
 /// The tables at one moment, and from where on they count.
 struct Snapshot {
     transaction: ReadTransaction,
@@ -234,6 +234,32 @@ impl Snapshot {
         let mut postings = rows::find(&self.transaction, table, key)?;
         postings.retain(|posting| posting.sequence >= self.oldest);
         Ok(postings)
+    }
+
+    /// Heights from `height` on and below `before`, with their first blocks, in the order in which `in_order` has the rows.
+    fn blocks(
+        &self,
+        height: u64,
+        before: Option<u64>,
+        in_order: impl Fn(HeightRows) -> Box<dyn Iterator<Item = HeightRow>>,
+        limit: usize,
+    ) -> rows::Result<Vec<(u64, Sequence)>> {
+        let mut blocks = Vec::new();
+        if before.is_some_and(|before| before <= height) {
+            return Ok(blocks);
+        }
+        let (first, end) = (height.to_be_bytes(), before.map(u64::to_be_bytes));
+        let end = end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let table = self.transaction.open_table(BLOCKS_BY_HEIGHT)?;
+        for row in in_order(table.range::<&[u8; 8]>((Bound::Included(&first), end))?) {
+            if blocks.len() >= limit {
+                break;
+            }
+            let (key, postings) = row?;
+            let height = u64::from_be_bytes(*key.value());
+            blocks.extend(self.first(unpack(postings.value())?).map(|first| (height, first)));
+        }
+        Ok(blocks)
     }
 
     fn retained(&self, postings: Vec<Posting>) -> impl DoubleEndedIterator<Item = Posting> + use<> {

@@ -216,8 +216,17 @@ impl Model<'_> {
             assert_eq!(views.faults_by_era(number).unwrap(), self.firsts(in_era));
             let from: Vec<_> =
                 self.heights().range(number..).filter_map(|at| Some((*at, self.block_by_height(*at)?))).collect();
-            assert_eq!(views.blocks_from(number, usize::MAX).unwrap(), from);
-            assert_eq!(views.blocks_from(number, 2).unwrap(), from[..from.len().min(2)]);
+            assert_eq!(views.blocks_up(number, None, usize::MAX).unwrap(), from);
+            assert_eq!(views.blocks_up(number, None, 2).unwrap(), from[..from.len().min(2)]);
+            let mut below: Vec<_> =
+                self.heights().range(..number).filter_map(|at| Some((*at, self.block_by_height(*at)?))).collect();
+            assert_eq!(views.blocks_up(0, Some(number), usize::MAX).unwrap(), below);
+            below.reverse();
+            assert_eq!(views.blocks_down(0, Some(number), usize::MAX).unwrap(), below);
+            assert_eq!(views.blocks_down(0, Some(number), 2).unwrap(), below[..below.len().min(2)]);
+            assert!(views.blocks_down(number, Some(number), 2).unwrap().is_empty());
+            let newest = from.iter().rev().copied().collect::<Vec<_>>();
+            assert_eq!(views.blocks_down(number, None, usize::MAX).unwrap(), newest);
         }
         for number in 0..=HASHES {
             let hash = hash_bytes(number);

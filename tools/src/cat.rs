@@ -106,7 +106,7 @@ struct Printer<W: Write> {
 struct Line<'a> {
     sequence: Sequence,
     kind: &'a str,
-    received: String,
+    received_at: String,
     source: &'a str,
     upstream_id: Option<u64>,
     api_version: Option<String>,
@@ -177,7 +177,7 @@ pub(crate) fn write_line(
     let line = Line {
         sequence: row.sequence(),
         kind: &kind_name(row.kind(), names),
-        received: print::time(row.received()),
+        received_at: print::time(row.received()),
         source: row.source(),
         upstream_id: row.upstream_id(),
         api_version: (!version.is_none()).then(|| version.to_string()),

@@ -27,7 +27,7 @@ use sidecar_log_format::{Kind, Row, Sequence, inspect::kind_name};
 
 const SCHEMA: &str = "message event {
     REQUIRED INT64 sequence (INTEGER(64,false));
-    REQUIRED INT64 time (TIMESTAMP(MICROS,true));
+    REQUIRED INT64 received_at (TIMESTAMP(MICROS,true));
     REQUIRED BYTE_ARRAY kind (STRING);
     REQUIRED BYTE_ARRAY source (STRING);
     REQUIRED BYTE_ARRAY api_version (STRING);
@@ -52,7 +52,7 @@ pub(crate) struct ParquetParts {
 #[derive(Default)]
 struct Rows {
     sequence: Vec<i64>,
-    time: Vec<i64>,
+    received_at: Vec<i64>,
     kind: Vec<ByteArray>,
     source: Vec<ByteArray>,
     api_version: Vec<ByteArray>,
@@ -104,7 +104,7 @@ impl ParquetParts {
     pub(crate) fn push(&mut self, row: &Row<'_>, payload: &[u8]) -> anyhow::Result<()> {
         let rows = &mut self.rows;
         rows.sequence.push(row.sequence().cast_signed());
-        rows.time.push(row.received().cast_signed());
+        rows.received_at.push(row.received().cast_signed());
         rows.kind.push(kind_name(row.kind(), &self.names).as_bytes().to_vec().into());
         rows.source.push(row.source().as_bytes().to_vec().into());
         rows.api_version.push(row.api_version().to_string().into_bytes().into());
@@ -185,7 +185,7 @@ fn append_groups(writer: &mut SerializedFileWriter<File>, part: &Path) -> anyhow
 impl Rows {
     fn write(&self, group: &mut SerializedRowGroupWriter<'_, File>) -> parquet::errors::Result<()> {
         write_column::<Int64Type>(group, &self.sequence, None)?;
-        write_column::<Int64Type>(group, &self.time, None)?;
+        write_column::<Int64Type>(group, &self.received_at, None)?;
         write_column::<ByteArrayType>(group, &self.kind, None)?;
         write_column::<ByteArrayType>(group, &self.source, None)?;
         write_column::<ByteArrayType>(group, &self.api_version, None)?;

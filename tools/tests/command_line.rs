@@ -155,9 +155,9 @@ fn cat_prints_both_ends_and_one_line_an_event() {
     let (out, err, status) = run(&log, &["cat", "--from", "1", "--until", "2"]);
     assert_eq!(
         out,
-        "{\"sequence\":1,\"kind\":\"Step\",\"received\":\"2026-01-02T03:04:05.000001Z\",\"source\":\"127.0.0.1:9999\",\
+        "{\"sequence\":1,\"kind\":\"Step\",\"received_at\":\"2026-01-02T03:04:05.000001Z\",\"source\":\"127.0.0.1:9999\",\
          \"upstream_id\":101,\"api_version\":\"2.0.0\",\"network\":\"casper-test\",\"payload\":{\"Step\":   {\"era_id\":1}}}\n\
-         {\"sequence\":2,\"kind\":\"other\",\"received\":\"2026-01-02T03:04:05.000002Z\",\"source\":\"127.0.0.1:9999\",\
+         {\"sequence\":2,\"kind\":\"other\",\"received_at\":\"2026-01-02T03:04:05.000002Z\",\"source\":\"127.0.0.1:9999\",\
          \"upstream_id\":null,\"api_version\":\"2.0.0\",\"network\":\"casper-test\",\"payload\":{\"New\":2}}\n"
     );
     assert_eq!((err.as_str(), status), ("", 0));

@@ -328,7 +328,7 @@ fn parquet_has_a_row_per_event_and_its_keys() {
     let reader = SerializedFileReader::new(fs::File::open(&output).unwrap()).unwrap();
     let columns: Vec<_> =
         reader.metadata().file_metadata().schema_descr().columns().iter().map(|c| c.name().to_owned()).collect();
-    assert_eq!(columns, ["sequence", "time", "kind", "source", "api_version", "keys", "payload"]);
+    assert_eq!(columns, ["sequence", "received_at", "kind", "source", "api_version", "keys", "payload"]);
     let rows: Vec<_> = reader.get_row_iter(None).unwrap().map(Result::unwrap).collect();
     let found: Vec<String> = rows.iter().map(|row| row.get_string(6).unwrap().clone()).collect();
     assert!(found == payloads(&log), "the payloads are those of the log");
@@ -443,7 +443,7 @@ fn the_history_in_the_references_sqlite_database_becomes_what_the_node_said() {
     let lines = run(&["cat", &log]);
     let first: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
     let expected = serde_json::json!({
-        "sequence": 15, "kind": "BlockAdded", "received": "2026-01-02T03:04:05.000000Z", "source": "10.0.0.1:9999",
+        "sequence": 15, "kind": "BlockAdded", "received_at": "2026-01-02T03:04:05.000000Z", "source": "10.0.0.1:9999",
         "upstream_id": 0, "api_version": "2.0.0", "network": "casper-test", "payload": first["payload"],
     });
     assert_eq!(first, expected, "ten events end before the id in sse_index");
