@@ -7,9 +7,9 @@
 //! question's failure, and says nothing of the others.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deadpool::managed::{
     Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, TimeoutType, Timeouts,
@@ -24,6 +24,7 @@ use tokio_postgres::{Client, Error, Row, RowStream, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::answers::{FREE_BYTES, Failure, Found, Memory, Pushed};
+use super::log_budget::LogBudget;
 use super::question::{Hash, Order, PageOfBlocks, Question};
 use super::status;
 use crate::config::PostgreSql as Options;
@@ -38,8 +39,6 @@ use crate::source::casper::keys::{Stage, TransactionType};
 const SESSIONS_MAX: u32 = 1000;
 /// How long the server may take to open a session, or to say that it is there.
 const SESSION_TIME_MAX: Duration = Duration::from_secs(5);
-/// Between two lines about questions that the server answers with an error.
-const REFUSAL_PAUSE: Duration = Duration::from_secs(60);
 
 /// Asks the database.
 #[derive(Clone)]
@@ -56,9 +55,9 @@ impl PostgreSqlAnswers {
     /// tables that it may not read. One that does not answer is no error: it may come back.
     pub async fn open(options: Options, statement_timeout: Duration) -> Result<Self, ExportError> {
         let sessions_max = options.max_connections.min(SESSIONS_MAX) as usize;
-        let (are_answering, last_refusal) = (AtomicBool::new(true), Mutex::new(None));
+        let (are_answering, refusals) = (AtomicBool::new(true), LogBudget::default());
         let connector = connector(&options)?;
-        let sessions = Sessions { options, connector, statement_timeout, are_answering, last_refusal };
+        let sessions = Sessions { options, connector, statement_timeout, are_answering, refusals };
         let place = sessions.options.place();
         let sessions = Pool::builder(sessions).max_size(sessions_max).build();
         let sessions = sessions.map_err(|error| ExportError::Unreachable { place, reason: error.to_string() })?;
@@ -268,8 +267,7 @@ struct Sessions {
     connector: MakeRustlsConnect,
     statement_timeout: Duration,
     are_answering: AtomicBool,
-    /// When the log last told of one.
-    last_refusal: Mutex<Option<Instant>>,
+    refusals: LogBudget,
 }
 
 impl Sessions {
@@ -283,9 +281,7 @@ impl Sessions {
 
     /// Logs what is wrong with a question, but not at the rate of requests.
     fn refused(&self, error: &ExportError) -> Failure {
-        let mut last = self.last_refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|last| last.elapsed() >= REFUSAL_PAUSE) {
-            *last = Some(Instant::now());
+        if self.refusals.allows() {
             tracing::error!("{error}; REST requests that need it are answered with 500");
         }
         Failure::Refused

@@ -12,6 +12,7 @@
 //! - `answers`: the form of what was found, and why nothing was.
 //! - `coding`: compressed answers.
 //! - `server`: HTTP.
+//! - `log_budget`: how often a failure is logged.
 //! - `document`: the OpenAPI document.
 //! - `counters`: what can be seen from outside.
 
@@ -22,6 +23,7 @@ pub mod counters;
 pub mod document;
 mod from_log;
 mod from_postgresql;
+mod log_budget;
 mod page;
 mod question;
 mod server;

@@ -36,13 +36,15 @@ impl Range {
     }
 }
 
+/// Sequences (both ends inclusive) that hold no event any more, and why.
+pub(super) type MissingRange = (Sequence, Sequence, String);
+
 /// Where a page of the log ends.
 #[derive(Debug)]
 pub(super) struct PageEnd {
     /// Where the next one begins: at this sequence, or, of the newest first, before it. `None` when there is no next one.
     pub(super) next: Option<Sequence>,
-    /// Ranges (both ends inclusive) that hold no event any more, and why.
-    pub(super) missing: Vec<(Sequence, Sequence, String)>,
+    pub(super) missing: Vec<MissingRange>,
 }
 
 /// What is left of the limits of one page.
@@ -211,7 +213,7 @@ mod tests {
     };
 
     /// The sequences of a page, where the next one begins, and what is missing.
-    fn page_of(log: &Log, page: &PageOfEvents) -> (Vec<u64>, Option<Sequence>, Vec<(Sequence, Sequence, String)>) {
+    fn page_of(log: &Log, page: &PageOfEvents) -> (Vec<u64>, Option<Sequence>, Vec<MissingRange>) {
         let mut found = Found::new("[", Form::Stored, &Arc::default()).paged();
         let range = Range::of(log, page).unwrap();
         let end = match page.order {

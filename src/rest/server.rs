@@ -21,6 +21,7 @@ use super::answer_from::AnswerFrom;
 use super::answers::{FREE_BYTES, Failure, Form, Found, Room};
 use super::coding::{COMPRESSED_BYTES, Coding};
 use super::counters::Counters;
+use super::log_budget::LogBudget;
 use super::question::{self, Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Request};
 use super::{RestOptions, document};
 use crate::http::{self, BindError, front::Front, front::FrontLimits, turns::Limits};
@@ -49,6 +50,7 @@ struct Shared {
     counters: Arc<Counters>,
     limits: Limits,
     swagger_ui: Arc<utoipa_swagger_ui::Config<'static>>,
+    failures: LogBudget,
     /// Large answers that are compressed or hashed at a time.
     finishing: Arc<Semaphore>,
 }
@@ -69,6 +71,7 @@ impl Server {
             counters: Arc::default(),
             limits: Limits::new(options.max_concurrent_requests, options.max_requests_per_second),
             swagger_ui: Arc::new(utoipa_swagger_ui::Config::from(document::PATH).try_it_out_enabled(true)),
+            failures: LogBudget::default(),
             finishing: Arc::new(Semaphore::new(FINISHING_MAX)),
             options,
         };
@@ -114,7 +117,7 @@ async fn respond(State(shared): State<Arc<Shared>>, request: HttpRequest) -> Res
     let answering = shared.answer(&request.method, &request.uri, &request.headers);
     match tokio::time::timeout(shared.options.request_timeout, answering).await {
         Ok(response) => response,
-        Err(_) => failure(&Failure::TooSlow),
+        Err(_) => failure(&Failure::TooSlow, &shared.failures),
     }
 }
 
@@ -142,7 +145,7 @@ impl Shared {
             Ok(answer) => self.success(answer, headers).await,
             Err(reason) => Err(reason),
         };
-        response.unwrap_or_else(|reason| failure(&reason))
+        response.unwrap_or_else(|reason| failure(&reason, &self.failures))
     }
 
     fn found(&self, opening: &str, form: Form) -> Found {
@@ -247,7 +250,7 @@ impl Shared {
                 with_type(StatusCode::OK, content_type, bytes)
             }
             Ok(None) => empty(StatusCode::NOT_FOUND),
-            Err(error) => failure(&Failure::Storage(error.to_string())),
+            Err(error) => failure(&Failure::Storage(error.to_string()), &self.failures),
         }
     }
 
@@ -422,7 +425,7 @@ fn refused(refusal: &Refusal) -> Response {
     }
 }
 
-fn failure(failure: &Failure) -> Response {
+fn failure(failure: &Failure, log: &LogBudget) -> Response {
     let status = match failure {
         Failure::NotFound => StatusCode::NOT_FOUND,
         Failure::Behind { .. } | Failure::Closed | Failure::TooSlow => StatusCode::SERVICE_UNAVAILABLE,
@@ -435,12 +438,13 @@ fn failure(failure: &Failure) -> Response {
         | Failure::TooLong => StatusCode::INTERNAL_SERVER_ERROR,
     };
     // Of the database it is logged when it begins and when it is over.
-    if status == StatusCode::INTERNAL_SERVER_ERROR && !matches!(failure, Failure::Database | Failure::Refused) {
+    let is_logged = matches!(failure, Failure::Database | Failure::Refused);
+    if status == StatusCode::INTERNAL_SERVER_ERROR && !is_logged && log.allows() {
         let reason = match failure {
             Failure::Storage(reason) => reason.clone(),
             other => other.to_string(),
         };
-        tracing::error!(reason, "REST request failed");
+        tracing::error!(reason, "REST request failed; others that fail within a minute are not logged");
     }
     let mut response = error(status, &failure.to_string());
     if status == StatusCode::SERVICE_UNAVAILABLE {
