@@ -1,8 +1,9 @@
-//! The life of one exporter: connect, read on from the checkpoint, write, back off.
+//! The life of one exporter: connect, continue from the checkpoint, write, back off.
 //!
 //! It runs on a thread of its own, because reading the log and writing SQLite block. Whatever the database answers, the
-//! exporter goes on: what may pass is tried again after a pause, with less at once; a batch that the database cannot hold is
-//! cut down until the one event is found that it cannot hold, which is then left out and counted.
+//! exporter continues: what may pass is tried again after a pause, with less at once; a batch that the database cannot hold
+//! is cut down until the one event is found that it cannot hold, which is then left out, named and counted. Where the
+//! database has lost what was exported to it (a file that was moved away, tables that were emptied), the export starts again.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -10,12 +11,20 @@ use sidecar_log_format::{Head, Log, Missing, Sequence};
 use tokio::{runtime::Handle, sync::watch};
 use tracing::{error, info, warn};
 
-use super::{Advance, Checkpoint, MIGRATION, Written, batch::Batch, counters::Counters, rows::EventRow};
-use crate::config::ExportFrom;
+use super::{
+    Advance, Checkpoint, Found, Written,
+    batch::Batch,
+    counters::Counters,
+    rows::EventRow,
+    tables::{MIGRATION, Tables},
+};
+use crate::{config::ExportFrom, source::casper::log_lines::LineBudget};
 
 /// Pauses before the database is tried again.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How often the database is looked after while there is nothing to write.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// The most events of one transaction.
 pub(super) const BATCH_EVENTS_MAX: usize = 8192;
 
@@ -31,13 +40,15 @@ pub enum ExportError {
         /// What happened.
         reason: String,
     },
-    /// The database answers that it does not let this user in, or has no database of this name.
-    #[error("{place} refuses: {reason}; look at the user, the password and the database's name")]
+    /// The database answers that it does not let this user in or do something, or has no database of this name.
+    #[error("{place} refuses: {reason}; {advice}")]
     Refused {
         /// Which database.
         place: String,
         /// Its answer.
         reason: String,
+        /// What to do.
+        advice: String,
     },
     /// The file cannot be a database, or not one of ours to write.
     #[error(
@@ -77,6 +88,16 @@ pub enum ExportError {
         /// The newest version in the table `Migration`.
         found: i64,
     },
+    /// Part of the tables is gone.
+    #[error(
+        "{place} lacks {tables}, while others of Sidecar's tables are there; restore them or give them their names back, or drop (or move to another schema) the others too: then all are made and filled again from the log"
+    )]
+    MissingTables {
+        /// Which database.
+        place: String,
+        /// The names of those that are missing, quoted.
+        tables: String,
+    },
     /// There are no tables to read.
     #[error(
         "{place} does not hold Sidecar's tables ({reason}); let a Sidecar that reads nodes export to it first, with `[sse_server]` and `[storage.postgresql_config]`, or give another database"
@@ -113,6 +134,22 @@ pub enum ExportError {
         /// Whether it was because another row has the same keys.
         is_collision: bool,
     },
+    /// The file is not at its path any more.
+    #[error(
+        "{place} was moved, replaced or removed while it was written to; what was exported is whole in the file that it was, and the events are exported again to a new one"
+    )]
+    Displaced {
+        /// Which file.
+        place: String,
+    },
+    /// Tables that rows were written to have none now.
+    #[error("tables of {place} were emptied: {tables}")]
+    Emptied {
+        /// Which database.
+        place: String,
+        /// Their names.
+        tables: String,
+    },
     /// Somebody else has moved the checkpoint.
     #[error("another exporter of the same log writes to {place}")]
     CheckpointMoved {
@@ -145,6 +182,7 @@ impl ExportError {
                 | Self::RootCertificate { .. }
                 | Self::UnfinishedMigration { .. }
                 | Self::UnknownMigration { .. }
+                | Self::MissingTables { .. }
                 | Self::NoTables { .. }
                 | Self::Unreadable { .. }
         )
@@ -158,12 +196,17 @@ pub(super) fn log_id(log: &Log) -> String {
 
 /// A database that events are exported to.
 pub(super) trait Database: Send {
-    /// Connects, makes the tables if there are none, and gives the checkpoint of the log; `initial` is stored if there is
+    /// Connects, makes the tables if there are none, and reads the checkpoint of the log; `initial` is stored if there is
     /// none yet.
-    fn open(&mut self, log_id: &str, initial: Checkpoint) -> Result<Checkpoint, ExportError>;
+    fn open(&mut self, log_id: &str, initial: Checkpoint) -> Result<Found, ExportError>;
 
-    /// Writes rows and checkpoint in one transaction.
+    /// Writes rows and checkpoint in one transaction. Rows go only to tables that still hold what was written to them.
     fn write(&mut self, rows: &[EventRow<'_>], advance: &Advance<'_>) -> Result<Written, ExportError>;
+
+    /// Called from time to time while there is nothing to write: whether what was written is still there.
+    fn look_after(&mut self) -> Result<(), ExportError> {
+        Ok(())
+    }
 }
 
 /// What an exporter works with.
@@ -189,6 +232,17 @@ pub(super) struct Exporter<D> {
     pause: Duration,
     /// The most events of the next transaction.
     events_max: usize,
+    /// Where the last transaction ended, in whatever file or tables it was.
+    exported_to: Option<Sequence>,
+    /// For events that the database cannot hold.
+    refusals: LineBudget,
+}
+
+/// Why an exporter's wait for events has ended.
+enum Woken {
+    Events,
+    Idle,
+    Stopping,
 }
 
 impl<D: Database> Exporter<D> {
@@ -207,10 +261,12 @@ impl<D: Database> Exporter<D> {
             runtime: Handle::current(),
             pause: PAUSE_MIN,
             events_max: BATCH_EVENTS_MAX,
+            exported_to: None,
+            refusals: LineBudget::new(),
         }
     }
 
-    /// Exports until it is told to stop or the log is closed.
+    /// Exports until it is stopped or the log is closed.
     pub(super) fn run(mut self) {
         loop {
             match self.export() {
@@ -218,12 +274,7 @@ impl<D: Database> Exporter<D> {
                 Err(error) => {
                     self.counters.failures.add(1);
                     self.counters.set_connected(false);
-                    let (next, pause) = (self.counters.next_sequence(), self.pause);
-                    if error.is_refusal() {
-                        error!("export to {}: {error}; tried again in {pause:?}, from event {next} on", self.name);
-                    } else {
-                        warn!("export to {}: {error}; tried again in {pause:?}, from event {next} on", self.name);
-                    }
+                    self.report(&error);
                 }
             }
             if !self.wait(self.pause) {
@@ -233,21 +284,33 @@ impl<D: Database> Exporter<D> {
         }
     }
 
+    fn report(&self, error: &ExportError) {
+        let (exporter, next_sequence, retry_in) = (self.name, self.counters.next_sequence(), self.pause);
+        if error.is_refusal() {
+            error!(exporter, next_sequence, ?retry_in, %error, "export failed, it is retried");
+        } else {
+            warn!(exporter, next_sequence, ?retry_in, %error, "export failed, it is retried");
+        }
+    }
+
     /// One connection's life; `Ok` when there is nothing more to do.
     fn export(&mut self) -> Result<(), ExportError> {
         let mut checkpoint = self.begin()?;
         self.counters.set_connected(true);
         loop {
             self.counters.set_next_sequence(checkpoint.next_sequence);
-            if !self.wait_for_events(checkpoint.next_sequence) {
-                return Ok(());
+            self.exported_to = Some(checkpoint.next_sequence);
+            match self.wait_for_events(checkpoint.next_sequence) {
+                Woken::Events => {}
+                Woken::Idle => {
+                    self.database.look_after()?;
+                    continue;
+                }
+                Woken::Stopping => return Ok(()),
             }
             let batch = Batch::read(&self.log, checkpoint.next_sequence..Sequence::MAX, self.events_max)?;
             let rows = batch.rows();
-            let next = Checkpoint { next_sequence: batch.end, ..checkpoint };
-            if !self.write(&rows, checkpoint, next)? {
-                continue;
-            }
+            let Some(next) = self.write(&rows, checkpoint, batch.end)? else { continue };
             self.counters.without_table.add((batch.count(u64::MAX) - rows.len()) as u64);
             for (sequences, why) in &batch.missing {
                 self.pass(sequences, why);
@@ -258,73 +321,126 @@ impl<D: Database> Exporter<D> {
 
     fn pass(&self, sequences: &Range<Sequence>, why: &Missing) {
         self.counters.missing.add(sequences.end - sequences.start);
-        let why = match why {
+        let reason = match why {
             Missing::Dropped => "older than the oldest retained event",
             Missing::Hole => "the log has a marked hole there",
             Missing::Quarantined(damage) => damage,
         };
-        warn!("events {} to {} are not exported: {why}", sequences.start, sequences.end - 1);
+        let (first_sequence, last_sequence) = (sequences.start, sequences.end - 1);
+        warn!(exporter = self.name, first_sequence, last_sequence, reason, "events are not exported");
     }
 
-    /// Opens the database and says where to go on.
+    /// Opens the database and decides where to continue.
     fn begin(&mut self) -> Result<Checkpoint, ExportError> {
         let head = self.log.head();
         let first_sequence = match self.export_from {
             ExportFrom::Oldest => self.log.oldest(),
-            ExportFrom::Head => head.next_sequence,
+            // A file that takes the place of another continues where that one ends.
+            ExportFrom::Head => self.exported_to.unwrap_or(head.next_sequence),
         };
-        let initial = Checkpoint { epoch: head.epoch, first_sequence, next_sequence: first_sequence };
-        let stored = self.database.open(&self.log_id, initial)?;
-        if stored.epoch == head.epoch && stored.next_sequence <= head.next_sequence {
-            info!("export to {} goes on at event {}", self.name, stored.next_sequence);
-            return Ok(stored);
+        let start_at = |first_sequence| Checkpoint {
+            epoch: head.epoch,
+            first_sequence,
+            next_sequence: first_sequence,
+            filled: Tables::default(),
+        };
+        let exporter = self.name;
+        let Found { checkpoint: stored, emptied } = self.database.open(&self.log_id, start_at(first_sequence))?;
+        let exported_to = stored.next_sequence;
+        let checkpoint = if stored.epoch != head.epoch || stored.next_sequence > head.next_sequence {
+            // Sequences may name other events than those that were exported. Rows that are there already collide.
+            let again = Checkpoint { epoch: head.epoch, next_sequence: stored.first_sequence, ..stored };
+            let from = again.next_sequence;
+            warn!(
+                exporter,
+                exported_to, from, "the log is not the one that was exported, its events are compared again"
+            );
+            again
+        } else if emptied.has_event_log() {
+            let again = match self.export_from {
+                ExportFrom::Oldest => start_at(first_sequence),
+                ExportFrom::Head => start_at(stored.next_sequence),
+            };
+            let from = again.next_sequence;
+            warn!(exporter, exported_to, from, "the exported rows are gone, the events are exported again");
+            again
+        } else if !emptied.is_none() {
+            let tables = emptied.names().collect::<Vec<_>>().join(", ");
+            warn!(
+                exporter,
+                tables,
+                "tables were emptied; they get new rows only, because event_log still has the rows of the old ones: to \
+                 have all events exported again, empty event_log and what refers to it, too"
+            );
+            Checkpoint { filled: stored.filled.without(emptied), ..stored }
+        } else {
+            info!(exporter, next_sequence = stored.next_sequence, "export continues");
+            stored
+        };
+        if checkpoint != stored {
+            self.database.write(&[], &Advance { log_id: &self.log_id, from: stored, to: checkpoint })?;
         }
-        // Sequences may name other events than those that were exported. Rows that are there already collide.
-        let again = Checkpoint { epoch: head.epoch, next_sequence: stored.first_sequence, ..stored };
-        warn!(
-            "the log is not the one that was exported to {} up to event {}; all from event {} on is compared with what is there",
-            self.name, stored.next_sequence, again.next_sequence
-        );
-        self.database.write(&[], &Advance { log_id: &self.log_id, from: stored, to: again })?;
-        Ok(again)
+        Ok(checkpoint)
     }
 
-    /// Writes a batch; `false` when it must be read again in a smaller size.
-    fn write(&mut self, rows: &[EventRow<'_>], from: Checkpoint, to: Checkpoint) -> Result<bool, ExportError> {
-        let advance = Advance { log_id: &self.log_id, from, to };
+    /// Writes a batch and returns the checkpoint after it; `None` when it must be read again in a smaller size.
+    fn write(
+        &mut self,
+        rows: &[EventRow<'_>],
+        from: Checkpoint,
+        next_sequence: Sequence,
+    ) -> Result<Option<Checkpoint>, ExportError> {
+        let advance = Advance { log_id: &self.log_id, from, to: Checkpoint { next_sequence, ..from } };
         let written = match (self.database.write(rows, &advance), rows) {
-            (Err(ExportError::Unstorable { place, reason, is_collision }), [row]) => {
-                self.database.write(&[], &advance)?;
-                if !is_collision {
-                    error!("event {} is not exported: {place} cannot hold it: {reason}", row.sequence);
-                }
-                Written { rows: 0, collisions: is_collision.into(), refused: (!is_collision).into() }
+            (Err(ExportError::Unstorable { reason, is_collision, .. }), [row]) => {
+                let passed = self.database.write(&[], &advance)?;
+                let refused = if is_collision { Vec::new() } else { vec![(row.sequence, reason)] };
+                Written { collisions: is_collision.into(), refused, ..passed }
             }
             (Ok(written), _) => written,
             (Err(error), _) => {
                 // Whatever it was, less at once may be what the database can do.
                 self.events_max = (rows.len() / 2).max(1);
-                let is_to_be_cut = rows.len() > 1 && matches!(error, ExportError::Unstorable { .. });
-                return if is_to_be_cut { Ok(false) } else { Err(error) };
+                let must_be_cut = rows.len() > 1 && matches!(error, ExportError::Unstorable { .. });
+                return if must_be_cut { Ok(None) } else { Err(error) };
             }
         };
         self.counters.rows.add(written.rows);
         self.counters.collisions.add(written.collisions);
-        self.counters.refused.add(written.refused);
         self.counters.transactions.add(1);
+        for (sequence, reason) in &written.refused {
+            self.refuse(*sequence, reason);
+        }
         self.pause = PAUSE_MIN;
         self.events_max = (self.events_max * 2).min(BATCH_EVENTS_MAX);
-        Ok(true)
+        Ok(Some(Checkpoint { filled: written.filled, ..advance.to }))
     }
 
-    /// Waits until the log has the event `next`; `false` when it will not.
-    fn wait_for_events(&mut self, next: Sequence) -> bool {
+    /// Names an event that the database cannot hold, and counts it.
+    fn refuse(&self, sequence: Sequence, reason: &str) {
+        let exporter = self.name;
+        self.counters.refused.add(1);
+        let (may_write, left_out) = self.refusals.count();
+        if left_out > 0 {
+            warn!(exporter, left_out, "more lines like the next one were left out");
+        }
+        if may_write {
+            error!(exporter, sequence, reason, "the database cannot hold this event, it is not exported");
+        }
+    }
+
+    /// Waits until the log has the event `next`, at most until the database is to be looked after.
+    fn wait_for_events(&mut self, next: Sequence) -> Woken {
         let (committed, stopping) = (&mut self.committed, &mut self.stopping);
         self.runtime.block_on(async {
             tokio::select! {
                 biased;
-                _ = stopping.wait_for(|stopping| *stopping) => false,
-                head = committed.wait_for(|head| head.next_sequence > next) => head.is_ok(),
+                _ = stopping.wait_for(|stopping| *stopping) => Woken::Stopping,
+                head = committed.wait_for(|head| head.next_sequence > next) => match head {
+                    Ok(_) => Woken::Events,
+                    Err(_) => Woken::Stopping,
+                },
+                () = tokio::time::sleep(IDLE_INTERVAL) => Woken::Idle,
             }
         })
     }

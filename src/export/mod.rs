@@ -8,6 +8,7 @@
 //! - `batch`: the next events of the log, as many as go into one transaction.
 //! - `exporter`: the life of one exporter on its own thread: connect, write, back off.
 //! - `range`: one range into a file, without an end to wait for.
+//! - `tables`: whether a database has the tables, and whether they still hold what was written.
 //! - `sqlite`, `postgresql`: the two databases. The statements are theirs; the rules are the modules' above.
 
 mod batch;
@@ -17,6 +18,7 @@ pub mod postgresql;
 mod range;
 mod rows;
 pub mod sqlite;
+mod tables;
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -33,6 +35,7 @@ pub use range::{Summary, export_range};
 use crate::config::PostgreSql;
 use counters::Counters;
 use exporter::{Database, Exporter};
+use tables::Tables;
 
 /// How far an exporter is: a row of the table `sidecar_checkpoint`, which the reference does not know and leaves alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,8 @@ struct Checkpoint {
     first_sequence: Sequence,
     /// The first event that is not exported yet.
     next_sequence: Sequence,
+    /// The tables that rows were written to since then.
+    filled: Tables,
 }
 
 /// A step from one checkpoint of a log to the next.
@@ -52,28 +57,23 @@ struct Advance<'a> {
     to: Checkpoint,
 }
 
+/// What a database has of an export.
+struct Found {
+    checkpoint: Checkpoint,
+    /// Of the tables that rows were written to, those that have none now.
+    emptied: Tables,
+}
+
 /// What became of the rows of a batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Written {
     rows: u64,
     /// Rows whose keys were there already.
     collisions: u64,
-    /// Rows with a number that the database cannot hold.
-    refused: u64,
-}
-
-/// The newest migration that this version knows.
-const MIGRATION: i64 = 1;
-
-/// Whether the tables of `place` must be made, by what `Migration` says: its newest version, and whether that was a
-/// success.
-fn must_migrate(newest: Option<(i64, bool)>, place: &str) -> Result<bool, ExportError> {
-    match newest {
-        None => Ok(true),
-        Some((version, false)) => Err(ExportError::UnfinishedMigration { place: place.to_owned(), version }),
-        Some((MIGRATION, true)) => Ok(false),
-        Some((found, true)) => Err(ExportError::UnknownMigration { place: place.to_owned(), found }),
-    }
+    /// Events that the database cannot hold, and why.
+    refused: Vec<(Sequence, String)>,
+    /// What the checkpoint says now of the tables.
+    filled: Tables,
 }
 
 /// What is exported where.
@@ -129,12 +129,12 @@ impl Exporters {
                 let failed = |error: JoinError| ExportError::Failed { place: place.clone(), reason: error.to_string() };
                 checked.await.map_err(failed).flatten()
             };
-            tell(&place, tokio::time::timeout(CHECK_TIME_MAX, checked).await)
+            report(&place, tokio::time::timeout(CHECK_TIME_MAX, checked).await)
         };
         let postgresql = async {
             let Some(options) = &self.options.postgresql else { return Ok(()) };
             let checked = tokio::time::timeout(CHECK_TIME_MAX, postgresql::check(options)).await;
-            tell(&options.place(), checked)
+            report(&options.place(), checked)
         };
         tokio::try_join!(sqlite, postgresql).map(drop)
     }
@@ -165,15 +165,18 @@ impl Exporters {
     }
 }
 
-/// Passes a refusal on, and tells of what the exporter itself will try again.
-fn tell(place: &str, checked: Result<Result<(), ExportError>, Elapsed>) -> Result<(), ExportError> {
+/// Passes a refusal on, and reports what the exporter itself will retry.
+fn report(place: &str, checked: Result<Result<(), ExportError>, Elapsed>) -> Result<(), ExportError> {
     let trouble = match checked {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) if error.is_refusal() => return Err(error),
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("{place} does not answer"),
     };
-    tracing::warn!("{trouble}; events are kept in the log and exported when the database is there");
+    tracing::warn!(
+        trouble,
+        "a database cannot be exported to now; events stay in the log and are exported when it is back"
+    );
     Ok(())
 }
 
@@ -205,7 +208,7 @@ impl Running {
             }
         };
         if tokio::time::timeout(time_max, all_ended).await.is_err() {
-            tracing::warn!("an exporter did not stop within {time_max:?}; its last transaction is rolled back");
+            tracing::warn!(waited = ?time_max, "an exporter did not stop in time, its last transaction is rolled back");
         }
     }
 }

@@ -5,10 +5,11 @@ use std::ops::Range;
 use sidecar_log_format::{Log, Missing, Sequence};
 
 use super::{
-    Advance, Checkpoint, Written,
+    Advance, Checkpoint, Found, Written,
     batch::Batch,
     exporter::{BATCH_EVENTS_MAX, Database, ExportError, log_id},
     sqlite::{Options, SqliteDatabase},
+    tables::Tables,
 };
 
 /// What became of the events of a range.
@@ -41,8 +42,13 @@ pub fn export_range<E: From<ExportError>>(
 ) -> Result<Summary, E> {
     let log_id = log_id(log);
     let mut database = SqliteDatabase::new(options.clone());
-    let initial = Checkpoint { epoch: log.head().epoch, first_sequence: range.start, next_sequence: range.start };
-    let mut checkpoint = database.open(&log_id, initial)?;
+    let initial = Checkpoint {
+        epoch: log.head().epoch,
+        first_sequence: range.start,
+        next_sequence: range.start,
+        filled: Tables::default(),
+    };
+    let Found { mut checkpoint, .. } = database.open(&log_id, initial)?;
     if checkpoint.first_sequence != range.start || checkpoint.epoch != initial.epoch {
         return Err(ExportError::OtherRange { found: checkpoint.first_sequence, wanted: range.start }.into());
     }
@@ -61,11 +67,11 @@ pub fn export_range<E: From<ExportError>>(
         rows.retain(|row| kinds & row.content.kind().bit() != 0);
         summary.without_table += (batch.count(kinds) - rows.len()) as u64;
         let to = Checkpoint { next_sequence: batch.end, ..checkpoint };
-        let Written { rows, collisions, .. } =
+        let Written { rows, collisions, filled, .. } =
             database.write(&rows, &Advance { log_id: &log_id, from: checkpoint, to })?;
         summary.rows += rows;
         summary.collisions += collisions;
-        checkpoint = to;
+        checkpoint = Checkpoint { filled, ..to };
     }
     progress(checkpoint.next_sequence);
     Ok(summary)

@@ -26,6 +26,8 @@ pub(super) struct EventRow<'a> {
     pub(super) event_key: Cow<'a, str>,
     pub(super) api_version: String,
     pub(super) network: &'a str,
+    /// When the event was received: the tables' `emitted_timestamp`.
+    pub(super) received: Timestamp,
     pub(super) content: Content<'a>,
 }
 
@@ -37,7 +39,7 @@ pub(super) enum Content<'a> {
     Fault { era: u64, public_key: Cow<'a, str>, raw: Cow<'a, str> },
     Signature { block_hash: Cow<'a, str>, public_key: Cow<'a, str>, raw: Cow<'a, str> },
     Step { era: u64, raw: Cow<'a, str> },
-    Shutdown { received: Timestamp },
+    Shutdown,
 }
 
 impl Content<'_> {
@@ -50,7 +52,7 @@ impl Content<'_> {
             Self::Fault { .. } => FAULT,
             Self::Signature { .. } => FINALITY_SIGNATURE,
             Self::Step { .. } => STEP,
-            Self::Shutdown { .. } => SHUTDOWN,
+            Self::Shutdown => SHUTDOWN,
         }
     }
 
@@ -65,9 +67,7 @@ pub(super) fn event_row<'a>(row: &Row<'a>, payload: &'a str) -> Option<EventRow<
     let kind = row.kind();
     let source_address = format!("http://{}/", row.source());
     let (event_key, content) = match kind {
-        SHUTDOWN => {
-            (shutdown_key(&source_address, row.received()).into(), Content::Shutdown { received: row.received() })
-        }
+        SHUTDOWN => (shutdown_key(&source_address, row.received()).into(), Content::Shutdown),
         _ => content(kind, payload)?,
     };
     Some(EventRow {
@@ -77,6 +77,7 @@ pub(super) fn event_row<'a>(row: &Row<'a>, payload: &'a str) -> Option<EventRow<
         event_key,
         api_version: row.api_version().to_string(),
         network: row.network(),
+        received: row.received(),
         content,
     })
 }

@@ -113,4 +113,4 @@ INSERT INTO "event_type" ("event_type_id", "event_type_name") VALUES
 ON CONFLICT DO NOTHING;
 INSERT INTO "TransactionType" ("transaction_type_id", "transaction_type_name") VALUES (0, 'Deploy'), (1, 'Version1')
 ON CONFLICT DO NOTHING;
-INSERT INTO "Migration" ("version", "is_success") VALUES (1, true);
+INSERT INTO "Migration" ("version", "is_success") VALUES (1, true) ON CONFLICT DO NOTHING;

@@ -1,4 +1,8 @@
 //! Export to SQLite: a file that other programs may read while it is written.
+//!
+//! - `open_file`: the open file, and whether it is still the one at its path.
+
+mod open_file;
 
 use std::{
     fs::File,
@@ -14,12 +18,13 @@ use rusqlite::{
 };
 
 use super::{
-    Advance, Checkpoint, Written,
+    Advance, Checkpoint, Found, Written,
     exporter::{Database, ExportError},
-    must_migrate,
     rows::{Content, EventRow},
+    tables::{Tables, must_make},
 };
 use crate::{config::ExportFrom, source::casper::keys::Stage};
+use open_file::OpenFile;
 
 /// The reference's tables.
 pub const SCHEMA: &str = include_str!("schema.sql");
@@ -36,8 +41,11 @@ CREATE TABLE IF NOT EXISTS "sidecar_checkpoint" (
     "log_id" text NOT NULL PRIMARY KEY,
     "epoch" bigint NOT NULL,
     "first_sequence" bigint NOT NULL,
-    "next_sequence" bigint NOT NULL
+    "next_sequence" bigint NOT NULL,
+    "filled" bigint NOT NULL DEFAULT 0
 )"#;
+/// For a table of an earlier version.
+const ADD_FILLED: &str = r#"ALTER TABLE "sidecar_checkpoint" ADD COLUMN "filled" bigint NOT NULL DEFAULT 0"#;
 
 /// The pages that a transaction's random inserts touch stay in memory: 16 MiB.
 const CACHE_KIBIBYTES: i64 = -16_384;
@@ -73,12 +81,12 @@ pub fn check(options: &Options) -> Result<(), ExportError> {
 /// The file, while it is exported to.
 pub(super) struct SqliteDatabase {
     options: Options,
-    connection: Option<Connection>,
+    open: Option<OpenFile>,
 }
 
 impl SqliteDatabase {
     pub(super) fn new(options: Options) -> Self {
-        SqliteDatabase { options, connection: None }
+        SqliteDatabase { options, open: None }
     }
 
     fn error(&self, error: rusqlite::Error) -> ExportError {
@@ -124,13 +132,29 @@ impl SqliteDatabase {
         }
         let mut connection = Connection::open(&self.options.file).map_err(|error| self.error(error))?;
         let newest = self.prepare(&mut connection).map_err(|error| self.error(error))?;
-        if must_migrate(newest, &self.options.place())? {
-            migrate(&mut connection).map_err(|error| self.error(error))?;
+        let present = tables(&connection).map_err(|error| self.error(error))?;
+        if must_make(newest, &present, &self.options.place())? {
+            make_tables(&mut connection).map_err(|error| self.error(error))?;
         }
         Ok(connection)
     }
 
-    /// Sets the connection up and says what the newest migration is.
+    /// Finishes with a file that is not at its path any more. As long as that cannot be done, it stays open.
+    fn let_go(&mut self) -> Result<(), ExportError> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        if !open.is_displaced() {
+            return Ok(());
+        }
+        match open.let_go() {
+            Ok(()) => Ok(()),
+            Err((open, reason)) => {
+                self.open = Some(open);
+                Err(ExportError::Failed { place: self.options.place(), reason })
+            }
+        }
+    }
+
+    /// Sets the connection up and returns the newest migration.
     fn prepare(&self, connection: &mut Connection) -> rusqlite::Result<Option<(i64, bool)>> {
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -149,37 +173,68 @@ fn open_to_write(file: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create(true).truncate(false).open(file)
 }
 
-fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare(r#"SELECT "name" FROM "sqlite_master" WHERE "type" = 'table'"#)?;
+    statement.query_map([], |row| row.get(0))?.collect()
+}
+
+/// Makes all tables. No checkpoint knows them yet.
+fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(SCHEMA)?;
+    transaction.execute_batch(r#"DROP TABLE IF EXISTS "sidecar_checkpoint""#)?;
     transaction.commit()
 }
 
 impl Database for SqliteDatabase {
-    fn open(&mut self, log_id: &str, initial: Checkpoint) -> Result<Checkpoint, ExportError> {
-        self.connection = None;
+    fn open(&mut self, log_id: &str, initial: Checkpoint) -> Result<Found, ExportError> {
+        self.let_go()?;
         let connection = self.connect()?;
-        let checkpoint = checkpoint(&connection, log_id, initial).map_err(|error| self.error(error))?;
-        self.connection = Some(connection);
-        Ok(checkpoint)
+        let found = checkpoint(&connection, log_id, initial)
+            .and_then(|checkpoint| Ok(Found { checkpoint, emptied: emptied(&connection, checkpoint.filled)? }));
+        let found = found.map_err(|error| self.error(error))?;
+        self.open = Some(OpenFile::new(connection, &self.options.file).map_err(|error| self.not_opened(&error))?);
+        Ok(found)
     }
 
     fn write(&mut self, rows: &[EventRow<'_>], advance: &Advance<'_>) -> Result<Written, ExportError> {
-        let Some(connection) = &mut self.connection else {
+        let Some(open) = &mut self.open else {
             return Err(ExportError::Failed { place: self.options.place(), reason: "it is not open".to_owned() });
         };
-        match write(connection, rows, advance) {
-            Ok(Some(written)) => Ok(written),
-            Ok(None) => Err(ExportError::CheckpointMoved { place: self.options.place() }),
+        if open.is_displaced() {
+            self.let_go()?;
+            return Err(ExportError::Displaced { place: self.options.place() });
+        }
+        match write(open.connection(), rows, advance) {
+            Ok(Outcome::Written(written)) => Ok(written),
+            Ok(Outcome::CheckpointMoved) => Err(ExportError::CheckpointMoved { place: self.options.place() }),
+            Ok(Outcome::Emptied(emptied)) => {
+                let tables = emptied.names().collect::<Vec<_>>().join(", ");
+                Err(ExportError::Emptied { place: self.options.place(), tables })
+            }
             Err(error) => Err(self.error(error)),
         }
+    }
+
+    fn look_after(&mut self) -> Result<(), ExportError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        if open.is_displaced() {
+            self.let_go()?;
+            return Err(ExportError::Displaced { place: self.options.place() });
+        }
+        open.empty_log().map_err(|error| self.error(error))
     }
 }
 
 fn checkpoint(connection: &Connection, log_id: &str, initial: Checkpoint) -> rusqlite::Result<Checkpoint> {
     connection.execute_batch(CHECKPOINT_TABLE)?;
+    let has_filled = r#"SELECT 1 FROM pragma_table_info('sidecar_checkpoint') WHERE "name" = 'filled'"#;
+    if !connection.prepare(has_filled)?.exists([])? {
+        connection.execute_batch(ADD_FILLED)?;
+    }
     connection.execute(
-        r#"INSERT INTO "sidecar_checkpoint" VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING"#,
+        r#"INSERT INTO "sidecar_checkpoint" ("log_id", "epoch", "first_sequence", "next_sequence")
+           VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING"#,
         params![
             log_id,
             initial.epoch.cast_signed(),
@@ -187,27 +242,46 @@ fn checkpoint(connection: &Connection, log_id: &str, initial: Checkpoint) -> rus
             initial.next_sequence.cast_signed()
         ],
     )?;
-    let stored = r#"SELECT "epoch", "first_sequence", "next_sequence" FROM "sidecar_checkpoint" WHERE "log_id" = ?1"#;
+    let stored = r#"SELECT "epoch", "first_sequence", "next_sequence", "filled" FROM "sidecar_checkpoint"
+                    WHERE "log_id" = ?1"#;
     connection.query_row(stored, [log_id], |row| {
         Ok(Checkpoint {
             epoch: row.get::<_, i64>(0)?.cast_unsigned(),
             first_sequence: row.get::<_, i64>(1)?.cast_unsigned(),
             next_sequence: row.get::<_, i64>(2)?.cast_unsigned(),
+            filled: Tables(row.get(3)?),
         })
     })
 }
 
-/// Writes rows and checkpoint in one transaction; `None` when the checkpoint is not where it should be.
-fn write(
-    connection: &mut Connection,
-    rows: &[EventRow<'_>],
-    advance: &Advance<'_>,
-) -> rusqlite::Result<Option<Written>> {
+/// Of these tables those without a row.
+fn emptied(connection: &Connection, filled: Tables) -> rusqlite::Result<Tables> {
+    filled.emptied(|table| connection.prepare_cached(&format!(r#"SELECT 1 FROM "{table}""#))?.exists([]))
+}
+
+/// What became of a transaction.
+enum Outcome {
+    Written(Written),
+    /// The checkpoint is not where it should be.
+    CheckpointMoved,
+    /// These tables have lost their rows.
+    Emptied(Tables),
+}
+
+/// Writes rows and checkpoint in one transaction.
+fn write(connection: &mut Connection, rows: &[EventRow<'_>], advance: &Advance<'_>) -> rusqlite::Result<Outcome> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if !move_checkpoint(&transaction, advance)? {
-        return Ok(None);
+    let filled = advance.to.filled.with(Tables::of(rows));
+    if !move_checkpoint(&transaction, advance, filled)? {
+        return Ok(Outcome::CheckpointMoved);
     }
-    let mut written = Written::default();
+    if !rows.is_empty() {
+        let emptied = emptied(&transaction, advance.from.filled)?;
+        if !emptied.is_none() {
+            return Ok(Outcome::Emptied(emptied));
+        }
+    }
+    let mut written = Written { filled, ..Written::default() };
     for row in rows {
         if insert(&transaction, row)? {
             written.rows += 1;
@@ -216,18 +290,20 @@ fn write(
         }
     }
     transaction.commit()?;
-    Ok(Some(written))
+    Ok(Outcome::Written(written))
 }
 
-fn move_checkpoint(transaction: &Transaction<'_>, advance: &Advance<'_>) -> rusqlite::Result<bool> {
+fn move_checkpoint(transaction: &Transaction<'_>, advance: &Advance<'_>, filled: Tables) -> rusqlite::Result<bool> {
     let mut update = transaction.prepare_cached(
-        r#"UPDATE "sidecar_checkpoint" SET "epoch" = ?1, "next_sequence" = ?2
-           WHERE "log_id" = ?3 AND "epoch" = ?4 AND "next_sequence" = ?5"#,
+        r#"UPDATE "sidecar_checkpoint" SET "epoch" = ?1, "first_sequence" = ?2, "next_sequence" = ?3, "filled" = ?4
+           WHERE "log_id" = ?5 AND "epoch" = ?6 AND "next_sequence" = ?7"#,
     )?;
     let Advance { log_id, from, to } = advance;
     let moved = update.execute(params![
         to.epoch.cast_signed(),
+        to.first_sequence.cast_signed(),
         to.next_sequence.cast_signed(),
+        filled.0,
         log_id,
         from.epoch.cast_signed(),
         from.next_sequence.cast_signed(),
@@ -242,15 +318,16 @@ fn insert(transaction: &Transaction<'_>, row: &EventRow<'_>) -> rusqlite::Result
     }
     let mut insert = transaction.prepare_cached(
         r#"INSERT INTO "event_log"
-           ("event_type_id", "event_source_address", "event_id", "event_key", "api_version", "network_name")
-           VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING"#,
+           ("event_type_id", "event_source_address", "event_id", "event_key", "emitted_timestamp", "api_version", "network_name")
+           VALUES (?1, ?2, ?3, ?4, datetime(?5, 'unixepoch'), ?6, ?7) ON CONFLICT DO NOTHING"#,
     )?;
-    let EventRow { source_address, event_id, event_key, api_version, network, content, .. } = row;
+    let EventRow { source_address, event_id, event_key, received, api_version, network, content, .. } = row;
     let inserted = insert.execute(params![
         content.event_type(),
         source_address,
         number(*event_id),
         event_key,
+        seconds(*received),
         api_version,
         network
     ])?;
@@ -289,9 +366,9 @@ fn is_taken(transaction: &Transaction<'_>, row: &EventRow<'_>) -> rusqlite::Resu
             params![block_hash, public_key],
         ),
         Content::Step { era, .. } => exists(r#"SELECT 1 FROM "Step" WHERE "era" = ?1"#, params![number(*era)]),
-        Content::Shutdown { received } => exists(
+        Content::Shutdown => exists(
             r#"SELECT 1 FROM "Shutdown" WHERE "event_source_address" = ?1 AND "shutdown_timestamp" = datetime(?2, 'unixepoch')"#,
-            params![row.source_address, seconds(*received)],
+            params![row.source_address, seconds(row.received)],
         ),
     }
 }
@@ -337,9 +414,9 @@ fn insert_content(transaction: &Transaction<'_>, row: &EventRow<'_>, id: i64) ->
             r#"INSERT INTO "Step" ("era", "raw", "event_log_id") VALUES (?1, ?2, ?3)"#,
             params![number(*era), raw, id],
         ),
-        Content::Shutdown { received } => insert(
+        Content::Shutdown => insert(
             r#"INSERT INTO "Shutdown" ("event_source_address", "shutdown_timestamp", "event_log_id") VALUES (?1, datetime(?2, 'unixepoch'), ?3)"#,
-            params![row.source_address, seconds(*received), id],
+            params![row.source_address, seconds(row.received), id],
         ),
     }?;
     Ok(())

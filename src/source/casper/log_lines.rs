@@ -14,7 +14,7 @@ const PERIOD: Duration = Duration::from_secs(60);
 
 /// The budget for one kind of line about one node.
 #[derive(Debug)]
-pub(super) struct LineBudget {
+pub(crate) struct LineBudget {
     period: Mutex<Period>,
 }
 
@@ -26,7 +26,7 @@ struct Period {
 }
 
 impl LineBudget {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { period: Mutex::new(Period { begun: Instant::now(), written: 0, left_out: 0 }) }
     }
 
@@ -42,7 +42,7 @@ impl LineBudget {
     }
 
     /// Whether one more line may be written, and how many were left out before the period that begins with it.
-    fn count(&self) -> (bool, u64) {
+    pub(crate) fn count(&self) -> (bool, u64) {
         let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);
         let mut left_out = 0;
         if period.begun.elapsed() >= PERIOD {

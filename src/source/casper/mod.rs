@@ -14,7 +14,7 @@ pub mod counters;
 pub mod event;
 pub mod frames;
 pub mod keys;
-mod log_lines;
+pub(crate) mod log_lines;
 mod silence;
 pub mod status;
 pub mod transport;

@@ -1,0 +1,117 @@
+//! Whether a database has the tables to write to, and whether they still hold what was written.
+//!
+//! A checkpoint says how far an export is, the tables hold the rows. They part when somebody drops, renames or empties
+//! tables, so both databases ask here after every connect and before every batch.
+
+use super::{ExportError, rows::EventRow};
+
+/// The newest migration that this version knows.
+pub(super) const MIGRATION: i64 = 1;
+
+/// The tables that rows are written to. A table's place is its number in `event_type`; `event_log` is the first.
+pub(super) const WRITTEN: [&str; 9] = [
+    "event_log",
+    "BlockAdded",
+    "TransactionAccepted",
+    "TransactionExpired",
+    "TransactionProcessed",
+    "Fault",
+    "FinalitySignature",
+    "Step",
+    "Shutdown",
+];
+
+/// What is needed beside those.
+const NEEDED: [&str; 3] = ["transaction_event", "event_type", "TransactionType"];
+
+/// Whether all tables must be made, by what `Migration` says (its newest version, and whether that was a success) and by
+/// the names of the tables that there are.
+pub(super) fn must_make(newest: Option<(i64, bool)>, present: &[String], place: &str) -> Result<bool, ExportError> {
+    if must_migrate(newest, place)? {
+        return Ok(true);
+    }
+    let is_missing = |table: &&str| !present.iter().any(|found| found == table);
+    let missing: Vec<&str> = WRITTEN.into_iter().chain(NEEDED).filter(is_missing).collect();
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    // Part of them alone cannot be made again: the rows of the others refer to rows that are gone.
+    if WRITTEN.iter().any(|table| !is_missing(&table)) {
+        let tables = missing.join("\", \"");
+        return Err(ExportError::MissingTables { place: place.to_owned(), tables: format!("\"{tables}\"") });
+    }
+    Ok(true)
+}
+
+/// Whether the tables must be made, by what `Migration` says alone.
+pub(super) fn must_migrate(newest: Option<(i64, bool)>, place: &str) -> Result<bool, ExportError> {
+    match newest {
+        None => Ok(true),
+        Some((version, false)) => Err(ExportError::UnfinishedMigration { place: place.to_owned(), version }),
+        Some((MIGRATION, true)) => Ok(false),
+        Some((found, true)) => Err(ExportError::UnknownMigration { place: place.to_owned(), found }),
+    }
+}
+
+/// A set of the tables in [`WRITTEN`], a bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tables(pub(super) i64);
+
+impl Tables {
+    const EVENT_LOG: i64 = 1;
+
+    /// The tables that have a row once these rows are written.
+    pub(super) fn of<'rows, 'a: 'rows>(rows: impl IntoIterator<Item = &'rows EventRow<'a>>) -> Self {
+        Tables(rows.into_iter().fold(0, |bits, row| bits | Self::EVENT_LOG | 1 << row.content.event_type()))
+    }
+
+    pub(super) fn with(self, more: Self) -> Self {
+        Tables(self.0 | more.0)
+    }
+
+    pub(super) fn without(self, others: Self) -> Self {
+        Tables(self.0 & !others.0)
+    }
+
+    pub(super) fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(super) fn has_event_log(self) -> bool {
+        self.0 & Self::EVENT_LOG != 0
+    }
+
+    pub(super) fn names(self) -> impl Iterator<Item = &'static str> {
+        (0..).zip(WRITTEN).filter(move |(number, _)| self.0 & (1 << number) != 0).map(|(_, name)| name)
+    }
+
+    /// Those of these that `has_rows` denies.
+    pub(super) fn emptied<E>(self, mut has_rows: impl FnMut(&'static str) -> Result<bool, E>) -> Result<Self, E> {
+        let mut emptied = 0;
+        for (number, name) in (0..).zip(WRITTEN) {
+            if self.0 & (1 << number) != 0 && !has_rows(name)? {
+                emptied |= 1 << number;
+            }
+        }
+        Ok(Tables(emptied))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_made_when_none_is_there_and_not_beside_others() {
+        let all: Vec<String> = WRITTEN.into_iter().chain(NEEDED).map(str::to_owned).collect();
+        assert!(must_make(None, &[], "here").unwrap());
+        assert!(!must_make(Some((1, true)), &all, "here").unwrap());
+        assert!(must_make(Some((1, true)), &["event_type".to_owned()], "here").unwrap());
+        let refused = must_make(Some((1, true)), &all[1..], "here").unwrap_err().to_string();
+        assert!(
+            refused.starts_with(r#"here lacks "event_log", while others of Sidecar's tables are there"#),
+            "{refused}"
+        );
+        must_make(Some((1, false)), &all, "here").unwrap_err();
+    }
+}
