@@ -24,6 +24,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[path = "export/checkpoints.rs"]
 mod checkpoints;
+#[path = "export/lost_rows.rs"]
+mod lost_rows;
 #[path = "export/model.rs"]
 mod model;
 #[path = "export/property.rs"]
@@ -291,7 +293,7 @@ fn times_are_in_utc_and_in_the_references_form_wherever_the_server_is() {
     let mut world = World::new(folder.path(), Some((&server, DATABASE)));
     let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let begun = now();
-    world.tell(r#""Shutdown""#, 1, 0, 0);
+    world.tell(r#""Shutdown""#, 1, 1, 0);
     world.commit();
     world.restart();
     world.wait_for_exporters();
@@ -301,12 +303,14 @@ fn times_are_in_utc_and_in_the_references_form_wherever_the_server_is() {
         // With the second in which the node shut down.
         database.assert_equals(&world.model);
         let times = r#"SELECT CAST("inserted_timestamp" AS TEXT), CAST("emitted_timestamp" AS TEXT) FROM "event_log""#;
-        for time in &database.query(times)[0] {
-            let since = humantime::parse_rfc3339_weak(time).unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-            assert!((begun..=now()).contains(&since.as_secs()), "{time}");
-            if matches!(database, Database::Sqlite(_)) {
-                assert_eq!(time.len(), "YYYY-MM-DD HH:MM:SS".len(), "{time}");
-            }
+        let [inserted, emitted] = &database.query(times)[0][..] else { panic!("two columns were asked for") };
+        let since = humantime::parse_rfc3339_weak(inserted).unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        assert!((begun..=now()).contains(&since.as_secs()), "{inserted}");
+        // When it was received.
+        let is_sqlite = matches!(database, Database::Sqlite(_));
+        assert_eq!(emitted, if is_sqlite { "2026-01-02 03:04:05" } else { "2026-01-02 03:04:05.199999" });
+        if is_sqlite {
+            assert_eq!(inserted.len(), "YYYY-MM-DD HH:MM:SS".len(), "{inserted}");
         }
     }
 }
@@ -465,7 +469,7 @@ async fn postgresql_may_be_away_at_the_start_and_crash_in_the_middle() {
     database.wait_for_checkpoint(payloads.len() as u64).await;
     database.assert_equals(&model_of(&told(&node, &payloads)));
     assert!(sidecar.terminate().success());
-    assert!(sidecar.output().contains("tried again in"), "{}", sidecar.output());
+    assert!(sidecar.output().contains("it is retried"), "{}", sidecar.output());
     assert!(!sidecar.output().contains(PASSWORD));
 }
 
@@ -488,7 +492,7 @@ async fn what_became_of_the_events_and_whether_the_databases_are_there_shows_in_
     ];
     node.push_all(&payloads);
     let sections = format!("{SQLITE}{}", server.section());
-    let sidecar = sidecar().node(node.address()).sections(&sections).admin_api().start().await;
+    let mut sidecar = sidecar().node(node.address()).sections(&sections).admin_api().start().await;
     wait_for_metrics(&sidecar, r#"{exporter="sqlite"}"#, &["connected 1", "lag_events 0", "rows_total 3"]).await;
     let away = r#"{exporter="postgresql"}"#;
     let metrics = wait_for_metrics(&sidecar, away, &["connected 0", "lag_events 5", "rows_total 0"]).await;
@@ -498,6 +502,10 @@ async fn what_became_of_the_events_and_whether_the_databases_are_there_shows_in_
     wait_for_metrics(&sidecar, away, &[&there[..], &["without_table_total 1"]].concat()).await;
     let sqlite = ["collisions_total 1", "refused_total 0", "without_table_total 1", "failures_total 0"];
     wait_for_metrics(&sidecar, r#"{exporter="sqlite"}"#, &sqlite).await;
+    sidecar.wait_for_output("the database cannot hold this event").await;
+    let output = sidecar.output();
+    let line = output.lines().find(|line| line.contains("the database cannot hold this event")).unwrap();
+    assert!(line.contains("postgresql") && line.contains("height 18446744073709551615 is above"), "{line}");
 }
 
 /// Waits until the exporter with these labels has all these values, each after the end of its metric's name; all metrics.
@@ -580,7 +588,7 @@ async fn a_full_disk_under_postgresql_holds_the_export_up_until_there_is_room() 
     database.wait_for_checkpoint(100).await;
     fill();
     node.push_all(rest);
-    sidecar.wait_for_output("tried again in").await;
+    sidecar.wait_for_output("it is retried").await;
     assert!(database.checkpoint() < Some(payloads.len() as u64));
     assert!(sidecar.output().contains("No space left on device"), "{}", sidecar.output());
     free();
@@ -694,6 +702,24 @@ async fn a_wrong_password_is_refused_at_the_start_without_showing_it() {
 }
 
 #[tokio::test]
+async fn a_user_who_may_make_no_tables_is_refused_with_the_statement_that_helps() {
+    let (node, server) = (SimulatedNode::start(), PostgreSql::start());
+    server.psql("postgres", &format!("CREATE ROLE newcomer LOGIN PASSWORD '{PASSWORD}'"));
+    server.psql("postgres", "CREATE DATABASE others");
+    let section = server.section().replace("'sidecar'", "'newcomer'").replace(DATABASE, "others");
+    let mut refused = sidecar().node(node.address()).sections(&section).spawn();
+    assert_eq!(refused.wait_for_exit().code(), Some(1));
+    let errors = refused.errors();
+    let (_, statement) = errors.split_once("in that database, run `").unwrap();
+    let (statement, _) = statement.split_once('`').unwrap();
+    assert!(errors.contains("permission denied for schema public") && !errors.contains("the password"), "{errors}");
+    server.psql("others", statement);
+    node.push_all(&payloads()[..5]);
+    let _sidecar = sidecar().node(node.address()).sections(&section).start().await;
+    Database::PostgreSql(&server, "others").wait_for_checkpoint(5).await;
+}
+
+#[tokio::test]
 async fn a_sqlite_file_that_is_locked_at_the_start_holds_up_its_export_alone() {
     let node = SimulatedNode::start();
     let payloads = payloads();
@@ -707,7 +733,7 @@ async fn a_sqlite_file_that_is_locked_at_the_start_holds_up_its_export_alone() {
     let mut client =
         sidecar_test_support::client::SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
     client.read_until_id(payloads.len() as u64 - 1).await;
-    assert!(sidecar.output().contains("exported when the database is there"), "{}", sidecar.output());
+    assert!(sidecar.output().contains("exported when it is back"), "{}", sidecar.output());
     lock.rollback().unwrap();
     Database::Sqlite(&file).wait_for_checkpoint(payloads.len() as u64).await;
     Database::Sqlite(&file).assert_equals(&model_of(&told(&node, &payloads)));

@@ -238,7 +238,7 @@ impl Writer {
     /// [`Error::Poisoned`].
     pub fn append(&mut self, event: &Event<'_>) -> Result<Sequence> {
         self.check_alive()?;
-        check_event(event)?;
+        event.check()?;
         let sequence = self.position.next_sequence;
         if sequence == Sequence::MAX {
             return Err(Error::Exhausted { last: sequence - 1 });
@@ -666,6 +666,16 @@ impl ActiveSegment {
             }
             None => self.uncounted |= built.header.block_type == BlockType::EVENTS,
         }
+    }
+}
+
+impl Event<'_> {
+    /// Whether a log can hold the event, by the rules of [`Writer::append`].
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the rule that it breaks.
+    pub fn check(&self) -> Result<()> {
+        check_event(self)
     }
 }
 

@@ -7,11 +7,12 @@ use std::{
     io::{self, BufRead, BufReader, BufWriter, Read as _, Write},
     ops::Range,
     path::{Path, PathBuf},
+    process, thread,
 };
 
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
-use indicatif::ProgressBar;
+use indicatif::{HumanBytes, ProgressBar};
 use sidecar::{
     config::ExportFrom,
     export::{export_range, sqlite},
@@ -39,7 +40,7 @@ pub(crate) struct ExportArguments {
     /// The file; it must not exist yet, and is there once it is whole
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// Go on where an interrupted export of the same log, range, kinds and format has left FILE.unfinished
+    /// Continue where an interrupted export of the same log, range, kinds and format has left FILE.unfinished
     #[arg(long)]
     resume: bool,
 }
@@ -54,7 +55,7 @@ enum Format {
     Sqlite,
 }
 
-/// Writes the file; says whether no event had to be left out because of damage.
+/// Writes the file; returns whether no event had to be left out because of damage.
 pub(crate) fn export(arguments: &ExportArguments, out: &mut impl Write) -> anyhow::Result<bool> {
     let selection = &arguments.selection;
     selection.check()?;
@@ -68,19 +69,49 @@ pub(crate) fn export(arguments: &ExportArguments, out: &mut impl Write) -> anyho
     let end = selection.until.map_or(end, |until| end.min(until.saturating_add(1)));
     let export = Export { log: &log, range: start..end.max(start), kinds, folder: unfinished.folder() };
     let bar = print::event_bar("exporting", Some(end.saturating_sub(start)));
+    mention_resume_when_interrupted(&arguments.output);
+    let mut events = None;
     if !unfinished.is_in_place {
         let made = match arguments.format {
             Format::Jsonl => export.jsonl(&bar)?,
             Format::Parquet => export.parquet(&bar)?,
             Format::Sqlite => export.sqlite(&bar)?,
         };
-        unfinished.put_in_place(&made)?;
+        unfinished.put_in_place(&made.file)?;
+        events = Some(made.events);
     }
     let is_whole = !fs::exists(export.damage_file())?;
     unfinished.remove()?;
     bar.finish_and_clear();
-    writeln!(out, "{}", arguments.output.display())?;
+    let output = arguments.output.display();
+    let bytes = HumanBytes(fs::metadata(&arguments.output).with_context(|| format!("cannot look at {output}"))?.len());
+    match events {
+        Some(events) => writeln!(out, "{output}: {events} events, {bytes}")?,
+        None => writeln!(out, "{output}: {bytes}")?,
+    }
     Ok(is_whole)
+}
+
+/// On Ctrl-C, says how the export can be continued. What is written so far stays, as after any other end.
+fn mention_resume_when_interrupted(output: &Path) {
+    let output = output.display().to_string();
+    // Without it, Ctrl-C ends the export all the same.
+    let _ = thread::Builder::new().spawn(move || {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
+        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            eprintln!("interrupted; the same command with --resume continues, from what is in {output}.unfinished");
+            process::exit(INTERRUPTED);
+        }
+    });
+}
+
+/// What shells report of a program that SIGINT has ended.
+const INTERRUPTED: i32 = 130;
+
+/// A whole export, not in its place yet.
+struct Made {
+    file: PathBuf,
+    events: u64,
 }
 
 fn identity(arguments: &ExportArguments, log: &Log, kinds: u64) -> Identity {
@@ -107,34 +138,38 @@ struct Export<'a> {
 }
 
 impl Export<'_> {
-    fn jsonl(&self, bar: &ProgressBar) -> anyhow::Result<PathBuf> {
+    fn jsonl(&self, bar: &ProgressBar) -> anyhow::Result<Made> {
         let made = self.folder.join("events.jsonl");
         let cannot_write = || format!("cannot write {}", made.display());
         let mut file =
             OpenOptions::new().create(true).read(true).append(true).open(&made).with_context(cannot_write)?;
-        let start =
-            match self.last_whole_line(&mut file).with_context(|| format!("cannot go on with {}", made.display()))? {
-                Some(last) => last.saturating_add(1),
-                None => self.range.start,
-            };
+        let whole_lines =
+            self.whole_lines(&mut file).with_context(|| format!("cannot continue with {}", made.display()))?;
+        let (start, mut events) = match whole_lines {
+            Some((last, lines)) => (last.saturating_add(1), lines),
+            None => (self.range.start, 0),
+        };
         let names = self.log.kinds();
         let mut file = BufWriter::with_capacity(1 << 16, file);
-        self.walk(start, bar, |row, payload| write_line(&mut file, &names, row, payload).with_context(cannot_write))?;
+        self.walk(start, bar, |row, payload| {
+            events += 1;
+            write_line(&mut file, &names, row, payload).with_context(cannot_write)
+        })?;
         file.into_inner()
             .map_err(io::IntoInnerError::into_error)
             .and_then(|file| file.sync_all())
             .with_context(cannot_write)?;
-        Ok(made)
+        Ok(Made { file: made, events })
     }
 
-    /// The sequence in the last line that was finished; one behind it that was not is cut off.
-    fn last_whole_line(&self, file: &mut File) -> anyhow::Result<Option<Sequence>> {
+    /// The sequence in the last line that was finished, and how many were; one after it that was not is cut off.
+    fn whole_lines(&self, file: &mut File) -> anyhow::Result<Option<(Sequence, u64)>> {
         #[derive(serde::Deserialize)]
         struct Line {
             sequence: Sequence,
         }
 
-        let (mut end, mut last) = (0, None);
+        let (mut end, mut lines, mut last) = (0, 0, None);
         let mut reader = BufReader::with_capacity(1 << 20, &*file);
         let mut line = Vec::new();
         while reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? > 0 {
@@ -142,6 +177,7 @@ impl Export<'_> {
                 break;
             }
             end += line.len() as u64;
+            lines += 1;
             std::mem::swap(last.get_or_insert_with(Vec::new), &mut line);
             line.clear();
         }
@@ -153,7 +189,7 @@ impl Export<'_> {
                     self.range.contains(&sequence),
                     "its last line, of sequence {sequence}, is none of this export's"
                 );
-                Some(sequence)
+                Some((sequence, lines))
             }
             None => None,
         };
@@ -161,13 +197,14 @@ impl Export<'_> {
         Ok(last)
     }
 
-    fn parquet(&self, bar: &ProgressBar) -> anyhow::Result<PathBuf> {
+    fn parquet(&self, bar: &ProgressBar) -> anyhow::Result<Made> {
         let mut parts = ParquetParts::open(self.folder, self.log.kinds(), self.range.start)?;
         self.walk(parts.next_sequence(), bar, |row, payload| parts.push(row, payload))?;
-        parts.finish()
+        let (file, events) = parts.finish()?;
+        Ok(Made { file, events })
     }
 
-    fn sqlite(&self, bar: &ProgressBar) -> anyhow::Result<PathBuf> {
+    fn sqlite(&self, bar: &ProgressBar) -> anyhow::Result<Made> {
         let made = self.folder.join("events.db3");
         let options = sqlite::Options {
             file: made.clone(),
@@ -178,7 +215,7 @@ impl Export<'_> {
         let missing = |sequences: Range<Sequence>, why: &Missing| self.pass(sequences, why, bar);
         let progress = |next| bar.set_position(next - start);
         let summary = export_range(self.log, &options, self.range.clone(), self.kinds, progress, missing)?;
-        into_one_file(&made).with_context(|| format!("cannot write {}", made.display()))?;
+        let events = into_one_file(&made).with_context(|| format!("cannot write {}", made.display()))?;
         let since = match summary.first_sequence {
             resumed if resumed > start => format!(" from sequence {resumed} on"),
             _ => String::new(),
@@ -190,10 +227,10 @@ impl Export<'_> {
         };
         note(summary.collisions, "share the keys of the SQL tables with another one and are left out");
         note(summary.without_table, "are of a kind or shape that the SQL tables do not have");
-        Ok(made)
+        Ok(Made { file: made, events })
     }
 
-    /// Goes through the chosen events of the range from `start` on in order.
+    /// Goes through the chosen events of the range in order, beginning at `start`.
     fn walk(
         &self,
         start: Sequence,
@@ -229,7 +266,7 @@ impl Export<'_> {
         Ok(())
     }
 
-    /// Warns of sequences that name no event any more. That there was damage is remembered, for those who go on.
+    /// Warns of sequences that name no event any more. That there was damage is remembered, for a run that resumes.
     fn pass(&self, sequences: Range<Sequence>, why: &Missing, bar: &ProgressBar) -> anyhow::Result<()> {
         bar.suspend(|| warn_missing(sequences.start, sequences.end, why));
         if matches!(why, Missing::Quarantined(_)) {
@@ -248,11 +285,12 @@ impl Export<'_> {
 /// Longer than the line of the largest event.
 const LINE_BYTES_MAX: u64 = 1 << 30;
 
-/// Takes what stands in a database's write-ahead log into the database itself, which then needs no folder that can be
-/// written to.
-fn into_one_file(database: &Path) -> anyhow::Result<()> {
+/// Brings a database's write-ahead log into the database itself, which then needs no folder that can be written to; how
+/// many events it holds.
+fn into_one_file(database: &Path) -> anyhow::Result<u64> {
     let connection = rusqlite::Connection::open(database)?;
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "DELETE", |row| row.get(0))?;
     ensure!(mode == "delete", "its write-ahead log is in use");
-    Ok(())
+    let events: i64 = connection.query_row(r#"SELECT count(*) FROM "event_log""#, [], |row| row.get(0))?;
+    Ok(events.cast_unsigned())
 }

@@ -1,11 +1,11 @@
 //! `sidecar-log import`: the history in a database of the Casper Sidecar, as a log.
 //!
 //! A database keeps an event's content without the name of its type around it; that is put back, so that a payload is
-//! what the node said as far as the database can tell. An event's receive time is its insertion into the database.
+//! what the node said as far as the database can tell. An event's receive time is its `emitted_timestamp`.
 //!
-//! Rows flow from one snapshot of the database twice: first they are checked and counted, because the number of events
-//! says which sequence is the first, then written. Until the log is whole it is in the folder `LOG.importing`, which
-//! nothing takes for a log by itself.
+//! Rows flow from one snapshot of the database twice: first they are checked, by the log's own rules, and counted, because
+//! the number of events says which sequence is the first; then they are written. Until the log is whole it is in the folder
+//! `LOG.importing`, which nothing takes for a log by itself.
 
 use std::{
     fmt::Display,
@@ -118,8 +118,8 @@ struct Row<'a> {
     /// `http://HOST:PORT/`.
     source_address: &'a str,
     event_id: i64,
-    /// Microseconds since 1970; `None` where it is no time.
-    inserted: Option<i64>,
+    /// Microseconds since 1970; `None` where it is not a time.
+    emitted: Option<i64>,
     api_version: &'a str,
     network: &'a str,
     /// `None` for a shutdown, and where the tables do not fit together.
@@ -212,6 +212,9 @@ struct Importer {
     events: u64,
     left_out: u64,
     without_version: u64,
+    with_line_ends: u64,
+    /// The `event_log_id` of the first of those.
+    first_with_line_ends: Option<i64>,
     bar: ProgressBar,
 }
 
@@ -224,7 +227,16 @@ struct Target {
 impl Importer {
     fn new(place: Place) -> Self {
         let bar = print::event_bar("checking", None);
-        Importer { place, target: None, events: 0, left_out: 0, without_version: 0, bar }
+        Importer {
+            place,
+            target: None,
+            events: 0,
+            left_out: 0,
+            without_version: 0,
+            with_line_ends: 0,
+            first_with_line_ends: None,
+            bar,
+        }
     }
 
     /// Makes the log, now that the number of events is known.
@@ -260,12 +272,34 @@ impl Importer {
                 return Ok(());
             }
         };
-        let received = row.inserted.and_then(|inserted| Timestamp::try_from(inserted).ok());
+        let received = row.emitted.and_then(|emitted| Timestamp::try_from(emitted).ok());
         let received =
-            received.context("its inserted_timestamp is no time after 1970; set it right in the database")?;
+            received.context("its emitted_timestamp is not a time after 1970; set it right in the database")?;
         let api_version = row.api_version.parse().ok();
+        let has_line_ends = payload.contains('\r');
+        let payload = if has_line_ends { with_line_feeds(&payload) } else { payload };
+        let event = Event {
+            kind: row.kind,
+            source: row.source_address.trim_start_matches("http://").trim_end_matches('/'),
+            network: row.network,
+            api_version: api_version.unwrap_or(ApiVersion::NONE),
+            upstream_id: Some(row.event_id.cast_unsigned()),
+            received,
+            payload: &payload,
+        };
+        if let Err(refused) = event.check() {
+            if self.target.is_none() {
+                self.left_out += 1;
+                self.warn(row, &format!("content that a log cannot hold ({refused}); it is left out"));
+            }
+            return Ok(());
+        }
         let Some(target) = &mut self.target else {
             self.events += 1;
+            if has_line_ends {
+                self.with_line_ends += 1;
+                self.first_with_line_ends.get_or_insert(row.id);
+            }
             if api_version.is_none() {
                 self.without_version += 1;
                 self.warn(
@@ -275,21 +309,11 @@ impl Importer {
             }
             return Ok(());
         };
-        let api_version = api_version.unwrap_or(ApiVersion::NONE);
-        let source = row.source_address.trim_start_matches("http://").trim_end_matches('/');
-        if api_version > target.announced {
-            target.writer.announce_version(api_version, source, received)?;
-            target.announced = api_version;
+        if event.api_version > target.announced {
+            target.writer.announce_version(event.api_version, event.source, received)?;
+            target.announced = event.api_version;
         }
-        target.writer.append(&Event {
-            kind: row.kind,
-            source,
-            network: row.network,
-            api_version,
-            upstream_id: Some(row.event_id.cast_unsigned()),
-            received,
-            payload: &payload,
-        })?;
+        target.writer.append(&event)?;
         target.imported += 1;
         if target.writer.is_block_full() {
             target.writer.commit()?;
@@ -319,6 +343,13 @@ impl Importer {
             }
         }
         writeln!(out)?;
+        if let Some(first) = self.first_with_line_ends {
+            eprintln!(
+                "note: {} events, event_log_id {first} the first, have carriage returns between the parts of their JSON, \
+                 which no node sends; they are stored as line feeds, as an event stream carries them",
+                self.with_line_ends
+            );
+        }
         Ok(self.left_out + self.without_version == 0)
     }
 }
@@ -367,13 +398,48 @@ fn payload(row: &Row<'_>) -> Result<String, String> {
     }
 }
 
+/// The same JSON with the line ends that an event stream can carry. In JSON a carriage return is never part of a value.
+fn with_line_feeds(json: &str) -> String {
+    json.replace("\r\n", "\n").replace('\r', "\n")
+}
+
+/// The tables that are read.
+const TABLES: [&str; 8] = [
+    "event_log",
+    "BlockAdded",
+    "TransactionAccepted",
+    "TransactionExpired",
+    "TransactionProcessed",
+    "Fault",
+    "FinalitySignature",
+    "Step",
+];
+/// What tells a database of the Casper Sidecar 1.x.
+const TABLES_1: [&str; 2] = ["DeployAccepted", "DeployProcessed"];
+
+/// Refuses a database that has not the tables to read.
+fn check_tables(place: &str, present: &[String]) -> anyhow::Result<()> {
+    let is_present = |table: &&&str| present.iter().any(|found| found == **table);
+    let Some(missing) = TABLES.iter().find(|table| !is_present(table)) else { return Ok(()) };
+    if let Some(table) = TABLES_1.iter().find(is_present) {
+        bail!(
+            "{place} is a database of the Casper Sidecar 1.x: it has a table {table}; only databases of version 2.x can be \
+             imported, whose events a node of Casper 2 sent. Keep this one as it is, and begin the log without it"
+        );
+    }
+    bail!(
+        "{place} does not hold the tables of the Casper Sidecar 2.x: there is no table {missing}; give the file or the \
+         database that `[storage]` of its configuration names"
+    )
+}
+
 /// Every row, with or without something that can be imported.
 const COUNT: &str = r#"SELECT count(*) FROM "event_log""#;
 
 /// Contents are found by the keys that their tables have an index of: none has one of `event_log_id`.
 const SQLITE_EVENTS: &str = r#"
 SELECT l."event_log_id", l."event_type_id", l."event_source_address", l."event_id",
-       CAST(strftime('%s', l."inserted_timestamp") AS INTEGER) * 1000000, l."api_version", l."network_name",
+       CAST(strftime('%s', l."emitted_timestamp") AS INTEGER) * 1000000, l."api_version", l."network_name",
        COALESCE(b."raw", a."raw", e."raw", p."raw", f."raw", s."raw", t."raw") AS "raw"
 FROM "event_log" l
 LEFT JOIN "BlockAdded" b ON l."event_type_id" = 1 AND b."block_hash" = l."event_key" AND b."event_log_id" = l."event_log_id"
@@ -391,9 +457,13 @@ LEFT JOIN "FinalitySignature" s ON l."event_type_id" = 6
 LEFT JOIN "Step" t ON l."event_type_id" = 7 AND t."era" = CAST(l."event_key" AS NUMERIC) AND t."event_log_id" = l."event_log_id"
 ORDER BY l."event_log_id""#;
 
+/// The tables that names without a schema mean.
+const POSTGRESQL_TABLES: &str =
+    "SELECT relname::text FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND pg_table_is_visible(oid)";
+
 const POSTGRESQL_EVENTS: &str = r#"
 SELECT l."event_log_id", l."event_type_id", l."event_source_address", l."event_id",
-       CASE WHEN isfinite(l."inserted_timestamp") THEN (extract(epoch FROM l."inserted_timestamp") * 1000000)::bigint END, l."api_version", l."network_name", c."raw"
+       CASE WHEN isfinite(l."emitted_timestamp") THEN (extract(epoch FROM l."emitted_timestamp") * 1000000)::bigint END, l."api_version", l."network_name", c."raw"
 FROM "event_log" l LEFT JOIN (
     SELECT "event_log_id", "raw" FROM "BlockAdded"
     UNION ALL SELECT "event_log_id", "raw" FROM "TransactionAccepted"
@@ -411,6 +481,12 @@ fn read_sqlite(file: &Path, importer: &mut Importer) -> anyhow::Result<()> {
     let connection = rusqlite::Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
         .with_context(cannot_read)?;
     let snapshot = connection.unchecked_transaction().with_context(cannot_read)?;
+    let tables = "SELECT \"name\" FROM \"sqlite_master\" WHERE \"type\" IN ('table', 'view')";
+    let present: Vec<String> = snapshot
+        .prepare(tables)
+        .and_then(|mut tables| tables.query_map([], |row| row.get(0))?.collect())
+        .with_context(cannot_read)?;
+    check_tables(&place, &present)?;
     let rows: i64 = snapshot.query_row(COUNT, [], |row| row.get(0)).with_context(cannot_read)?;
     importer.bar.set_length(rows.cast_unsigned());
     take_sqlite(&snapshot, &place, importer)?;
@@ -439,7 +515,7 @@ fn sqlite_row<'a>(id: i64, row: &'a rusqlite::Row<'_>) -> anyhow::Result<Row<'a>
         kind: kind(row.get(1)?)?,
         source_address: text(2)?.unwrap_or_default(),
         event_id: row.get(3)?,
-        inserted: row.get(4)?,
+        emitted: row.get(4)?,
         api_version: text(5)?.unwrap_or_default(),
         network: text(6)?.unwrap_or_default(),
         raw: text(7)?,
@@ -453,6 +529,9 @@ async fn read_postgresql(settings: &PostgreSql, importer: &mut Importer) -> anyh
     let mut client = postgresql::connect(settings).await?;
     let snapshot = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
     let snapshot = snapshot.start().await.with_context(cannot_read)?;
+    let present = snapshot.query(POSTGRESQL_TABLES, &[]).await.with_context(cannot_read)?;
+    let present: Vec<String> = present.iter().filter_map(|row| row.try_get(0).ok()).collect();
+    check_tables(&place, &present)?;
     let rows = snapshot.query_one(COUNT, &[]).await;
     let rows: i64 = rows.and_then(|row| row.try_get(0)).with_context(cannot_read)?;
     importer.bar.set_length(rows.cast_unsigned());
@@ -483,7 +562,7 @@ fn postgresql_row(id: i64, row: &tokio_postgres::Row) -> anyhow::Result<Row<'_>>
         kind: kind(row.try_get::<_, i16>(1)?.into())?,
         source_address: row.try_get(2)?,
         event_id: row.try_get(3)?,
-        inserted: row.try_get(4)?,
+        emitted: row.try_get(4)?,
         api_version: row.try_get(5)?,
         network: row.try_get(6)?,
         raw: row.try_get(7)?,
@@ -513,7 +592,7 @@ mod tests {
             kind: event::FAULT,
             source_address: "http://10.0.0.1:9999/",
             event_id: 1,
-            inserted: Some(1),
+            emitted: Some(1),
             api_version: "2.0.0",
             network: "casper-test",
             raw: Some(r#"{"era_id":1,"public_key":"01"}"#),

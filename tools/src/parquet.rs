@@ -145,25 +145,27 @@ impl ParquetParts {
         Ok(SerializedFileWriter::new(file, Arc::clone(&self.schema), properties)?)
     }
 
-    /// Puts the parts together into one file, and says where that is.
-    pub(crate) fn finish(mut self) -> anyhow::Result<PathBuf> {
+    /// Puts the parts together into one file; where that is, and how many events it holds.
+    pub(crate) fn finish(mut self) -> anyhow::Result<(PathBuf, u64)> {
         if let Some(last) = self.rows.sequence.last() {
             self.write_part(last.cast_unsigned() + 1)?;
         }
         let whole = self.folder.join("whole");
         let mut writer = self.writer(&whole)?;
+        let mut events = 0;
         for (_, _, part) in self.list()? {
-            append_groups(&mut writer, &part).with_context(|| format!("cannot take in {}", part.display()))?;
+            events += append_groups(&mut writer, &part).with_context(|| format!("cannot take in {}", part.display()))?;
         }
         writer.into_inner()?.sync_all().with_context(|| format!("cannot write {}", whole.display()))?;
-        Ok(whole)
+        Ok((whole, events))
     }
 }
 
-/// Adds the row groups of a file without decoding them.
-fn append_groups(writer: &mut SerializedFileWriter<File>, part: &Path) -> anyhow::Result<()> {
+/// Adds the row groups of a file without decoding them; how many rows they have.
+fn append_groups(writer: &mut SerializedFileWriter<File>, part: &Path) -> anyhow::Result<u64> {
     let file = File::open(part)?;
     let reader = SerializedFileReader::new(file.try_clone()?)?;
+    let mut rows = 0;
     for group in reader.metadata().row_groups() {
         let mut out = writer.next_row_group()?;
         for column in group.columns() {
@@ -178,8 +180,9 @@ fn append_groups(writer: &mut SerializedFileWriter<File>, part: &Path) -> anyhow
             out.append_column(&file, close)?;
         }
         out.close()?;
+        rows += group.num_rows().cast_unsigned();
     }
-    Ok(())
+    Ok(rows)
 }
 
 impl Rows {
@@ -273,7 +276,8 @@ mod tests {
         let mut resumed = ParquetParts::open(folder.path(), Vec::new(), 0).unwrap();
         assert_eq!(resumed.next_sequence(), 4);
         push(&mut resumed, 4, 10);
-        let whole = resumed.finish().unwrap();
+        let (whole, events) = resumed.finish().unwrap();
+        assert_eq!(events, 10);
 
         let reader = SerializedFileReader::new(File::open(whole).unwrap()).unwrap();
         assert_eq!(reader.num_row_groups(), 2);

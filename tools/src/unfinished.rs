@@ -1,7 +1,7 @@
-//! An export that is not finished: the folder `FILE.unfinished` beside the file that it shall become.
+//! An export that is not finished: the folder `FILE.unfinished` beside the file that it will become.
 //!
-//! What is written lies in the folder beside a note of which export it is, so that it can be gone on with and with
-//! nothing else. In the end the file is put in its place, whole, and the folder removed.
+//! What is written is in the folder beside a note of which export it is, so that this export and no other can be
+//! continued with it. In the end the file is put in its place, whole, and the folder removed.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -14,7 +14,7 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sidecar_log_format::Sequence;
 
-/// Which export it is: what must be the same when it is gone on with.
+/// Which export it is: what must be the same when it is continued.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Identity {
     pub(crate) log_id: String,
@@ -62,7 +62,7 @@ pub(crate) struct Unfinished {
 }
 
 impl Unfinished {
-    /// Begins an export, or goes on with an interrupted one of the same identity if that is asked for and there is one.
+    /// Begins an export, or continues an interrupted one of the same identity if that is asked for and there is one.
     pub(crate) fn open(output: &Path, wanted: &Identity, resume: bool) -> anyhow::Result<Self> {
         let mut folder = output.as_os_str().to_owned();
         folder.push(".unfinished");
@@ -86,14 +86,14 @@ impl Unfinished {
         if fs::exists(&note)? {
             ensure!(
                 resume,
-                "an interrupted export to {} is in {}; go on with it with --resume, or remove that folder",
+                "an interrupted export to {} is in {}; continue it with --resume, or remove that folder",
                 output.display(),
                 folder.display()
             );
         } else {
             // New, or stopped before it had its note.
             let is_begun = fs::read_dir(&folder)?.all(|entry| entry.is_ok_and(|entry| entry.file_name() == NEW_NOTE));
-            ensure!(is_begun, "{} is no interrupted export; remove it, or give another file", folder.display());
+            ensure!(is_begun, "{} is not an interrupted export; remove it, or give another file", folder.display());
             write_note(&folder, wanted).with_context(|| format!("cannot write {}", note.display()))?;
         }
         let found = fs::read(&note).with_context(|| format!("cannot read {}", note.display()))?;

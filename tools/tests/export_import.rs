@@ -108,7 +108,8 @@ fn interrupted(blocks: u32, arguments: &[&str]) {
 fn json_lines_are_those_of_cat_and_an_interrupted_export_goes_on() {
     let (folder, log) = some_log(300);
     let output = in_folder(&folder, "events.jsonl");
-    run(&["export", &log, "--output", &output, "--resume"]);
+    let out = run(&["export", &log, "--output", &output, "--resume"]);
+    assert!(out.starts_with(&format!("{output}: 301 events, ")) && out.ends_with("iB\n"), "{out}");
     let whole = run(&["cat", &log]);
     assert!(fs::read_to_string(&output).unwrap() == whole, "an export of everything prints what cat prints");
     for resume in [&[][..], &["--resume"]] {
@@ -122,7 +123,7 @@ fn json_lines_are_those_of_cat_and_an_interrupted_export_goes_on() {
     interrupted(30, &["export", &log, "--output", &output]);
     assert_eq!((fs::metadata(&part).unwrap().len(), fs::exists(&output).unwrap()), (30 * 512, false));
     let (_, err, status) = tool(&["export", &log, "--output", &output]);
-    assert_eq!((status, err.contains("go on with it with --resume, or remove that folder")), (1, true), "{err}");
+    assert_eq!((status, err.contains("continue it with --resume, or remove that folder")), (1, true), "{err}");
     run(&["export", &log, "--output", &output, "--resume"]);
     assert!(fs::read_to_string(&output).unwrap() == whole);
     assert!(!fs::exists(&unfinished).unwrap());
@@ -176,7 +177,7 @@ fn what_is_no_part_of_an_export_is_refused_and_stays_as_it_is() {
     fs::create_dir(format!("{other}.unfinished")).unwrap();
     fs::write(&diary, "mine").unwrap();
     let (_, err, status) = tool(&["export", &log, "--output", &other, "--resume"]);
-    assert_eq!((status, err.contains("is no interrupted export; remove it")), (1, true), "{err}");
+    assert_eq!((status, err.contains("is not an interrupted export; remove it")), (1, true), "{err}");
     assert_eq!(fs::read_to_string(diary).unwrap(), "mine");
     let nowhere = in_folder(&folder, "missing/events");
     for format in ["jsonl", "parquet", "sqlite"] {
@@ -213,7 +214,8 @@ fn an_export_that_was_stopped_at_its_first_or_last_step_goes_on() {
         let (_, err, status) = tool(&export[..4]);
         assert_eq!((err, status), (format!("error: {output} exists; give another file\n"), 1));
         let (out, err, status) = tool(&export);
-        assert_eq!((out, err.as_str(), status), (format!("{output}\n"), "", expected));
+        let is_named = out.starts_with(&format!("{output}: "));
+        assert_eq!((is_named, err.as_str(), status), (true, "", expected), "{out}");
         assert!(fs::read_to_string(&output).unwrap() == whole);
         assert!(!fs::exists(&unfinished).unwrap());
         fs::remove_file(&output).unwrap();
@@ -323,7 +325,8 @@ fn every_form_names_damage_and_ends_where_it_should_all_the_same() {
 fn parquet_has_a_row_per_event_and_its_keys() {
     let (folder, log) = some_log(300);
     let output = in_folder(&folder, "events.parquet");
-    run(&["export", &log, "--format", "parquet", "--output", &output]);
+    let out = run(&["export", &log, "--format", "parquet", "--output", &output]);
+    assert!(out.starts_with(&format!("{output}: 301 events, ")), "{out}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing but the log and the file is left");
     let reader = SerializedFileReader::new(fs::File::open(&output).unwrap()).unwrap();
     let columns: Vec<_> =
@@ -396,7 +399,8 @@ fn sqlite_has_the_tables_of_the_reference_and_goes_on_where_it_was() {
     let summary = export_range(&reader, &options, 1000..1100, u64::MAX, |_| {}, missing).unwrap();
     assert_eq!((summary.first_sequence, summary.rows), (1000, 100));
 
-    let (_, err, status) = tool(&[&export[..], &["--resume"]].concat());
+    let (out, err, status) = tool(&[&export[..], &["--resume"]].concat());
+    assert!(out.starts_with(&format!("{output}: 300 events, ")), "what was there before counts: {out}");
     let note = "note: 1 events from sequence 1100 on are of a kind or shape that the SQL tables do not have\n";
     assert_eq!((err.as_str(), status), (note, 0));
     let connection = rusqlite::Connection::open(&output).unwrap();
@@ -684,7 +688,7 @@ fn an_import_that_cannot_go_on_says_what_it_was_reading() {
         assert_eq!(connection.execute(&sql, []).unwrap(), 1);
     };
     for (column, unreadable, sound, why) in [
-        ("inserted_timestamp", "'yesterday'", "'2026-01-02 03:04:05'", "its inserted_timestamp is no time after 1970"),
+        ("emitted_timestamp", "'yesterday'", "'2026-01-02 03:04:05'", "its emitted_timestamp is not a time after 1970"),
         ("event_id", "'many'", "3", "Invalid column type Text at index: 3, name: event_id"),
         ("api_version", "x'ff'", "'2.0.0'", "its api_version is no text"),
     ] {
@@ -698,9 +702,82 @@ fn an_import_that_cannot_go_on_says_what_it_was_reading() {
 }
 
 #[test]
+fn what_a_log_cannot_hold_is_found_while_rows_are_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = reference_sqlite(folder.path());
+    let connection = rusqlite::Connection::open(&database).unwrap();
+    // As a tool of Windows may leave it, and a name that is too long.
+    let step = r#"UPDATE "Step" SET "raw" = replace("raw", '{"era_id"', '{' || char(13) || char(10) || '"era_id"')"#;
+    assert_eq!(connection.execute(step, []).unwrap(), 1);
+    let fault = r#"UPDATE "Fault" SET "raw" = "raw" || char(13)"#;
+    assert_eq!(connection.execute(fault, []).unwrap(), 1);
+    let block = r#"UPDATE "event_log" SET "network_name" = printf('%300s', 'x') WHERE "event_log_id" = 1"#;
+    assert_eq!(connection.execute(block, []).unwrap(), 1);
+    let (err, lines) = import_spoilt(&format!("sqlite:{}", database.display()), ", 1 left out", 9);
+    let (warning, note) = err.split_once('\n').unwrap();
+    assert!(warning.starts_with("warning: event_log_id 1 has content that a log cannot hold ("), "{err}");
+    assert!(note.starts_with("note: 2 events, event_log_id 6 the first, have carriage returns"), "{err}");
+    assert!(lines.contains("{\"Step\":{\n\"era_id\""), "the line end of an event stream: {lines}");
+}
+
+#[test]
+fn databases_without_the_tables_to_read_are_named_for_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("old.db3");
+    let connection = rusqlite::Connection::open(&file).unwrap();
+    let import = || tool(&["import", "--from", &format!("sqlite:{}", file.display()), &in_folder(&folder, "storage")]);
+    for (tables, why) in [
+        ("CREATE TABLE diary (day text)", "does not hold the tables of the Casper Sidecar 2.x: there is no table event_log"),
+        (
+            r#"CREATE TABLE event_log (event_log_id integer); CREATE TABLE "DeployAccepted" (deploy_hash text)"#,
+            "is a database of the Casper Sidecar 1.x: it has a table DeployAccepted; only databases of version 2.x",
+        ),
+    ] {
+        connection.execute_batch(tables).unwrap();
+        let (_, err, status) = import();
+        assert_eq!((status, err.contains(why)), (1, true), "{err}");
+    }
+}
+
+#[test]
+fn an_export_that_is_interrupted_from_the_keyboard_says_how_it_is_continued() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_log_folder, log) = some_log(300);
+    let output = in_folder(&folder, "events.jsonl");
+    // A reader that never comes keeps the export where it is.
+    let unfinished = format!("{output}.unfinished");
+    interrupted(30, &["export", &log, "--output", &output]);
+    let part = format!("{unfinished}/events.jsonl");
+    fs::remove_file(&part).unwrap();
+    assert!(Command::new("mkfifo").arg(&part).status().unwrap().success());
+    let mut export = Command::new(env!("CARGO_BIN_EXE_sidecar-log"))
+        .args(["export", &log, "--output", &output, "--resume"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let handles_interrupts = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", export.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
+        u64::from_str_radix(&caught, 16).unwrap() & 2 != 0
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !handles_interrupts() {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args(["-INT", &export.id().to_string()]).status().unwrap().success());
+    let mut err = String::new();
+    std::io::Read::read_to_string(&mut export.stderr.take().unwrap(), &mut err).unwrap();
+    assert_eq!(export.wait().unwrap().code(), Some(130));
+    assert_eq!(err, format!("interrupted; the same command with --resume continues, from what is in {unfinished}\n"));
+}
+
+#[test]
 fn what_was_imported_is_exported_as_the_rows_it_came_from() {
     let folder = tempfile::tempdir().unwrap();
     let reference = reference_sqlite(folder.path());
+    let emitted = r#"UPDATE "event_log" SET "emitted_timestamp" = '2026-01-01 00:00:0' || ("event_log_id" % 10)"#;
+    assert_eq!(rusqlite::Connection::open(&reference).unwrap().execute(emitted, []).unwrap(), 10);
     let (log, output) = (in_folder(&folder, "storage"), in_folder(&folder, "again.db3"));
     run(&["import", "--from", &format!("sqlite:{}", reference.display()), &log]);
     run(&["export", &log, "--format", "sqlite", "--output", &output]);
@@ -723,6 +800,13 @@ fn what_was_imported_is_exported_as_the_rows_it_came_from() {
         assert!(!expected.is_empty());
         assert_eq!(raws(output.as_ref()), expected, "{table}");
     }
+    let times = |file: &Path| -> Vec<String> {
+        let connection = rusqlite::Connection::open(file).unwrap();
+        let sql = r#"SELECT "emitted_timestamp" FROM "event_log" ORDER BY "event_log_id""#;
+        let mut statement = connection.prepare(sql).unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    assert_eq!(times(output.as_ref()), times(&reference));
 }
 
 /// The same database in PostgreSQL.
