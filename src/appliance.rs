@@ -464,9 +464,10 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
         },
         None => Rewriting::Merge(RewriteOptions { level: write.compression_level, block_bytes: write.block_bytes_max }),
     };
+    let [index_file, _] = projection_files(&storage.folder);
     Ok(ingest::Options {
         log_directory: log_directory(&storage.folder),
-        index_file: storage.folder.join("index").join("casper.redb"),
+        index_file,
         write,
         sync_interval,
         index: identity::Options {
@@ -504,6 +505,12 @@ pub fn log_directory(storage_folder: &Path) -> PathBuf {
     storage_folder.join("logs").join("casper")
 }
 
+/// What is made from the log in a storage folder, and made again when it is missing: the index of identities and the views.
+#[must_use]
+pub fn projection_files(storage_folder: &Path) -> [PathBuf; 2] {
+    ["index", "views"].map(|folder| storage_folder.join(folder).join("casper.redb"))
+}
+
 /// Whether a directory holds a log.
 ///
 /// # Errors
@@ -530,8 +537,7 @@ pub fn importing_directory(log_directory: &Path) -> PathBuf {
     name.into()
 }
 
-/// Refuses to make a log where an import was about to: events would come into it that the history could never be put in
-/// front of.
+/// Refuses to make a log where an import was about to: its first events would take the ids of the history.
 fn check_no_unfinished_import(storage_folder: &Path) -> anyhow::Result<()> {
     let log = log_directory(storage_folder);
     let importing = importing_directory(&log);
@@ -547,7 +553,8 @@ fn check_no_unfinished_import(storage_folder: &Path) -> anyhow::Result<()> {
 }
 
 fn view_options(storage: &Storage) -> view::Options {
-    view::Options::new(storage.folder.join("views").join("casper.redb"), storage.log.view_cache_bytes)
+    let [_, views] = projection_files(&storage.folder);
+    view::Options::new(views, storage.log.view_cache_bytes)
 }
 
 fn rest_options(settings: &RestApiServer) -> RestOptions {

@@ -11,6 +11,7 @@ use crate::{
     block::{self, BLOCK_HEADER_BYTES, Block, BlockHeader, BlockType, Row},
     chain::next_chain_value,
     head::{self, HeadState},
+    history::parse_in_front_of,
     log::list_segments,
     segment::{BlockEntry, Footer, SegmentFile, SegmentHeader, file_name, storage_error},
     storage::Storage,
@@ -66,6 +67,8 @@ pub enum StretchStart {
     NewLog,
     /// The value in the header of the oldest segment: what stood before was dropped and cannot be checked.
     OldestSegment,
+    /// The first event that the log had before history was imported in front of it.
+    AfterHistory,
     /// The value that the log says it goes on from behind a hole.
     AfterHole,
     /// Nothing tells what stood before: the first block is taken as it stands.
@@ -364,6 +367,8 @@ struct Thread {
     announced_version: ApiVersion,
     epoch: u64,
     identity: Option<([u8; 16], String)>,
+    /// Where history ends that was imported in front of the log, as the last import mark says.
+    history_end: Option<Sequence>,
 }
 
 /// Goes through segments in order.
@@ -496,6 +501,7 @@ impl Examiner {
             examined.mismatches.push(Mismatch { offset: 0, sequences: first..first, reason });
         };
         let follows = self.thread.next_sequence.is_none_or(|next| next == first);
+        let begins_again = self.thread.history_end == Some(first) && header.chain_before == CHAIN_START;
         if examined.header_damage.as_ref().is_some_and(|damage| !damage.is_mended) {
             self.thread.chain = match self.thread.next_sequence {
                 Some(_) => self.thread.chain.filter(|_| follows),
@@ -505,10 +511,13 @@ impl Examiner {
         } else {
             if let Some(next) = self.thread.next_sequence.filter(|&next| next > first) {
                 mismatch(format!("it begins at sequence {first}, but the segment before it ends at {next}"));
-            } else if follows && self.thread.chain.is_some_and(|chain| chain != header.chain_before) {
+            } else if follows && !begins_again && self.thread.chain.is_some_and(|chain| chain != header.chain_before) {
                 mismatch("its chain value is not that of the segment before it".to_owned());
             }
-            if follows && self.thread.wire_version.is_some_and(|version| version != header.version_before) {
+            if follows
+                && !begins_again
+                && self.thread.wire_version.is_some_and(|version| version != header.version_before)
+            {
                 mismatch("its API version is not that of the segment before it".to_owned());
             }
             if self.thread.identity.as_ref().is_some_and(|known| *known != identity) {
@@ -600,6 +609,11 @@ impl Examiner {
                 self.thread.next_sequence = Some(header.end_sequence());
             }
             Content::Marks(marks) => {
+                let history_end = marks
+                    .iter()
+                    .filter(|mark| mark.kind == MarkKind::IMPORT)
+                    .find_map(|mark| parse_in_front_of(&mark.body));
+                self.thread.history_end = history_end.or(self.thread.history_end);
                 let told = self.hear_losses(marks);
                 match told.unwrap_or(ChainAfterLoss::Unchanged) {
                     ChainAfterLoss::Unchanged => {
@@ -642,6 +656,9 @@ impl Examiner {
             (_, None) => StretchStart::Unknown,
             (None, Some(CHAIN_START)) => StretchStart::NewLog,
             (None, Some(_)) => StretchStart::OldestSegment,
+            (Some(_), Some(CHAIN_START)) if adjoins && self.thread.history_end == Some(first) => {
+                StretchStart::AfterHistory
+            }
             (Some(last), Some(before)) if adjoins && last.chain_after != before => StretchStart::Broken,
             (Some(_), Some(_)) => StretchStart::AfterHole,
         };

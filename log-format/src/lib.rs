@@ -19,6 +19,7 @@ mod examine;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod head;
+pub mod history;
 pub mod inspect;
 mod log;
 mod maintenance;

@@ -7,7 +7,10 @@ mod simulated_disk;
 use std::{collections::BTreeMap, sync::Arc};
 
 use sidecar_log_format::{
-    ApiVersion, CHAIN_START, ChainValue, Event, Kind, Log, Opened, ReadOptions, WriteOptions, Writer, next_chain_value,
+    ApiVersion, CHAIN_START, ChainValue, Event, Kind, Log, Mark, MarkKind, Opened, Read, ReadOptions, WriteOptions,
+    Writer,
+    history::{beginning, put_in_front},
+    next_chain_value,
     repair::{RepairOptions, repair},
     storage::Storage,
     verify::{StretchStart, Verification, verify},
@@ -204,4 +207,98 @@ fn a_repaired_log_keeps_its_hole_in_the_chain() {
     assert_eq!(stretches, [(0, 2, StretchStart::NewLog), (6, 11, StretchStart::AfterHole)]);
     let log = Log::open(disk, ReadOptions::default()).unwrap();
     assert_eq!(log.chain_after(7).unwrap(), Some(values(&history())[7]));
+}
+
+/// A log that begins at `first`, with an import mark at its end where history ends.
+fn log_from(first: u64, payloads: &[String], history_end: Option<u64>) -> SimulatedDisk {
+    let disk = SimulatedDisk::new(1);
+    let options =
+        WriteOptions { first_sequence: first, allocate_bytes: 1, ..WriteOptions::new("casper", [7; 16], 1_000) };
+    let Opened { mut writer, .. } = Writer::open(Arc::new(disk.clone()), options).unwrap();
+    writer.announce_version(ApiVersion { major: 2, minor: 0, patch: 0 }, "node", 5).unwrap();
+    for (number, payload) in payloads.iter().enumerate() {
+        let event = Event {
+            kind: Kind(7),
+            source: "node",
+            network: "net",
+            api_version: ApiVersion { major: 2, minor: 0, patch: 0 },
+            upstream_id: None,
+            received: 5,
+            payload,
+        };
+        writer.append(&event).unwrap();
+        if history_end.is_some() && number % 3 == 2 {
+            writer.seal_now(6).unwrap();
+        }
+    }
+    if let Some(end) = history_end {
+        let body = format!("{{\"import\":\"end\",\"in_front_of\":{end}}}");
+        let mark = Mark { kind: MarkKind::IMPORT, position: end, source: String::new(), received: 6, body };
+        writer.mark(&mark).unwrap();
+        writer.seal_now(6).unwrap();
+    }
+    writer.close().unwrap();
+    disk
+}
+
+#[test]
+fn history_in_front_of_a_log_is_read_with_it_and_shows_as_a_stretch_of_its_own_wherever_a_crash_stops_it() {
+    let payloads: Vec<String> = (0..14).map(|number| format!("{{\"Step\":{{\"era_id\":{number}}}}}")).collect();
+    let (older, newer) = payloads.split_at(8);
+    // Segments of 3, 3 and 2 events; the last one has the mark.
+    let history = log_from(92, older, Some(100));
+    for copied_before_the_crash in 0..=3 {
+        let log = log_from(100, newer, None);
+        let begun = beginning(&log).unwrap();
+        assert_eq!((begun.first_sequence, begun.log_id, begun.is_first_ever), (100, [7; 16], true));
+        let lock = log.lock().unwrap().unwrap();
+        let mut part = history.files();
+        let older_ones: Vec<String> =
+            part.keys().filter(|name| name.ends_with(".segment")).take(3 - copied_before_the_crash).cloned().collect();
+        older_ones.iter().for_each(|name| drop(part.remove(name)));
+        assert_eq!(
+            put_in_front(&log, lock.as_ref(), &SimulatedDisk::with_files(1, part)).unwrap(),
+            copied_before_the_crash
+        );
+        let first = [100, 98, 95, 92][copied_before_the_crash];
+        for (again, first) in [(false, first), (true, 92)] {
+            if again {
+                assert_eq!(put_in_front(&log, lock.as_ref(), &history).unwrap(), 3 - copied_before_the_crash);
+            }
+            let storage: Arc<dyn Storage> = Arc::new(log.clone());
+            let found = verify(&storage, &mut |_| {}).unwrap();
+            assert!(found.is_sound, "{:?}", found.problems);
+            assert_eq!((found.first_sequence, found.next_sequence), (first, 106));
+            let reader = Log::open(storage, ReadOptions::default()).unwrap();
+            for (sequence, payload) in (92..).zip(&payloads).skip_while(|(sequence, _)| *sequence < first) {
+                let Read::Events { block, index } = reader.read(sequence).unwrap() else { panic!("{sequence}") };
+                assert_eq!(block.row(index).unwrap().payload(), payload.as_bytes());
+            }
+        }
+        let storage: Arc<dyn Storage> = Arc::new(log.clone());
+        let found = verify(&storage, &mut |_| {}).unwrap();
+        let starts: Vec<_> = found.stretches.iter().map(|stretch| (stretch.first_sequence, stretch.start)).collect();
+        assert_eq!(starts, [(92, StretchStart::NewLog), (100, StretchStart::AfterHistory)]);
+        // It goes on as before.
+        drop(lock);
+        let options = WriteOptions { allocate_bytes: 1, ..WriteOptions::new("casper", [9; 16], 1_000) };
+        let Opened { writer, recovery, .. } = Writer::open(Arc::new(log.clone()), options).unwrap();
+        assert_eq!((writer.next_sequence(), recovery.lost), (106, None));
+    }
+}
+
+#[test]
+fn what_does_not_end_where_a_log_begins_is_not_put_in_front_and_what_has_no_mark_is_a_change() {
+    let payloads: Vec<String> = (0..3).map(|number| format!("{{\"Step\":{{\"era_id\":{number}}}}}")).collect();
+    let log = log_from(100, &payloads, None);
+    let lock = log.lock().unwrap().unwrap();
+    let refused = put_in_front(&log, lock.as_ref(), &log_from(90, &payloads, Some(93))).unwrap_err().to_string();
+    assert!(refused.contains("00000000000000000093.segment cannot be in front"), "{refused}");
+
+    // Without the mark, a chain that begins again is a change.
+    let unmarked = log_from(97, &payloads, Some(1));
+    put_in_front(&log, lock.as_ref(), &unmarked).unwrap();
+    let found = verify(&(Arc::new(log) as Arc<dyn Storage>), &mut |_| {}).unwrap();
+    assert!(!found.is_sound);
+    assert_eq!(found.stretches.last().unwrap().start, StretchStart::Broken);
 }

@@ -116,28 +116,36 @@ Examples:
 
 Parquet columns: sequence, time, kind, source, api_version, keys (JSON), payload.
 
-FILE is there once it is whole. Until then the export is in the folder FILE.unfinished, which --resume \
-goes on with if log, --from, --until, --types and --format are the same; without --resume it is \
-refused, and removing it begins anew.
+FILE is there once it is whole, and its events and bytes are printed. Until then the export is in the \
+folder FILE.unfinished, which --resume continues if log, --from, --until, --types and --format are the same; without --resume it is \
+refused, and removing it restarts the export.
 
 Exit status: 0; 1 when damaged events had to be left out, or the command failed.")]
     Export(export::ExportArguments),
-    /// Make a log of the events in a database of the Casper Sidecar.
+    /// Make a log, or the older part of one, of the events in a database of the Casper Sidecar.
     #[command(after_help = "\
 Examples:
   sidecar-log import --from sqlite:sqlite_database.db3 /var/lib/sidecar
   PGPASSWORD=… sidecar-log import --from 'postgresql://user@host/events?sslmode=require' LOG
 
-The log of a storage path is made where the sidecar looks for it, in logs/casper, which must not hold \
-one yet. It is there once it is whole. Until then it is in logs/casper.importing: the sidecar does not \
-start beside that, and an import that was stopped is begun anew by the same command.
+Databases of the Casper Sidecar 2.x can be imported. The log of a storage path is made where the sidecar \
+looks for it, in logs/casper, and is there once it is whole. Until then it is in logs/casper.importing: \
+the sidecar does not start beside that, and an import that was stopped is restarted by the same command.
 
-The rows are read twice, as they stand at the beginning: to check and count them, and to import them. \
-Events come in the order of event_log_id, their types' names put around them again. Where the storage \
-path has the Casper Sidecar's sse_index, the imported events get the ids before the one in it.
+Where there is a log already, the history is put in front of it, without the events that it has: stop the \
+sidecar first. The events get the ids before the log's first one, so a log that begins at 0, or that has \
+dropped its first events, has no room for them. Its index and views are removed and rebuilt at the next \
+start. An import that was stopped is continued by the same command.
 
-Exit status: 0; 1 when an event was left out because its content is missing or none of its type, or was \
-stored without its API version because that cannot be read, or the command failed.")]
+The rows are read twice, as they are at the beginning: to check and count them, and to import them. \
+Events come in the order of event_log_id, their types' names put around them again; they were received \
+at their emitted_timestamp. Carriage returns between the parts of a JSON text become line feeds, as an \
+event stream carries them. Where the storage path has the Casper Sidecar's sse_index, a new log ends \
+before the id in it.
+
+Exit status: 0; 1 when an event was left out because its content is missing, not of its type, or more \
+than a log can hold, or was stored without its API version because that cannot be read, or the command \
+failed.")]
     Import(import::ImportArguments),
     /// Check every checksum, sequence and chain value. Changes nothing.
     #[command(after_help = "\

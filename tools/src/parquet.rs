@@ -154,7 +154,8 @@ impl ParquetParts {
         let mut writer = self.writer(&whole)?;
         let mut events = 0;
         for (_, _, part) in self.list()? {
-            events += append_groups(&mut writer, &part).with_context(|| format!("cannot take in {}", part.display()))?;
+            events +=
+                append_groups(&mut writer, &part).with_context(|| format!("cannot take in {}", part.display()))?;
         }
         writer.into_inner()?.sync_all().with_context(|| format!("cannot write {}", whole.display()))?;
         Ok((whole, events))

@@ -268,6 +268,9 @@ fn beginning(stretch: &ChainStretch) -> String {
             format!("from {before}, which the oldest segment's header says and nothing here proves, to")
         }
         StretchStart::AfterHole => format!("from {before}, which the log says stood at the end of the hole, to"),
+        StretchStart::AfterHistory => {
+            "from the first event that the log had before history was imported in front of it, to".to_owned()
+        }
         StretchStart::Unknown => "from a first block that is taken as it stands, to".to_owned(),
         StretchStart::Broken => format!("do not follow from {before}; they go on to"),
         _ => format!("from {before} to"),

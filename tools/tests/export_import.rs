@@ -455,9 +455,94 @@ fn the_history_in_the_references_sqlite_database_becomes_what_the_node_said() {
     assert_eq!(report["marks"]["counts"]["import"], 2, "{report}");
     run(&["verify", &log]);
 
+    let again = run(&["import", "--from", &from, &log]);
+    assert_eq!(again, format!("0 events in {log}, in front of event 15, 10 that the log has already\n"));
+    assert!(run(&["cat", &log]) == lines);
+}
+
+/// A log that the sidecar has begun by itself at `first`, with what its node still had.
+fn begun_log(folder: &TempDir, first: u64, payloads: &[String]) -> String {
+    let log = folder.path().join("logs/casper");
+    let storage: Arc<dyn Storage> = Arc::new(Directory::create(&log).unwrap());
+    let options = WriteOptions { first_sequence: first, ..WriteOptions::new("casper", [5; 16], TIME) };
+    let Opened { mut writer, .. } = Writer::open(storage, options).unwrap();
+    for (id, payload) in (0..).zip(payloads) {
+        append(&mut writer, id, payload);
+    }
+    writer.close().unwrap();
+    log.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn history_is_put_in_front_of_a_log_that_has_begun_already_without_what_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = format!("sqlite:{}", reference_sqlite(folder.path()).display());
+    let said = said_once();
+    let mut still_there = vec![said[8].clone(), said[3].clone()];
+    still_there.push(r#"{"Step":{"era_id":77,"execution_effects":[]}}"#.to_owned());
+    let log = begun_log(&folder, 100, &still_there);
+    let made_again = ["index", "views"].map(|name| folder.path().join(name).join("casper.redb"));
+    for file in &made_again {
+        fs::create_dir(file.parent().unwrap()).unwrap();
+        fs::write(file, "of the log as it was").unwrap();
+    }
+
+    let held = fs::File::open(format!("{log}/lock")).unwrap();
+    held.lock().unwrap();
+    let (_, err, status) = tool(&["import", "--from", &from, folder.path().to_str().unwrap()]);
+    assert_eq!((status, err.contains("stop the sidecar, or wait for the other import")), (1, true), "{err}");
+    drop(held);
+    let out = run(&["import", "--from", &from, folder.path().to_str().unwrap()]);
+    assert_eq!(out, format!("8 events in {log}, in front of event 100, 2 that the log has already\n"));
+    let history = said.iter().enumerate().filter(|(at, _)| ![3, 8].contains(at)).map(|(_, payload)| payload.clone());
+    let expected: Vec<String> = history.chain(still_there).collect();
+    assert_eq!(payloads(&log), expected);
+    assert!(run(&["cat", &log]).starts_with("{\"sequence\":92,"));
+    let chain = run(&["verify", &log, "--chain"]);
+    assert!(chain.contains("from the first event that the log had before history was imported"), "{chain}");
+    assert!(made_again.iter().all(|file| !file.exists()), "they know nothing of the history");
+    assert!(!Path::new(&format!("{log}.importing")).exists());
+}
+
+#[test]
+fn history_that_was_put_in_front_only_in_part_is_continued_by_the_same_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = reference_sqlite(folder.path());
+    let from = format!("sqlite:{}", database.display());
+    let log = begun_log(&folder, 100, &[r#"{"Step":{"era_id":77,"execution_effects":[]}}"#.to_owned()]);
+    // It cannot be copied: something that is not a file has the name that the first segment is given first.
+    let in_the_way = format!("{log}/00000000000000000090.segment.new");
+    fs::create_dir(&in_the_way).unwrap();
     let (_, err, status) = tool(&["import", "--from", &from, &log]);
-    assert_eq!(status, 1);
-    assert!(err.contains("holds a log, or something else, already"), "{err}");
+    assert_eq!((status, err.contains("run the same command again")), (1, true), "{err}");
+    assert_eq!(run(&["cat", &log]).lines().count(), 1, "the log is as it was");
+    fs::remove_dir(&in_the_way).unwrap();
+    // The database is not needed any more.
+    fs::write(&database, "").unwrap();
+    let out = run(&["import", "--from", &from, &log]);
+    assert_eq!(out, format!("the history that was imported before is in front of {log}, which begins at event 90\n"));
+    assert_eq!(payloads(&log)[..10], said_once());
+    run(&["verify", &log]);
+}
+
+#[test]
+fn a_log_without_room_in_front_is_refused_with_the_way_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = format!("sqlite:{}", reference_sqlite(folder.path()).display());
+    for (first, why) in [
+        (0, "begins at event 0, and history needs the ids before a log's first"),
+        (7, "10 events do not fit in front of"),
+    ] {
+        let storage = tempfile::tempdir().unwrap();
+        let log = begun_log(&storage, first, &[r#"{"Step":{"era_id":77,"execution_effects":[]}}"#.to_owned()]);
+        let (_, err, status) = tool(&["import", "--from", &from, &log]);
+        assert_eq!((status, err.contains(why)), (1, true), "{err}");
+        assert!(
+            err.contains("stop the sidecar, move ") && err.contains("views/casper.redb away, import, and start it"),
+            "{err}"
+        );
+        assert_eq!(run(&["cat", &log]).lines().count(), 1);
+    }
 }
 
 /// Imports a database beside an `sse_index` of 25, up to which the ids of what is left must reach; the standard error and
@@ -717,7 +802,7 @@ fn what_a_log_cannot_hold_is_found_while_rows_are_checked() {
     let (warning, note) = err.split_once('\n').unwrap();
     assert!(warning.starts_with("warning: event_log_id 1 has content that a log cannot hold ("), "{err}");
     assert!(note.starts_with("note: 2 events, event_log_id 6 the first, have carriage returns"), "{err}");
-    assert!(lines.contains("{\"Step\":{\n\"era_id\""), "the line end of an event stream: {lines}");
+    assert!(lines.contains("{\"Step\":{ \"era_id\""), "{lines}");
 }
 
 #[test]
@@ -727,7 +812,10 @@ fn databases_without_the_tables_to_read_are_named_for_what_they_are() {
     let connection = rusqlite::Connection::open(&file).unwrap();
     let import = || tool(&["import", "--from", &format!("sqlite:{}", file.display()), &in_folder(&folder, "storage")]);
     for (tables, why) in [
-        ("CREATE TABLE diary (day text)", "does not hold the tables of the Casper Sidecar 2.x: there is no table event_log"),
+        (
+            "CREATE TABLE diary (day text)",
+            "does not hold the tables of the Casper Sidecar 2.x: there is no table event_log",
+        ),
         (
             r#"CREATE TABLE event_log (event_log_id integer); CREATE TABLE "DeployAccepted" (deploy_hash text)"#,
             "is a database of the Casper Sidecar 1.x: it has a table DeployAccepted; only databases of version 2.x",

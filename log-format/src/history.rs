@@ -1,0 +1,92 @@
+//! Putting older events in front of a log that has begun already.
+//!
+//! The older events are a log of their own at first: of the same id, with its last event right before the other log's first,
+//! and with an import mark at its end that names that. Its segments are copied over, the newest first, so that there is no
+//! hole in the log at any moment. The chain begins again where the log began before, because nothing that is stored changes.
+
+use crate::{
+    CHAIN_START, Error, Result, Sequence,
+    log::list_segments,
+    rewrite::copy_bytes,
+    segment::{Footer, SegmentFile, file_name, storage_error},
+    storage::{Lock, Storage},
+};
+
+/// The key of an import mark's body that names the first event after the history.
+pub const IN_FRONT_OF: &str = "in_front_of";
+
+/// Where a log begins, and what history in front of it must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// The oldest sequence.
+    pub first_sequence: Sequence,
+    /// The log's id.
+    pub log_id: [u8; 16],
+    /// The log's dialect.
+    pub dialect: String,
+    /// Whether that is the first event that the log ever had. Otherwise older ones have used the sequences before it.
+    pub is_first_ever: bool,
+}
+
+/// Reads where a log begins.
+///
+/// # Errors
+/// [`Error::NotALog`], or what the storage answers.
+pub fn beginning(log: &dyn Storage) -> Result<Beginning> {
+    let oldest = list_segments(log)?.first().copied();
+    let oldest = oldest.ok_or_else(|| Error::NotALog { directory: log.name() })?;
+    let header = SegmentFile::open(log, oldest, false)?.header;
+    Ok(Beginning {
+        first_sequence: oldest,
+        log_id: header.log_id,
+        dialect: header.dialect,
+        is_first_ever: header.chain_before == CHAIN_START,
+    })
+}
+
+/// Copies the segments of `history` in front of `log`, whose lock the caller holds. What an earlier call has copied already
+/// is passed over; returns how many segments are new.
+///
+/// # Errors
+/// [`Error::Refused`] when the history is of another log or does not end where the log begins, or what the storages answer.
+/// What was copied before that is part of the log.
+pub fn put_in_front(log: &dyn Storage, _lock: &dyn Lock, history: &dyn Storage) -> Result<usize> {
+    let Beginning { mut first_sequence, log_id, dialect, .. } = beginning(log)?;
+    let mut copied = 0;
+    let older = list_segments(history)?.into_iter().rev().skip_while(|&segment| segment >= first_sequence);
+    for segment in older.collect::<Vec<_>>() {
+        let file = SegmentFile::open(history, segment, false)?;
+        let refuse =
+            |reason: String| Err(Error::Refused { reason: format!("{} cannot be in front: {reason}", file.name) });
+        if file.header.log_id != log_id || file.header.dialect != dialect {
+            return refuse("it belongs to another log".to_owned());
+        }
+        let Some((footer, _)) = Footer::read(&file.name, file.file.as_ref())? else {
+            return refuse("it is not sealed".to_owned());
+        };
+        if footer.end_sequence != first_sequence {
+            return refuse(format!("it ends before {}, and the log begins at {first_sequence}", footer.end_sequence));
+        }
+        copy_segment(&file, log)?;
+        // From here on the log begins at this segment: whatever else records where it begins is to be lowered here.
+        first_sequence = segment;
+        copied += 1;
+    }
+    Ok(copied)
+}
+
+fn copy_segment(segment: &SegmentFile, to: &dyn Storage) -> Result<()> {
+    let name = file_name(segment.header.first_sequence);
+    let aside = format!("{name}.new");
+    let length = segment.file.len().map_err(storage_error("read", &segment.name))?;
+    let file = to.create(&aside).map_err(storage_error("create", &aside))?;
+    copy_bytes(segment, 0, length, file.as_ref(), 0, &aside)?;
+    file.sync().map_err(storage_error("sync", &aside))?;
+    to.rename(&aside, &name).map_err(storage_error("rename", &aside))?;
+    to.sync_directory().map_err(storage_error("sync", "the directory"))
+}
+
+/// The first event after the history, as the body of an import mark names it.
+pub(crate) fn parse_in_front_of(body: &str) -> Option<Sequence> {
+    serde_json::from_str::<serde_json::Value>(body).ok()?.get(IN_FRONT_OF)?.as_u64()
+}

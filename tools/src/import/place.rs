@@ -1,0 +1,177 @@
+//! Where an import goes: to a log that is not there yet, or in front of one that is.
+//!
+//! A new log is renamed into its place when it is whole. History is copied in front of a log segment by segment, which can be
+//! stopped at any moment and continued.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail, ensure};
+use sidecar::appliance;
+use sidecar_log_format::{
+    Sequence,
+    history::{self, Beginning},
+    storage::{Directory, LOCK_FILE, Lock, Storage},
+};
+
+use super::DIALECT;
+use crate::unfinished::sync_folder;
+
+/// The place of the log to come, or of the log that history is put in front of.
+pub(super) struct Place {
+    pub(super) directory: PathBuf,
+    pub(super) storage_folder: PathBuf,
+    storage: Directory,
+    /// Where the log begins, if there is one.
+    pub(super) beginning: Option<Beginning>,
+    /// Where what is imported is until it is whole.
+    pub(super) unfinished: PathBuf,
+    /// The log's lock: no other import, and no sidecar, writes in the directory meanwhile.
+    lock: Box<dyn Lock>,
+}
+
+impl Place {
+    pub(super) fn claim(path: &Path) -> anyhow::Result<Self> {
+        let (directory, storage_folder) = places(path)?;
+        let cannot_write = || format!("cannot write {}", directory.display());
+        let storage = Directory::create(&directory)
+            .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+        let lock = storage.lock().with_context(cannot_write)?.with_context(|| {
+            format!("another process writes {}; stop the sidecar, or wait for the other import", directory.display())
+        })?;
+        let beginning = if appliance::is_log(&directory).with_context(cannot_write)? {
+            Some(beginning_with_room(&storage, &directory, &storage_folder)?)
+        } else {
+            ensure!(
+                storage.list().with_context(cannot_write)? == [LOCK_FILE],
+                "{} holds something that is not a log; move it away, or import to another storage path",
+                directory.display()
+            );
+            None
+        };
+        let unfinished = appliance::importing_directory(&directory);
+        Ok(Place { directory, storage_folder, storage, beginning, unfinished, lock })
+    }
+
+    /// The log's directory.
+    pub(super) fn storage(&self) -> &Directory {
+        &self.storage
+    }
+
+    /// The sequence of the first of so many imported events.
+    pub(super) fn first_sequence(&self, events: u64) -> anyhow::Result<Sequence> {
+        let Some(beginning) = &self.beginning else {
+            return Ok(appliance::reference_index(&self.storage_folder).saturating_sub(events));
+        };
+        let begins_at = beginning.first_sequence;
+        begins_at.checked_sub(events).with_context(|| {
+            format!(
+                "{events} events do not fit in front of {}, which begins at event {begins_at}; {}",
+                self.directory.display(),
+                begin_again(&self.directory, &self.storage_folder)
+            )
+        })
+    }
+
+    /// Ends what an earlier import has read and checked and was stopped before it was all in its place; `None` when there is
+    /// no such.
+    pub(super) fn resume(&self) -> anyhow::Result<Option<Sequence>> {
+        let Some(beginning) = &self.beginning else { return Ok(None) };
+        match fs::read_to_string(self.unfinished.join(WHOLE)) {
+            Ok(log_id) if log_id == hex::encode(beginning.log_id) => self.put_in_front().map(Some),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", self.unfinished.display())),
+        }
+    }
+
+    /// An empty folder for what is imported. What a stopped import left there cannot be continued.
+    pub(super) fn begin(&self) -> anyhow::Result<Directory> {
+        match fs::remove_dir_all(&self.unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Directory::create(&self.unfinished),
+        }
+        .with_context(|| format!("cannot make the directory {} anew", self.unfinished.display()))
+    }
+
+    /// Puts what was imported in its place. Where that is in front of a log, returns where the log begins now.
+    pub(super) fn finish(&self) -> anyhow::Result<()> {
+        if let Some(beginning) = &self.beginning {
+            let note = self.unfinished.join(WHOLE);
+            fs::write(&note, hex::encode(beginning.log_id))
+                .and_then(|()| fs::File::open(&note)?.sync_all())
+                .with_context(|| format!("cannot write {}", note.display()))?;
+            sync_folder(&self.unfinished)?;
+            return self.put_in_front().map(drop);
+        }
+        let directory = self.unfinished.with_extension("");
+        // A directory takes the place of an empty one only, so nothing that comes there now is lost.
+        fs::remove_file(directory.join(LOCK_FILE))
+            .and_then(|()| fs::rename(&self.unfinished, &directory))
+            .with_context(|| format!("cannot rename {} to {}", self.unfinished.display(), directory.display()))?;
+        directory.parent().map_or(Ok(()), sync_folder)
+    }
+
+    fn put_in_front(&self) -> anyhow::Result<Sequence> {
+        // They know nothing of the history, and are made again from the whole log.
+        for file in appliance::projection_files(&self.storage_folder) {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", file.display()));
+                }
+                _ => {}
+            }
+        }
+        history::put_in_front(&self.storage, self.lock.as_ref(), &Directory::at(&self.unfinished)).with_context(
+            || format!("cannot put the history in front of {}; run the same command again", self.directory.display()),
+        )?;
+        fs::remove_dir_all(&self.unfinished).with_context(|| format!("cannot remove {}", self.unfinished.display()))?;
+        Ok(history::beginning(&self.storage)?.first_sequence)
+    }
+}
+
+/// In the folder of an import that has only to be put in its place: the id of the log that it belongs to.
+const WHOLE: &str = "whole";
+
+/// Where a log begins, if history can be put in front of it.
+fn beginning_with_room(storage: &Directory, directory: &Path, storage_folder: &Path) -> anyhow::Result<Beginning> {
+    let beginning = history::beginning(storage)?;
+    let why = match &beginning {
+        Beginning { dialect, .. } if dialect != DIALECT => format!("is a log of another kind, {dialect}"),
+        Beginning { first_sequence: 0, .. } => {
+            "begins at event 0, and history needs the ids before a log's first".to_owned()
+        }
+        Beginning { is_first_ever: false, .. } => {
+            "has dropped its first events, whose ids history would get".to_owned()
+        }
+        _ => return Ok(beginning),
+    };
+    bail!("{} {why}; {}", directory.display(), begin_again(directory, storage_folder))
+}
+
+/// The way back where there is no room in front of a log.
+fn begin_again(directory: &Path, storage_folder: &Path) -> String {
+    let [index, views] = appliance::projection_files(storage_folder);
+    format!(
+        "to have the history all the same, stop the sidecar, move {}, {} and {} away, import, and start it: nodes send again \
+         what they still have",
+        directory.display(),
+        index.display(),
+        views.display()
+    )
+}
+
+/// The log's directory, and the storage folder that it is in: the one that is named, or, where a log's directory is
+/// named, the one around it.
+fn places(path: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let path = std::path::absolute(path).with_context(|| format!("cannot import to {}", path.display()))?;
+    let logs = path.parent().filter(|logs| logs.ends_with("logs") && path.file_name().is_some());
+    let around = logs.and_then(Path::parent).map(Path::to_owned);
+    Ok(match around {
+        Some(storage_folder) => (path, storage_folder),
+        None if appliance::is_log(&path).unwrap_or(false) => (path.clone(), path),
+        None => (appliance::log_directory(&path), path),
+    })
+}
