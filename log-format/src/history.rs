@@ -68,7 +68,7 @@ pub fn put_in_front(log: &dyn Storage, _lock: &dyn Lock, history: &dyn Storage) 
             return refuse(format!("it ends before {}, and the log begins at {first_sequence}", footer.end_sequence));
         }
         copy_segment(&file, log)?;
-        // From here on the log begins at this segment: whatever else records where it begins is to be lowered here.
+        // From here on the log begins at this segment: a record of where it begins must be lowered here, after the copy.
         first_sequence = segment;
         copied += 1;
     }

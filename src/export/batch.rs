@@ -9,7 +9,7 @@ use super::rows::{EventRow, event_row};
 /// A transaction takes no further event once it has so many bytes of payload.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
-/// Events that stand next to each other in the log, held for as long as their rows are needed.
+/// Adjacent events of the log, held for as long as their rows are needed.
 pub(super) struct Batch {
     events: Vec<Stored>,
     /// The sequence after the last of them.
@@ -20,7 +20,7 @@ pub(super) struct Batch {
 
 struct Stored {
     place: Place,
-    /// The payload, where it does not stand in the block in one piece.
+    /// The payload, where it is not in the block in one piece.
     payload: Option<String>,
 }
 
@@ -108,7 +108,7 @@ impl Stored {
     }
 }
 
-/// A payload that stands in its frame over several lines, in one piece.
+/// A payload that its frame has over several lines, in one piece.
 fn folded_payload(row: &Row<'_>) -> Option<String> {
     match row.payload() {
         std::borrow::Cow::Borrowed(_) => None,

@@ -1,4 +1,4 @@
-//! What one exporter counts, for whoever shows it: plain atomics, written by the exporter's thread.
+//! The counters of one exporter, for the admin server: plain atomics, written by the exporter's thread.
 
 use std::sync::{
     Arc,

@@ -28,7 +28,7 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// The most events of one transaction.
 pub(super) const BATCH_EVENTS_MAX: usize = 8192;
 
-/// Why an export cannot begin or go on.
+/// Why an export cannot begin or continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExportError {
@@ -60,7 +60,7 @@ pub enum ExportError {
         /// Why not.
         reason: String,
     },
-    /// A certificate that is to be trusted cannot be read.
+    /// A certificate to trust cannot be read.
     #[error("cannot use {path} as the root certificate: {reason}; give a file with certificates in PEM form")]
     RootCertificate {
         /// The file.
@@ -429,7 +429,7 @@ impl<D: Database> Exporter<D> {
         }
     }
 
-    /// Waits until the log has the event `next`, at most until the database is to be looked after.
+    /// Waits until the log has the event `next`, at most until it is time to look after the database.
     fn wait_for_events(&mut self, next: Sequence) -> Woken {
         let (committed, stopping) = (&mut self.committed, &mut self.stopping);
         self.runtime.block_on(async {

@@ -72,7 +72,7 @@ struct Written {
     collisions: u64,
     /// Events that the database cannot hold, and why.
     refused: Vec<(Sequence, String)>,
-    /// What the checkpoint says now of the tables.
+    /// The tables that the checkpoint now lists as filled.
     filled: Tables,
 }
 
@@ -118,8 +118,8 @@ impl Exporters {
     /// Looks at the databases once, and makes the tables where they are missing.
     ///
     /// # Errors
-    /// What an operator must set right first: a file that is no database or may not be written, a migration that this
-    /// version does not know, or a server that answers and refuses. Whatever may pass by itself is no error.
+    /// What an operator must set right first: a file that is not a database or may not be written, a migration that this
+    /// version does not know, or a server that answers and refuses. What may pass by itself is not an error.
     pub async fn check(&self) -> Result<(), ExportError> {
         let sqlite = async {
             let Some(options) = self.options.sqlite.clone() else { return Ok(()) };

@@ -25,8 +25,8 @@ pub struct Summary {
     pub without_table: u64,
 }
 
-/// Writes the events of `range` whose kind's bit is in `kinds`. Interrupted and called again with the same range, it goes
-/// on where it was. `progress` is told the next sequence after each transaction. `missing` is told what of the range names
+/// Writes the events of `range` whose kind's bit is in `kinds`. Interrupted and called again with the same range, it
+/// continues where it was. `progress` gets the next sequence after each transaction. `missing` gets what of the range names
 /// no event any more, before the file is past it: its error ends the export, and the next one tells it again.
 ///
 /// # Errors

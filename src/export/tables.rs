@@ -1,6 +1,6 @@
 //! Whether a database has the tables to write to, and whether they still hold what was written.
 //!
-//! A checkpoint says how far an export is, the tables hold the rows. They part when somebody drops, renames or empties
+//! A checkpoint says how far an export is, the tables hold the rows. They disagree when somebody drops, renames or empties
 //! tables, so both databases ask here after every connect and before every batch.
 
 use super::{ExportError, rows::EventRow};
@@ -24,7 +24,7 @@ pub(super) const WRITTEN: [&str; 9] = [
 /// What is needed beside those.
 const NEEDED: [&str; 3] = ["transaction_event", "event_type", "TransactionType"];
 
-/// Whether all tables must be made, by what `Migration` says (its newest version, and whether that was a success) and by
+/// Whether all tables must be made, by the newest version in `Migration`, whether that was a success, and
 /// the names of the tables that there are.
 pub(super) fn must_make(newest: Option<(i64, bool)>, present: &[String], place: &str) -> Result<bool, ExportError> {
     if must_migrate(newest, place)? {
@@ -36,14 +36,14 @@ pub(super) fn must_make(newest: Option<(i64, bool)>, present: &[String], place: 
         return Ok(false);
     }
     // Part of them alone cannot be made again: the rows of the others refer to rows that are gone.
-    if WRITTEN.iter().any(|table| !is_missing(&table)) {
+    if WRITTEN.iter().any(|table| !is_missing(table)) {
         let tables = missing.join("\", \"");
         return Err(ExportError::MissingTables { place: place.to_owned(), tables: format!("\"{tables}\"") });
     }
     Ok(true)
 }
 
-/// Whether the tables must be made, by what `Migration` says alone.
+/// Whether the tables must be made, by `Migration` alone.
 pub(super) fn must_migrate(newest: Option<(i64, bool)>, place: &str) -> Result<bool, ExportError> {
     match newest {
         None => Ok(true),

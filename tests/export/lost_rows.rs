@@ -50,6 +50,27 @@ fn a_sqlite_file_that_is_moved_away_is_whole_and_the_next_one_is_filled_from_the
     world.stop();
 }
 
+#[test]
+fn a_file_at_rest_is_whole_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(folder.path(), None);
+    (0..10).for_each(|era| world.tell(&step(era), 1, era, 0));
+    world.commit();
+    world.restart();
+    world.wait_for_exporters();
+    // As it is taken to another file system: without what SQLite keeps beside it.
+    let (copy, deadline) = (folder.path().join("copy.db3"), Instant::now() + PATIENCE);
+    while {
+        fs::copy(&world.file, &copy).unwrap();
+        Database::Sqlite(&copy).checkpoint() != Some(10)
+    } {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Database::Sqlite(&copy).assert_equals(&world.model);
+    world.stop();
+}
+
 #[tokio::test]
 async fn a_moved_file_is_reported_and_an_export_from_the_head_continues_where_it_ended() {
     let node = SimulatedNode::start();

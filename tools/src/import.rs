@@ -4,7 +4,7 @@
 //! what the node said as far as the database can tell. An event's receive time is its `emitted_timestamp`.
 //!
 //! Rows flow from one snapshot of the database twice: first they are checked, by the log's own rules, and counted, because
-//! the number of events says which sequence is the first; then they are written. Until the log is whole it is in the folder
+//! the number of events determines the first sequence; then they are written. Until the log is whole it is in the folder
 //! `LOG.importing`, which nothing takes for a log by itself. History for a log that has begun already is written there, too,
 //! and then put in front of it, without the events that the log has.
 //!
@@ -44,8 +44,8 @@ const DIALECT: &str = "casper";
 
 #[derive(clap::Args)]
 pub(crate) struct ImportArguments {
-    /// The database: sqlite:FILE, or postgresql://USER@HOST:PORT/NAME, with ?sslmode= and sslrootcert= behind it where
-    /// needed, and no other parameter; the password stands in the variable PGPASSWORD, or in the URL as USER:PASSWORD
+    /// The database: sqlite:FILE, or postgresql://USER@HOST:PORT/NAME, with ?sslmode= and sslrootcert= after it where
+    /// needed, and no other parameter; the password is in the variable PGPASSWORD, or in the URL as USER:PASSWORD
     #[arg(long, value_name = "DATABASE")]
     from: String,
     /// The storage path to put the log under, or the log's own directory in it, STORAGE_PATH/logs/NAME
@@ -334,7 +334,7 @@ fn payload(row: &Row<'_>) -> Result<(String, Identity), String> {
     }
 
     let name = kind_name(row.kind);
-    let unreadable = |error: &dyn Display| format!("content that is no {name} ({error})");
+    let unreadable = |error: &dyn Display| format!("content that is not a {name} ({error})");
     let payload = match (row.kind, row.raw) {
         (event::SHUTDOWN, _) => "\"Shutdown\"".to_owned(),
         (_, None) => return Err("no content".to_owned()),
@@ -342,7 +342,7 @@ fn payload(row: &Row<'_>) -> Result<(String, Identity), String> {
             let Accepted { transaction } = serde_json::from_str(raw).map_err(|error| unreadable(&error))?;
             format!("{{\"{name}\":{transaction}}}")
         }
-        // In JSON a name in plain quotes is no part of a string, and this one stands before the effects.
+        // In JSON a name in plain quotes is not part of a string, and this one is before the effects.
         (event::STEP, Some(raw)) => {
             format!("{{\"{name}\":{}}}", raw.replacen("\"execution_effect\"", "\"execution_effects\"", 1))
         }
@@ -351,7 +351,7 @@ fn payload(row: &Row<'_>) -> Result<(String, Identity), String> {
     // Nothing comes into a log by this way that the sidecar would not take from a node.
     let identity = match classify(&payload) {
         Ok(Classified::Event(facts)) if facts.kind == row.kind => Ok(facts.identity),
-        Ok(_) => Err(format!("content that is no {name}")),
+        Ok(_) => Err(format!("content that is not a {name}")),
         Err(malformed) => Err(unreadable(&malformed)),
     }?;
     Ok((payload, identity))

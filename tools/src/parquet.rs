@@ -1,6 +1,6 @@
 //! A Parquet file that can be written in several goes.
 //!
-//! A Parquet file has its index at its end, so one that was interrupted is worth nothing. Therefore rows go into parts,
+//! A Parquet file has its index at its end, so one that was interrupted is unusable. Therefore rows go into parts,
 //! each a whole file of one row group named by its first and next sequence; in the end their row groups are put together
 //! into one file, as they are.
 
@@ -64,7 +64,7 @@ struct Rows {
 }
 
 impl ParquetParts {
-    /// Begins at `first_sequence`, or goes on behind the parts that are in the folder.
+    /// Begins at `first_sequence`, or continues after the parts that are in the folder.
     pub(crate) fn open(folder: &Path, names: Vec<(u8, String)>, first_sequence: Sequence) -> anyhow::Result<Self> {
         let schema = Arc::new(parse_message_type(SCHEMA)?);
         let mut parts = ParquetParts {

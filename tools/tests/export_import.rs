@@ -594,13 +594,13 @@ fn what_no_node_says_is_left_out_and_a_version_that_is_none_is_named() {
     let from = format!("sqlite:{}", database.display());
     let (err, lines) = import_spoilt(&from, ", 3 left out, 1 without an API version", 7);
     for (warning, (id, what)) in err.lines().zip([
-        (2, "content that is no TransactionAccepted (missing field `transaction` at line 1 column 18); it is left out"),
+        (2, "content that is not a TransactionAccepted (missing field `transaction` at line 1 column 18); it is left out"),
         (
             4,
-            "content that is no TransactionProcessed (payload is not one JSON value: expected value at line 1 column \
+            "content that is not a TransactionProcessed (payload is not one JSON value: expected value at line 1 column \
              45); it is left out",
         ),
-        (6, "content that is no Fault; it is left out"),
+        (6, "content that is not a Fault; it is left out"),
         (8, "the API version 'two', which is none; it is stored without one"),
     ]) {
         assert_eq!(warning, format!("warning: event_log_id {id} has {what}"));
@@ -775,7 +775,7 @@ fn an_import_that_cannot_go_on_says_what_it_was_reading() {
     for (column, unreadable, sound, why) in [
         ("emitted_timestamp", "'yesterday'", "'2026-01-02 03:04:05'", "its emitted_timestamp is not a time after 1970"),
         ("event_id", "'many'", "3", "Invalid column type Text at index: 3, name: event_id"),
-        ("api_version", "x'ff'", "'2.0.0'", "its api_version is no text"),
+        ("api_version", "x'ff'", "'2.0.0'", "its api_version is not text"),
     ] {
         set(column, unreadable);
         let (_, err, status) = import(&from);

@@ -139,19 +139,15 @@ impl SqliteDatabase {
         Ok(connection)
     }
 
-    /// Finishes with a file that is not at its path any more. As long as that cannot be done, it stays open.
-    fn let_go(&mut self) -> Result<(), ExportError> {
-        let Some(open) = self.open.take() else { return Ok(()) };
-        if !open.is_displaced() {
-            return Ok(());
+    /// Closes the file. One that is not at its path any more stays open until it is whole.
+    fn close(&mut self) -> Result<(), ExportError> {
+        if let Some(open) = self.open.as_ref().filter(|open| open.is_displaced()) {
+            open.complete().map_err(|reason| ExportError::Failed { place: self.options.place(), reason })?;
         }
-        match open.let_go() {
-            Ok(()) => Ok(()),
-            Err((open, reason)) => {
-                self.open = Some(open);
-                Err(ExportError::Failed { place: self.options.place(), reason })
-            }
+        if let Some(open) = self.open.take() {
+            open.close();
         }
+        Ok(())
     }
 
     /// Sets the connection up and returns the newest migration.
@@ -188,7 +184,7 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
 
 impl Database for SqliteDatabase {
     fn open(&mut self, log_id: &str, initial: Checkpoint) -> Result<Found, ExportError> {
-        self.let_go()?;
+        self.close()?;
         let connection = self.connect()?;
         let found = checkpoint(&connection, log_id, initial)
             .and_then(|checkpoint| Ok(Found { checkpoint, emptied: emptied(&connection, checkpoint.filled)? }));
@@ -202,7 +198,7 @@ impl Database for SqliteDatabase {
             return Err(ExportError::Failed { place: self.options.place(), reason: "it is not open".to_owned() });
         };
         if open.is_displaced() {
-            self.let_go()?;
+            self.close()?;
             return Err(ExportError::Displaced { place: self.options.place() });
         }
         match write(open.connection(), rows, advance) {
@@ -219,7 +215,7 @@ impl Database for SqliteDatabase {
     fn look_after(&mut self) -> Result<(), ExportError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         if open.is_displaced() {
-            self.let_go()?;
+            self.close()?;
             return Err(ExportError::Displaced { place: self.options.place() });
         }
         open.empty_log().map_err(|error| self.error(error))
@@ -311,7 +307,7 @@ fn move_checkpoint(transaction: &Transaction<'_>, advance: &Advance<'_>, filled:
     Ok(moved == 1)
 }
 
-/// Inserts the rows of one event, unless one with its keys is there; says whether.
+/// Inserts the rows of one event, unless one with its keys is there; returns whether it did.
 fn insert(transaction: &Transaction<'_>, row: &EventRow<'_>) -> rusqlite::Result<bool> {
     if is_taken(transaction, row)? {
         return Ok(false);
@@ -427,6 +423,9 @@ fn number(value: u64) -> Value {
     i64::try_from(value).map_or(Value::Real(value as f64), Value::Integer)
 }
 
+/// The last second that SQLite's dates can name.
+const SECONDS_MAX: i64 = 253_402_300_799;
+
 fn seconds(received: sidecar_log_format::Timestamp) -> i64 {
-    i64::try_from(received / 1_000_000).unwrap_or(i64::MAX)
+    i64::try_from(received / 1_000_000).unwrap_or(i64::MAX).min(SECONDS_MAX)
 }

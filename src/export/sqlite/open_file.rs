@@ -64,16 +64,18 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Closes a file that is not at its path any more: whole, and with nothing left at the path that the next file there
-    /// would take for its own. Gives itself back, with the reason, while a reader is in the way.
-    pub(super) fn let_go(self) -> Result<(), (Self, String)> {
+    /// Makes a file that is not at its path any more whole by itself.
+    ///
+    /// # Errors
+    /// The reason, while a reader is in the way.
+    pub(super) fn complete(&self) -> Result<(), String> {
         let is_busy = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
         match is_busy {
             Ok(false) => {}
             Ok(true) => {
-                let reason = "it was moved or removed, and a program that reads it keeps its newest rows from being written \
-                              to it; end that program";
-                return Err((self, reason.to_owned()));
+                return Err("it was moved or removed, and a program that reads it keeps its newest rows from being \
+                            written to it; end that program"
+                    .to_owned());
             }
             // There may be no room. The rows come again from the log, so they are missing in the old file only.
             Err(error) => {
@@ -81,15 +83,19 @@ impl OpenFile {
                 tracing::error!(%file, %error, "the newest rows could not be written to the file that was moved");
             }
         }
-        let OpenFile { connection, companions, .. } = self;
-        drop(connection);
-        for (path, id) in companions {
-            // Another name for it may have come with the file, and something else may have come to this one.
-            if id.is_some() && file_id(&path).ok() == id {
+        Ok(())
+    }
+
+    /// Closes the file. If it is not at its path any more, nothing is left there that the next file would take for its own.
+    pub(super) fn close(self) {
+        let is_displaced = self.is_displaced();
+        drop(self.connection);
+        for (path, id) in self.companions {
+            // They may have been moved with the file, and others may have come.
+            if is_displaced && id.is_some() && file_id(&path).ok() == id {
                 let _ = fs::remove_file(path);
             }
         }
-        Ok(())
     }
 }
 

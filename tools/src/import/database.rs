@@ -213,7 +213,7 @@ fn take_sqlite(snapshot: &rusqlite::Transaction<'_>, place: &str, importer: &mut
 fn sqlite_row<'a>(id: i64, row: &'a rusqlite::Row<'_>) -> anyhow::Result<Row<'a>> {
     let text = |column: usize| {
         let value = row.get_ref(column)?.as_str_or_null();
-        value.with_context(|| format!("its {} is no text", row.as_ref().column_name(column).unwrap_or_default()))
+        value.with_context(|| format!("its {} is not text", row.as_ref().column_name(column).unwrap_or_default()))
     };
     Ok(Row {
         id,

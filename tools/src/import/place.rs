@@ -93,7 +93,7 @@ impl Place {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Directory::create(&self.unfinished),
         }
-        .with_context(|| format!("cannot make the directory {} anew", self.unfinished.display()))
+        .with_context(|| format!("cannot make the directory {} again", self.unfinished.display()))
     }
 
     /// Puts what was imported in its place. Where that is in front of a log, returns where the log begins now.
