@@ -24,7 +24,7 @@ use super::counters::Counters;
 use super::log_budget::LogBudget;
 use super::question::{self, Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Request};
 use super::{RestOptions, document};
-use crate::http::{self, BindError, front::Front, front::FrontLimits, turns::Limits};
+use crate::http::{BindError, cors::allow_any_origin, front::Front, front::FrontLimits, turns::Limits};
 use crate::source::casper::keys::{Stage, TransactionType};
 
 /// Connections at a time.
@@ -99,7 +99,7 @@ impl Server {
 /// Paths are matched raw, not decoded, and every method is answered: all of it is the fallback's.
 fn router(shared: Arc<Shared>) -> Router {
     let count = middleware::from_fn_with_state(Arc::clone(&shared), count);
-    let allow_any_origin = middleware::from_fn(http::allow_any_origin);
+    let allow_any_origin = middleware::from_fn(allow_any_origin);
     Router::new().fallback(respond).with_state(shared).layer(allow_any_origin).layer(count)
 }
 

@@ -13,6 +13,7 @@ mod compression;
 mod cursor;
 mod large;
 mod lending;
+mod log_name;
 mod readers;
 mod request;
 mod server;
@@ -41,6 +42,10 @@ pub use server::{BindError, Handle, Server};
 /// Names the range of sequences that the log retained when the stream began, as `OLDEST-NEWEST`, both inclusive. On every
 /// `200` of `/events`; absent while the log is empty.
 pub const RETAINED_RANGE_HEADER: &str = "sidecar-retained-range";
+
+/// Names the log whose events a stream has, as `ID;epoch=N`. On every answer of `/events` that has to do with ids. An id of
+/// one log says nothing about another, nor about another epoch of the same.
+pub const LOG_HEADER: &str = "sidecar-log";
 
 /// How the server listens and what it grants a client.
 #[derive(Clone, Debug)]

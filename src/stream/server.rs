@@ -10,26 +10,27 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderValue, StatusCode, Version, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts},
     middleware,
     response::Response,
 };
 use bytes::Bytes;
-use sidecar_log_format::{Head, Log, Missing, Sequence};
+use sidecar_log_format::{Head, Log, Missing, Sequence, Timestamp};
 use tokio::sync::{Semaphore, watch};
 
 use super::{
-    Counters, RETAINED_RANGE_HEADER, ReplayChunks, StreamOptions, ZstdPassThrough,
+    Counters, LOG_HEADER, RETAINED_RANGE_HEADER, ReplayChunks, StreamOptions, ZstdPassThrough,
     ahead::Places,
     cursor::{self, Cursor, Hold, Selection},
     large::LargeReaders,
     lending::Budget,
+    log_name::LogName,
     readers::ReaderClass,
     request::{self, Endpoint, Refusal, Route, StreamRequest},
     subscriber::{COMPRESSED_PIECE_BYTES, Coding, Subscriber},
 };
 use crate::http::{
-    allow_any_origin,
+    cors::allow_any_origin,
     front::{BYTES_PER_SECOND_MIN, Front, FrontLimits},
 };
 
@@ -43,6 +44,14 @@ const BESIDE_PIECE_BYTES: usize = 512;
 const EVENT_PIECE_BYTES: usize = 64 << 10;
 /// Blocks and stored frames that connections may keep until their clients take them, all together.
 const BUDGET_BYTES: usize = 8 << 20;
+
+/// Asks nginx, and proxies that follow it, to pass a stream on as it comes.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// Seconds after which a client that found no place may ask again.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+/// What is where, for people who look at the port with a browser.
+const INDEX: &str = "Sidecar's event streams: /events?start_from=0 replays every stored event and continues with new ones; \
+                     /events/sidecar has the sidecar's version.\n";
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +84,8 @@ pub(super) struct Shared {
     pub(super) own_shutdowns: watch::Sender<u64>,
     /// Reads and decodings at a time.
     pub(super) decoders: Arc<Semaphore>,
+    /// Searches for a time, one after the other: each reads a little of every segment.
+    time_searches: Arc<Semaphore>,
     pub(super) places_ahead: Arc<Places>,
     pub(super) budget: Budget,
     pub(super) large_readers: Arc<LargeReaders>,
@@ -153,6 +164,7 @@ impl Server {
         let address = SocketAddr::new(options.listen, options.port);
         let shared = Shared {
             decoders: Arc::new(Semaphore::new(options.decode_concurrency.max(1))),
+            time_searches: Arc::new(Semaphore::new(1)),
             places_ahead: Arc::default(),
             budget: Budget::new(BUDGET_BYTES),
             large_readers: Arc::default(),
@@ -194,55 +206,123 @@ fn router(shared: Arc<Shared>) -> Router {
 }
 
 async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    match open_stream(&shared, &request) {
-        Ok(response) => response,
-        Err(refusal) => {
-            shared.counters.refused.fetch_add(1, Ordering::Relaxed);
-            let mut response = Response::new(Body::from(refusal.body()));
-            *response.status_mut() = refusal.status();
-            response
-        }
-    }
+    let (request, _) = request.into_parts();
+    answer(&shared, &request).await.unwrap_or_else(|refusal| {
+        shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+        refused(&shared, &refusal)
+    })
 }
 
-fn open_stream(shared: &Arc<Shared>, request: &Request) -> Result<Response, Refusal> {
+fn refused(shared: &Shared, refusal: &Refusal) -> Response {
+    let mut response = Response::new(Body::from(refusal.body()));
+    *response.status_mut() = refusal.status();
+    if refusal.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    if let Refusal::OtherLog { .. } = refusal {
+        name_log(&shared.log, &mut response);
+    }
+    response
+}
+
+async fn answer(shared: &Arc<Shared>, request: &Parts) -> Result<Response, Refusal> {
     let options = &shared.options;
     let unknown_path = Refusal::UnknownPath { legacy: options.legacy_enabled };
-    let route = request::route(request.method(), request.uri().path());
-    if route == Route::Nowhere {
-        return Err(unknown_path);
+    let route = request::route(&request.method, request.uri.path());
+    match route {
+        Route::Nowhere => return Err(unknown_path),
+        Route::Index => return Ok(index()),
+        Route::Stream(_) | Route::UnknownStream => {}
     }
     if shared.counters.subscribers.load(Ordering::Relaxed) >= shared.subscribers_max() {
         return Err(Refusal::Full);
     }
     let Route::Stream(endpoint) = route else { return Err(unknown_path) };
-    let wanted = request::parse(endpoint, request.uri().query(), request.headers(), options)?;
+    let wanted = request::parse(endpoint, request.uri.query(), &request.headers, options)?;
+    let served = LogName::of(&shared.log);
+    if let Some(wanted) = wanted.log.filter(|wanted| !wanted.matches(&served)) {
+        return Err(Refusal::OtherLog { served, wanted });
+    }
+    let mut response = match request.method {
+        // What a stream would be answered with, without one; of its length it is not known either.
+        Method::HEAD => Response::new(Body::from_stream(futures_util::stream::empty::<io::Result<Bytes>>())),
+        _ => open_stream(shared, &wanted, request.version).await?,
+    };
+    if endpoint == Endpoint::Events {
+        name_log(&shared.log, &mut response);
+    }
+    if response.status() == StatusCode::OK {
+        describe_stream(shared, &wanted, &mut response);
+    }
+    Ok(response)
+}
+
+async fn open_stream(shared: &Arc<Shared>, wanted: &StreamRequest, version: Version) -> Result<Response, Refusal> {
+    let slot = Slot::take(shared).ok_or(Refusal::Full)?;
+    let since = match wanted.since {
+        Some(time) => Some(first_received_at_or_after(shared, time).await?),
+        None => None,
+    };
     let head = shared.log.head().next_sequence;
-    let start = wanted.start.unwrap_or(head);
+    let start = wanted.start.max(since).unwrap_or(head);
     if wanted.until.is_some_and(|until| start > until) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         return Ok(response);
     }
-    let slot = Slot::take(shared).ok_or(Refusal::Full)?;
-    // A start in the future does not hold live events back.
-    let subscriber = subscribe(shared, slot, &wanted, start.min(head), request.version());
-    let mut response = Response::new(Body::new(subscriber));
+    Ok(Response::new(Body::new(subscribe(shared, slot, wanted, start, version))))
+}
+
+/// The first event received at `time` or later, or the next one that comes.
+async fn first_received_at_or_after(shared: &Arc<Shared>, time: Timestamp) -> Result<Sequence, Refusal> {
+    // Never closed.
+    let permit = Arc::clone(&shared.time_searches).acquire_owned().await;
+    let log = shared.log.clone();
+    let search = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        log.first_received_at_or_after(time)
+    });
+    match search.await {
+        Ok(Ok(found)) => Ok(found.unwrap_or_else(|| shared.log.head().next_sequence)),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the log cannot be searched for a time");
+            Err(Refusal::Unsearchable)
+        }
+        Err(error) => {
+            tracing::error!(%error, "the search of the log for a time has ended early");
+            Err(Refusal::Unsearchable)
+        }
+    }
+}
+
+/// The headers of a stream, but for those that name the log.
+fn describe_stream(shared: &Shared, wanted: &StreamRequest, response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    if endpoint == Endpoint::Events {
-        if let Some(range) = retained_range(&shared.log) {
-            headers.insert(RETAINED_RANGE_HEADER, range);
-        }
-        if options.zstd != ZstdPassThrough::Off {
-            headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
-        }
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    if wanted.endpoint == Endpoint::Events && shared.options.zstd != ZstdPassThrough::Off {
+        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     }
     if wanted.zstd {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
     }
-    Ok(response)
+}
+
+/// Says whose ids they are, and which of them are there.
+fn name_log(log: &Log, response: &mut Response) {
+    if let Ok(name) = HeaderValue::try_from(LogName::of(log).to_string()) {
+        response.headers_mut().insert(LOG_HEADER, name);
+    }
+    if let Some(range) = retained_range(log) {
+        response.headers_mut().insert(RETAINED_RANGE_HEADER, range);
+    }
+}
+
+fn index() -> Response {
+    let mut response = Response::new(Body::from(INDEX));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }
 
 /// One of the streams that may be open.
@@ -267,7 +347,7 @@ fn subscribe(
     shared: &Arc<Shared>,
     slot: Slot,
     wanted: &StreamRequest,
-    position: Sequence,
+    start: Sequence,
     version: Version,
 ) -> Subscriber {
     let options = &shared.options;
@@ -293,9 +373,10 @@ fn subscribe(
         hold,
         piece_bytes_max,
     };
-    // Older blocks may still be in memory, but what a client gets must not depend on that.
-    let oldest = shared.log.oldest();
-    let cursor = Cursor::new(shared.log.clone(), position.max(oldest), selection);
+    // Older blocks may still be in memory, but what a client gets must not depend on that. And a start in the future does
+    // not hold live events back.
+    let (oldest, next) = (shared.log.oldest(), shared.log.head().next_sequence);
+    let cursor = Cursor::new(shared.log.clone(), start.min(next).max(oldest), selection);
     let class = match wanted.endpoint {
         Endpoint::Sidecar => ReaderClass::Sidecar,
         Endpoint::Events if wanted.zstd => ReaderClass::Zstd,
@@ -304,15 +385,25 @@ fn subscribe(
     };
     let subscriber = Subscriber::new(Arc::clone(shared), slot, class, cursor, coding);
     match wanted.endpoint {
-        Endpoint::Events if position < oldest => {
-            subscriber.greet(cursor::missing_comment(position, oldest, &Missing::Dropped))
+        Endpoint::Events if start < oldest => {
+            subscriber.greet(cursor::missing_comment(start, oldest, &Missing::Dropped))
         }
+        Endpoint::Events if start > next => subscriber.greet(ahead_comment(start, oldest, next)),
         Endpoint::Events => subscriber,
         Endpoint::Sidecar => {
             let greeting = format!("data:{{\"SidecarVersion\":\"{}\"}}\n\n", options.sidecar_version);
             subscriber.greet(Bytes::from(greeting)).tell_own_shutdown()
         }
     }
+}
+
+/// Tells a client that wants events from `start` on that the log has not come so far: its ids may be another log's.
+fn ahead_comment(start: Sequence, oldest: Sequence, next: Sequence) -> Bytes {
+    let newest = match next.checked_sub(1).filter(|newest| oldest <= *newest) {
+        Some(newest) => format!("the newest event of this log is {newest}"),
+        None => "this log has no events yet".to_owned(),
+    };
+    Bytes::from(format!(":{newest}, before the start {start}; the stream continues with event {next}\n\n"))
 }
 
 fn retained_range(log: &Log) -> Option<HeaderValue> {

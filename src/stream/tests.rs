@@ -88,13 +88,17 @@ impl Written {
     }
 
     pub(super) fn append(&mut self, kind: Kind, payload: &str) -> u64 {
+        self.append_received(kind, payload, 1_000_000)
+    }
+
+    fn append_received(&mut self, kind: Kind, payload: &str, received: u64) -> u64 {
         let event = Event {
             kind,
             source: "node",
             network: "casper-test",
             api_version: version(2, 0),
             upstream_id: None,
-            received: 1_000_000,
+            received,
             payload,
         };
         self.writer.append(&event).unwrap()
@@ -220,7 +224,7 @@ impl Response {
     }
 }
 
-const UNKNOWN_PATH: &str = "invalid path: expected '/events/main' or '/events/sidecar'\n";
+const UNKNOWN_PATH: &str = "invalid path: expected '/events' or '/events/sidecar'\n";
 const BAD_QUERY: &str = "invalid query: expected single field 'start_from=<EVENT ID>'\n";
 const FULL: &str = "server has reached limit of subscribers";
 
@@ -228,8 +232,8 @@ const FULL: &str = "server has reached limit of subscribers";
 async fn refusals_have_the_references_status_body_and_headers() {
     let written = Written::steps(3);
     let running = Running::start(&written, options());
-    assert_eq!((UNKNOWN_PATH.len(), BAD_QUERY.len(), FULL.len()), (59, 61, 39));
-    let paths = ["/", "//events", "/events//", "/Events", "/events/%6dain", "/events/main", "/a/b/c", "/events/sigs"];
+    assert_eq!((BAD_QUERY.len(), FULL.len()), (61, 39));
+    let paths = ["//events", "/events//", "/Events", "/events/%6dain", "/events/main", "/a/b/c", "/events/sigs"];
     for path in paths {
         let mut response = running.get(path).await;
         assert_eq!((response.status(), response.fixed_body().await.as_str()), (404, UNKNOWN_PATH), "{path}");
@@ -244,10 +248,7 @@ async fn refusals_have_the_references_status_body_and_headers() {
         "start_from=abc",
         "start_from=+",
         "start_from=+1",
-        "other=1",
-        "start_from=1&other=1",
         "start_from=1&start_from=x",
-        "until=1&=",
     ];
     for query in queries {
         let mut response = running.get(&format!("/events?{query}")).await;
@@ -260,14 +261,29 @@ async fn refusals_have_the_references_status_body_and_headers() {
         ("encoding=gzip", "invalid query: expected 'encoding=zstd' or 'encoding=identity'\n"),
         ("types=Step,Stop", types),
         ("types=", types),
+        ("types=Step&types=Stop", types),
+        ("until=5&until=5", "invalid query: `until` is given more than once; give it once\n"),
+        ("since=yesterday", "invalid query: expected 'since=<RFC 3339 TIME>', for instance 2026-01-31T12:00:00Z\n"),
+        (
+            "log=casper",
+            "invalid query: expected 'log=<LOG ID>' as the header sidecar-log has it, with or without its epoch\n",
+        ),
     ] {
         let mut response = running.get(&format!("/events?{query}")).await;
         assert_eq!((response.status(), response.fixed_body().await.as_str()), (422, body), "{query}");
     }
+    for query in ["other=1", "start_from=1&other=1", "until=1&=", "Start_from=1"] {
+        let mut response = running.get(&format!("/events?{query}")).await;
+        assert_eq!(response.status(), 422, "{query}");
+        let body = response.fixed_body().await;
+        for field in ["start_from", "until", "since", "types", "encoding", "log", "lastEventId"] {
+            assert!(body.contains(&format!("'{field}=")), "{field} is missing in {body}");
+        }
+    }
 }
 
 #[tokio::test]
-async fn every_method_but_get_is_an_unknown_path_and_no_preflight_succeeds() {
+async fn every_method_but_get_and_head_is_an_unknown_path() {
     let written = Written::steps(3);
     let running = Running::start(&written, options());
     for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
@@ -275,15 +291,76 @@ async fn every_method_but_get_is_an_unknown_path_and_no_preflight_succeeds() {
         let mut response = running.request(&request).await;
         assert_eq!((response.status(), response.fixed_body().await.as_str()), (404, UNKNOWN_PATH), "{method}");
     }
-    let response = running.request("HEAD /events HTTP/1.1\r\nhost: sidecar\r\n\r\n").await;
-    assert_eq!((response.status(), response.header("content-length")), (404, Some("59")));
+}
 
-    let preflight =
-        "OPTIONS /events HTTP/1.1\r\nhost: sidecar\r\norigin: http://a\r\naccess-control-request-method: GET\r\n\r\n";
-    let mut response = running.request(preflight).await;
-    assert_eq!(response.status(), 403);
-    assert_eq!(response.fixed_body().await, "CORS request forbidden: request-method not allowed");
-    assert_eq!(response.header("content-type"), Some("text/plain; charset=utf-8"));
+#[tokio::test]
+async fn head_has_the_headers_of_get_and_takes_no_place() {
+    let written = Written::steps(3);
+    let running = Running::start(&written, StreamOptions { max_concurrent_subscribers: 1, ..options() });
+    for target in ["/events", "/events?start_from=1", "/events/sidecar", "/events?bad=1", "/nothing", "/"] {
+        let get = running.get(target).await;
+        let mut wanted: Vec<&str> = get.head.lines().filter(|line| !line.starts_with("date")).collect();
+        wanted.sort_unstable();
+        let wanted = wanted.join("\n");
+        drop(get);
+        while running.handle.counters().subscribers.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+            tokio::task::yield_now().await;
+        }
+        let opened = running.handle.counters().streams_opened.load(std::sync::atomic::Ordering::Relaxed);
+        let request = format!("HEAD {target} HTTP/1.1\r\nhost: sidecar\r\nconnection: close\r\n\r\n");
+        let mut head = running.request(&request).await;
+        let mut lines: Vec<&str> = head.head.lines().filter(|line| !line.starts_with("date")).collect();
+        lines.retain(|line| *line != "connection: close");
+        lines.sort_unstable();
+        assert_eq!(lines.join("\n"), wanted, "{target}");
+        let mut body = Vec::new();
+        head.reader.read_to_end(&mut body).await.unwrap();
+        assert_eq!(body, b"", "{target}");
+        let now_opened = running.handle.counters().streams_opened.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(now_opened, opened, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn the_root_says_what_is_there() {
+    let written = Written::steps(3);
+    let running = Running::start(&written, options());
+    let mut root = running.get("/").await;
+    let body = root.fixed_body().await;
+    assert!(root.status() == 200 && body.contains("/events?start_from=0") && body.lines().count() == 1, "{body}");
+}
+
+#[tokio::test]
+async fn a_preflight_succeeds_for_what_clients_of_streams_send_and_for_nothing_else() {
+    let written = Written::steps(3);
+    let running = Running::start(&written, options());
+    let preflight = async |headers: &str| {
+        let head = "OPTIONS /events HTTP/1.1\r\nhost: sidecar\r\norigin: http://a\r\naccess-control-request-";
+        running.request(&format!("{head}{headers}\r\n\r\n")).await
+    };
+    for headers in [
+        "method: GET",
+        "method: GET\r\naccess-control-request-headers: last-event-id",
+        "method: GET\r\naccess-control-request-headers: cache-control,Last-Event-ID, authorization",
+    ] {
+        let response = preflight(headers).await;
+        assert_eq!(response.status(), 204, "{headers}");
+        assert_eq!(response.header("access-control-allow-origin"), Some("http://a"));
+        assert_eq!(response.header("access-control-allow-methods"), Some("GET, HEAD"));
+        let allowed = response.header("access-control-allow-headers").unwrap();
+        assert!(allowed.contains("last-event-id") && allowed.contains("cache-control"), "{allowed}");
+    }
+    for (headers, why) in [
+        ("method: POST", "request-method not allowed"),
+        ("headers: last-event-id", "request-method not allowed"),
+        ("method: GET\r\naccess-control-request-headers: last-event-id, x-other", "header not allowed"),
+    ] {
+        let mut response = preflight(headers).await;
+        assert_eq!(response.status(), 403, "{headers}");
+        assert_eq!(response.fixed_body().await, format!("CORS request forbidden: {why}"));
+        assert_eq!(response.header("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(response.header("access-control-allow-methods"), None);
+    }
 }
 
 #[tokio::test]
@@ -296,8 +373,111 @@ async fn every_origin_may_read_streams_and_refusals() {
         let response = running.get_with(target, "origin: http://a\r\n").await;
         assert_eq!(response.status(), status);
         assert_eq!(response.header("access-control-allow-origin"), Some("http://a"), "{target}");
+        let exposed = response.header("access-control-expose-headers").unwrap_or_default();
+        let is_about_ids = status < 300;
+        for name in [LOG_HEADER, RETAINED_RANGE_HEADER] {
+            assert_eq!(exposed.split(", ").any(|exposed| exposed == name), is_about_ids, "{target}: {exposed}");
+        }
     }
-    assert_eq!(running.get("/events").await.header("access-control-allow-origin"), None);
+    let response = running.get("/events").await;
+    for name in ["access-control-allow-origin", "access-control-expose-headers"] {
+        assert_eq!(response.header(name), None);
+    }
+}
+
+const LOG: &str = "07070707070707070707070707070707";
+
+#[tokio::test]
+async fn a_client_that_names_another_log_is_refused() {
+    let written = Written::steps(3);
+    let running = Running::start(&written, options());
+    let name = running.get("/events").await.header(LOG_HEADER).unwrap().to_owned();
+    let epoch = written.log.head().epoch;
+    assert_eq!(name, format!("{LOG};epoch={epoch}"));
+    for same in [LOG, &name, &name.replace(';', "%3B")] {
+        let mut client = running.get(&format!("/events?start_from=1&until=2&log={same}")).await;
+        assert_eq!(client.text_to_end().await, format!("{VERSION_FRAME}{}", frames(1..3)), "{same}");
+    }
+    for other in [LOG.replace("07", "08"), format!("{LOG};epoch={}", epoch + 1)] {
+        let mut refused = running.get(&format!("/events?start_from=1&log={other}")).await;
+        assert_eq!((refused.status(), refused.header(LOG_HEADER)), (409, Some(name.as_str())));
+        let body = refused.fixed_body().await;
+        assert!(body.starts_with(&format!("this log is {name}, not {other}: ")) && body.ends_with('\n'), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_ahead_of_the_log_is_told_once_and_gets_what_comes() {
+    let mut written = Written::steps(3);
+    let running = Running::start(&written, options());
+    let comment = |start: u64| {
+        format!(":the newest event of this log is 2, before the start {start}; the stream continues with event 3\n\n")
+    };
+    let mut clients = Vec::new();
+    for (target, header, start) in [
+        ("/events?start_from=4", "", Some(4)),
+        ("/events", "last-event-id: 99999\r\n", Some(100_000)),
+        ("/events?lastEventId=3&start_from=0", "", Some(4)),
+        ("/events?start_from=4&types=Step", "", Some(4)),
+        ("/events?start_from=3", "", None),
+        ("/events", "last-event-id: 2\r\n", None),
+        ("/events", "", None),
+    ] {
+        let mut client = running.get_with(target, header).await;
+        let expected = format!("{}{VERSION_FRAME}", start.map(comment).unwrap_or_default());
+        assert_eq!(client.read_until(VERSION_FRAME).await, expected, "{target} {header}");
+        clients.push(client);
+    }
+    written.append_steps(1);
+    written.commit();
+    for client in &mut clients {
+        assert_eq!(client.read_until_id(3).await, frame(3));
+    }
+    let empty = Written::new();
+    let mut client = Running::start(&empty, options()).get("/events?start_from=5").await;
+    let comment = ":this log has no events yet, before the start 5; the stream continues with event 0\n\n";
+    assert_eq!(client.read_until("\n\n").await, comment);
+}
+
+#[tokio::test]
+async fn a_list_that_is_given_twice_counts_as_one() {
+    let mut written = Written::new();
+    written.announce(version(2, 0));
+    for (kind, payload) in [(STEP, "0"), (FAULT, "1"), (Kind::OTHER, "2")] {
+        written.append(kind, payload);
+    }
+    written.commit();
+    let running = Running::start(&written, options());
+    let mut client = running.get("/events?start_from=0&types=Step&types=Fault&until=1").await;
+    assert_eq!(client.text_to_end().await, format!("{VERSION_FRAME}data:0\nid:0\n\ndata:1\nid:1\n\n"));
+}
+
+#[tokio::test]
+async fn since_starts_with_the_first_event_received_then_or_later() {
+    let mut written = Written::new();
+    written.announce(version(2, 0));
+    const SECOND: u64 = 1_000_000;
+    for number in 0..100 {
+        written.append_received(STEP, &payload(number), number * SECOND);
+    }
+    written.commit();
+    let running = Running::start(&written, options());
+    for (query, start) in [
+        ("since=1970-01-01T00:00:00Z", 0),
+        ("since=1970-01-01T00:00:41.5Z", 42),
+        ("since=1970-01-01T00:00:42Z&start_from=7", 42),
+        ("since=1970-01-01T01:00:42%2B01:00&start_from=70", 70),
+        ("since=1970-01-01T00:00:42Z&lastEventId=50", 51),
+    ] {
+        let mut client = running.get(&format!("/events?{query}&until=99")).await;
+        assert_eq!(client.text_to_end().await, format!("{VERSION_FRAME}{}", frames(start..100)), "{query}");
+    }
+    // Nothing was received so late: what comes next is the first.
+    let mut client = running.get("/events?since=2026-01-01T00:00:00Z").await;
+    client.read_until(VERSION_FRAME).await;
+    written.append_steps(1);
+    written.commit();
+    assert_eq!(client.read_until_id(100).await, frame(100));
 }
 
 #[tokio::test]
@@ -310,8 +490,9 @@ async fn the_limit_of_subscribers_comes_before_path_and_query_and_a_closed_strea
     for target in ["/events", "/events/nothing", "/events/nothing/", "/events?bad=1"] {
         let mut response = running.get(target).await;
         assert_eq!((response.status(), response.fixed_body().await.as_str()), (503, FULL), "{target}");
+        assert_eq!(response.header("retry-after"), Some("5"));
     }
-    for target in ["/", "/nothing", "/Events", "/event/sidecar", "/eventss", "/events/a/b", "/a/b/c", "//events"] {
+    for target in ["/nothing", "/Events", "/event/sidecar", "/eventss", "/events/a/b", "/a/b/c", "//events"] {
         let mut response = running.get(target).await;
         assert_eq!((response.status(), response.fixed_body().await.as_str()), (404, UNKNOWN_PATH), "{target}");
     }
@@ -333,7 +514,10 @@ async fn a_stream_has_the_references_headers_and_the_retained_range() {
         let mut headers: Vec<_> =
             response.head.lines().skip(1).filter_map(|line| Some(line.split_once(": ")?.0)).collect();
         headers.sort_unstable();
-        assert_eq!(headers, ["cache-control", "content-type", "date", "sidecar-retained-range", "transfer-encoding"]);
+        let of_the_reference = ["cache-control", "content-type", "date", "transfer-encoding"];
+        let mut expected = [&of_the_reference[..], &[LOG_HEADER, RETAINED_RANGE_HEADER, "x-accel-buffering"]].concat();
+        expected.sort_unstable();
+        assert_eq!(headers, expected);
         assert_eq!(response.header("content-type"), Some("text/event-stream"));
         assert_eq!(response.header("cache-control"), Some("no-cache"));
         assert_eq!(response.header(RETAINED_RANGE_HEADER), Some("0-99"));
@@ -355,7 +539,8 @@ async fn every_start_replays_from_there_and_goes_on_live() {
         }
         clients.push((next, running.get("/events").await));
         for (_, client) in &mut clients {
-            assert_eq!(client.read_until(VERSION_FRAME).await, VERSION_FRAME);
+            let text = client.read_until(VERSION_FRAME).await;
+            assert!(text == VERSION_FRAME || text.starts_with(":the newest event of this log is "), "{text}");
         }
         written.append_steps(3);
         written.commit();
