@@ -15,7 +15,7 @@ use axum::response::Response;
 use tokio::sync::Semaphore;
 
 use super::{AdminOptions, Logged, Parts, Role, metrics};
-use crate::http::{BindError, front::Front, front::FrontLimits, turns::Limits};
+use crate::http::{BindError, front::Front, limits::FrontLimits, turns::Limits};
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 64;
@@ -43,7 +43,12 @@ impl Server {
     /// [`BindError`] names the address.
     pub fn bind(options: &AdminOptions) -> Result<Server, BindError> {
         let address = SocketAddr::new(options.listen, options.port);
-        let front = Front::bind(address, FrontLimits::of_answers(CONNECTIONS_MAX), Arc::default())?;
+        let front_limits = FrontLimits {
+            connections_per_client_max: CONNECTIONS_MAX,
+            descriptors_percent: 10,
+            ..FrontLimits::of_answers(CONNECTIONS_MAX)
+        };
+        let front = Front::bind(address, front_limits, Arc::default())?;
         let limits = Limits::new(options.max_concurrent_requests, options.max_requests_per_second);
         Ok(Server { front, limits })
     }

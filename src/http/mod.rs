@@ -2,15 +2,30 @@
 //!
 //! A router flows in; requests, HTTP/1.1 or HTTP/2, flow to it. What they mean is the servers' business.
 //!
-//! - [`cors`][]: what pages of other origins may read.
-//! - [`front`][]: the listening socket and its connections.
-//! - [`query`][]: the parameters of a request.
+//! - [`front`][]: the listening socket; [`limits`][] says what its clients may take, `places` who may have a connection.
+//! - `connection`: one connection; `activity` knows what it does, `body` how its answers get away.
+//! - `descriptors`: how many connections fit into the limit of open files.
+//! - [`access`][]: who asks for what.
 //! - [`turns`][]: requests that wait in line.
+//! - [`query`][]: the parameters of a request; [`cors`][]: what pages of other origins may read.
+//! - [`episode`][]: log lines about what clients can cause as often as they like.
 
+pub mod access;
+mod activity;
+mod body;
+mod connection;
 pub mod cors;
+mod descriptors;
+pub mod episode;
 pub mod front;
+pub mod limits;
+mod places;
 pub mod query;
+#[cfg(test)]
+mod tests;
 pub mod turns;
+
+pub use places::network_of;
 
 use std::io;
 use std::net::SocketAddr;

@@ -24,7 +24,7 @@ use super::counters::Counters;
 use super::log_budget::LogBudget;
 use super::question::{self, Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Request};
 use super::{RestOptions, document};
-use crate::http::{BindError, cors::allow_any_origin, front::Front, front::FrontLimits, turns::Limits};
+use crate::http::{BindError, cors::allow_any_origin, front::Front, limits::FrontLimits, turns::Limits};
 use crate::source::casper::keys::{Stage, TransactionType};
 
 /// Connections at a time.

@@ -31,7 +31,8 @@ use super::{
 };
 use crate::http::{
     cors::allow_any_origin,
-    front::{BYTES_PER_SECOND_MIN, Front, FrontLimits},
+    front::Front,
+    limits::{BYTES_PER_SECOND_MIN, FrontLimits},
 };
 
 /// What hyper asks for at least, and the room below.
@@ -107,6 +108,9 @@ impl Shared {
             connections_max: options.max_connections,
             // Streams do not end by themselves.
             waits_for_places: false,
+            // Streams may all come through one proxy.
+            connections_per_client_max: options.max_connections,
+            descriptors_percent: 60,
             header_timeout: options.header_timeout,
             idle_timeout: options.idle_timeout,
             write_stall_timeout: options.write_stall_timeout,
