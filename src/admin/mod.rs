@@ -6,12 +6,14 @@
 //! - `metrics`: which counter is which metric.
 //! - `exposition`: the text format.
 //! - `process`: what the system knows of the process.
+//! - `status`: how the parts are, in a form for people.
 //! - `server`: HTTP.
 
 mod exposition;
 mod metrics;
 mod process;
 mod server;
+mod status;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! HTTP: what the reference answers, and two questions of process supervisors beside it.
+//! HTTP: what the reference answers, two questions of process supervisors beside it, and a look at the parts for people.
 //!
 //! `/health` is answered as soon as the process serves, `/ready` once look-ups see what is stored, or while the database
 //! that they go to answers. Neither waits in the line of `/metrics`, which does not take all connections, so that a slow
@@ -14,6 +14,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use tokio::sync::Semaphore;
 
+use super::status::Status;
 use super::{AdminOptions, Logged, Parts, Role, metrics};
 use crate::http::{BindError, front::Front, limits::FrontLimits, turns::Limits};
 
@@ -67,24 +68,81 @@ impl Server {
     }
 }
 
-async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let (request, _) = request.into_parts();
-    let is_get = request.method == Method::GET;
-    match request.uri.path() {
-        "/metrics" | "/metrics/" if is_get => match shared.scrapes.try_acquire() {
-            Ok(_place) => metrics(&shared).await,
-            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "too many requests for metrics wait; ask again"),
-        },
-        "/metrics" | "/metrics/" => text(StatusCode::METHOD_NOT_ALLOWED, "HTTP method not allowed"),
-        "/health" | "/health/" if is_get => text(StatusCode::OK, "live"),
-        "/ready" | "/ready/" if is_get => ready(&shared.parts).await,
-        "/" => text(StatusCode::INTERNAL_SERVER_ERROR, "Unhandled rejection: InvalidPath"),
-        _ => empty(StatusCode::NOT_FOUND),
+/// What is where, for people who look at the port with a browser.
+const INDEX: &str = "Sidecar's admin server: /health, /ready, /status (JSON), /metrics (Prometheus)\n";
+/// How a place that is there may be asked.
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+/// Seconds after which a request that was refused for the moment may be made again.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// What there is to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Index,
+    Metrics,
+    Health,
+    Ready,
+    Status,
+}
+
+impl Place {
+    fn at(path: &str) -> Option<Place> {
+        if path == "/" {
+            return Some(Place::Index);
+        }
+        match path.strip_suffix('/').unwrap_or(path) {
+            "/metrics" => Some(Place::Metrics),
+            "/health" => Some(Place::Health),
+            "/ready" => Some(Place::Ready),
+            "/status" => Some(Place::Status),
+            _ => None,
+        }
     }
 }
 
+async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let (request, _) = request.into_parts();
+    let Some(place) = Place::at(request.uri.path()) else { return empty(StatusCode::NOT_FOUND) };
+    match request.method {
+        // HTTP leaves the body out for HEAD.
+        Method::GET | Method::HEAD => answer(&shared, place).await,
+        Method::OPTIONS => allowed(empty(StatusCode::NO_CONTENT)),
+        _ => allowed(text(StatusCode::METHOD_NOT_ALLOWED, "HTTP method not allowed")),
+    }
+}
+
+async fn answer(shared: &Arc<Shared>, place: Place) -> Response {
+    match place {
+        Place::Index => text(StatusCode::OK, INDEX),
+        Place::Metrics => match shared.scrapes.try_acquire() {
+            Ok(_place) => metrics(shared).await,
+            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "too many requests for metrics wait; ask again"),
+        },
+        Place::Health => text(StatusCode::OK, "live"),
+        Place::Ready => ready(&shared.parts).await,
+        Place::Status => status(&shared.parts),
+    }
+}
+
+fn status(parts: &Parts) -> Response {
+    match serde_json::to_vec(&Status::of(parts)) {
+        Ok(status) => {
+            let mut response = Response::new(Body::from(status));
+            let json = HeaderValue::from_static("application/json");
+            response.headers_mut().insert(header::CONTENT_TYPE, json);
+            response
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+fn allowed(mut response: Response) -> Response {
+    response.headers_mut().insert(header::ALLOW, METHODS);
+    response
+}
+
 async fn metrics(shared: &Arc<Shared>) -> Response {
-    let _turn = shared.limits.turn().await;
+    let _turn = shared.limits.turn(None).await;
     let collected = tokio::task::spawn_blocking({
         let shared = Arc::clone(shared);
         move || metrics::text(&shared.parts)
@@ -126,6 +184,9 @@ fn text(status: StatusCode, body: impl Into<Body>) -> Response {
     *response.status_mut() = status;
     let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
     response
 }
 

@@ -1,8 +1,9 @@
 //! Where answers come from. What both can answer is asked here; what only the log has, through [`AnswerFrom::log`].
 
-use super::answers::{Failure, Found, Memory};
+use super::answers::{Failure, Found};
 use super::from_log::LogAnswers;
 use super::from_postgresql::PostgreSqlAnswers;
+use super::memory::Memory;
 use super::question::{PageOfBlocks, Question};
 
 /// Where answers come from.

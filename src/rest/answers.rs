@@ -11,9 +11,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 use sidecar_log_format::{Kind, Row, Sequence, Timestamp};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::counters::Counters;
+use super::memory::{LARGE_ANSWERS_BYTES, Memory, Room};
 use crate::source::casper::event::kind_name;
 use crate::source::casper::keys::rest_payload;
 
@@ -25,14 +25,10 @@ pub(super) const FREE_BYTES: usize = 1 << 20;
 const SMALL_BYTES: usize = 64 << 10;
 /// No list becomes longer than this. A single event may be: the log and the exporters have their own limit for those.
 const LIST_BYTES_MAX: usize = 64 << 20;
-/// What large answers may take together. Any event of a log fits.
-const MEMORY_BYTES: usize = 320 << 20;
 /// What an answer may have beside its events' payloads.
 const AROUND_BYTES: usize = 4 << 10;
 /// The last microsecond that RFC 3339 can name.
 const TIME_MAX: Timestamp = 253_402_300_799_999_999;
-/// The unit in which memory is counted.
-const UNIT_BYTES: usize = 1 << 10;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +75,9 @@ pub(super) enum Failure {
         "Unhandled error occurred in storage: the answer is longer than {LIST_BYTES_MAX} bytes; read it with /events"
     )]
     TooLong,
+    /// Too many answers wait for memory already.
+    #[error("Too many large answers wait to be sent; ask again")]
+    Crowded,
     /// It took longer than `request_timeout_in_seconds`.
     #[error("The answer took longer than request_timeout_in_seconds")]
     TooSlow,
@@ -121,20 +120,6 @@ pub(super) struct Found {
     counters: Arc<Counters>,
 }
 
-/// What large answers may take, while they are made and while they are sent; who finds nothing left waits.
-#[derive(Debug)]
-pub(super) struct Memory(Arc<Semaphore>);
-
-/// A part of [`Memory`], given back when it is dropped.
-#[derive(Debug)]
-pub(super) struct Room(OwnedSemaphorePermit);
-
-impl Default for Memory {
-    fn default() -> Self {
-        Memory(Arc::new(Semaphore::new(MEMORY_BYTES / UNIT_BYTES)))
-    }
-}
-
 impl Memory {
     /// Waits until `found` may become as large as it wanted to.
     pub(super) async fn make_room(&self, found: &mut Found) -> Result<(), Failure> {
@@ -158,29 +143,6 @@ impl Memory {
         };
         Ok((body, Some(room)))
     }
-
-    async fn room(&self, bytes: usize) -> Result<Room, Failure> {
-        let permit = Arc::clone(&self.0).acquire_many_owned(units(bytes)).await;
-        permit.map(Room).map_err(|error| Failure::Storage(error.to_string()))
-    }
-}
-
-impl Room {
-    fn bytes(&self) -> usize {
-        self.0.num_permits() * UNIT_BYTES
-    }
-
-    fn shrunk_to(mut self, bytes: usize) -> Room {
-        match self.0.split(units(bytes) as usize) {
-            Some(needed) => Room(needed),
-            None => self,
-        }
-    }
-}
-
-/// Never more than there are, so that nobody waits for ever.
-fn units(bytes: usize) -> u32 {
-    u32::try_from(bytes.min(MEMORY_BYTES).div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
 /// A state of [`Found`].
@@ -279,7 +241,7 @@ impl Found {
             return Ok(Pushed::PageIsFull);
         }
         let wanted = self.body.len().saturating_add(bytes);
-        if wanted > if self.events > 0 { LIST_BYTES_MAX } else { MEMORY_BYTES - AROUND_BYTES } {
+        if wanted > if self.events > 0 { LIST_BYTES_MAX } else { LARGE_ANSWERS_BYTES - AROUND_BYTES } {
             return Err(Failure::TooLong);
         }
         if wanted > self.room_bytes() {
@@ -353,12 +315,6 @@ mod tests {
         Found::new(&"x".repeat(opening_bytes), Form::Envelope, &Arc::default())
     }
 
-    impl Memory {
-        fn left_bytes(&self) -> usize {
-            self.0.available_permits() * UNIT_BYTES
-        }
-    }
-
     #[tokio::test]
     async fn an_event_is_added_only_if_the_list_stays_within_its_limit_or_it_is_the_only_one() {
         let memory = Memory::default();
@@ -368,7 +324,7 @@ mod tests {
             memory.make_room(&mut alone).await.unwrap();
             assert_eq!(alone.room_for(bytes).unwrap(), Pushed::Yes);
         }
-        assert!(matches!(alone.room_for(MEMORY_BYTES), Err(Failure::TooLong)));
+        assert!(matches!(alone.room_for(LARGE_ANSWERS_BYTES), Err(Failure::TooLong)));
         drop(alone);
         let mut list = found(1);
         list.push_enveloped(0, Kind(0), "2.0.0", "casper", "{}").unwrap();
@@ -382,33 +338,38 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_is_not_small_takes_its_size_until_it_is_gone() {
         let memory = Memory::default();
+        let all = memory.left_bytes();
         let (_, room) = memory.keep(found(SMALL_BYTES)).await.unwrap();
         assert!(room.is_none());
         let (_, room) = memory.keep(found(SMALL_BYTES + 1)).await.unwrap();
-        assert_eq!(memory.left_bytes(), MEMORY_BYTES - SMALL_BYTES - UNIT_BYTES);
+        assert_eq!(memory.left_bytes(), [all[0] - SMALL_BYTES - 1024, all[1]]);
         drop(room);
         let mut list = found(FREE_BYTES);
         list.events = 1;
         assert_eq!(list.room_for(1).unwrap(), Pushed::NeedsRoom);
         memory.make_room(&mut list).await.unwrap();
-        assert_eq!(memory.left_bytes(), MEMORY_BYTES - LIST_BYTES_MAX - AROUND_BYTES);
+        assert_eq!(memory.left_bytes(), [all[0], all[1] - LIST_BYTES_MAX - AROUND_BYTES]);
         let (_, room) = memory.keep(list).await.unwrap();
-        assert_eq!(memory.left_bytes(), MEMORY_BYTES - FREE_BYTES);
+        assert_eq!(memory.left_bytes(), [all[0], all[1] - FREE_BYTES]);
         drop(room);
-        assert_eq!(memory.left_bytes(), MEMORY_BYTES);
+        assert_eq!(memory.left_bytes(), all);
     }
 
     #[tokio::test]
-    async fn an_answer_waits_until_there_is_memory_for_it() {
+    async fn an_answer_waits_until_there_is_memory_for_it_and_smaller_ones_do_not_wait_with_it() {
         let memory = Memory::default();
-        let most = memory.room(MEMORY_BYTES - FREE_BYTES).await.unwrap();
+        let most = memory.room(LARGE_ANSWERS_BYTES).await.unwrap();
         let mut large = found(0);
         assert_eq!(large.room_for(2 * FREE_BYTES).unwrap(), Pushed::NeedsRoom);
         assert!(memory.make_room(&mut large).now_or_never().is_none());
-        let first = memory.keep(found(FREE_BYTES)).now_or_never().unwrap().unwrap();
-        assert!(memory.keep(found(SMALL_BYTES + 1)).now_or_never().is_none());
-        drop(first);
-        assert!(memory.keep(found(SMALL_BYTES + 1)).now_or_never().is_some());
+        let mut smaller = Vec::new();
+        while let Some(kept) = memory.keep(found(FREE_BYTES)).now_or_never() {
+            smaller.push(kept.unwrap());
+        }
+        assert!(smaller.len() >= 16, "{}", smaller.len());
+        assert!(memory.keep(found(SMALL_BYTES)).now_or_never().is_some());
+        smaller.pop();
+        assert!(memory.keep(found(FREE_BYTES)).now_or_never().is_some());
         drop(most);
         assert!(memory.make_room(&mut large).now_or_never().is_some());
     }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use sidecar_log_format::{Log, Missing, Read, Sequence};
 use tokio::sync::Semaphore;
 
-use super::answers::{Failure, Found, Memory, Pushed};
+use super::answers::{Failure, Found, Pushed};
+use super::memory::Memory;
 use super::page::{self, PageEnd, Range};
 use super::question::{Order, PageOfBlocks, PageOfEvents, Question};
 use super::status;

@@ -9,7 +9,7 @@
 //!   - `from_log`: the views and the log,
 //!   - `from_postgresql`: the tables that an exporter fills.
 //! - `page`: a range of the log, upwards or downwards.
-//! - `answers`: the form of what was found, and why nothing was.
+//! - `answers`: the form of what was found, and why nothing was; `memory`: what large ones may take.
 //! - `coding`: compressed answers.
 //! - `server`: HTTP.
 //! - `log_budget`: how often a failure is logged.
@@ -24,6 +24,7 @@ pub mod document;
 mod from_log;
 mod from_postgresql;
 mod log_budget;
+mod memory;
 mod page;
 mod question;
 mod server;

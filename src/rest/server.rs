@@ -18,13 +18,16 @@ use sidecar_log_format::Sequence;
 use tokio::sync::Semaphore;
 
 use super::answer_from::AnswerFrom;
-use super::answers::{FREE_BYTES, Failure, Form, Found, Room};
+use super::answers::{FREE_BYTES, Failure, Form, Found};
 use super::coding::{COMPRESSED_BYTES, Coding};
 use super::counters::Counters;
 use super::log_budget::LogBudget;
+use super::memory::Room;
 use super::question::{self, Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Request};
 use super::{RestOptions, document};
-use crate::http::{BindError, cors::allow_any_origin, front::Front, limits::FrontLimits, turns::Limits};
+use crate::http::{
+    BindError, access::Client, cors::allow_any_origin, front::Front, limits::FrontLimits, turns::Limits,
+};
 use crate::source::casper::keys::{Stage, TransactionType};
 
 /// Connections at a time.
@@ -105,9 +108,10 @@ fn router(shared: Arc<Shared>) -> Router {
 
 /// Lets a request wait for its turn and counts it, a preflight like any other.
 async fn count(State(shared): State<Arc<Shared>>, request: HttpRequest, next: Next) -> Response {
-    let _turn = shared.limits.turn().await;
+    let client = request.extensions().get::<Client>().map(|Client(address)| address.ip());
+    let turn = shared.limits.turn(client).await;
     let in_flight = shared.counters.begin(question::label(request.uri().path()));
-    let response = next.run(request).await;
+    let response = turn.work(next.run(request)).await;
     in_flight.end(response.status());
     response
 }
@@ -428,7 +432,9 @@ fn refused(refusal: &Refusal) -> Response {
 fn failure(failure: &Failure, log: &LogBudget) -> Response {
     let status = match failure {
         Failure::NotFound => StatusCode::NOT_FOUND,
-        Failure::Behind { .. } | Failure::Closed | Failure::TooSlow => StatusCode::SERVICE_UNAVAILABLE,
+        Failure::Behind { .. } | Failure::Closed | Failure::TooSlow | Failure::Crowded => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Failure::OnlyInLog => StatusCode::NOT_IMPLEMENTED,
         Failure::UnknownShape { .. }
         | Failure::NotJson(_)
@@ -463,7 +469,7 @@ fn error(status: StatusCode, message: &str) -> Response {
 mod tests {
     use http_body_util::BodyExt;
 
-    use super::super::answers::Memory;
+    use super::super::memory::Memory;
     use super::*;
 
     #[tokio::test]

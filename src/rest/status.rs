@@ -70,23 +70,11 @@ pub(super) fn of_log(version: &str, log: &Log, view_lag: u64, sources: &[NamedSo
             .iter()
             .map(|source| SourceStatus {
                 source: &source.name,
-                status: status_name(source.counters.status()),
+                status: source.counters.status_name(),
                 reconnects: source.counters.reconnects.get(),
             })
             .collect(),
     };
     // Strings and numbers are always JSON.
     serde_json::to_vec(&status).unwrap_or_default()
-}
-
-/// The reference's words for its gauge `node_statuses`.
-fn status_name(number: i8) -> &'static str {
-    match number {
-        0 => "preparing",
-        1 => "connecting",
-        2 => "connected",
-        3 => "reconnecting",
-        -1 => "connections_exhausted",
-        _ => "incompatible",
-    }
 }

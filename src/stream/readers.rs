@@ -1,5 +1,6 @@
 //! How far the clients of the streams have come, for whoever shows how far they lag.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -41,6 +42,8 @@ pub struct ClassLag {
     pub readers: u64,
     /// How many events the slowest of them still has to be sent.
     pub events_max: u64,
+    /// Where the slowest one is, if that is known and it lags at all.
+    pub slowest: Option<SocketAddr>,
 }
 
 /// Every open stream's position.
@@ -51,6 +54,7 @@ pub struct Readers(Mutex<Vec<Weak<Position>>>);
 #[derive(Debug)]
 pub(super) struct Position {
     class: ReaderClass,
+    client: Option<SocketAddr>,
     next: AtomicU64,
 }
 
@@ -61,8 +65,8 @@ impl Position {
 }
 
 impl Readers {
-    pub(super) fn enter(&self, class: ReaderClass, next: Sequence) -> Arc<Position> {
-        let position = Arc::new(Position { class, next: AtomicU64::new(next) });
+    pub(super) fn enter(&self, class: ReaderClass, client: Option<SocketAddr>, next: Sequence) -> Arc<Position> {
+        let position = Arc::new(Position { class, client, next: AtomicU64::new(next) });
         let mut positions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if positions.len() == positions.capacity() {
             positions.retain(|position| position.strong_count() > 0);
@@ -76,9 +80,14 @@ impl Readers {
     pub fn lag(&self, class: ReaderClass, head: Sequence) -> ClassLag {
         let positions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let open = positions.iter().filter_map(Weak::upgrade).filter(|position| position.class == class);
-        open.fold(ClassLag::default(), |lag, position| ClassLag {
-            readers: lag.readers + 1,
-            events_max: lag.events_max.max(head.saturating_sub(position.next.load(Ordering::Relaxed))),
+        open.fold(ClassLag::default(), |lag, position| {
+            let events = head.saturating_sub(position.next.load(Ordering::Relaxed));
+            let is_slowest = events > lag.events_max;
+            ClassLag {
+                readers: lag.readers + 1,
+                events_max: lag.events_max.max(events),
+                slowest: if is_slowest { position.client } else { lag.slowest },
+            }
         })
     }
 }
@@ -90,18 +99,19 @@ mod tests {
     #[test]
     fn the_slowest_of_a_class_tells_its_lag_and_who_has_left_counts_no_more() {
         let readers = Readers::default();
-        let slow = readers.enter(ReaderClass::Whole, 10);
-        let fast = readers.enter(ReaderClass::Whole, 10);
-        let other = readers.enter(ReaderClass::Zstd, 0);
+        let client = |port| Some(SocketAddr::from(([192, 0, 2, 1], port)));
+        let slow = readers.enter(ReaderClass::Whole, client(1), 10);
+        let fast = readers.enter(ReaderClass::Whole, client(2), 10);
+        let other = readers.enter(ReaderClass::Zstd, client(3), 0);
         fast.set(100);
         let lag = |class| readers.lag(class, 100);
-        assert_eq!(lag(ReaderClass::Whole), ClassLag { readers: 2, events_max: 90 });
-        assert_eq!(lag(ReaderClass::Zstd), ClassLag { readers: 1, events_max: 100 });
+        assert_eq!(lag(ReaderClass::Whole), ClassLag { readers: 2, events_max: 90, slowest: client(1) });
+        assert_eq!(lag(ReaderClass::Zstd), ClassLag { readers: 1, events_max: 100, slowest: client(3) });
         assert_eq!(lag(ReaderClass::Sidecar), ClassLag::default());
         drop((slow, other));
-        assert_eq!(lag(ReaderClass::Whole), ClassLag { readers: 1, events_max: 0 });
+        assert_eq!(lag(ReaderClass::Whole), ClassLag { readers: 1, events_max: 0, slowest: None });
         for _ in 0..100 {
-            drop(readers.enter(ReaderClass::Filtered, 0));
+            drop(readers.enter(ReaderClass::Filtered, None, 0));
         }
         assert!(readers.0.lock().unwrap().len() < 10, "who has left is forgotten");
     }

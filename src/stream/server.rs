@@ -30,7 +30,9 @@ use super::{
     subscriber::{COMPRESSED_PIECE_BYTES, Coding, Subscriber},
 };
 use crate::http::{
+    access::Client,
     cors::allow_any_origin,
+    episode::{Episode, Over},
     front::Front,
     limits::{BYTES_PER_SECOND_MIN, FrontLimits},
 };
@@ -87,6 +89,8 @@ pub(super) struct Shared {
     pub(super) decoders: Arc<Semaphore>,
     /// Searches for a time, one after the other: each reads a little of every segment.
     time_searches: Arc<Semaphore>,
+    /// Streams for which there was no place.
+    refusals: Episode,
     pub(super) places_ahead: Arc<Places>,
     pub(super) budget: Budget,
     pub(super) large_readers: Arc<LargeReaders>,
@@ -96,6 +100,15 @@ pub(super) struct Shared {
 impl Shared {
     fn subscribers_max(&self) -> usize {
         self.options.max_concurrent_subscribers as usize
+    }
+
+    fn note_full(&self, client: Option<SocketAddr>) {
+        let places = self.subscribers_max();
+        let client = client.map(tracing::field::display);
+        self.refusals.note(
+            || tracing::info!(client, places, "streams are refused; raise `max_concurrent_subscribers` to take more"),
+            |Over { times, seconds }| tracing::info!(refused = times, seconds, "streams are not refused any more"),
+        );
     }
 
     fn buffer_bytes(&self) -> usize {
@@ -169,6 +182,7 @@ impl Server {
         let shared = Shared {
             decoders: Arc::new(Semaphore::new(options.decode_concurrency.max(1))),
             time_searches: Arc::new(Semaphore::new(1)),
+            refusals: Episode::default(),
             places_ahead: Arc::default(),
             budget: Budget::new(BUDGET_BYTES),
             large_readers: Arc::default(),
@@ -213,8 +227,15 @@ async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     let (request, _) = request.into_parts();
     answer(&shared, &request).await.unwrap_or_else(|refusal| {
         shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+        if refusal == Refusal::Full {
+            shared.note_full(client(&request));
+        }
         refused(&shared, &refusal)
     })
+}
+
+fn client(request: &Parts) -> Option<SocketAddr> {
+    request.extensions.get::<Client>().map(|Client(address)| *address)
 }
 
 fn refused(shared: &Shared, refusal: &Refusal) -> Response {
@@ -250,7 +271,7 @@ async fn answer(shared: &Arc<Shared>, request: &Parts) -> Result<Response, Refus
     let mut response = match request.method {
         // What a stream would be answered with, without one; of its length it is not known either.
         Method::HEAD => Response::new(Body::from_stream(futures_util::stream::empty::<io::Result<Bytes>>())),
-        _ => open_stream(shared, &wanted, request.version).await?,
+        _ => open_stream(shared, &wanted, request).await?,
     };
     if endpoint == Endpoint::Events {
         name_log(&shared.log, &mut response);
@@ -261,7 +282,7 @@ async fn answer(shared: &Arc<Shared>, request: &Parts) -> Result<Response, Refus
     Ok(response)
 }
 
-async fn open_stream(shared: &Arc<Shared>, wanted: &StreamRequest, version: Version) -> Result<Response, Refusal> {
+async fn open_stream(shared: &Arc<Shared>, wanted: &StreamRequest, request: &Parts) -> Result<Response, Refusal> {
     let slot = Slot::take(shared).ok_or(Refusal::Full)?;
     let since = match wanted.since {
         Some(time) => Some(first_received_at_or_after(shared, time).await?),
@@ -274,7 +295,7 @@ async fn open_stream(shared: &Arc<Shared>, wanted: &StreamRequest, version: Vers
         *response.status_mut() = StatusCode::NO_CONTENT;
         return Ok(response);
     }
-    Ok(Response::new(Body::new(subscribe(shared, slot, wanted, start, version))))
+    Ok(Response::new(Body::new(subscribe(shared, slot, wanted, start, request))))
 }
 
 /// The first event received at `time` or later, or the next one that comes.
@@ -347,16 +368,10 @@ impl Drop for Slot {
     }
 }
 
-fn subscribe(
-    shared: &Arc<Shared>,
-    slot: Slot,
-    wanted: &StreamRequest,
-    start: Sequence,
-    version: Version,
-) -> Subscriber {
+fn subscribe(shared: &Arc<Shared>, slot: Slot, wanted: &StreamRequest, start: Sequence, request: &Parts) -> Subscriber {
     let options = &shared.options;
     let coding = if wanted.zstd { Coding::Zstd } else { Coding::Identity };
-    let copies = shared.copies() && version < Version::HTTP_2;
+    let copies = shared.copies() && request.version < Version::HTTP_2;
     let hold = match coding {
         Coding::Identity if !copies => Hold::Keeps(shared.budget.clone()),
         // What is compressed is not kept.
@@ -387,7 +402,7 @@ fn subscribe(
         Endpoint::Events if selection_is_partial => ReaderClass::Filtered,
         Endpoint::Events => ReaderClass::Whole,
     };
-    let subscriber = Subscriber::new(Arc::clone(shared), slot, class, cursor, coding);
+    let subscriber = Subscriber::new(Arc::clone(shared), slot, class, client(request), cursor, coding);
     match wanted.endpoint {
         Endpoint::Events if start < oldest => {
             subscriber.greet(cursor::missing_comment(start, oldest, &Missing::Dropped))

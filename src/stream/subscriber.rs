@@ -7,6 +7,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
@@ -105,8 +106,15 @@ enum Outcome {
 }
 
 impl Subscriber {
-    pub(super) fn new(shared: Arc<Shared>, slot: Slot, class: ReaderClass, cursor: Cursor, coding: Coding) -> Self {
-        let position = shared.counters.readers.enter(class, cursor.position());
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        slot: Slot,
+        class: ReaderClass,
+        client: Option<SocketAddr>,
+        cursor: Cursor,
+        coding: Coding,
+    ) -> Self {
+        let position = shared.counters.readers.enter(class, client, cursor.position());
         let commits = Changes::new(shared.committed.clone());
         let (decoders, places) = (Arc::clone(&shared.decoders), Arc::clone(&shared.places_ahead));
         let ahead = ReadAhead::new(shared.log.clone(), decoders, places, cursor.until());

@@ -174,6 +174,19 @@ impl Counters {
         self.status.load(Ordering::Relaxed)
     }
 
+    /// The same in the words of the metric `node_statuses`.
+    #[must_use]
+    pub fn status_name(&self) -> &'static str {
+        match self.status() {
+            0 => "preparing",
+            1 => "connecting",
+            2 => "connected",
+            3 => "reconnecting",
+            -1 => "connections_exhausted",
+            _ => "incompatible",
+        }
+    }
+
     /// The events of `kind` that were received, duplicates included.
     #[must_use]
     pub fn received(&self, kind: Kind) -> &Tally {

@@ -1,0 +1,131 @@
+//! How the parts are, for people and their scripts: one JSON object, a member per part.
+//!
+//! Figures over time are the metrics' business; here is what they cannot have, such as the address of the slowest client.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+use sidecar_log_format::Sequence;
+
+use super::{Follower, Logged, Parts, Role};
+use crate::stream::ReaderClass;
+
+/// What `/status` answers.
+#[derive(Debug, Serialize)]
+pub(super) struct Status<'a> {
+    version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<Log>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    streams: Option<Streams>,
+    nodes: Vec<Node<'a>>,
+    views: Vec<Lag>,
+    exporters: Vec<Exporter>,
+}
+
+#[derive(Debug, Serialize)]
+struct Log {
+    id: String,
+    epoch: u64,
+    /// Not there while the log is empty.
+    oldest: Option<Sequence>,
+    newest: Option<Sequence>,
+    waits_for_room: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Streams {
+    connections: usize,
+    open: u64,
+    classes: Vec<Class>,
+}
+
+#[derive(Debug, Serialize)]
+struct Class {
+    class: &'static str,
+    open: u64,
+    /// Events that the slowest stream still has to be sent.
+    lag_max: u64,
+    /// Its client, while it lags.
+    slowest: Option<SocketAddr>,
+}
+
+#[derive(Debug, Serialize)]
+struct Node<'a> {
+    name: &'a str,
+    status: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Lag {
+    name: &'static str,
+    lag: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Exporter {
+    name: &'static str,
+    lag: u64,
+    is_connected: bool,
+}
+
+impl<'a> Status<'a> {
+    pub(super) fn of(parts: &'a Parts) -> Status<'a> {
+        let logged = parts.logged.as_ref();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            log: logged.map(log),
+            streams: logged.map(streams),
+            nodes: logged.map(nodes).unwrap_or_default(),
+            views: logged.map(views).unwrap_or_default(),
+            exporters: logged.map(exporters).unwrap_or_default(),
+        }
+    }
+}
+
+fn log(logged: &Logged) -> Log {
+    let head = logged.log.head();
+    let oldest = logged.log.oldest();
+    let newest = head.next_sequence.checked_sub(1).filter(|newest| oldest <= *newest);
+    Log {
+        id: hex::encode(logged.log.id()),
+        epoch: head.epoch,
+        oldest: newest.map(|_| oldest),
+        newest,
+        waits_for_room: logged.ingest.waits_for_room.get(),
+    }
+}
+
+fn streams(logged: &Logged) -> Streams {
+    let head = logged.log.head().next_sequence;
+    let classes = ReaderClass::ALL.map(|class| {
+        let lag = logged.stream.readers.lag(class, head);
+        Class { class: class.name(), open: lag.readers, lag_max: lag.events_max, slowest: lag.slowest }
+    });
+    Streams {
+        connections: logged.stream.front.connections.load(Ordering::Relaxed),
+        open: classes.iter().map(|class| class.open).sum(),
+        classes: classes.into(),
+    }
+}
+
+fn nodes(logged: &Logged) -> Vec<Node<'_>> {
+    let nodes = logged.sources.iter();
+    nodes.map(|source| Node { name: &source.name, status: source.counters.status_name() }).collect()
+}
+
+fn views(logged: &Logged) -> Vec<Lag> {
+    let views = logged.followers.iter().filter(|follower| follower.role == Role::View);
+    views.map(|view| Lag { name: view.name, lag: view.lag(&logged.log) }).collect()
+}
+
+fn exporters(logged: &Logged) -> Vec<Exporter> {
+    let lag = |follower: &Follower| follower.lag(&logged.log);
+    let exporter = |follower: &Follower| {
+        let counters = logged.exporters.iter().find(|(name, _)| *name == follower.name);
+        let is_connected = counters.is_some_and(|(_, counters)| counters.is_connected.load(Ordering::Relaxed));
+        Exporter { name: follower.name, lag: lag(follower), is_connected }
+    };
+    logged.followers.iter().filter(|follower| follower.role == Role::Exporter).map(exporter).collect()
+}
