@@ -184,14 +184,14 @@ async fn a_client_that_does_not_read_shows_as_lag() {
 }
 
 #[tokio::test]
-async fn a_refused_preflight_counts_as_the_request_that_it_is() {
+async fn a_preflight_counts_as_the_request_that_it_is() {
     let node = SimulatedNode::start();
     let sidecar = with_servers(&node).start().await;
     let preflight = Request::new("OPTIONS", sidecar.rest_address(), "/block/1");
     let preflight = preflight.header("origin", "http://a").header("access-control-request-method", "GET");
-    assert_eq!(preflight.open().await.status(), 403);
+    assert_eq!(preflight.open().await.status(), 204);
     let text = get(sidecar.admin_address(), "/metrics").await.2;
-    let count = r#"rest_api_response_times_count{label="/block/(...)",status="403"}"#;
+    let count = r#"rest_api_response_times_count{label="/block/(...)",status="204"}"#;
     assert_eq!(samples(&text).get(count), Some(&1.0), "{text}");
 }
 
@@ -206,13 +206,19 @@ async fn what_was_not_used_yet_does_not_appear() {
 }
 
 #[tokio::test]
-async fn other_requests_are_answered_as_by_the_reference() {
+async fn other_requests_are_answered_for_people_and_supervisors() {
     let node = SimulatedNode::start();
     let sidecar = with_servers(&node).start().await;
     let address = sidecar.admin_address();
     let text = Some("text/plain; charset=utf-8".to_owned());
-    let root = get(address, "/").await;
-    assert_eq!(root, (500, text.clone(), "Unhandled rejection: InvalidPath".to_owned()));
+    let (status, content_type, root) = get(address, "/").await;
+    assert_eq!((status, content_type, root.lines().count()), (200, text.clone(), 1));
+    for place in ["/health", "/ready", "/status", "/metrics"] {
+        assert!(root.contains(place), "{root}");
+        let mut options = Request::new("OPTIONS", address, place).open().await;
+        assert_eq!((options.status(), options.header("allow")), (204, Some("GET, HEAD, OPTIONS")), "{place}");
+        assert_eq!(options.body().await, b"");
+    }
     assert_eq!(get(address, "/other").await, (404, None, String::new()));
     for method in ["POST", "PUT", "DELETE"] {
         let mut response = Request::new(method, address, "/metrics").open().await;
@@ -224,6 +230,65 @@ async fn other_requests_are_answered_as_by_the_reference() {
         tokio::task::yield_now().await;
     }
     assert_eq!(get(address, "/ready").await, (200, text, "ready".to_owned()));
+    for place in ["/", "/health", "/ready", "/status", "/metrics"] {
+        let get = Request::get(address, place).answer().await;
+        let head = Request::new("HEAD", address, place).answer().await;
+        assert_eq!((head.status, head.body.as_str()), (200, ""), "{place}");
+        assert_eq!(head.header("content-type"), get.header("content-type"), "{place}");
+        assert!(head.header("content-length") == get.header("content-length") || place == "/metrics", "{place}");
+    }
+}
+
+#[tokio::test]
+async fn the_status_names_the_log_its_nodes_and_the_slowest_client() {
+    let node = SimulatedNode::start();
+    let sidecar = with_servers(&node).start().await;
+    let stalled = Request::get(sidecar.sse_address(), "/events").slow(4096).open().await;
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events?types=Step").await;
+    let events = recordings::recorded_network();
+    node.push_all(events.iter().map(|(_, payload)| payload));
+    live.read_until(|message| message.data == "\"Shutdown\"").await;
+    let (status, content_type, body) = get(sidecar.admin_address(), "/status").await;
+    assert_eq!((status, content_type.as_deref()), (200, Some("application/json")));
+    let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    let named = format!("{};epoch={}", status["log"]["id"].as_str().unwrap(), status["log"]["epoch"]);
+    assert_eq!(stalled.header("sidecar-log"), Some(named.as_str()));
+    assert_eq!(status["log"]["oldest"], 0);
+    assert!(status["log"]["newest"].as_u64().unwrap() > 100, "{body}");
+    assert_eq!(status["nodes"][0]["status"], "connected");
+    assert_eq!(status["streams"]["open"], 2);
+    let whole = &status["streams"]["classes"][0];
+    assert_eq!((&whole["class"], &whole["open"]), (&"whole".into(), &1.into()));
+    assert!(whole["lag_max"].as_u64().unwrap() > 100, "{body}");
+    let slowest: SocketAddr = whole["slowest"].as_str().unwrap().parse().unwrap();
+    assert!(slowest.ip().is_loopback() && slowest.port() > 0, "{body}");
+    assert_eq!(status["streams"]["classes"][1]["slowest"], serde_json::Value::Null);
+    assert_eq!(status["views"][0]["name"], "casper");
+}
+
+#[tokio::test]
+async fn every_request_has_a_line_for_those_who_look_and_refusals_have_two() {
+    let node = SimulatedNode::start();
+    let builder = with_servers(&node).max_concurrent_subscribers(1).environment("RUST_LOG", "debug");
+    let mut sidecar = builder.start().await;
+    let stream = SseClient::connect(sidecar.sse_address(), "/events").await;
+    for _ in 0..20 {
+        let refused = Request::get(sidecar.sse_address(), "/events").answer().await;
+        assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
+    }
+    Request::get(sidecar.rest_address(), "/nothing").answer().await;
+    Request::get(sidecar.admin_address(), "/health").answer().await;
+    drop(stream);
+    sidecar.wait_for_outputs("request answered", 23).await;
+    let output = sidecar.output();
+    let lines = |path: &str, status: &str| {
+        let parts = [format!("path=\"{path}\""), format!("status={status}")];
+        output.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+    };
+    assert_eq!((lines("/events", "200"), lines("/events", "503")), (1, 20), "{output}");
+    assert_eq!((lines("/nothing", "400"), lines("/health", "200")), (1, 1), "{output}");
+    assert_eq!(output.matches("streams are refused").count(), 1, "{output}");
 }
 
 #[tokio::test]

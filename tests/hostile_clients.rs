@@ -15,6 +15,7 @@ use sidecar_test_support::client::{Request, SseClient, events};
 use sidecar_test_support::fast::EndlessStory;
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
+use sidecar_test_support::story;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
@@ -240,6 +241,62 @@ async fn requests_that_are_too_long_or_no_text_are_refused() {
     }
     scene.all_is_well().await;
     scene.memory_is_bounded("requests that are too long");
+}
+
+#[tokio::test]
+async fn with_few_descriptors_clients_cost_neither_the_log_nor_health_nor_those_who_have_a_place() {
+    let builder = sidecar().rest_api().admin_api().open_files_max(60);
+    let builder = builder.sections("[storage.log]\nsegment_bytes_max = 1_048_576\n");
+    let mut scene = Scene::with(100, builder).await;
+    let request = b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut crowd = connections(scene.address(), 80, request).await;
+    crowd.extend(connections(scene.sidecar.rest_address(), 40, b"GET /blo").await);
+    crowd.extend(connections(scene.sidecar.admin_address(), 20, b"GET /hea").await);
+    let segments = |sidecar: &Sidecar| {
+        let entries = std::fs::read_dir(sidecar.storage_path().join("logs/casper")).unwrap();
+        entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|is| is == "segment")).count()
+    };
+    let before = segments(&scene.sidecar);
+    while segments(&scene.sidecar) < before + 3 {
+        let next = scene.told + 2_000;
+        scene.node.push_all((scene.told..next).map(|number| scene.story.payload(number)));
+        scene.expect(scene.told..next).await;
+        scene.told = next;
+        let health = Request::get(scene.sidecar.admin_address(), "/health").answer().await;
+        assert_eq!((health.status, health.body.as_str()), (200, "live"));
+    }
+    let output = scene.sidecar.output();
+    assert!(output.contains("raise the limit of open files"), "{output}");
+    assert!(output.matches("connections are refused").count() <= 3, "{output}");
+    for never in ["Too many open files", "the log is closed"] {
+        assert!(!output.contains(never), "{output}");
+    }
+    drop(crowd);
+}
+
+/// Clients that ask for large lists and take nothing: the others have their answers, also large ones.
+#[tokio::test]
+async fn answers_that_nobody_takes_stop_no_other_answer() {
+    const LISTS: usize = 30;
+    let node = SimulatedNode::start();
+    let sidecar = sidecar().node(node.address()).rest_api().start().await;
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events").await;
+    let last = node.push_all((0..4).map(|number| story::of_random_text(30_000_000, number).payload)).end - 1;
+    live.read_until_id(last).await;
+    let mut unread = Vec::new();
+    for number in 0..LISTS {
+        let mut stream = TcpStream::connect(sidecar.rest_address()).await.unwrap();
+        let target = format!("/events/{}", number % 4);
+        stream.write_all(format!("GET {target} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        unread.push(stream);
+    }
+    let begun = std::time::Instant::now();
+    for target in ["/status", "/nothing", "/events?limit=1&types=Step", "/api-doc.json"] {
+        let answer = Request::get(sidecar.rest_address(), target).answer().await;
+        assert!(matches!(answer.status, 200 | 400), "{target}: {}", answer.status);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    drop(unread);
 }
 
 /// What is answered until the connection ends or falls silent.

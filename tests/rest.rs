@@ -528,7 +528,7 @@ async fn events_of_any_size_and_shape_can_be_read() {
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_may_read_and_preflights_are_refused() {
+async fn pages_of_other_origins_may_read_and_ask_with_any_header() {
     let (_node, sidecar) = transcript().await;
     let address = sidecar.rest_address();
     let origin = "http://example.org";
@@ -537,7 +537,13 @@ async fn pages_of_other_origins_may_read_and_preflights_are_refused() {
         assert_eq!(answer.header("access-control-allow-origin"), Some(origin), "{path}");
     }
     let preflight = Request::new("OPTIONS", address, "/block").header("origin", origin);
-    let answer = preflight.header("access-control-request-method", "GET").answer().await;
+    let preflight = preflight.header("access-control-request-headers", "if-none-match,x-any");
+    let answer = preflight.clone().header("access-control-request-method", "GET").answer().await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (204, Some(origin)));
+    assert_eq!(answer.header("access-control-allow-headers"), Some("if-none-match,x-any"));
+    let answer = Request::get(address, "/block").header("origin", origin).answer().await;
+    assert_eq!(answer.header("access-control-expose-headers"), Some("etag"));
+    let answer = preflight.header("access-control-request-method", "POST").answer().await;
     assert_eq!((answer.status, answer.body.as_str()), (403, "CORS request forbidden: request-method not allowed"));
     assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
 }

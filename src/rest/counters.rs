@@ -46,9 +46,10 @@ const LABELS: [&str; 13] = [
 ];
 
 /// Every status that the server answers with, then `disconnected` for a client that did not wait, and `error`.
-const STATUSES: [&str; 11] = ["200", "302", "304", "400", "403", "404", "500", "501", "503", "disconnected", "error"];
-const DISCONNECTED: usize = 9;
-const ERROR: usize = 10;
+const STATUSES: [&str; 12] =
+    ["200", "204", "302", "304", "400", "403", "404", "500", "501", "503", "disconnected", "error"];
+const DISCONNECTED: usize = 10;
+const ERROR: usize = 11;
 
 /// What the server has done.
 #[derive(Debug)]

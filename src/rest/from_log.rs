@@ -30,7 +30,7 @@ pub struct LogAnswers {
     views: Views,
     sources: Vec<NamedSource>,
     decoders: Arc<Semaphore>,
-    memory: Memory,
+    memory: Box<Memory>,
     read_lately: Arc<ReadLately>,
 }
 
@@ -43,7 +43,7 @@ impl LogAnswers {
             views,
             sources,
             decoders: Arc::new(Semaphore::new(decode_concurrency.max(1))),
-            memory: Memory::default(),
+            memory: Box::default(),
             read_lately: Arc::default(),
         }
     }

@@ -335,7 +335,7 @@ async fn the_root_says_what_is_there() {
 }
 
 #[tokio::test]
-async fn a_preflight_succeeds_for_what_clients_of_streams_send_and_for_nothing_else() {
+async fn a_preflight_succeeds_for_get_with_any_header() {
     let written = Written::steps(3);
     let running = Running::start(&written, options());
     let preflight = async |headers: &str| {
@@ -351,17 +351,13 @@ async fn a_preflight_succeeds_for_what_clients_of_streams_send_and_for_nothing_e
         assert_eq!(response.status(), 204, "{headers}");
         assert_eq!(response.header("access-control-allow-origin"), Some("http://a"));
         assert_eq!(response.header("access-control-allow-methods"), Some("GET, HEAD"));
-        let allowed = response.header("access-control-allow-headers").unwrap();
-        assert!(allowed.contains("last-event-id") && allowed.contains("cache-control"), "{allowed}");
+        let wanted = headers.split_once("headers: ").map(|(_, wanted)| wanted);
+        assert_eq!(response.header("access-control-allow-headers"), wanted);
     }
-    for (headers, why) in [
-        ("method: POST", "request-method not allowed"),
-        ("headers: last-event-id", "request-method not allowed"),
-        ("method: GET\r\naccess-control-request-headers: last-event-id, x-other", "header not allowed"),
-    ] {
+    for headers in ["method: POST", "headers: last-event-id"] {
         let mut response = preflight(headers).await;
         assert_eq!(response.status(), 403, "{headers}");
-        assert_eq!(response.fixed_body().await, format!("CORS request forbidden: {why}"));
+        assert_eq!(response.fixed_body().await, "CORS request forbidden: request-method not allowed");
         assert_eq!(response.header("content-type"), Some("text/plain; charset=utf-8"));
         assert_eq!(response.header("access-control-allow-methods"), None);
     }

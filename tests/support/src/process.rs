@@ -40,6 +40,7 @@ pub struct SidecarBuilder {
     has_sse_server: bool,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    open_files_max: Option<u64>,
     sse_port: ReservedPort,
     rest_port: ReservedPort,
     admin_port: ReservedPort,
@@ -63,6 +64,7 @@ impl SidecarBuilder {
             has_sse_server: true,
             arguments: Vec::new(),
             environment: Vec::new(),
+            open_files_max: None,
             sse_port: ReservedPort::new(),
             rest_port: ReservedPort::new(),
             admin_port: ReservedPort::new(),
@@ -164,6 +166,12 @@ impl SidecarBuilder {
         self
     }
 
+    /// Lets the process open only so many files.
+    pub fn open_files_max(mut self, files: u64) -> Self {
+        self.open_files_max = Some(files);
+        self
+    }
+
     /// The configuration as it will be written to the file.
     pub fn configuration(&self) -> String {
         let sse_server = if self.has_sse_server { self.sse_server_sections() } else { String::new() };
@@ -230,7 +238,14 @@ impl SidecarBuilder {
     pub fn spawn(self) -> Sidecar {
         let config_file = self.folder.path().join("sidecar.toml");
         std::fs::write(&config_file, self.configuration()).unwrap();
-        let mut command = Command::new(&self.binary);
+        let mut command = match self.open_files_max {
+            None => Command::new(&self.binary),
+            Some(files) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!("ulimit -n {files}; exec \"$0\" \"$@\"")).arg(&self.binary);
+                shell
+            }
+        };
         command.arg("--path-to-config").arg(&config_file).args(&self.arguments);
         command.envs(self.environment.iter().cloned());
         let process = Process::start(&mut command);
