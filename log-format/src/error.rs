@@ -32,6 +32,31 @@ pub enum Error {
         /// The log's directory.
         directory: String,
     },
+    /// There is no log where one must be.
+    #[error(
+        "{directory} holds no log where one must be, and none is begun in its place; bring it back (is its volume mounted?)"
+    )]
+    LogMissing {
+        /// Where it must be.
+        directory: String,
+    },
+    /// Another log is where the one that is open was.
+    #[error("{directory} holds another log than the one that was opened there; put that one back")]
+    OtherLog {
+        /// The log's directory.
+        directory: String,
+    },
+    /// The directory or a file that is being written is not the one that others find under its name.
+    #[error(
+        "{file} in {directory} is gone or was replaced while the log was being written; bring back what was deleted, \
+         moved or unmounted"
+    )]
+    NotInPlace {
+        /// The log's directory.
+        directory: String,
+        /// The file, relative to it.
+        file: String,
+    },
     /// The file was written by a newer release.
     #[error("{file} has format version {found}, this release reads up to {known}; use a newer release")]
     NewerFormat {

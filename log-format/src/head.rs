@@ -166,6 +166,11 @@ impl HeadFile {
         Ok(HeadFile { file, identity, counter, last: None })
     }
 
+    /// What [`File::identity`] says of it.
+    pub(crate) fn identity(&self) -> u64 {
+        self.identity
+    }
+
     /// Writes the next slot; `slot.counter` and `slot.file_identity` are filled in.
     pub(crate) fn write(&mut self, slot: HeadSlot) -> Result<()> {
         let slot = HeadSlot { counter: self.counter + 1, file_identity: self.identity, ..slot };

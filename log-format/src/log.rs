@@ -667,6 +667,15 @@ impl Shared {
         segments.active = active;
     }
 
+    /// Replaces all that is known of the segments after the log was recovered: what was read before may not be there any
+    /// more.
+    pub(crate) fn replace_segments(&self, header: SegmentHeader, sealed: Vec<Sequence>, active: Option<Active>) {
+        *self.header.write().unwrap_or_else(PoisonError::into_inner) = header;
+        self.set_segments(sealed, active);
+        *self.lock_open() = OpenSegments::default();
+        self.cache.clear();
+    }
+
     /// The active segment is sealed now.
     pub(crate) fn active_was_sealed(&self) {
         let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);

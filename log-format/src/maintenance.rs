@@ -16,6 +16,7 @@ use crate::{
     rewrite::{self, Progress, has_small_blocks, sealed_footer},
     segment::{SegmentFile, file_name, storage_error},
     storage::{Lock, Storage},
+    writer::{check_lock, lock},
 };
 
 /// Keeps the sealed segments of a log in shape; for a thread of its own.
@@ -23,7 +24,7 @@ use crate::{
 /// It holds the writer's lock too: drop it before the log is opened for writing again.
 pub struct Maintenance {
     shared: Arc<Shared>,
-    _lock: Arc<dyn Lock>,
+    lock: Arc<dyn Lock>,
 }
 
 /// A sealed segment, as far as its footer tells.
@@ -44,7 +45,7 @@ pub struct SealedSegment {
 
 impl Maintenance {
     pub(crate) fn new(shared: Arc<Shared>, lock: Arc<dyn Lock>) -> Self {
-        Maintenance { shared, _lock: lock }
+        Maintenance { shared, lock }
     }
 
     /// The maintenance of a log that nobody writes. The newest segment is left to the next writer, sealed or not.
@@ -54,17 +55,14 @@ impl Maintenance {
     pub fn open(storage: Arc<dyn Storage>) -> Result<Self> {
         let not_a_log = || Error::NotALog { directory: storage.name() };
         let newest = list_segments(storage.as_ref())?.last().copied().ok_or_else(not_a_log)?;
-        let lock = storage
-            .lock()
-            .map_err(storage_error("lock", "the directory"))?
-            .ok_or_else(|| Error::Locked { directory: storage.name() })?;
+        let lock = lock(storage.as_ref())?;
         let header = SegmentFile::open(storage.as_ref(), newest, false)?.header;
         // Listed again: a writer may have ended only now.
         let mut segments = list_segments(storage.as_ref())?;
         segments.pop();
         let log = Log::assemble(storage, ReadOptions { cache_bytes: 0 }, header, Reading::ThisProcess);
         log.shared.set_segments(segments, None);
-        Ok(Maintenance::new(log.shared, Arc::from(lock)))
+        Ok(Maintenance::new(log.shared, lock))
     }
 
     /// The first sequences of all sealed segments, oldest first. No I/O.
@@ -174,6 +172,7 @@ impl Maintenance {
         options: RewriteOptions,
         progress: Progress<'_>,
     ) -> Result<Option<Rewritten>> {
+        self.check_lock()?;
         rewrite::rewrite(&self.shared, first_sequence, options, progress)
     }
 
@@ -183,7 +182,13 @@ impl Maintenance {
     /// # Errors
     /// What the storage answers.
     pub fn drop_before(&self, sequence: Sequence) -> Result<usize> {
+        self.check_lock()?;
         drop_before(&self.shared, sequence)
+    }
+
+    /// Files of another log may have the same names.
+    fn check_lock(&self) -> Result<()> {
+        check_lock(self.lock.as_ref(), self.shared.storage.as_ref())
     }
 
     /// Goes through the blocks of a sealed segment past the cache, for who must undo what it did for these events; then

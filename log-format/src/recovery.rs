@@ -7,7 +7,7 @@
 use std::{ops::Range, sync::Arc};
 
 use crate::{
-    ApiVersion, CHAIN_START, Error, Mark, MarkKind, Result, Sequence,
+    ApiVersion, CHAIN_START, Durability, Error, Head, Log, Mark, MarkKind, Result, Sequence,
     head::{self, HeadState},
     log::{list_segments, read_segment_marks},
     scan::Scan,
@@ -49,7 +49,39 @@ pub(crate) struct Found {
     pub(crate) recovery: Recovery,
 }
 
-pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions) -> Result<Found> {
+/// What this process knows of a log that it had open for writing before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known {
+    pub(crate) log_id: [u8; 16],
+    /// What its readers have seen.
+    pub(crate) head: Head,
+}
+
+impl Known {
+    pub(crate) fn of(log: &Log) -> Self {
+        Known { log_id: log.id(), head: log.head() }
+    }
+}
+
+/// Checks, before anything in the directory is touched, that a log is there; and that it is the known one.
+pub(crate) fn check_log_is_there(storage: &dyn Storage, known: Option<&Known>) -> Result<()> {
+    let missing = || Error::LogMissing { directory: storage.name() };
+    let segments = list_segments(storage).map_err(|error| match error {
+        Error::NotALog { .. } => missing(),
+        error => error,
+    })?;
+    let newest = segments.last().copied().ok_or_else(missing)?;
+    let Some(known) = known else { return Ok(()) };
+    let header = SegmentFile::open(storage, newest, false)?.header;
+    if header.log_id == known.log_id { Ok(()) } else { Err(Error::OtherLog { directory: storage.name() }) }
+}
+
+/// With a `known` log, none is ever begun, and its sequences never come again: what its readers have seen and the disk
+/// lacks is lost, whatever the head file says.
+pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions, known: Option<&Known>) -> Result<Found> {
+    if known.is_some() || !options.create_if_missing {
+        check_log_is_there(storage, known)?;
+    }
     remove_leftovers(storage)?;
     let head_state = head::read(storage)?;
     let mut sealed = list_segments(storage)?;
@@ -85,8 +117,8 @@ pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions) -> Result<F
         Ok(None) | Err(Error::Corrupt { .. }) => found.take_up_active(storage, file, &head_state)?,
         Err(error) => return Err(error),
     }
-    found.account_for_loss(&head_state, options);
-    found.begin_epoch(&head_state);
+    found.account_for_loss(&head_state, options, known);
+    found.begin_epoch(&head_state, known);
     found.replace_segment_without_events()?;
     Ok(found)
 }
@@ -150,6 +182,11 @@ fn may_have_given_out_more(head_state: &HeadState) -> bool {
 }
 
 impl Found {
+    /// The header of the newest segment, or of the log that is to be made.
+    pub(crate) fn newest_header(&self) -> SegmentHeader {
+        self.active.as_ref().map_or(&self.header, |active| &active.file.header).clone()
+    }
+
     /// Goes on with a segment that was not sealed.
     fn take_up_active(&mut self, storage: &dyn Storage, file: SegmentFile, head_state: &HeadState) -> Result<()> {
         let slot = match head_state {
@@ -189,16 +226,22 @@ impl Found {
         Ok(())
     }
 
-    /// Where the head is beyond what the segments hold, durable data is gone: says so, and goes on above it.
+    /// Where the head, or what readers of this process have seen, is beyond what the segments hold, durable data is gone:
+    /// marks the loss, and numbering continues above it.
     ///
-    /// Not so in a copy: its segments are older than its head, and nothing is gone where it came from.
-    fn account_for_loss(&mut self, head_state: &HeadState, options: &WriteOptions) {
-        let (from, HeadState::Own(slot)) = (self.position.next_sequence, head_state) else { return };
-        let to = slot.next_sequence;
+    /// The head of a copy does not count: its segments are older than its head, and nothing is gone where it came from.
+    fn account_for_loss(&mut self, head_state: &HeadState, options: &WriteOptions, known: Option<&Known>) {
+        let own = match head_state {
+            HeadState::Own(slot) => Some(slot),
+            HeadState::Missing | HeadState::Copied(_) => None,
+        };
+        let seen = known.map_or(0, |known| known.head.next_sequence);
+        let (from, to) = (self.position.next_sequence, own.map_or(0, |slot| slot.next_sequence).max(seen));
         if to <= from {
             return;
         }
-        let reason = if slot.unsynced {
+        let unsynced = own.map_or(options.durability == Durability::Os, |slot| slot.unsynced);
+        let reason = if unsynced {
             "the log was written without syncs and the machine stopped"
         } else {
             "the storage lost what it had acknowledged"
@@ -215,10 +258,13 @@ impl Found {
         });
     }
 
-    /// Begins another epoch, in a segment of its own, where sequences may come again.
-    fn begin_epoch(&mut self, head_state: &HeadState) {
-        self.epoch = self.epoch.max(head_state.slot().map_or(0, |slot| slot.epoch));
-        if may_have_given_out_more(head_state) {
+    /// Begins another epoch, in a segment of its own, where sequences may come again. They may not where this process knows
+    /// which it has given out, and the log is where it was.
+    fn begin_epoch(&mut self, head_state: &HeadState, known: Option<&Known>) {
+        let slot_epoch = head_state.slot().map_or(0, |slot| slot.epoch);
+        self.epoch = self.epoch.max(slot_epoch).max(known.map_or(0, |known| known.head.epoch));
+        let is_all_known = known.is_some() && matches!(head_state, HeadState::Own(_));
+        if may_have_given_out_more(head_state) && !is_all_known {
             self.epoch += 1;
             self.seal_active = true;
         }

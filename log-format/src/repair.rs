@@ -20,6 +20,7 @@ use crate::{
     rewrite::{Loss, Replacement, copy_bytes},
     segment::{SegmentFile, SegmentHeader, file_name, storage_error},
     storage::Storage,
+    writer::lock,
 };
 
 /// How a log is repaired.
@@ -122,12 +123,7 @@ const REWRITES_MAX: usize = 4;
 /// [`Error::Locked`] while another process writes the log, [`Error::NotALog`], [`Error::Corrupt`] for a segment that does
 /// not come right, or what the storage answers. What was done before an error stays done, and repair can be run again.
 pub fn repair(storage: &Arc<dyn Storage>, options: RepairOptions) -> Result<Vec<Action>> {
-    let _lock = if options.dry_run {
-        None
-    } else {
-        let lock = storage.lock().map_err(storage_error("lock", "the directory"))?;
-        Some(lock.ok_or_else(|| Error::Locked { directory: storage.name() })?)
-    };
+    let _lock = if options.dry_run { None } else { Some(lock(storage.as_ref())?) };
     let mut actions = Vec::new();
     loop {
         let mut repair = Repair { survey: Survey::begin(Arc::clone(storage))?, options, actions: Vec::new() };

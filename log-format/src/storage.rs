@@ -82,7 +82,14 @@ pub trait File: Send + Sync {
 }
 
 /// Held while one process writes the log; released on drop.
-pub trait Lock: Send + Sync {}
+pub trait Lock: Send + Sync {
+    /// Whether the lock still guards the directory that others find under this name. `false` once the directory was removed,
+    /// unmounted or replaced, or its lock file was deleted.
+    ///
+    /// # Errors
+    /// Whatever the device answers.
+    fn is_held(&self) -> io::Result<bool>;
+}
 
 /// A flat directory of files.
 pub trait Storage: Send + Sync {
@@ -146,6 +153,9 @@ pub struct Directory {
 
 /// The name of the file that the one writer of a [`Directory`] holds a lock on.
 pub const LOCK_FILE: &str = "lock";
+/// What that file says to a person who wonders whether it may be deleted.
+const LOCK_TEXT: &[u8] =
+    b"The process that writes this log holds a lock on this file. Leave it here, also when it looks old.\n";
 
 impl Directory {
     /// An existing directory; nothing is touched.
@@ -207,12 +217,18 @@ impl Storage for Directory {
     }
 
     fn lock(&self) -> io::Result<Option<Box<dyn Lock>>> {
-        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(self.path.join(LOCK_FILE))?;
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Box::new(DirectoryLock { _file: file }))),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(error.into()),
+        let path = self.path.join(LOCK_FILE);
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
+        // Locked too, because it cannot be deleted by mistake. Some file systems cannot lock a directory.
+        let directory = fs::File::open(&self.path)?;
+        if !try_lock(&file)? || matches!(try_lock(&directory), Ok(false)) {
+            return Ok(None);
         }
+        if file.metadata()?.len() != LOCK_TEXT.len() as u64 {
+            // Only a note: the lock is as good without.
+            let _ = file.write_all_at(LOCK_TEXT, 0);
+        }
+        Ok(Some(Box::new(DirectoryLock { path, file, _directory: directory })))
     }
 
     fn free_space(&self) -> io::Result<u64> {
@@ -225,12 +241,32 @@ impl Storage for Directory {
     }
 }
 
-/// The kernel drops the lock with the descriptor, also when the process is killed.
-struct DirectoryLock {
-    _file: fs::File,
+/// Takes an exclusive lock; `false` when another process holds it.
+fn try_lock(file: &fs::File) -> io::Result<bool> {
+    match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
-impl Lock for DirectoryLock {}
+/// The kernel drops the locks with the descriptors, also when the process is killed.
+struct DirectoryLock {
+    path: PathBuf,
+    file: fs::File,
+    _directory: fs::File,
+}
+
+impl Lock for DirectoryLock {
+    fn is_held(&self) -> io::Result<bool> {
+        let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        match fs::metadata(&self.path) {
+            Ok(found) => Ok(place(found) == place(self.file.metadata()?)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
 
 struct DiskFile {
     file: fs::File,

@@ -10,16 +10,16 @@ use crate::{
     ApiVersion, Error, Event, Head, Log, Maintenance, Mark, MarkKind, ReadOptions, Result, Sequence, Timestamp,
     block::{BlockBuilder, BlockType, Built, Encoder, PAYLOAD_BYTES_MAX},
     chain::next_chain_value,
-    head::{HeadFile, HeadSlot},
+    head::{self, HeadFile, HeadSlot},
     log::{Active, LARGE_BYTES, Reading, Shared},
     maintenance,
-    recovery::{self, Recovery},
+    recovery::{self, Found, Known, Recovery},
     scan,
     segment::{
         BlockEntry, DIALECT_BYTES, Footer, KIND_NAME_BYTES_MAX, KINDS_MAX, Position, SEGMENT_BLOCKS_MAX, SegmentFile,
         SegmentHeader, file_name, storage_error,
     },
-    storage::{Lock, Storage},
+    storage::{LOCK_FILE, Lock, Storage},
     wire,
 };
 
@@ -47,6 +47,8 @@ pub struct WriteOptions {
     pub new_log_id: [u8; 16],
     /// The first sequence of a log that is made anew.
     pub first_sequence: Sequence,
+    /// Whether a log is begun where there is none. Without, that is [`Error::LogMissing`].
+    pub create_if_missing: bool,
     /// The time of opening, for the header of a segment that is made then.
     pub now: Timestamp,
     /// What a commit waits for.
@@ -79,6 +81,7 @@ impl WriteOptions {
             kinds: Vec::new(),
             new_log_id,
             first_sequence: 0,
+            create_if_missing: true,
             now,
             durability: Durability::Commit,
             compression_level: 1,
@@ -159,21 +162,48 @@ impl Writer {
     /// Opens a log for writing, making it if the directory holds none, and recovers what a crash left behind.
     ///
     /// # Errors
-    /// [`Error::Locked`] when another process writes it, [`Error::OtherDialect`], [`Error::NewerFormat`], or what the
-    /// storage answers.
+    /// [`Error::Locked`] when another process writes it, [`Error::LogMissing`] when there is none and none may be made,
+    /// [`Error::OtherDialect`], [`Error::NewerFormat`], or what the storage answers.
     pub fn open(storage: Arc<dyn Storage>, options: WriteOptions) -> Result<Opened> {
         check_options(&options)?;
-        let lock = storage
-            .lock()
-            .map_err(storage_error("lock", "the directory"))?
-            .ok_or_else(|| Error::Locked { directory: storage.name() })?;
+        if !options.create_if_missing {
+            // Before the lock, which makes a file.
+            recovery::check_log_is_there(storage.as_ref(), None)?;
+        }
+        let lock = lock(storage.as_ref())?;
+        let found = recovery::recover(storage.as_ref(), &options, None)?;
+        let log = Log::assemble(Arc::clone(&storage), options.read, found.newest_header(), Reading::ThisProcess);
+        Writer::begin(log, lock, options, found)
+    }
+
+    /// Opens again, for writing, a log whose writer has failed or was dropped: recovers it from disk as [`Writer::open`]
+    /// does, and has all readers of `log` see the result. They can read at any time meanwhile.
+    ///
+    /// A log is never begun, and no sequence that a reader has seen is given out again: where the disk lacks one, the log
+    /// carries a mark. After an error this can be tried again.
+    ///
+    /// # Errors
+    /// [`Error::LogMissing`] and [`Error::OtherLog`] when the log is not where it was; nothing is touched then. Else as
+    /// [`Writer::open`].
+    pub fn reopen(log: &Log, options: WriteOptions) -> Result<Opened> {
+        check_options(&options)?;
+        let storage = log.shared.storage.as_ref();
+        let known = Known::of(log);
+        // Before the lock, which makes a file.
+        recovery::check_log_is_there(storage, Some(&known))?;
+        let lock = lock(storage)?;
+        let found = recovery::recover(storage, &options, Some(&known))?;
+        Writer::begin(log.clone(), lock, options, found)
+    }
+
+    /// Continues where recovery ended, and has the readers of `log` see what it found.
+    fn begin(log: Log, lock: Arc<dyn Lock>, options: WriteOptions, found: Found) -> Result<Opened> {
         let encoder = Encoder::new(options.compression_level).map_err(storage_error("set up", "zstd"))?;
-        let found = recovery::recover(storage.as_ref(), &options)?;
-        let header = found.active.as_ref().map_or(found.header, |active| active.file.header.clone());
+        let header = found.newest_header();
         let log_id = header.log_id;
-        let log = Log::assemble(Arc::clone(&storage), options.read, header, Reading::ThisProcess);
         let active = found.active.as_ref().map(|active| Active::new(Arc::clone(&active.file), &active.footer));
-        log.shared.set_segments(found.sealed, active);
+        log.shared.replace_segments(header, found.sealed, active);
+        let storage = Arc::clone(&log.shared.storage);
         let mut writer = Writer {
             shared: Arc::clone(&log.shared),
             options,
@@ -191,7 +221,7 @@ impl Writer {
             position: found.position,
             written: found.position,
             poisoned: false,
-            lock: Arc::from(lock),
+            lock,
         };
         // A head, or a footer, must not say more than the disk holds.
         writer.sync_active()?;
@@ -379,6 +409,34 @@ impl Writer {
         Ok(())
     }
 
+    /// Checks that what is written is what others find in the directory: the lock, the head and the active segment. For a
+    /// caller that waits for events; a commit looks for the lock itself, and a new segment for all of them.
+    ///
+    /// # Errors
+    /// [`Error::NotInPlace`], or what the storage answers. The writer is poisoned then.
+    pub fn check_in_place(&mut self) -> Result<()> {
+        self.check_alive()?;
+        let result = self.find_in_place();
+        self.guard(result)
+    }
+
+    fn find_in_place(&self) -> Result<()> {
+        check_lock(self.lock.as_ref(), self.shared.storage.as_ref())?;
+        self.find_file(head::FILE, self.head_file.identity())?;
+        let Some(ActiveSegment { file, .. }) = &self.active else { return Ok(()) };
+        self.find_file(&file.name, file.file.identity().map_err(storage_error("look at", &file.name))?)
+    }
+
+    fn find_file(&self, name: &str, identity: u64) -> Result<()> {
+        let storage = self.shared.storage.as_ref();
+        let found = match storage.open(name, false) {
+            Ok(file) => Some(file.identity().map_err(storage_error("look at", name))?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(storage_error("look for", name)(error)),
+        };
+        if found == Some(identity) { Ok(()) } else { Err(not_in_place(storage, name)) }
+    }
+
     /// Removes whole sealed segments that hold only sequences below `sequence`; returns how many.
     ///
     /// # Errors
@@ -448,7 +506,7 @@ impl Writer {
 
     /// Seals the active segment, if there is one, and begins the next.
     fn roll(&mut self, created: Timestamp) -> Result<()> {
-        let result = self.seal().and_then(|()| self.begin_segment(created));
+        let result = self.find_in_place().and_then(|()| self.seal()).and_then(|()| self.begin_segment(created));
         self.guard(result)
     }
 
@@ -545,7 +603,9 @@ impl Writer {
         if self.active.is_none() {
             return Ok(head);
         }
-        let result = self.head_file.write(self.head_slot(head));
+        // What was synced into a directory that others no longer find is not durable.
+        let result = check_lock(self.lock.as_ref(), self.shared.storage.as_ref())
+            .and_then(|()| self.head_file.write(self.head_slot(head)));
         self.guard(result)?;
         let entries: Vec<_> = self.unpublished.iter().map(|written| written.entry).collect();
         for written in self.unpublished.drain(..) {
@@ -611,6 +671,24 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Takes the lock of the one writer.
+pub(crate) fn lock(storage: &dyn Storage) -> Result<Arc<dyn Lock>> {
+    let lock = storage.lock().map_err(storage_error("lock", &storage.name()))?;
+    lock.map(Arc::from).ok_or_else(|| Error::Locked { directory: storage.name() })
+}
+
+/// Refuses to change a directory whose lock is not held any more.
+pub(crate) fn check_lock(lock: &dyn Lock, storage: &dyn Storage) -> Result<()> {
+    match lock.is_held().map_err(storage_error("look for", LOCK_FILE))? {
+        true => Ok(()),
+        false => Err(not_in_place(storage, LOCK_FILE)),
+    }
+}
+
+fn not_in_place(storage: &dyn Storage, file: &str) -> Error {
+    Error::NotInPlace { directory: storage.name(), file: file.to_owned() }
 }
 
 /// The name of the operation after whose failure the disk is in doubt, whatever the reason.

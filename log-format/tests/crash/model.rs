@@ -851,6 +851,7 @@ impl Model {
                 3..15 => self.commit(&mut writer),
                 15 => self.drop_some(&mut writer, &log),
                 16 => self.compact(&writer),
+                22 if self.random.one_in(4) => self.move_away(&mut writer, &log),
                 17..20 => {
                     self.look_from_other(&log);
                     Ok(())
@@ -861,8 +862,15 @@ impl Model {
                 }
                 _ => self.append(&mut writer),
             };
-            if (done.is_err() && writer.is_poisoned()) || self.disk.is_stopped() {
+            if self.disk.is_stopped() {
                 break;
+            }
+            if done.is_err() && writer.is_poisoned() {
+                self.disk.clear_fault();
+                match self.reopen(writer, &log) {
+                    Ok(reopened) => writer = reopened,
+                    Err(()) => return self.die(&log),
+                }
             }
             if self.options.durability == Durability::Commit {
                 assert_eq!(log.head().next_sequence as usize, self.visible, "nothing is visible before its commit");
@@ -870,6 +878,68 @@ impl Model {
         }
         self.disk.clear_fault();
         self.rest(writer, &log);
+    }
+
+    /// The directory is gone for a while: nothing becomes visible that is written meanwhile.
+    fn move_away(&mut self, writer: &mut Writer, log: &Log) -> Result<(), ()> {
+        self.step("the directory is moved away");
+        self.disk.count("moved away");
+        self.disk.move_away(true);
+        let head = log.head();
+        let looked = if self.random.one_in(2) { writer.check_in_place() } else { writer.sync().map(drop) };
+        assert!(matches!(looked, Err(Error::NotInPlace { .. })) || self.disk.faults_fired() > 0, "{looked:?}");
+        assert_eq!(log.head(), head);
+        let again = Writer::reopen(log, self.options.clone()).err();
+        assert!(matches!(again, Some(Error::LogMissing { .. })) || self.disk.faults_fired() > 0, "{again:?}");
+        self.disk.move_away(false);
+        looked.map_err(drop)
+    }
+
+    /// After a failure, the log is opened again in place: its readers see all of it meanwhile, and no sequence that they saw
+    /// comes again.
+    fn reopen(&mut self, writer: Writer, log: &Log) -> Result<Writer, ()> {
+        drop(writer);
+        self.visible = self.visible.max(log.head().next_sequence as usize);
+        for attempt in 0..4 {
+            if attempt < 3 && self.random.one_in(3) {
+                let calls = 20 + 60 * self.random.below(2);
+                self.plan_fault(calls);
+            }
+            self.step("reopen");
+            let seen = log.head();
+            let reopened = Writer::reopen(log, self.options.clone());
+            self.note_stop("reopening");
+            self.disk.clear_fault();
+            if self.disk.is_stopped() {
+                return Err(());
+            }
+            match reopened {
+                Ok(opened) => {
+                    self.disk.count("reopened");
+                    let head = log.head();
+                    assert_eq!(head, opened.log.head());
+                    assert!(head.next_sequence >= seen.next_sequence, "{seen:?} was seen, and now {head:?}");
+                    self.recovered(&opened);
+                    return Ok(opened.writer);
+                }
+                Err(error) => {
+                    trace!(self, "cannot reopen: {error}");
+                    self.may_begin_epoch |= !self.is_synced();
+                    assert!(log.head().next_sequence >= seen.next_sequence);
+                    self.visible = self.visible.max(log.head().next_sequence as usize);
+                    self.read_one(log);
+                }
+            }
+        }
+        Err(())
+    }
+
+    /// The end of a life without a writer.
+    fn die(&mut self, log: &Log) {
+        if !self.disk.is_stopped() {
+            self.visible = self.visible.max(log.head().next_sequence as usize);
+        }
+        self.interrupt();
     }
 
     /// The end of a life.

@@ -234,6 +234,8 @@ struct State {
     faults_fired: u64,
     stopped: bool,
     locked: bool,
+    /// Nothing is found under the directory's name; files that are open can still be read and written.
+    moved_away: bool,
     random: Random,
     /// Set when a head was written that speaks of what was not synced.
     head_ran_ahead: bool,
@@ -313,6 +315,11 @@ impl SimulatedDisk {
     pub fn clear_fault(&self) {
         let mut state = self.state();
         (state.fault, state.full_until) = (None, 0);
+    }
+
+    /// Takes the directory away from its name, or brings it back.
+    pub fn move_away(&self, away: bool) {
+        self.state().moved_away = away;
     }
 
     pub fn faults_fired(&self) -> u64 {
@@ -580,7 +587,11 @@ impl File for SimulatedFile {
 
 struct SimulatedLock(SimulatedDisk);
 
-impl Lock for SimulatedLock {}
+impl Lock for SimulatedLock {
+    fn is_held(&self) -> io::Result<bool> {
+        Ok(!self.0.state().moved_away)
+    }
+}
 
 impl Drop for SimulatedLock {
     fn drop(&mut self) {
@@ -608,7 +619,7 @@ impl Storage for SimulatedDisk {
 
     fn open(&self, name: &str, _write: bool) -> io::Result<Arc<dyn File>> {
         let state = self.call("open")?;
-        let inode = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        let inode = *state.names.get(name).filter(|_| !state.moved_away).ok_or(io::ErrorKind::NotFound)?;
         Ok(Arc::new(SimulatedFile { disk: self.clone(), inode, name: name.to_owned() }))
     }
 
@@ -648,7 +659,11 @@ impl Storage for SimulatedDisk {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.call("list")?.names.keys().cloned().collect())
+        let state = self.call("list")?;
+        if state.moved_away {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(state.names.keys().cloned().collect())
     }
 
     fn lock(&self) -> io::Result<Option<Box<dyn Lock>>> {
