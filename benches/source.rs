@@ -146,6 +146,7 @@ fn listen(body: &[u8]) -> usize {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (out, mut batches) = tokio::sync::mpsc::channel(16);
         let options = NodeOptions {
+            log_network: sidecar::source::LogNetwork::default(),
             host: "127.0.0.1".into(),
             sse_port: port,
             rest_port: port,

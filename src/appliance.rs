@@ -1,7 +1,9 @@
 //! The appliance: sources, ingest, log and servers, put together as a configuration says.
 //!
-//! Owns the life of the process: start, the end by signal or because all nodes are gone, and starting over after the
-//! storage has failed. Data does not pass through here.
+//! Owns the life of the process: everything is started once, and ends by signal or because all nodes are gone. What happens
+//! between, to one log and its nodes, is in [`life`]. Data does not pass through here.
+
+mod life;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,11 +12,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
-use sidecar_log_format::{ReadOptions, Recovery, RewriteOptions, Sequence, WriteOptions};
+use sidecar_log_format::{ReadOptions, RewriteOptions, Sequence, WriteOptions};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 use tokio::task::JoinSet;
-use tracing::{error, info, warn};
+use tracing::info;
 
 use crate::admin::{self, AdminOptions, Follower, Role};
 use crate::config::{
@@ -23,50 +25,22 @@ use crate::config::{
 };
 use crate::export::{self, Exporters};
 use crate::http::BindError;
-use crate::ingest::{self, Ingest, IngestError, Retention, Rewriting, identity};
+use crate::ingest::{self, LiveLog, Retention, Rewriting, identity};
 use crate::rest::{self, LogAnswers, PostgreSqlAnswers, RestOptions};
-use crate::source::Batch;
-use crate::source::casper::{self, End, NamedSource, NodeOptions, event::KINDS};
+use crate::source::LogNetwork;
+use crate::source::casper::{self, NamedSource, NodeOptions, event::KINDS};
 use crate::stream::{self, Server, StreamOptions};
 use crate::view::{self, Views};
+use life::{LogLife, Outcome};
 
 /// How long clients of `/events/sidecar` are given to read that it ends.
 const FAREWELL: Duration = Duration::from_millis(200);
-/// How long closing the log may take before the process ends without (nothing durable is lost then).
-const CLOSE_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long the servers may take to let go of their connections at the end.
+const SERVERS_END_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long the exporters' last transactions may take at the end.
 const EXPORT_END_TIME_MAX: Duration = Duration::from_secs(10);
-/// Pauses before the log is opened again after the storage failed.
-const RESTART_PAUSE_MIN: Duration = Duration::from_secs(1);
-const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Segments of a log that keeps only the newest events, so that dropping whole ones keeps little too much.
 const SHORT_LOG_SEGMENT_BYTES: u64 = 4 << 20;
-
-/// Why one life of the appliance is over.
-enum Outcome {
-    /// SIGTERM or SIGINT.
-    Signal,
-    /// Every node's listener has ended.
-    NodesUnavailable,
-    /// Ingest has failed; the log must be opened anew.
-    StorageFailed(IngestError),
-}
-
-/// What outlives the appliance's lives.
-struct Outside {
-    exporters: Exporters,
-    /// The database that REST answers from, if it does.
-    postgresql: Option<PostgreSqlAnswers>,
-}
-
-/// Which life of the appliance in this process it is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Life {
-    /// What it cannot be begun with is for the operator to put right.
-    First,
-    /// It has worked before, so it is tried again however long the storage keeps failing.
-    Another,
-}
 
 /// Runs what the configuration says until a signal comes (`Ok`) or it cannot go on. Where nothing of it is built yet, that
 /// is said, and is no error.
@@ -119,101 +93,77 @@ async fn answers_from_postgresql(config: &Config) -> anyhow::Result<Option<Postg
     opened.map(Some).map_err(|error| anyhow!("Error initializing component 'rest_api_server': {error}"))
 }
 
-/// The same with an end of its own, and a look at what runs for who wants to follow it, once all ports are taken.
+/// The same with an end of its own, and a look at what runs for a caller that follows it, once all ports are taken.
 pub(crate) async fn run_until(
     config: &Config,
     sse: &SseServer,
     storage: &Storage,
-    mut started: impl FnMut(&Ingest, Addresses),
+    started: impl FnOnce(&LiveLog, Addresses),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    // First of all, because the others would make files in its folder.
+    if !storage.log.create_if_missing {
+        check_there_is_a_log(&storage.folder)?;
+    }
     let exporters = Exporters::new(export_options(storage));
     exporters.check().await.map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     // After the exporters, which may have made the tables.
-    let outside = Outside { postgresql: answers_from_postgresql(config).await?, exporters };
-    tokio::pin!(end);
-    let mut pause = RESTART_PAUSE_MIN;
-    let mut life = Life::First;
-    loop {
-        let begun = tokio::time::Instant::now();
-        match run_once(config, sse, storage, life, &outside, &mut started, end.as_mut()).await? {
-            Outcome::Signal => return Ok(()),
-            Outcome::NodesUnavailable => {
-                bail!("Error running component 'sse_event_server': Connected node(s) are unavailable")
-            }
-            Outcome::StorageFailed(failure) => {
-                if begun.elapsed() > RESTART_PAUSE_MAX {
-                    pause = RESTART_PAUSE_MIN;
-                }
-                error!(
-                    "the log is closed: {failure}; it is recovered from disk and the nodes are read again in {pause:?}"
-                );
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = end.as_mut() => return Ok(()),
-                }
-                pause = (pause * 2).min(RESTART_PAUSE_MAX);
-                life = Life::Another;
-            }
+    let postgresql = answers_from_postgresql(config).await?;
+    check_no_unfinished_import(&storage.folder)?;
+    let (live, run) = LiveLog::open(ingest_options(sse, storage)?)
+        .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
+    let live = Arc::new(live);
+    let nodes = nodes(config, sse, storage, &log_network(config, storage, &live)?);
+    let (cut, _) = broadcast::channel::<()>(1);
+    let outside = Outside { exporters, postgresql };
+    let Serving { servers, handle, addresses } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
+    started(&live, addresses);
+    let exporting = outside
+        .exporters
+        .start(&live.log, &live.committed)
+        .context("Error initializing component 'sse_event_server': cannot start a thread for an export")?;
+
+    let (outcome, closing) = LogLife::new(Arc::clone(&live), nodes).live(run, end).await?;
+    if outcome == Outcome::NodesUnavailable {
+        handle.announce_own_shutdown();
+        tokio::time::sleep(FAREWELL).await;
+    }
+    closing.wait().await;
+    exporting.stop(EXPORT_END_TIME_MAX).await;
+    // The views end when nobody can write the log any more.
+    drop((live, cut));
+    let _ = tokio::time::timeout(SERVERS_END_TIME_MAX, servers.join_all()).await;
+    match outcome {
+        Outcome::Signal => Ok(()),
+        Outcome::NodesUnavailable => {
+            bail!("Error running component 'sse_event_server': Connected node(s) are unavailable")
         }
     }
 }
 
-async fn run_once(
-    config: &Config,
-    sse: &SseServer,
-    storage: &Storage,
-    life: Life,
-    outside: &Outside,
-    started: &mut impl FnMut(&Ingest, Addresses),
-    end: impl Future<Output = ()>,
-) -> anyhow::Result<Outcome> {
-    check_no_unfinished_import(&storage.folder)?;
-    let ingest = match ingest::start(ingest_options(sse, storage)?) {
-        Ok(ingest) => ingest,
-        Err(failure) if life == Life::Another => return Ok(Outcome::StorageFailed(failure)),
-        Err(error) => bail!("Error initializing component 'sse_event_server': {error}"),
-    };
-    report(&ingest.recovery);
-    let nodes = nodes(config, sse, storage);
-    let (cut, _) = broadcast::channel::<()>(1);
-    let Serving { servers, handle, addresses } = serve(config, sse, storage, &ingest, outside, &nodes, &cut)?;
-    started(&ingest, addresses);
-    let exporting = outside
-        .exporters
-        .start(&ingest.log, &ingest.committed)
-        .context("Error initializing component 'sse_event_server': cannot start a thread for an export")?;
+/// What is around the log.
+struct Outside {
+    exporters: Exporters,
+    /// The database that REST answers from, if it does.
+    postgresql: Option<PostgreSqlAnswers>,
+}
 
-    let Ingest { batches, mut ended, .. } = ingest;
-    let mut listeners = listen(nodes, &batches);
-    drop(batches);
-    let outcome = tokio::select! {
-        () = end => Outcome::Signal,
-        () = all_ended(&mut listeners) => Outcome::NodesUnavailable,
-        result = &mut ended => match result {
-            Ok(Err(failure)) => Outcome::StorageFailed(failure),
-            Ok(Ok(())) => Outcome::NodesUnavailable,
-            Err(_) => bail!("the committer's thread has panicked; this is a mistake in Sidecar, please report it"),
-        },
-    };
-    // Dropping the listeners drops the last senders: ingest stores what it has and closes the log.
-    listeners.shutdown().await;
-    if matches!(outcome, Outcome::NodesUnavailable) {
-        handle.announce_own_shutdown();
-        tokio::time::sleep(FAREWELL).await;
+/// The network that the log's nodes must be on, where the log tells it and it may not change.
+fn log_network(config: &Config, storage: &Storage, live: &LiveLog) -> anyhow::Result<LogNetwork> {
+    if storage.log.allow_network_change {
+        return Ok(LogNetwork::default());
     }
-    if !matches!(outcome, Outcome::StorageFailed(_)) {
-        match tokio::time::timeout(CLOSE_TIME_MAX, ended).await {
-            Ok(Ok(Err(failure))) => error!("closing the log: {failure}; it is recovered at the next start"),
-            Err(_) => warn!("the log did not close within {CLOSE_TIME_MAX:?}; it is recovered at the next start"),
-            Ok(_) => {}
-        }
+    let known = live.newest_network().context("Error initializing component 'sse_event_server'")?;
+    if let (Some(known), Some(configured)) = (&known, &config.network_name)
+        && known != configured
+    {
+        bail!(
+            "the log in {} holds events of network {known}, and `network_name` is {configured}; give another storage \
+             folder, or allow the change with `allow_network_change = true` in `[storage.log]`",
+            log_directory(&storage.folder).display()
+        );
     }
-    exporting.stop(EXPORT_END_TIME_MAX).await;
-    drop(cut);
-    // Awaited so that ports and files are free again when the appliance starts over.
-    let _ = tokio::time::timeout(CLOSE_TIME_MAX, servers.join_all()).await;
-    Ok(outcome)
+    Ok(LogNetwork::known(known))
 }
 
 /// Where the servers listen.
@@ -236,25 +186,25 @@ fn serve(
     config: &Config,
     sse: &SseServer,
     storage: &Storage,
-    ingest: &Ingest,
+    live: &LiveLog,
     outside: &Outside,
     nodes: &[Node],
     cut: &broadcast::Sender<()>,
 ) -> anyhow::Result<Serving> {
     // Without look-ups in the log nobody needs the views; they catch up when somebody does.
     let needs_views = config.rest_api_server.is_some() && outside.postgresql.is_none();
-    let views = needs_views.then(|| Views::open(view_options(storage), ingest.log.clone(), ingest.committed.clone()));
+    let views = needs_views.then(|| Views::open(view_options(storage), live.log.clone(), live.committed.clone()));
     let views = views.transpose().context("Error initializing component 'rest_api_server'")?;
     let followers = followers(views.as_ref(), &outside.exporters);
     for follower in &followers {
-        ingest.needed_from.add(Arc::clone(&follower.next_sequence));
+        live.needed_from.add(Arc::clone(&follower.next_sequence));
     }
     let sources: Vec<NamedSource> = nodes.iter().map(|node| node.source.clone()).collect();
     let admin = bind_admin(config)?;
     let answers = match (&outside.postgresql, &views) {
         (Some(postgresql), _) => Some(rest::AnswerFrom::PostgreSql(postgresql.clone())),
         (None, Some(views)) => {
-            let (log, decoders) = (ingest.log.clone(), storage.log.decode_concurrency);
+            let (log, decoders) = (live.log.clone(), storage.log.decode_concurrency);
             Some(rest::AnswerFrom::Log(LogAnswers::new(log, views.clone(), sources.clone(), decoders)))
         }
         (None, None) => None,
@@ -262,7 +212,7 @@ fn serve(
     let rest = config.rest_api_server.as_ref().zip(answers);
     let rest = rest.map(|(settings, answers)| bind_rest(rest_options(settings), answers));
     let rest = rest.transpose()?;
-    let stream = Server::bind(stream_options(sse, storage), ingest.log.clone(), ingest.committed.clone())
+    let stream = Server::bind(stream_options(sse, storage), live.log.clone(), live.committed.clone())
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
     let handle = stream.handle();
     let addresses = Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref());
@@ -271,9 +221,9 @@ fn serve(
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
         let logged = admin::Logged {
-            log: ingest.log.clone(),
+            log: live.log.clone(),
             log_directory: log_directory(&storage.folder),
-            ingest: Arc::clone(&ingest.counters),
+            ingest: Arc::clone(&live.counters),
             sources,
             stream: Arc::clone(handle.counters()),
             views: views.clone(),
@@ -368,7 +318,7 @@ struct Node {
     source: NamedSource,
 }
 
-fn nodes(config: &Config, sse: &SseServer, storage: &Storage) -> Vec<Node> {
+fn nodes(config: &Config, sse: &SseServer, storage: &Storage, log_network: &LogNetwork) -> Vec<Node> {
     let node = |connection: &NodeConnection| {
         let options = NodeOptions {
             host: connection.host.to_string(),
@@ -381,53 +331,13 @@ fn nodes(config: &Config, sse: &SseServer, storage: &Storage) -> Vec<Node> {
             no_message_timeout: connection.no_message_timeout,
             keep_alive_check_interval: connection.sleep_between_keep_alive_checks,
             network_name: config.network_name.clone(),
+            log_network: log_network.clone(),
             event_bytes_max: storage.log.event_bytes_max as usize,
         };
         let source = NamedSource { name: options.source(), counters: Arc::default() };
         Node { options, source }
     };
     sse.connections.iter().map(node).collect()
-}
-
-fn listen(nodes: Vec<Node>, batches: &mpsc::Sender<Batch>) -> JoinSet<End> {
-    let run = |node: Node| casper::run(node.options, batches.clone(), node.source.counters);
-    nodes.into_iter().map(run).collect()
-}
-
-/// Ends when every node's listener has ended by itself. One that ended because nobody takes its events never counts: ingest
-/// has failed then, and is about to say why.
-async fn all_ended(listeners: &mut JoinSet<End>) {
-    while let Some(end) = listeners.join_next().await {
-        if matches!(end, Ok(End::ReceiverGone)) {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-fn report(recovery: &Recovery) {
-    if recovery.cut_bytes > 0 {
-        info!(
-            "cut {} bytes of a commit that a crash interrupted; nothing that was published is lost",
-            recovery.cut_bytes
-        );
-    }
-    if let Some(lost) = &recovery.lost {
-        error!(
-            "events {} to {} were stored and are gone; the log goes on at {} and carries a mark",
-            lost.start,
-            lost.end - 1,
-            lost.end,
-        );
-    }
-    if let Some(file) = &recovery.kept_aside {
-        warn!("what could not be read behind the last stored event is kept in {file}, beside the log's segments");
-    }
-    for damage in &recovery.damage {
-        error!("{damage}");
-    }
-    if recovery.copied {
-        warn!("this log is a copy: it goes on under a new epoch");
-    }
 }
 
 fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::Options> {
@@ -447,6 +357,7 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
     let write = WriteOptions {
         kinds: KINDS.iter().map(|(kind, name)| (kind.0, (*name).to_owned())).collect(),
         first_sequence: reference_index(&storage.folder),
+        create_if_missing: log.create_if_missing,
         durability,
         compression_level: log.compression_level,
         block_bytes_max: log.block_bytes_max as usize,
@@ -535,6 +446,19 @@ pub fn importing_directory(log_directory: &Path) -> PathBuf {
     name.push(".");
     name.push(IMPORTING);
     name.into()
+}
+
+/// Refuses to begin a log where the configuration forbids it: a volume that is not mounted looks like a first start.
+fn check_there_is_a_log(storage_folder: &Path) -> anyhow::Result<()> {
+    let log = log_directory(storage_folder);
+    if is_log(&log).unwrap_or(false) {
+        return Ok(());
+    }
+    bail!(
+        "{} holds no log, and `create_if_missing = false` in `[storage.log]` forbids to begin one; mount the volume that \
+         holds it, correct `storage_folder`, or set `create_if_missing = true` for a first start",
+        log.display()
+    );
 }
 
 /// Refuses to make a log where an import was about to: its first events would take the ids of the history.

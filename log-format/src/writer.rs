@@ -309,27 +309,26 @@ impl Writer {
         if version <= self.position.announced_version {
             return Ok(());
         }
-        self.close_block()?;
-        self.position.announced_version = version;
-        let body = format!("{{\"version\":\"{version}\"}}");
-        self.mark(&Mark {
+        let mark = Mark {
             kind: MarkKind::VERSION,
             position: self.position.next_sequence,
             source: source.to_owned(),
             received,
-            body,
-        })
+            body: format!("{{\"version\":\"{version}\"}}"),
+        };
+        check_mark(&mark)?;
+        self.close_block()?;
+        self.position.announced_version = version;
+        self.mark(&mark)
     }
 
     /// Adds a mark behind what was appended so far; durable with the next commit. Its position is filled in.
     ///
     /// # Errors
-    /// [`Error::Refused`] when its body is not one line, [`Error::Poisoned`], or when compression fails.
+    /// [`Error::Refused`] when its body is not one line or its source's name too long, [`Error::Poisoned`], or when compression fails.
     pub fn mark(&mut self, mark: &Mark) -> Result<()> {
         self.check_alive()?;
-        if mark.body.contains(['\n', '\r']) || mark.body.is_empty() || mark.body.len() > EVENT_BYTES_MAX {
-            return Err(Error::Refused { reason: "a mark's body must be one line of at most 256 MiB".to_owned() });
-        }
+        check_mark(mark)?;
         self.close_block()?;
         let mut builder = BlockBuilder::new(self.position, 0);
         builder.push_mark(mark, self.position.announced_version);
@@ -731,7 +730,8 @@ impl ActiveSegment {
         }
         self.end + more_bytes as u64 > options.segment_bytes_max
             || self.footer.blocks.len() >= options.segment_blocks_max
-            || newest.saturating_sub(self.file.header.created) > options.segment_age_max
+            // Also of a segment from a time when the clock was ahead.
+            || newest.abs_diff(self.file.header.created) > options.segment_age_max
     }
 
     fn add(&mut self, built: &Built) {
@@ -773,6 +773,17 @@ fn check_event(event: &Event<'_>) -> Result<()> {
     }
     if event.source.len() > NAME_BYTES_MAX || event.network.len() > NAME_BYTES_MAX {
         return refuse(format!("the name of a source or network is longer than {NAME_BYTES_MAX} bytes"));
+    }
+    Ok(())
+}
+
+fn check_mark(mark: &Mark) -> Result<()> {
+    let refuse = |reason: String| Err(Error::Refused { reason });
+    if mark.body.contains(['\n', '\r']) || mark.body.is_empty() || mark.body.len() > EVENT_BYTES_MAX {
+        return refuse("a mark's body must be one line of at most 256 MiB".to_owned());
+    }
+    if mark.source.len() > NAME_BYTES_MAX {
+        return refuse(format!("the name of a source is longer than {NAME_BYTES_MAX} bytes"));
     }
     Ok(())
 }

@@ -134,6 +134,11 @@ fn ingest(group: &mut Group, logged: &Logged) {
         &counters.disk.written_bytes,
     );
     counted("sidecar_log_disk_full_total", "How many times ingest had to wait for room", &counters.disk_full);
+    counted(
+        "sidecar_log_reopened_total",
+        "How many times the log was opened again in place after a failure of its storage",
+        &counters.reopened,
+    );
     counted("sidecar_log_slow_commits_total", "Commits that took more than five seconds", &counters.slow_commits);
     counted("sidecar_log_rewritten_segments_total", "Segments made smaller", &counters.rewritten_segments);
     counted("sidecar_log_rewritten_bytes_before_total", "Their bytes before", &counters.rewritten_bytes_before);
@@ -160,6 +165,9 @@ fn ingest(group: &mut Group, logged: &Logged) {
     group
         .gauge("sidecar_log_waits_for_room", "1 while ingest waits for room on the device")
         .count(&[], counters.waits_for_room.get().into());
+    group
+        .gauge("sidecar_ingest_stopped", "1 while nothing is stored, because the log's storage has failed")
+        .count(&[], counters.stopped.reason().is_some().into());
     group.histogram("sidecar_log_sync_seconds", "How long it took to make what was written durable").distribution(
         &[],
         &counters.disk.syncs.snapshot(),

@@ -1,7 +1,7 @@
 //! HTTP: what the reference answers, two questions of process supervisors beside it, and a look at the parts for people.
 //!
-//! `/health` is answered as soon as the process serves, `/ready` once look-ups see what is stored, or while the database
-//! that they go to answers. Neither waits in the line of `/metrics`, which does not take all connections, so that a slow
+//! `/health` is answered as soon as the process serves. `/ready` is answered once look-ups see what is stored and events are
+//! being stored, or while the database that look-ups go to answers. Neither waits in the line of `/metrics`, which does not take all connections, so that a slow
 //! scrape does not look like a dead process.
 
 use std::net::SocketAddr;
@@ -154,7 +154,8 @@ async fn metrics(shared: &Arc<Shared>) -> Response {
 }
 
 async fn ready(parts: &Parts) -> Response {
-    let no_look_ups = parts.logged.as_ref().and_then(|logged| closed_views(logged).or_else(|| late_view(logged)));
+    let in_the_log = |logged| stopped_ingest(logged).or_else(|| closed_views(logged)).or_else(|| late_view(logged));
+    let no_look_ups = parts.logged.as_ref().and_then(in_the_log);
     let not_ready = match &parts.postgresql {
         Some(database) if !database.is_answering().await => Some("the database does not answer".to_owned()),
         _ => no_look_ups,
@@ -163,6 +164,11 @@ async fn ready(parts: &Parts) -> Response {
         None => text(StatusCode::OK, "ready"),
         Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
     }
+}
+
+fn stopped_ingest(logged: &Logged) -> Option<String> {
+    let why = logged.ingest.stopped.reason()?;
+    Some(format!("nothing is stored, what is stored is served: {why}"))
 }
 
 fn closed_views(logged: &Logged) -> Option<String> {

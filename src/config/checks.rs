@@ -193,6 +193,8 @@ fn log_settings(file: &file::Log, rest_from_log: bool, section: &Section<'_>) ->
             MIB..=1024 * GIB,
         )?,
         free_bytes_min: section.number_or("free_bytes_min", file.free_bytes_min, 64 * MIB, 0..=1024 * GIB)?,
+        create_if_missing: file.create_if_missing.unwrap_or(true),
+        allow_network_change: file.allow_network_change.unwrap_or(false),
         compaction: compaction(file, section)?,
         retention_bytes_max: Some(section.number_or(
             "retention_bytes_max",
@@ -659,6 +661,8 @@ mod tests {
             index_cache_bytes: 8_388_608,
             index_tail_bytes_max: 4_194_304,
             free_bytes_min: 67_108_864,
+            create_if_missing: true,
+            allow_network_change: false,
             compaction: Some(Compaction { level: 19, bytes_per_second: 262_144 }),
             retention_bytes_max: None,
             retention_age_max: None,

@@ -51,6 +51,8 @@ pub(super) struct Log {
     pub(super) index_cache_bytes: Option<i64>,
     pub(super) index_tail_bytes_max: Option<i64>,
     pub(super) free_bytes_min: Option<i64>,
+    pub(super) create_if_missing: Option<bool>,
+    pub(super) allow_network_change: Option<bool>,
     #[serde(default)]
     pub(super) compaction: Switch,
     pub(super) compaction_level: Option<i64>,

@@ -89,6 +89,10 @@ pub struct LogSettings {
     pub index_tail_bytes_max: usize,
     /// Ingest waits rather than leave fewer bytes than these free on the device.
     pub free_bytes_min: u64,
+    /// Whether a log is begun where there is none.
+    pub create_if_missing: bool,
+    /// Whether the log takes events of another network than those that it holds.
+    pub allow_network_change: bool,
     /// How finished segments are compacted; `None` leaves them as they were written, but for small blocks.
     pub compaction: Option<Compaction>,
     /// The most bytes on disk before the oldest segments are dropped; `None` keeps all.

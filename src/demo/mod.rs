@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::appliance::{self, Addresses};
 use crate::config::{Config, Loaded};
-use crate::ingest::Ingest;
+use crate::ingest::LiveLog;
 use node::{DemoNode, Recording};
 
 /// What the recorded node said on `/events`, compressed.
@@ -67,8 +67,8 @@ async fn replay(options: &Options, storage_path: &Path) -> anyhow::Result<()> {
     };
     let (started_sender, started_receiver) = watch::channel(None);
     let narrator = tokio::spawn(narrate(storage_path.to_owned(), events, last_payload, started_receiver));
-    let started = move |ingest: &Ingest, addresses| {
-        started_sender.send_replace(Some((addresses, ingest.log.clone(), ingest.committed.clone())));
+    let started = move |live: &LiveLog, addresses| {
+        started_sender.send_replace(Some((addresses, live.log.clone(), live.committed.clone())));
     };
     let result = appliance::run_until(&config, sse, storage, started, appliance::termination()?).await;
     narrator.abort();

@@ -30,6 +30,8 @@ const FULL_BATCH_EVENTS: usize = 512;
 const FULL_BATCH_BYTES: usize = 256 << 10;
 /// How long to wait before a full device is tried again.
 pub(super) const DISK_FULL_PAUSE: Duration = Duration::from_secs(1);
+/// How often a writer that has nothing to do looks whether the log is still where it was.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// How far back the newest block height is looked for when a log is opened.
 const HEIGHT_SEARCH_EVENTS: u64 = 20_000;
 
@@ -46,6 +48,8 @@ pub(super) struct Committer {
     pub(super) sync_interval: Duration,
     pub(super) disk: Disk,
     pub(super) runtime: Handle,
+    /// What the time of gaps is measured from: the clock on the wall may jump.
+    pub(super) begun: Instant,
 }
 
 impl Committer {
@@ -64,10 +68,15 @@ impl Committer {
     /// Takes what sources bring, until all of it is committed and no more will come.
     fn work(&mut self) -> Result<(), IngestError> {
         let mut last_sync = Instant::now();
+        let mut last_look = Instant::now();
         while let Some(batch) = self.next_batch(last_sync)? {
             if let Some(batch) = batch {
                 self.fill(batch)?;
                 self.commit()?;
+            }
+            if last_look.elapsed() >= LOOK_PERIOD {
+                self.writer.check_in_place()?;
+                last_look = Instant::now();
             }
             if self.durability == Durability::Interval && last_sync.elapsed() >= self.sync_interval {
                 self.sync()?;
@@ -77,12 +86,15 @@ impl Committer {
         self.commit()
     }
 
-    /// The next batch; `Some(None)` when it is time to sync, `None` when there will be none.
+    /// The next batch; `Some(None)` when it is time to sync or to look around, `None` when there will be none.
     fn next_batch(&mut self, last_sync: Instant) -> Result<Option<Option<Batch>>, IngestError> {
-        if self.durability != Durability::Interval {
-            return Ok(self.batches.blocking_recv().map(Some));
+        if let Ok(batch) = self.batches.try_recv() {
+            return Ok(Some(Some(batch)));
         }
-        let wait = self.sync_interval.saturating_sub(last_sync.elapsed());
+        let wait = match self.durability {
+            Durability::Interval => self.sync_interval.saturating_sub(last_sync.elapsed()).min(LOOK_PERIOD),
+            Durability::Commit | Durability::Os => LOOK_PERIOD,
+        };
         let received = self.runtime.block_on(async { tokio::time::timeout(wait, self.batches.recv()).await });
         Ok(match received {
             Ok(batch) => batch.map(Some),
@@ -117,7 +129,13 @@ impl Committer {
     fn take(&mut self, batch: Batch) -> Result<(), IngestError> {
         match batch {
             Batch::Version { connection, version } => {
-                Ok(self.writer.announce_version(version, &connection.source, now())?)
+                match self.writer.announce_version(version, &connection.source, now()) {
+                    Err(log_format::Error::Refused { reason }) => {
+                        warn!(source = connection.source, %version, reason, "version not noted");
+                        Ok(())
+                    }
+                    result => Ok(result?),
+                }
             }
             Batch::Events { connection, events } => {
                 events.iter().try_for_each(|received| self.take_event(&connection, received))
@@ -160,8 +178,7 @@ impl Committer {
         let sequence = match self.writer.append(&event) {
             Ok(sequence) => sequence,
             Err(log_format::Error::Refused { reason }) => {
-                self.counters.refused.add(1);
-                warn!(source = connection.source, upstream_id = received.upstream_id, "event not stored: {reason}");
+                self.refuse(connection, received, "event not stored", &reason);
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -169,8 +186,9 @@ impl Committer {
         self.counters.stored.add(1);
         self.counters.stored_bytes.add(received.payload.len() as u64);
         self.counters.stored_messages.add(received.message_count);
+        connection.event_lines.stored(received.kind, &received.payload);
         if let Some(height) = received.block_height {
-            self.gaps.block(height, received.received_at);
+            self.gaps.block(height, self.begun.elapsed());
         }
         if received.kind == SHUTDOWN {
             self.remember(sequence, received, connection)?;
@@ -201,16 +219,31 @@ impl Committer {
     ) -> Result<(), IngestError> {
         self.counters.duplicates.add(1);
         self.counters.identity_conflicts.add(1);
-        self.counters.amendments.add(1);
         let body = serde_json::json!({
             "reason": "carries messages, the stored event has none",
             "kind": received.kind.0,
             "upstream_id": received.upstream_id,
             "payload": received.payload,
         });
-        self.mark(MarkKind::AMENDMENT, &connection.source, received.received_at, body.to_string())?;
+        match self.mark(MarkKind::AMENDMENT, &connection.source, received.received_at, body.to_string()) {
+            Err(IngestError::Log(log_format::Error::Refused { reason })) => {
+                self.refuse(connection, received, "a richer copy of a stored event was not kept", &reason);
+            }
+            result => {
+                result?;
+                self.counters.amendments.add(1);
+            }
+        }
+        // Of a copy that was refused too: when a node brings it again, it is no news.
         let sequence = self.writer.next_sequence();
         self.note(&received.identity, fingerprint, sequence)
+    }
+
+    /// What the log cannot hold is left out, and everything else continues.
+    fn refuse(&self, connection: &Connection, received: &Received, what: &'static str, reason: &str) {
+        self.counters.refused.add(1);
+        let bytes = received.payload.len();
+        warn!(source = connection.source, upstream_id = received.upstream_id, bytes, reason, "{what}");
     }
 
     fn mark(&mut self, kind: MarkKind, source: &str, received: Timestamp, body: String) -> Result<(), IngestError> {
@@ -231,7 +264,7 @@ impl Committer {
     }
 
     fn commit(&mut self) -> Result<(), IngestError> {
-        for gap in self.gaps.certain(now()) {
+        for gap in self.gaps.certain(self.begun.elapsed()) {
             let (from, to) = (gap.start(), gap.end());
             warn!("no node has the blocks from height {from} to {to} any more: the log carries a mark");
             self.counters.missing_blocks.add(to - from + 1);

@@ -1,6 +1,7 @@
 //! What ingest counts, for whoever shows it: plain atomics that only grow, but for what waits at the moment.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::source::casper::counters::Count;
 use crate::telemetry::Histogram;
@@ -49,6 +50,10 @@ pub struct Counters {
     pub disk_full: Count,
     /// Whether it waits for room now.
     pub waits_for_room: Flag,
+    /// How many times the log was opened again in place after a failure of its storage.
+    pub reopened: Count,
+    /// Why nothing is stored at the moment, while the log is not open for writing.
+    pub stopped: Stopped,
     /// Commits that took longer than five seconds.
     pub slow_commits: Count,
     /// Segments that were merged or compacted.
@@ -63,6 +68,23 @@ pub struct Counters {
     pub dropped_bytes: Count,
     /// What the log's files went through.
     pub disk: DiskCounters,
+}
+
+/// Why something has stopped, while it has.
+#[derive(Debug, Default)]
+pub struct Stopped(Mutex<Option<String>>);
+
+impl Stopped {
+    /// The reason; `None` while it works.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets the reason; returns the one before.
+    pub(crate) fn set(&self, reason: Option<String>) -> Option<String> {
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), reason)
+    }
 }
 
 /// Something that is so at the moment, or not.

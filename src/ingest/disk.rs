@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::counters::Counters;
 
@@ -41,8 +41,7 @@ impl Disk {
     pub(super) fn has_room(&mut self) {
         if let Some(since) = self.full_since.take() {
             self.counters.waits_for_room.set(false);
-            // As loud as its beginning: who was woken by that one waits for this one.
-            error!("there is room on the device again: ingest goes on after {:?}", rounded(since.elapsed()));
+            info!("there is room on the device again: ingest resumes after {:?}", rounded(since.elapsed()));
         }
     }
 
@@ -51,11 +50,11 @@ impl Disk {
         if time >= SLOW_COMMIT {
             self.counters.slow_commits.add(1);
             if self.last_slow.replace(Instant::now()).is_none() {
-                warn!("the disk is slow: a commit took {:?}; nodes wait meanwhile, serving goes on", rounded(time));
+                warn!("the disk is slow: a commit took {:?}; nodes wait meanwhile, serving continues", rounded(time));
             }
         } else if self.last_slow.is_some_and(|last| last.elapsed() >= CALM) {
             self.last_slow = None;
-            warn!("the disk has been quick enough again for {CALM:?}");
+            info!("the disk has been quick enough again for {CALM:?}");
         }
     }
 }

@@ -5,11 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
-use crate::source::Timestamp;
-
-/// How long a hole may wait for a back-fill before it is a gap: five minutes of receive time, in microseconds.
-const PATIENCE: u64 = 300 * 1_000_000;
+/// How long a hole may wait for a back-fill before it is a gap.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Holes remembered at once; a chain that skips more often is reported at once.
 const HOLES_MAX: usize = 4096;
 
@@ -17,8 +16,8 @@ const HOLES_MAX: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Gaps {
     highest: Option<u64>,
-    /// First height to last height and when the hole was seen.
-    holes: BTreeMap<u64, (u64, Timestamp)>,
+    /// First height to last height and when the hole was seen, on a clock that does not jump.
+    holes: BTreeMap<u64, (u64, Duration)>,
 }
 
 impl Gaps {
@@ -28,12 +27,12 @@ impl Gaps {
     }
 
     /// A block was stored.
-    pub(super) fn block(&mut self, height: u64, received: Timestamp) {
+    pub(super) fn block(&mut self, height: u64, stored: Duration) {
         match self.highest {
             Some(highest) if height <= highest => self.fill(height),
             Some(highest) => {
                 if height - highest > 1 {
-                    self.holes.insert(highest + 1, (height - 1, received));
+                    self.holes.insert(highest + 1, (height - 1, stored));
                 }
                 self.highest = Some(height);
             }
@@ -42,9 +41,9 @@ impl Gaps {
     }
 
     /// The gaps that are certain by now.
-    pub(super) fn certain(&mut self, now: Timestamp) -> Vec<RangeInclusive<u64>> {
+    pub(super) fn certain(&mut self, now: Duration) -> Vec<RangeInclusive<u64>> {
         let crowded = self.holes.len() > HOLES_MAX;
-        let is_certain = |seen: Timestamp| crowded || now.saturating_sub(seen) >= PATIENCE;
+        let is_certain = |seen: Duration| crowded || now.saturating_sub(seen) >= PATIENCE;
         let certain = self.holes.iter().filter(|(_, (_, seen))| is_certain(*seen));
         let gaps: Vec<_> = certain.map(|(first, (last, _))| *first..=*last).collect();
         for gap in &gaps {
@@ -75,20 +74,21 @@ mod tests {
     #[test]
     fn a_skipped_height_is_a_gap_once_nobody_brought_it_for_a_while() {
         let mut gaps = Gaps::starting_at(Some(9));
-        gaps.block(10, 0);
-        gaps.block(14, 1);
+        let second = Duration::from_secs(1);
+        gaps.block(10, Duration::ZERO);
+        gaps.block(14, second);
         assert_eq!(gaps.certain(PATIENCE), vec![]);
-        assert_eq!(gaps.certain(PATIENCE + 1), vec![11..=13]);
-        assert_eq!(gaps.certain(PATIENCE + 2), vec![]);
+        assert_eq!(gaps.certain(PATIENCE + second), vec![11..=13]);
+        assert_eq!(gaps.certain(PATIENCE + 2 * second), vec![]);
     }
 
     #[test]
     fn a_back_fill_in_descending_order_closes_the_hole() {
         let mut gaps = Gaps::default();
-        gaps.block(100, 0);
-        gaps.block(105, 0);
+        gaps.block(100, Duration::ZERO);
+        gaps.block(105, Duration::ZERO);
         for height in [104, 103, 101] {
-            gaps.block(height, 1);
+            gaps.block(height, Duration::from_secs(1));
         }
         assert_eq!(gaps.certain(PATIENCE), vec![102..=102]);
     }
@@ -96,9 +96,9 @@ mod tests {
     #[test]
     fn the_first_block_of_a_log_opens_no_hole_below_it() {
         let mut gaps = Gaps::default();
-        gaps.block(5_000, 0);
-        gaps.block(4_999, 0);
-        gaps.block(5_001, 0);
-        assert_eq!(gaps.certain(Timestamp::MAX), vec![]);
+        for height in [5_000, 4_999, 5_001] {
+            gaps.block(height, Duration::ZERO);
+        }
+        assert_eq!(gaps.certain(Duration::MAX), vec![]);
     }
 }

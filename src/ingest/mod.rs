@@ -2,7 +2,10 @@
 //!
 //! Owns the order of events and the decision which of them are new. Batches of all sources flow into one bounded channel;
 //! a thread of its own, the committer, drops what the log has, appends the rest and commits. What flows out is the log,
-//! and a watch on its head that wakes who waits for more.
+//! and a watch on its head that wakes readers that wait for more.
+//!
+//! A [`LiveLog`] lives as long as the process, and so do its readers. Its writer and the committer live for one [`Run`]: a
+//! failure of the storage ends it, and the next one recovers the log from disk in place.
 
 mod committer;
 pub mod counters;
@@ -10,12 +13,14 @@ mod disk;
 mod gaps;
 pub mod identity;
 mod measured;
+mod network;
 mod upkeep;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sidecar_log_format::storage::{Directory, Storage};
 use sidecar_log_format::{Durability, Head, Log, Opened, Recovery, Sequence, WriteOptions, Writer};
@@ -35,7 +40,7 @@ pub use upkeep::retention::{NeededFrom, Retention};
 /// How events are ordered and stored.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The log's directory; made if missing.
+    /// The log's directory; made if missing, unless [`WriteOptions::create_if_missing`] forbids it.
     pub log_directory: PathBuf,
     /// The identity index's file; its directory is made if missing.
     pub index_file: PathBuf,
@@ -63,6 +68,20 @@ pub enum IngestError {
     /// The identity index.
     #[error(transparent)]
     Index(#[from] identity::IdentityIndexError),
+    /// The log may not be read or written.
+    #[error(
+        "{source}; the user with the id {user} runs Sidecar and must be allowed to read and write {} and all in it: give it \
+         that folder with `chown -R`, or set another storage folder",
+        directory.display()
+    )]
+    NotPermitted {
+        /// The log's directory.
+        directory: PathBuf,
+        /// The user that Sidecar runs as.
+        user: u32,
+        /// What was not permitted. The message has it, so it is no `source()` that would be printed again.
+        r#source: Box<sidecar_log_format::Error>,
+    },
     /// A directory of the storage cannot be made.
     #[error("cannot make the directory {}: {source}; look at its parents, or give another storage folder", path.display())]
     Directory {
@@ -81,82 +100,151 @@ pub enum IngestError {
     Thread(std::io::Error),
 }
 
-/// A running ingest.
-pub struct Ingest {
+/// One log, and what is true of it however often its writer fails: its readers, its counters and its visible head.
+pub struct LiveLog {
     /// Reads what is stored.
     pub log: Log,
     /// The visible head; changes with every commit.
     pub committed: watch::Receiver<Head>,
-    /// Who follows the log and is to be waited for before its oldest segments are dropped.
+    /// Where the readers are that are to be waited for before the oldest segments are dropped.
     pub needed_from: NeededFrom,
-    /// Where sources send what they hear. Ingest ends in order once all copies of it are gone.
-    pub batches: mpsc::Sender<Batch>,
-    /// What became of it.
+    /// What became of events.
     pub counters: Arc<Counters>,
+    publisher: watch::Sender<Head>,
+    options: Options,
+}
+
+/// One run of a log's writer, from its opening to a failure or the end.
+pub struct Run {
+    /// Where sources send what they hear. The run ends in order once all copies of it are gone.
+    pub batches: mpsc::Sender<Batch>,
     /// What opening the log found and did.
     pub recovery: Recovery,
-    /// Why ingest ended: `Ok` after all senders have hung up and the log is closed.
+    /// Why the run ended: `Ok` after all senders have hung up and the log is closed.
     pub ended: oneshot::Receiver<Result<(), IngestError>>,
 }
 
-/// Opens the log and starts the committer. History can be read at once; news waits until the identity index has caught up.
-///
-/// # Errors
-/// When the log cannot be opened or made, or no thread can be started. Must be called within a tokio runtime.
-pub fn start(options: Options) -> Result<Ingest, IngestError> {
-    let cannot_make = |path: &Path| {
-        let path = path.to_owned();
-        move |source| IngestError::Directory { path, source }
-    };
-    if let Some(parent) = options.index_file.parent() {
-        std::fs::create_dir_all(parent).map_err(cannot_make(parent))?;
+impl LiveLog {
+    /// Opens the log, or makes it, and starts its first run. History can be read at once; news waits until the identity
+    /// index has caught up.
+    ///
+    /// # Errors
+    /// When the log cannot be opened or made, or no thread can be started. Must be called within a tokio runtime.
+    pub fn open(options: Options) -> Result<(LiveLog, Run), IngestError> {
+        let directory = if options.write.create_if_missing {
+            Directory::create(&options.log_directory).map_err(cannot_make(&options.log_directory))?
+        } else {
+            Directory::at(&options.log_directory)
+        };
+        let counters = Arc::new(Counters::default());
+        let storage = Measured::new(directory, Arc::clone(&counters));
+        let opened = Writer::open(Arc::new(storage), options.write.clone()).map_err(|error| options.explain(error))?;
+        let (publisher, committed) = watch::channel(opened.log.head());
+        let live = LiveLog {
+            log: opened.log.clone(),
+            committed,
+            needed_from: options.retention.needed_from.clone(),
+            counters,
+            publisher,
+            options,
+        };
+        let run = live.run(opened)?;
+        Ok((live, run))
     }
-    let directory = Directory::create(&options.log_directory).map_err(cannot_make(&options.log_directory))?;
-    let durability = options.write.durability;
-    let free_bytes_min = options.write.free_bytes_min;
-    let counters = Arc::new(Counters::default());
-    let storage = Measured::new(directory, Arc::clone(&counters));
-    let Opened { writer, log, recovery } = Writer::open(Arc::new(storage), options.write)?;
 
-    let (batches, receiver) = mpsc::channel(options.queued_batches.max(1));
-    let (committed, committed_receiver) = watch::channel(log.head());
-    let (end, ended) = oneshot::channel();
-    let needed_from = options.retention.needed_from.clone();
-    let forgetter = Arc::default();
-    let retainer = Retainer {
-        options: options.retention,
-        log: log.clone(),
-        forgetter: Arc::clone(&forgetter),
-        counters: Arc::clone(&counters),
-        state: Default::default(),
-    };
-    let (maintenance, upkeep_counters) = (writer.maintenance(), Arc::clone(&counters));
-    let upkeep = Upkeep::start(maintenance, options.rewriting, free_bytes_min, retainer, upkeep_counters)
-        .map_err(IngestError::Thread)?;
-    let committer = Start {
-        writer,
-        lost_from: recovery.lost.as_ref().map(|lost| lost.start),
-        log: log.clone(),
-        index_file: options.index_file,
-        index: options.index,
-        batches: receiver,
-        committed,
-        counters: Arc::clone(&counters),
-        durability,
-        sync_interval: options.sync_interval,
-        free_bytes_min,
-        forgetter,
-        runtime: tokio::runtime::Handle::current(),
-    };
-    let committing = thread::Builder::new().name("committer".to_owned()).spawn(move || {
-        let result = committer.run();
-        // Whoever hears of the end may open the log and the index again, which the upkeep would keep locked.
-        drop(upkeep);
-        // Nobody may be left to hear why.
-        let _ = end.send(result);
-    });
-    committing.map_err(IngestError::Thread)?;
-    Ok(Ingest { log, committed: committed_receiver, needed_from, batches, counters, recovery, ended })
+    /// The network of the newest stored event that tells one.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn newest_network(&self) -> sidecar_log_format::Result<Option<String>> {
+        network::newest_network(&self.log)
+    }
+
+    /// Recovers the log from disk after a run has failed, and starts the next one. Readers notice nothing.
+    ///
+    /// # Errors
+    /// While the log cannot be opened again, or is not where it was: another one is never begun. Must be called within a
+    /// tokio runtime.
+    pub fn resume(&self) -> Result<Run, IngestError> {
+        let write = WriteOptions { now: committer::now(), ..self.options.write.clone() };
+        let opened = Writer::reopen(&self.log, write).map_err(|error| self.options.explain(error))?;
+        self.publisher.send_replace(opened.log.head());
+        let run = self.run(opened)?;
+        self.counters.reopened.add(1);
+        Ok(run)
+    }
+
+    fn run(&self, opened: Opened) -> Result<Run, IngestError> {
+        let Opened { writer, log, recovery } = opened;
+        let options = &self.options;
+        // Only now that the log is known to be there: where a volume is not mounted, nothing is made.
+        if let Some(parent) = options.index_file.parent() {
+            std::fs::create_dir_all(parent).map_err(cannot_make(parent))?;
+        }
+        let free_bytes_min = options.write.free_bytes_min;
+        let (batches, receiver) = mpsc::channel(options.queued_batches.max(1));
+        let (end, ended) = oneshot::channel();
+        let forgetter = Arc::default();
+        let retainer = Retainer {
+            options: options.retention.clone(),
+            log: log.clone(),
+            forgetter: Arc::clone(&forgetter),
+            counters: Arc::clone(&self.counters),
+            state: Default::default(),
+        };
+        let (maintenance, counters) = (writer.maintenance(), Arc::clone(&self.counters));
+        let upkeep = Upkeep::start(maintenance, options.rewriting, free_bytes_min, retainer, counters)
+            .map_err(IngestError::Thread)?;
+        let committer = Start {
+            writer,
+            lost_from: recovery.lost.as_ref().map(|lost| lost.start),
+            log,
+            index_file: options.index_file.clone(),
+            index: options.index,
+            batches: receiver,
+            committed: self.publisher.clone(),
+            counters: Arc::clone(&self.counters),
+            durability: options.write.durability,
+            sync_interval: options.sync_interval,
+            free_bytes_min,
+            forgetter,
+            runtime: tokio::runtime::Handle::current(),
+        };
+        let committing = thread::Builder::new().name("committer".to_owned()).spawn(move || {
+            let result = committer.run();
+            // The next run opens the log and the index again, which the upkeep would keep locked.
+            drop(upkeep);
+            // Nobody may be left to be told why.
+            let _ = end.send(result);
+        });
+        committing.map_err(IngestError::Thread)?;
+        Ok(Run { batches, recovery, ended })
+    }
+}
+
+fn cannot_make(path: &Path) -> impl Fn(io::Error) -> IngestError {
+    let path = path.to_owned();
+    move |source| IngestError::Directory { path: path.clone(), source }
+}
+
+impl Options {
+    /// Says of a refused permission what to permit.
+    fn explain(&self, error: sidecar_log_format::Error) -> IngestError {
+        use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        let is_not_permitted = matches!(
+            &error,
+            sidecar_log_format::Error::Storage { source, .. }
+                if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem)
+        );
+        if !is_not_permitted {
+            return error.into();
+        }
+        IngestError::NotPermitted {
+            directory: self.log_directory.clone(),
+            user: rustix::process::geteuid().as_raw(),
+            source: Box::new(error),
+        }
+    }
 }
 
 /// What the committer's thread begins with.
@@ -201,6 +289,7 @@ impl Start {
             sync_interval: self.sync_interval,
             disk,
             runtime: self.runtime,
+            begun: Instant::now(),
         };
         committer.catch_up(opened.checkpoint)?;
         // Nothing is dropped before: the events that are being read in may be among the oldest.

@@ -5,6 +5,7 @@
 //! other threads are busy; without, only the small blocks of quiet times are merged. The committer goes on and readers
 //! read meanwhile; nothing waits for this thread.
 
+mod clock;
 mod forgetting;
 pub(super) mod retention;
 

@@ -5,8 +5,9 @@
 
 pub mod casper;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+pub use casper::EventLines;
 pub use sidecar_log_format::{ApiVersion, ApiVersionError, Kind, Timestamp};
 
 /// What makes two reports of one event the same event (design: *identity*).
@@ -23,6 +24,35 @@ pub struct Identity {
     pub hash: [u8; 16],
 }
 
+/// The network whose events a log holds, known to all of its sources: they take no other's.
+///
+/// Where the log does not tell it, the first node decides that connects.
+#[derive(Clone, Debug, Default)]
+pub struct LogNetwork(Arc<OnceLock<String>>);
+
+impl LogNetwork {
+    /// The network of a log that holds events, if it is known.
+    #[must_use]
+    pub fn known(name: Option<String>) -> Self {
+        let network = LogNetwork::default();
+        if let Some(name) = name {
+            network.claim(&name);
+        }
+        network
+    }
+
+    /// The network, once it is decided.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+
+    /// Decides for `name` if nothing is decided yet; returns what is.
+    pub fn claim(&self, name: &str) -> &str {
+        self.0.get_or_init(|| name.to_owned())
+    }
+}
+
 /// What is true of every event of one connection to one node.
 #[derive(Debug)]
 pub struct Connection {
@@ -32,6 +62,8 @@ pub struct Connection {
     pub network: String,
     /// The version of this connection's handshake.
     pub api_version: ApiVersion,
+    /// The log lines about its events, which are written once an event is known to be new.
+    pub event_lines: Arc<EventLines>,
 }
 
 /// One event as its source said it.

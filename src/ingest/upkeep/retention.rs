@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use sidecar_log_format::{Error, Log, Maintenance, SealedSegment, Sequence, Timestamp};
 use tracing::{error, info, warn};
 
+use super::clock::BelievedClock;
 use super::forgetting::Forgetting;
 use crate::ingest::committer::now;
 use crate::ingest::counters::Counters;
@@ -91,10 +92,12 @@ impl Retention {
     fn too_old(&self, segments: &[SealedSegment], now: Timestamp) -> usize {
         let Some(age_max) = self.age_max else { return 0 };
         let oldest_wanted = now.saturating_sub(u64::try_from(age_max.as_micros()).unwrap_or(u64::MAX));
-        // One whose age nobody knows goes with the next one whose age is known.
-        let may_be_old = |segment: &&SealedSegment| segment.received_max.is_none_or(|newest| newest < oldest_wanted);
+        // One whose age nobody knows goes with the next one whose age is known. A time in the future is a clock's that was
+        // wrong.
+        let received_max = |segment: &SealedSegment| segment.received_max.filter(|&newest| newest <= now);
+        let may_be_old = |segment: &&SealedSegment| received_max(segment).is_none_or(|newest| newest < oldest_wanted);
         let old: Vec<_> = segments.iter().take_while(may_be_old).collect();
-        old.iter().rposition(|segment| segment.received_max.is_some()).map_or(0, |last| last + 1)
+        old.iter().rposition(|segment| received_max(segment).is_some()).map_or(0, |last| last + 1)
     }
 }
 
@@ -123,6 +126,8 @@ pub(in crate::ingest) struct State {
     forgetting: Forgetting,
     is_waiting: bool,
     failed_at: Option<Instant>,
+    /// Made with the first look, where events are dropped by age.
+    clock: Option<BelievedClock>,
 }
 
 impl Retainer {
@@ -155,8 +160,8 @@ impl Retainer {
             }
         }
         let segments: Vec<SealedSegment> = self.state.known.values().copied().collect();
-        let verdict =
-            self.options.decide(&segments, maintenance.unsealed_bytes()?, self.log.head().next_sequence, now());
+        let now = self.believed_now(&segments);
+        let verdict = self.options.decide(&segments, maintenance.unsealed_bytes()?, self.log.head().next_sequence, now);
         self.tell_of_waiting(verdict.waiting > 0);
         let ends = sealed.iter().skip(1).copied().chain(unsealed);
         let (mut bytes, mut end) = (0, None);
@@ -182,6 +187,14 @@ impl Retainer {
             }
         }
         Ok(())
+    }
+
+    /// The time that ages are measured at.
+    fn believed_now(&mut self, segments: &[SealedSegment]) -> Timestamp {
+        let (wall, at) = (now(), Instant::now());
+        let Some(age_max) = self.options.age_max else { return wall };
+        let newest = segments.iter().filter_map(|segment| segment.received_max).filter(|&newest| newest <= wall).max();
+        self.state.clock.get_or_insert_with(|| BelievedClock::new(age_max)).now(wall, at, newest)
     }
 
     fn tell_of_waiting(&mut self, is_waiting: bool) {
@@ -249,6 +262,20 @@ mod tests {
         assert_eq!(options.decide(&segments, 0, 300, now).drop, 2);
         segments[1].received_max = None;
         assert_eq!(options.decide(&segments, 0, 300, now).drop, 0);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_for_a_moment_keeps_no_segment_back() {
+        let hour = 3_600_000_000;
+        let (mut segments, _) = segments(7);
+        for (segment, received) in segments.iter_mut().zip([0, 8760, 1, 2, 4, 6, 8]) {
+            segment.received_max = Some(received * hour).filter(|&received| received > 0);
+        }
+        let options = Retention { age_max: Some(Duration::from_secs(3600)), ..Retention::default() };
+        let dropped = |now: u64| options.decide(&segments, 0, 700, now * hour).drop;
+        assert_eq!([dropped(10), dropped(9), dropped(3)], [7, 6, 3]);
+        // While it is ahead, what it says of others is what it always is.
+        assert_eq!(dropped(8762), 7);
     }
 
     #[test]

@@ -24,13 +24,13 @@ use tracing::{debug, error, info, warn};
 use super::NodeOptions;
 use super::counters::{CountedError, Counters, NodeStatus};
 use super::event::{self, Classified, EventFacts, classify};
+use super::event_lines::EventLines;
 use super::frames::{DropReason, DroppedFrame};
 use super::log_lines::LineBudget;
 use super::silence::SilenceMonitor;
 use super::status::{self, NodeInfo, StatusError};
 use super::transport::{FilteringTransport, StreamObserver};
 use crate::source::{ApiVersion, Batch, Connection, Identity, Received, Timestamp};
-use crate::telemetry::EVENT_LINES;
 
 /// The most events of one batch.
 const BATCH_EVENTS_MAX: usize = 512;
@@ -52,7 +52,7 @@ pub enum End {
     AttemptsUsedUp,
     /// The node is too old.
     Incompatible,
-    /// The node is on another network than configured.
+    /// The node is on another network than configured, or than the log.
     WrongNetwork,
     /// Nobody takes the events any more.
     ReceiverGone,
@@ -69,8 +69,8 @@ pub async fn run(node: NodeOptions, out: mpsc::Sender<Batch>, counters: Arc<Coun
     };
     match end {
         End::AttemptsUsedUp => listener.counters.set_status(NodeStatus::AttemptsUsedUp),
-        End::Incompatible => listener.counters.set_status(NodeStatus::Incompatible),
-        End::WrongNetwork | End::ReceiverGone => {}
+        End::Incompatible | End::WrongNetwork => listener.counters.set_status(NodeStatus::Incompatible),
+        End::ReceiverGone => {}
     }
     end
 }
@@ -101,7 +101,9 @@ impl Lost {
     fn end(&self) -> Option<End> {
         match self {
             Self::Status(StatusError::Incompatible { .. }) => Some(End::Incompatible),
-            Self::Status(StatusError::WrongNetwork { .. }) => Some(End::WrongNetwork),
+            Self::Status(StatusError::WrongNetwork { .. } | StatusError::OtherNetwork { .. }) => {
+                Some(End::WrongNetwork)
+            }
             Self::ReceiverGone => Some(End::ReceiverGone),
             _ => None,
         }
@@ -112,7 +114,9 @@ impl Lost {
         match self {
             Self::Status(StatusError::BuildVersionMissing) => Some(CountedError::BuildVersionMissing),
             Self::Status(StatusError::BuildVersionForm { .. }) => Some(CountedError::BuildVersionForm),
-            Self::Status(StatusError::ChainNameMissing) => Some(CountedError::ChainNameMissing),
+            Self::Status(StatusError::ChainNameMissing | StatusError::ChainNameForm { .. }) => {
+                Some(CountedError::ChainNameMissing)
+            }
             Self::Stream(_) | Self::Silent { .. } => Some(CountedError::StreamFailed),
             _ => None,
         }
@@ -125,24 +129,25 @@ struct Listener {
     out: mpsc::Sender<Batch>,
     counters: Arc<Counters>,
     lines: Arc<Lines>,
+    event_lines: Arc<EventLines>,
 }
 
 /// What may be written about one node, by kind, so that one kind does not hide another.
 struct Lines {
     connection: LineBudget,
     bad_input: LineBudget,
-    events: LineBudget,
 }
 
 impl Lines {
     fn new() -> Self {
-        Self { connection: LineBudget::new(), bad_input: LineBudget::new(), events: LineBudget::new() }
+        Self { connection: LineBudget::new(), bad_input: LineBudget::new() }
     }
 }
 
 impl Listener {
     fn new(node: NodeOptions, out: mpsc::Sender<Batch>, counters: Arc<Counters>) -> Self {
-        Self { source: node.source(), node, out, counters, lines: Arc::new(Lines::new()) }
+        let event_lines = Arc::new(EventLines::new(node.source(), node.enable_logging));
+        Self { source: node.source(), node, out, counters, lines: Arc::new(Lines::new()), event_lines }
     }
 
     async fn listen(&self) -> End {
@@ -202,25 +207,22 @@ impl Listener {
             .build()
             .map_err(|error| Lost::Client(with_causes(&error)))?;
         let rest_address = self.node.address(self.node.rest_port);
-        let info = status::check(&client, &rest_address, self.node.network_name.as_deref()).await?;
-        if let Some(before) = last_seen.as_ref().filter(|before| before.chain_name != info.chain_name) {
-            let (source, lines) = (&self.source, &self.lines.connection);
-            lines.spend(source, || {
-                warn!(
-                    node = source,
-                    "the node was on network {} and now says {}; set `network_name` to take events of one network only",
-                    before.chain_name,
-                    info.chain_name
-                );
-            });
+        let NodeOptions { network_name, log_network, .. } = &self.node;
+        let info = status::check(&client, &rest_address, network_name.as_deref()).await?;
+        if let Some(name) = log_network.name() {
+            status::is_same_network(name, &info)?;
         }
-        let network = last_seen.insert(info).chain_name.clone();
+        let info = last_seen.insert(info);
+        let network = info.chain_name.clone();
 
         let mut messages = self.open(client)?;
         let api_version = self.handshake(&mut messages).await?;
+        // Another node may have been faster.
+        status::is_same_network(log_network.claim(&network), info)?;
         self.counters.set_status(NodeStatus::Connected);
         info!(node = self.source, network, "connected, protocol version {api_version}");
-        let connection = Arc::new(Connection { source: self.source.clone(), network, api_version });
+        let event_lines = Arc::clone(&self.event_lines);
+        let connection = Arc::new(Connection { source: self.source.clone(), network, api_version, event_lines });
         let mut stream = NodeStream {
             listener: self,
             messages,
@@ -427,22 +429,14 @@ impl NodeStream<'_> {
         Ok(())
     }
 
-    /// Counts and logs an event.
+    /// Counts an event.
     fn record(&self, facts: &EventFacts<'_>, payload: &str) {
-        let Listener { source, counters, node, lines, .. } = self.listener;
+        let Listener { source, counters, .. } = self.listener;
         counters.received(facts.kind).add(payload);
         counters.contract_messages.add(facts.message_count);
         if facts.unclassified {
             counters.unclassified.add(1);
             debug!(node = source, "event of an unknown kind or shape: {}", shown(payload.as_bytes()));
-        }
-        match facts.kind {
-            event::FAULT | event::SHUTDOWN => {
-                lines.events.spend(source, || warn!(target: EVENT_LINES, node = source, "{facts}"));
-            }
-            _ if !node.enable_logging => {}
-            event::FINALITY_SIGNATURE => debug!(target: EVENT_LINES, node = source, "{facts}"),
-            _ => info!(target: EVENT_LINES, node = source, "{facts}"),
         }
     }
 
@@ -592,6 +586,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::source::LogNetwork;
 
     const STATUS: &str = r#"{"build_version":"2.0.3-","chainspec_name":"casper-test"}"#;
     const VERSION: &str = "data:{\"ApiVersion\":\"2.0.0\"}\n\n";
@@ -719,6 +714,7 @@ mod tests {
             no_message_timeout: Duration::from_secs(120),
             keep_alive_check_interval: Duration::from_secs(60),
             network_name: Some("casper-test".into()),
+            log_network: LogNetwork::default(),
             event_bytes_max: 10_000,
         }
     }
@@ -852,7 +848,7 @@ mod tests {
     async fn a_node_that_is_too_old_or_on_another_network_ends_the_listener_at_once() {
         let old = r#"{"build_version":"1.5.8","chainspec_name":"casper-test"}"#;
         let elsewhere = r#"{"build_version":"2.0.0","chainspec_name":"casper"}"#;
-        for (status, end, number) in [(old, End::Incompatible, -2), (elsewhere, End::WrongNetwork, 1)] {
+        for (status, end, number) in [(old, End::Incompatible, -2), (elsewhere, End::WrongNetwork, -2)] {
             let node = ScriptedNode::start(&[status], vec![]).await;
             let (ended, batches, counters) = run_to_end(node.options()).await;
             assert_eq!(ended, end);
@@ -1001,7 +997,12 @@ mod tests {
         let mut stream = NodeStream {
             listener: &listener,
             messages: listener.open(reqwest::Client::new()).unwrap(),
-            connection: Arc::new(Connection { source: "node:1".into(), network: "n".into(), api_version: version }),
+            connection: Arc::new(Connection {
+                source: "node:1".into(),
+                network: "n".into(),
+                api_version: version,
+                event_lines: Arc::clone(&listener.event_lines),
+            }),
             batch: Vec::new(),
             batch_bytes: 0,
             batch_received_at: 0,

@@ -24,7 +24,7 @@ pub enum NodeStatus {
     Reconnecting = 3,
     /// Ended: as many attempts in a row have failed as may.
     AttemptsUsedUp = -1,
-    /// Ended: the node is too old.
+    /// Ended: the node is too old, or on another network.
     Incompatible = -2,
 }
 

@@ -12,6 +12,7 @@
 pub mod connection;
 pub mod counters;
 pub mod event;
+mod event_lines;
 pub mod frames;
 pub mod keys;
 pub(crate) mod log_lines;
@@ -22,7 +23,11 @@ pub mod transport;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use crate::source::LogNetwork;
+
 pub use connection::{End, run};
+pub use event_lines::EventLines;
+
 pub use counters::{CountedError, Counters, NamedSource, NodeStatus};
 
 /// The default of [`NodeOptions::event_bytes_max`]: 32 MiB.
@@ -49,8 +54,10 @@ pub struct NodeOptions {
     pub no_message_timeout: Duration,
     /// How often silence is checked.
     pub keep_alive_check_interval: Duration,
-    /// The network that the node must be on; `None` takes any.
+    /// The network that the node must be on, as configured; `None` leaves it to the log.
     pub network_name: Option<String>,
+    /// The network of the log that the events go to.
+    pub log_network: LogNetwork,
     /// The longest frame of the stream that is taken, in bytes.
     pub event_bytes_max: usize,
 }

@@ -18,6 +18,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest answer that is read, in bytes. A node lists its peers there, so the limit is generous.
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// The longest name of a network that a log can hold, in bytes.
+const CHAIN_NAME_BYTES_MAX: usize = 255;
+
 /// What a node says of itself, as far as it is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeInfo {
@@ -55,7 +58,7 @@ pub enum StatusError {
     #[error("the node's status has no `build_version`")]
     BuildVersionMissing,
     /// The version has an unknown form. Try again.
-    #[error("the node's `build_version` is `{build_version}`")]
+    #[error("the node's `build_version` is `{build_version}`, not MAJOR.MINOR.PATCH; is it a Casper node?")]
     BuildVersionForm {
         /// What it is.
         build_version: String,
@@ -65,6 +68,12 @@ pub enum StatusError {
     /// There is no network name, or it is no text. Try again.
     #[error("the node's status has no `chainspec_name`")]
     ChainNameMissing,
+    /// The network name is longer than a log can hold. Try again.
+    #[error("the node's `chainspec_name` has {bytes} bytes, at most {CHAIN_NAME_BYTES_MAX} fit; is it a Casper node?")]
+    ChainNameForm {
+        /// How long it is.
+        bytes: usize,
+    },
     /// The node is too old. Trying again is of no use before it is upgraded.
     #[error("Node version expected to be >= {BUILD_VERSION_MIN}. It is {build_version}; upgrade the node")]
     Incompatible {
@@ -82,6 +91,28 @@ pub enum StatusError {
         /// The node's network.
         chain_name: String,
     },
+    /// The node is on another network than the events in the log. Trying again is of no use.
+    #[error(
+        "the log holds events of network {log} and the node is on network {chain_name}; connect to a node of {log}, or give \
+         another storage folder, or allow the change with `allow_network_change = true` in `[storage.log]`"
+    )]
+    OtherNetwork {
+        /// The log's network.
+        log: String,
+        /// The node's network.
+        chain_name: String,
+    },
+}
+
+/// Checks that a node is on the network of the log.
+///
+/// # Errors
+/// [`StatusError::OtherNetwork`].
+pub(super) fn is_same_network(log: &str, node: &NodeInfo) -> Result<(), StatusError> {
+    if log == node.chain_name {
+        return Ok(());
+    }
+    Err(StatusError::OtherNetwork { log: log.to_owned(), chain_name: node.chain_name.clone() })
 }
 
 /// Asks `address` (`HOST:REST_PORT`) for its status and checks it.
@@ -128,7 +159,12 @@ impl Status {
         let Some(Value::String(chain_name)) = self.chainspec_name else {
             return Err(StatusError::ChainNameMissing);
         };
+        if chain_name.len() > CHAIN_NAME_BYTES_MAX {
+            return Err(StatusError::ChainNameForm { bytes: chain_name.len() });
+        }
         let (number, _) = build_version.split_once('-').unwrap_or((&build_version, ""));
+        // Some builds are named after their tag.
+        let number = number.strip_prefix(['v', 'V']).unwrap_or(number);
         let build_version = match number.parse() {
             Ok(version) => version,
             Err(source) => return Err(StatusError::BuildVersionForm { build_version, source }),
@@ -156,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_new_enough_node_passes_with_whatever_follows_its_version() {
-        for build_version in ["2.0.0", "2.0.3-", "2.1.0-abc123-casper-mainnet", "10.0.0-x"] {
+        for build_version in ["2.0.0", "2.0.3-", "2.1.0-abc123-casper-mainnet", "10.0.0-x", "v2.0.3", "V2.0.3-a"] {
             let body = format!(r#"{{"build_version":"{build_version}","chainspec_name":"casper","peers":[]}}"#);
             assert_eq!(check(&body, Some("casper")).unwrap().chain_name, "casper");
         }
@@ -182,8 +218,15 @@ mod tests {
         assert!(matches!(missing_version, Err(StatusError::BuildVersionMissing)));
         let missing_name = check(r#"{"build_version":"2.0.0","chainspec_name":7}"#, None);
         assert!(matches!(missing_name, Err(StatusError::ChainNameMissing)));
-        let odd_version = check(r#"{"build_version":"two","chainspec_name":"casper"}"#, None);
-        assert!(matches!(odd_version, Err(StatusError::BuildVersionForm { .. })));
+        for odd in ["two", "vv2.0.3", "v", "2.0", ""] {
+            let odd_version = check(&format!(r#"{{"build_version":"{odd}","chainspec_name":"casper"}}"#), None);
+            assert!(matches!(odd_version, Err(StatusError::BuildVersionForm { .. })), "{odd}");
+        }
+        let long_name = |bytes: usize| {
+            check(&format!(r#"{{"build_version":"2.0.0","chainspec_name":"{}"}}"#, "c".repeat(bytes)), None)
+        };
+        assert!(matches!(long_name(256), Err(StatusError::ChainNameForm { bytes: 256 })));
+        assert_eq!(long_name(255).unwrap().chain_name.len(), 255);
     }
 
     /// Answers one request with `chunk` for as long as it is taken.

@@ -1,0 +1,72 @@
+//! Which network a log holds events of: that of the newest event that tells it.
+
+use sidecar_log_format::{Log, Read, Result, Sequence};
+
+/// How often an older event is tried where the newest cannot be read or does not tell.
+const TRIES_MAX: u32 = 32;
+
+/// The network of the newest stored event that can be read and has one; each try looks twice as far back as the one before.
+pub(super) fn newest_network(log: &Log) -> Result<Option<String>> {
+    let (oldest, head) = (log.oldest(), log.head().next_sequence);
+    for back in (0..TRIES_MAX).map(|doublings| 1_u64 << doublings) {
+        let Some(sequence) = head.checked_sub(back).filter(|&sequence| sequence >= oldest) else { break };
+        if let Some(network) = network_of(log, sequence)? {
+            return Ok(Some(network));
+        }
+    }
+    Ok(None)
+}
+
+fn network_of(log: &Log, sequence: Sequence) -> Result<Option<String>> {
+    let network = match log.read_alone(sequence)? {
+        Read::Events { block, index } => block.row(index).map(|row| row.network().to_owned()),
+        Read::Large(event) => event.shape().row(0).map(|row| row.network().to_owned()),
+        Read::Missing { .. } | Read::End => None,
+    };
+    Ok(network.filter(|network| !network.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sidecar_log_format::storage::Directory;
+    use sidecar_log_format::{ApiVersion, Event, Kind, WriteOptions, Writer};
+
+    use super::*;
+
+    #[test]
+    fn the_newest_event_that_has_a_network_tells_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut opened =
+            Writer::open(Arc::new(Directory::at(folder.path())), WriteOptions::new("casper", [7; 16], 5)).unwrap();
+        assert_eq!(newest_network(&opened.log).unwrap(), None);
+        for network in ["casper", "casper", "casper-test", "", ""] {
+            let event = Event {
+                kind: Kind(1),
+                source: "",
+                network,
+                api_version: ApiVersion::NONE,
+                upstream_id: None,
+                received: 5,
+                payload: "{}",
+            };
+            opened.writer.append(&event).unwrap();
+        }
+        opened.writer.commit().unwrap();
+        // Back by 1, 2 and 4: the fourth event from the end is the first that is looked at and has one.
+        assert_eq!(newest_network(&opened.log).unwrap().as_deref(), Some("casper"));
+        let event = Event {
+            kind: Kind(1),
+            source: "",
+            network: "casper-test",
+            api_version: ApiVersion::NONE,
+            upstream_id: None,
+            received: 5,
+            payload: "{}",
+        };
+        opened.writer.append(&event).unwrap();
+        opened.writer.commit().unwrap();
+        assert_eq!(newest_network(&opened.log).unwrap().as_deref(), Some("casper-test"));
+    }
+}
