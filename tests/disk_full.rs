@@ -255,18 +255,11 @@ async fn files_that_cannot_grow_are_recovered_from_once_they_can() {
     let more = payloads(20..400);
     node.push_all(&more);
     told.extend(more);
-    sidecar.wait_for_outputs("the log is closed: ", 2).await;
-    let limit =
-        |bytes| prlimit(Some(sidecar.pid()), Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+    sidecar.wait_for_output("the log cannot be opened yet").await;
+    // Its ports stay open while it recovers.
+    let mut client =
+        Request::get(sidecar.sse_address(), "/events?start_from=0").patience(PATIENCE).try_open().await.unwrap();
     limit(None);
-    let request = Request::get(sidecar.sse_address(), "/events?start_from=0").patience(PATIENCE);
-    // Its port is closed while it recovers.
-    let mut client = loop {
-        match request.clone().try_open().await {
-            Ok(client) => break client,
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
-    };
     client.read_until_id(told.len() as u64 - 1).await;
     expect_stored(&sidecar, &told).await;
     assert!(sidecar.terminate().success());

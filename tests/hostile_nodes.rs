@@ -213,7 +213,7 @@ async fn ids_that_go_back_overflow_or_are_none_lose_no_event() {
 }
 
 #[tokio::test]
-async fn a_node_that_changes_its_network_is_left_where_one_is_configured_and_named_where_none_is() {
+async fn a_node_that_changes_its_network_is_left_whether_one_is_configured_or_not() {
     for configured in [true, false] {
         let (good, liar) = (SimulatedNode::start(), SimulatedNode::start());
         liar.push("{\"First\":1}");
@@ -227,12 +227,8 @@ async fn a_node_that_changes_its_network_is_left_where_one_is_configured_and_nam
         liar.set_status("2.0.3", "elsewhere");
         liar.push("{\"Second\":1}");
         liar.disconnect_all().await;
-        if configured {
-            sidecar.wait_for_output("listening to node ends").await;
-            liar.push("{\"OfAnotherNetwork\":1}");
-        } else {
-            sidecar.wait_for_output("the node was on network casper-test and now says elsewhere").await;
-        }
+        sidecar.wait_for_output("listening to node ends").await;
+        liar.push("{\"OfAnotherNetwork\":1}");
         good.push("{\"Last\":1}");
         let messages = client.read_until(|message| message.data == "{\"Last\":1}").await;
         assert!(messages.iter().all(|message| !message.data.contains("OfAnotherNetwork")));

@@ -399,6 +399,22 @@ impl Process {
         }
     }
 
+    /// Waits until `text` is in the output, or the process has ended; says whether it is there.
+    pub async fn wait_until_output_or_exit(&mut self, text: &str) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let has_ended = self.child.try_wait().unwrap().is_some();
+            if has_ended {
+                self.finish_reading();
+            }
+            if self.output().contains(text) || has_ended {
+                return self.output().contains(text);
+            }
+            assert!(Instant::now() < deadline, "neither {text:?} nor an end within {PATIENCE:?}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
     /// Waits until something listens on `address`; the test fails if the process ends before.
     pub async fn wait_until_listening(&mut self, address: SocketAddr) {
         let deadline = Instant::now() + PATIENCE;
