@@ -112,6 +112,7 @@ pub(crate) async fn run_until(
     check_no_unfinished_import(&storage.folder)?;
     let (live, run) = LiveLog::open(ingest_options(sse, storage)?)
         .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
+    life::report(&run.recovery);
     let live = Arc::new(live);
     let nodes = nodes(config, sse, storage, &log_network(config, storage, &live)?);
     let (cut, _) = broadcast::channel::<()>(1);

@@ -247,11 +247,9 @@ async fn files_that_cannot_grow_are_recovered_from_once_they_can() {
         .start()
         .await;
     expect_stored(&sidecar, &told).await;
-    let limit = |bytes| {
-        let maximum = prlimit(Some(sidecar.pid()), Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
-        assert_eq!(maximum.maximum, None);
-    };
-    limit(Some(4096));
+    let pid = sidecar.pid();
+    let limit = |bytes| prlimit(Some(pid), Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+    assert_eq!(limit(Some(4096)).maximum, None);
     let more = payloads(20..400);
     node.push_all(&more);
     told.extend(more);

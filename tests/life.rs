@@ -22,6 +22,7 @@ use sidecar_test_support::story;
 const PATIENCE: Duration = Duration::from_secs(60);
 const STOPPED: &str = "storing has stopped, serving continues";
 const RESUMED: &str = "storing resumes";
+const NOT_YET: &str = "the log cannot be opened yet";
 
 fn sidecar() -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
@@ -109,7 +110,7 @@ async fn a_log_whose_directory_goes_away_is_waited_for_and_never_begun_again() {
     let node = node();
     let mut told = payloads(0..600);
     node.push_all(&told);
-    let mut sidecar = small_segments(&node).start().await;
+    let mut sidecar = small_segments(&node).environment("RUST_LOG", "sidecar=debug").start().await;
     expect_stored(sidecar.sse_address(), &told).await;
     let mut live = Request::get(sidecar.sse_address(), "/events?start_from=599").patience(PATIENCE).open().await;
     live.read_until_id(599).await;
@@ -129,7 +130,8 @@ async fn a_log_whose_directory_goes_away_is_waited_for_and_never_begun_again() {
 
     // An empty directory, as a mount point is, is no log either.
     fs::create_dir_all(log_directory(&sidecar)).unwrap();
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    let attempts = sidecar.output().matches(NOT_YET).count();
+    sidecar.wait_for_outputs(NOT_YET, attempts + 2).await;
     assert_eq!(names(&log_directory(&sidecar)), BTreeSet::new());
     fs::remove_dir_all(sidecar.storage_path().join("logs")).unwrap();
 
@@ -350,7 +352,10 @@ async fn a_log_takes_the_events_of_its_own_network_only() {
     let mut refused = build(&[&wrong]).top_level("network_name = 'another-net'").spawn();
     assert_eq!(refused.wait_for_exit().code(), Some(1));
     let errors = refused.errors();
-    assert!(errors.contains("holds events of network casper-test") && errors.contains("allow_network_change"), "{errors}");
+    assert!(
+        errors.contains("holds events of network casper-test") && errors.contains("allow_network_change"),
+        "{errors}"
+    );
     let allowed = build(&[&wrong])
         .top_level("network_name = 'another-net'")
         .sections("[storage.log]\nallow_network_change = true")
@@ -380,7 +385,8 @@ async fn of_two_networks_at_the_first_start_one_wins() {
 async fn warnings_about_events_come_once_however_often_a_node_is_read_again() {
     let node = node();
     let public_key = format!("01{:064x}", 1);
-    let fault = format!(r#"{{"Fault":{{"era_id":7,"public_key":"{public_key}","timestamp":"2026-01-01T00:00:00.000Z"}}}}"#);
+    let fault =
+        format!(r#"{{"Fault":{{"era_id":7,"public_key":"{public_key}","timestamp":"2026-01-01T00:00:00.000Z"}}}}"#);
     node.push(&fault);
     let mut sidecar = sidecar().node_with(node.address(), "delay_between_retries_in_seconds = 0").start().await;
     expect_stored(sidecar.sse_address(), &[fault]).await;

@@ -741,6 +741,9 @@ impl Shared {
         }
         // Read outside the lock: others need not wait for this disk read.
         let sealed = Arc::new(Sealed::open(self.storage.as_ref(), first_sequence)?);
+        if sealed.file.header.log_id != self.read_header().log_id {
+            return Err(self.foreign(&sealed.file));
+        }
         let mut open = self.lock_open();
         open.clock += 1;
         let clock = open.clock;
@@ -777,6 +780,28 @@ impl Shared {
             }
         }
         Ok(last_before(&self.open_sealed(first_sequence)?.index))
+    }
+
+    /// Where a file is missing: tells a log whose directory is gone, whose readers must wait for it, from one that dropped a
+    /// segment. A log that is being written always has a head.
+    fn check_directory(&self) -> Result<()> {
+        match self.storage.open(head::FILE, false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.reading == Reading::ThisProcess => {
+                Err(Error::LogMissing { directory: self.storage.name() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A segment is of another log: it was put among these by mistake, or all of the directory was replaced.
+    fn foreign(&self, file: &SegmentFile) -> Error {
+        let newest = self.segment_list().last().copied().unwrap_or_default();
+        match SegmentFile::open(self.storage.as_ref(), newest, false) {
+            Ok(newest) if newest.header.log_id == self.read_header().log_id => {
+                file.corrupt(0, block::corrupt("it is a segment of another log"))
+            }
+            _ => Error::OtherLog { directory: self.storage.name() },
+        }
     }
 
     /// The block of events or marks that stands before `offset` in a segment.
@@ -827,6 +852,7 @@ impl Shared {
                 return Ok(Place::Missing(next, Missing::Quarantined(error.to_string())));
             }
             Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                self.check_directory()?;
                 return Ok(Place::Missing(next, Missing::Dropped));
             }
             Err(error) => return Err(error),

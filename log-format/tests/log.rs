@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use sidecar_log_format::{
-    ApiVersion, Event, Kind, Log, Missing, Opened, Read, ReadOptions, WriteOptions, Writer,
+    ApiVersion, Error, Event, Kind, Log, Missing, Opened, Read, ReadOptions, WriteOptions, Writer,
     storage::{Directory, Storage},
 };
 
@@ -268,4 +268,114 @@ fn blocks_are_walked_backwards_through_every_segment_to_the_oldest() {
     let retained: Vec<_> = forwards.into_iter().filter(|outline| outline.first_sequence >= log.oldest()).collect();
     assert!(log.oldest() > 0 && !retained.is_empty());
     assert_eq!(walk_back(&log), retained);
+}
+
+#[test]
+fn readers_wait_for_a_directory_that_is_gone_and_read_on_after_it_was_opened_again() {
+    let parent = tempfile::tempdir().unwrap();
+    let (path, away) = (parent.path().join("log"), parent.path().join("away"));
+    // Nothing stays in the cache.
+    let options = || WriteOptions { read: ReadOptions { cache_bytes: 1 }, ..options() };
+    let directory = || Arc::new(Directory::create(&path).unwrap());
+    let Opened { mut writer, log, .. } = Writer::open(directory(), options()).unwrap();
+    append(&mut writer, 0..2_000);
+    std::fs::rename(&path, &away).unwrap();
+    // More than the reader has open: what it cannot reach is no event that retention dropped.
+    let unreadable = (0..2_000).filter(|&sequence| match log.read(sequence) {
+        Ok(Read::Events { .. }) => false,
+        Err(Error::LogMissing { .. }) => true,
+        other => panic!("{other:?}"),
+    });
+    assert!(unreadable.count() > 0);
+    append_one(&mut writer, 2_000);
+    assert!(matches!(writer.commit(), Err(Error::NotInPlace { .. })));
+    assert!(writer.is_poisoned());
+    assert_eq!(log.head().next_sequence, 2_000, "nothing becomes visible that is not in the log");
+    drop(writer);
+    assert!(matches!(Writer::reopen(&log, options()), Err(Error::LogMissing { .. })));
+    assert!(!path.exists());
+
+    // Another log has files of the same names, which are not read.
+    let other = WriteOptions { new_log_id: [9; 16], ..options() };
+    let Opened { writer: mut other, log: other_log, .. } = Writer::open(directory(), other).unwrap();
+    append(&mut other, 0..2_000);
+    assert!(matches!(Writer::reopen(&log, options()), Err(Error::OtherLog { .. })));
+    assert!(
+        (0..2_000).all(|sequence| matches!(log.read(sequence), Ok(Read::Events { .. }) | Err(Error::OtherLog { .. })))
+    );
+    drop((other, other_log));
+    std::fs::remove_dir_all(&path).unwrap();
+
+    std::fs::rename(&away, &path).unwrap();
+    let Opened { mut writer, recovery, .. } = Writer::reopen(&log, options()).unwrap();
+    assert!(!recovery.created && recovery.lost.is_none(), "{recovery:?}");
+    let next = log.head().next_sequence;
+    for number in next..next + 10 {
+        append_one(&mut writer, number);
+    }
+    writer.commit().unwrap();
+    assert_eq!(wire_from(&log, 0), (expected_wire(0..next + 10), vec![]));
+}
+
+fn append_one(writer: &mut Writer, number: u64) {
+    assert_eq!(writer.append(&event(&payload(number), number)).unwrap(), number);
+}
+
+#[test]
+fn what_readers_saw_keeps_its_sequence_when_an_older_copy_is_put_back() {
+    let parent = tempfile::tempdir().unwrap();
+    let (path, older) = (parent.path().join("log"), parent.path().join("older"));
+    let Opened { mut writer, log, .. } = Writer::open(Arc::new(Directory::create(&path).unwrap()), options()).unwrap();
+    append(&mut writer, 0..100);
+    std::fs::create_dir(&older).unwrap();
+    for file in std::fs::read_dir(&path).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), older.join(file.file_name())).unwrap();
+    }
+    append(&mut writer, 100..150);
+    std::fs::remove_dir_all(&path).unwrap();
+    std::fs::rename(&older, &path).unwrap();
+    assert!(matches!(writer.check_in_place(), Err(Error::NotInPlace { .. })));
+    drop(writer);
+    let Opened { mut writer, recovery, .. } = Writer::reopen(&log, options()).unwrap();
+    assert_eq!(recovery.lost, Some(100..150));
+    append_one(&mut writer, 150);
+    writer.commit().unwrap();
+    let (wire, holes) = wire_from(&log, 0);
+    assert_eq!(holes, [(100, 150)]);
+    assert!(wire.starts_with(&expected_wire(0..100)));
+}
+
+#[test]
+fn where_no_log_may_be_begun_none_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let refusing = WriteOptions { create_if_missing: false, ..options() };
+    assert!(matches!(Writer::open(storage(&directory), refusing.clone()), Err(Error::LogMissing { .. })));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    Writer::open(storage(&directory), options()).unwrap();
+    Writer::open(storage(&directory), refusing).unwrap();
+}
+
+#[test]
+fn a_directory_is_locked_though_its_lock_file_was_deleted() {
+    let directory = tempfile::tempdir().unwrap();
+    let opened = Writer::open(storage(&directory), options()).unwrap();
+    std::fs::remove_file(directory.path().join("lock")).unwrap();
+    assert!(matches!(Writer::open(storage(&directory), options()), Err(Error::Locked { .. })));
+    drop(opened);
+    Writer::open(storage(&directory), options()).unwrap();
+}
+
+#[test]
+fn a_segment_from_a_time_when_the_clock_was_ahead_is_sealed_once_it_is_right_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let hour = 3_600_000_000;
+    let options = WriteOptions { segment_age_max: hour, ..WriteOptions::new("casper", [7; 16], 8_760 * hour) };
+    let Opened { mut writer, .. } = Writer::open(storage(&directory), options).unwrap();
+    let mut store = |received: u64| {
+        writer.append(&Event { received, ..event("{}", 1) }).unwrap();
+        writer.commit().unwrap();
+        let files = std::fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().path());
+        files.filter(|file| file.extension().is_some_and(|extension| extension == "segment")).count()
+    };
+    assert_eq!([8_760 * hour, hour, 2 * hour - 1, hour / 2, 3 * hour].map(|received| store(received)), [1, 2, 2, 2, 3]);
 }

@@ -68,7 +68,6 @@ impl LogLife {
         tokio::pin!(end);
         loop {
             let begun = Instant::now();
-            report(&run.recovery);
             let failure = match self.run(run, end.as_mut()).await? {
                 RunEnd::Over(outcome, ended) => return Ok((outcome, self.closing(Some(ended)))),
                 RunEnd::Failed(failure) => failure,
@@ -123,6 +122,7 @@ impl LogLife {
             // A disk that hangs must not hold up what serves.
             let failure = match tokio::task::spawn_blocking(move || live.resume()).await {
                 Ok(Ok(run)) => {
+                    report(&run.recovery);
                     self.live.counters.stopped.set(None);
                     let (after, next_id) = (begun.elapsed(), self.live.log.head().next_sequence);
                     info!(?after, next_id, "storing resumes, the nodes are read again");
@@ -174,7 +174,7 @@ async fn all_ended(listeners: &mut JoinSet<End>) {
 }
 
 /// What opening the log found, for the operator.
-fn report(recovery: &Recovery) {
+pub(super) fn report(recovery: &Recovery) {
     if recovery.created {
         info!("a new log begins");
     }
@@ -187,7 +187,7 @@ fn report(recovery: &Recovery) {
         error!(from, to, next_id = lost.end, "events were stored and are gone; the log carries a mark");
     }
     if let Some(file) = &recovery.kept_aside {
-        warn!(file, "what could not be read after the last stored event is kept beside the log's segments");
+        warn!("what could not be read after the last stored event is kept in {file}, beside the log's segments");
     }
     for damage in &recovery.damage {
         error!("{damage}");

@@ -323,6 +323,7 @@ mod tests {
 
     use super::*;
     use crate::failing_reads::log_with_a_large_event;
+    use crate::source::{Connection, Received};
     use identity::{Fingerprint, Known};
 
     #[tokio::test]
@@ -363,5 +364,91 @@ mod tests {
             IdentityIndex::open(&index_file(failed), log.id(), Some(0), identity::Options::default()).unwrap();
         let identity = committer::identity_of(&payload).unwrap();
         assert_eq!(opened.index.check(&identity, fingerprint).unwrap(), Known::Same);
+    }
+
+    fn options(folder: &Path) -> Options {
+        Options {
+            log_directory: folder.join("logs/casper"),
+            index_file: folder.join("index/casper.redb"),
+            write: WriteOptions::new("casper", [1; 16], 1),
+            sync_interval: Duration::from_secs(1),
+            index: identity::Options::default(),
+            retention: Retention::default(),
+            rewriting: Rewriting::Merge(sidecar_log_format::RewriteOptions::COMPACTION),
+            queued_batches: 4,
+        }
+    }
+
+    /// A processed transaction, with as many messages.
+    fn processed(number: u64, messages: u64) -> Received {
+        Received {
+            payload: format!(r#"{{"TransactionProcessed":{{"number":{number},"messages":{messages}}}}}"#),
+            kind: crate::source::Kind(2),
+            identity: crate::source::Identity { class: 2, time: 1, hash: u128::from(number).to_be_bytes() },
+            message_count: messages,
+            block_height: None,
+            upstream_id: Some(number),
+            received_at: 1,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_log_cannot_hold_is_refused_once_and_everything_else_is_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, Run { batches, ended, .. }) = LiveLog::open(options(folder.path())).unwrap();
+        let version = "2.0.0".parse().unwrap();
+        let connection = |name_bytes: usize| {
+            Arc::new(Connection {
+                source: "s".repeat(name_bytes),
+                network: "casper-test".to_owned(),
+                api_version: version,
+                event_lines: Arc::default(),
+            })
+        };
+        // No node has so long a name; it stands for all that a log refuses.
+        let (good, too_long) = (connection(10), connection(256));
+        let events =
+            |connection: &Arc<Connection>, events| Batch::Events { connection: Arc::clone(connection), events };
+        batches.send(events(&good, vec![processed(1, 0)])).await.unwrap();
+        batches.send(Batch::Version { connection: Arc::clone(&too_long), version }).await.unwrap();
+        for _ in 0..3 {
+            batches.send(events(&too_long, vec![processed(1, 5)])).await.unwrap();
+        }
+        batches.send(events(&too_long, vec![processed(2, 0)])).await.unwrap();
+        batches.send(events(&good, vec![processed(3, 0)])).await.unwrap();
+        drop(batches);
+        ended.await.unwrap().unwrap();
+        let counters = &live.counters;
+        assert_eq!([counters.stored.get(), counters.refused.get(), counters.amendments.get()], [2, 2, 0]);
+        assert_eq!(live.log.head().next_sequence, 2);
+    }
+
+    #[tokio::test]
+    async fn a_log_is_resumed_around_its_readers() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, Run { batches, ended, .. }) = LiveLog::open(options(folder.path())).unwrap();
+        let log = live.log.clone();
+        let mut committed = live.committed.clone();
+        let (logs, away) = (folder.path().join("logs"), folder.path().join("away"));
+        std::fs::rename(&logs, &away).unwrap();
+        let failure = ended.await.unwrap().unwrap_err();
+        assert!(matches!(failure, IngestError::Log(sidecar_log_format::Error::NotInPlace { .. })), "{failure}");
+        drop(batches);
+        let refused = live.resume().err().unwrap();
+        assert!(matches!(refused, IngestError::Log(sidecar_log_format::Error::LogMissing { .. })), "{refused}");
+        assert!(!logs.exists());
+        std::fs::rename(&away, &logs).unwrap();
+        let Run { batches, .. } = live.resume().unwrap();
+        let connection = Arc::new(Connection {
+            source: "node".to_owned(),
+            network: "casper-test".to_owned(),
+            api_version: "2.0.0".parse().unwrap(),
+            event_lines: Arc::default(),
+        });
+        batches.send(Batch::Events { connection, events: vec![processed(1, 0)] }).await.unwrap();
+        committed.wait_for(|head| head.next_sequence == 1).await.unwrap();
+        assert!(matches!(log.read(0).unwrap(), Read::Events { .. }));
+        assert_eq!(live.newest_network().unwrap().as_deref(), Some("casper-test"));
+        assert_eq!(live.counters.reopened.get(), 1);
     }
 }

@@ -11,7 +11,7 @@ use crate::source::Kind;
 use crate::telemetry::EVENT_LINES;
 
 /// Writes the lines about one node's events.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct EventLines {
     source: String,
     /// Whether there is a line for every event, as `enable_logging` asks.

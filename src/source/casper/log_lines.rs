@@ -25,6 +25,12 @@ struct Period {
     left_out: u64,
 }
 
+impl Default for LineBudget {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl LineBudget {
     pub(crate) fn new() -> Self {
         Self { period: Mutex::new(Period { begun: Instant::now(), written: 0, left_out: 0 }) }
