@@ -7,11 +7,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use rustix::process::{Resource, getrlimit};
 
 use crate::{
     ApiVersion, Block, ChainValue, Error, Mark, Result, Sequence,
@@ -27,7 +28,11 @@ use crate::{
 
 /// Events larger than this are streamed and not cached.
 pub(crate) const LARGE_BYTES: u32 = 1 << 20;
-const OPEN_SEGMENTS_MAX: usize = 32;
+/// Sealed segments that are kept open for reading; few where the process may open few files.
+static OPEN_SEGMENTS_MAX: LazyLock<usize> = LazyLock::new(|| {
+    let open_files_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(open_files_max / 12).unwrap_or(usize::MAX).clamp(2, 32)
+});
 
 /// What the log's index knows of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -748,7 +753,7 @@ impl Shared {
         open.clock += 1;
         let clock = open.clock;
         open.by_sequence.insert(first_sequence, (clock, Arc::clone(&sealed)));
-        if open.by_sequence.len() > OPEN_SEGMENTS_MAX
+        if open.by_sequence.len() > *OPEN_SEGMENTS_MAX
             && let Some(oldest) = open.by_sequence.iter().min_by_key(|(_, (used, _))| *used).map(|(first, _)| *first)
         {
             open.by_sequence.remove(&oldest);

@@ -270,6 +270,23 @@ async fn who_takes_nothing_is_cut_in_either_http() {
 }
 
 #[tokio::test]
+async fn an_http_2_client_that_gives_no_room_for_a_small_answer_is_cut_whatever_else_it_takes() {
+    let running = Running::start(|limits| limits.write_stall_timeout = Duration::from_millis(500));
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let (mut sender, connection) = builder.initial_stream_window_size(0).handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(async {
+        let _ = connection.await;
+    });
+    let untaken = sender.send_request(http2_request("/")).await.unwrap();
+    let head = || Request::head("http://front/").body(Empty::<Bytes>::new()).unwrap();
+    let cut = timeout(PATIENCE, async { while sender.send_request(head()).await.is_ok() {} });
+    cut.await.expect("it is cut");
+    assert_eq!(running.counters.stalled.load(Ordering::Relaxed), 1);
+    drop(untaken);
+}
+
+#[tokio::test]
 async fn who_has_nothing_to_take_is_not_cut_in_http_2() {
     let running = Running::start(|limits| limits.write_stall_timeout = Duration::from_millis(100));
     for others in [&[][..], &["/quiet"], &["/quiet", "/quiet"]] {
