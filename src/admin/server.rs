@@ -68,14 +68,14 @@ impl Server {
     }
 }
 
-/// What is where, for people who look at the port with a browser.
+/// The paths that exist, for people with a browser.
 const INDEX: &str = "Sidecar's admin server: /health, /ready, /status (JSON), /metrics (Prometheus)\n";
-/// How a place that is there may be asked.
+/// Methods that every path takes.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 /// Seconds after which a request that was refused for the moment may be made again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// What there is to see.
+/// The paths that exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Index,
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_health_is_told_while_more_scrapes_wait_than_there_are_connections() {
+    async fn the_health_is_answered_while_more_scrapes_wait_than_there_are_connections() {
         let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let options = AdminOptions { port: 0, listen, max_concurrent_requests: 1, max_requests_per_second: 1 };
         let server = Server::bind(&options).unwrap();

@@ -1,4 +1,4 @@
-//! Who asks for what: the client's address for the handlers, and a line per request for those who look.
+//! Requests as an operator follows them: the client's address for the handlers, and a debug line per request.
 
 use std::{net::SocketAddr, time::Instant};
 

@@ -23,12 +23,12 @@ pub(super) struct Activity {
     pub(super) has_moved: AtomicBool,
     /// A body has been on its way for too long.
     pub(super) overdue: Arc<Notify>,
-    /// Somebody else needs the place.
+    /// Another connection needs the place.
     pub(super) displaced: Arc<Notify>,
     places: Arc<Places>,
 }
 
-/// Whether a connection could be missed.
+/// Whether a connection may be displaced.
 #[derive(Clone, Copy)]
 enum Standing {
     /// Its first request may be here already.

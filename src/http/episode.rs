@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// It is over when it has not happened for so long.
+/// Time without the trouble after which the episode is over.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// One kind of trouble.
@@ -67,12 +67,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_episode_is_told_when_it_begins_and_when_it_is_over_with_its_count() {
-        let (told, mut lines) = mpsc::unbounded_channel();
+    async fn an_episode_is_logged_when_it_begins_and_when_it_is_over_with_its_count() {
+        let (logged, mut lines) = mpsc::unbounded_channel();
         let episode = Episode::default();
         for round in 0..2 {
             for time in 0..50 {
-                let (begins, over) = (told.clone(), told.clone());
+                let (begins, over) = (logged.clone(), logged.clone());
                 episode.note(|| begins.send(None).unwrap(), move |ended| over.send(Some(ended)).unwrap());
                 let line = lines.try_recv();
                 assert_eq!(line.is_ok(), time == 0, "round {round}, time {time}: {line:?}");

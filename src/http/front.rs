@@ -1,8 +1,8 @@
 //! The HTTP front: connections from the moment they are accepted to their end, each within limits.
 //!
 //! Owns a listening socket and every connection on it; requests flow to the router that a server hands in. Clients may
-//! come ten thousand at a time and idle, dawdle over a request's head, ask for more than fits, or stop reading: that costs
-//! them their own connection and nobody else's. What a request means, and how many may be answered at a time, is the
+//! come ten thousand at a time and idle, dawdle over a request's head, ask for more than fits, or stop reading. That costs
+//! them their own connection and no other. What a request means, and how many may be answered at a time, is the
 //! server's business.
 
 use std::{
@@ -34,7 +34,7 @@ use super::{
 
 /// Connections that the system holds ready to be accepted.
 const BACKLOG: u32 = 1024;
-/// The rest before the next try when no connection can be accepted, as when no file descriptor is left.
+/// Pause before the next try when no connection can be accepted, as when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// What happened at a front, for metrics.

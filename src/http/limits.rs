@@ -11,7 +11,7 @@ pub struct FrontLimits {
     /// Open connections. One more takes the place of the connection that has been idle for longest.
     pub connections_max: usize,
     /// Whether further connections wait, with the system, while all are busy, and a new one keeps its place until it has had
-    /// time to ask. Without, the newest is closed at once, as where nobody knows whether the others ever end.
+    /// time to ask. Without, the newest is closed at once: for streams, which may never end.
     pub waits_for_places: bool,
     /// Of these, connections from one address of another machine. A proxy on this machine may have all.
     pub connections_per_client_max: usize,

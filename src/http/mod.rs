@@ -2,10 +2,10 @@
 //!
 //! A router flows in; requests, HTTP/1.1 or HTTP/2, flow to it. What they mean is the servers' business.
 //!
-//! - [`front`][]: the listening socket; [`limits`][] says what its clients may take, `places` who may have a connection.
+//! - [`front`][]: the listening socket; [`limits`][]: what its clients may take; `places`: how many connections, and whose.
 //! - `connection`: one connection; `activity` knows what it does, `body` how its answers get away.
 //! - `descriptors`: how many connections fit into the limit of open files.
-//! - [`access`][]: who asks for what.
+//! - [`access`][]: a client's address, and a debug line per request.
 //! - [`turns`][]: requests that wait in line.
 //! - [`query`][]: the parameters of a request; [`cors`][]: what pages of other origins may read.
 //! - [`episode`][]: log lines about what clients can cause as often as they like.

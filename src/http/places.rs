@@ -1,4 +1,4 @@
-//! Places for connections: how many there are, who may have one, and which idle connection gives its place up.
+//! Places for connections: how many there are, how many one client may have, and which idle connection gives its place up.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -121,7 +121,7 @@ pub(super) struct IdleConnections(Mutex<Queue>);
 struct Queue {
     next_number: u64,
     waiting: BTreeMap<u64, Arc<Notify>>,
-    /// Somebody needs the place of the next one.
+    /// The next connection that falls idle is displaced at once.
     is_next_displaced: bool,
 }
 

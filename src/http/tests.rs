@@ -37,7 +37,7 @@ struct Running {
 }
 
 impl Running {
-    /// Answers `/` at once, `/late` after 600 ms, `/large` with 64 MiB, `/endless` for ever, and `/quiet` with a body that
+    /// Answers `/` at once, `/late` after 600 ms, `/large` with 64 MiB, `/endless` without end, and `/quiet` with a body that
     /// never comes.
     fn start(change: impl FnOnce(&mut FrontLimits)) -> Running {
         let mut limits = FrontLimits {
@@ -211,7 +211,7 @@ async fn where_connections_wait_one_that_asks_for_nothing_gives_up_its_place() {
 }
 
 #[tokio::test]
-async fn who_dawdles_over_a_request_is_cut_whatever_it_looks_like() {
+async fn a_client_that_dawdles_over_a_request_is_cut_whatever_it_looks_like() {
     let running = Running::start(|limits| limits.header_timeout = Duration::from_millis(100));
     for start in ["", "PRI * HTTP", "GET / HTTP/1.1\r\nhost:"] {
         let answer = rest(running.send(start.as_bytes()).await).await;
@@ -258,7 +258,7 @@ async fn an_idle_http_2_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn who_takes_nothing_is_cut_in_either_http() {
+async fn a_client_that_takes_nothing_is_cut_in_either_http() {
     let running = Running::start(|limits| limits.write_stall_timeout = Duration::from_millis(500));
     let never_read = running.send(request("/endless").as_bytes()).await;
     let (mut sender, connection) = http2_client(running.address).await;
@@ -287,7 +287,7 @@ async fn an_http_2_client_that_gives_no_room_for_a_small_answer_is_cut_whatever_
 }
 
 #[tokio::test]
-async fn who_has_nothing_to_take_is_not_cut_in_http_2() {
+async fn a_client_that_has_nothing_to_take_is_not_cut_in_http_2() {
     let running = Running::start(|limits| limits.write_stall_timeout = Duration::from_millis(100));
     for others in [&[][..], &["/quiet"], &["/quiet", "/quiet"]] {
         let (mut sender, _connection) = http2_client(running.address).await;
@@ -302,7 +302,7 @@ async fn who_has_nothing_to_take_is_not_cut_in_http_2() {
 }
 
 #[tokio::test]
-async fn who_takes_a_little_now_and_then_is_not_cut() {
+async fn a_client_that_takes_a_little_now_and_then_is_not_cut() {
     let stall = Duration::from_millis(500);
     let running = Running::start(|limits| limits.write_stall_timeout = stall);
     let mut slow = running.ask("/endless").await;
@@ -317,7 +317,7 @@ async fn who_takes_a_little_now_and_then_is_not_cut() {
 }
 
 #[tokio::test]
-async fn who_takes_an_answer_too_slowly_is_cut() {
+async fn a_client_that_takes_an_answer_too_slowly_is_cut() {
     let stall = Duration::from_millis(500);
     let running = Running::start(|limits| {
         limits.write_stall_timeout = stall;
@@ -336,7 +336,7 @@ async fn who_takes_an_answer_too_slowly_is_cut() {
 }
 
 #[tokio::test]
-async fn who_takes_an_answer_in_time_gets_all_of_it() {
+async fn a_client_that_takes_an_answer_in_time_gets_all_of_it() {
     let running = Running::start(|_| {});
     let mut client = running.send(request("/large").replacen("host", "connection: close\r\nhost", 1).as_bytes()).await;
     let mut read = Vec::new();
@@ -358,7 +358,7 @@ async fn a_head_that_does_not_fit_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_that_nobody_wants_is_not_read() {
+async fn a_request_body_that_is_not_wanted_is_not_read() {
     let running = Running::start(|_| {});
     let head = "POST / HTTP/1.1\r\nhost: front\r\ncontent-length: 1000000000000\r\n\r\n";
     let mut stream = running.send(head.as_bytes()).await;
@@ -376,7 +376,7 @@ async fn a_body_that_nobody_wants_is_not_read() {
 async fn http2_client(address: SocketAddr) -> (http2::SendRequest<Empty<Bytes>>, tokio::task::JoinHandle<()>) {
     let stream = TcpStream::connect(address).await.unwrap();
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    // Who is cut without a word sees an error; that it ends is what counts.
+    // A client that is cut sees an error; what counts is that it ends.
     (
         sender,
         tokio::spawn(async {

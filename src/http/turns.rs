@@ -1,4 +1,4 @@
-//! Whose turn it is: requests beyond a server's limits wait in line, and nobody is refused.
+//! Turns: requests beyond a server's limits wait in line, and none is refused.
 //!
 //! A request is worked on while it has a turn. Where it has to wait for something that other clients hold, such as memory
 //! for a large answer, it waits [`aside`] and others have their turns meanwhile.
@@ -20,7 +20,7 @@ tokio::task_local! {
 }
 
 /// How many requests are worked on at once, and how many are begun in a second. What exceeds either waits in line; one
-/// that goes away while it waits takes nobody's turn.
+/// that goes away while it waits takes no turn.
 #[derive(Debug)]
 pub struct Limits {
     at_once: Arc<Semaphore>,
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_that_waits_aside_keeps_nobody_from_a_turn_and_comes_back_in_line() {
+    async fn a_request_that_waits_aside_keeps_no_other_from_a_turn_and_comes_back_in_line() {
         let limits = Arc::new(Limits::new(1, 1000));
         let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
         let first = tokio::spawn({
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_goes_away_while_waiting_takes_no_turn() {
+    async fn a_request_that_goes_away_while_it_waits_takes_no_turn() {
         let limits = Limits::new(100, 1);
         limits.turn(None).await;
         for _ in 0..50 {

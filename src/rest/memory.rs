@@ -1,7 +1,7 @@
 //! Memory for answers that are not small: what all of them may take while they are made and while they are sent.
 //!
 //! Two pools, so that middling answers never queue behind large ones. One address has at most a quarter of each, or one
-//! answer. Who finds nothing left waits without keeping others from their turns, and only so many wait.
+//! answer. An answer that finds nothing left waits without keeping others from their turns, and only so many wait.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -78,7 +78,7 @@ impl Pool {
     }
 
     async fn room(&self, bytes: usize) -> Result<Room, Failure> {
-        // Never more than there are, so that nobody waits forever.
+        // Never more than there are, so that no answer waits forever.
         let units = bytes.div_ceil(UNIT_BYTES).min(self.units);
         let client = turns::client().map(|client| (self.part_of(client), units.min(self.part_units())));
         match self.try_take(units, client.as_ref()) {

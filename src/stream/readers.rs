@@ -1,4 +1,4 @@
-//! How far the clients of the streams have come, for whoever shows how far they lag.
+//! Positions of the open streams, from which their lags are shown.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sidecar_log_format::Sequence;
 
-/// What kind of stream a client reads; lags are told apart by it.
+/// What kind of stream a client reads; lags are counted per class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReaderClass {
     /// `/events`, every event.
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_slowest_of_a_class_tells_its_lag_and_who_has_left_counts_no_more() {
+    fn the_slowest_of_a_class_gives_its_lag_and_closed_streams_do_not_count() {
         let readers = Readers::default();
         let client = |port| Some(SocketAddr::from(([192, 0, 2, 1], port)));
         let slow = readers.enter(ReaderClass::Whole, client(1), 10);
@@ -113,6 +113,6 @@ mod tests {
         for _ in 0..100 {
             drop(readers.enter(ReaderClass::Filtered, None, 0));
         }
-        assert!(readers.0.lock().unwrap().len() < 10, "who has left is forgotten");
+        assert!(readers.0.lock().unwrap().len() < 10, "closed streams are forgotten");
     }
 }

@@ -52,7 +52,7 @@ const BUDGET_BYTES: usize = 8 << 20;
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// Seconds after which a client that found no place may ask again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
-/// What is where, for people who look at the port with a browser.
+/// The paths that exist, for people with a browser.
 const INDEX: &str = "Sidecar's event streams: /events?start_from=0 replays every stored event and continues with new ones; \
                      /events/sidecar has the sidecar's version.\n";
 
@@ -159,7 +159,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Tells every open `/events/sidecar` client that the sidecar ends by itself. No id: it is no event of the log.
+    /// Announces to every open `/events/sidecar` client that the sidecar ends by itself. No id: it is not an event of the log.
     pub fn announce_own_shutdown(&self) {
         self.shared.own_shutdowns.send_modify(|announced| *announced += 1);
     }
@@ -269,7 +269,7 @@ async fn answer(shared: &Arc<Shared>, request: &Parts) -> Result<Response, Refus
         return Err(Refusal::OtherLog { served, wanted });
     }
     let mut response = match request.method {
-        // What a stream would be answered with, without one; of its length it is not known either.
+        // The headers of a stream, without one; its length is not known either.
         Method::HEAD => Response::new(Body::from_stream(futures_util::stream::empty::<io::Result<Bytes>>())),
         _ => open_stream(shared, &wanted, request).await?,
     };
@@ -334,7 +334,7 @@ fn describe_stream(shared: &Shared, wanted: &StreamRequest, response: &mut Respo
     }
 }
 
-/// Says whose ids they are, and which of them are there.
+/// Names the log, and the range of ids that it retains.
 fn name_log(log: &Log, response: &mut Response) {
     if let Ok(name) = HeaderValue::try_from(LogName::of(log).to_string()) {
         response.headers_mut().insert(LOG_HEADER, name);
@@ -416,7 +416,7 @@ fn subscribe(shared: &Arc<Shared>, slot: Slot, wanted: &StreamRequest, start: Se
     }
 }
 
-/// Tells a client that wants events from `start` on that the log has not come so far: its ids may be another log's.
+/// For a client that wants events from `start` on, which the log has not reached: its ids may be another log's.
 fn ahead_comment(start: Sequence, oldest: Sequence, next: Sequence) -> Bytes {
     let newest = match next.checked_sub(1).filter(|newest| oldest <= *newest) {
         Some(newest) => format!("the newest event of this log is {newest}"),
@@ -499,7 +499,7 @@ mod tests {
         }
         assert!(start.elapsed() > Duration::from_secs(20));
         assert_eq!(next(&mut sidecar).await, ":\n\n");
-        // Instead of a comment it is told how far it has come.
+        // Instead of a comment it gets a mark of its position.
         assert_eq!(next(&mut faults).await, "id:2\n\n");
         assert_eq!(next(&mut faults).await, ":\n\n");
     }
