@@ -96,6 +96,27 @@ async fn a_moved_file_is_reported_and_an_export_from_the_head_continues_where_it
 }
 
 #[test]
+fn a_folder_that_is_moved_away_is_not_made_again_and_may_come_back() {
+    let around = tempfile::tempdir().unwrap();
+    let (folder, elsewhere) = (around.path().join("storage"), around.path().join("elsewhere"));
+    let mut world = World::new(&folder, None);
+    let file = world.file.clone();
+    world.tell(&step(0), 1, 0, 0);
+    world.commit();
+    world.restart();
+    world.wait_for_exporters();
+    fs::rename(&folder, &elsewhere).unwrap();
+    world.wait_until(|counters| counters.failures.get() >= 2);
+    assert!(!folder.exists());
+    fs::rename(&elsewhere, &folder).unwrap();
+    world.tell(&step(1), 1, 1, 0);
+    world.commit();
+    world.wait_for_exporters();
+    world.stop();
+    Database::Sqlite(&file).assert_equals(&world.model);
+}
+
+#[test]
 fn tables_that_are_emptied_or_dropped_while_they_are_written_are_filled_again() {
     let server = PostgreSql::start();
     let folder = tempfile::tempdir().unwrap();

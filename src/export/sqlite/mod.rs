@@ -75,7 +75,12 @@ impl Options {
 /// # Errors
 /// When the file cannot be opened or written, or its tables are of another migration.
 pub fn check(options: &Options) -> Result<(), ExportError> {
-    SqliteDatabase::new(options.clone()).connect().map(drop)
+    let database = SqliteDatabase::new(options.clone());
+    // Only here: a folder that is gone later was taken away by somebody, who may bring it back.
+    if let Some(folder) = options.file.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| database.not_opened(&error))?;
+    }
+    database.connect().map(drop)
 }
 
 /// The file, while it is exported to.
@@ -127,9 +132,6 @@ impl SqliteDatabase {
     }
 
     fn connect(&self) -> Result<Connection, ExportError> {
-        if let Some(folder) = self.options.file.parent() {
-            std::fs::create_dir_all(folder).map_err(|error| self.not_opened(&error))?;
-        }
         let mut connection = Connection::open(&self.options.file).map_err(|error| self.error(error))?;
         let newest = self.prepare(&mut connection).map_err(|error| self.error(error))?;
         let present = tables(&connection).map_err(|error| self.error(error))?;
