@@ -26,6 +26,7 @@ use crate::config::{
 use crate::export::{self, Exporters};
 use crate::http::BindError;
 use crate::ingest::{self, LiveLog, Retention, Rewriting, identity};
+use crate::losses::LossWatch;
 use crate::rest::{self, LogAnswers, PostgreSqlAnswers, RestOptions};
 use crate::source::LogNetwork;
 use crate::source::casper::{self, NamedSource, NodeOptions, event::KINDS};
@@ -118,6 +119,9 @@ pub(crate) async fn run_until(
     let (cut, _) = broadcast::channel::<()>(1);
     let outside = Outside { exporters, postgresql };
     let Serving { servers, handle, addresses } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
+    // After all ports are taken: it takes as long as there are segments.
+    let _losses = LossWatch::start(live.log.clone())
+        .context("Error initializing component 'sse_event_server': cannot start a thread that looks for losses")?;
     started(&live, addresses);
     let exporting = outside
         .exporters

@@ -16,6 +16,7 @@ mod failing_reads;
 pub mod fuzzing;
 pub mod http;
 pub mod ingest;
+mod losses;
 pub mod rest;
 pub mod source;
 pub mod stream;

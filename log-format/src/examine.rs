@@ -13,7 +13,8 @@ use crate::{
     head::{self, HeadState},
     history::parse_in_front_of,
     log::list_segments,
-    segment::{BlockEntry, Footer, SegmentFile, SegmentHeader, file_name, storage_error},
+    oldest::{self, OldestState},
+    segment::{BlockEntry, Footer, SegmentFile, SegmentHeader, file_name, misnamed, storage_error},
     storage::Storage,
     wire::version_frame,
 };
@@ -209,6 +210,7 @@ pub(crate) struct Survey {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) head: HeadState,
     pub(crate) segments: Vec<Sequence>,
+    pub(crate) oldest: OldestState,
     pub(crate) examiner: Examiner,
 }
 
@@ -220,7 +222,13 @@ impl Survey {
         if segments.is_empty() {
             return Err(Error::NotALog { directory: storage.name() });
         }
-        Ok(Survey { storage, head, segments, examiner: Examiner::default() })
+        // After the segments were listed: a drop records itself before it removes any.
+        let oldest = oldest::read(storage.as_ref())?;
+        let mut examiner = Examiner::default();
+        let first = segments.first().copied();
+        // Segments below it may be left over from a drop that was cut short.
+        examiner.thread.next_sequence = oldest.sequence().filter(|&oldest| first.is_some_and(|first| oldest < first));
+        Ok(Survey { storage, head, segments, oldest, examiner })
     }
 
     /// How far the segment at `index` is to be looked at.
@@ -286,9 +294,7 @@ impl Survey {
                 return Ok((SegmentFile { name, file, header, blocks_start }, None));
             }
             Ok((header, _)) => {
-                let reason =
-                    format!("its name says that it begins at {first}, its header says {}", header.first_sequence);
-                return Err(Error::Corrupt { file: name, offset: 0, reason });
+                return Err(misnamed(name, header.first_sequence));
             }
             Err(Error::Corrupt { reason, .. }) => reason,
             // One damaged byte can look like a newer version; then the checksum does not fit and others are of ours.

@@ -17,6 +17,7 @@ use crate::{
     block::{self, BLOCK_HEADER_BYTES, Block, BlockBuilder, BlockHeader, BlockType, Encoder},
     head,
     inspect::inspect,
+    oldest,
     repair::{Action, RepairOptions, repair},
     segment::{Footer, Position, SegmentHeader, parse_file_name},
     storage::{File, Lock, Storage},
@@ -30,7 +31,7 @@ pub fn block(bytes: &[u8]) {
     decode_block(&compressed(bytes));
 }
 
-/// What stands before and behind the blocks of a segment, and the head file.
+/// What is before and after the blocks of a segment, and the slots of the files `head` and `oldest`.
 pub fn footer(bytes: &[u8]) {
     let file = MemoryFile::of(bytes.to_vec(), 1);
     if let Ok((header, length)) = SegmentHeader::read("a segment", &file) {
@@ -40,6 +41,7 @@ pub fn footer(bytes: &[u8]) {
     }
     let _ = SegmentHeader::salvage("a segment", &file);
     head::doors::check_slot(bytes);
+    oldest::doors::check_slot(bytes);
     read_footer(bytes.to_vec());
     for block in [with_checksums(bytes), compressed(bytes)] {
         read_footer([block, Footer::trailer(FOOTER_AT)].concat());
@@ -303,7 +305,7 @@ const NAMES: [&str; 8] = [
     "00000000000000000100.segment",
     "18446744073709551615.segment",
     "00000000000000000015.segment.new",
-    "notes.txt",
+    "oldest",
 ];
 
 /// A file in memory.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::ControlFlow,
     sync::Arc,
 };
 
@@ -12,9 +13,11 @@ use serde::Serialize;
 
 use crate::{
     ApiVersion, Error, FORMAT_VERSION, Kind, Log, Mark, MarkKind, Result, Sequence, Timestamp,
-    examine::{hex, parse_loss},
+    examine::hex,
     head::{self, HeadState},
     log::{Sealed, read_segment_marks},
+    losses::{LossKind, Losses},
+    misplaced, oldest,
     scan::Scan,
     segment::{Footer, SegmentFile, storage_error},
 };
@@ -54,6 +57,8 @@ pub struct Report {
     pub segments: Vec<SegmentReport>,
     /// The marks.
     pub marks: MarksReport,
+    /// Events that are lost, as far as headers and indexes tell.
+    pub losses: Losses,
     /// Events that are not in this copy though the head that came with it names them: nothing wrong, a copy is a prefix.
     pub copy_lacks: Option<CopyLacks>,
     /// What is visibly wrong, at most a hundred lines; empty when nothing is. Only verifying reads everything.
@@ -223,6 +228,11 @@ pub fn inspect(log: &Log) -> Result<Report> {
         inspection.segment(log, first, index + 1 == segments.len())?;
     }
     inspection.look_for_leftovers(log)?;
+    log.find_losses(&mut || ControlFlow::Continue(()))?;
+    let losses = log.losses();
+    for lost in losses.unmarked().filter(|lost| lost.kind == LossKind::Missing) {
+        inspection.health.push(format!("{} events are missing, sequences {lost}: {}", lost.events(), lost.reason));
+    }
     let mut totals = inspection.totals;
     totals.kinds = kind_counts(&inspection.counts, &log.kinds());
     totals.sources = inspection.sources.into_iter().collect();
@@ -246,6 +256,7 @@ pub fn inspect(log: &Log) -> Result<Report> {
         totals,
         segments: inspection.segments,
         marks: inspection.marks,
+        losses,
         copy_lacks: inspection.copy_lacks,
         health: inspection.health,
         notes: inspection.notes,
@@ -265,8 +276,6 @@ struct Inspection {
     copy_lacks: Option<CopyLacks>,
     health: Vec<String>,
     notes: Vec<String>,
-    /// The sequence after the last event so far.
-    next: Option<Sequence>,
 }
 
 impl Inspection {
@@ -277,7 +286,6 @@ impl Inspection {
             Err(Error::Storage { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error @ (Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. })) => {
                 self.health.push(error.to_string());
-                self.next = None;
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -288,12 +296,7 @@ impl Inspection {
             }
             self.count_tables(&file, &mut footer)?;
         }
-        let losses = self.take_marks(&file, &footer)?;
-        if let Some(next) = self.next.filter(|&next| next < first && !is_covered(next..first, &losses)) {
-            let last = first - 1;
-            self.health.push(format!("sequences {next} to {last} are missing before {}, without a mark", file.name));
-        }
-        self.next = Some(footer.end_sequence);
+        self.take_marks(&file, &footer)?;
         self.versions.insert(file.header.version_announced);
         self.versions.insert(footer.position().announced_version);
         self.add(log, &file, &footer, is_sealed)
@@ -355,16 +358,9 @@ impl Inspection {
         Ok(())
     }
 
-    /// Counts the marks of a segment; returns what they say is lost.
-    fn take_marks(&mut self, file: &SegmentFile, footer: &Footer) -> Result<Vec<std::ops::Range<Sequence>>> {
-        let mut losses = Vec::new();
+    fn take_marks(&mut self, file: &SegmentFile, footer: &Footer) -> Result<()> {
         for mark in read_segment_marks(file, footer)? {
             *self.marks.counts.entry(mark.kind.name().to_owned()).or_default() += 1;
-            if mark.kind == MarkKind::LOSS
-                && let Some((lost, ..)) = parse_loss(&mark.body)
-            {
-                losses.push(lost);
-            }
             if mark.kind == MarkKind::VERSION
                 && let Some(version) = announced(&mark.body)
             {
@@ -375,22 +371,25 @@ impl Inspection {
             }
             self.newest_marks.push_back(mark);
         }
-        Ok(losses)
+        Ok(())
     }
 
     fn look_at_head(&mut self, log: &Log) -> Result<()> {
         let storage = log.shared.storage.as_ref();
+        if oldest::read(storage)?.sequence().is_none() {
+            let first = log.oldest();
+            self.health.push(format!(
+                "there is no file `oldest`, or no sound slot in it: nothing tells whether events before {first} were \
+                 dropped or are lost"
+            ));
+        }
         match head::read(storage)? {
             HeadState::Missing => self.health.push("there is no head file, or no sound slot in it".to_owned()),
             HeadState::Copied(slot) => {
                 self.copy_lacks = CopyLacks::between(log.head().next_sequence, slot.next_sequence);
                 self.notes.push(copied_note(self.copy_lacks));
             }
-            HeadState::Own(slot) if slot.next_sequence > log.head().next_sequence => self.health.push(format!(
-                "the head names sequence {} as the next, but the segments end before {}",
-                slot.next_sequence,
-                log.head().next_sequence
-            )),
+            // What it names and no segment holds is among the losses.
             HeadState::Own(_) => {}
         }
         Ok(())
@@ -399,9 +398,15 @@ impl Inspection {
     /// Files that recovery or repair kept aside, for somebody to look at and remove.
     fn look_for_leftovers(&mut self, log: &Log) -> Result<()> {
         let mut names = log.shared.storage.list().map_err(storage_error("list", "the directory"))?;
-        names.retain(|name| name.ends_with(".lost") || name.ends_with(".quarantined"));
         names.sort();
-        self.notes.extend(names.into_iter().map(|name| format!("{name} holds damaged bytes that were kept aside")));
+        for name in names {
+            if name.ends_with(".lost") || name.ends_with(".quarantined") {
+                self.notes.push(format!("{name} holds damaged bytes that were kept aside"));
+            } else if name.ends_with(misplaced::SUFFIX) {
+                self.health
+                    .push(format!("{name} is a segment that a repair was renaming; run `sidecar-log repair` again"));
+            }
+        }
         Ok(())
     }
 }
@@ -425,10 +430,6 @@ fn open(log: &Log, first: Sequence, is_last: bool) -> Result<(Arc<SegmentFile>, 
     let mut scan = Scan::begin(&file);
     scan.advance(&file, durable_end, durable_end)?;
     Ok((file, scan.footer, false))
-}
-
-fn is_covered(missing: std::ops::Range<Sequence>, losses: &[std::ops::Range<Sequence>]) -> bool {
-    losses.iter().any(|lost| lost.start <= missing.start && missing.end <= lost.end)
 }
 
 fn announced(body: &str) -> Option<ApiVersion> {

@@ -21,6 +21,8 @@ use crate::{
     cache::BlockCache,
     examine::chain_after,
     head::{self, HeadState},
+    losses,
+    oldest::Retained,
     scan::Scan,
     segment::{BlockEntry, Footer, PIECE_BYTES, SegmentFile, SegmentHeader, file_name, parse_file_name, storage_error},
     storage::Storage,
@@ -104,12 +106,14 @@ pub enum Read {
     End,
 }
 
-/// Why sequences name no event.
+/// Why sequences name no event. Displays as what clients and operators read of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// Older than the oldest retained event.
+    /// Retention has dropped them, or the log never held them.
     Dropped,
-    /// Never stored, or lost; the log carries a mark.
+    /// They were stored, and no segment holds them any more. Nothing in the log says why.
+    Lost,
+    /// They are lost, and a mark in the log names them.
     Hole,
     /// The block that holds them is damaged: what does not fit.
     Quarantined(String),
@@ -126,6 +130,8 @@ pub(crate) struct Shared {
     pub(crate) cache: BlockCache,
     pub(crate) header: RwLock<SegmentHeader>,
     segments: RwLock<Segments>,
+    pub(crate) retained: Retained,
+    pub(crate) losses: losses::Known,
     open: Mutex<OpenSegments>,
     reading: Reading,
     /// Held while a refresh goes on, so that an older look at the disk never replaces a newer one.
@@ -159,8 +165,8 @@ pub(crate) struct Active {
     pub(crate) file: Arc<SegmentFile>,
     pub(crate) index: Vec<BlockEntry>,
     pub(crate) marks: Vec<BlockEntry>,
-    /// What stands behind the last block, where that should be another.
-    broken_tail: Option<String>,
+    /// What follows the last block, where that should be another.
+    pub(crate) broken_tail: Option<String>,
 }
 
 impl Active {
@@ -169,19 +175,13 @@ impl Active {
         Active { file, index, marks, broken_tail: None }
     }
 
-    fn first_sequence(&self) -> Sequence {
+    pub(crate) fn first_sequence(&self) -> Sequence {
         self.file.header.first_sequence
     }
 }
 
-/// Why a sequence is in no block of a segment.
-fn why_missing(is_behind_last_block: bool, broken_tail: Option<&String>) -> Missing {
-    let reason = broken_tail.filter(|_| is_behind_last_block);
-    reason.map_or(Missing::Hole, |reason| Missing::Quarantined(reason.clone()))
-}
-
 /// The blocks of events, and those of marks.
-fn split_entries(blocks: &[BlockEntry]) -> (Vec<BlockEntry>, Vec<BlockEntry>) {
+pub(crate) fn split_entries(blocks: &[BlockEntry]) -> (Vec<BlockEntry>, Vec<BlockEntry>) {
     let of_type = |wanted: BlockType| blocks.iter().filter(move |entry| entry.block_type == wanted.0).copied();
     (of_type(BlockType::EVENTS).collect(), of_type(BlockType::MARKS).collect())
 }
@@ -193,8 +193,8 @@ pub(crate) struct Sealed {
     /// Whether the file has a footer of its own, or it was put together from the blocks.
     pub(crate) has_footer: bool,
     pub(crate) index: Vec<BlockEntry>,
-    /// What stands behind the last block, where that should be another or the footer.
-    broken_tail: Option<String>,
+    /// What follows the last block, where that should be another or the footer.
+    pub(crate) broken_tail: Option<String>,
 }
 
 impl Sealed {
@@ -247,9 +247,7 @@ impl Log {
     /// # Errors
     /// [`Error::NotALog`] when no segment is there, [`Error::NewerFormat`], or what the storage answers.
     pub fn open(storage: Arc<dyn Storage>, options: ReadOptions) -> Result<Log> {
-        let names = list_segments(storage.as_ref())?;
-        let Some(newest) = names.last() else { return Err(Error::NotALog { directory: storage.name() }) };
-        let header = SegmentFile::open(storage.as_ref(), *newest, false)?.header;
+        let header = newest_header(storage.as_ref())?;
         let log = Log::assemble(storage, options, header, Reading::AnotherProcess);
         log.refresh()?;
         Ok(log)
@@ -272,6 +270,8 @@ impl Log {
             cache: BlockCache::new(options.cache_bytes),
             header: RwLock::new(header),
             segments: RwLock::default(),
+            retained: Retained::default(),
+            losses: losses::Known::default(),
             open: Mutex::default(),
             reading,
             following: Mutex::default(),
@@ -297,6 +297,13 @@ impl Log {
         oldest
             .or_else(|| segments.active.as_ref().map(Active::first_sequence))
             .unwrap_or_else(|| self.head().next_sequence)
+    }
+
+    /// The first sequence that the log has to hold: retention has dropped those before it. It is below [`Log::oldest`] where
+    /// the oldest segments are lost.
+    #[must_use]
+    pub fn retained_from(&self) -> Sequence {
+        self.shared.retained.from()
     }
 
     /// How many sequences that are stored and retained are left for who goes on with `next`.
@@ -367,6 +374,14 @@ impl Log {
         if let Some(read) = self.read_cached(sequence) {
             return Ok(read);
         }
+        let read = self.read_from_disk(sequence, extent)?;
+        if let Read::Missing { from, to, why } = &read {
+            self.shared.note_missing(*from..*to, why);
+        }
+        Ok(read)
+    }
+
+    fn read_from_disk(&self, sequence: Sequence, extent: Extent) -> Result<Read> {
         let (file, entry) = match self.shared.locate(sequence)? {
             Place::Block(file, entry) => (file, entry),
             Place::Missing(to, _) if to <= sequence => return Ok(Read::End),
@@ -387,7 +402,11 @@ impl Log {
                 Read::Events { index: block.index_of(sequence).unwrap_or_default(), block }
             })
         };
-        Log::quarantine(read, sequence, &entry)
+        let read = Log::quarantine(read, sequence, &entry)?;
+        if let Read::Missing { why, .. } = &read {
+            self.shared.note_missing(entry.first_sequence..entry.end_sequence(), why);
+        }
+        Ok(read)
     }
 
     /// Says of a damaged block that its events are missing from `sequence` on.
@@ -547,20 +566,46 @@ impl Log {
         let head_state = head::read(storage)?;
         let mut names = list_segments(storage)?;
         let Some(newest) = names.pop() else { return Err(Error::NotALog { directory: storage.name() }) };
-        let mut current = Following::take_up(storage, following.take(), newest, &head_state)?;
-        let head = current.advance(&head_state)?;
-        let mut active = Active::new(Arc::clone(&current.file), &current.scan.footer);
-        active.broken_tail = current.scan.tail.as_ref().map(ToString::to_string);
-        *following = Some(current);
+        let (head, active) = match Following::take_up(storage, following.take(), newest, &head_state) {
+            Ok(mut current) => {
+                let head = current.advance(&head_state)?;
+                let mut active = Active::new(Arc::clone(&current.file), &current.scan.footer);
+                active.broken_tail = current.scan.tail.as_ref().map(ToString::to_string);
+                *following = Some(current);
+                *self.shared.header.write().unwrap_or_else(PoisonError::into_inner) = active.file.header.clone();
+                (head, Some(active))
+            }
+            // The segments before it can be read all the same; its own events are in a damaged place.
+            Err(Error::Corrupt { .. }) if !names.is_empty() => {
+                let head = self.head_before_damage(&head_state, newest);
+                names.push(newest);
+                (head, None)
+            }
+            Err(error) => return Err(error),
+        };
         if head.epoch != self.head().epoch {
             // Sequences may name other events now.
             self.shared.cache.clear();
             *self.shared.lock_open() = OpenSegments::default();
+            self.shared.losses.clear();
         }
-        *self.shared.header.write().unwrap_or_else(PoisonError::into_inner) = active.file.header.clone();
-        self.shared.set_segments(names, Some(active));
+        // After the segments were listed: a drop records itself before it removes any.
+        self.shared.retained.look(storage, names.first().copied().unwrap_or(newest))?;
+        self.shared.set_segments(names, active);
         *self.shared.lock_head() = head;
         Ok(head)
+    }
+
+    /// The position of a log whose newest segment has a damaged header, as far as the head and another header tell it.
+    fn head_before_damage(&self, head_state: &HeadState, newest: Sequence) -> Head {
+        let header = self.shared.read_header();
+        let slot = head_state.slot().filter(|slot| slot.next_sequence >= newest);
+        Head {
+            next_sequence: slot.map_or(newest, |slot| slot.next_sequence),
+            api_version: header.version_announced,
+            chain: slot.map_or(header.chain_before, |slot| slot.chain),
+            epoch: slot.map_or(header.epoch, |slot| slot.epoch),
+        }
     }
 }
 
@@ -600,11 +645,11 @@ impl Following {
         self.scan.advance(&self.file, trusted, limit)?;
         let position = self.scan.footer.position();
         let durable = match head_state {
-            HeadState::Own(slot) if slot.segment == newest => slot.next_sequence,
-            _ => 0,
+            HeadState::Own(slot) => slot.next_sequence,
+            HeadState::Copied(_) | HeadState::Missing => 0,
         };
         Ok(Head {
-            // Behind what is damaged at the very end.
+            // After what is damaged or missing at the very end.
             next_sequence: position.next_sequence.max(durable),
             api_version: position.announced_version,
             chain: position.chain,
@@ -658,11 +703,10 @@ impl Shared {
         self.read_segments().sealed.iter().copied().collect()
     }
 
-    /// The blocks of events of the active segment from `first_sequence` on, if it still is that one.
-    pub(crate) fn active_index(&self, first_sequence: Sequence) -> Option<(Arc<SegmentFile>, Vec<BlockEntry>)> {
+    /// What `look` takes from the active segment, if it is the one that begins at `first_sequence`.
+    pub(crate) fn active_contents<T>(&self, first_sequence: Sequence, look: impl FnOnce(&Active) -> T) -> Option<T> {
         let segments = self.read_segments();
-        let active = segments.active.as_ref().filter(|active| active.first_sequence() == first_sequence)?;
-        Some((Arc::clone(&active.file), active.index.clone()))
+        segments.active.as_ref().filter(|active| active.first_sequence() == first_sequence).map(look)
     }
 
     /// Replaces what is known of segments, when the writer opens, seals or begins one.
@@ -834,38 +878,62 @@ impl Shared {
     }
 
     fn locate(&self, sequence: Sequence) -> Result<Place> {
-        let (first, next) = {
+        let in_active = |active: &Active| {
+            let found = search(&active.index, sequence).map(|entry| (Arc::clone(&active.file), entry));
+            found.map_err(|to| (to, active.broken_tail.clone()))
+        };
+        let (found, first, next) = {
             let segments = self.read_segments();
-            if let Some(active) = segments.active.as_ref().filter(|active| sequence >= active.first_sequence()) {
-                return Ok(match search(&active.index, sequence) {
-                    Ok(entry) => Place::Block(Arc::clone(&active.file), entry),
-                    Err(to) => {
-                        let why = why_missing(to.is_none(), active.broken_tail.as_ref());
-                        Place::Missing(to.unwrap_or_else(|| self.lock_head().next_sequence), why)
-                    }
-                });
-            }
+            let active = segments.active.as_ref();
+            let found = active.filter(|active| sequence >= active.first_sequence()).map(in_active);
             let after = segments.sealed.range(sequence.saturating_add(1)..).next().copied();
-            let next = after.or_else(|| segments.active.as_ref().map(Active::first_sequence));
-            (segments.sealed.range(..=sequence).next_back().copied(), next)
+            let next = after.or_else(|| active.map(Active::first_sequence).filter(|&first| first > sequence));
+            (found, segments.sealed.range(..=sequence).next_back().copied(), next)
         };
         let next = next.unwrap_or_else(|| self.lock_head().next_sequence);
-        let Some(first) = first else { return Ok(Place::Missing(next, Missing::Dropped)) };
+        match found {
+            Some(Ok((file, entry))) => return Ok(Place::Block(file, entry)),
+            Some(Err((to, broken_tail))) => return self.missing(sequence, to, next, broken_tail.as_ref()),
+            None => {}
+        }
+        let Some(first) = first else { return self.missing(sequence, None, next, None) };
         let sealed = match self.open_sealed(first) {
             Ok(sealed) => sealed,
             Err(error @ (Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. })) => {
-                return Ok(Place::Missing(next, Missing::Quarantined(error.to_string())));
+                let why = Missing::Quarantined(error.to_string());
+                self.note_missing(first..next, &why);
+                return Ok(Place::Missing(next, why));
             }
             Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 self.check_directory()?;
-                return Ok(Place::Missing(next, Missing::Dropped));
+                if self.reading == Reading::AnotherProcess {
+                    // Its retention may have dropped the segment since the last refresh.
+                    self.retained.look(self.storage.as_ref(), next)?;
+                }
+                if first >= self.retained.from() {
+                    self.note_missing(first..next, &Missing::Lost);
+                }
+                return self.missing(sequence, None, next, None);
             }
             Err(error) => return Err(error),
         };
-        Ok(match search(&sealed.index, sequence) {
-            Ok(entry) => Place::Block(Arc::clone(&sealed.file), entry),
-            Err(to) => Place::Missing(to.unwrap_or(next), why_missing(to.is_none(), sealed.broken_tail.as_ref())),
-        })
+        match search(&sealed.index, sequence) {
+            Ok(entry) => Ok(Place::Block(Arc::clone(&sealed.file), entry)),
+            Err(to) => self.missing(sequence, to, next, sealed.broken_tail.as_ref()),
+        }
+    }
+
+    /// The place of an event that no block holds: the segment goes on at `to`, or is over and the log goes on at `next`.
+    fn missing(
+        &self,
+        sequence: Sequence,
+        to: Option<Sequence>,
+        next: Sequence,
+        broken_tail: Option<&String>,
+    ) -> Result<Place> {
+        let broken_tail = broken_tail.filter(|_| to.is_none());
+        let (to, why) = self.explain(sequence, to.unwrap_or(next), broken_tail)?;
+        Ok(Place::Missing(to, why))
     }
 }
 
@@ -909,7 +977,7 @@ fn check_listed(file: &SegmentFile, entry: &BlockEntry, header: &BlockHeader) ->
     Ok(())
 }
 
-fn read_marks(file: &SegmentFile, entries: &[BlockEntry], marks: &mut Vec<Mark>) -> Result<()> {
+pub(crate) fn read_marks(file: &SegmentFile, entries: &[BlockEntry], marks: &mut Vec<Mark>) -> Result<()> {
     for entry in entries {
         let (header, bytes) = match file.read_block(entry.offset, entry.stored_bytes) {
             Ok(read) => read,
@@ -920,6 +988,19 @@ fn read_marks(file: &SegmentFile, entries: &[BlockEntry], marks: &mut Vec<Mark>)
         marks.extend(block::decode_marks(&header, parts).unwrap_or_default());
     }
     Ok(())
+}
+
+/// The header of the newest segment that has a sound one: what they all say of the log is the same.
+fn newest_header(storage: &dyn Storage) -> Result<SegmentHeader> {
+    let mut damaged = None;
+    for first in list_segments(storage)?.into_iter().rev() {
+        match SegmentFile::open(storage, first, false) {
+            Ok(segment) => return Ok(segment.header),
+            Err(error @ Error::Corrupt { .. }) => drop(damaged.get_or_insert(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(damaged.unwrap_or_else(|| Error::NotALog { directory: storage.name() }))
 }
 
 /// The first sequences of all segment files, in order.

@@ -61,6 +61,7 @@ impl Maintenance {
         let mut segments = list_segments(storage.as_ref())?;
         segments.pop();
         let log = Log::assemble(storage, ReadOptions { cache_bytes: 0 }, header, Reading::ThisProcess);
+        log.shared.retained.look(log.shared.storage.as_ref(), segments.first().copied().unwrap_or(newest))?;
         log.shared.set_segments(segments, None);
         Ok(Maintenance::new(log.shared, lock))
     }
@@ -213,13 +214,17 @@ impl Maintenance {
 
 /// Removes whole sealed segments that hold only sequences below `sequence`; returns how many.
 pub(crate) fn drop_before(shared: &Shared, sequence: Sequence) -> Result<usize> {
-    let mut dropped = 0;
     let _one_at_a_time = shared.dropping.lock().unwrap_or_else(PoisonError::into_inner);
-    for pair in shared.segment_list().windows(2) {
-        let &[first, next] = pair else { break };
-        if next > sequence {
-            break;
-        }
+    let segments = shared.segment_list();
+    let pairs = segments.windows(2).map_while(|pair| match *pair {
+        [first, next] if next <= sequence => Some((first, next)),
+        _ => None,
+    });
+    let to_drop: Vec<_> = pairs.collect();
+    let Some(&(_, oldest)) = to_drop.last() else { return Ok(0) };
+    // Recorded first: a segment that is missing without that is lost.
+    shared.retained.record(shared.storage.as_ref(), oldest)?;
+    for &(first, _) in &to_drop {
         // Out of sight first, so that nobody opens what is about to go.
         shared.forget(first, true);
         if let Err(error) = remove_segment(shared.storage.as_ref(), first) {
@@ -227,9 +232,8 @@ pub(crate) fn drop_before(shared: &Shared, sequence: Sequence) -> Result<usize> 
             shared.remember(first);
             return Err(error);
         }
-        dropped += 1;
     }
-    Ok(dropped)
+    Ok(to_drop.len())
 }
 
 /// Removes a segment's file, and sees to it that a crash cannot bring it back without those behind it.

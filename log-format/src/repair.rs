@@ -16,6 +16,8 @@ use crate::{
     block::{BlockHeader, BlockType},
     examine::{Damage, Examined, Extent, Survey, chain_behind},
     head::{self, HeadFile, HeadSlot, HeadState},
+    misplaced,
+    oldest::OldestFile,
     recovery::write_again,
     rewrite::{Loss, Replacement, copy_bytes},
     segment::{SegmentFile, SegmentHeader, file_name, storage_error},
@@ -99,6 +101,18 @@ pub enum Action {
         /// What was wrong.
         reason: String,
     },
+    /// The file `oldest` was written again.
+    RebuildOldest {
+        /// What was wrong.
+        reason: String,
+    },
+    /// A segment got its own name back.
+    Rename {
+        /// The file it was in.
+        file: String,
+        /// The file it is in now.
+        renamed_to: String,
+    },
     /// Nothing can be done about this from the log alone.
     Leave {
         /// The file.
@@ -124,7 +138,8 @@ const REWRITES_MAX: usize = 4;
 /// not come right, or what the storage answers. What was done before an error stays done, and repair can be run again.
 pub fn repair(storage: &Arc<dyn Storage>, options: RepairOptions) -> Result<Vec<Action>> {
     let _lock = if options.dry_run { None } else { Some(lock(storage.as_ref())?) };
-    let mut actions = Vec::new();
+    let mut actions = misplaced::put_right(storage.as_ref(), options.dry_run)?;
+    let renamed: Vec<_> = actions.iter().filter_map(renamed_file).map(str::to_owned).collect();
     loop {
         let mut repair = Repair { survey: Survey::begin(Arc::clone(storage))?, options, actions: Vec::new() };
         let mut end = None;
@@ -132,16 +147,27 @@ pub fn repair(storage: &Arc<dyn Storage>, options: RepairOptions) -> Result<Vec<
             end = repair.segment(index)?;
         }
         repair.head(end)?;
+        repair.oldest()?;
         // A header that was set right may tell which log it is to a segment before it that had nobody to ask. Each time
         // there is one damaged header less.
         let is_told_more = !options.dry_run
             && repair.actions.iter().any(|action| matches!(action, Action::RebuildHeader { .. }))
             && repair.actions.iter().any(is_left);
         if !is_told_more {
+            // A dry run meets segments under the names that they would not have any more.
+            let is_renamed = |action: &Action| matches!(action, Action::Leave { file, .. } if renamed.contains(file));
+            repair.actions.retain(|action| !(options.dry_run && is_renamed(action)));
             actions.append(&mut repair.actions);
             return Ok(actions);
         }
         actions.extend(repair.actions.into_iter().filter(|action| !is_left(action)));
+    }
+}
+
+fn renamed_file(action: &Action) -> Option<&str> {
+    match action {
+        Action::Rename { file, .. } => Some(file),
+        _ => None,
     }
 }
 
@@ -362,6 +388,22 @@ impl Repair {
             announced_version: state.announced_version,
         };
         new.mark_loss(&loss, self.options.now)
+    }
+
+    /// Writes the file `oldest` again where it is missing or damaged.
+    fn oldest(&mut self) -> Result<()> {
+        let state = self.survey.oldest;
+        let reason = match state.sequence() {
+            Some(_) if !state.is_damaged => return Ok(()),
+            Some(_) => "one of its slots is damaged",
+            None => "there is no sound one",
+        };
+        if !self.options.dry_run {
+            let first = self.survey.segments.first().copied().unwrap_or_default();
+            OldestFile::open(self.survey.storage.as_ref(), first)?;
+        }
+        self.actions.push(Action::RebuildOldest { reason: reason.to_owned() });
+        Ok(())
     }
 
     /// Writes the head anew where it is damaged, missing, or speaks of a file that was replaced.

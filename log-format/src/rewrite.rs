@@ -52,6 +52,8 @@ pub struct Rewritten {
     pub bytes_before: u64,
     /// Bytes of the file after.
     pub bytes_after: u64,
+    /// Whether the segment was left as it was, because it would have grown.
+    pub is_left: bool,
 }
 
 /// Is told how many wire bytes were taken in since it was called last, after every block: to show progress, to hold a
@@ -79,7 +81,7 @@ pub(crate) fn rewrite(
     let header = SegmentHeader { rewritten_level, ..old.header.clone() };
     let mut new = Replacement::begin(storage, &header, options.level)?;
     let result = replace(shared, &old, &footer, &mut new, options.block_bytes, progress);
-    if matches!(result, Ok(Some(_))) {
+    if matches!(result, Ok(Some(Rewritten { is_left: false, .. }))) {
         storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
     } else {
         // Nothing refers to it, and the next opening removes what is left of it.
@@ -101,12 +103,18 @@ fn replace(
     // No event was touched, so these stay.
     new.footer.counts = footer.counts;
     new.footer.sources.clone_from(&footer.sources);
+    let bytes_before = old.file.len().map_err(storage_error("read", &old.name))?;
+    let bytes_after = new.complete(true, 0)?;
     let rewritten = Rewritten {
         blocks_before: footer.blocks.len(),
         blocks_after: new.footer.blocks.len(),
-        bytes_before: old.file.len().map_err(storage_error("read", &old.name))?,
-        bytes_after: new.complete(true, 0)?,
+        bytes_before,
+        bytes_after,
+        is_left: bytes_after > bytes_before,
     };
+    if rewritten.is_left {
+        return Ok(Some(rewritten));
+    }
     let differs = if new.footer.position() != footer.position() {
         Some("the rewritten segment ends elsewhere than the old one")
     } else if new.digest()? != told {

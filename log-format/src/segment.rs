@@ -286,6 +286,11 @@ impl BlockEntry {
         self.first_sequence.saturating_add(self.count.into())
     }
 
+    /// Whether it stands for bytes that were no block when it was listed: a block of events is never empty.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.count > 0 && self.payload_raw == 0
+    }
+
     /// Whether it is one event that is streamed and not held in memory.
     pub(crate) fn is_large(&self) -> bool {
         self.count == 1 && self.payload_raw > LARGE_BYTES
@@ -506,6 +511,13 @@ pub(crate) struct Position {
     pub(crate) chain: ChainValue,
 }
 
+/// A segment is in a file of another segment's name.
+pub(crate) fn misnamed(file: String, first_sequence: Sequence) -> Error {
+    let right = file_name(first_sequence);
+    let reason = format!("it is the segment that begins at sequence {first_sequence} and belongs in {right}");
+    Error::Corrupt { file, offset: 0, reason }
+}
+
 /// A segment file open for reading.
 pub(crate) struct SegmentFile {
     pub(crate) name: String,
@@ -521,8 +533,7 @@ impl SegmentFile {
         let file = storage.open(&name, write).map_err(storage_error("open", &name))?;
         let (header, blocks_start) = SegmentHeader::read(&name, file.as_ref())?;
         if header.first_sequence != first_sequence {
-            let reason = format!("its header says that it begins at sequence {}", header.first_sequence);
-            return Err(Error::Corrupt { file: name, offset: 0, reason });
+            return Err(misnamed(name, header.first_sequence));
         }
         Ok(SegmentFile { name, file, header, blocks_start })
     }

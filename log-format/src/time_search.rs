@@ -37,7 +37,8 @@ impl Log {
 
 impl Shared {
     fn first_received_in(&self, first_sequence: Sequence, time: Timestamp) -> Result<Option<Sequence>> {
-        if let Some((file, index)) = self.active_index(first_sequence) {
+        let active = self.active_contents(first_sequence, |active| (Arc::clone(&active.file), active.index.clone()));
+        if let Some((file, index)) = active {
             return first_received_in_blocks(&file, &index, time);
         }
         if let Some(received_max) = self.received_max(first_sequence)?

@@ -12,6 +12,8 @@ use crate::{
     examine::{Examined, HeaderDamage, Stretch, Survey, hex},
     head::{self, HeadState},
     inspect::{CopyLacks, copied_note},
+    losses::{Collection, LossKind, Losses},
+    oldest,
     segment::file_name,
     storage::Storage,
 };
@@ -60,6 +62,10 @@ pub struct Verification {
     pub problems: Vec<Problem>,
     /// Sequences that a mark explains the absence of.
     pub holes: Vec<MarkedHole>,
+    /// Events that are lost: what is damaged or missing, and the marked holes.
+    pub losses: Losses,
+    /// What this copy does not hold though its head names it. Not wrong by itself: a copy is a prefix.
+    pub copy_lacks: Option<CopyLacks>,
     /// What is worth knowing and not wrong.
     pub notes: Vec<String>,
 }
@@ -151,11 +157,14 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
         problem_count: 0,
         problems: Vec::new(),
         holes: Vec::new(),
+        losses: Losses::default(),
+        copy_lacks: None,
         notes: Vec::new(),
     };
     let lengths = lengths(&survey);
     let bytes_total = lengths.iter().sum();
     let mut bytes_before = 0;
+    let mut losses = Collection::default();
     for (index, length) in lengths.into_iter().enumerate() {
         let mut bytes = bytes_before;
         let examined = survey.examine(index, survey.extent(index), &mut |more| {
@@ -164,10 +173,13 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
         });
         match examined {
             Ok(examined) => {
+                collect_losses(&mut losses, &examined, survey.extent(index).end_sequence);
                 verification.add(&examined);
             }
             Err(error) => {
-                verification.cannot_read(survey.segments.get(index).copied().unwrap_or_default(), error);
+                let first = survey.segments.get(index).copied().unwrap_or_default();
+                let end = survey.extent(index).end_sequence.unwrap_or(first);
+                verification.cannot_read(&survey, first..end, error, &mut losses)?;
                 survey.examiner.skip_segment();
             }
         }
@@ -193,9 +205,27 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
             reason: hole.reason.clone(),
         })
         .collect();
+    for hole in &survey.examiner.holes {
+        losses.add(hole.sequences.clone(), LossKind::Marked, &hole.reason);
+    }
+    verification.losses = losses.losses(survey.oldest.sequence().unwrap_or_default());
+    verification.check_oldest(&survey);
     verification.check_head(&survey)?;
     verification.is_sound = verification.problem_count == 0;
     Ok(verification)
+}
+
+/// What of a segment a reader does not get before a repair. The log goes on at `end`, as far as that is known.
+fn collect_losses(losses: &mut Collection, examined: &Examined, end: Option<Sequence>) {
+    for damage in &examined.damage {
+        // Where no byte is wrong, a file or a part of it is gone.
+        let kind = if damage.length > 0 { LossKind::Damaged } else { LossKind::Missing };
+        losses.add(damage.lost.clone(), kind, &damage.reason);
+    }
+    if let Some(damage) = &examined.header_damage {
+        let first = examined.file.header.first_sequence;
+        losses.add(first..end.unwrap_or(examined.footer.end_sequence), LossKind::Damaged, &damage.reason);
+    }
 }
 
 /// The bytes of each segment that are to be looked at, for the progress.
@@ -246,14 +276,60 @@ impl Verification {
         }
     }
 
-    fn cannot_read(&mut self, first: Sequence, error: Error) {
-        let file = file_name(first);
-        match error {
+    fn cannot_read(
+        &mut self,
+        survey: &Survey,
+        sequences: Range<Sequence>,
+        error: Error,
+        losses: &mut Collection,
+    ) -> Result<()> {
+        let file = file_name(sequences.start);
+        let (offset, reason, kind) = match error {
             Error::Storage { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                self.notes.push(format!("{file} was dropped by retention meanwhile"));
+                let oldest = oldest::read(survey.storage.as_ref())?.sequence();
+                if oldest.is_none_or(|oldest| sequences.start < oldest) {
+                    self.notes.push(format!("{file} was dropped by retention meanwhile"));
+                    return Ok(());
+                }
+                (0, "the file is gone, and retention did not drop it".to_owned(), LossKind::Missing)
             }
-            Error::Corrupt { offset, reason, .. } => self.problem(&file, offset, None, reason),
-            error => self.problem(&file, 0, None, error.to_string()),
+            Error::Corrupt { offset, reason, .. } => (offset, reason, LossKind::Damaged),
+            error => (0, error.to_string(), LossKind::Damaged),
+        };
+        losses.add(sequences.clone(), kind, &reason);
+        self.problem(&file, offset, Some(&sequences), reason);
+        Ok(())
+    }
+
+    fn check_oldest(&mut self, survey: &Survey) {
+        match survey.oldest.sequence() {
+            None => self.problem(
+                oldest::FILE,
+                0,
+                None,
+                format!(
+                    "there is no such file, or no sound slot in it: nothing tells whether events before {} were \
+                     dropped or are lost; the next opening for writing makes it again",
+                    self.first_sequence
+                ),
+            ),
+            // Another slot may be in the middle of being written: that is settled by the next look.
+            Some(_) if survey.oldest.is_damaged => {
+                let again = oldest::read(survey.storage.as_ref());
+                if again.is_ok_and(|again| again.is_damaged) {
+                    self.problem(oldest::FILE, 0, None, "the checksum of a slot does not fit".to_owned());
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Takes a copy that ends before its head for wrong, which it is where nobody goes on writing the original.
+    pub fn require_whole(&mut self) {
+        if let Some(lacks) = self.copy_lacks {
+            let sequences = lacks.first_sequence..lacks.last_sequence.saturating_add(1);
+            self.problem(head::FILE, 0, Some(&sequences), "it names events that are not in this copy".to_owned());
+            self.is_sound = false;
         }
     }
 
@@ -273,7 +349,8 @@ impl Verification {
                 self.problem(head::FILE, 0, None, "there is no head, or no sound one".to_owned());
             }
             HeadState::Copied(slot) => {
-                self.notes.push(copied_note(CopyLacks::between(self.next_sequence, slot.next_sequence)));
+                self.copy_lacks = CopyLacks::between(self.next_sequence, slot.next_sequence);
+                self.notes.push(copied_note(self.copy_lacks));
             }
             HeadState::Own(slot) => {
                 let known = survey.examiner.chain().filter(|_| slot.next_sequence == survey.examiner.next_sequence());

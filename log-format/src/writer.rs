@@ -13,6 +13,7 @@ use crate::{
     head::{self, HeadFile, HeadSlot},
     log::{Active, LARGE_BYTES, Reading, Shared},
     maintenance,
+    oldest::OldestFile,
     recovery::{self, Found, Known, Recovery},
     scan,
     segment::{
@@ -202,6 +203,9 @@ impl Writer {
         let header = found.newest_header();
         let log_id = header.log_id;
         let active = found.active.as_ref().map(|active| Active::new(Arc::clone(&active.file), &active.footer));
+        let oldest = found.sealed.first().copied();
+        let oldest =
+            oldest.unwrap_or_else(|| active.as_ref().map_or(found.position.next_sequence, Active::first_sequence));
         log.shared.replace_segments(header, found.sealed, active);
         let storage = Arc::clone(&log.shared.storage);
         let mut writer = Writer {
@@ -223,6 +227,11 @@ impl Writer {
             poisoned: false,
             lock,
         };
+        if found.recovery.created && found.head_counter == 0 {
+            // A file of that name that a log before this one left says nothing about it.
+            OldestFile::make(storage.as_ref(), oldest)?;
+        }
+        log.shared.retained.keep(storage.as_ref(), oldest)?;
         // A head, or a footer, must not say more than the disk holds.
         writer.sync_active()?;
         if found.seal_active {

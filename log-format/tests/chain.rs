@@ -23,6 +23,13 @@ fn storage(files: &BTreeMap<String, Vec<u8>>) -> Arc<dyn Storage> {
     Arc::new(SimulatedDisk::with_files(1, files.clone()))
 }
 
+/// The file in which retention says that it dropped everything before `sequence`.
+fn oldest(sequence: u64) -> Vec<u8> {
+    let slot = [b"OLDS\0\0\0\0".as_slice(), &2u64.to_le_bytes(), &sequence.to_le_bytes(), &[0; 4]].concat();
+    let crc = crc32fast::hash(&slot).to_le_bytes();
+    [slot, crc.to_vec()].concat()
+}
+
 fn history() -> Vec<String> {
     (0..12).map(|number| format!("{{\"Step\":{{\"era_id\":{number}}}}}")).collect()
 }
@@ -181,6 +188,8 @@ fn behind_a_quarantined_block_the_check_goes_on_and_names_the_hole() {
 fn retention_leaves_a_start_that_the_oldest_segment_tells() {
     let mut files = written(&history(), 2, Some(6));
     files.remove(SEGMENT);
+    assert!(!checked(&files).is_sound, "a segment that nothing says was dropped is lost");
+    files.insert("oldest".to_owned(), oldest(6));
     let found = checked(&files);
     assert!(found.is_sound, "{:?}", found.problems);
     let [stretch] = found.stretches.as_slice() else { panic!("{:?}", found.stretches) };

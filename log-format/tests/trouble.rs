@@ -9,7 +9,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use proptest::prelude::*;
 use sidecar_log_format::{
     ApiVersion, Error, Event, Kind, Log, MarkKind, Missing, Opened, Read, ReadOptions, WriteOptions, Writer,
+    repair::{RepairOptions, repair},
     storage::{Directory, Storage},
+    verify::verify,
 };
 use simulated_disk::{Fault, Random, SimulatedDisk};
 
@@ -431,6 +433,37 @@ proptest! {
                 let _ = log.read(sequence);
                 let _ = log.read_stored(sequence);
             }
+        }
+    }
+}
+
+#[test]
+fn two_segments_with_each_others_names_come_right_however_often_the_repair_is_cut_short() {
+    let disk = SimulatedDisk::new(1);
+    let mut writer = open(&disk).writer;
+    append(&mut writer, 0..5);
+    writer.seal_now(2_000).unwrap();
+    append(&mut writer, 5..10);
+    writer.close().unwrap();
+    let mut files = disk.files();
+    let other = format!("{:020}.segment", 5);
+    let (one, two) = (files.remove(SEGMENT).unwrap(), files.remove(&other).unwrap());
+    files.insert(SEGMENT.to_owned(), two);
+    files.insert(other, one);
+    let options = RepairOptions { dry_run: false, now: 3_000 };
+    for calls in 0.. {
+        let disk = SimulatedDisk::with_files(calls + 1, files.clone());
+        let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+        disk.fail_after(calls, Fault::Stop);
+        let is_cut_short = repair(&storage, options).is_err();
+        disk.cut_power();
+        repair(&storage, options).unwrap();
+        let found = verify(&storage, &mut |_| {}).unwrap();
+        assert!(found.is_sound, "stopped at call {calls}: {:?}", found.problems);
+        assert_eq!(readable(&reader(&disk)), ((0..10).collect(), vec![]));
+        if !is_cut_short {
+            assert!(calls > 10, "{calls}");
+            break;
         }
     }
 }

@@ -572,6 +572,35 @@ fn a_copy_of_a_log_being_written_is_sound_and_is_called_a_copy() {
 }
 
 #[test]
+fn a_segment_that_a_rewrite_would_make_larger_is_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = WriteOptions { compression_level: 19, segment_bytes_max: 1 << 20, ..options() };
+    let Opened { mut writer, .. } = Writer::open(storage(directory.path()), options).unwrap();
+    let text = (0..400).map(|number| format!("{} {number} ", blake3_hex(number % 37))).collect::<String>();
+    for number in 0..EVENTS {
+        let payload = format!("{{\"Step\":\"{number}{text}\"}}");
+        let event = Event {
+            kind: Kind(7),
+            source: "127.0.0.1:9999",
+            network: "casper-test",
+            api_version: version(0),
+            upstream_id: None,
+            received: 1_000_000 + number,
+            payload: &payload,
+        };
+        writer.append(&event).unwrap();
+    }
+    writer.seal_now(2_000_000).unwrap();
+    let (segment, maintenance) = (segments(directory.path()).remove(0), writer.maintenance());
+    let before = fs::read(&segment).unwrap();
+    let options = RewriteOptions { level: 1, block_bytes: 64 << 10 };
+    let done = maintenance.rewrite(0, options).unwrap().unwrap();
+    assert!(done.is_left && done.bytes_after > done.bytes_before, "{done:?}");
+    assert_eq!(fs::read(&segment).unwrap(), before);
+    assert!(!fs::exists(segment.with_extension("segment.new")).unwrap());
+}
+
+#[test]
 fn a_rewrite_keeps_wire_bytes_marks_and_chain_and_shrinks() {
     let directory = tempfile::tempdir().unwrap();
     let Opened { mut writer, log, .. } = Writer::open(storage(directory.path()), options()).unwrap();

@@ -7,6 +7,8 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use sidecar_log_format::LossKind;
+
 use super::exposition::Group;
 use super::{Logged, Parts, Role, process};
 use crate::export::counters::Counters as ExporterCounters;
@@ -179,6 +181,14 @@ fn log(group: &mut Group, logged: &Logged) {
     let (oldest, head) = (logged.log.oldest(), logged.log.head().next_sequence);
     group.gauge("sidecar_log_head", "The sequence that the next event will get").count(&[], head);
     group.gauge("sidecar_log_oldest", "The oldest retained sequence").count(&[], oldest);
+    let losses = logged.log.losses();
+    let lost = group.gauge(
+        "sidecar_log_lost_events",
+        "Events that were stored and are lost: missing, in a damaged place that was met, or named by a mark",
+    );
+    for kind in LossKind::ALL {
+        lost.count(&[("kind", kind.name())], losses.events(kind));
+    }
     let Ok((segments, bytes)) = segments(&logged.log_directory) else { return };
     group.gauge("sidecar_log_segments", "Segment files of the log").count(&[], segments);
     group.gauge("sidecar_log_bytes", "Bytes that the log's segments take on the device").count(&[], bytes);

@@ -161,7 +161,11 @@ async fn ready(parts: &Parts) -> Response {
         _ => no_look_ups,
     };
     match not_ready {
-        None => text(StatusCode::OK, "ready"),
+        // History that is lost makes nothing else useless: supervisors must not restart the process for it.
+        None => match parts.logged.as_ref().and_then(|logged| logged.log.losses().summary()) {
+            Some(lost) => text(StatusCode::OK, format!("ready; {lost}; see `sidecar-log verify`")),
+            None => text(StatusCode::OK, "ready"),
+        },
         Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
     }
 }

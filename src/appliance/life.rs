@@ -193,6 +193,9 @@ pub(super) fn report(recovery: &Recovery) {
         error!("{damage}");
     }
     if recovery.copied {
-        warn!("this log is a copy: it continues under a new epoch");
+        warn!(
+            "this log is a copy: it continues under a new epoch, and sequences that the original gave out after the copy \
+             was made come again; if an older copy was put back by mistake, stop the sidecar and put the newer files back"
+        );
     }
 }

@@ -321,13 +321,8 @@ impl<D: Database> Exporter<D> {
 
     fn pass(&self, sequences: &Range<Sequence>, why: &Missing) {
         self.counters.missing.add(sequences.end - sequences.start);
-        let reason = match why {
-            Missing::Dropped => "older than the oldest retained event",
-            Missing::Hole => "the log has a marked hole there",
-            Missing::Quarantined(damage) => damage,
-        };
         let (first_sequence, last_sequence) = (sequences.start, sequences.end - 1);
-        warn!(exporter = self.name, first_sequence, last_sequence, reason, "events are not exported");
+        warn!(exporter = self.name, first_sequence, last_sequence, reason = %why, "events are not exported");
     }
 
     /// Opens the database and decides where to continue.

@@ -354,7 +354,7 @@ impl Committer {
                     next += 1;
                 }
                 Read::Missing { from, to, why } => {
-                    warn!("events {from} to {} are missing ({why:?}): a node may bring them again", to - 1);
+                    warn!("events {from} to {} are missing ({why}): a node may bring them again", to - 1);
                     next = to;
                 }
                 Read::End => break,

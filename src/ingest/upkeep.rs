@@ -168,6 +168,14 @@ impl Keeper {
             }
         });
         match result {
+            Ok(Some(done)) if done.is_left => {
+                info!(
+                    segment,
+                    bytes = done.bytes_before,
+                    bytes_after = done.bytes_after,
+                    "segment left as it is: it would grow"
+                );
+            }
             Ok(Some(done)) => {
                 self.retainer.was_rewritten(segment);
                 self.counters.rewritten_segments.add(1);

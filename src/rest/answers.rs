@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
-use sidecar_log_format::{Kind, Row, Sequence, Timestamp};
+use sidecar_log_format::{Kind, Missing, Row, Sequence, Timestamp};
 
 use super::counters::Counters;
 use super::memory::{LARGE_ANSWERS_BYTES, Memory, Room};
@@ -30,6 +30,14 @@ const AROUND_BYTES: usize = 4 << 10;
 /// The last microsecond that RFC 3339 can name.
 const TIME_MAX: Timestamp = 253_402_300_799_999_999;
 
+/// What became of events that are missing, for everybody: which file is damaged is the operator's business.
+pub(super) fn describe(why: &Missing) -> String {
+    match why {
+        Missing::Quarantined(_) => "stored and damaged".to_owned(),
+        why => why.to_string(),
+    }
+}
+
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -46,6 +54,14 @@ pub(super) enum Failure {
     /// What the database holds is not JSON.
     #[error("Error deserializing returned data: {0}")]
     NotJson(String),
+    /// It was stored, and the log has lost it.
+    #[error("Event {sequence} is {}", describe(why))]
+    Lost {
+        /// Its sequence.
+        sequence: Sequence,
+        /// What became of it.
+        why: Missing,
+    },
     /// The log or the views cannot be read. Why, and in which file, is the operator's business, and is logged.
     #[error("Unhandled error occurred in storage: the log of this server says why")]
     Storage(String),

@@ -309,6 +309,7 @@ impl Endpoint {
                 .response("304", ResponseBuilder::new().description("Not changed since `If-None-Match`."))
                 .response("400", error("The path or a parameter is not valid."))
                 .response("404", error("Nothing is found."))
+                .response("410", error("The event was stored, and the log has lost it."))
                 .response("500", error("The storage cannot be read."))
                 .response("503", error("The look-up is not possible yet; ask again.")),
         };
@@ -371,11 +372,25 @@ fn components() -> Components {
     let missing = record([("from", integer().into()), ("to", integer().into()), ("why", text().into())]);
     let source = record([("source", text().into()), ("status", text().into()), ("reconnects", integer().into())]);
     let connected = text().enum_values(Some(["connected", "unreachable"]));
+    let kind = text().enum_values(Some(["missing", "damaged", "marked"]));
+    let lost_range = record([
+        ("first_sequence", integer().into()),
+        ("last_sequence", integer().into()),
+        ("kind", kind.into()),
+        ("reason", text().into()),
+    ]);
+    let lost = record([
+        ("missing", integer().description(Some("Events that no segment holds.")).into()),
+        ("damaged", integer().description(Some("Events in a damaged place, known so far.")).into()),
+        ("marked", integer().description(Some("Events that a mark in the log names as lost.")).into()),
+        ("ranges", ArrayBuilder::new().items(lost_range).into()),
+    ]);
     let log = record([
         ("oldest", integer().description(Some("The oldest retained sequence.")).into()),
         ("next", integer().description(Some("The sequence that the next event will get.")).into()),
         ("api_version", text().into()),
         ("epoch", integer().into()),
+        ("lost", lost.into()),
     ]);
     ComponentsBuilder::new()
         .schema("EnvelopeHeader", envelope_header)

@@ -313,10 +313,8 @@ pub(super) fn push(found: &mut Found, read: Read) -> Result<Pushed, Failure> {
             let payload = event.payload().map_err(|error| Failure::Storage(error.to_string()))?;
             found.push_row(&row, &payload)
         }
-        Read::Missing { why: Missing::Dropped | Missing::Hole, .. } | Read::End => Ok(Pushed::Yes),
-        Read::Missing { from, why: Missing::Quarantined(why), .. } => {
-            Err(Failure::Storage(format!("event {from} is in a damaged block: {why}")))
-        }
+        Read::Missing { why: Missing::Dropped, .. } | Read::End => Ok(Pushed::Yes),
+        Read::Missing { from, why, .. } => Err(Failure::Lost { sequence: from, why }),
     }
 }
 
@@ -385,10 +383,10 @@ pub(super) mod tests {
             let mut reading = Reading { log, read_lately: Arc::default(), sequences, next: 0, found };
             reading.go_on().map(|_| reading.found.events)
         };
-        assert_eq!(look_for(3).unwrap(), 0, "a hole");
+        assert!(matches!(look_for(3), Err(Failure::Lost { sequence: 3, why: Missing::Lost })));
         assert_eq!(look_for(4).unwrap(), 1);
         assert_eq!(look_for(9).unwrap(), 0, "after the end");
-        assert!(matches!(look_for(0), Err(Failure::Storage(why)) if why.contains("in a damaged block")));
+        assert!(matches!(look_for(0), Err(Failure::Lost { why: Missing::Quarantined(_), .. })));
     }
 
     const BLOCK: [u8; 32] = [7; 32];

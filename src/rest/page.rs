@@ -4,9 +4,9 @@
 //! index passes over blocks that have none of the wanted kinds. Only so many blocks are read or passed over for one page,
 //! which then ends early and says where the next one begins.
 
-use sidecar_log_format::{Log, Missing, Outline, Read, Sequence, Timestamp};
+use sidecar_log_format::{Log, Outline, Read, Sequence, Timestamp};
 
-use super::answers::{Failure, Found, Pushed};
+use super::answers::{Failure, Found, Pushed, describe};
 use super::from_log::push;
 use super::question::PageOfEvents;
 
@@ -180,15 +180,6 @@ pub(super) fn scan_back(
 
 fn unreadable(error: sidecar_log_format::Error) -> Failure {
     Failure::Storage(error.to_string())
-}
-
-fn describe(why: &Missing) -> String {
-    match why {
-        Missing::Dropped => "older than the oldest retained event".to_owned(),
-        Missing::Hole => "lost, or was never stored".to_owned(),
-        // In which file is the operator's business.
-        Missing::Quarantined(_) => "in a damaged block".to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -432,6 +432,7 @@ fn refused(refusal: &Refusal) -> Response {
 fn failure(failure: &Failure, log: &LogBudget) -> Response {
     let status = match failure {
         Failure::NotFound => StatusCode::NOT_FOUND,
+        Failure::Lost { .. } => StatusCode::GONE,
         Failure::Behind { .. } | Failure::Closed | Failure::TooSlow | Failure::Crowded => {
             StatusCode::SERVICE_UNAVAILABLE
         }

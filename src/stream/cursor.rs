@@ -168,7 +168,7 @@ impl Cursor {
             }
             Read::Missing { from, to, why } => {
                 if self.event_bytes_sent > 0 {
-                    return Err(Torn { sequence: from, why: describe(&why) });
+                    return Err(Torn { sequence: from, why: why.to_string() });
                 }
                 self.position = to.max(self.position + 1);
                 Ok(Accepted::Send(missing_comment(from, self.position, &why)))
@@ -363,16 +363,7 @@ impl Cursor {
 
 /// Names the events `from` (inclusive) to `to` (exclusive) that a client will not get.
 pub(super) fn missing_comment(from: Sequence, to: Sequence, why: &Missing) -> Bytes {
-    Bytes::from(format!(":events {from} to {} are missing: {}\n\n", to.saturating_sub(1), describe(why)))
-}
-
-fn describe(why: &Missing) -> String {
-    match why {
-        Missing::Dropped => "older than the oldest retained event".to_owned(),
-        Missing::Hole => "lost, or never stored".to_owned(),
-        // A comment is one line.
-        Missing::Quarantined(why) => why.replace(['\r', '\n'], " "),
-    }
+    Bytes::from(format!(":events {from} to {} are missing: {why}\n\n", to.saturating_sub(1)))
 }
 
 #[cfg(test)]

@@ -405,7 +405,12 @@ fn subscribe(shared: &Arc<Shared>, slot: Slot, wanted: &StreamRequest, start: Se
     let subscriber = Subscriber::new(Arc::clone(shared), slot, class, client(request), cursor, coding);
     match wanted.endpoint {
         Endpoint::Events if start < oldest => {
-            subscriber.greet(cursor::missing_comment(start, oldest, &Missing::Dropped))
+            // Retention dropped the first of them; a segment that is gone held the others.
+            let dropped_to = shared.log.retained_from().clamp(start, oldest);
+            let missing = [(start, dropped_to, Missing::Dropped), (dropped_to, oldest, Missing::Lost)];
+            let comments = missing.iter().filter(|(from, to, _)| from < to);
+            let greeting: Vec<_> = comments.map(|(from, to, why)| cursor::missing_comment(*from, *to, why)).collect();
+            subscriber.greet(greeting.concat().into())
         }
         Endpoint::Events if start > next => subscriber.greet(ahead_comment(start, oldest, next)),
         Endpoint::Events => subscriber,

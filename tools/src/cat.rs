@@ -7,11 +7,13 @@ use std::{
 
 use clap::ValueEnum;
 use serde::Serialize;
-use sidecar_log_format::{ApiVersion, LargeEvent, Missing, Read, Row, Sequence, inspect::kind_name, version_frame};
+use sidecar_log_format::{
+    ApiVersion, LargeEvent, Log, Read, Row, Sequence, Timestamp, inspect::kind_name, version_frame,
+};
 
 use crate::{
     LogArgument, print,
-    selection::{Selection, warn_missing},
+    selection::{Selection, is_unsettled, warn_missing},
 };
 
 #[derive(clap::Args)]
@@ -20,6 +22,15 @@ pub(crate) struct CatArguments {
     log: LogArgument,
     #[command(flatten)]
     selection: Selection,
+    /// Begin with the first event that was received at this time or later (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = print::parse_time, conflicts_with_all = ["from", "last"])]
+    since: Option<Timestamp>,
+    /// End before the first event that was received after this time (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = print::parse_time, conflicts_with_all = ["until", "follow"])]
+    until_time: Option<Timestamp>,
+    /// Only the last N events, of the chosen kinds
+    #[arg(long, value_name = "N", conflicts_with = "from")]
+    last: Option<u64>,
     /// How events are printed
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
@@ -56,8 +67,21 @@ pub(crate) fn cat(arguments: &CatArguments, out: &mut impl Write) -> anyhow::Res
     if !arguments.follow {
         selection.warn_not_stored_yet(&log)?;
     }
-    let until = selection.until.unwrap_or(Sequence::MAX);
-    let mut next = selection.from.unwrap_or_else(|| log.oldest());
+    let until = match arguments.until_time {
+        // The event after the last one that is wanted; none is wanted where even the first was received later.
+        Some(time) => match log.first_received_at_or_after(time.saturating_add(1))? {
+            Some(0) => return Ok(true),
+            Some(later) => later - 1,
+            None => Sequence::MAX,
+        },
+        None => selection.until.unwrap_or(Sequence::MAX),
+    };
+    let mut next = match (arguments.since, arguments.last) {
+        (Some(time), _) => log.first_received_at_or_after(time)?.unwrap_or(log.head().next_sequence),
+        (None, Some(events)) => start_of_last(&log, events, printer.kinds, until)?,
+        // Lost events at the beginning are named, too.
+        (None, None) => selection.from.unwrap_or_else(|| log.oldest().min(log.retained_from())),
+    };
     let mut is_whole = true;
     while next <= until {
         match log.read(next)? {
@@ -75,7 +99,7 @@ pub(crate) fn cat(arguments: &CatArguments, out: &mut impl Write) -> anyhow::Res
             }
             Read::Missing { from, to, why } => {
                 warn_missing(from, to.min(until.saturating_add(1)), &why);
-                is_whole &= !matches!(why, Missing::Quarantined(_));
+                is_whole &= !is_unsettled(&why);
                 next = to;
             }
             Read::End => {
@@ -90,6 +114,32 @@ pub(crate) fn cat(arguments: &CatArguments, out: &mut impl Write) -> anyhow::Res
     }
     printer.out.flush()?;
     Ok(is_whole)
+}
+
+/// Where the last so many events of these kinds begin, up to `until`.
+fn start_of_last(log: &Log, events: u64, kinds: u64, until: Sequence) -> anyhow::Result<Sequence> {
+    let (oldest, end) = (log.oldest(), log.head().next_sequence.min(until.saturating_add(1)));
+    let (mut start, mut left) = (end, events);
+    while start > oldest && left > 0 {
+        let last = start - 1;
+        start = match log.read(last)? {
+            Read::Events { block, index } => {
+                for row in (0..=index).rev().filter_map(|index| block.row(index)) {
+                    left -= u64::from(row.kind().bit() & kinds != 0);
+                    if left == 0 {
+                        return Ok(row.sequence());
+                    }
+                }
+                block.first_sequence()
+            }
+            Read::Large(large) => {
+                left -= u64::from(large.shape().kinds() & kinds != 0);
+                last
+            }
+            Read::Missing { .. } | Read::End => last,
+        };
+    }
+    Ok(start)
 }
 
 struct Printer<W: Write> {

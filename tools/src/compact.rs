@@ -16,8 +16,8 @@ const BLOCK_BYTES_MAX: usize = 8 << 20;
 pub(crate) struct CompactArguments {
     #[command(flatten)]
     log: LogArgument,
-    /// zstd level, 1 to 22. Segments that have it already are left alone.
-    #[arg(long, default_value_t = RewriteOptions::COMPACTION.level, value_parser = clap::value_parser!(i32).range(1..=22))]
+    /// zstd level, 1 to 19. Segments that have it already are left alone.
+    #[arg(long, default_value_t = RewriteOptions::COMPACTION.level, value_parser = clap::value_parser!(i32).range(1..=19))]
     level: i32,
     /// Bytes of events that are compressed together, 64KiB to 8MiB.
     #[arg(long, default_value = "1MiB", value_parser = block_bytes)]
@@ -37,6 +37,8 @@ pub(crate) struct Compaction {
     pub(crate) level: i32,
     pub(crate) block_bytes: usize,
     pub(crate) segments: Vec<CompactedSegment>,
+    /// Segments that are left as they are, because they would grow.
+    pub(crate) would_grow: Vec<CompactedSegment>,
     /// Segments that could not be rewritten, and why.
     pub(crate) failures: Vec<String>,
 }
@@ -58,6 +60,7 @@ pub(crate) fn compact(arguments: &CompactArguments, out: &mut impl Write) -> any
         level: options.level,
         block_bytes: options.block_bytes,
         segments: Vec::new(),
+        would_grow: Vec::new(),
         failures: Vec::new(),
     };
     if arguments.dry_run {
@@ -76,12 +79,14 @@ fn try_out(log: &LogArgument, options: RewriteOptions, compaction: &mut Compacti
         bar.set_position(progress.bytes);
     })?;
     bar.finish_and_clear();
-    compaction.segments.extend(estimates.into_iter().map(|estimate| CompactedSegment {
+    let estimated = estimates.into_iter().map(|estimate| CompactedSegment {
         first_sequence: estimate.first_sequence,
         bytes_raw: estimate.bytes_raw,
         bytes_before: estimate.bytes_before,
         bytes_after: estimate.bytes_after,
-    }));
+    });
+    (compaction.would_grow, compaction.segments) =
+        estimated.partition(|segment| segment.bytes_after > segment.bytes_before);
     Ok(())
 }
 
@@ -106,12 +111,15 @@ fn rewrite(log: &LogArgument, options: RewriteOptions, compaction: &mut Compacti
             ControlFlow::Continue(())
         };
         match maintenance.rewrite_at_pace(first_sequence, options, &mut note) {
-            Ok(Some(done)) => compaction.segments.push(CompactedSegment {
-                first_sequence,
-                bytes_raw,
-                bytes_before: done.bytes_before,
-                bytes_after: done.bytes_after,
-            }),
+            Ok(Some(done)) => {
+                let list = if done.is_left { &mut compaction.would_grow } else { &mut compaction.segments };
+                list.push(CompactedSegment {
+                    first_sequence,
+                    bytes_raw,
+                    bytes_before: done.bytes_before,
+                    bytes_after: done.bytes_after,
+                });
+            }
             Ok(None) => {}
             // The others can still be made smaller.
             Err(error @ Error::Corrupt { .. }) => compaction.failures.push(error.to_string()),

@@ -24,7 +24,7 @@ use crate::{
     cat::write_line,
     parquet::ParquetParts,
     print,
-    selection::{Selection, warn_missing},
+    selection::{Selection, is_unsettled, warn_missing},
     unfinished::{Identity, Unfinished, sync_folder},
 };
 
@@ -125,7 +125,8 @@ fn identity(arguments: &ExportArguments, log: &Log, kinds: u64) -> Identity {
         from,
         until,
         types: chosen.map(|kind| kind_name(kind, &names)).collect(),
-        first_sequence: from.unwrap_or_else(|| log.oldest()),
+        // A beginning that is lost is named, too.
+        first_sequence: from.unwrap_or_else(|| log.oldest().min(log.retained_from())),
     }
 }
 
@@ -269,7 +270,7 @@ impl Export<'_> {
     /// Warns of sequences that name no event any more. That there was damage is remembered, for a run that resumes.
     fn pass(&self, sequences: Range<Sequence>, why: &Missing, bar: &ProgressBar) -> anyhow::Result<()> {
         bar.suspend(|| warn_missing(sequences.start, sequences.end, why));
-        if matches!(why, Missing::Quarantined(_)) {
+        if is_unsettled(why) {
             let file = self.damage_file();
             File::create(&file).with_context(|| format!("cannot write {}", file.display()))?;
             sync_folder(self.folder)?;

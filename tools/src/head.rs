@@ -41,7 +41,7 @@ pub(crate) fn head(arguments: &HeadArguments, out: &mut impl Write) -> anyhow::R
             None if newest.is_none_or(|newest| at > newest) => {
                 bail!("sequence {at} is not stored yet: {} is next", head.next_sequence)
             }
-            None if at < log.oldest() => bail!("sequence {at} was dropped: the oldest is {}", log.oldest()),
+            None if at < log.retained_from() => bail!("sequence {at} was dropped: the oldest is {}", log.oldest()),
             None => bail!("the log cannot tell the hash at {at}; `sidecar-log verify --chain` shows what is missing"),
         },
     };

@@ -87,10 +87,16 @@ Examples:
   sidecar-log cat LOG --types BlockAdded | jq .payload
   sidecar-log cat LOG --format sse > replay.sse      the bytes that GET /events?start_from=0 sends
   sidecar-log cat LOG --from 5000 --follow           from 5000 on, then every new event
+  sidecar-log cat LOG --last 10                      the newest ten
+  sidecar-log cat LOG --since 2026-01-02T03:00:00Z --until-time 2026-01-02T04:00:00Z
+
+Times are those at which this sidecar received an event (received_at). Its clock may have been set: --since begins \
+with the first event, in the order of the sequences, that was received then or later, and --until-time ends before \
+the first one that was received after it.
 
 What is asked for and not there is named on standard error.
 
-Exit status: 0; 1 when damaged events had to be left out.")]
+Exit status: 0; 1 when damaged or missing events had to be left out.")]
     Cat(cat::CatArguments),
     /// Rewrite sealed segments into large blocks at a high zstd level. No event changes; clients can decode them as before.
     #[command(after_help = "\
@@ -161,10 +167,15 @@ sequences lie between as holes. An event that was edited, moved, taken out or pu
 there. Whoever can write the whole log anew can forge the chain too: compare `sidecar-log head` with a \
 replica, a back-up or a note of an earlier day.
 
+A copy of a log that was being written may end before what its head names. That is noted, and wrong with --whole.
+
 Exit status: 0 when the log is sound; 1 when anything is wrong. A hole that a mark explains is not wrong.")]
     Verify {
         #[command(flatten)]
         log: LogArgument,
+        /// For a copy: it must hold all that its head names.
+        #[arg(long)]
+        whole: bool,
         /// Show the chain: stretches of events that follow from each other, and the holes between them.
         #[arg(long)]
         chain: bool,
@@ -286,14 +297,17 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Export(arguments) => export::export(&arguments, &mut out)?,
         Command::Head(arguments) => head::head(&arguments, &mut out)?,
         Command::Import(arguments) => import::import(&arguments, &mut out)?,
-        Command::Verify { log, chain, json } => {
+        Command::Verify { log, whole, chain, json } => {
             let storage = log.storage()?;
             let bar = print::byte_bar("verifying");
-            let verification = verify(&storage, &mut |progress| {
+            let mut verification = verify(&storage, &mut |progress| {
                 bar.set_length(progress.bytes_total);
                 bar.set_position(progress.bytes);
             })?;
             bar.finish_and_clear();
+            if whole {
+                verification.require_whole();
+            }
             if json {
                 print_json(&mut out, &verification)?
             } else {

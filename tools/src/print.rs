@@ -23,6 +23,32 @@ pub(crate) fn time(micros: Timestamp) -> String {
     humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(micros.min(TIME_MAX))).to_string()
 }
 
+/// A time in RFC 3339, in microseconds since the Unix epoch.
+pub(crate) fn parse_time(text: &str) -> Result<Timestamp, String> {
+    let explained = || format!("{text:?} is not a time like 2026-01-02T03:04:05Z or 2026-01-02T03:04:05.5+01:00");
+    let (local, offset_minutes) = split_offset(text).ok_or_else(explained)?;
+    let time = humantime::parse_rfc3339(&format!("{local}Z")).map_err(|_| explained())?;
+    let micros = time.duration_since(UNIX_EPOCH).map_err(|_| explained())?.as_micros();
+    let micros = i64::try_from(micros).map_err(|_| explained())? - offset_minutes * 60_000_000;
+    u64::try_from(micros).map_err(|_| explained())
+}
+
+/// A local time, and by how many minutes it is ahead of UTC.
+fn split_offset(text: &str) -> Option<(&str, i64)> {
+    if let Some(utc) = text.strip_suffix(['Z', 'z']) {
+        return Some((utc, 0));
+    }
+    let (local, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
+    let sign = match offset.get(..1)? {
+        "+" => 1,
+        "-" => -1,
+        _ => return None,
+    };
+    let (hours, minutes) = offset.get(1..)?.split_once(':')?;
+    let (hours, minutes): (u8, u8) = (hours.parse().ok()?, minutes.parse().ok()?);
+    (hours < 24 && minutes < 60).then_some((local, sign * (i64::from(hours) * 60 + i64::from(minutes))))
+}
+
 /// A bar over events on stderr, if somebody is looking.
 pub(crate) fn event_bar(doing: &'static str, events: Option<u64>) -> ProgressBar {
     bar(doing, events, "{msg} {wide_bar} {human_pos}/{human_len} events, {eta}")
@@ -171,6 +197,9 @@ pub(crate) fn verification(out: &mut impl Write, verification: &Verification, ch
         let events = events(Some(hole.first_sequence), Some(hole.last_sequence));
         writeln!(out, "{:<14} {events}: {}", "marked hole", hole.reason)?;
     }
+    for lost in verification.losses.unmarked() {
+        writeln!(out, "{:<14} {} events, sequences {lost}, {}", "lost", lost.events(), lost.kind.name())?;
+    }
     for note in &verification.notes {
         writeln!(out, "{:<14} {note}", "note")?;
     }
@@ -203,6 +232,17 @@ fn last_checked(verification: &Verification) -> String {
 pub(crate) fn compaction(out: &mut impl Write, compaction: &Compaction) -> io::Result<()> {
     for failure in &compaction.failures {
         writeln!(out, "{:<14} {failure}", "left alone")?;
+    }
+    for segment in &compaction.would_grow {
+        let (before, after) = (human(segment.bytes_before), human(segment.bytes_after));
+        writeln!(
+            out,
+            "{:<14} {:020}.segment: it would grow from {before} to {after} at level {}",
+            "left as it is", segment.first_sequence, compaction.level
+        )?;
+    }
+    if compaction.segments.is_empty() && !compaction.would_grow.is_empty() {
+        return Ok(());
     }
     if compaction.segments.is_empty() {
         return writeln!(
@@ -308,6 +348,8 @@ fn describe(action: &Action) -> String {
         }
         Action::RebuildHeader { file, reason } => format!("rebuild the header of {file}: {reason}"),
         Action::RebuildFooter { file, reason } => format!("rebuild the footer of {file}: {reason}"),
+        Action::RebuildOldest { reason } => format!("rebuild the file `oldest`: {reason}"),
+        Action::Rename { file, renamed_to } => format!("rename {file} to {renamed_to}, which it is by its header"),
         Action::RebuildHead { reason } => format!("rebuild the head: {reason}"),
         Action::Leave { file, offset, reason } => {
             format!("leave {file} at byte {offset} as it is, restore it from a backup: {reason}")

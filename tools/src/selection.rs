@@ -53,7 +53,7 @@ impl Selection {
 
     /// Warns of what is asked for and lies outside the log; what is missing inside it is met on the way.
     pub(crate) fn warn_outside(&self, log: &Log) -> anyhow::Result<()> {
-        let (oldest, next) = (log.oldest(), log.head().next_sequence);
+        let (oldest, next) = (log.oldest().min(log.retained_from()), log.head().next_sequence);
         if let Some(from) = self.from.filter(|&from| from > next) {
             eprintln!("warning: sequence {from} is not stored yet: {next} is next");
         }
@@ -81,10 +81,10 @@ impl Selection {
 }
 
 pub(crate) fn warn_missing(from: Sequence, to: Sequence, why: &Missing) {
-    let last = to.saturating_sub(1);
-    match why {
-        Missing::Dropped => eprintln!("warning: sequences {from} to {last} are older than the oldest retained event"),
-        Missing::Hole => eprintln!("warning: sequences {from} to {last} hold no event: the log has a marked gap there"),
-        Missing::Quarantined(reason) => eprintln!("warning: sequences {from} to {last} are damaged: {reason}"),
-    }
+    eprintln!("warning: sequences {from} to {} are {why}", to.saturating_sub(1));
+}
+
+/// Whether events are left out that should be there: a file is gone or damaged, and no mark settles it.
+pub(crate) fn is_unsettled(why: &Missing) -> bool {
+    matches!(why, Missing::Lost | Missing::Quarantined(_))
 }

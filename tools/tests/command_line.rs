@@ -376,12 +376,130 @@ fn what_is_asked_for_beyond_the_log_is_named() {
     }
     fs::remove_file(log.join(SEALED)).unwrap();
     for (from, warning) in [
+        (&[][..], "warning: sequences 0 to 5 are stored and lost: no segment holds them\n"),
+        (&["--from", "3"], "warning: sequences 3 to 5 are stored and lost: no segment holds them\n"),
+    ] {
+        let (out, err, status) = run(&log, &[&["cat", "--until", "5"], from].concat());
+        assert_eq!((out.as_str(), err.as_str(), status), ("", warning, 1));
+    }
+}
+
+#[test]
+fn what_retention_dropped_is_said_to_be_dropped() {
+    let (_storage, log) = some_storage();
+    assert_eq!(open(&log).drop_before(9).unwrap(), 1);
+    for (from, warning) in [
         (&[][..], "warning: sequences up to 5 were dropped: the oldest is 9\n"),
         (&["--from", "3"], "warning: sequences 3 to 5 are older than the oldest retained event\n"),
     ] {
         let (out, err, status) = run(&log, &[&["cat", "--until", "5"], from].concat());
         assert_eq!((out.as_str(), err.as_str(), status), ("", warning, 0));
     }
+    let (out, _, status) = run(&log, &["verify"]);
+    assert!(out.ends_with("result         sound\n"), "{out}");
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn a_lost_segment_is_named_until_a_repair_marks_it() {
+    for (lost, first, last) in [(SEALED, 0, 8), (NEWEST, 9, 11)] {
+        let (_storage, log) = some_storage();
+        fs::remove_file(log.join(lost)).unwrap();
+        let named = format!("lost           {} events, sequences {first} to {last}, missing\n", last - first + 1);
+        let (out, _, status) = run(&log, &["verify"]);
+        assert!(out.contains(&named), "{out}");
+        assert_eq!(status, 1);
+        let (out, _, status) = run(&log, &["inspect"]);
+        let health = format!("health         {} events are missing, sequences {first} to {last}: ", last - first + 1);
+        assert!(out.contains(&health), "{out}");
+        assert_eq!(status, 1);
+        let (out, _, status) = run(&log, &["repair"]);
+        assert_eq!(status, 0, "{out}");
+        let (out, _, status) = run(&log, &["verify"]);
+        assert!(out.contains(&format!("marked hole    sequences {first} to {last}: ")), "{out}");
+        assert!(out.ends_with("result         sound\n"), "{out}");
+        assert_eq!(status, 0);
+    }
+}
+
+#[test]
+fn inspect_and_cat_show_the_rest_of_a_log_with_a_bad_header() {
+    for (bad, events) in [(SEALED, "9 to 11"), (NEWEST, "0 to 8")] {
+        let (_storage, log) = some_storage();
+        flip(&log, bad, 30);
+        let (out, _, status) = run(&log, &["inspect"]);
+        assert!(out.contains(&format!("health         {bad} at byte 0 is corrupt")), "{out}");
+        let (good, count) = if bad == SEALED { (NEWEST, 3) } else { (SEALED, 9) };
+        assert!(out.contains(good), "{out}");
+        assert_eq!(status, 1);
+        let (out, err, status) = run(&log, &["cat"]);
+        assert_eq!((out.lines().count(), status), (count, 1), "{events} are there: {err}");
+        assert!(err.contains("are stored and damaged: "), "{err}");
+    }
+}
+
+#[test]
+fn segments_with_each_others_names_get_their_own_back() {
+    let (_storage, log) = some_storage();
+    fs::rename(log.join(SEALED), log.join("aside")).unwrap();
+    fs::rename(log.join(NEWEST), log.join(SEALED)).unwrap();
+    fs::rename(log.join("aside"), log.join(NEWEST)).unwrap();
+    let (out, _, status) = run(&log, &["verify"]);
+    let named = format!("it is the segment that begins at sequence 9 and belongs in {NEWEST}");
+    assert!(out.contains(&named), "{out}");
+    assert_eq!(status, 1);
+    let renames = [(SEALED, NEWEST), (NEWEST, SEALED)];
+    for (arguments, would, expected) in [(&["repair", "--dry-run"][..], "would ", 1), (&["repair"], "", 0)] {
+        let (out, _, status) = run(&log, arguments);
+        for (file, right) in renames {
+            assert!(out.contains(&format!("{would}rename {file} to {right}, which it is by its header\n")), "{out}");
+        }
+        assert!(!out.contains("leave"), "{out}");
+        assert_eq!(status, expected, "{out}");
+    }
+    let (out, _, status) = run(&log, &["verify"]);
+    assert_eq!(status, 0, "{out}");
+    let (out, _, _) = run(&log, &["cat"]);
+    assert_eq!(out.lines().count(), 12);
+}
+
+#[test]
+fn a_copy_that_ends_before_its_head_is_wrong_only_where_all_of_it_is_asked_for() {
+    let (_storage, log) = some_storage();
+    let copy = torn_copy(&log, blocks_end(&log) - 10);
+    let (out, _, status) = run(copy.path(), &["verify"]);
+    assert_eq!(status, 0, "{out}");
+    let (out, _, status) = run(copy.path(), &["verify", "--whole"]);
+    assert!(out.contains("it names events that are not in this copy"), "{out}");
+    assert_eq!(status, 1);
+    // Of the log itself nothing lacks.
+    assert_eq!(run(&log, &["verify", "--whole"]).2, 0);
+}
+
+#[test]
+fn cat_takes_times_and_the_last_events() {
+    let (_storage, log) = some_storage();
+    let sequences = |options: &[&str]| -> Vec<u64> {
+        let (out, err, status) = run(&log, &[&["cat"], options].concat());
+        assert_eq!((err.as_str(), status), ("", 0), "{options:?}");
+        let lines = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.map(|line| line["sequence"].as_u64().unwrap()).collect()
+    };
+    let time = |micros: u64| format!("2026-01-02T03:04:05.{micros:06}Z");
+    assert_eq!(sequences(&["--since", &time(10)]), [10, 11]);
+    assert_eq!(sequences(&["--since", "2026-01-02T04:04:05.000010+01:00"]), [10, 11]);
+    assert_eq!(sequences(&["--since", &time(2), "--until-time", &time(4)]), [2, 3, 4]);
+    assert_eq!(sequences(&["--until-time", &time(1)]), [0, 1]);
+    assert!(sequences(&["--since", &time(100)]).is_empty());
+    assert!(sequences(&["--until-time", "2020-01-01T00:00:00Z"]).is_empty());
+    assert_eq!(sequences(&["--last", "2"]), [10, 11]);
+    assert_eq!(sequences(&["--last", "2", "--types", "Step"]), [7, 10]);
+    assert_eq!(sequences(&["--last", "3", "--until", "9"]), [7, 8, 9]);
+    assert_eq!(sequences(&["--last", "100"]).len(), 12);
+    assert!(sequences(&["--last", "0"]).is_empty());
+    let (_, err, status) = run(&log, &["cat", "--since", "yesterday"]);
+    assert!(err.contains("\"yesterday\" is not a time like 2026-01-02T03:04:05Z"), "{err}");
+    assert_eq!(status, 2);
 }
 
 #[test]
@@ -442,7 +560,9 @@ fn verify_with_chain_shows_the_history_and_where_it_begins() {
     let (out, err, status) = run(&log, &["verify", "--chain"]);
     assert_golden("verify-chain.txt", &out);
     assert_eq!((err.as_str(), status), ("", 0));
-    fs::remove_file(log.join(SEALED)).unwrap();
+    let mut writer = open(&log);
+    writer.drop_before(9).unwrap();
+    writer.close().unwrap();
     let (out, _, status) = run(&log, &["verify", "--chain"]);
     assert_golden("verify-chain-retained.txt", &out);
     assert_eq!(status, 0);
@@ -471,7 +591,9 @@ fn head_prints_one_line_that_a_replica_prints_too() {
     for (at, why) in
         [("12", "sequence 12 is not stored yet: 12 is next"), ("5", "sequence 5 was dropped: the oldest is 9")]
     {
-        fs::remove_file(log.join(SEALED)).unwrap_or_default();
+        let mut writer = open(&log);
+        writer.drop_before(9).unwrap();
+        writer.close().unwrap();
         let (out, err, status) = run(&log, &["head", "--at", at]);
         assert_eq!((out.as_str(), err.as_str(), status), ("", format!("error: {why}\n").as_str(), 1));
     }
@@ -494,7 +616,7 @@ fn damage_is_named_then_repaired_then_remembered() {
     flip(&log, SEALED, trailer);
 
     let (out, err, status) = run(&log, &["cat", "--from", "7", "--until", "9"]);
-    assert!(err.starts_with("warning: sequences 7 to 8 are damaged: "), "{err}");
+    assert!(err.starts_with("warning: sequences 7 to 8 are stored and damaged: "), "{err}");
     assert_eq!((out.lines().count(), status), (1, 1));
 
     let (out, _, status) = run(&log, &["verify", "--chain"]);
@@ -520,7 +642,7 @@ fn damage_is_named_then_repaired_then_remembered() {
     assert_golden("verify-repaired.txt", &out);
     assert_eq!(status, 0);
     let (_, err, status) = run(&log, &["cat"]);
-    assert_eq!(err, "warning: sequences 0 to 8 hold no event: the log has a marked gap there\n");
+    assert_eq!(err, "warning: sequences 0 to 8 are lost, as a mark in the log says\n");
     assert_eq!(status, 0);
     let (out, _, status) = run(&log, &["inspect"]);
     assert!(out.contains(".quarantined holds damaged bytes that were kept aside"), "{out}");

@@ -289,7 +289,7 @@ fn every_form_names_damage_and_ends_where_it_should_all_the_same() {
     fs::write(&segment, bytes).unwrap();
     let range = ["--until", "1249", "--types", "BlockAdded,FinalitySignature,Step"];
     let (printed, warning, _) = tool(&[&["cat", &log], &range[..]].concat());
-    assert!(warning.starts_with("warning: sequences ") && warning.contains(" are damaged: "), "{warning}");
+    assert!(warning.starts_with("warning: sequences ") && warning.contains(" are stored and damaged: "), "{warning}");
     for format in ["jsonl", "parquet", "sqlite"] {
         let output = in_folder(&folder, format);
         let (_, err, status) = tool(&[&["export", &log, "--output", &output, "--format", format], &range[..]].concat());

@@ -88,6 +88,7 @@ fn run(durability: Durability, seeds: u64) {
         return;
     }
     for what in [
+        "`oldest` lost",
         "EIO: read",
         "EIO: sync",
         "EIO: write",
@@ -95,6 +96,7 @@ fn run(durability: Durability, seeds: u64) {
         "bit flips: a block",
         "bit flips: a footer",
         "bit flips: a segment header",
+        "bit flips: the file `oldest`",
         "bit flips: the head",
         "copied",
         "failed syncs: what was not written is forgotten and can be read",

@@ -1,6 +1,10 @@
 //! What must be true of a log, whatever happens to it: a list of events and marks, and what of it may be missing.
 
-use std::{collections::BTreeSet, ops::Range, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    ops::{ControlFlow, Range},
+    sync::Arc,
+};
 
 use sidecar_log_format::{
     ApiVersion, Block, CHAIN_START, ChainValue, Durability, Error, Event, Kind, Log, Mark, MarkKind, Missing, Opened,
@@ -12,6 +16,8 @@ use sidecar_log_format::{
 
 use crate::simulated_disk::{Fault, Lie, Random, SimulatedDisk, Tally};
 
+/// The files beside the segments that tell where the log begins and ends.
+const POSITIONS: [&str; 2] = ["head", "oldest"];
 const NETWORKS: [&str; 2] = ["casper-test", "casper-other"];
 /// More than any operation on so small a log takes.
 const CALLS_MAX: u64 = 300_000;
@@ -97,6 +103,7 @@ enum Place {
     Marks,
     Footer,
     Head,
+    Oldest,
     /// Where nothing is written, or nothing that counts.
     Nowhere,
 }
@@ -108,6 +115,7 @@ impl Place {
             Place::Events | Place::Marks => "bit flips: a block",
             Place::Footer => "bit flips: a footer",
             Place::Head => "bit flips: the head",
+            Place::Oldest => "bit flips: the file `oldest`",
             Place::Nowhere => "bit flips: where nothing is",
         }
     }
@@ -358,7 +366,7 @@ impl Model {
     /// Something that no log can prevent, between two lives.
     fn misfortune(&mut self) {
         self.may_begin_epoch = true;
-        match self.random.below(8) {
+        match self.random.below(9) {
             0 => {
                 if self.disk.remove("head").is_ok() {
                     trace!(self, "the head is lost");
@@ -368,6 +376,13 @@ impl Model {
                 }
             }
             1 => {
+                if self.disk.remove("oldest").is_ok() {
+                    trace!(self, "the file `oldest` is lost");
+                    self.disk.count("`oldest` lost");
+                    let _ = self.disk.sync_directory();
+                }
+            }
+            2 => {
                 trace!(self, "copied");
                 self.disk.count("copied");
                 self.disk.move_to_copy();
@@ -382,8 +397,8 @@ impl Model {
     fn flip(&mut self) {
         let was_sound = verify(&self.storage(), &mut |_| {}).is_ok_and(|found| found.is_sound);
         let files = self.disk.files();
-        let names: Vec<_> =
-            files.keys().filter(|name| name.ends_with(".segment") || *name == "head").cloned().collect();
+        let is_of_log = |name: &&String| name.ends_with(".segment") || POSITIONS.contains(&name.as_str());
+        let names: Vec<_> = files.keys().filter(is_of_log).cloned().collect();
         if names.is_empty() {
             return;
         }
@@ -399,8 +414,9 @@ impl Model {
             _ => self.random.below(written as u64) as usize,
         };
         let bit = self.random.below(8) as u32;
-        let is_newest = names.iter().rfind(|name| *name != "head") == Some(&file);
-        let next_segment = names.iter().find(|name| **name > file && *name != "head");
+        let is_segment = |name: &&String| !POSITIONS.contains(&name.as_str());
+        let is_newest = names.iter().rfind(is_segment) == Some(&file);
+        let next_segment = names.iter().filter(is_segment).find(|name| **name > file);
         let end = next_segment.map_or(self.events.len(), |name| name[..20].parse().unwrap());
         let flipped = self.classify(file, content, byte, bit, is_newest, end, files.get("head").map(Vec::as_slice));
         trace!(self, "flip {flipped:?}");
@@ -437,6 +453,10 @@ impl Model {
         if file == "head" {
             let is_slot = byte % 512 < 96;
             return flipped(if is_slot { Place::Head } else { Place::Nowhere }, 0..0, 0..0);
+        }
+        if file == "oldest" {
+            let is_slot = byte % 512 < 32;
+            return flipped(if is_slot { Place::Oldest } else { Place::Nowhere }, 0..0, 0..0);
         }
         let first: usize = file[..20].parse().unwrap();
         let mut at = usize::from(u16::from_le_bytes([content[10], content[11]]));
@@ -506,7 +526,8 @@ impl Model {
         self.lost.retain(|&sequence| sequence < next);
         self.visible = next;
         self.epoch = head.epoch;
-        let loses_marks = self.flipped.as_ref().is_some_and(|flipped| flipped.place != Place::Head);
+        let loses_marks =
+            self.flipped.as_ref().is_some_and(|flipped| !matches!(flipped.place, Place::Head | Place::Oldest));
         if self.is_synced() && !loses_marks {
             let found = head.api_version;
             assert!(found >= self.announced_visible, "version {found} is older than {}", self.announced_visible);
@@ -623,6 +644,7 @@ impl Model {
         let mut next = oldest;
         let mut version = (oldest == 0).then_some(ApiVersion::NONE);
         let mut chain = (oldest == 0).then_some(CHAIN_START);
+        let mut missing = BTreeSet::new();
         while next < end {
             match log.read(next as u64).unwrap() {
                 Read::Events { block, index } => {
@@ -651,6 +673,9 @@ impl Model {
                 Read::Missing { from, to, why } => {
                     assert!(from as usize == next && to > from, "{from} to {to} at {next}");
                     let range = next..(to as usize).min(self.events.len());
+                    if why != Missing::Dropped {
+                        missing.extend(range.clone());
+                    }
                     self.check_missing(range, &why, &marks, is_recovered);
                     (chain, version) = (None, None);
                     next = to as usize;
@@ -659,8 +684,26 @@ impl Model {
             }
         }
         assert!(matches!(log.read(end as u64).unwrap(), Read::End));
+        if is_recovered {
+            self.check_losses(log, oldest, &missing);
+        }
         if is_recovered && self.flipped.is_none() {
             assert!(chain.is_none_or(|chain| chain == log.head().chain), "the head's chain value");
+        }
+    }
+
+    /// What the log says is lost is what its readers do not get. Events that a reader still has in memory may be lost too.
+    fn check_losses(&self, log: &Log, oldest: usize, missing: &BTreeSet<usize>) {
+        log.find_losses(&mut || ControlFlow::Continue(())).unwrap();
+        let losses = log.losses();
+        let sequences =
+            losses.ranges().iter().flat_map(|lost| lost.first_sequence as usize..=lost.last_sequence as usize);
+        let named: BTreeSet<_> = sequences.filter(|&sequence| sequence >= oldest).collect();
+        assert!(missing.is_subset(&named), "{missing:?} are missing, and {named:?} are said to be lost");
+        let is_lost = |sequence: &usize| log.read_cached(*sequence as u64).is_some() || missing.contains(sequence);
+        assert!(named.iter().all(is_lost), "{named:?} are said to be lost, and {missing:?} are missing");
+        if self.flipped.is_none() {
+            assert_eq!(losses.summary(), None, "nothing is lost without a mark");
         }
     }
 

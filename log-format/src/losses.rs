@@ -1,0 +1,437 @@
+//! What a log is known to have lost: one answer for everybody who asks.
+//!
+//! Owns the distinction between events that retention dropped (nothing is wrong), that a segment file lacks, that a
+//! damaged place holds, and that a mark in the log names as lost. A [`Log`] gathers what its readers meet and what
+//! [`Log::find_losses`] finds by looking through the segments; [`Losses`] is the answer at a moment.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display},
+    io,
+    ops::{ControlFlow, Range},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+
+use crate::{
+    Error, Log, MarkKind, Missing, Result, Sequence,
+    examine::parse_loss,
+    log::{Sealed, Shared, read_marks, split_entries},
+    segment::{BlockEntry, SegmentFile},
+};
+
+/// How many ranges are kept apart: a log may be in pieces.
+const RANGES_MAX: usize = 10_000;
+/// How many ranges one line names.
+const RANGES_NAMED_MAX: usize = 3;
+/// What a range without a file is.
+const NO_SEGMENT: &str = "no segment holds them, and no mark in the log says why";
+
+/// Why events are lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossKind {
+    /// No segment holds them: a file is gone or was cut short.
+    Missing,
+    /// They are in a damaged place of a segment.
+    Damaged,
+    /// A mark in the log names them: recovery or repair found them lost, and nothing is left to do.
+    Marked,
+}
+
+impl LossKind {
+    /// All of them.
+    pub const ALL: [LossKind; 3] = [LossKind::Missing, LossKind::Damaged, LossKind::Marked];
+
+    /// The name of it, as metrics and JSON have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LossKind::Missing => "missing",
+            LossKind::Damaged => "damaged",
+            LossKind::Marked => "marked",
+        }
+    }
+}
+
+/// Events in a row that were stored and are lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LostRange {
+    /// The first one.
+    pub first_sequence: Sequence,
+    /// The last one.
+    pub last_sequence: Sequence,
+    /// Why.
+    pub kind: LossKind,
+    /// The same in words.
+    pub reason: String,
+}
+
+impl LostRange {
+    /// How many events there are.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.last_sequence.saturating_sub(self.first_sequence).saturating_add(1)
+    }
+}
+
+/// What a log has lost, in the order of the sequences; no two ranges overlap.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Losses {
+    ranges: Vec<LostRange>,
+}
+
+impl Losses {
+    /// All ranges, those of marks included.
+    #[must_use]
+    pub fn ranges(&self) -> &[LostRange] {
+        &self.ranges
+    }
+
+    /// The ranges that no mark explains: somebody has to restore a file, or to run a repair.
+    pub fn unmarked(&self) -> impl Iterator<Item = &LostRange> {
+        self.ranges.iter().filter(|range| range.kind != LossKind::Marked)
+    }
+
+    /// How many events are lost for this reason.
+    #[must_use]
+    pub fn events(&self, kind: LossKind) -> u64 {
+        self.ranges.iter().filter(|range| range.kind == kind).map(LostRange::events).sum()
+    }
+
+    /// One line about the ranges that no mark explains; `None` where there are none.
+    #[must_use]
+    pub fn summary(&self) -> Option<String> {
+        let events: u64 = self.unmarked().map(LostRange::events).sum();
+        let count = self.unmarked().count();
+        let named: Vec<_> = self.unmarked().take(RANGES_NAMED_MAX).map(ToString::to_string).collect();
+        let more = match count.saturating_sub(named.len()) {
+            0 => String::new(),
+            more => format!(" and {more} more ranges"),
+        };
+        let are = if events == 1 { "event is" } else { "events are" };
+        (events > 0).then(|| format!("{events} {are} lost: {}{more}", named.join(", ")))
+    }
+}
+
+/// `1000`, or `1000 to 51192`.
+impl Display for LostRange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.first_sequence == self.last_sequence {
+            true => write!(formatter, "{}", self.first_sequence),
+            false => write!(formatter, "{} to {}", self.first_sequence, self.last_sequence),
+        }
+    }
+}
+
+/// Puts ranges together as they are found, in any order. What was found first stays.
+#[derive(Default)]
+pub(crate) struct Collection {
+    /// By first sequence: the end, why, and the same in words.
+    ranges: BTreeMap<Sequence, (Sequence, LossKind, Arc<str>)>,
+}
+
+impl Collection {
+    pub(crate) fn add(&mut self, range: Range<Sequence>, kind: LossKind, reason: &str) {
+        let mut next = range.start;
+        while next < range.end && self.ranges.len() < RANGES_MAX {
+            if let Some((end, ..)) = self.at(next) {
+                next = end;
+                continue;
+            }
+            let end = self.ranges.range(next..).next().map_or(range.end, |(&start, _)| start.min(range.end));
+            match self.ranges.range_mut(..next).next_back() {
+                Some((_, (last, known, why))) if *last == next && *known == kind && **why == *reason => *last = end,
+                _ => drop(self.ranges.insert(next, (end, kind, Arc::from(reason)))),
+            }
+            next = end;
+        }
+    }
+
+    /// What is known of a sequence: up to where it holds, and why.
+    fn at(&self, sequence: Sequence) -> Option<(Sequence, LossKind, Arc<str>)> {
+        let (_, (end, kind, reason)) = self.ranges.range(..=sequence).next_back()?;
+        (sequence < *end).then(|| (*end, *kind, Arc::clone(reason)))
+    }
+
+    /// The ranges from `oldest` on; what retention has dropped meanwhile is no loss any more.
+    pub(crate) fn losses(&self, oldest: Sequence) -> Losses {
+        let ranges = self.ranges.iter().filter(|(_, (end, ..))| *end > oldest);
+        let ranges = ranges.map(|(&start, (end, kind, reason))| LostRange {
+            first_sequence: start.max(oldest),
+            last_sequence: end.saturating_sub(1),
+            kind: *kind,
+            reason: reason.to_string(),
+        });
+        Losses { ranges: ranges.collect() }
+    }
+}
+
+/// What the readers of one process have found.
+#[derive(Default)]
+pub(crate) struct Known(Mutex<Collection>);
+
+impl Known {
+    pub(crate) fn add(&self, range: Range<Sequence>, kind: LossKind, reason: &str) {
+        self.lock().add(range, kind, reason);
+    }
+
+    /// Sequences may name other events now.
+    pub(crate) fn clear(&self) {
+        *self.lock() = Collection::default();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Collection> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log {
+    /// What is known to be lost so far: what [`Log::find_losses`] has found, and what readers have met since.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        self.shared.losses.lock().losses(self.shared.retained.from())
+    }
+
+    /// Looks through all segments for what is lost: files, headers, footers and what they list, and no event. Calls `step`
+    /// before each segment, which may stop it. A damaged block shows only to those who read it.
+    ///
+    /// # Errors
+    /// What the storage answers. Damage is no error: it is among [`Log::losses`] afterwards.
+    pub fn find_losses(&self, step: &mut dyn FnMut() -> ControlFlow<()>) -> Result<()> {
+        let shared = &self.shared;
+        let head = self.head().next_sequence;
+        let segments = shared.segment_list();
+        let mut next = shared.retained.from();
+        for (index, &first) in segments.iter().enumerate() {
+            if step().is_break() {
+                return Ok(());
+            }
+            let end = segments.get(index + 1).map_or(head, |&end| end.min(head));
+            // Segments below the oldest may be left over from a drop.
+            if next < first {
+                shared.note_gap(next.max(shared.retained.from())..first)?;
+            }
+            next = next.max(shared.find_losses_in(first, end)?);
+        }
+        shared.note_gap(next..head)
+    }
+}
+
+/// What a segment lists, sealed or not.
+struct Contents {
+    file: Arc<SegmentFile>,
+    events: Vec<BlockEntry>,
+    marks: Vec<BlockEntry>,
+    broken_tail: Option<String>,
+}
+
+impl Shared {
+    /// Why `sequence` is in no block though the log goes on at `to`, and up to where that holds.
+    pub(crate) fn explain(
+        &self,
+        sequence: Sequence,
+        to: Sequence,
+        broken_tail: Option<&String>,
+    ) -> Result<(Sequence, Missing)> {
+        if to <= sequence {
+            return Ok((to, Missing::Hole));
+        }
+        let retained_from = self.retained.from();
+        if sequence < retained_from {
+            return Ok((to.min(retained_from), Missing::Dropped));
+        }
+        if let Some((end, kind, reason)) = self.losses.lock().at(sequence) {
+            return Ok((end.min(to), Missing::of(kind, &reason)));
+        }
+        if let Some(reason) = broken_tail {
+            return Ok((to, Missing::Quarantined(reason.clone())));
+        }
+        let pieces = self.gap(sequence..to)?;
+        Ok(pieces.into_iter().next().map_or((to, Missing::Lost), |(range, kind, reason)| {
+            let why = Missing::of(kind, &reason);
+            (range.end, why)
+        }))
+    }
+
+    /// What is found missing is remembered.
+    pub(crate) fn note_missing(&self, range: Range<Sequence>, why: &Missing) {
+        match why {
+            Missing::Dropped => {}
+            Missing::Lost => self.losses.add(range, LossKind::Missing, NO_SEGMENT),
+            // Its reason is in the mark, and is found with that.
+            Missing::Hole => {}
+            Missing::Quarantined(reason) => self.losses.add(range, LossKind::Damaged, reason),
+        }
+    }
+
+    fn note_gap(&self, gap: Range<Sequence>) -> Result<()> {
+        for (range, kind, reason) in self.gap(gap)? {
+            self.losses.add(range, kind, &reason);
+        }
+        Ok(())
+    }
+
+    /// Looks at one segment, after which the log goes on at `end`; returns where its events end.
+    fn find_losses_in(&self, first: Sequence, end: Sequence) -> Result<Sequence> {
+        let contents = match self.contents(first) {
+            Ok(contents) => contents,
+            Err(error @ (Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. })) => {
+                self.losses.add(first..end, LossKind::Damaged, &error.to_string());
+                return Ok(end);
+            }
+            Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                if first >= self.retained.from() {
+                    self.losses.add(first..end, LossKind::Missing, NO_SEGMENT);
+                }
+                return Ok(end);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut next = first;
+        for entry in &contents.events {
+            if next < entry.first_sequence {
+                self.note_gap(next..entry.first_sequence)?;
+            }
+            next = entry.end_sequence();
+            if entry.is_unreadable() {
+                let (file, offset) = (contents.file.name.clone(), entry.offset);
+                let reason = "no block begins here".to_owned();
+                let reason = Error::Corrupt { file, offset, reason }.to_string();
+                self.losses.add(entry.first_sequence..next, LossKind::Damaged, &reason);
+            }
+        }
+        if let Some(reason) = contents.broken_tail
+            && next < end
+        {
+            self.losses.add(next..end, LossKind::Damaged, &reason);
+            return Ok(end);
+        }
+        Ok(next)
+    }
+
+    /// Sequences that are in no block: which of them a mark explains, and which are missing.
+    fn gap(&self, gap: Range<Sequence>) -> Result<Vec<(Range<Sequence>, LossKind, String)>> {
+        let mut pieces = Vec::new();
+        if gap.is_empty() {
+            return Ok(pieces);
+        }
+        let marked = self.marks_of_losses(&gap)?;
+        let mut next = gap.start;
+        while next < gap.end {
+            let (end, kind, reason) = match marked.iter().find(|(range, _)| range.contains(&next)) {
+                Some((range, reason)) => (range.end, LossKind::Marked, reason.clone()),
+                None => {
+                    let starts = marked.iter().map(|(range, _)| range.start).filter(|&start| start > next);
+                    (starts.min().unwrap_or(gap.end), LossKind::Missing, NO_SEGMENT.to_owned())
+                }
+            };
+            let end = end.min(gap.end);
+            pieces.push((next..end, kind, reason));
+            next = end;
+        }
+        Ok(pieces)
+    }
+
+    /// What LOSS marks say of a gap: they are where the log goes on, in the segment before it or in the next one.
+    fn marks_of_losses(&self, gap: &Range<Sequence>) -> Result<Vec<(Range<Sequence>, String)>> {
+        let segments = self.segment_list();
+        let before = segments.iter().rev().find(|&&first| first <= gap.start);
+        let after = segments.iter().find(|&&first| first > gap.start && first <= gap.end);
+        let mut marks = Vec::new();
+        for &first in before.into_iter().chain(after) {
+            let contents = match self.contents(first) {
+                Ok(contents) => contents,
+                Err(Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. }) => continue,
+                Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let is_there = |entry: &&BlockEntry| (gap.start + 1..=gap.end).contains(&entry.first_sequence);
+            let entries: Vec<_> = contents.marks.iter().filter(is_there).copied().collect();
+            read_marks(&contents.file, &entries, &mut marks)?;
+        }
+        let losses = marks.iter().filter(|mark| mark.kind == MarkKind::LOSS);
+        Ok(losses.filter_map(|mark| parse_loss(&mark.body)).map(|(range, reason, _)| (range, reason)).collect())
+    }
+
+    fn contents(&self, first: Sequence) -> Result<Contents> {
+        if let Some(active) = self.active_contents(first, |active| Contents {
+            file: Arc::clone(&active.file),
+            events: active.index.clone(),
+            marks: active.marks.clone(),
+            broken_tail: active.broken_tail.clone(),
+        }) {
+            return Ok(active);
+        }
+        // Past the segments that readers keep open.
+        let Sealed { file, footer, broken_tail, .. } = Sealed::open(self.storage.as_ref(), first)?;
+        let (events, marks) = split_entries(&footer.blocks);
+        Ok(Contents { file, events, marks, broken_tail })
+    }
+}
+
+impl Missing {
+    fn of(kind: LossKind, reason: &str) -> Missing {
+        match kind {
+            LossKind::Missing => Missing::Lost,
+            LossKind::Damaged => Missing::Quarantined(reason.to_owned()),
+            LossKind::Marked => Missing::Hole,
+        }
+    }
+}
+
+impl Display for Missing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Missing::Dropped => formatter.write_str("older than the oldest retained event"),
+            Missing::Lost => formatter.write_str("stored and lost: no segment holds them"),
+            Missing::Hole => formatter.write_str("lost, as a mark in the log says"),
+            // Reasons are one line, but they quote what is on the disk.
+            Missing::Quarantined(reason) => {
+                write!(formatter, "stored and damaged: {}", reason.replace(['\r', '\n'], " "))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_come_together_in_whatever_order_they_are_found() {
+        let mut found = Collection::default();
+        found.add(10..20, LossKind::Damaged, "a");
+        found.add(5..30, LossKind::Missing, "b");
+        found.add(12..14, LossKind::Damaged, "a");
+        found.add(30..31, LossKind::Missing, "b");
+        found.add(40..50, LossKind::Marked, "c");
+        let losses = found.losses(0);
+        let ranges: Vec<_> = losses.ranges().iter().map(|range| (range.to_string(), range.kind)).collect();
+        let expected = [
+            ("5 to 9", LossKind::Missing),
+            ("10 to 19", LossKind::Damaged),
+            ("20 to 30", LossKind::Missing),
+            ("40 to 49", LossKind::Marked),
+        ];
+        assert_eq!(ranges, expected.map(|(range, kind)| (range.to_owned(), kind)));
+        assert_eq!(LossKind::ALL.map(|kind| losses.events(kind)), [16, 10, 10]);
+        assert_eq!(losses.summary().unwrap(), "26 events are lost: 5 to 9, 10 to 19, 20 to 30");
+        // What retention drops is lost no more.
+        assert_eq!(found.losses(30).summary().unwrap(), "1 event is lost: 30");
+        assert_eq!(found.losses(31).summary(), None);
+        assert_eq!(found.losses(31).events(LossKind::Marked), 10);
+    }
+
+    #[test]
+    fn a_log_in_a_million_pieces_is_not_remembered_without_end() {
+        let mut found = Collection::default();
+        for sequence in 0..2 * RANGES_MAX as u64 {
+            found.add(2 * sequence..2 * sequence + 1, LossKind::Damaged, "x");
+        }
+        assert_eq!(found.losses(0).ranges().len(), RANGES_MAX);
+        assert!(found.losses(0).summary().unwrap().ends_with(" and 9997 more ranges"));
+    }
+}
