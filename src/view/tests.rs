@@ -640,6 +640,20 @@ fn a_busy_account_and_a_block_of_many_validators_are_cut_into_chunks() {
     assert_eq!(model.transactions_by_initiator(1).len(), 256);
 }
 
+#[test]
+fn a_transactions_later_stages_are_found_however_often_an_earlier_one_was_said() {
+    let mut told = Told::new();
+    let mut store = store::open(&told.options(), &told.log).unwrap().0;
+    let said = |stage| Said::Transaction { stage, transaction_type: TransactionType::Deploy, hash: 1, initiator: None };
+    for stage in [Stage::Accepted, Stage::Processed] {
+        told.tell(&[said(stage); 100]);
+        store.commit(Batch::read(&told.log, store.next(), usize::MAX).unwrap(), Durability::None).unwrap();
+    }
+    told.tell(&[said(Stage::Expired)]);
+    store.commit(Batch::read(&told.log, store.next(), usize::MAX).unwrap(), Durability::None).unwrap();
+    told.model_up_to(u64::MAX).assert_answers_of(&told.views_in(&store));
+}
+
 /// Projects a story, closes the file, lets `change` have it, and returns what the next open makes of it.
 fn reopened_after(change: impl Fn(&mut Told)) -> Option<Rebuild> {
     let mut told = Told::new();
