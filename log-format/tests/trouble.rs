@@ -456,7 +456,8 @@ fn two_segments_with_each_others_names_come_right_however_often_the_repair_is_cu
         let storage: Arc<dyn Storage> = Arc::new(disk.clone());
         disk.fail_after(calls, Fault::Stop);
         let is_cut_short = repair(&storage, options).is_err();
-        disk.cut_power();
+        disk.clear_fault();
+        disk.restart_process();
         repair(&storage, options).unwrap();
         let found = verify(&storage, &mut |_| {}).unwrap();
         assert!(found.is_sound, "stopped at call {calls}: {:?}", found.problems);
