@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
-use sidecar::ingest::identity::{Fingerprint, IdentityIndex, Known, Opened, Options, Room};
+use sidecar::ingest::identity::{self, Durable, Fingerprint, IdentityIndex, Known, LogPosition, Opened, Options, Room};
 use sidecar::source::Identity;
 
 /// The mean size of these events on the wire; the disk target is stated per raw byte.
@@ -52,11 +52,20 @@ fn main() {
     }
 }
 
+/// The index of a log whose chain never changes.
+fn open(path: &Path, head: Option<u64>) -> identity::Result<Opened> {
+    let log = LogPosition { id: [7; 16], head, oldest: 0, chain_after: &|_| Ok(Some([7; 32])) };
+    IdentityIndex::open(path, log, Options::default())
+}
+
+fn durable(sequence: u64) -> Durable {
+    Durable { sequence, chain: Some([7; 32]) }
+}
+
 fn measure(entries: u64) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("identity.redb");
-    let Opened { mut index, .. } =
-        IdentityIndex::open(&path, [7; 16], None, Options::default()).expect("a new index opens");
+    let Opened { mut index, .. } = open(&path, None).expect("a new index opens");
     println!("{entries} entries");
 
     let mut generating = Duration::ZERO;
@@ -77,7 +86,7 @@ fn measure(entries: u64) {
             room = index.insert(identity, *fingerprint, sequence).expect("insert");
             sequence += 1;
         }
-        index.committed(sequence - 1).expect("committed");
+        index.committed(durable(sequence - 1)).expect("committed");
         if room == Room::Full {
             assert_eq!(index.wait_for_room().expect("wait"), Room::Free);
         }
@@ -112,7 +121,7 @@ fn measure(entries: u64) {
     print_size("closed", &path, entries);
 
     let from = Instant::now();
-    let opened = IdentityIndex::open(&path, [7; 16], Some(entries), Options::default()).expect("it opens again");
+    let opened = open(&path, Some(entries)).expect("it opens again");
     println!("  open                    {:>9.1} ms", from.elapsed().as_secs_f64() * 1e3);
     assert_eq!((opened.rebuild, opened.checkpoint), (None, Some(entries - 1)));
     drop(opened.index);
@@ -130,7 +139,7 @@ fn measure(entries: u64) {
         child.kill().expect("kill");
         child.wait().expect("wait");
         let from = Instant::now();
-        let opened = IdentityIndex::open(&path, [7; 16], Some(u64::MAX), Options::default()).expect("it opens again");
+        let opened = open(&path, Some(u64::MAX)).expect("it opens again");
         slowest = slowest.max(from.elapsed());
         assert_eq!(opened.rebuild, None);
     }
@@ -139,8 +148,7 @@ fn measure(entries: u64) {
 
 /// Commits batch after batch. What sequences it uses does not matter here.
 fn grow_until_killed(path: &Path) {
-    let Opened { mut index, checkpoint, .. } =
-        IdentityIndex::open(path, [7; 16], Some(u64::MAX), Options::default()).expect("it opens");
+    let Opened { mut index, checkpoint, .. } = open(path, Some(u64::MAX)).expect("it opens");
     println!("opened");
     let mut stories = Stories { height: 1 << 40, late: Vec::new() };
     let mut batch = Vec::new();
@@ -150,12 +158,12 @@ fn grow_until_killed(path: &Path) {
         stories.next_height(&mut batch);
         for (identity, fingerprint) in &batch {
             if index.insert(identity, *fingerprint, sequence).expect("insert") == Room::Full {
-                index.committed(sequence).expect("committed");
+                index.committed(durable(sequence)).expect("committed");
                 assert_eq!(index.wait_for_room().expect("wait"), Room::Free);
             }
             sequence += 1;
         }
-        index.committed(sequence - 1).expect("committed");
+        index.committed(durable(sequence - 1)).expect("committed");
     }
 }
 

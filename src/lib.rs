@@ -9,6 +9,7 @@ pub mod admin;
 pub mod appliance;
 pub mod config;
 pub mod demo;
+mod derived;
 pub mod export;
 #[cfg(test)]
 mod failing_reads;

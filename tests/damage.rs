@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
-use sidecar_test_support::client::{SseClient, events};
-use sidecar_test_support::node::{SimulatedNode, stream};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sidecar_test_support::client::{SseClient, events, get};
+use sidecar_test_support::node::{NodeOptions, SimulatedNode, stream};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
-use sidecar_test_support::story::{self, Story, StoryOptions};
+use sidecar_test_support::story::{self, EventKind, Story, StoryOptions};
 
 fn sidecar() -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
@@ -121,4 +125,155 @@ async fn comes_back_under_new_ids(killed: bool) {
     let expected: Vec<(u64, &str)> = ids.map(|(id, payload)| (id, payload.as_str())).collect();
     let first_difference = served.iter().zip(&expected).find(|(served, expected)| served != expected);
     assert!(served == expected, "{} served, {} expected, {first_difference:?}", served.len(), expected.len());
+}
+
+/// A sidecar with REST whose node has told it a story and sends all of it again at every connect, and the payloads.
+async fn with_index_and_views() -> (SimulatedNode, Sidecar, Vec<String>, Vec<u64>) {
+    let told = Story::new(3, &StoryOptions::small(300));
+    let payloads: Vec<String> = told.events().iter().map(|event| event.payload.clone()).collect();
+    let heights = told.events().iter().filter(|event| event.kind == EventKind::BlockAdded);
+    let heights = heights.filter_map(|event| event.height).collect();
+    let node = SimulatedNode::start();
+    node.push_all(&payloads);
+    let sidecar = sidecar().node_with(node.address(), "delay_between_retries_in_seconds = 0").rest_api().start().await;
+    expect_each_once(&node, &sidecar, &mut Vec::new(), &payloads).await;
+    (node, sidecar, payloads, heights)
+}
+
+/// Lets the node say something new after all that it says again, and expects the log to have nothing twice.
+async fn expect_each_once(node: &SimulatedNode, sidecar: &Sidecar, news: &mut Vec<String>, payloads: &[String]) {
+    let new = story::unknown_kind(1_000_000 + news.len() as u64).payload;
+    node.push(&new);
+    news.push(new);
+    let mut client = SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
+    let messages = client.read_until(|message| Some(&message.data) == news.last()).await;
+    let served: Vec<&str> = events(&messages).into_iter().map(|(_, payload)| payload).collect();
+    let expected: Vec<&str> = payloads.iter().chain(news.iter()).map(String::as_str).collect();
+    assert!(served == expected, "{} served, {} expected", served.len(), expected.len());
+}
+
+/// Writes over a part of a file, also of one that a process has open.
+fn overwrite(path: &Path, at: u64, bytes: &[u8]) {
+    OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, at).unwrap();
+}
+
+fn flip_a_bit(path: &Path, at: u64) {
+    let byte = std::fs::read(path).unwrap()[at as usize];
+    overwrite(path, at, &[byte ^ 0x04]);
+}
+
+#[tokio::test]
+async fn whatever_happens_to_index_and_views_between_two_runs_no_event_is_doubled_and_no_answer_wrong() {
+    let (node, mut sidecar, payloads, heights) = with_index_and_views().await;
+    let mut news = Vec::new();
+    news.push(story::unknown_kind(1_000_000).payload);
+    let mut rng = StdRng::seed_from_u64(3);
+    let block = |height: u64| format!("/block/{height}");
+    let mut right = Vec::new();
+    for height in &heights {
+        right.push((*height, get(sidecar.rest_address(), &block(*height)).await.body));
+    }
+    for round in 0..12 {
+        if round % 2 == 0 {
+            assert!(sidecar.terminate().success());
+        } else {
+            sidecar.kill9();
+        }
+        for file in ["index/casper.redb", "views/casper.redb"] {
+            let path = sidecar.storage_path().join(file);
+            let length = std::fs::metadata(&path).unwrap().len();
+            match round % 3 {
+                0 => (0..20).for_each(|_| flip_a_bit(&path, rng.gen_range(0..length))),
+                1 => overwrite(&path, rng.gen_range(0..length / 4096) * 4096, &[0; 4096]),
+                _ => overwrite(&path, rng.gen_range(0..length.div_ceil(65_536)) * 65_536, &[0; 65_536]),
+            }
+        }
+        sidecar.restart().await;
+        expect_each_once(&node, &sidecar, &mut news, &payloads).await;
+        for (height, body) in right.iter().skip(round).step_by(23) {
+            assert_eq!(&get(sidecar.rest_address(), &block(*height)).await.body, body, "{height}");
+        }
+    }
+    assert!(sidecar.output().contains("the identity index is "), "{}", sidecar.output());
+    assert!(!sidecar.errors().contains("panicked"), "{}", sidecar.errors());
+}
+
+#[tokio::test]
+async fn an_index_damaged_under_the_running_process_is_rebuilt_while_ingest_waits() {
+    let node = SimulatedNode::with(NodeOptions { ring_events: 100_000, ..NodeOptions::default() });
+    let other = SimulatedNode::start();
+    // The index is larger than redb's cache, so that it is read from the file.
+    let payloads: Vec<String> = (0..50_000).map(|number| story::unknown_kind(number).payload).collect();
+    node.push_all(&payloads);
+    let reconnects_at_once = "delay_between_retries_in_seconds = 0";
+    let mut sidecar = sidecar()
+        .node_with(node.address(), reconnects_at_once)
+        .node_with(other.address(), reconnects_at_once)
+        .sections("[storage.log]\nindex_cache_bytes = 1_048_576\nindex_tail_bytes_max = 1_048_576")
+        .start()
+        .await;
+    let mut news = Vec::new();
+    expect_each_once(&node, &sidecar, &mut news, &payloads).await;
+    // From its start on the process has nothing in memory of what the index holds.
+    node.refuse(503);
+    assert!(sidecar.terminate().success());
+    sidecar.restart().await;
+    let process = sidecar.pid();
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events").await;
+    // Once this is stored, the index is open.
+    news.push(story::unknown_kind(2_000_000).payload);
+    other.push(news.last().unwrap());
+    live.read_until(|message| Some(&message.data) == news.last()).await;
+    let path = sidecar.storage_path().join("index/casper.redb");
+    let length = std::fs::metadata(&path).unwrap().len();
+    overwrite(&path, 4096, &vec![0; length as usize - 4096]);
+    node.accept();
+    expect_each_once(&node, &sidecar, &mut news, &payloads).await;
+    live.read_until(|message| Some(&message.data) == news.last()).await;
+    sidecar.wait_for_output("the identity index is damaged; it is rebuilt from the log").await;
+    sidecar.wait_for_output("the identity index is rebuilt; ingest resumes").await;
+    assert_eq!(sidecar.pid(), process);
+    assert!(path.with_added_extension("aside").exists());
+    // And it lasts.
+    assert!(sidecar.terminate().success());
+    sidecar.restart().await;
+    expect_each_once(&node, &sidecar, &mut news, &payloads).await;
+    assert!(!sidecar.output().contains("the identity index is rebuilt from the log"), "{}", sidecar.output());
+}
+
+#[tokio::test]
+async fn an_older_index_and_older_views_are_caught_up_or_rebuilt_and_nothing_is_doubled() {
+    let (node, mut sidecar, payloads, heights) = with_index_and_views().await;
+    let mut news = vec![story::unknown_kind(1_000_000).payload];
+    assert!(sidecar.terminate().success());
+    let storage = sidecar.storage_path();
+    let files = ["index/casper.redb", "views/casper.redb"].map(|file| storage.join(file));
+    let older = files.each_ref().map(|path| std::fs::read(path).unwrap());
+    let log = storage.join("logs");
+    let older_log = storage.join("older");
+    let copied = std::process::Command::new("cp").arg("-a").arg(&log).arg(&older_log).status();
+    assert!(copied.unwrap().success());
+
+    sidecar.restart().await;
+    expect_each_once(&node, &sidecar, &mut news, &payloads).await;
+    assert!(sidecar.terminate().success());
+    let newer = files.each_ref().map(|path| std::fs::read(path).unwrap());
+    // In place, as a snapshot of the file system that is gone back to.
+    files.iter().zip(&older).for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+    sidecar.restart().await;
+    expect_each_once(&node, &sidecar, &mut news, &payloads).await;
+    let target = format!("/block/{}", heights[7]);
+    let right = get(sidecar.rest_address(), &target).await.body;
+
+    // The other way: the log goes back, and what is beside it knows more.
+    assert!(sidecar.terminate().success());
+    files.iter().zip(&newer).for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+    std::fs::remove_dir_all(&log).unwrap();
+    std::fs::rename(&older_log, &log).unwrap();
+    sidecar.restart().await;
+    expect_each_once(&node, &sidecar, &mut news, &payloads).await;
+    assert_eq!(get(sidecar.rest_address(), &target).await.body, right);
+    let output = sidecar.output();
+    assert!(output.contains("the identity index is rebuilt from the log"), "{output}");
+    assert!(output.contains("the views are rebuilt from the log"), "{output}");
 }

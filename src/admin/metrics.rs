@@ -142,6 +142,11 @@ fn ingest(group: &mut Group, logged: &Logged) {
         &counters.reopened,
     );
     counted("sidecar_log_slow_commits_total", "Commits that took more than five seconds", &counters.slow_commits);
+    counted(
+        "sidecar_index_rebuilds_total",
+        "How many times the identity index was rebuilt from the log",
+        &counters.index_rebuilds,
+    );
     counted("sidecar_log_rewritten_segments_total", "Segments made smaller", &counters.rewritten_segments);
     counted("sidecar_log_rewritten_bytes_before_total", "Their bytes before", &counters.rewritten_bytes_before);
     counted("sidecar_log_rewritten_bytes_after_total", "Their bytes after", &counters.rewritten_bytes_after);

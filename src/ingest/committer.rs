@@ -5,7 +5,8 @@
 //! waiting and the block has room, it goes on filling, at most [`FILL_TIME_MAX`].
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sidecar_log_format::{self as log_format, Durability, Event, Head, Log, Mark, MarkKind, Read, Sequence, Writer};
@@ -13,11 +14,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::IngestError;
 use super::counters::Counters;
 use super::disk::Disk;
 use super::gaps::Gaps;
-use super::identity::{Fingerprint, IdentityIndex, Known, Room};
+use super::identity::{self, Durable, Fingerprint, IdentityIndex, IdentityIndexError, Known, Opened, Room};
+use super::{IngestError, SharedForgetter};
 use crate::source::casper::event::{BLOCK_ADDED, Classified, SHUTDOWN, classify};
 use crate::source::{Batch, Connection, Identity, Received, Timestamp};
 
@@ -40,6 +41,10 @@ pub(super) struct Committer {
     pub(super) writer: Writer,
     pub(super) log: Log,
     pub(super) index: IdentityIndex,
+    pub(super) index_file: PathBuf,
+    pub(super) index_options: identity::Options,
+    /// Taken away while the index is rebuilt.
+    pub(super) forgetter: SharedForgetter,
     pub(super) gaps: Gaps,
     pub(super) batches: mpsc::Receiver<Batch>,
     pub(super) committed: watch::Sender<Head>,
@@ -145,7 +150,7 @@ impl Committer {
 
     fn take_event(&mut self, connection: &Connection, received: &Received) -> Result<(), IngestError> {
         let fingerprint = Fingerprint::new(crc32fast::hash(received.payload.as_bytes()), received.message_count > 0);
-        match self.index.check(&received.identity, fingerprint)? {
+        match self.with_index(|index| index.check(&received.identity, fingerprint))? {
             Known::New => self.append(connection, received, fingerprint),
             Known::Same => {
                 self.counters.duplicates.add(1);
@@ -252,15 +257,52 @@ impl Committer {
     }
 
     fn note(&mut self, identity: &Identity, fingerprint: Fingerprint, sequence: Sequence) -> Result<(), IngestError> {
-        if self.index.insert(identity, fingerprint, sequence)? == Room::Full {
+        if self.with_index(|index| index.insert(identity, fingerprint, sequence))? == Room::Full {
             self.commit()?;
             // Still full then means that only an interval sync will make the rest durable.
-            if self.index.wait_for_room()? == Room::Full {
+            if self.with_index(IdentityIndex::wait_for_room)? == Room::Full {
                 self.sync()?;
-                let _room = self.index.wait_for_room()?;
+                let _room = self.with_index(IdentityIndex::wait_for_room)?;
             }
         }
         Ok(())
+    }
+
+    /// Asks the index. One that turns out to be damaged is rebuilt first, and asked again.
+    fn with_index<T>(
+        &mut self,
+        mut ask: impl FnMut(&mut IdentityIndex) -> identity::Result<T>,
+    ) -> Result<T, IngestError> {
+        match ask(&mut self.index) {
+            Err(IdentityIndexError::Damaged { how, .. }) => {
+                self.rebuild_index(how)?;
+                Ok(ask(&mut self.index)?)
+            }
+            answer => Ok(answer?),
+        }
+    }
+
+    /// Puts an index in place that is read from the log. Ingest waits meanwhile; readers of the log do not.
+    fn rebuild_index(&mut self, damage: String) -> Result<(), IngestError> {
+        let file = self.index_file.display();
+        warn!(%file, damage, "the identity index is damaged; it is rebuilt from the log, and ingest waits until then");
+        self.counters.index_rebuilds.add(1);
+        let begun = Instant::now();
+        // What was appended is in no index but the damaged one: it must be in the log.
+        let head = self.when_there_is_room(Writer::sync)?;
+        self.committed.send_replace(head);
+        self.set_forgetter(None);
+        let opened = IdentityIndex::rebuild(&self.index_file, self.log.id(), damage, self.index_options);
+        let Opened { index, checkpoint, .. } = opened?;
+        self.index = index;
+        self.read_into_index(checkpoint)?;
+        self.set_forgetter(Some(self.index.forgetter()));
+        info!(seconds = begun.elapsed().as_secs(), "the identity index is rebuilt; ingest resumes");
+        Ok(())
+    }
+
+    fn set_forgetter(&self, forgetter: Option<identity::Forgetter>) {
+        *self.forgetter.lock().unwrap_or_else(PoisonError::into_inner) = forgetter;
     }
 
     fn commit(&mut self) -> Result<(), IngestError> {
@@ -309,7 +351,8 @@ impl Committer {
     fn publish(&mut self, head: Head) -> Result<(), IngestError> {
         let advanced = self.committed.send_replace(head).next_sequence < head.next_sequence;
         if advanced {
-            self.index.committed(head.next_sequence.saturating_sub(1))?;
+            let durable = Durable { sequence: head.next_sequence.saturating_sub(1), chain: Some(head.chain) };
+            self.with_index(|index| index.committed(durable))?;
         }
         Ok(())
     }
@@ -322,14 +365,26 @@ impl Committer {
         Ok(flushed?)
     }
 
-    /// Brings the index up to the log: events behind its checkpoint are inserted again.
+    /// Brings the index up to the log, and lets dropped events leave it from then on: not before, as the events that are
+    /// being read in may be among the oldest.
     pub(super) fn catch_up(&mut self, checkpoint: Option<Sequence>) -> Result<(), IngestError> {
+        match self.read_into_index(checkpoint) {
+            Err(IngestError::Index(IdentityIndexError::Damaged { how, .. })) => self.rebuild_index(how),
+            result => {
+                self.set_forgetter(Some(self.index.forgetter()));
+                result
+            }
+        }
+    }
+
+    /// Inserts the log's events after the index's checkpoint.
+    fn read_into_index(&mut self, checkpoint: Option<Sequence>) -> Result<(), IngestError> {
         let head = self.log.head().next_sequence;
         let start = checkpoint.map_or(0, |checkpoint| checkpoint + 1).max(self.log.oldest());
         if start >= head {
             return Ok(());
         }
-        info!("reading {} events into the identity index", head - start);
+        info!(events = head - start, "reading events of the log into the identity index");
         let marks = self.log.marks(start)?;
         let mut remembered: HashMap<Sequence, Identity> =
             marks.iter().filter(|mark| mark.kind == MarkKind::IDENTITY).filter_map(parse_identity_mark).collect();
@@ -359,7 +414,8 @@ impl Committer {
                 }
                 Read::End => break,
             }
-            self.index.committed(next - 1)?;
+            let chain = self.log.chain_after(next - 1)?;
+            self.index.committed(Durable { sequence: next - 1, chain })?;
             let _room = self.index.wait_for_room()?;
         }
         // The richer copies last: they are what the index compares with from now on.

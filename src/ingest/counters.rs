@@ -56,6 +56,8 @@ pub struct Counters {
     pub stopped: Stopped,
     /// Commits that took longer than five seconds.
     pub slow_commits: Count,
+    /// Times that the identity index was rebuilt from a log that holds events.
+    pub index_rebuilds: Count,
     /// Segments that were merged or compacted.
     pub rewritten_segments: Count,
     /// Their bytes before.

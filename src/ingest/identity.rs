@@ -28,11 +28,13 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, ReadOnlyTable, ReadableDatabase};
+use redb::{ReadOnlyTable, ReadableDatabase};
+use sidecar_log_format::{ChainValue, Sequence};
 
+use crate::derived::Database;
 use crate::source::Identity;
 use memory::Memory;
-use rows::{Entry, Key, ROWS};
+use rows::{Entry, Key, ROWS, RowError};
 pub use store::Rebuild;
 use writer::{Writer, Written};
 
@@ -120,14 +122,17 @@ pub enum IdentityIndexError {
         /// Why it failed.
         source: Box<redb::Error>,
     },
-    /// A row does not have the form that this version writes.
-    #[error("identity index {}: a malformed row for class {class}; stop the process and delete the file, it is rebuilt from the log", path.display())]
-    MalformedRow {
+    /// The file is damaged. It answers nothing any more, and is to be [rebuilt](IdentityIndex::rebuild) from the log.
+    #[error("identity index {}: the file is damaged: {how}; it is set aside and rebuilt from the log", path.display())]
+    Damaged {
         /// The index file.
         path: PathBuf,
-        /// The class the row belongs to.
-        class: u8,
+        /// How it showed.
+        how: String,
     },
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] sidecar_log_format::Error),
     /// The writer's thread could not be started, or ended by itself.
     #[error("identity index {}: the writer thread is gone: {reason}; restart the process", path.display())]
     WriterGone {
@@ -148,6 +153,50 @@ pub enum IdentityIndexError {
 
 /// A result of the index.
 pub type Result<T> = std::result::Result<T, IdentityIndexError>;
+
+impl IdentityIndexError {
+    fn redb(path: &Path, source: redb::Error) -> Self {
+        Self::Redb { path: path.to_owned(), source: Box::new(source) }
+    }
+
+    /// Of what came back from the rows in `database`, whose file is at `path`.
+    fn of_rows(path: &Path, database: &Database, error: RowError) -> Self {
+        let how = match &error {
+            RowError::Malformed { .. } => {
+                database.note_damage(&error.to_string());
+                database.damage()
+            }
+            RowError::Redb(source) => database.damage_behind(source),
+        };
+        match (how, error) {
+            (Some(how), _) => Self::Damaged { path: path.to_owned(), how: how.to_owned() },
+            (None, RowError::Redb(source)) => Self::redb(path, source),
+            (None, error) => Self::Damaged { path: path.to_owned(), how: error.to_string() },
+        }
+    }
+}
+
+/// What an index needs to know of the log to tell whether it is that log's.
+#[derive(Clone, Copy)]
+pub struct LogPosition<'a> {
+    /// The log's id.
+    pub id: [u8; 16],
+    /// The sequence of its last durable event.
+    pub head: Option<Sequence>,
+    /// The oldest sequence that it still holds.
+    pub oldest: Sequence,
+    /// Its chain value after an event; `None` where it cannot tell.
+    pub chain_after: &'a dyn Fn(Sequence) -> sidecar_log_format::Result<Option<ChainValue>>,
+}
+
+/// Up to where the log is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Durable {
+    /// The sequence of its last durable event.
+    pub sequence: Sequence,
+    /// The chain value after that event; `None` where the log cannot tell.
+    pub chain: Option<ChainValue>,
+}
 
 /// An index just opened, and from where the log must be read into it.
 #[derive(Debug)]
@@ -177,7 +226,7 @@ pub struct IdentityIndex {
     /// Entries, with those at the writer, at which the tail is full.
     tail_entries_max: usize,
     /// The log is durable up to here.
-    durable: Option<u64>,
+    durable: Option<Durable>,
     writer: Writer,
     /// Redb holds everything up to here.
     checkpoint: Option<u64>,
@@ -192,12 +241,20 @@ struct Unwritten {
 }
 
 impl IdentityIndex {
-    /// Opens the index of the log `log_id` at `path`, or begins an empty one there.
+    /// Opens the index of `log` at `path`, or begins an empty one there.
     ///
-    /// An index is kept only if it can be trusted: a file that is missing, unreadable, of another log or format, a copy
-    /// (which may be torn), or that knows more than the log, whose last durable sequence is `head`, is removed.
-    pub fn open(path: &Path, log_id: [u8; 16], head: Option<u64>, options: Options) -> Result<Opened> {
-        let stored = store::open_or_create(path, log_id, head, options.cache_bytes)?;
+    /// An index is kept only if it can be trusted: a file that is missing, damaged, of another log or format, a copy
+    /// (which may be torn), or that was made from other events than the log holds, is removed; a damaged one is set aside.
+    pub fn open(path: &Path, log: LogPosition<'_>, options: Options) -> Result<Opened> {
+        Self::over(path, store::open_or_create(path, log, options.cache_bytes)?, options)
+    }
+
+    /// Sets aside the damaged file of an index, which may still be open, and begins an empty one.
+    pub fn rebuild(path: &Path, log_id: [u8; 16], damage: String, options: Options) -> Result<Opened> {
+        Self::over(path, store::begin(path, log_id, options.cache_bytes, Rebuild::Damaged(damage))?, options)
+    }
+
+    fn over(path: &Path, stored: store::Stored, options: Options) -> Result<Opened> {
         let database = Arc::new(stored.database);
         let tail_entries_max = usize::try_from(options.tail_bytes_max / TAIL_ENTRY_BYTES).unwrap_or(usize::MAX).max(4);
         let mut index = Self {
@@ -207,14 +264,13 @@ impl IdentityIndex {
             tail: Vec::new(),
             batch_entries: tail_entries_max / 4,
             tail_entries_max,
-            durable: stored.checkpoint,
+            durable: None,
             writer: Writer::start(path, Arc::clone(&database))?,
             checkpoint: stored.checkpoint,
             poisoned: None,
             database,
         };
-        let newest_times = rows::newest_times(index.rows()?).map_err(|error| error.at(path))?;
-        for (class, time) in newest_times {
+        for (class, time) in stored.newest_times {
             index.memory.forgot(class, time);
         }
         Ok(Opened { index, checkpoint: stored.checkpoint, rebuild: stored.rebuild })
@@ -251,10 +307,12 @@ impl IdentityIndex {
         Ok(self.room())
     }
 
-    /// Tells that the log is durable up to `head_sequence`, and every entry up to there was inserted. Never blocks.
-    pub fn committed(&mut self, head_sequence: u64) -> Result<()> {
+    /// Notes that the log is durable up to here, and every entry up to there was inserted. Never blocks.
+    pub fn committed(&mut self, durable: Durable) -> Result<()> {
         self.healthy()?;
-        self.durable = self.durable.max(Some(head_sequence));
+        if self.durable.is_none_or(|before| before.sequence <= durable.sequence) {
+            self.durable = Some(durable);
+        }
         let finished = self.writer.poll();
         self.note_written(finished)?;
         if self.durable_entries() >= self.batch_entries { self.hand_over() } else { Ok(()) }
@@ -308,21 +366,17 @@ impl IdentityIndex {
     /// Gives all durable entries to the writer, if it is idle.
     fn hand_over(&mut self) -> Result<()> {
         let count = self.durable_entries();
-        let (false, Some(durable), Some(last)) = (self.writer.is_busy(), self.durable, self.tail.last()) else {
+        let (false, Some(durable), 1..) = (self.writer.is_busy(), self.durable, count) else {
             return Ok(());
         };
-        if count == 0 {
-            return Ok(());
-        }
-        let checkpoint = durable.min(last.sequence);
         let batch = self.tail.drain(..count).map(|unwritten| unwritten.entry).collect();
         self.rows = None;
-        let handed_over = self.writer.hand_over(batch, checkpoint);
+        let handed_over = self.writer.hand_over(batch, durable);
         self.poison_on_error(handed_over)
     }
 
     fn durable_entries(&self) -> usize {
-        self.durable.map_or(0, |durable| self.tail.partition_point(|unwritten| unwritten.sequence <= durable))
+        self.durable.map_or(0, |durable| self.tail.partition_point(|unwritten| unwritten.sequence <= durable.sequence))
     }
 
     fn room(&self) -> Room {
@@ -330,23 +384,23 @@ impl IdentityIndex {
     }
 
     fn find_in_redb(&mut self, identity: &Identity) -> Result<Option<Fingerprint>> {
-        let found = rows::find(self.rows()?, identity);
-        found.map_err(|error| error.at(&self.path))
-    }
-
-    /// The rows with all that memory may have forgotten.
-    fn rows(&mut self) -> Result<&ReadOnlyTable<Key, &'static [u8]>> {
-        match &mut self.rows {
-            Some(rows) => Ok(rows),
-            none => {
-                let open =
-                    || -> std::result::Result<_, redb::Error> { Ok(self.database.begin_read()?.open_table(ROWS)?) };
-                Ok(none.insert(open().map_err(|source| redb_error(&self.path, source))?))
-            }
-        }
+        let rows = &mut self.rows;
+        let found = self.database.run(|database| {
+            // The rows with all that memory may have forgotten.
+            let rows = match rows {
+                Some(rows) => rows,
+                none => none.insert(database.begin_read()?.open_table(ROWS)?),
+            };
+            rows::find(rows, identity)
+        });
+        found.map_err(|error| IdentityIndexError::of_rows(&self.path, &self.database, error))
     }
 
     fn healthy(&self) -> Result<()> {
+        // Whoever found it, nothing that is in memory only would reach the file any more.
+        if let Some(how) = self.database.damage() {
+            return Err(IdentityIndexError::Damaged { path: self.path.clone(), how: how.to_owned() });
+        }
         match &self.poisoned {
             None => Ok(()),
             Some(reason) => Err(IdentityIndexError::Poisoned { path: self.path.clone(), reason: reason.clone() }),
@@ -357,6 +411,23 @@ impl IdentityIndex {
         result.inspect_err(|error| self.poisoned = Some(error.to_string()))
     }
 }
+
+impl Drop for IdentityIndex {
+    fn drop(&mut self) {
+        if self.database.has_panicked() {
+            std::mem::forget(self.rows.take());
+        }
+    }
+}
+
+/// Where a scrub of the index resumes.
+#[derive(Debug, Default)]
+pub struct Scrub {
+    next_row: Option<Key>,
+}
+
+/// Rows that one step of a scrub reads: a page each. At a step a second, an index of a gigabyte takes five hours.
+const SCRUB_ROWS: usize = 16;
 
 /// Takes identities out of an index whose events are no longer in the log.
 ///
@@ -369,15 +440,23 @@ pub struct Forgetter {
 }
 
 impl Forgetter {
+    /// Reads the next few rows of the file, round and round, so that damage is found before an event needs them. The index
+    /// itself reports it from then on.
+    pub fn scrub(&self, scrub: &mut Scrub) -> Result<()> {
+        let next = self.database.run(|database| {
+            let table = database.begin_read()?.open_table(ROWS)?;
+            rows::check(&table, scrub.next_row, SCRUB_ROWS)
+        });
+        scrub.next_row = next.map_err(|error| IdentityIndexError::of_rows(&self.path, &self.database, error))?;
+        Ok(())
+    }
+
     /// Takes these out in one transaction, and returns how many were there. While it goes on, the index's writer waits, so
     /// they should be few.
     pub fn forget(&self, identities: &[Identity]) -> Result<usize> {
         let mut keys: Vec<Key> = identities.iter().map(rows::key_of).collect();
         keys.sort_unstable();
-        writer::remove(&self.database, &keys).map_err(|error| error.at(&self.path))
+        writer::remove(&self.database, &keys)
+            .map_err(|error| IdentityIndexError::of_rows(&self.path, &self.database, error))
     }
-}
-
-fn redb_error(path: &Path, source: impl Into<redb::Error>) -> IdentityIndexError {
-    IdentityIndexError::Redb { path: path.to_owned(), source: Box::new(source.into()) }
 }

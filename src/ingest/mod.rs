@@ -17,8 +17,9 @@ mod network;
 mod upkeep;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ use crate::source::Batch;
 use committer::Committer;
 use counters::Counters;
 use disk::Disk;
-use identity::{Forgetter, IdentityIndex};
+use identity::{Forgetter, IdentityIndex, LogPosition, Rebuild};
 use measured::Measured;
 pub use upkeep::Rewriting;
 use upkeep::Upkeep;
@@ -95,6 +96,9 @@ pub enum IngestError {
         "there was no room left on the device for what came last; it is read from the nodes again at the next start"
     )]
     EndedWithoutRoom,
+    /// The committer has panicked.
+    #[error("the committer's thread has panicked: this is a mistake in Sidecar, please report it")]
+    Panicked,
     /// There is no thread for the committer, or for the upkeep.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -211,7 +215,8 @@ impl LiveLog {
             runtime: tokio::runtime::Handle::current(),
         };
         let committing = thread::Builder::new().name("committer".to_owned()).spawn(move || {
-            let result = committer.run();
+            // Nothing of the committer is used after a panic; the panic itself is on standard error already.
+            let result = catch_unwind(AssertUnwindSafe(|| committer.run())).unwrap_or(Err(IngestError::Panicked));
             // The next run opens the log and the index again, which the upkeep would keep locked.
             drop(upkeep);
             // Nobody may be left to be told why.
@@ -247,6 +252,9 @@ impl Options {
     }
 }
 
+/// What takes identities out of the index; nothing while the index is not complete.
+type SharedForgetter = Arc<Mutex<Option<Forgetter>>>;
+
 /// What the committer's thread begins with.
 struct Start {
     writer: Writer,
@@ -261,7 +269,7 @@ struct Start {
     durability: Durability,
     sync_interval: Duration,
     free_bytes_min: u64,
-    forgetter: Arc<OnceLock<Forgetter>>,
+    forgetter: SharedForgetter,
     runtime: tokio::runtime::Handle,
 }
 
@@ -272,16 +280,32 @@ impl Start {
         let head = self.log.head().next_sequence;
         // An index that knows lost events must not keep a node from bringing them again.
         let known_end = self.lost_from.unwrap_or(head);
-        let opened = IdentityIndex::open(&self.index_file, self.log.id(), known_end.checked_sub(1), self.index)?;
+        let chain_after = |sequence| self.log.chain_after(sequence);
+        let log = LogPosition {
+            id: self.log.id(),
+            head: known_end.checked_sub(1),
+            oldest: self.log.oldest(),
+            chain_after: &chain_after,
+        };
+        let opened = IdentityIndex::open(&self.index_file, log, self.index)?;
         if let Some(rebuild) = opened.rebuild.filter(|_| head > self.log.oldest()) {
-            tracing::info!("the identity index is made anew from the log: {rebuild:?}");
+            self.counters.index_rebuilds.add(1);
+            let file = self.index_file.display();
+            match rebuild {
+                Rebuild::Missing | Rebuild::OtherFormat => {
+                    tracing::info!(%file, reason = %rebuild, "the identity index is made from the log");
+                }
+                _ => tracing::warn!(%file, reason = %rebuild, "the identity index is rebuilt from the log"),
+            }
         }
-        let forgetter = opened.index.forgetter();
         let mut committer = Committer {
             gaps: gaps::Gaps::starting_at(Committer::newest_height(&self.log)?),
             writer: self.writer,
             log: self.log,
             index: opened.index,
+            index_file: self.index_file,
+            index_options: self.index,
+            forgetter: self.forgetter,
             batches: self.batches,
             committed: self.committed,
             counters: self.counters,
@@ -292,8 +316,6 @@ impl Start {
             begun: Instant::now(),
         };
         committer.catch_up(opened.checkpoint)?;
-        // Nothing is dropped before: the events that are being read in may be among the oldest.
-        let _ = self.forgetter.set(forgetter);
         committer.run()
     }
 
@@ -360,8 +382,9 @@ mod tests {
         let Read::Large(event) = log.read(0).unwrap() else { panic!("a large event") };
         let payload = event.payload().unwrap();
         let fingerprint = Fingerprint::new(crc32fast::hash(&payload), false);
-        let mut opened =
-            IdentityIndex::open(&index_file(failed), log.id(), Some(0), identity::Options::default()).unwrap();
+        let position =
+            LogPosition { id: log.id(), head: Some(0), oldest: 0, chain_after: &|sequence| log.chain_after(sequence) };
+        let mut opened = IdentityIndex::open(&index_file(failed), position, identity::Options::default()).unwrap();
         let identity = committer::identity_of(&payload).unwrap();
         assert_eq!(opened.index.check(&identity, fingerprint).unwrap(), Known::Same);
     }

@@ -10,6 +10,7 @@ mod forgetting;
 pub(super) mod retention;
 
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
@@ -17,13 +18,15 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use sidecar_log_format::{Maintenance, RewriteOptions, Sequence};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::counters::Counters;
 use retention::Retainer;
 
 /// How often newly sealed segments, and old ones, are looked for. A look without news takes no I/O.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How long the thread does nothing after a panic.
+const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(60);
 /// The niceness of this thread: it gets what others leave.
 const NICENESS: i32 = 19;
 /// The share of the machine's cores from which on the other threads are busy. A block at a high level takes a core for
@@ -80,7 +83,17 @@ impl Upkeep {
                 others: Others::new(),
                 looked_at: 0,
             };
-            keeper.run();
+            // Its panic is on standard error already. What it may have left half done is only a file of its own.
+            while catch_unwind(AssertUnwindSafe(|| keeper.run())).is_err() {
+                error!(
+                    pause = ?PAUSE_AFTER_PANIC,
+                    "the upkeep of the log has panicked: this is a mistake in Sidecar, please report it; old segments \
+                     stay until it resumes"
+                );
+                if keeper.stopped.wait(PAUSE_AFTER_PANIC).is_break() {
+                    return;
+                }
+            }
         };
         let thread = thread::Builder::new().name("upkeep".to_owned()).spawn(run)?;
         Ok(Upkeep { stop: Some(stop), thread: Some(thread) })

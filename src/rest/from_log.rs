@@ -214,7 +214,8 @@ impl LogAnswers {
 
 fn view_failure(error: &ViewError) -> Failure {
     match error {
-        ViewError::Closed { .. } => Failure::Closed,
+        // Damaged ones are about to be rebuilt.
+        ViewError::Closed { .. } | ViewError::Damaged { .. } => Failure::Closed,
         error => Failure::Storage(error.to_string()),
     }
 }

@@ -4,13 +4,14 @@
 //! redb. An event without a key that is known here (a shutdown, an unknown kind or shape) leaves nothing.
 
 use redb::WriteTransaction;
-use sidecar_log_format::{Error, Kind, Log, Read, Sequence};
+use sidecar_log_format::{ChainValue, Error, Kind, Log, Read, Sequence};
 
 use super::postings::Posting;
 use super::rows::{
     self, BLOCKS_BY_HASH, BLOCKS_BY_HEIGHT, Digest, FAULTS_BY_ERA, FAULTS_BY_KEY, INITIATORS, SIGNATURES, STEPS,
     TransactionEvent, digest, digest_and_number, number_and_digest,
 };
+use super::store::chain_before;
 use crate::source::casper::event::OTHER;
 use crate::source::casper::keys::{Keys, account_of_initiator, keys};
 
@@ -18,6 +19,7 @@ use crate::source::casper::keys::{Keys, account_of_initiator, keys};
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     next: Sequence,
+    chain_before_next: Option<ChainValue>,
     events: usize,
     blocks_by_hash: Vec<([u8; 16], Posting)>,
     blocks_by_height: Vec<([u8; 8], Posting)>,
@@ -43,6 +45,7 @@ impl Batch {
                 Err(error) => return Err(error),
             }
         }
+        batch.chain_before_next = chain_before(log, batch.next)?;
         Ok(batch)
     }
 
@@ -75,6 +78,11 @@ impl Batch {
     /// The sequence after the last event.
     pub(super) fn next(&self) -> Sequence {
         self.next
+    }
+
+    /// The log's chain value there, where the log can tell.
+    pub(super) fn chain_before_next(&self) -> Option<ChainValue> {
+        self.chain_before_next
     }
 
     /// How many events were looked at.

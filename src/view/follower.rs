@@ -5,6 +5,7 @@
 //! opened again, or made anew, and projection goes on from its checkpoint. While the log cannot be read on from there, the
 //! views stay open and fall behind.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,15 +54,20 @@ impl Follower {
         let mut distrusted = None;
         while !self.is_over() {
             let begun = Instant::now();
-            let Err(failure) = self.follow(distrusted.take()) else { return };
+            // A panic was not redb's, which is caught closer to it, so the file may well be sound.
+            let followed = catch_unwind(AssertUnwindSafe(|| self.follow(distrusted.take())));
+            let Err(failure) = followed.unwrap_or(Err(ViewError::Panicked)) else { return };
             self.close(&failure.to_string());
             self.shared.counters.failures.add(1);
             if begun.elapsed() > PAUSE_MAX {
                 pauses = Pauses::default();
             }
             let pause = pauses.begin();
-            error!("the views are closed: {failure}; they are opened again in {pause:?}, ingest and serving go on");
-            distrusted = matches!(failure, ViewError::MalformedRow { .. }).then_some(Rebuild::MalformedRow);
+            error!(?pause, "the views are closed: {failure}; ingest and the event stream continue meanwhile");
+            distrusted = match failure {
+                ViewError::Damaged { how, .. } => Some(Rebuild::Damaged(how)),
+                _ => None,
+            };
             while pauses.is_pause() && !self.is_over() {
                 std::thread::sleep(LOOK_AROUND);
             }
@@ -71,7 +77,6 @@ impl Follower {
     /// Follows with one opening of the file.
     fn follow(&self, distrusted: Option<Rebuild>) -> Result<(), ViewError> {
         let mut store = self.open(distrusted)?;
-        let path = self.options.path.clone();
         let mut unsynced = Unsynced::default();
         let mut pauses = Pauses::default();
         loop {
@@ -79,11 +84,16 @@ impl Follower {
             store.note_oldest(self.log.oldest());
             if store.is_sweeping() {
                 let durability = unsynced.add(0, &self.options);
-                store.sweep(SWEEP_ROWS, durability).map_err(|error| store::at(&path, error))?;
+                let swept = store.sweep(SWEEP_ROWS, durability);
+                self.or_failure(&store, swept)?;
                 self.count_commit(durability);
             }
-            if self.is_over() || self.shared.is_suspect() {
-                break;
+            // Somebody who asked may have found it.
+            if let Some(how) = store.database().damage() {
+                return Err(ViewError::Damaged { path: self.options.path.clone(), how: how.to_owned() });
+            }
+            if self.is_over() {
+                return self.sync(&mut store, &mut unsynced);
             }
             if has_moved || store.is_sweeping() {
                 continue;
@@ -97,10 +107,10 @@ impl Follower {
                 let _more = self.log.wait(store.next(), LOOK_AROUND);
             }
         }
-        if self.shared.is_suspect() {
-            return Err(ViewError::MalformedRow { path });
-        }
-        self.sync(&mut store, &mut unsynced)
+    }
+
+    fn or_failure(&self, store: &Store, result: Result<(), RowError>) -> Result<(), ViewError> {
+        result.map_err(|error| store::of(&self.options.path, store.database(), error))
     }
 
     /// Projects the next batch, if the log has gone on; says whether it has. A log that cannot be read makes a pause: what
@@ -122,7 +132,8 @@ impl Follower {
         *pauses = Pauses::default();
         let events = batch.events();
         let durability = unsynced.add(events, &self.options);
-        store.commit(batch, durability).map_err(|error| store::at(&self.options.path, error))?;
+        let committed = store.commit(batch, durability);
+        self.or_failure(store, committed)?;
         self.shared.counters.projected.add(events as u64);
         self.count_commit(durability);
         self.publish(store.next());
@@ -137,11 +148,14 @@ impl Follower {
         let events = self.log.head().next_sequence.saturating_sub(store.next());
         if let Some(rebuild) = rebuild {
             self.shared.counters.rebuilds.add(1);
-            if events > 0 {
-                warn!("the views are made anew from {events} events of the log: {rebuild:?}");
+            let file = self.options.path.display();
+            if events > 0 && rebuild.is_expected() {
+                info!(%file, events, reason = %rebuild, "the views are made from the log");
+            } else if events > 0 {
+                warn!(%file, events, reason = %rebuild, "the views are rebuilt from the log");
             }
         } else if events > WORTH_TELLING_EVENTS {
-            info!("the views catch up with {events} events of the log");
+            info!(events, "the views catch up with the log");
         }
         // Between the two, as since it was closed, the views know of no event: nobody takes what is older for the newest.
         self.shared.open(store.database());
@@ -157,7 +171,8 @@ impl Follower {
     }
 
     fn sync(&self, store: &mut Store, unsynced: &mut Unsynced) -> Result<(), ViewError> {
-        store.sync().map_err(|error: RowError| store::at(&self.options.path, error))?;
+        let synced = store.sync();
+        self.or_failure(store, synced)?;
         *unsynced = Unsynced::default();
         self.count_commit(Durability::Immediate);
         Ok(())

@@ -28,15 +28,15 @@ mod store;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use redb::Database;
 use sidecar_log_format::{Head, Log, Sequence};
 use tokio::sync::watch;
 
+use crate::derived::Database;
 use batch::Batch;
 use counters::Counters;
 use follower::Follower;
@@ -85,12 +85,17 @@ pub enum ViewError {
         /// Why it failed; as above.
         r#source: Box<redb::Error>,
     },
-    /// A row does not have the form that this version writes; the views are made anew.
-    #[error("views {}: a malformed row; they are made anew from the log", path.display())]
-    MalformedRow {
+    /// The file is damaged; the views are rebuilt.
+    #[error("views {}: the file is damaged: {how}; it is set aside and rebuilt from the log", path.display())]
+    Damaged {
         /// The views' file.
         path: PathBuf,
+        /// How it showed.
+        how: String,
     },
+    /// The views' thread has panicked.
+    #[error("the views' thread has panicked: this is a mistake in Sidecar, please report it")]
+    Panicked,
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] sidecar_log_format::Error),
@@ -124,8 +129,6 @@ struct Shared {
     /// The open database, or why there is none.
     database: RwLock<std::result::Result<Arc<Database>, String>>,
     next: Arc<AtomicU64>,
-    /// Somebody who asked came upon a malformed row.
-    suspect: AtomicBool,
     counters: Counters,
 }
 
@@ -141,7 +144,6 @@ impl Views {
             log: log.clone(),
             database: RwLock::new(Err("they are being opened".to_owned())),
             next: Arc::default(),
-            suspect: AtomicBool::default(),
             counters: Counters::default(),
         });
         let (projected, receiver) = watch::channel(0);
@@ -193,7 +195,6 @@ impl Views {
 
 impl Shared {
     fn open(&self, database: &Arc<Database>) {
-        self.suspect.store(false, Ordering::Release);
         self.set_database(Ok(Arc::clone(database)));
     }
 
@@ -207,10 +208,6 @@ impl Shared {
 
     fn publish(&self, next: Sequence) {
         self.next.store(next, Ordering::Release);
-    }
-
-    fn is_suspect(&self) -> bool {
-        self.suspect.load(Ordering::Acquire)
     }
 }
 
@@ -229,12 +226,12 @@ pub struct Progress {
 /// # Errors
 /// What the log, the file system or redb answers; then what is made so far is gone on with at the next start.
 pub fn rebuild(options: &Options, log: &Log, progress: &mut dyn FnMut(Progress)) -> Result<()> {
-    let at_path = |error| store::at(&options.path, error);
     let mut store = store::begin_anew(options, log)?;
     let (first, end) = (store.next(), log.head().next_sequence);
     while store.next() < end {
         let batch = Batch::read(log, store.next(), REBUILD_BATCH_EVENTS)?;
-        store.commit(batch, redb::Durability::Immediate).map_err(at_path)?;
+        let committed = store.commit(batch, redb::Durability::Immediate);
+        committed.map_err(|error| store::of(&options.path, store.database(), error))?;
         progress(Progress { events: store.next() - first, events_total: end - first });
     }
     Ok(())

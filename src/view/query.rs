@@ -7,15 +7,14 @@ use std::collections::HashSet;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 
 use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 use sidecar_log_format::{Read, Sequence};
 
 use super::postings::{Posting, unpack};
 use super::rows::{
-    self, BLOCKS_BY_HASH, BLOCKS_BY_HEIGHT, FAULTS_BY_ERA, FAULTS_BY_KEY, INITIATORS, RowError, SIGNATURES, STEPS,
-    TRANSACTIONS, TransactionTag, digest, digest_and_number, number_and_digest,
+    self, BLOCKS_BY_HASH, BLOCKS_BY_HEIGHT, FAULTS_BY_ERA, FAULTS_BY_KEY, INITIATORS, SIGNATURES, STEPS, TRANSACTIONS,
+    TransactionTag, digest, digest_and_number, number_and_digest,
 };
 use super::{Result, ViewError, Views, store};
 use crate::source::casper::keys::{Keys, Stage, TransactionType, account_of_key, keys};
@@ -200,13 +199,10 @@ impl Views {
                 return Err(ViewError::Closed { path: shared.path.clone(), reason: reason.clone() });
             }
         };
-        let answer = Snapshot::new(&database, shared.log.oldest()).and_then(|snapshot| look(&snapshot));
-        answer.map_err(|error| {
-            if matches!(error, RowError::Malformed) {
-                shared.suspect.store(true, Ordering::Release);
-            }
-            store::at(&shared.path, error)
-        })
+        let oldest = shared.log.oldest();
+        let answer = database.run(|database| look(&Snapshot::new(database, oldest)?));
+        // The follower looks for damage now and then.
+        answer.map_err(|error| store::of(&shared.path, &database, error))
     }
 }
 

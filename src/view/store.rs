@@ -5,19 +5,19 @@
 //! one is, and after a crash projection goes on from that one's checkpoint. What cannot be trusted is not repaired but
 //! set aside, and projection begins anew.
 
+use std::fmt;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use redb::{
-    Builder, Database, DatabaseError, Durability, ReadableDatabase, StorageError, TableDefinition, WriteTransaction,
-};
-use sidecar_log_format::{Log, MarkKind, Sequence};
+use redb::{Durability, ReadableDatabase, TableDefinition, WriteTransaction};
+use sidecar_log_format::{ChainValue, Log, MarkKind, Sequence};
 
 use super::batch::Batch;
 use super::rows::{self, RowError, Sweep};
 use super::{Options, ViewError};
+use crate::derived::{self, Database, Unusable};
 
 /// Raised when tables or rows change their form: then the views are made anew.
 const FORMAT: u64 = 2;
@@ -32,6 +32,8 @@ const STATE_LOSSES: &str = "losses";
 const STATE_FIRST: &str = "first_sequence";
 /// The checkpoint: everything before this sequence is in the tables.
 const STATE_NEXT: &str = "next_sequence";
+/// The log's chain value before the checkpoint; not there where the log could not tell.
+const STATE_CHAIN: &str = "chain_before_next";
 
 /// Why the views begin empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +41,8 @@ const STATE_NEXT: &str = "next_sequence";
 pub enum Rebuild {
     /// There were none.
     Missing,
-    /// redb does not open the file, or its checksums are wrong; its reason.
-    Unreadable(String),
+    /// The file is damaged, or something else; how it showed.
+    Damaged(String),
     /// The file is of another format version.
     OtherFormat,
     /// It belongs to another log.
@@ -49,12 +51,12 @@ pub enum Rebuild {
     OtherEpoch,
     /// It knows events that the log does not have yet.
     AheadOfLog,
+    /// At the checkpoint the log's chain has another value: the log has had other events since, or was put back.
+    OtherHistory,
     /// The log has lost events since.
     LogLostEvents,
     /// The log has got older events since.
     LogGotOlderEvents,
-    /// A row was not in the form that this version writes.
-    MalformedRow,
     /// Somebody asked for it.
     Asked,
 }
@@ -62,7 +64,29 @@ pub enum Rebuild {
 impl Rebuild {
     /// Whether somebody may want to see the file: it was damaged, or is not ours to throw away.
     fn leaves_evidence(&self) -> bool {
-        matches!(self, Self::Unreadable(_) | Self::OtherFormat | Self::OtherLog | Self::MalformedRow)
+        matches!(self, Self::Damaged(_) | Self::OtherFormat | Self::OtherLog)
+    }
+
+    /// Whether it is what a start may find when nothing has gone wrong.
+    pub(super) fn is_expected(&self) -> bool {
+        matches!(self, Self::Missing | Self::OtherFormat | Self::Asked)
+    }
+}
+
+impl fmt::Display for Rebuild {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "there are none",
+            Self::Damaged(how) => return write!(f, "the file is damaged: {how}"),
+            Self::OtherFormat => "another version wrote the file",
+            Self::OtherLog => "the file belongs to another log",
+            Self::OtherEpoch => "the log has begun a new epoch",
+            Self::AheadOfLog => "the file knows events that the log does not hold",
+            Self::OtherHistory => "the log holds other events than the file was made from",
+            Self::LogLostEvents => "the log has lost events",
+            Self::LogGotOlderEvents => "the log holds older events than before",
+            Self::Asked => "it was asked for",
+        })
     }
 }
 
@@ -80,7 +104,7 @@ pub(super) struct Store {
 pub(super) fn open(options: &Options, log: &Log) -> Result<(Store, Option<Rebuild>), ViewError> {
     let Options { path, cache_bytes, .. } = options;
     let rebuild = match open_file(path, *cache_bytes)? {
-        Ok(database) => match Store::adopt(database, log).map_err(|error| at(path, error))? {
+        Ok(database) => match Store::adopt(database, log)? {
             Ok(store) => return Ok((store, None)),
             Err(rebuild) => rebuild,
         },
@@ -92,9 +116,8 @@ pub(super) fn open(options: &Options, log: &Log) -> Result<(Store, Option<Rebuil
 /// Begins empty views because somebody asked for it. What stands there and is no views of this log, as when its path was
 /// mistyped, is set aside.
 pub(super) fn begin_anew(options: &Options, log: &Log) -> Result<Store, ViewError> {
-    let is_of_this_log = match Builder::new().open(&options.path) {
-        Ok(database) => State::read(&database).is_ok_and(|state| state.log_id.as_deref() == Some(&log.id())),
-        Err(error @ DatabaseError::DatabaseAlreadyOpen) => return Err(at(&options.path, error.into())),
+    let is_of_this_log = match open_file(&options.path, options.cache_bytes)? {
+        Ok(database) => database.run(State::read).is_ok_and(|state| state.log_id.as_deref() == Some(&log.id())),
         Err(_) => false,
     };
     begin(options, log, if is_of_this_log { &Rebuild::Asked } else { &Rebuild::OtherLog })
@@ -103,67 +126,35 @@ pub(super) fn begin_anew(options: &Options, log: &Log) -> Result<Store, ViewErro
 /// Begins empty views where others may stand.
 pub(super) fn begin(options: &Options, log: &Log, rebuild: &Rebuild) -> Result<Store, ViewError> {
     let Options { path, cache_bytes, .. } = options;
-    clear_away(path, rebuild)?;
+    let cleared = if rebuild.leaves_evidence() { derived::set_aside(path) } else { derived::remove(path) };
+    cleared.map_err(|error| file_error(path, "clear it away", error))?;
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory).map_err(|error| file_error(directory, "make the directory", error))?;
-    let database = builder(*cache_bytes).create(path).map_err(|error| at(path, error.into()))?;
+    let database = derived::create(path, *cache_bytes).map_err(|error| at(path, error.into()))?;
     Store::begin(database, log).map_err(|error| at(path, error))
 }
 
-/// Every page's checksum is looked at: the file is small beside the log, redb does not look again when it reads, and a
-/// copy that was made while the file was written shows no other sign.
-fn builder(cache_bytes: usize) -> Builder {
-    let mut builder = Builder::new();
-    builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true);
-    builder
-}
+/// Every page is read and checked first: a copy that was made while the file was written shows no other sign, and damage
+/// is found before somebody asks.
+const CHECK_INTEGRITY: bool = true;
 
 fn open_file(path: &Path, cache_bytes: usize) -> Result<Result<Database, Rebuild>, ViewError> {
     if !fs::exists(path).map_err(|error| file_error(path, "look for it", error))? {
         return Ok(Err(Rebuild::Missing));
     }
-    match builder(cache_bytes).open(path) {
-        Ok(database) => Ok(Ok(database)),
-        Err(error) if is_of_no_use(&error) => Ok(Err(Rebuild::Unreadable(error.to_string()))),
-        Err(error) => Err(at(path, error.into())),
-    }
-}
-
-/// Whether the file itself is the trouble, rather than the disk, permissions, or another process that has it open.
-fn is_of_no_use(error: &DatabaseError) -> bool {
-    match error {
-        DatabaseError::RepairAborted | DatabaseError::UpgradeRequired(_) => true,
-        DatabaseError::Storage(StorageError::Corrupted(_)) => true,
-        DatabaseError::Storage(StorageError::Io(error)) => {
-            matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
-        }
-        _ => false,
-    }
-}
-
-fn clear_away(path: &Path, rebuild: &Rebuild) -> Result<(), ViewError> {
-    let result = match rebuild {
-        Rebuild::Missing => return Ok(()),
-        rebuild if rebuild.leaves_evidence() => fs::rename(path, set_aside(path)),
-        _ => fs::remove_file(path),
-    };
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error(path, "clear it away", error)),
-        _ => Ok(()),
-    }
-}
-
-/// Where a file that cannot be used is kept; the next one replaces it.
-pub(super) fn set_aside(path: &Path) -> PathBuf {
-    path.with_added_extension("aside")
+    let opened = derived::open(path, cache_bytes, CHECK_INTEGRITY).map_err(|error| at(path, error.into()))?;
+    Ok(opened.map_err(|unusable| match unusable {
+        Unusable::OtherFormat => Rebuild::OtherFormat,
+        Unusable::Damaged(how) => Rebuild::Damaged(how),
+    }))
 }
 
 impl Store {
     /// Takes up a database, if its views are of this log as it is now.
-    pub(super) fn adopt(database: Database, log: &Log) -> Result<Result<Self, Rebuild>, RowError> {
-        let state = match State::read(&database) {
+    pub(super) fn adopt(database: Database, log: &Log) -> sidecar_log_format::Result<Result<Self, Rebuild>> {
+        let state = match database.run(State::read) {
             Ok(state) => state,
-            Err(error) => return Ok(Err(Rebuild::Unreadable(error.to_string()))),
+            Err(error) => return Ok(Err(Rebuild::Damaged(error.to_string()))),
         };
         let (head, oldest) = (log.head(), log.oldest());
         let lost_since = || {
@@ -183,6 +174,8 @@ impl Store {
             Rebuild::LogGotOlderEvents
         } else if lost_since() {
             Rebuild::LogLostEvents
+        } else if has_other_history(log, next, state.chain)? {
+            Rebuild::OtherHistory
         } else {
             return Ok(Ok(Self { database: Arc::new(database), next, first, sweep: None }));
         };
@@ -192,19 +185,19 @@ impl Store {
     /// Makes empty views in an empty database.
     pub(super) fn begin(database: Database, log: &Log) -> Result<Self, RowError> {
         let first = log.oldest();
-        let transaction = database.begin_write()?;
-        rows::create(&transaction)?;
-        {
+        let store = Self { database: Arc::new(database), next: first, first, sweep: None };
+        let chain = chain_before(log, first).unwrap_or_default();
+        store.write(Durability::Immediate, |transaction| {
+            rows::create(transaction)?;
             let mut state = transaction.open_table(STATE)?;
             state.insert(STATE_FORMAT, FORMAT.to_le_bytes().as_slice())?;
             state.insert(STATE_LOG_ID, log.id().as_slice())?;
             state.insert(STATE_EPOCH, log.head().epoch.to_le_bytes().as_slice())?;
             state.insert(STATE_LOSSES, losses(log).as_slice())?;
             state.insert(STATE_FIRST, first.to_le_bytes().as_slice())?;
-            state.insert(STATE_NEXT, first.to_le_bytes().as_slice())?;
-        }
-        transaction.commit()?;
-        Ok(Self { database: Arc::new(database), next: first, first, sweep: None })
+            Ok(set_checkpoint(&mut state, first, chain)?)
+        })?;
+        Ok(store)
     }
 
     pub(super) fn database(&self) -> &Arc<Database> {
@@ -218,18 +211,18 @@ impl Store {
 
     /// Commits a batch with its checkpoint.
     pub(super) fn commit(&mut self, batch: Batch, durability: Durability) -> Result<(), RowError> {
-        let next = batch.next();
-        let transaction = self.begin_write(durability)?;
-        batch.write(&transaction)?;
-        transaction.open_table(STATE)?.insert(STATE_NEXT, next.to_le_bytes().as_slice())?;
-        transaction.commit()?;
+        let (next, chain) = (batch.next(), batch.chain_before_next());
+        self.write(durability, |transaction| {
+            batch.write(transaction)?;
+            Ok(set_checkpoint(&mut transaction.open_table(STATE)?, next, chain)?)
+        })?;
         self.next = next;
         Ok(())
     }
 
     /// Makes everything committed so far durable.
     pub(super) fn sync(&mut self) -> Result<(), RowError> {
-        Ok(self.begin_write(Durability::Immediate)?.commit()?)
+        self.write(Durability::Immediate, |_| Ok(()))
     }
 
     /// Begins to take out the rows of events older than `oldest` once enough of them are in the tables for it to be worth
@@ -250,21 +243,57 @@ impl Store {
     /// Goes on taking out rows of dropped events: looks at `rows` of them.
     pub(super) fn sweep(&mut self, rows: usize, durability: Durability) -> Result<(), RowError> {
         let Some(mut sweep) = self.sweep.take() else { return Ok(()) };
-        let transaction = self.begin_write(durability)?;
-        // From the first step on, so that a log that gets these events back is noticed.
-        transaction.open_table(STATE)?.insert(STATE_FIRST, sweep.oldest().to_le_bytes().as_slice())?;
-        let is_done = sweep.step(&transaction, rows)?;
-        transaction.commit()?;
+        let mut is_done = false;
+        self.write(durability, |transaction| {
+            // From the first step on, so that a log that gets these events back is noticed.
+            transaction.open_table(STATE)?.insert(STATE_FIRST, sweep.oldest().to_le_bytes().as_slice())?;
+            is_done = sweep.step(transaction, rows)?;
+            Ok(())
+        })?;
         self.first = sweep.oldest();
         self.sweep = (!is_done).then_some(sweep);
         Ok(())
     }
 
-    fn begin_write(&self, durability: Durability) -> Result<WriteTransaction, RowError> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(durability)?;
-        Ok(transaction)
+    fn write(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&WriteTransaction) -> Result<(), RowError>,
+    ) -> Result<(), RowError> {
+        self.database.run(|database| {
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(durability)?;
+            // A crash must leave the last durable commit whole: what is torn fails its checksum.
+            transaction.set_two_phase_commit(true);
+            work(&transaction)?;
+            Ok(transaction.commit()?)
+        })
     }
+}
+
+fn set_checkpoint(
+    state: &mut redb::Table<'_, &'static str, &'static [u8]>,
+    next: Sequence,
+    chain: Option<ChainValue>,
+) -> Result<(), redb::Error> {
+    state.insert(STATE_NEXT, next.to_le_bytes().as_slice())?;
+    match chain {
+        Some(chain) => state.insert(STATE_CHAIN, chain.as_slice())?,
+        None => state.remove(STATE_CHAIN)?,
+    };
+    Ok(())
+}
+
+/// Whether the log's chain has another value before the checkpoint than when that was written. Of events that were dropped
+/// since, the log cannot tell.
+fn has_other_history(log: &Log, next: Sequence, stored: Option<ChainValue>) -> sidecar_log_format::Result<bool> {
+    let now = chain_before(log, next)?;
+    Ok(now != stored && (now.is_some() || next > log.oldest()))
+}
+
+/// The log's chain value before `sequence`; `None` where the log cannot tell, or has no event before.
+pub(super) fn chain_before(log: &Log, sequence: Sequence) -> sidecar_log_format::Result<Option<ChainValue>> {
+    sequence.checked_sub(1).map_or(Ok(None), |before| log.chain_after(before))
 }
 
 /// A sweep looks at every row, so it waits until the dropped events are this part of those retained.
@@ -284,10 +313,11 @@ struct State {
     losses: Option<Vec<u8>>,
     first: Option<Sequence>,
     next: Option<Sequence>,
+    chain: Option<ChainValue>,
 }
 
 impl State {
-    fn read(database: &Database) -> Result<Self, redb::Error> {
+    fn read(database: &redb::Database) -> Result<Self, redb::Error> {
         let table = database.begin_read()?.open_table(STATE)?;
         let bytes = |key| -> Result<_, redb::Error> { Ok(table.get(key)?.map(|value| value.value().to_vec())) };
         let number = |key| -> Result<_, redb::Error> {
@@ -300,6 +330,7 @@ impl State {
             losses: bytes(STATE_LOSSES)?,
             first: number(STATE_FIRST)?,
             next: number(STATE_NEXT)?,
+            chain: bytes(STATE_CHAIN)?.and_then(|bytes| bytes.try_into().ok()),
         })
     }
 }
@@ -308,9 +339,26 @@ impl State {
 pub(super) fn at(path: &Path, error: RowError) -> ViewError {
     match error {
         RowError::Redb(source) => ViewError::Redb { path: path.to_owned(), source },
-        RowError::Malformed => ViewError::MalformedRow { path: path.to_owned() },
+        RowError::Malformed => ViewError::Damaged { path: path.to_owned(), how: MALFORMED.to_owned() },
     }
 }
+
+/// The error with its file, of a database whose damage may be the reason.
+pub(super) fn of(path: &Path, database: &Database, error: RowError) -> ViewError {
+    let how = match &error {
+        RowError::Redb(source) => database.damage_behind(source),
+        RowError::Malformed => {
+            database.note_damage(MALFORMED);
+            database.damage()
+        }
+    };
+    match how {
+        Some(how) => ViewError::Damaged { path: path.to_owned(), how: how.to_owned() },
+        None => at(path, error),
+    }
+}
+
+const MALFORMED: &str = "a malformed row";
 
 fn file_error(path: &Path, action: &'static str, source: io::Error) -> ViewError {
     ViewError::File { path: path.to_owned(), action, source }

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use proptest::prelude::*;
-use redb::{Builder, Durability, ReadableDatabase, ReadableTableMetadata, StorageBackend, TableDefinition};
+use redb::{Durability, ReadableDatabase, ReadableTableMetadata, StorageBackend, TableDefinition, WriteTransaction};
 use sidecar_log_format::storage::Directory;
 use sidecar_log_format::{ApiVersion, Event, Kind, Opened, WriteOptions, Writer};
 use tempfile::TempDir;
 
 use super::store::Store;
 use super::*;
+use crate::derived;
 use crate::source::casper::event::{
     BLOCK_ADDED, FAULT, FINALITY_SIGNATURE, OTHER, SHUTDOWN, STEP, TRANSACTION_ACCEPTED, TRANSACTION_EXPIRED,
     TRANSACTION_PROCESSED,
@@ -347,7 +348,6 @@ impl Told {
             log: self.log.clone(),
             database: RwLock::new(Ok(Arc::clone(store.database()))),
             next: Arc::default(),
-            suspect: AtomicBool::default(),
             counters: Counters::default(),
         };
         Views { shared: Arc::new(shared), projected: watch::channel(0).1 }
@@ -387,8 +387,8 @@ impl Change {
 }
 
 impl Disk {
-    fn database(&self) -> std::result::Result<Database, redb::DatabaseError> {
-        Builder::new().set_cache_size(1 << 20).set_check_integrity_on_open(true).create_with_backend(self.clone())
+    fn database(&self) -> Database {
+        derived::open_over(self.clone(), 1 << 20, true).unwrap().expect("what was synced is sound")
     }
 
     /// What another process finds: of the unsynced changes those for which `survives` says so.
@@ -493,7 +493,7 @@ impl Run {
     fn new() -> Self {
         let told = Told::new();
         let disk = Disk::default();
-        let store = Store::begin(disk.database().unwrap(), &told.log).unwrap();
+        let store = Store::begin(disk.database(), &told.log).unwrap();
         Self { told, disk, store, durable: 0 }
     }
 
@@ -512,7 +512,7 @@ impl Run {
             }
             Happening::Rebuild => {
                 self.disk = Disk::default();
-                self.store = Store::begin(self.disk.database().unwrap(), &self.told.log).unwrap();
+                self.store = Store::begin(self.disk.database(), &self.told.log).unwrap();
                 self.durable = self.store.next();
             }
             Happening::Compare => {
@@ -534,20 +534,13 @@ impl Run {
     fn crash(&mut self, survivors: u64) {
         let mut bits = (0..).map(|bit: u32| survivors.rotate_left(bit) & 1 == 1);
         self.disk = self.disk.after_crash(|| bits.next().unwrap_or_default());
-        let database = self.disk.database();
+        let store = Store::adopt(self.disk.database(), &self.told.log).unwrap();
+        self.store = store.expect("what was synced is of this log");
+        assert!(self.store.next() >= self.durable);
         if survivors == 0 || survivors == u64::MAX {
-            let store = Store::adopt(database.unwrap(), &self.told.log).unwrap();
-            self.store = store.expect("what was synced is sound");
             assert_eq!(self.store.next(), self.durable);
-        } else if let Some(store) =
-            database.ok().and_then(|database| Store::adopt(database, &self.told.log).unwrap().ok())
-        {
-            assert!(store.next() >= self.durable);
-            self.durable = store.next();
-            self.store = store;
-        } else {
-            self.happen(&Happening::Rebuild);
         }
+        self.durable = self.store.next();
     }
 
     fn finish(mut self) {
@@ -592,10 +585,13 @@ fn a_sweep_takes_every_row_of_dropped_events_and_no_other() {
         })
         .collect();
     let rows_of = |store: &Store| {
-        let transaction = store.database().begin_read().unwrap();
-        transaction.open_table(rows::SIGNATURES).unwrap().len().unwrap()
-            + transaction.open_table(rows::BLOCKS_BY_HEIGHT).unwrap().len().unwrap()
-            + transaction.open_table(rows::STEPS).unwrap().len().unwrap()
+        let count = |redb: &redb::Database| -> std::result::Result<u64, redb::Error> {
+            let transaction = redb.begin_read()?;
+            Ok(transaction.open_table(rows::SIGNATURES)?.len()?
+                + transaction.open_table(rows::BLOCKS_BY_HEIGHT)?.len()?
+                + transaction.open_table(rows::STEPS)?.len()?)
+        };
+        store.database().run(count).unwrap()
     };
     for half in story.chunks(story.len() / 2) {
         told.tell(half);
@@ -666,16 +662,26 @@ fn reopened_after(change: impl Fn(&mut Told)) -> Option<Rebuild> {
     told.model_up_to(u64::MAX).assert_answers_of(&told.views_in(&store));
     drop(store);
     assert_eq!(store::open(&told.options(), &told.log).unwrap().1, None, "it did not last");
-    let is_kept = matches!(found, Some(Rebuild::Unreadable(_) | Rebuild::OtherFormat | Rebuild::OtherLog));
-    assert_eq!(store::set_aside(&told.path()).exists(), is_kept, "{found:?}");
+    let is_kept = matches!(found, Some(Rebuild::Damaged(_) | Rebuild::OtherFormat | Rebuild::OtherLog));
+    assert_eq!(derived::set_aside_path(&told.path()).exists(), is_kept, "{found:?}");
     found
 }
 
+fn change(path: &Path, make: impl FnOnce(&WriteTransaction) -> std::result::Result<(), redb::Error>) {
+    let database = derived::open(path, 1 << 20, false).unwrap().unwrap();
+    let write = |redb: &redb::Database| -> std::result::Result<(), redb::Error> {
+        let transaction = redb.begin_write()?;
+        make(&transaction)?;
+        Ok(transaction.commit()?)
+    };
+    database.run(write).unwrap();
+}
+
 fn set_state(path: &Path, key: &str, value: &[u8]) {
-    let database = Database::open(path).unwrap();
-    let transaction = database.begin_write().unwrap();
-    transaction.open_table(TableDefinition::<&str, &[u8]>::new("state")).unwrap().insert(key, value).unwrap();
-    transaction.commit().unwrap();
+    change(path, |transaction| {
+        transaction.open_table(TableDefinition::<&str, &[u8]>::new("state"))?.insert(key, value)?;
+        Ok(())
+    });
 }
 
 #[test]
@@ -683,12 +689,12 @@ fn views_that_cannot_be_trusted_are_made_anew() {
     assert_eq!(reopened_after(|_| ()), None);
     assert_eq!(reopened_after(|told| fs::remove_file(told.path()).unwrap()), Some(Rebuild::Missing));
     let overwritten = reopened_after(|told| fs::write(told.path(), "not a database at all").unwrap());
-    assert!(matches!(overwritten, Some(Rebuild::Unreadable(_))), "{overwritten:?}");
+    assert!(matches!(overwritten, Some(Rebuild::Damaged(_))), "{overwritten:?}");
     let cut = reopened_after(|told| {
         let file = fs::OpenOptions::new().write(true).open(told.path()).unwrap();
         file.set_len(file.metadata().unwrap().len() / 2).unwrap();
     });
-    assert!(matches!(cut, Some(Rebuild::Unreadable(_))), "{cut:?}");
+    assert!(matches!(cut, Some(Rebuild::Damaged(_))), "{cut:?}");
     let bad_page = reopened_after(|told| {
         let mut bytes = fs::read(told.path()).unwrap();
         let row = super::rows::digest(hash(2));
@@ -696,13 +702,14 @@ fn views_that_cannot_be_trusted_are_made_anew() {
         bytes[at] ^= 1;
         fs::write(told.path(), bytes).unwrap();
     });
-    assert!(matches!(bad_page, Some(Rebuild::Unreadable(_))), "{bad_page:?}");
+    assert!(matches!(bad_page, Some(Rebuild::Damaged(_))), "{bad_page:?}");
 
     let number = |number: u64| number.to_le_bytes();
     let after_setting = |key: &str, value: &[u8]| reopened_after(|told| set_state(&told.path(), key, value));
     assert_eq!(after_setting("format", &number(99)), Some(Rebuild::OtherFormat));
     assert_eq!(after_setting("log_id", &[8; 16]), Some(Rebuild::OtherLog));
     assert_eq!(after_setting("epoch", &number(99)), Some(Rebuild::OtherEpoch));
+    assert_eq!(after_setting("chain_before_next", &[9; 32]), Some(Rebuild::OtherHistory));
     assert_eq!(after_setting("next_sequence", &number(4)), Some(Rebuild::AheadOfLog));
     assert_eq!(after_setting("first_sequence", &number(1)), Some(Rebuild::LogGotOlderEvents));
     let lost = reopened_after(|told| {
@@ -822,17 +829,15 @@ async fn a_malformed_row_is_reported_and_the_views_are_made_anew() {
     let mut told = Told::new();
     told.tell(&[Said::Block { hash: 1, height: 1 }]);
     rebuild(&told.options(), &told.log, &mut |_| ()).unwrap();
-    {
-        let database = Database::open(told.path()).unwrap();
-        let transaction = database.begin_write().unwrap();
+    change(&told.path(), |transaction| {
         let row: &[u8] = &[0x80];
-        transaction.open_table(rows::BLOCKS_BY_HEIGHT).unwrap().insert(&1_u64.to_be_bytes(), row).unwrap();
-        transaction.commit().unwrap();
-    }
+        transaction.open_table(rows::BLOCKS_BY_HEIGHT)?.insert(&1_u64.to_be_bytes(), row)?;
+        Ok(())
+    });
     let (committed, receiver) = watch::channel(told.log.head());
     let views = Views::open(told.options(), told.log.clone(), receiver).unwrap();
     assert!(views.caught_up_to(1, PATIENCE).await);
-    assert!(matches!(views.latest_block(), Err(ViewError::MalformedRow { .. })));
+    assert!(matches!(views.latest_block(), Err(ViewError::Damaged { .. })));
     let head = told.tell(&[Said::Block { hash: 2, height: 2 }]);
     committed.send_replace(head);
     while views.counters().failures.get() == 0 {
@@ -843,6 +848,51 @@ async fn a_malformed_row_is_reported_and_the_views_are_made_anew() {
     assert!(views.caught_up_to(2, PATIENCE).await);
     assert_eq!((views.counters().failures.get(), views.counters().rebuilds.get()), (1, 1));
     told.model_up_to(u64::MAX).assert_answers_of(&views);
+}
+
+#[tokio::test]
+async fn views_whose_file_is_damaged_under_them_answer_right_or_not_at_all_and_are_rebuilt() {
+    let mut told = Told::new();
+    for part in 0..30_u8 {
+        let said: Vec<_> = (0..100_u8)
+            .flat_map(|number| {
+                let (hash, height) = (number, u64::from(part) * 100 + u64::from(number));
+                [Said::Block { hash, height }, Said::Signature { old_form: false, block: part, key: number }]
+            })
+            .collect();
+        told.tell(&said);
+    }
+    let end = told.log.head().next_sequence;
+    // Without a cache every query reads the file.
+    let options = Options { cache_bytes: 0, ..told.options() };
+    rebuild(&options, &told.log, &mut |_| ()).unwrap();
+    let (_committed, receiver) = watch::channel(told.log.head());
+    let views = Views::open(options, told.log.clone(), receiver).unwrap();
+    assert!(views.caught_up_to(end, PATIENCE).await);
+    let ask = |height: u64| (views.block_by_height(height), views.signatures(&hash_bytes(height as u8 % 30)));
+    let right: Vec<_> =
+        (0..100).map(|height| ask(height * 30)).map(|(block, of)| (block.unwrap(), of.unwrap())).collect();
+    for damage in 1..4_u64 {
+        let file = fs::OpenOptions::new().write(true).open(told.path()).unwrap();
+        let length = file.metadata().unwrap().len();
+        for piece in 0..8 {
+            let at = (length / 8 * piece + damage * 4096).min(length - 4096);
+            std::os::unix::fs::FileExt::write_all_at(&file, &[0; 16 << 10][..(length - at).min(16 << 10) as usize], at)
+                .unwrap();
+        }
+        while views.counters().failures.get() < damage {
+            for (height, right) in right.iter().enumerate() {
+                let (block, signatures) = ask(height as u64 * 30);
+                assert!(block.is_err() || block.is_ok_and(|block| block == right.0), "{height}");
+                assert!(signatures.is_err() || signatures.is_ok_and(|signatures| signatures == right.1), "{height}");
+            }
+            tokio::task::yield_now().await;
+        }
+        assert!(views.caught_up_to(end, PATIENCE).await);
+        assert_eq!(views.block_by_height(30).unwrap(), right[1].0);
+        assert_eq!(views.counters().rebuilds.get(), damage);
+    }
+    assert!(derived::set_aside_path(&told.path()).exists());
 }
 
 #[tokio::test]

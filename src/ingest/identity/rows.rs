@@ -13,12 +13,12 @@
 //! | 16 | hash |
 //! | 4 | fingerprint |
 
+use std::fmt;
 use std::ops::Bound::{Excluded, Included};
-use std::path::Path;
 
 use redb::{AccessGuard, ReadableTable, Table, TableDefinition};
 
-use super::{Fingerprint, IdentityIndexError, redb_error};
+use super::Fingerprint;
 use crate::source::Identity;
 
 /// Class, time, hash (as a big-endian number, so that it is ordered as its bytes are).
@@ -81,11 +81,11 @@ pub(super) enum RowError {
     Malformed { class: u8 },
 }
 
-impl RowError {
-    pub(super) fn at(self, path: &Path) -> IdentityIndexError {
+impl fmt::Display for RowError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Redb(source) => redb_error(path, source),
-            Self::Malformed { class } => IdentityIndexError::MalformedRow { path: path.to_owned(), class },
+            Self::Redb(error) => error.fmt(f),
+            Self::Malformed { class } => write!(f, "a malformed row of class {class}"),
         }
     }
 }
@@ -119,6 +119,20 @@ pub(super) fn newest_times(rows: &impl ReadableTable<Key, &'static [u8]>) -> Res
         last_row = rows.range(..first_key(key.0))?.next_back().transpose()?;
     }
     Ok(newest)
+}
+
+/// Reads `count` rows from the key `from` on, or from the first; returns the key after them, if there is one.
+pub(super) fn check(
+    rows: &impl ReadableTable<Key, &'static [u8]>,
+    from: Option<Key>,
+    count: usize,
+) -> Result<Option<Key>> {
+    let mut range = rows.range(from.unwrap_or_default()..)?;
+    for row in range.by_ref().take(count) {
+        let (key, value) = row?;
+        packed_entries(key.value(), value.value())?;
+    }
+    Ok(range.next().transpose()?.map(|(key, _)| key.value()))
 }
 
 /// Adds entries, sorted and each once. Of one that is stored already the fingerprint is replaced.

@@ -8,16 +8,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
-use redb::Database;
-
 use super::rows::{self, Entry, ROWS, RowError};
-use super::{IdentityIndexError, Result, store};
+use super::{Durable, IdentityIndexError, Result, store};
+use crate::derived::Database;
 
 /// Entries whose events are durable in the log.
 struct Batch {
     entries: Vec<Entry>,
-    /// With them, the index is complete up to this sequence.
-    checkpoint: u64,
+    /// With them, the index is complete up to here.
+    durable: Durable,
 }
 
 /// What redb now holds.
@@ -30,6 +29,7 @@ pub(super) struct Written {
 #[derive(Debug)]
 pub(super) struct Writer {
     path: PathBuf,
+    database: Arc<Database>,
     /// `None` only while dropping.
     batches: Option<SyncSender<Batch>>,
     finished: Receiver<std::result::Result<Written, RowError>>,
@@ -41,11 +41,12 @@ impl Writer {
     pub(super) fn start(path: &Path, database: Arc<Database>) -> Result<Self> {
         let (batches, to_write) = sync_channel::<Batch>(1);
         let (report, finished) = sync_channel(1);
+        let written_to = Arc::clone(&database);
         let thread = Builder::new()
             .name("identity-index".to_owned())
             .spawn(move || {
                 for batch in to_write {
-                    let written = write(&database, batch);
+                    let written = write(&written_to, batch);
                     let failed = written.is_err();
                     if report.send(written).is_err() || failed {
                         break;
@@ -53,7 +54,14 @@ impl Writer {
                 }
             })
             .map_err(|error| gone(path, format!("it did not start: {error}")))?;
-        Ok(Self { path: path.to_owned(), batches: Some(batches), finished, in_flight_entries: 0, thread: Some(thread) })
+        Ok(Self {
+            path: path.to_owned(),
+            database,
+            batches: Some(batches),
+            finished,
+            in_flight_entries: 0,
+            thread: Some(thread),
+        })
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -65,9 +73,9 @@ impl Writer {
     }
 
     /// Only for an idle writer, and not for an empty batch.
-    pub(super) fn hand_over(&mut self, entries: Vec<Entry>, checkpoint: u64) -> Result<()> {
+    pub(super) fn hand_over(&mut self, entries: Vec<Entry>, durable: Durable) -> Result<()> {
         let count = entries.len();
-        let sent = self.batches.as_ref().is_some_and(|batches| batches.send(Batch { entries, checkpoint }).is_ok());
+        let sent = self.batches.as_ref().is_some_and(|batches| batches.send(Batch { entries, durable }).is_ok());
         if !sent {
             return Err(gone(&self.path, "it took no batch".to_owned()));
         }
@@ -97,7 +105,7 @@ impl Writer {
 
     fn note(&mut self, written: std::result::Result<Written, RowError>) -> Result<Written> {
         self.in_flight_entries = 0;
-        written.map_err(|error| error.at(&self.path))
+        written.map_err(|error| IdentityIndexError::of_rows(&self.path, &self.database, error))
     }
 }
 
@@ -112,8 +120,8 @@ impl Drop for Writer {
 }
 
 fn write(database: &Database, batch: Batch) -> std::result::Result<Written, RowError> {
-    let Batch { mut entries, checkpoint } = batch;
-    let written = Written { entries: entries.len(), checkpoint };
+    let Batch { mut entries, durable } = batch;
+    let written = Written { entries: entries.len(), checkpoint: durable.sequence };
     // Stable, so that of one identity the last insert stays last, and then alone.
     entries.sort_by_key(Entry::key);
     entries.dedup_by(|later, kept| {
@@ -123,22 +131,27 @@ fn write(database: &Database, batch: Batch) -> std::result::Result<Written, RowE
         }
         same
     });
-    let mut transaction = database.begin_write()?;
-    // Otherwise an open after a crash reads the whole file.
-    transaction.set_quick_repair(true);
-    rows::upsert(&mut transaction.open_table(ROWS)?, &entries)?;
-    store::set_checkpoint(&transaction, checkpoint)?;
-    transaction.commit()?;
-    Ok(written)
+    database
+        .run(|database| {
+            let mut transaction = database.begin_write()?;
+            // Otherwise an open after a crash reads the whole file.
+            transaction.set_quick_repair(true);
+            rows::upsert(&mut transaction.open_table(ROWS)?, &entries)?;
+            store::set_checkpoint(&transaction, durable)?;
+            Ok(transaction.commit()?)
+        })
+        .map(|()| written)
 }
 
 /// Takes entries out; their keys are sorted.
 pub(super) fn remove(database: &Database, keys: &[rows::Key]) -> std::result::Result<usize, RowError> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_quick_repair(true);
-    let removed = rows::remove(&mut transaction.open_table(ROWS)?, keys)?;
-    transaction.commit()?;
-    Ok(removed)
+    database.run(|database| {
+        let mut transaction = database.begin_write()?;
+        transaction.set_quick_repair(true);
+        let removed = rows::remove(&mut transaction.open_table(ROWS)?, keys)?;
+        transaction.commit()?;
+        Ok(removed)
+    })
 }
 
 fn gone(path: &Path, reason: String) -> IdentityIndexError {

@@ -95,7 +95,7 @@ mod tests {
     use sidecar_log_format::{ApiVersion, Event, Kind, Mark, Opened, WriteOptions, Writer};
 
     use super::*;
-    use crate::ingest::identity::{Fingerprint, IdentityIndex, Known, Options};
+    use crate::ingest::identity::{Durable, Fingerprint, IdentityIndex, Known, LogPosition, Options};
 
     const SHUTDOWN_IDENTITY: Identity = Identity { class: 7, time: 3, hash: [9; 16] };
     const ANY: u32 = 4;
@@ -120,7 +120,13 @@ mod tests {
 
     fn open(path: &Path, log: &Log) -> IdentityIndex {
         let head = log.head().next_sequence.checked_sub(1);
-        IdentityIndex::open(path, log.id(), head, Options::default()).unwrap().index
+        let position = LogPosition {
+            id: log.id(),
+            head,
+            oldest: log.oldest(),
+            chain_after: &|sequence| log.chain_after(sequence),
+        };
+        IdentityIndex::open(path, position, Options::default()).unwrap().index
     }
 
     #[test]
@@ -145,7 +151,7 @@ mod tests {
         for (identity, sequence) in identities.iter().chain([&kept]).zip(0..) {
             let _room = index.insert(identity, fingerprint(), sequence).unwrap();
         }
-        index.committed(11).unwrap();
+        index.committed(Durable { sequence: 11, chain: log.chain_after(11).unwrap() }).unwrap();
         index.flush().unwrap();
         drop(index);
         let known = || {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sidecar_log_format::{Error, Log, Maintenance, SealedSegment, Sequence, Timestamp};
@@ -14,9 +14,10 @@ use tracing::{error, info, warn};
 
 use super::clock::BelievedClock;
 use super::forgetting::Forgetting;
+use crate::ingest::SharedForgetter;
 use crate::ingest::committer::now;
 use crate::ingest::counters::Counters;
-use crate::ingest::identity::Forgetter;
+use crate::ingest::identity::{Forgetter, Scrub};
 
 /// How long to leave the log alone after a failure.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
@@ -113,8 +114,8 @@ struct Verdict {
 pub(in crate::ingest) struct Retainer {
     pub(in crate::ingest) options: Retention,
     pub(in crate::ingest) log: Log,
-    /// Set once the index has caught up with the log; nothing goes before.
-    pub(in crate::ingest) forgetter: Arc<OnceLock<Forgetter>>,
+    /// There while the index is complete; nothing is dropped otherwise.
+    pub(in crate::ingest) forgetter: SharedForgetter,
     pub(in crate::ingest) counters: Arc<Counters>,
     pub(in crate::ingest) state: State,
 }
@@ -124,6 +125,7 @@ pub(in crate::ingest) struct Retainer {
 pub(in crate::ingest) struct State {
     known: BTreeMap<Sequence, SealedSegment>,
     forgetting: Forgetting,
+    scrub: Scrub,
     is_waiting: bool,
     failed_at: Option<Instant>,
     /// Made with the first look, where events are dropped by age.
@@ -131,11 +133,18 @@ pub(in crate::ingest) struct State {
 }
 
 impl Retainer {
-    /// Drops what is due. Failures are told and tried again later.
+    /// Scrubs some of the index, and drops what is due. Failures are told and tried again later.
     pub(super) fn look(&mut self, maintenance: &Maintenance) {
         let has_just_failed = self.state.failed_at.is_some_and(|failed| failed.elapsed() < PAUSE_AFTER_FAILURE);
+        // Kept to the end, so that a rebuild of the index does not read what is being dropped.
         let forgetter = Arc::clone(&self.forgetter);
-        let Some(forgetter) = forgetter.get().filter(|_| !self.options.is_off() && !has_just_failed) else { return };
+        let forgetter = forgetter.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(forgetter) = forgetter.as_ref() else { return };
+        // The committer reports what it finds, and mends it.
+        let _found = forgetter.scrub(&mut self.state.scrub);
+        if self.options.is_off() || has_just_failed {
+            return;
+        }
         self.state.failed_at = None;
         if let Err(failure) = self.drop_what_is_due(maintenance, forgetter) {
             error!("old segments stay for now: {failure}");
