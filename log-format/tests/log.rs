@@ -371,11 +371,11 @@ fn a_segment_from_a_time_when_the_clock_was_ahead_is_sealed_once_it_is_right_aga
     let hour = 3_600_000_000;
     let options = WriteOptions { segment_age_max: hour, ..WriteOptions::new("casper", [7; 16], 8_760 * hour) };
     let Opened { mut writer, .. } = Writer::open(storage(&directory), options).unwrap();
-    let mut store = |received: u64| {
+    let store = |received: u64| {
         writer.append(&Event { received, ..event("{}", 1) }).unwrap();
         writer.commit().unwrap();
         let files = std::fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().path());
         files.filter(|file| file.extension().is_some_and(|extension| extension == "segment")).count()
     };
-    assert_eq!([8_760 * hour, hour, 2 * hour - 1, hour / 2, 3 * hour].map(|received| store(received)), [1, 2, 2, 2, 3]);
+    assert_eq!([8_760 * hour, hour, 2 * hour - 1, hour / 2, 3 * hour].map(store), [1, 2, 2, 2, 3]);
 }
