@@ -5,6 +5,8 @@
 //! views in [`view`] that [`rest`] asks, the exporters in [`export`] — is a cursor in that log. A module never imports one
 //! that comes after it on that way.
 
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when nobody takes the text")]
+
 pub mod admin;
 pub mod appliance;
 pub mod config;

@@ -1,5 +1,8 @@
 //! The binary: command line, logging, exit codes. What it runs is in the library.
 
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when nobody takes the text")]
+
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -7,7 +10,14 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sidecar::config::{Config, Loaded};
-use sidecar::{appliance, demo, telemetry};
+use sidecar::telemetry::{self, Output};
+use sidecar::{appliance, demo};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Threads here hand blocks to each other, and the system's allocator, with a heap for almost every thread, kept some 100 MiB
+/// of free memory in them under load. This one has few heaps and returns what is free (`benches/soak.rs` measures it).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Stores a blockchain node's event stream in a durable log, and re-serves it over SSE from any sequence on.
 #[derive(Parser)]
@@ -57,25 +67,52 @@ struct DemoArguments {
 }
 
 fn main() -> ExitCode {
-    telemetry::start_logging();
-    match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match telemetry::start_logging() {
+        Ok(output) => {
+            let status = run_as_asked(&output);
+            output.finish();
+            status
+        }
         Err(error) => {
-            eprintln!("{}", with_causes(&error));
+            let _ = writeln!(std::io::stderr(), "Error: no thread can be started for the log lines: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<()> {
+fn run_as_asked(output: &Output) -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(answer) => {
+            // Help or a refusal that nobody takes.
+            let _ = answer.print();
+            return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(1));
+        }
+    };
+    match run(arguments, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Ok(errors) = Output::start(std::io::stderr()) {
+                errors.write_lines(format!("{}\n", with_causes(&error)).as_bytes());
+                errors.finish();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
     match (arguments.command, arguments.path_to_config) {
-        (Some(Command::Demo(demo)), _) => demo::run(demo::Options {
-            storage_path: demo.storage_path,
-            speed: demo.speed,
-            sse_port: demo.sse_port,
-            rest_port: demo.rest_port,
-            admin_port: demo.admin_port,
-        }),
+        (Some(Command::Demo(demo)), _) => {
+            let options = demo::Options {
+                storage_path: demo.storage_path,
+                speed: demo.speed,
+                sse_port: demo.sse_port,
+                rest_port: demo.rest_port,
+                admin_port: demo.admin_port,
+            };
+            demo::run(options, output.clone())
+        }
         (None, Some(path)) => run_appliance(&path),
         (None, None) => anyhow::bail!("a configuration file is needed: sidecar --path-to-config FILE"),
     }
@@ -100,10 +137,10 @@ fn with_causes(error: &anyhow::Error) -> String {
 fn run_appliance(path: &std::path::Path) -> anyhow::Result<()> {
     let Loaded { config, warnings } = Config::load(path)?;
     for warning in &warnings {
-        tracing::warn!("{}: {warning}", path.display());
+        tracing::warn!(file = %path.display(), %warning, "a part of the configuration is ignored");
     }
     for line in config.parts_not_built_yet() {
-        tracing::warn!("{line}");
+        tracing::warn!(reason = line, "a part of the configuration is not built yet; the rest runs without it");
     }
     allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -112,10 +149,24 @@ fn run_appliance(path: &std::path::Path) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let result = runtime.block_on(appliance::run(&config));
+    let result = runtime.block_on(async {
+        ignore_hangups()?;
+        appliance::run(&config).await
+    });
     // Blocking reads of slow clients need not be waited for: nothing they do matters any more.
     runtime.shutdown_background();
     result
+}
+
+/// Keeps the process running when its terminal closes, or when somebody expects the signal to reload the configuration.
+fn ignore_hangups() -> anyhow::Result<()> {
+    let mut hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            tracing::info!("SIGHUP is ignored; restart Sidecar to load a changed configuration");
+        }
+    });
+    Ok(())
 }
 
 /// Lets the process have as many files and connections open as its hard limit says: the usual soft one of 1024 would be
@@ -124,7 +175,8 @@ fn allow_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, most) {
-        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+        let current = limit.current.unwrap_or(u64::MAX);
+        tracing::warn!(current, %error, "the limit of open files could not be raised; raise it with LimitNOFILE or ulimit -n");
     }
 }
 

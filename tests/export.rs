@@ -497,6 +497,9 @@ async fn what_became_of_the_events_and_whether_the_databases_are_there_shows_in_
     let away = r#"{exporter="postgresql"}"#;
     let metrics = wait_for_metrics(&sidecar, away, &["connected 0", "lag_events 5", "rows_total 0"]).await;
     assert!(!metrics.contains(&format!("sidecar_exporter_failures_total{away} 0\n")), "{metrics}");
+    wait_for_metrics(&sidecar, away, &["failures_total 3"]).await;
+    let reports = sidecar.output().matches("export failed").count();
+    assert_eq!(reports, 1, "a failure that stays the same is reported once:\n{}", sidecar.output());
     server.start_again();
     let there = ["connected 1", "lag_events 0", "rows_total 2", "collisions_total 1", "refused_total 1"];
     wait_for_metrics(&sidecar, away, &[&there[..], &["without_table_total 1"]].concat()).await;

@@ -17,6 +17,7 @@ use crate::source::casper::counters::{Count, Tally};
 use crate::source::casper::event::KINDS;
 use crate::source::casper::{CountedError, Counters, NamedSource};
 use crate::stream::ReaderClass;
+use crate::telemetry;
 use crate::view::Views;
 
 /// Durations are counted in microseconds, sizes in bytes.
@@ -34,6 +35,9 @@ pub(super) fn text(parts: &Parts) -> String {
     group
         .gauge("sidecar_build_info", "The version that runs; the value is always 1")
         .count(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    group
+        .counter("sidecar_log_lines_dropped_total", "Log lines dropped because standard output did not take them")
+        .count(&[], telemetry::log_lines_dropped());
     if let Some(logged) = &parts.logged {
         nodes(&mut group, &logged.sources);
         received(&mut group, logged);

@@ -34,12 +34,14 @@ const GIB: i64 = 1024 * MIB;
 const DAY_SECONDS: i64 = 24 * 60 * 60;
 /// Enough for clients of the event stream, who read in order.
 const BLOCK_CACHE_BYTES: i64 = 8 * MIB;
-/// Enough for the newest 100,000 events, where most look-ups go.
-const REST_BLOCK_CACHE_BYTES: i64 = 96 * MIB;
+/// Enough for the newest 35,000 events, where most look-ups go.
+const REST_BLOCK_CACHE_BYTES: i64 = 32 * MIB;
 /// Any time limit: more than anybody waits, and far from where adding it to a clock would overflow.
 const SECONDS_MAX: i64 = 366 * 100 * DAY_SECONDS;
 const MILLISECONDS_MAX: i64 = SECONDS_MAX * 1000;
 const THREADS_MAX: i64 = 4096;
+/// Disk reads and host names keep few threads busy; each one that ever was keeps a decompressor's memory.
+const BLOCKING_THREADS: usize = 16;
 /// More than any system here lets one process have.
 const CONNECTIONS_MAX: i64 = 1_000_000;
 
@@ -64,7 +66,7 @@ pub(super) fn check(
     }
     let storage_folder = file.storage.as_ref().and_then(|storage| storage.storage_folder.as_ref());
     if sse_enabled && storage_folder.is_none() {
-        return Err(Refusal::SseWithoutStorage.into());
+        return Err(Refusal::SseWithoutStorage(None).into());
     }
     if rest_from_log && !sse_enabled {
         let fix =
@@ -124,7 +126,7 @@ fn threads(workers: Option<i64>, blocking: Option<i64>, section: &Section<'_>) -
     let count = |key, count: Option<i64>| count.map(|count| section.number(key, count, 1..=THREADS_MAX)).transpose();
     let workers = count("max_thread_count", workers)?;
     let blocking = count("max_blocking_thread_count", blocking)?;
-    Ok(Threads { workers: workers.unwrap_or_else(cpus), blocking: blocking.or(workers).unwrap_or(512) })
+    Ok(Threads { workers: workers.unwrap_or_else(cpus), blocking: blocking.or(workers).unwrap_or(BLOCKING_THREADS) })
 }
 
 /// `None` without a folder, which only the log needs.
@@ -324,7 +326,7 @@ fn event_stream_server(
     let subscribers = file.max_concurrent_subscribers;
     Ok(EventStreamServer {
         port: section.number("port", file.port, 0..=PORT_MAX)?,
-        max_concurrent_subscribers: section.number("max_concurrent_subscribers", subscribers, 0..=COUNT_MAX)?,
+        max_concurrent_subscribers: section.number("max_concurrent_subscribers", subscribers, 1..=COUNT_MAX)?,
         replay_chunks: file.replay_chunks,
         zstd: file.zstd,
         client_buffer_bytes: section.number_or(
@@ -555,7 +557,7 @@ mod tests {
         ("sse_server.connections.no_message_timeout_in_seconds", 1..=SECONDS_MAX),
         ("sse_server.connections.sleep_between_keep_alive_checks_in_seconds", 1..=SECONDS_MAX),
         ("sse_server.event_stream_server.port", 0..=65_535),
-        ("sse_server.event_stream_server.max_concurrent_subscribers", 0..=4_294_967_295),
+        ("sse_server.event_stream_server.max_concurrent_subscribers", 1..=4_294_967_295),
         ("sse_server.event_stream_server.event_stream_buffer_length", 1..=4_294_967_295),
         ("sse_server.event_stream_server.client_buffer_bytes", 1024..=16_777_216),
         ("sse_server.event_stream_server.max_connections", 1..=1_000_000),
@@ -639,7 +641,7 @@ mod tests {
     fn with_look_ups_the_block_cache_is_larger_unless_it_is_set() {
         let cache = |text: &str| loaded(text).config.storage.unwrap().log.block_cache_bytes;
         let with_rest = format!("{DEFAULT_SSE_ONLY}\n[rest_api_server]\nport = 18888\n");
-        assert_eq!(cache(&with_rest), 100_663_296);
+        assert_eq!(cache(&with_rest), 33_554_432);
         let switched_off = format!("{with_rest}enable_server = false\n");
         assert_eq!(cache(&switched_off), 8_388_608);
         let set = format!("{with_rest}[storage.log]\nblock_cache_bytes = 2_000_000\n");
@@ -691,7 +693,7 @@ mod tests {
         assert_eq!(node.sleep_between_keep_alive_checks, Duration::from_secs(60));
         assert_eq!((config.network_name, config.rest_api_server, config.admin_api_server), (None, None, None));
         assert_eq!(config.threads.workers, thread::available_parallelism().unwrap().get());
-        assert_eq!(config.threads.blocking, 512);
+        assert_eq!(config.threads.blocking, 16);
     }
 
     #[test]

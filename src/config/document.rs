@@ -23,7 +23,7 @@ pub(super) struct Document<'text> {
 
 impl<'text> Document<'text> {
     pub(super) fn parse(text: &'text str) -> Result<Self, TomlError> {
-        let root = DeTable::parse(text).map_err(|error| TomlError::new(error, text, None))?;
+        let root = DeTable::parse(text).map_err(|error| TomlError::new(error, text, None, None))?;
         Ok(Self { text, root })
     }
 
@@ -33,17 +33,29 @@ impl<'text> Document<'text> {
         let mut remember = |path: Path<'_>| unknown_keys.push(dotted(&path));
         let deserializer = Deserializer::from(self.root.clone());
         let deserializer = serde_ignored::Deserializer::new(deserializer, &mut remember);
-        let file: File = serde_path_to_error::deserialize(deserializer).map_err(|error| {
-            let key = error.path().to_string();
-            let at_root = key == ".";
-            TomlError::new(error.into_inner(), self.text, (!at_root).then_some(key.as_str()))
-        })?;
-        let warnings = unknown_keys.into_iter().map(|key| Warning::UnknownKey {
-            line: self.line_of(&key),
-            nearest: known_keys::nearest(&key),
-            key,
-        });
-        Ok((file, warnings.collect()))
+        let file: File = match serde_path_to_error::deserialize(deserializer) {
+            Ok(file) => file,
+            Err(error) => {
+                let section = Some(error.path().to_string()).filter(|path| path != ".");
+                let error = error.into_inner();
+                let misspelled = self.misspelled(error.message(), section.as_deref(), &unknown_keys);
+                return Err(TomlError::new(error, self.text, section.as_deref(), misspelled.as_ref()));
+            }
+        };
+        Ok((file, unknown_keys.into_iter().map(|key| self.unknown(key)).collect()))
+    }
+
+    fn unknown(&self, key: String) -> Warning {
+        Warning::UnknownKey { line: self.line_of(&key), nearest: known_keys::nearest(&key), key }
+    }
+
+    /// The unknown key that was meant for the required one which the deserializer misses in `section`.
+    fn misspelled(&self, message: &str, section: Option<&str>, unknown_keys: &[String]) -> Option<Warning> {
+        let missing = message.strip_prefix("missing field `")?.strip_suffix('`')?;
+        let section = section.map(|section| format!("{section}.")).unwrap_or_default();
+        let missing = known_keys::without_indices(&format!("{section}{missing}"));
+        let is_meant = |unknown: &&String| known_keys::nearest(unknown) == missing;
+        unknown_keys.iter().find(is_meant).map(|key| self.unknown(key.clone()))
     }
 
     /// The line, counted from 1, of the value at a path such as `sse_server.connections[0].sse_port`.

@@ -29,6 +29,22 @@ pub enum ConfigError {
     Refused(#[from] Refusal),
 }
 
+impl ConfigError {
+    /// Adds what a misspelled section's name may have to do with a refusal to run without that section.
+    pub(super) fn explained_by(self, warnings: &[Warning]) -> Self {
+        let unknown = warnings.iter().find(|warning| matches!(warning, Warning::UnknownKey { .. }));
+        match (self, unknown) {
+            (Self::Refused(Refusal::NothingEnabled(Fix(fix))), Some(unknown)) => {
+                Self::Refused(Refusal::NothingEnabled(Fix(format!("{fix}\n{unknown}"))))
+            }
+            (Self::Refused(Refusal::SseWithoutStorage(None)), Some(unknown)) => {
+                Self::Refused(Refusal::SseWithoutStorage(Some(Fix(unknown.to_string()))))
+            }
+            (error, _) => error,
+        }
+    }
+}
+
 impl From<InvalidValue> for ConfigError {
     fn from(invalid: InvalidValue) -> Self {
         Self::NotConstructed(NotConstructed::InvalidValue(invalid))
@@ -64,7 +80,11 @@ pub struct UnreadableFile {
 
 impl UnreadableFile {
     pub(super) fn new(path: &Path, answer: io::Error) -> Self {
-        Self { answer, fix: Fix(format!("--path-to-config names the file {}", path.display())) }
+        let mut fix = format!("--path-to-config names the file {}", path.display());
+        if answer.kind() == io::ErrorKind::PermissionDenied {
+            fix.push_str("; let the user that runs Sidecar read it and enter the directories above it");
+        }
+        Self { answer, fix: Fix(fix) }
     }
 }
 
@@ -78,9 +98,9 @@ pub enum Refusal {
     /// The REST server has no log to answer from.
     #[error("Can't run Rest api server with SSE events persistence disabled")]
     RestWithoutLog(#[source] Fix),
-    /// The SSE server has nowhere to put its log.
+    /// The SSE server has nowhere to put its log; the key may be there, but misspelled.
     #[error("Can't run SSE if no `[storage.storage_folder]` is defined")]
-    SseWithoutStorage,
+    SseWithoutStorage(#[source] Option<Fix>),
     /// A node may never be connected to.
     #[error(
         "Error running component 'sse_event_server': Unable to run: max_attempts setting must be above 0 for the sidecar to attempt connection"
@@ -153,8 +173,8 @@ pub struct TwoSpellings {
 pub struct TomlError(String);
 
 impl TomlError {
-    /// `error` was found in `text`, at `key` when the text itself was TOML.
-    pub(super) fn new(mut error: toml::de::Error, text: &str, key: Option<&str>) -> Self {
+    /// `error` was found in `text`, at `key` when the text itself was TOML; `misspelled` may be why.
+    pub(super) fn new(mut error: toml::de::Error, text: &str, key: Option<&str>, misspelled: Option<&Warning>) -> Self {
         // A quoted line could be the one with the password; a file that has one is never quoted.
         let mut message = if text.contains("password") {
             let start = error.span().map_or(0, |span| span.start);
@@ -166,6 +186,9 @@ impl TomlError {
         };
         if let Some(key) = key {
             message.push_str(&format!("\nin `{key}`"));
+        }
+        if let Some(misspelled) = misspelled {
+            message.push_str(&format!("\n{misspelled}"));
         }
         Self(message)
     }

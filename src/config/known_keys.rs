@@ -11,8 +11,16 @@ use super::file;
 /// The known key whose full path is most like `unknown`'s: a slip of the finger in the right section first of all, and
 /// also a good key in the wrong section.
 pub(super) fn nearest(unknown: &str) -> String {
-    let likeness = |known: &String| strsim::normalized_damerau_levenshtein(unknown, known);
+    let unknown = without_indices(unknown);
+    let likeness = |known: &String| strsim::normalized_damerau_levenshtein(&unknown, known);
     all().max_by(|one, other| likeness(one).total_cmp(&likeness(other))).unwrap_or_default()
+}
+
+/// `sse_server.connections[0].sse_port` without the `[0]`, which known keys lack.
+pub(super) fn without_indices(path: &str) -> String {
+    let mut parts = path.split('[');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |kept, part| kept + part.split_once(']').map_or(part, |(_, after)| after))
 }
 
 /// The full path of every key and section.

@@ -75,7 +75,7 @@ impl Config {
         let (file, unknown_keys) = document.read().map_err(NotConstructed::Toml)?;
         warnings.extend(unknown_keys);
         warnings.extend(checks::nothing_to_export(&file, &document));
-        let config = checks::check(file, &document, &environment)?;
+        let config = checks::check(file, &document, &environment).map_err(|error| error.explained_by(&warnings))?;
         Ok(Loaded { config, warnings })
     }
 }
@@ -92,7 +92,7 @@ fn read_text(path: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, io::Write};
+    use std::{collections::BTreeSet, error::Error, io::Write};
 
     use proptest::prelude::*;
     use tempfile::NamedTempFile;
@@ -166,6 +166,10 @@ mod tests {
         );
         assert_eq!(explained(&Config::load(&missing).unwrap_err()), lines);
 
+        let answer = io::Error::from(io::ErrorKind::PermissionDenied);
+        let unreadable = UnreadableFile::new(&missing, answer);
+        assert!(format!("{}", unreadable.source().unwrap()).contains("let the user that runs Sidecar read it"));
+
         let mut file = NamedTempFile::new().unwrap();
         file.write_all(&[0xff, 0xfe]).unwrap();
         assert!(explained(&Config::load(file.path()).unwrap_err()).contains("valid UTF-8"));
@@ -200,6 +204,21 @@ mod tests {
             error.contains("missing field `sse_port`") && error.contains("in `sse_server.connections[0]`"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_missing_key_that_is_only_misspelled_is_found() {
+        for (good, misspelled, line) in [
+            ("sse_port = 9999", "sse_prot = 9999", "`sse_server.connections[0].sse_prot` (line "),
+            ("storage_folder", "storage_foldr", "`storage.storage_foldr` (line "),
+            ("[sse_server.event_stream_server]", "[sse_server.event_stream_sever]", "`sse_server.event_stream_sever`"),
+            ("sse_server", "sse_sever", "`sse_sever`"),
+        ] {
+            let error = refused(&DEFAULT_SSE_ONLY.replace(good, misspelled));
+            assert!(error.contains(line) && error.contains("the nearest known key is `"), "{misspelled}: {error}");
+        }
+        let elsewhere = refused(&DEFAULT_SSE_ONLY.replace("sse_port = 9999", "allow_partail_connection = true"));
+        assert!(!elsewhere.contains("nearest"), "{elsewhere}");
     }
 
     #[test]

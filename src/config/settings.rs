@@ -47,7 +47,7 @@ impl Config {
 pub struct Threads {
     /// Worker threads: `max_thread_count`, or one per CPU.
     pub workers: usize,
-    /// The most blocking threads: `max_blocking_thread_count`, else `max_thread_count`, else 512.
+    /// The most blocking threads: `max_blocking_thread_count`, else `max_thread_count`, else 16.
     pub blocking: usize,
 }
 

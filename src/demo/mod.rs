@@ -5,15 +5,22 @@
 
 mod node;
 
-use std::io::Read;
+use std::error::Error;
+use std::future::Future;
+use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::appliance::{self, Addresses};
 use crate::config::{Config, Loaded};
 use crate::ingest::LiveLog;
+use crate::telemetry::Output;
+use crate::{http, stream};
 use node::{DemoNode, Recording};
 
 /// What the recorded node said on `/events`, compressed.
@@ -36,11 +43,11 @@ pub struct Options {
     pub admin_port: u16,
 }
 
-/// Runs the demo until SIGINT or SIGTERM.
+/// Runs the demo until SIGINT or SIGTERM, or until its terminal closes. What can be tried goes to `output`.
 ///
 /// # Errors
 /// When the storage cannot be used or the port is taken.
-pub fn run(options: Options) -> anyhow::Result<()> {
+pub fn run(options: Options, output: Output) -> anyhow::Result<()> {
     anyhow::ensure!(
         options.speed.is_finite() && options.speed >= 0.0,
         "--speed {}: give 0 for as fast as it goes, or a number above 0",
@@ -49,68 +56,128 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let temporary = tempfile::TempDir::with_prefix("sidecar-demo-").context("cannot make a temporary directory")?;
     let storage_path = options.storage_path.clone().unwrap_or_else(|| temporary.path().to_owned());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(replay(&options, &storage_path));
+    let result = runtime.block_on(replay(&options, &storage_path, output));
     runtime.shutdown_background();
-    result
+    result.map_err(|error| with_flag(error, &options))
 }
 
-async fn replay(options: &Options, storage_path: &Path) -> anyhow::Result<()> {
-    let mut stream = String::new();
-    zstd::stream::read::Decoder::new(EVENTS)?.read_to_string(&mut stream)?;
-    let recording = Recording::parse(&stream);
+async fn replay(options: &Options, storage_path: &Path, output: Output) -> anyhow::Result<()> {
+    let mut recorded = String::new();
+    zstd::stream::read::Decoder::new(EVENTS)?.read_to_string(&mut recorded)?;
+    let recording = Recording::parse(&recorded);
     let last_payload = recording.last_payload().to_owned();
-    let events = recording.len();
+    let about = Recorded { events: recording.len(), duration: recording.duration(options.speed) };
     let node = DemoNode::start(recording, STATUS, options.speed).await?;
     let Loaded { config, .. } = Config::parse(&config_text(storage_path, node.port(), options)?, |_| None)?;
     let (Some(sse), Some(storage)) = (&config.sse_server, &config.storage) else {
         anyhow::bail!("the demo's configuration lacks its servers")
     };
     let (started_sender, started_receiver) = watch::channel(None);
-    let narrator = tokio::spawn(narrate(storage_path.to_owned(), events, last_payload, started_receiver));
+    let narrator = tokio::spawn(narrate(output, storage_path.to_owned(), about, last_payload, started_receiver));
     let started = move |live: &LiveLog, addresses| {
         started_sender.send_replace(Some((addresses, live.log.clone(), live.committed.clone())));
     };
-    let result = appliance::run_until(&config, sse, storage, started, appliance::termination()?).await;
+    let result = appliance::run_until(&config, sse, storage, started, end()?).await;
     narrator.abort();
     result
+}
+
+/// Ends when the demo is to end; with its terminal, too, because its log goes then.
+fn end() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    let termination = appliance::termination()?;
+    Ok(async move {
+        tokio::select! {
+            () = termination => {}
+            _ = hangup.recv() => {}
+        }
+    })
+}
+
+/// Names the flag of a port that cannot be had; the configuration key that the servers name is not the demo's.
+fn with_flag(error: anyhow::Error, options: &Options) -> anyhow::Error {
+    let Some((address, reason)) = error.chain().find_map(refused_address) else { return error };
+    let flags =
+        [(options.sse_port, "--sse-port"), (options.rest_port, "--rest-port"), (options.admin_port, "--admin-port")];
+    let flag = flags.into_iter().find_map(|(port, flag)| (port == address.port()).then_some(flag));
+    let flag = flag.unwrap_or("--sse-port");
+    anyhow!("port {} {reason}; give another with {flag} PORT, or {flag} 0 for any free one", address.port())
+}
+
+fn refused_address(cause: &(dyn Error + 'static)) -> Option<(SocketAddr, String)> {
+    let (address, refusal) = match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(http::BindError { address, source }), _) if source.kind() != ErrorKind::AddrInUse => {
+            (address, Some(source))
+        }
+        (Some(http::BindError { address, .. }), _) | (_, Some(stream::BindError::Taken { address })) => (address, None),
+        (_, Some(stream::BindError::Refused { address, source })) => (address, Some(source)),
+        (None, None) => return None,
+    };
+    let reason = refusal.map_or_else(|| "is taken".to_owned(), |refusal| format!("cannot be listened on: {refusal}"));
+    Some((*address, reason))
+}
+
+/// What the recording is like at the speed that is asked for.
+#[derive(Clone, Copy)]
+struct Recorded {
+    events: usize,
+    /// `None` at full speed.
+    duration: Option<Duration>,
 }
 
 type Running = Option<(Addresses, sidecar_log_format::Log, watch::Receiver<sidecar_log_format::Head>)>;
 
 /// Tells on standard output what can be tried, and when the recording is over.
-async fn narrate(storage_path: PathBuf, events: usize, last_payload: String, mut running: watch::Receiver<Running>) {
+async fn narrate(
+    output: Output,
+    storage_path: PathBuf,
+    about: Recorded,
+    last_payload: String,
+    mut running: watch::Receiver<Running>,
+) {
     let Ok(started) = running.wait_for(Option::is_some).await.map(|running| running.clone()) else { return };
     let Some((addresses, log, mut committed)) = started else { return };
-    let addresses = [addresses.stream, addresses.rest, addresses.admin];
-    let [port, rest, admin] = addresses.map(|address| address.map_or(0, |address| address.port()));
-    let log_path = appliance::log_directory(&storage_path);
-    println!("A recorded Casper network of {events} events flows through a simulated node into Sidecar.");
-    println!();
-    println!("  event stream   http://127.0.0.1:{port}/events");
-    println!("  look-ups       http://127.0.0.1:{rest}/swagger-ui/");
-    println!("  metrics        http://127.0.0.1:{admin}/metrics");
-    println!("  log            {}", log_path.display());
-    println!();
-    println!("Try, in another terminal:");
-    println!("  curl -N 'http://127.0.0.1:{port}/events?start_from=0'                    everything, then what is new");
-    println!("  curl -N 'http://127.0.0.1:{port}/events?start_from=0&types=BlockAdded'   blocks only");
-    println!("  curl -N 'http://127.0.0.1:{port}/events?start_from=0&until=9'            the first ten, then the end");
-    println!("  curl 'http://127.0.0.1:{rest}/block'                                    the newest block");
-    println!("  curl 'http://127.0.0.1:{rest}/events?from=0&limit=10'                    the first ten, as a page");
-    println!("  curl 'http://127.0.0.1:{admin}/metrics'                                  how everything is");
-    println!("  sidecar-log inspect {}", log_path.display());
-    println!();
-    println!("Ctrl-C ends it.");
+    output.write_lines(introduction(addresses, &appliance::log_directory(&storage_path), about).as_bytes());
     while committed.changed().await.is_ok() {
         let head = committed.borrow_and_update().next_sequence;
         let newest = head.checked_sub(1).and_then(|newest| log.read_cached(newest));
         if let Some(sidecar_log_format::Read::Events { block, index }) = newest
             && block.row(index).is_some_and(|row| *row.payload() == *last_payload.as_bytes())
         {
-            println!("The recording is over: {head} events are in the log. Serving goes on until Ctrl-C.");
+            let end = format!("The recording is over: {head} events are in the log. Serving continues until Ctrl-C.\n");
+            output.write_lines(end.as_bytes());
             return;
         }
     }
+}
+
+fn introduction(addresses: Addresses, log: &Path, Recorded { events, duration }: Recorded) -> String {
+    let addresses = [addresses.stream, addresses.rest, addresses.admin];
+    let [port, rest, admin] = addresses.map(|address| address.map_or(0, |address| address.port()));
+    let log = log.display();
+    let pace = match duration {
+        Some(duration) => format!("It takes {} s; change that with --speed.", duration.as_secs().max(1)),
+        None => "It comes as fast as it goes.".to_owned(),
+    };
+    format!(
+        "A recorded Casper network of {events} events flows through a simulated node into Sidecar. {pace}\n\
+         \n  \
+           event stream   http://127.0.0.1:{port}/events\n  \
+           look-ups       http://127.0.0.1:{rest}/swagger-ui/\n  \
+           metrics        http://127.0.0.1:{admin}/metrics\n  \
+           log            {log}\n\
+         \n\
+         Try, in another terminal:\n  \
+           curl -N 'http://127.0.0.1:{port}/events?start_from=0'                    everything, then what is new\n  \
+           curl -N 'http://127.0.0.1:{port}/events?start_from=0&types=BlockAdded'   blocks only\n  \
+           curl -N 'http://127.0.0.1:{port}/events?start_from=0&until=9'            the first ten, then the end\n  \
+           curl 'http://127.0.0.1:{rest}/block'                                    the newest block\n  \
+           curl 'http://127.0.0.1:{rest}/events?from=0&limit=10'                    the first ten, as a page\n  \
+           curl 'http://127.0.0.1:{admin}/metrics'                                  how everything is\n  \
+           sidecar-log inspect {log}\n\
+         \n\
+         Ctrl-C ends it.\n"
+    )
 }
 
 fn config_text(storage_path: &Path, node_port: u16, options: &Options) -> anyhow::Result<String> {

@@ -52,6 +52,12 @@ impl Recording {
         self.frames.len()
     }
 
+    /// How long it takes at this speed; `None` at full speed.
+    pub(super) fn duration(&self, speed: f64) -> Option<Duration> {
+        let blocks = self.frames.iter().filter(|frame| frame.is_block).count();
+        block_pause(speed).map(|pause| pause.saturating_mul(u32::try_from(blocks).unwrap_or(u32::MAX)))
+    }
+
     /// The payload of its last event.
     pub(super) fn last_payload(&self) -> &str {
         let frame = self.frames.last().and_then(|frame| std::str::from_utf8(&frame.bytes).ok());
@@ -93,11 +99,17 @@ impl DemoNode {
     }
 }
 
+/// How long a block takes at this speed; `None` at full speed.
+fn block_pause(speed: f64) -> Option<Duration> {
+    (speed > 0.0).then(|| Duration::try_from_secs_f64(1.0 / speed).unwrap_or(Duration::MAX))
+}
+
 /// Says frame after frame, at the pace of the recorded blocks.
 async fn speak(shared: std::sync::Arc<Shared>, say: watch::Sender<usize>, speed: f64) {
+    let pause = block_pause(speed);
     for (number, frame) in shared.recording.frames.iter().enumerate() {
-        if frame.is_block && speed > 0.0 {
-            tokio::time::sleep(Duration::from_secs_f64(1.0 / speed)).await;
+        if let Some(pause) = pause.filter(|_| frame.is_block) {
+            tokio::time::sleep(pause).await;
         }
         say.send_replace(number + 1);
     }

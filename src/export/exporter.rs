@@ -5,7 +5,11 @@
 //! is cut down until the one event is found that it cannot hold, which is then left out, named and counted. Where the
 //! database has lost what was exported to it (a file that was moved away, tables that were emptied), the export starts again.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sidecar_log_format::{Head, Log, Missing, Sequence};
 use tokio::{runtime::Handle, sync::watch};
@@ -23,6 +27,8 @@ use crate::{config::ExportFrom, source::casper::log_lines::LineBudget};
 /// Pauses before the database is tried again.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How often a failure that stays the same is reported.
+const REPORT_INTERVAL: Duration = Duration::from_secs(600);
 /// How often the database is looked after while there is nothing to write.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// The most events of one transaction.
@@ -236,6 +242,10 @@ pub(super) struct Exporter<D> {
     exported_to: Option<Sequence>,
     /// For events that the database cannot hold.
     refusals: LineBudget,
+    /// The failure that was reported last, until the database is there again.
+    reported: Option<(String, Instant)>,
+    /// Whether it was reported since then that the export continues.
+    continuing_reported: bool,
 }
 
 /// Why an exporter's wait for events has ended.
@@ -263,6 +273,8 @@ impl<D: Database> Exporter<D> {
             events_max: BATCH_EVENTS_MAX,
             exported_to: None,
             refusals: LineBudget::new(),
+            reported: None,
+            continuing_reported: false,
         }
     }
 
@@ -284,13 +296,20 @@ impl<D: Database> Exporter<D> {
         }
     }
 
-    fn report(&self, error: &ExportError) {
+    /// Reports a failure, unless it was reported not long ago.
+    fn report(&mut self, error: &ExportError) {
+        let reason = error.to_string();
+        if self.reported.as_ref().is_some_and(|(last, at)| *last == reason && at.elapsed() < REPORT_INTERVAL) {
+            return;
+        }
         let (exporter, next_sequence, retry_in) = (self.name, self.counters.next_sequence(), self.pause);
         if error.is_refusal() {
             error!(exporter, next_sequence, ?retry_in, %error, "export failed, it is retried");
         } else {
             warn!(exporter, next_sequence, ?retry_in, %error, "export failed, it is retried");
         }
+        self.reported = Some((reason, Instant::now()));
+        self.continuing_reported = false;
     }
 
     /// One connection's life; `Ok` when there is nothing more to do.
@@ -369,7 +388,10 @@ impl<D: Database> Exporter<D> {
             );
             Checkpoint { filled: stored.filled.without(emptied), ..stored }
         } else {
-            info!(exporter, next_sequence = stored.next_sequence, "export continues");
+            if !self.continuing_reported {
+                info!(exporter, next_sequence = stored.next_sequence, "export continues");
+                self.continuing_reported = true;
+            }
             stored
         };
         if checkpoint != stored {
@@ -407,6 +429,7 @@ impl<D: Database> Exporter<D> {
             self.refuse(*sequence, reason);
         }
         self.pause = PAUSE_MIN;
+        self.reported = None;
         self.events_max = (self.events_max * 2).min(BATCH_EVENTS_MAX);
         Ok(Some(Checkpoint { filled: written.filled, ..advance.to }))
     }

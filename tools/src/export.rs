@@ -223,7 +223,7 @@ impl Export<'_> {
         };
         let note = |events: u64, what: &str| {
             if events > 0 {
-                bar.suspend(|| eprintln!("note: {events} events{since} {what}"));
+                bar.suspend(|| print::to_stderr(format_args!("note: {events} events{since} {what}")));
             }
         };
         note(summary.collisions, "share the keys of the SQL tables with another one and are left out");

@@ -4,6 +4,8 @@
 //! `export`, `import` and `rebuild-views`, is in `sidecar`. A log's directory goes in; tables, events or JSON come out on
 //! stdout, warnings and progress on stderr.
 
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when nobody takes the text")]
+
 use std::{
     error::Error,
     fmt::{self, Display},
@@ -257,7 +259,7 @@ fn main() -> ExitCode {
             {
                 command.error(ErrorKind::ValueValidation, message).exit();
             }
-            eprintln!("error: {error:#}");
+            print::to_stderr(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

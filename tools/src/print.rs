@@ -1,6 +1,7 @@
 //! What people see: aligned tables, exact numbers beside sizes that can be read, times in UTC.
 
 use std::{
+    fmt::Display,
     io::{self, IsTerminal, Write},
     time::{Duration, UNIX_EPOCH},
 };
@@ -47,6 +48,11 @@ fn split_offset(text: &str) -> Option<(&str, i64)> {
     let (hours, minutes) = offset.get(1..)?.split_once(':')?;
     let (hours, minutes): (u8, u8) = (hours.parse().ok()?, minutes.parse().ok()?);
     (hours < 24 && minutes < 60).then_some((local, sign * (i64::from(hours) * 60 + i64::from(minutes))))
+}
+
+/// A line on stderr; that nobody takes it does not end what the tool does.
+pub(crate) fn to_stderr(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// A bar over events on stderr, if somebody is looking.

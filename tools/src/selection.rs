@@ -3,7 +3,7 @@
 use anyhow::bail;
 use sidecar_log_format::{Kind, Log, Missing, Sequence, inspect::copy_lacks};
 
-use crate::WrongUsage;
+use crate::{WrongUsage, print};
 
 #[derive(clap::Args)]
 pub(crate) struct Selection {
@@ -55,15 +55,17 @@ impl Selection {
     pub(crate) fn warn_outside(&self, log: &Log) -> anyhow::Result<()> {
         let (oldest, next) = (log.oldest().min(log.retained_from()), log.head().next_sequence);
         if let Some(from) = self.from.filter(|&from| from > next) {
-            eprintln!("warning: sequence {from} is not stored yet: {next} is next");
+            print::to_stderr(format_args!("warning: sequence {from} is not stored yet: {next} is next"));
         }
         if let Some(until) = self.until.filter(|&until| until < oldest && self.from.is_none()) {
-            eprintln!("warning: sequences up to {until} were dropped: the oldest is {oldest}");
+            print::to_stderr(format_args!("warning: sequences up to {until} were dropped: the oldest is {oldest}"));
         }
         if let Some(lacks) = copy_lacks(log)?
             && self.until.is_none_or(|until| until >= lacks.first_sequence)
         {
-            eprintln!("warning: this is a copy of a log that ends before {lacks}, which its head names");
+            print::to_stderr(format_args!(
+                "warning: this is a copy of a log that ends before {lacks}, which its head names"
+            ));
         }
         Ok(())
     }
@@ -74,14 +76,14 @@ impl Selection {
         let first = copy_lacks(log)?.map_or(next, |lacks| lacks.last_sequence.saturating_add(1));
         // A start behind the newest is named already.
         if let Some(until) = self.until.filter(|&until| until >= first && self.from.is_none_or(|from| from <= next)) {
-            eprintln!("warning: sequences {first} to {until} are not stored yet");
+            print::to_stderr(format_args!("warning: sequences {first} to {until} are not stored yet"));
         }
         Ok(())
     }
 }
 
 pub(crate) fn warn_missing(from: Sequence, to: Sequence, why: &Missing) {
-    eprintln!("warning: sequences {from} to {} are {why}", to.saturating_sub(1));
+    print::to_stderr(format_args!("warning: sequences {from} to {} are {why}", to.saturating_sub(1)));
 }
 
 /// Whether events are left out that should be there: a file is gone or damaged, and no mark settles it.

@@ -787,3 +787,13 @@ fn compact_leaves_a_damaged_segment_alone_and_says_so() {
     assert!(out.starts_with("left alone     00000000000000000000.segment"), "{out}");
     assert_eq!(status, 1);
 }
+
+#[test]
+fn an_error_that_nobody_takes_leaves_the_exit_status_as_it_is() {
+    for arguments in [&["inspect", "/nowhere"][..], &["cat", "/nowhere"], &["verify", "/nowhere"]] {
+        let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar-log"));
+        let status = command.args(arguments).stdout(full()).stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(1), "{arguments:?}");
+    }
+}

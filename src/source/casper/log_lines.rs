@@ -40,7 +40,7 @@ impl LineBudget {
     pub(super) fn spend(&self, source: &str, write: impl FnOnce()) {
         let (may_write, left_out) = self.count();
         if left_out > 0 {
-            warn!(node = source, "{left_out} more lines like the next one were left out");
+            warn!(node = source, lines = left_out, "more log lines like the next one were left out");
         }
         if may_write {
             write();

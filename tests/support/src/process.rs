@@ -7,6 +7,7 @@
 use std::io::Read;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -41,6 +42,7 @@ pub struct SidecarBuilder {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     open_files_max: Option<u64>,
+    output: Option<OwnedFd>,
     sse_port: ReservedPort,
     rest_port: ReservedPort,
     admin_port: ReservedPort,
@@ -65,6 +67,7 @@ impl SidecarBuilder {
             arguments: Vec::new(),
             environment: Vec::new(),
             open_files_max: None,
+            output: None,
             sse_port: ReservedPort::new(),
             rest_port: ReservedPort::new(),
             admin_port: ReservedPort::new(),
@@ -172,6 +175,12 @@ impl SidecarBuilder {
         self
     }
 
+    /// Makes `output` standard output and standard error of the process; then none of it is collected.
+    pub fn output_to(mut self, output: impl Into<OwnedFd>) -> Self {
+        self.output = Some(output.into());
+        self
+    }
+
     /// The configuration as it will be written to the file.
     pub fn configuration(&self) -> String {
         let sse_server = if self.has_sse_server { self.sse_server_sections() } else { String::new() };
@@ -248,8 +257,15 @@ impl SidecarBuilder {
         };
         command.arg("--path-to-config").arg(&config_file).args(&self.arguments);
         command.envs(self.environment.iter().cloned());
-        let process = Process::start(&mut command);
+        let process = self.start_process(&mut command);
         Sidecar { builder: self, command, process }
+    }
+
+    fn start_process(&self, command: &mut Command) -> Process {
+        match &self.output {
+            Some(output) => Process::start_with_output(command, output),
+            None => Process::start(command),
+        }
     }
 
     fn storage_path(&self) -> PathBuf {
@@ -294,7 +310,7 @@ impl Sidecar {
     /// Starts it once more after its end without waiting for anything.
     pub fn spawn_again(&mut self) {
         assert!(self.process.has_ended(), "only what has ended can be restarted");
-        self.process = Process::start(&mut self.command);
+        self.process = self.builder.start_process(&mut self.command);
     }
 
     /// Waits until the SSE port takes connections, or the REST port of one without.
@@ -331,17 +347,25 @@ pub struct Process {
 impl Process {
     /// Starts `command` without an input.
     pub fn start(command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+    }
+
+    /// Starts `command` with `output` as its standard output and standard error; none of it is read here.
+    pub fn start_with_output(command: &mut Command, output: &OwnedFd) -> Self {
+        let output = || output.try_clone().unwrap();
+        Self::spawn(command.stdout(output()).stderr(output()))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let (output, errors) = (Arc::default(), Arc::default());
-        let readers = vec![
-            read_into(child.stdout.take().unwrap(), vec![Arc::clone(&output)]),
-            read_into(child.stderr.take().unwrap(), vec![Arc::clone(&output), Arc::clone(&errors)]),
-        ];
+        let mut readers = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            readers.push(read_into(stdout, vec![Arc::clone(&output)]));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            readers.push(read_into(stderr, vec![Arc::clone(&output), Arc::clone(&errors)]));
+        }
         Self { child, output, errors, readers }
     }
 
@@ -446,7 +470,12 @@ impl Process {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
             line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
         };
-        ResidentMemory { now: field("VmRSS:"), highest: field("VmHWM:") }
+        ResidentMemory { now: field("VmRSS:"), anonymous: field("RssAnon:"), highest: field("VmHWM:") }
+    }
+
+    /// How many threads it has now.
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.pid().as_raw_nonzero())).unwrap().count()
     }
 
     /// The processor time used by all its threads, user and system together.
@@ -488,6 +517,8 @@ impl Drop for Process {
 pub struct ResidentMemory {
     /// At the moment.
     pub now: u64,
+    /// The part of it that is no file's: heap and stacks.
+    pub anonymous: u64,
     /// The most since the process began.
     pub highest: u64,
 }

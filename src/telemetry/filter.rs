@@ -1,0 +1,141 @@
+//! Which log lines are shown, as `RUST_LOG` says.
+
+use std::env::{self, VarError};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{Directive, LevelFilter};
+
+/// Warnings, and what Sidecar reports of its own life; a line per event, as `enable_logging` wants it, only when asked for.
+const DEFAULT_FILTER: &str = "warn,sidecar=info,sidecar::events=warn";
+
+/// Reports in its own words what Sidecar then reports in better ones.
+const NOISE: &str = "eventsource_client";
+
+/// A filter, and what was wrong with the wish for another.
+pub(super) struct Chosen {
+    pub(super) filter: EnvFilter,
+    pub(super) complaint: Option<String>,
+}
+
+/// The filter that `RUST_LOG` asks for. What cannot be understood is as if nothing were asked for, and is complained of.
+pub(super) fn from_environment() -> Chosen {
+    match env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(wanted) => choose(Some(&wanted)),
+        Err(VarError::NotPresent) => choose(None),
+        Err(VarError::NotUnicode(_)) => Chosen { complaint: Some("RUST_LOG is not UTF-8".to_owned()), ..choose(None) },
+    }
+}
+
+fn choose(wanted: Option<&str>) -> Chosen {
+    let (filter, complaint) = match wanted.map(parse) {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(complaint)) => (EnvFilter::new(DEFAULT_FILTER), Some(complaint)),
+        None => (EnvFilter::new(DEFAULT_FILTER), None),
+    };
+    let is_named = wanted.is_some_and(|wanted| wanted.contains(NOISE));
+    let filter = match format!("{NOISE}=off").parse() {
+        Ok(silence) if !is_named => filter.add_directive(silence),
+        _ => filter,
+    };
+    Chosen { filter, complaint }
+}
+
+fn parse(wanted: &str) -> Result<EnvFilter, String> {
+    // The filter's own parser takes a space for a part of a target.
+    let directives: Vec<&str> = wanted.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
+    if directives.is_empty() {
+        return Err("RUST_LOG is empty".to_owned());
+    }
+    let is_wrong = |directive: &&str| is_level_mistyped(directive) || directive.parse::<Directive>().is_err();
+    match directives.iter().copied().find(is_wrong) {
+        Some(wrong) => Err(format!("RUST_LOG has `{wrong}`, which is neither a level nor TARGET=LEVEL")),
+        None => Ok(EnvFilter::new(directives.join(","))),
+    }
+}
+
+/// Whether a directive is one word that is not a level. The filter would take it for a target, all of whose lines are
+/// wanted and no others; only Sidecar's own targets are asked for like that.
+fn is_level_mistyped(directive: &str) -> bool {
+    let is_word = !directive.contains(['=', '[', ':']);
+    is_word && directive.parse::<LevelFilter>().is_err() && !directive.starts_with("sidecar")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{debug, error, info, warn};
+
+    use super::super::EVENT_LINES;
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Which of these lines are shown when `RUST_LOG` is `wanted`.
+    fn shown(wanted: Option<&str>) -> Vec<String> {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(choose(wanted).filter)
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .without_time()
+            .with_level(false)
+            .with_target(false)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            info!("life");
+            debug!("detail");
+            info!(target: EVENT_LINES, "event");
+            warn!(target: EVENT_LINES, "fault");
+            info!(target: "another_crate", "chatter");
+            warn!(target: "another_crate", "concern");
+            error!(target: "eventsource_client::client", "noise");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn sidecars_own_life_is_shown_and_single_events_only_when_asked_for() {
+        assert_eq!(shown(None), ["life", "fault", "concern"]);
+        assert_eq!(shown(Some("info")), ["life", "event", "fault", "chatter", "concern"]);
+        assert_eq!(shown(Some("sidecar::events=info")), ["event", "fault"]);
+        assert_eq!(shown(Some("warn,eventsource_client=error")), ["fault", "concern", "noise"]);
+        assert_eq!(shown(Some("off")), Vec::<String>::new());
+        assert_eq!(shown(Some(" warn , sidecar::events ")), ["event", "fault", "concern"]);
+    }
+
+    #[test]
+    fn a_wish_that_cannot_be_understood_is_named_and_leaves_the_default() {
+        let mistakes = [
+            ("", "RUST_LOG is empty"),
+            (" ", "RUST_LOG is empty"),
+            ("no=such=filter", "`no=such=filter`"),
+            ("warn,sidecar=inof", "`sidecar=inof`"),
+            ("inof", "`inof`"),
+            ("sidecar=info,warning", "`warning`"),
+            ("sidecar[{a=1", "`sidecar[{a=1`"),
+        ];
+        for (wanted, part) in mistakes {
+            let complaint = choose(Some(wanted)).complaint.unwrap_or_default();
+            assert!(complaint.contains(part), "{wanted}: {complaint}");
+            assert_eq!(shown(Some(wanted)), shown(None), "{wanted}");
+        }
+        for wanted in ["INFO", "3", "hyper=debug,warn", "sidecar", "sidecar[serve{client=1}]=debug"] {
+            assert_eq!(choose(Some(wanted)).complaint, None, "{wanted}");
+        }
+    }
+}

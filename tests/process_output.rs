@@ -1,0 +1,139 @@
+//! Log lines and messages are for people: whether anybody takes them makes no difference to anything else.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
+use std::fs::{File, OpenOptions};
+use std::io::pipe;
+use std::os::fd::OwnedFd;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use sidecar_test_support::client::{Request, SseClient, get};
+use sidecar_test_support::fast::EndlessStory;
+use sidecar_test_support::node::{NodeOptions, SimulatedNode};
+use sidecar_test_support::process::{Process, Sidecar, SidecarBuilder};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_sidecar");
+/// Each is logged; their lines are several times what is kept of them.
+const EVENTS: u64 = 20_000;
+
+fn dev_full() -> File {
+    OpenOptions::new().write(true).open("/dev/full").unwrap()
+}
+
+/// A sidecar that writes a line for each of its events to `output`.
+async fn talkative(node: &SimulatedNode, output: impl Into<OwnedFd>) -> Sidecar {
+    SidecarBuilder::new(BINARY)
+        .node_with(node.address(), "enable_logging = true")
+        .environment("RUST_LOG", "info,sidecar::events=debug")
+        .admin_api()
+        .output_to(output)
+        .start()
+        .await
+}
+
+fn node_with_events() -> SimulatedNode {
+    let story = EndlessStory::render(1, 10);
+    let node = SimulatedNode::with(NodeOptions { ring_events: EVENTS as usize, ..NodeOptions::default() });
+    node.push_all((0..EVENTS).map(|number| story.payload(number)));
+    node
+}
+
+/// Everything is stored and served, the admin server answers, and SIGTERM is followed.
+async fn works_to_the_end(mut sidecar: Sidecar) {
+    SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.read_until_id(EVENTS - 1).await;
+    assert_eq!(get(sidecar.admin_address(), "/health").await.status, 200);
+    // The line of an event is written a moment after it is served.
+    let dropped = async {
+        while lines_dropped(&sidecar).await == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), dropped).await.expect("lines are dropped, and counted");
+    assert_eq!(sidecar.terminate().code(), Some(0));
+}
+
+async fn lines_dropped(sidecar: &Sidecar) -> u64 {
+    let body = Request::get(sidecar.admin_address(), "/metrics").open().await.body().await;
+    let text = String::from_utf8(body).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("sidecar_log_lines_dropped_total "));
+    line.unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn it_works_to_the_end_though_the_reader_of_its_lines_has_gone() {
+    let node = node_with_events();
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    works_to_the_end(talkative(&node, writer).await).await;
+}
+
+#[tokio::test]
+async fn it_works_to_the_end_though_its_lines_go_to_a_full_disk() {
+    let node = node_with_events();
+    works_to_the_end(talkative(&node, dev_full()).await).await;
+}
+
+#[tokio::test]
+async fn it_works_to_the_end_though_nobody_reads_its_lines() {
+    let node = node_with_events();
+    let (_reader, writer) = pipe().unwrap();
+    works_to_the_end(talkative(&node, writer).await).await;
+}
+
+#[test]
+fn messages_that_nobody_takes_leave_the_exit_status_as_it_is() {
+    let (reader, closed) = pipe().unwrap();
+    drop(reader);
+    let outputs: [OwnedFd; 2] = [closed.into(), dev_full().into()];
+    for output in &outputs {
+        for (arguments, status) in [
+            (&["--help"][..], 0),
+            (&["--version"], 0),
+            (&[], 2),
+            (&["--path-to-config", "/nowhere/sidecar.toml"], 1),
+            (&["demo", "--speed=-1"], 1),
+        ] {
+            let mut process = Process::start_with_output(Command::new(BINARY).args(arguments), output);
+            assert_eq!(process.wait_for_exit().code(), Some(status), "{arguments:?}");
+        }
+    }
+}
+
+#[test]
+fn an_error_that_nobody_reads_does_not_keep_the_process() {
+    let (_reader, writer) = pipe().unwrap();
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+    while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(["--path-to-config", "/nowhere/sidecar.toml"]);
+    let mut process = Process::start_with_output(&mut command, &writer.into());
+    assert_eq!(process.wait_for_exit().code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_level_that_is_mistyped_is_named_and_the_usual_lines_come_without_colour() {
+    for (wanted, named) in [("", "RUST_LOG is empty"), ("warn,sidecar=inof", "`sidecar=inof`"), ("inof", "`inof`")] {
+        let node = SimulatedNode::start();
+        let mut sidecar =
+            SidecarBuilder::new(BINARY).node(node.address()).environment("RUST_LOG", wanted).start().await;
+        sidecar.wait_for_output("listens on").await;
+        assert!(sidecar.terminate().success());
+        let output = sidecar.output();
+        assert!(output.contains(named) && output.contains("the default is used"), "{output}");
+        assert!(output.contains("Received SIGTERM"), "{output}");
+        assert!(!output.contains('\u{1b}'), "{output}");
+    }
+}
+
+#[tokio::test]
+async fn a_hangup_is_reported_and_ends_nothing() {
+    let node = SimulatedNode::start();
+    let mut sidecar = SidecarBuilder::new(BINARY).node(node.address()).start().await;
+    sidecar.signal(Signal::HUP);
+    sidecar.wait_for_output("SIGHUP is ignored").await;
+    SseClient::connect(sidecar.sse_address(), "/events").await;
+    assert!(sidecar.terminate().success());
+}
