@@ -7,6 +7,7 @@
 use crate::{
     CHAIN_START, Error, Result, Sequence,
     log::list_segments,
+    oldest::OldestFile,
     rewrite::copy_bytes,
     segment::{Footer, SegmentFile, file_name, storage_error},
     storage::{Lock, Storage},
@@ -52,6 +53,9 @@ pub fn beginning(log: &dyn Storage) -> Result<Beginning> {
 /// What was copied before that is part of the log.
 pub fn put_in_front(log: &dyn Storage, _lock: &dyn Lock, history: &dyn Storage) -> Result<usize> {
     let Beginning { mut first_sequence, log_id, dialect, .. } = beginning(log)?;
+    let oldest = OldestFile::open(log, first_sequence)?;
+    // An earlier call may have been cut short before it recorded what it had copied.
+    oldest.lower_to(first_sequence)?;
     let mut copied = 0;
     let older = list_segments(history)?.into_iter().rev().skip_while(|&segment| segment >= first_sequence);
     for segment in older.collect::<Vec<_>>() {
@@ -68,7 +72,8 @@ pub fn put_in_front(log: &dyn Storage, _lock: &dyn Lock, history: &dyn Storage) 
             return refuse(format!("it ends before {}, and the log begins at {first_sequence}", footer.end_sequence));
         }
         copy_segment(&file, log)?;
-        // From here on the log begins at this segment: a record of where it begins must be lowered here, after the copy.
+        // Only now: a log that has to hold what is not there yet has lost it.
+        oldest.lower_to(segment)?;
         first_sequence = segment;
         copied += 1;
     }

@@ -184,6 +184,11 @@ impl OldestFile {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).slot.sequence
     }
 
+    /// Records durably that the log has to hold everything from `sequence` on, unless that is so already.
+    pub(crate) fn lower_to(&self, sequence: Sequence) -> Result<()> {
+        if sequence < self.sequence() { self.record(sequence) } else { Ok(()) }
+    }
+
     /// Records durably that the log has to hold everything from `sequence` on, and nothing before it.
     pub(crate) fn record(&self, sequence: Sequence) -> Result<()> {
         let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);

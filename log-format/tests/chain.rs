@@ -279,6 +279,7 @@ fn history_in_front_of_a_log_is_read_with_it_and_shows_as_a_stretch_of_its_own_w
             assert!(found.is_sound, "{:?}", found.problems);
             assert_eq!((found.first_sequence, found.next_sequence), (first, 106));
             let reader = Log::open(storage, ReadOptions::default()).unwrap();
+            assert_eq!(reader.retained_from(), first, "what is missing from there on is lost");
             for (sequence, payload) in (92..).zip(&payloads).skip_while(|(sequence, _)| *sequence < first) {
                 let Read::Events { block, index } = reader.read(sequence).unwrap() else { panic!("{sequence}") };
                 assert_eq!(block.row(index).unwrap().payload(), payload.as_bytes());

@@ -99,7 +99,9 @@ fn mention_resume_when_interrupted(output: &Path) {
     let _ = thread::Builder::new().spawn(move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
         if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
-            eprintln!("interrupted; the same command with --resume continues, from what is in {output}.unfinished");
+            print::to_stderr(format_args!(
+                "interrupted; the same command with --resume continues, from what is in {output}.unfinished"
+            ));
             process::exit(INTERRUPTED);
         }
     });

@@ -264,7 +264,7 @@ impl Importer {
     }
 
     fn warn(&self, row: &Row<'_>, what: &str) {
-        self.bar.suspend(|| eprintln!("warning: event_log_id {} has {what}", row.id));
+        self.bar.suspend(|| print::to_stderr(format_args!("warning: event_log_id {} has {what}", row.id)));
     }
 
     fn finish(mut self, out: &mut impl Write) -> anyhow::Result<bool> {
@@ -302,11 +302,11 @@ impl Importer {
         }
         writeln!(out)?;
         if let Some(first) = self.first_with_line_ends {
-            eprintln!(
+            print::to_stderr(format_args!(
                 "note: {} events, event_log_id {first} the first, have carriage returns between the parts of their JSON, \
                  which no node sends; they are stored as line feeds, as an event stream carries them",
                 self.with_line_ends
-            );
+            ));
         }
         Ok(self.left_out + self.without_version == 0)
     }
