@@ -947,7 +947,7 @@ mod tests {
     async fn a_silent_connection_is_given_up_and_tried_again() {
         let answers = vec![Answer::StreamThenSilence(ring(&[block(1)])), Answer::Stream(ring(&[block(2)]))];
         let node = ScriptedNode::start(&[STATUS], answers).await;
-        let no_message_timeout = Duration::from_millis(20);
+        let no_message_timeout = Duration::from_millis(500);
         let keep_alive_check_interval = Duration::from_millis(10);
         let options = NodeOptions { no_message_timeout, keep_alive_check_interval, ..node.options() };
         let (_, batches, _) = run_to_end(options).await;
