@@ -253,7 +253,7 @@ async fn files_that_cannot_grow_are_recovered_from_once_they_can() {
     let more = payloads(20..400);
     node.push_all(&more);
     told.extend(more);
-    sidecar.wait_for_output("the log cannot be opened yet").await;
+    sidecar.wait_for_output("storing has stopped").await;
     // Its ports stay open while it recovers.
     let mut client =
         Request::get(sidecar.sse_address(), "/events?start_from=0").patience(PATIENCE).try_open().await.unwrap();

@@ -285,7 +285,13 @@ async fn a_rising_version_reaches_live_clients_at_once_and_replays_in_its_place(
         0 => [&before[..], &first, &news, &second].concat(),
         2 => [&stream("2.0.0", 2, &payloads[2..3])[..], &first, &news, &second].concat(),
         3 => [&first[..], &news, &second].concat(),
-        _ => second.to_vec(),
+        5 => second.to_vec(),
+        ahead => {
+            let comment = format!(
+                ":the newest event of this log is 4, before the start {ahead}; the stream continues with event 5\n\n"
+            );
+            [comment.as_bytes(), &second].concat()
+        }
     };
     node.kill().await;
     lagging.kill().await;
@@ -303,7 +309,7 @@ async fn a_rising_version_reaches_live_clients_at_once_and_replays_in_its_place(
 #[tokio::test]
 async fn each_event_gets_a_line_if_it_is_to_be_logged_and_info_is_asked_for() {
     let told = Story::new(1, &StoryOptions::small(3));
-    let line = |kind: &str| format!("sidecar::events\u{1b}[0m\u{1b}[2m:\u{1b}[0m {kind}");
+    let line = |kind: &str| format!("sidecar::events: {kind}");
     for (enabled, filter, shown) in [
         ("true", None, false),
         ("true", Some("info"), true),

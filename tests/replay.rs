@@ -34,6 +34,13 @@ async fn a_start_at_zero_in_the_middle_at_the_end_and_beyond_hands_over_to_live(
     for start in [0, 1, end / 2, end - 1, end, end + 1_000_000, usize::MAX] {
         let mut client = SseClient::connect(sidecar.sse_address(), &format!("/events?start_from={start}")).await;
         let replayed = start.min(end);
+        if start > end {
+            let newest = end - 1;
+            let comment = format!(
+                ":the newest event of this log is {newest}, before the start {start}; the stream continues with event {end}\n\n"
+            );
+            client.expect_bytes(comment.as_bytes()).await;
+        }
         client.expect_bytes(&stream("2.0.0", replayed as u64, &payloads[replayed..])).await;
         clients.push(client);
     }

@@ -162,7 +162,10 @@ impl Listener {
                 counters.count(counted);
             }
             if let Some(end) = lost.end() {
-                error!(node = source, "listening to node ends: {}", with_causes(&lost));
+                // Where nobody takes the events, the committer has reported why.
+                if end != End::ReceiverGone {
+                    error!(node = source, "listening to node ends: {}", with_causes(&lost));
+                }
                 return end;
             }
             let upgraded = before.is_some() && before != last_seen;
