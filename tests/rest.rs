@@ -554,7 +554,9 @@ async fn the_status_begins_with_the_version_and_tells_log_views_and_sources() {
     let answer = get(sidecar.rest_address(), "/status").await;
     assert!(answer.body.starts_with(&format!(r#"{{"version":"{}","#, env!("CARGO_PKG_VERSION"))), "{}", answer.body);
     let status = answer.json();
-    assert_eq!(status["log"], serde_json::json!({"oldest": 0, "next": 10, "api_version": "2.0.0", "epoch": 0}));
+    let lost = serde_json::json!({"missing": 0, "damaged": 0, "marked": 0, "ranges": []});
+    let log = serde_json::json!({"oldest": 0, "next": 10, "api_version": "2.0.0", "epoch": 0, "lost": lost});
+    assert_eq!(status["log"], log);
     assert_eq!(status["sources"][0]["source"], node.address().to_string());
     assert_eq!(status["sources"][0]["status"], "connected");
 }
