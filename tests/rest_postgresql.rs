@@ -290,7 +290,8 @@ async fn what_the_tables_do_not_hold_is_refused_with_what_to_ask_instead() {
     let metrics = get(sidecar.admin_address(), "/metrics").await;
     assert!(metrics.body.contains("\nsidecar_rest_database_connected 1\n"));
     assert!(metrics.body.contains(r#"rest_api_response_times_count{label="/events/(...)",status="501"} 3"#));
-    assert!(!metrics.body.contains("sidecar_log_"), "there is no log");
+    let of_a_log = metrics.body.replace("sidecar_log_lines_", "");
+    assert!(!of_a_log.contains("sidecar_log_"), "there is no log");
     assert_eq!(get(sidecar.admin_address(), "/ready").await.body, "ready");
 }
 

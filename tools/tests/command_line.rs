@@ -511,7 +511,7 @@ fn an_error_says_once_what_the_operating_system_answers() {
         let (_, err, status) = run(&log, &[command]);
         assert_eq!(
             (err.as_str(), status),
-            ("error: lock the directory: Is a directory (os error 21)\n", 1),
+            ("error: lock LOG: Is a directory (os error 21)\n", 1),
             "{command}"
         );
     }
