@@ -5,7 +5,7 @@
 //! the other way and believe nothing: every length is checked against a limit, every part against its CRC-32, every
 //! row against the payload. FORMAT.md has the byte tables.
 
-use std::{borrow::Cow, cell::RefCell, ops::Range};
+use std::{borrow::Cow, ops::Range};
 
 use bytes::Bytes;
 use rkyv::rancor;
@@ -14,6 +14,7 @@ use zstd::zstd_safe::CParameter;
 use crate::{
     ApiVersion, ChainValue, Event, Kind, Mark, MarkKind, Sequence, Timestamp, buffers,
     bytes_codec::{Reader, put_version},
+    decompression::with_decompressor,
     segment::Position,
     wire,
 };
@@ -948,22 +949,15 @@ pub(crate) fn decode_table_part(header: &BlockHeader, parts: &[u8]) -> Result<Ve
     decompress(stored, header.table_raw, "table")
 }
 
-thread_local! {
-    /// A decompressor's working memory is larger than most blocks, so each thread keeps one.
-    static DECOMPRESSOR: RefCell<zstd::zstd_safe::DCtx<'static>> = RefCell::new(zstd::zstd_safe::DCtx::create());
-}
-
 fn decompress(stored: &[u8], raw_length: u32, part: &str) -> Result<Vec<u8>, BlockError> {
     // The frame says its own length too: where the two differ, nothing is allocated.
     if zstd::zstd_safe::get_frame_content_size(stored).ok().flatten() != Some(raw_length.into()) {
         return Err(corrupt(format!("the {part} is not a zstd frame of the length in the header")));
     }
     let mut raw = buffers::take(raw_length as usize);
-    DECOMPRESSOR
-        .with_borrow_mut(|decompressor| {
-            decompressor.decompress(&mut raw, stored).map_err(zstd::zstd_safe::get_error_name)
-        })
-        .map_err(|error| corrupt(format!("the {part} does not decompress: {error}")))?;
+    with_decompressor(|decompressor| decompressor.decompress(&mut raw, stored)).map_err(|code| {
+        corrupt(format!("the {part} does not decompress: {}", zstd::zstd_safe::get_error_name(code)))
+    })?;
     if raw.len() != raw_length as usize {
         return Err(corrupt(format!("the {part} decompresses to another length")));
     }
@@ -975,8 +969,7 @@ fn decompress_start(stored: &[u8], length: usize) -> Result<Vec<u8>, BlockError>
     let failed = |code| corrupt(format!("the payload does not decompress: {}", zstd::zstd_safe::get_error_name(code)));
     let mut raw = buffers::take(length);
     let mut input = zstd::zstd_safe::InBuffer::around(stored);
-    DECOMPRESSOR.with_borrow_mut(|decompressor| {
-        decompressor.reset(zstd::zstd_safe::ResetDirective::SessionOnly).map_err(failed)?;
+    with_decompressor(|decompressor| {
         raw.resize(length, 0);
         let mut output = zstd::zstd_safe::OutBuffer::around(raw.as_mut_slice());
         while output.pos() < length {
@@ -986,8 +979,7 @@ fn decompress_start(stored: &[u8], length: usize) -> Result<Vec<u8>, BlockError>
                 return Err(corrupt("the payload decompresses to another length"));
             }
         }
-        // What comes next in this thread is another frame.
-        decompressor.reset(zstd::zstd_safe::ResetDirective::SessionOnly).map(drop).map_err(failed)
+        Ok(())
     })?;
     Ok(raw)
 }

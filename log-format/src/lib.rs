@@ -12,6 +12,7 @@ mod buffers;
 mod bytes_codec;
 mod cache;
 mod chain;
+mod decompression;
 mod error;
 mod estimate;
 mod event;

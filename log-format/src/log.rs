@@ -36,6 +36,10 @@ static OPEN_SEGMENTS_MAX: LazyLock<usize> = LazyLock::new(|| {
     usize::try_from(open_files_max / 12).unwrap_or(usize::MAX).clamp(2, 32)
 });
 
+/// The most blocks that open sealed segments list together: 48 bytes each. A segment that was not rewritten yet may list
+/// 65,536.
+const OPEN_BLOCKS_MAX: usize = 1 << 18;
+
 /// What the log's index knows of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outline {
@@ -192,7 +196,8 @@ pub(crate) struct Sealed {
     pub(crate) footer: Footer,
     /// Whether the file has a footer of its own, or it was put together from the blocks.
     pub(crate) has_footer: bool,
-    pub(crate) index: Vec<BlockEntry>,
+    /// The blocks of events, where the footer lists others too.
+    events: Option<Vec<BlockEntry>>,
     /// What follows the last block, where that should be another or the footer.
     pub(crate) broken_tail: Option<String>,
 }
@@ -210,8 +215,14 @@ impl Sealed {
             }
             Err(error) => return Err(error),
         };
-        let (index, _) = split_entries(&footer.blocks);
-        Ok(Sealed { file: Arc::new(file), footer, has_footer, index, broken_tail })
+        let lists_others = footer.blocks.iter().any(|entry| entry.block_type != BlockType::EVENTS.0);
+        let events = lists_others.then(|| split_entries(&footer.blocks).0);
+        Ok(Sealed { file: Arc::new(file), footer, has_footer, events, broken_tail })
+    }
+
+    /// The blocks of events.
+    pub(crate) fn index(&self) -> &[BlockEntry] {
+        self.events.as_deref().unwrap_or(&self.footer.blocks)
     }
 }
 
@@ -219,6 +230,18 @@ impl Sealed {
 struct OpenSegments {
     by_sequence: BTreeMap<Sequence, (u64, Arc<Sealed>)>,
     clock: u64,
+}
+
+impl OpenSegments {
+    /// Closes the segments that were used least recently, as far as there are too many. The newest stays, whatever its size.
+    fn close_unused(&mut self) {
+        let mut blocks: usize = self.by_sequence.values().map(|(_, sealed)| sealed.footer.blocks.len()).sum();
+        while self.by_sequence.len() > 1 && (self.by_sequence.len() > *OPEN_SEGMENTS_MAX || blocks > OPEN_BLOCKS_MAX) {
+            let oldest = self.by_sequence.iter().min_by_key(|(_, (used, _))| *used).map(|(first, _)| *first);
+            let Some((_, closed)) = oldest.and_then(|oldest| self.by_sequence.remove(&oldest)) else { return };
+            blocks -= closed.footer.blocks.len();
+        }
+    }
 }
 
 /// How much of a block is decoded.
@@ -797,11 +820,7 @@ impl Shared {
         open.clock += 1;
         let clock = open.clock;
         open.by_sequence.insert(first_sequence, (clock, Arc::clone(&sealed)));
-        if open.by_sequence.len() > *OPEN_SEGMENTS_MAX
-            && let Some(oldest) = open.by_sequence.iter().min_by_key(|(_, (used, _))| *used).map(|(first, _)| *first)
-        {
-            open.by_sequence.remove(&oldest);
-        }
+        open.close_unused();
         Ok(sealed)
     }
 
@@ -828,7 +847,7 @@ impl Shared {
                 return Ok(last_before(&active.index));
             }
         }
-        Ok(last_before(&self.open_sealed(first_sequence)?.index))
+        Ok(last_before(self.open_sealed(first_sequence)?.index()))
     }
 
     /// Where a file is missing: tells a log whose directory is gone, whose readers must wait for it, from one that dropped a
@@ -917,7 +936,7 @@ impl Shared {
             }
             Err(error) => return Err(error),
         };
-        match search(&sealed.index, sequence) {
+        match search(sealed.index(), sequence) {
             Ok(entry) => Ok(Place::Block(Arc::clone(&sealed.file), entry)),
             Err(to) => self.missing(sequence, to, next, sealed.broken_tail.as_ref()),
         }

@@ -47,7 +47,7 @@ impl Shared {
             return Ok(None);
         }
         let sealed = self.open_sealed(first_sequence)?;
-        first_received_in_blocks(&sealed.file, &sealed.index, time)
+        first_received_in_blocks(&sealed.file, sealed.index(), time)
     }
 
     /// The greatest receive time in a sealed segment; `None` where its footer does not tell.
