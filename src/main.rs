@@ -2,6 +2,9 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when nobody takes the text")]
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod few_heaps;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,11 +16,6 @@ use sidecar::config::{Config, Loaded};
 use sidecar::telemetry::{self, Output};
 use sidecar::{appliance, demo};
 use tokio::signal::unix::{SignalKind, signal};
-
-/// Threads here hand blocks to each other, and the system's allocator, with a heap for almost every thread, kept some 100 MiB
-/// of free memory in them under load. This one has few heaps and returns what is free (`benches/soak.rs` measures it).
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Stores a blockchain node's event stream in a durable log, and re-serves it over SSE from any sequence on.
 #[derive(Parser)]
@@ -67,6 +65,8 @@ struct DemoArguments {
 }
 
 fn main() -> ExitCode {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    few_heaps::restart_with_few_heaps();
     match telemetry::start_logging() {
         Ok(output) => {
             let status = run_as_asked(&output);
