@@ -135,6 +135,8 @@ impl Retained {
             && let Some(file) = self.file.get()
         {
             file.record(sequence)?;
+            // The other slot too: one of them may be damaged, and must not bring back what the other had replaced.
+            file.record(sequence)?;
             self.from.store(sequence, Ordering::Release);
         }
         Ok(())
