@@ -6,7 +6,7 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -102,7 +102,7 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<OldestState> {
 pub(crate) struct Retained {
     from: AtomicU64,
     /// Open while this process holds the writer's lock.
-    file: OnceLock<OldestFile>,
+    file: Mutex<Option<OldestFile>>,
 }
 
 impl Retained {
@@ -117,29 +117,35 @@ impl Retained {
         Ok(())
     }
 
-    /// Opens the file for whoever holds the writer's lock, or makes it.
+    /// Opens the file for the holder of the writer's lock, or makes it. The one opened before is closed: it may have been
+    /// moved away meanwhile, and a drop recorded there would read as a loss later.
     pub(crate) fn keep(&self, storage: &dyn Storage, first: Sequence) -> Result<()> {
         let file = OldestFile::open(storage, first)?;
+        let mut kept = self.lock_file();
         self.from.store(file.sequence(), Ordering::Release);
-        // A second opening in one process finds the same file.
-        let _ = self.file.set(file);
+        *kept = Some(file);
         Ok(())
     }
 
     /// Records durably that retention drops everything before `sequence`. A log never begins earlier again.
     pub(crate) fn record(&self, storage: &dyn Storage, sequence: Sequence) -> Result<()> {
-        if self.file.get().is_none() {
-            self.keep(storage, self.from())?;
+        let mut kept = self.lock_file();
+        if kept.is_none() {
+            *kept = Some(OldestFile::open(storage, self.from())?);
         }
-        if sequence > self.from()
-            && let Some(file) = self.file.get()
-        {
-            file.record(sequence)?;
-            // The other slot too: one of them may be damaged, and must not bring back what the other had replaced.
-            file.record(sequence)?;
-            self.from.store(sequence, Ordering::Release);
+        if let Some(file) = kept.as_ref() {
+            if sequence > file.sequence() {
+                file.record(sequence)?;
+                // The other slot too: one of them may be damaged, and must not bring back what the other had replaced.
+                file.record(sequence)?;
+            }
+            self.from.store(file.sequence(), Ordering::Release);
         }
         Ok(())
+    }
+
+    fn lock_file(&self) -> MutexGuard<'_, Option<OldestFile>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
