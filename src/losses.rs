@@ -1,19 +1,32 @@
-//! Telling the operator what the log has lost: once after it was opened, and when readers meet more.
+//! Telling the operator what the log has lost: soon after it was opened, and when more is found.
 //!
-//! Owns a thread that looks through the segments after everything serves, so that a start takes as long whatever the size
-//! of the log. What it and the readers find is in the log's own [`Losses`](sidecar_log_format::Losses), which `/status`,
-//! `/ready` and `/metrics` read; only the log lines are made here.
+//! Owns a thread that looks through the lists of all segments after everything serves, so that a start takes as long
+//! whatever the size of the log; then it checks the blocks at a slow pace, and again every day. It looks through the lists
+//! again after the log was recovered in place, and now and then while something is lost: files may have been put back.
+//! What it and the readers find is in the log's own [`Losses`](sidecar_log_format::Losses), which `/status`, `/ready` and
+//! `/metrics` read; only the log lines are made here.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sidecar_log_format::{Log, LostRange, Sequence};
 use tracing::{error, info, warn};
 
-/// How often it is looked whether readers have met more.
+/// How often it is looked whether more is known to be lost.
 const PERIOD: Duration = Duration::from_secs(5);
+/// How long until the lists are looked through again while something is lost.
+const SURVEY_PERIOD: Duration = Duration::from_secs(600);
+/// The same after an error.
+const RETRY_PERIOD: Duration = Duration::from_secs(60);
+/// How long after a check of all blocks the next one begins.
+const CHECK_PERIOD: Duration = Duration::from_secs(24 * 3600);
+/// How fast blocks are read for that.
+const CHECKED_BYTES_PER_SECOND: f64 = (16 << 20) as f64;
+/// Shorter waits are put together.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// How many ranges get a line of their own at a time; all are counted.
 const RANGES_LOGGED_MAX: usize = 10;
 
@@ -30,7 +43,10 @@ impl LossWatch {
     /// When the system has no room for a thread.
     pub(crate) fn start(log: Log) -> std::io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
-        let thread = thread::Builder::new().name("losses".to_owned()).spawn(move || watch(&log, &stopped))?;
+        let mut watch = Watch { log, stopped, logged: Logged::default(), generation: 0, is_announced: false };
+        let thread = thread::Builder::new().name("losses".to_owned()).spawn(move || {
+            let _stopped = watch.run();
+        })?;
         Ok(LossWatch { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -39,57 +55,151 @@ impl Drop for LossWatch {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // It ends before the next segment, and has nothing to report.
+            // It ends before the next segment or block, and has nothing to report.
             let _ = thread.join();
         }
     }
 }
 
-fn watch(log: &Log, stopped: &mpsc::Receiver<()>) {
-    let wait = |time| match stopped.recv_timeout(time) {
-        Err(RecvTimeoutError::Timeout) => ControlFlow::Continue(()),
-        _ => ControlFlow::Break(()),
-    };
-    let mut is_stopped = false;
-    let found = log.find_losses(&mut || {
-        let step = wait(Duration::ZERO);
-        is_stopped = step.is_break();
-        step
-    });
-    if is_stopped {
-        return;
+struct Watch {
+    log: Log,
+    stopped: mpsc::Receiver<()>,
+    logged: Logged,
+    /// Of the losses, when the last survey began.
+    generation: u64,
+    /// Whether it was reported that all segments are there, or which are not.
+    is_announced: bool,
+}
+
+impl Watch {
+    /// Surveys and checks until the thread is to end.
+    fn run(&mut self) -> ControlFlow<()> {
+        let mut next_survey = Some(Instant::now());
+        let mut next_check = Instant::now();
+        loop {
+            if next_survey.is_some_and(|at| at <= Instant::now()) || self.log.losses_generation() != self.generation {
+                next_survey = self.survey()?.map(|wait| Instant::now() + wait);
+            }
+            self.logged.report(&self.log);
+            if next_survey.is_none() && !self.logged.ranges.is_empty() {
+                next_survey = Some(Instant::now() + SURVEY_PERIOD);
+            }
+            if next_check <= Instant::now() {
+                next_check = Instant::now() + self.check()?;
+                continue;
+            }
+            wait(&self.stopped, PERIOD)?;
+        }
     }
-    let mut logged = Vec::new();
-    report(log, &mut logged);
-    match found {
-        Ok(()) if logged.is_empty() => info!("all segments of the log are there"),
-        Ok(()) => {}
-        Err(error) => warn!(%error, "the log could not be looked through for losses; the next start tries again"),
+
+    /// Looks through the lists; returns after what time to do so again, if that is known.
+    fn survey(&mut self) -> ControlFlow<(), Option<Duration>> {
+        self.generation = self.log.losses_generation();
+        let mut step = ControlFlow::Continue(());
+        let found = self.log.find_losses(&mut || {
+            step = wait(&self.stopped, Duration::ZERO);
+            step
+        });
+        step?;
+        self.logged.report(&self.log);
+        ControlFlow::Continue(match found {
+            Ok(()) => {
+                if !self.is_announced && self.logged.ranges.is_empty() {
+                    info!("all segments of the log are there");
+                }
+                self.is_announced = true;
+                None
+            }
+            Err(error) => {
+                warn!(%error, retry = ?RETRY_PERIOD, "the log could not be looked through for losses");
+                Some(RETRY_PERIOD)
+            }
+        })
     }
-    while wait(PERIOD).is_continue() {
-        report(log, &mut logged);
+
+    /// Checks all blocks at a slow pace; returns after what time to do so again.
+    fn check(&mut self) -> ControlFlow<(), Duration> {
+        let Watch { log, stopped, logged, generation, .. } = self;
+        let mut step = ControlFlow::Continue(());
+        let mut debt = Duration::ZERO;
+        let mut reported_at = Instant::now();
+        let mut is_interrupted = false;
+        let checked = log.check_blocks(&mut |bytes| {
+            debt += Duration::from_secs_f64(bytes as f64 / CHECKED_BYTES_PER_SECOND);
+            let pause = if debt < PAUSE_MIN { Duration::ZERO } else { std::mem::take(&mut debt) };
+            step = wait(stopped, pause);
+            step?;
+            if reported_at.elapsed() >= PERIOD {
+                reported_at = Instant::now();
+                logged.report(log);
+            }
+            // What is lost now must be known soon.
+            is_interrupted = log.losses_generation() != *generation;
+            if is_interrupted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        step?;
+        logged.report(log);
+        ControlFlow::Continue(match checked {
+            Ok(()) if is_interrupted => Duration::ZERO,
+            Ok(()) => CHECK_PERIOD,
+            Err(error) => {
+                warn!(%error, retry = ?SURVEY_PERIOD, "the blocks of the log could not be checked");
+                SURVEY_PERIOD
+            }
+        })
     }
 }
 
-/// Logs the ranges that were not logged before.
-fn report(log: &Log, logged: &mut Vec<(Sequence, Sequence)>) {
-    let losses = log.losses();
-    let place = |lost: &LostRange| (lost.first_sequence, lost.last_sequence);
-    let new: Vec<_> = losses.unmarked().filter(|lost| !logged.contains(&place(lost))).collect();
-    for lost in new.iter().take(RANGES_LOGGED_MAX) {
-        let LostRange { first_sequence, last_sequence, kind, reason } = lost;
-        let (kind, events) = (kind.name(), lost.events());
-        error!(first_sequence, last_sequence, events, kind, reason, "stored events are lost");
+/// Waits, unless the thread is to end.
+fn wait(stopped: &mpsc::Receiver<()>, time: Duration) -> ControlFlow<()> {
+    match stopped.recv_timeout(time) {
+        Err(RecvTimeoutError::Timeout) => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
     }
-    let more = new.len().saturating_sub(RANGES_LOGGED_MAX);
-    if more > 0 {
-        error!(ranges = more, "stored events are lost in more ranges");
+}
+
+/// What the operator was told of.
+#[derive(Default)]
+struct Logged {
+    /// The first sequences of the ranges that are lost, and the last ones.
+    ranges: BTreeMap<Sequence, Sequence>,
+    /// Of the losses, when they were last looked at.
+    version: Option<u64>,
+}
+
+impl Logged {
+    /// Logs the ranges that were not logged before.
+    fn report(&mut self, log: &Log) {
+        let version = log.losses_version();
+        if self.version.replace(version) == Some(version) {
+            return;
+        }
+        let losses = log.losses();
+        let new: Vec<_> = losses.unmarked().filter(|lost| !self.covers(lost)).collect();
+        for lost in new.iter().take(RANGES_LOGGED_MAX) {
+            let LostRange { first_sequence, last_sequence, kind, reason } = lost;
+            let (kind, events) = (kind.name(), lost.events());
+            error!(first_sequence, last_sequence, events, kind, reason, "stored events are lost");
+        }
+        let more = new.len().saturating_sub(RANGES_LOGGED_MAX);
+        if more > 0 {
+            error!(ranges = more, "stored events are lost in more ranges");
+        }
+        if !new.is_empty() {
+            warn!(
+                "the rest of the log is served; put a back-up of the files in their place and restart the sidecar, or \
+                 stop it and run `sidecar-log repair`, which marks what is lost"
+            );
+        }
+        if !self.ranges.is_empty() && losses.unmarked().next().is_none() {
+            info!("no stored event is lost any more, but for those that a mark in the log names");
+        }
+        self.ranges = losses.unmarked().map(|lost| (lost.first_sequence, lost.last_sequence)).collect();
     }
-    if !new.is_empty() {
-        warn!(
-            "the rest of the log is served; put a back-up of the files in their place, or stop the sidecar and run \
-             `sidecar-log repair`, which marks what is lost"
-        );
+
+    /// Retention may have cut a range.
+    fn covers(&self, lost: &LostRange) -> bool {
+        let before = self.ranges.range(..=lost.first_sequence).next_back();
+        before.is_some_and(|(_, &last)| lost.last_sequence <= last)
     }
-    *logged = losses.unmarked().map(place).collect();
 }

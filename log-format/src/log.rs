@@ -812,15 +812,21 @@ impl Shared {
             return Ok(found);
         }
         // Read outside the lock: others need not wait for this disk read.
-        let sealed = Arc::new(Sealed::open(self.storage.as_ref(), first_sequence)?);
-        if sealed.file.header.log_id != self.read_header().log_id {
-            return Err(self.foreign(&sealed.file));
-        }
+        let sealed = Arc::new(self.open_of_this_log(first_sequence)?);
         let mut open = self.lock_open();
         open.clock += 1;
         let clock = open.clock;
         open.by_sequence.insert(first_sequence, (clock, Arc::clone(&sealed)));
         open.close_unused();
+        Ok(sealed)
+    }
+
+    /// Opens a sealed segment past those that are open, and refuses another log's.
+    pub(crate) fn open_of_this_log(&self, first_sequence: Sequence) -> Result<Sealed> {
+        let sealed = Sealed::open(self.storage.as_ref(), first_sequence)?;
+        if sealed.file.header.log_id != self.read_header().log_id {
+            return Err(self.foreign(&sealed.file));
+        }
         Ok(sealed)
     }
 
@@ -852,7 +858,7 @@ impl Shared {
 
     /// Where a file is missing: tells a log whose directory is gone, whose readers must wait for it, from one that dropped a
     /// segment. A log that is being written always has a head.
-    fn check_directory(&self) -> Result<()> {
+    pub(crate) fn check_directory(&self) -> Result<()> {
         match self.storage.open(head::FILE, false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.reading == Reading::ThisProcess => {
                 Err(Error::LogMissing { directory: self.storage.name() })
@@ -986,7 +992,7 @@ fn read_entry(file: &SegmentFile, entry: &BlockEntry) -> Result<(BlockHeader, Ve
 }
 
 /// Whether a block is the one of its index entry: a reader goes on where the entry ends.
-fn check_listed(file: &SegmentFile, entry: &BlockEntry, header: &BlockHeader) -> Result<()> {
+pub(crate) fn check_listed(file: &SegmentFile, entry: &BlockEntry, header: &BlockHeader) -> Result<()> {
     let is_listed = header.block_type == BlockType::EVENTS
         && header.first_sequence == entry.first_sequence
         && header.count == entry.count;

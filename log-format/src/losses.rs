@@ -1,23 +1,27 @@
 //! What a log is known to have lost: one answer for everybody who asks.
 //!
 //! Owns the distinction between events that retention dropped (nothing is wrong), that a segment file lacks, that a
-//! damaged place holds, and that a mark in the log names as lost. A [`Log`] gathers what its readers meet and what
-//! [`Log::find_losses`] finds by looking through the segments; [`Losses`] is the answer at a moment.
+//! damaged place holds, and that a mark in the log names as lost. A [`Log`] gathers what its readers meet and what its
+//! surveys find: [`Log::find_losses`] in the lists of all segments, [`Log::check_blocks`] in their blocks too. A survey also
+//! removes what turns out to be readable again. [`Losses`] is the answer at a moment.
 
 use std::{
     collections::BTreeMap,
     fmt::{self, Display},
     io,
     ops::{ControlFlow, Range},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use serde::Serialize;
 
 use crate::{
-    Error, Log, MarkKind, Missing, Result, Sequence,
+    Block, Error, Log, MarkKind, Missing, Result, Sequence, block,
     examine::parse_loss,
-    log::{Sealed, Shared, read_marks, split_entries},
+    log::{LargeEvent, Sealed, Shared, check_listed, load, read_marks, split_entries},
     segment::{BlockEntry, SegmentFile},
 };
 
@@ -150,6 +154,35 @@ impl Collection {
         }
     }
 
+    /// The known pieces of a range.
+    fn within(&self, range: &Range<Sequence>) -> Vec<(Range<Sequence>, LossKind)> {
+        let before = self.ranges.range(..range.start).next_back();
+        let pieces = before.into_iter().chain(self.ranges.range(range.start..range.end.max(range.start)));
+        pieces
+            .map(|(&start, &(end, kind, _))| (start.max(range.start)..end.min(range.end), kind))
+            .filter(|(piece, _)| !piece.is_empty())
+            .collect()
+    }
+
+    /// Removes what is known of a range; a larger one around it is cut.
+    fn remove(&mut self, range: &Range<Sequence>) {
+        let around = self.ranges.range(..range.start).next_back().map(|(&start, known)| (start, known.clone()));
+        let inside = self.ranges.range(range.start..range.end.max(range.start));
+        let inside: Vec<_> = inside.map(|(&start, known)| (start, known.clone())).collect();
+        for (start, (end, kind, reason)) in around.into_iter().chain(inside) {
+            if end <= range.start {
+                continue;
+            }
+            self.ranges.remove(&start);
+            if start < range.start {
+                self.ranges.insert(start, (range.start, kind, Arc::clone(&reason)));
+            }
+            if end > range.end {
+                self.ranges.insert(range.end, (end, kind, reason));
+            }
+        }
+    }
+
     /// What is known of a sequence: up to where it holds, and why.
     fn at(&self, sequence: Sequence) -> Option<(Sequence, LossKind, Arc<str>)> {
         let (_, (end, kind, reason)) = self.ranges.range(..=sequence).next_back()?;
@@ -169,54 +202,129 @@ impl Collection {
     }
 }
 
-/// What the readers of one process have found.
+/// What readers and surveys of one process have found.
 #[derive(Default)]
-pub(crate) struct Known(Mutex<Collection>);
+pub(crate) struct Known {
+    collection: Mutex<Collection>,
+    /// Counts changes of the collection.
+    version: AtomicU64,
+    /// Counts how often everything was forgotten.
+    generation: AtomicU64,
+}
+
+/// What is lost in a piece of the log: where, why, and the same in words.
+type Found = Vec<(Range<Sequence>, LossKind, String)>;
 
 impl Known {
     pub(crate) fn add(&self, range: Range<Sequence>, kind: LossKind, reason: &str) {
-        self.lock().add(range, kind, reason);
+        self.change(|collection| collection.add(range, kind, reason));
     }
 
-    /// Sequences may name other events now.
+    /// Sequences may name other events now, or other things may be lost: a survey has to look again.
     pub(crate) fn clear(&self) {
-        *self.lock() = Collection::default();
+        self.change(|collection| *collection = Collection::default());
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn within(&self, range: &Range<Sequence>) -> Vec<(Range<Sequence>, LossKind)> {
+        self.lock().within(range)
+    }
+
+    /// Replaces `before`, which was known when a survey began to look at a piece, by what it found there. What readers have
+    /// added meanwhile stays.
+    fn settle(&self, before: &[(Range<Sequence>, LossKind)], found: &Found) {
+        self.change(|collection| {
+            for (range, _) in before {
+                collection.remove(range);
+            }
+            for (range, kind, reason) in found {
+                collection.add(range.clone(), *kind, reason);
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Collection)) {
+        let mut collection = self.lock();
+        change(&mut collection);
+        self.version.fetch_add(1, Ordering::AcqRel);
     }
 
     fn lock(&self) -> MutexGuard<'_, Collection> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.collection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// How closely a survey looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// At the lists of segments, and at those blocks that are known to be damaged.
+    Lists,
+    /// At the checksums of all blocks too.
+    Blocks,
+}
+
 impl Log {
-    /// What is known to be lost so far: what [`Log::find_losses`] has found, and what readers have met since.
+    /// What is known to be lost so far: what surveys have found, and what readers have met since.
     #[must_use]
     pub fn losses(&self) -> Losses {
         self.shared.losses.lock().losses(self.shared.retained.from())
     }
 
-    /// Looks through all segments for what is lost: files, headers, footers and what they list, and no event. Calls `step`
-    /// before each segment, which may stop it. A damaged block shows only to those who read it.
+    /// Changes whenever [`Log::losses`] may have changed, other than by retention. A look at it costs nothing.
+    #[must_use]
+    pub fn losses_version(&self) -> u64 {
+        self.shared.losses.version.load(Ordering::Acquire)
+    }
+
+    /// Changes whenever the known losses were forgotten, because the log was recovered in place or replaced: only
+    /// [`Log::find_losses`] tells what is lost now.
+    #[must_use]
+    pub fn losses_generation(&self) -> u64 {
+        self.shared.losses.generation.load(Ordering::Acquire)
+    }
+
+    /// Looks through all segments for what is lost: files, headers, footers and what they list, and no event. Of blocks it
+    /// reads only those that are known to be damaged: what can be read again is no longer among [`Log::losses`]. Calls
+    /// `step` before each segment, which may stop it.
     ///
     /// # Errors
     /// What the storage answers. Damage is no error: it is among [`Log::losses`] afterwards.
     pub fn find_losses(&self, step: &mut dyn FnMut() -> ControlFlow<()>) -> Result<()> {
+        self.survey(Depth::Lists, &mut |_| step())
+    }
+
+    /// The same, and checks every visible block against its checksums. Calls `step` also before each block, with the bytes
+    /// that will be read next, so that the caller can set the pace.
+    ///
+    /// # Errors
+    /// As [`Log::find_losses`].
+    pub fn check_blocks(&self, step: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<()> {
+        self.survey(Depth::Blocks, step)
+    }
+
+    fn survey(&self, depth: Depth, step: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<()> {
         let shared = &self.shared;
         let head = self.head().next_sequence;
         let segments = shared.segment_list();
         let mut next = shared.retained.from();
+        // What retention has dropped would take room from what is lost.
+        let dropped = shared.losses.within(&(0..next));
+        if !dropped.is_empty() {
+            shared.losses.settle(&dropped, &Vec::new());
+        }
         for (index, &first) in segments.iter().enumerate() {
-            if step().is_break() {
+            if step(0).is_break() {
                 return Ok(());
             }
             let end = segments.get(index + 1).map_or(head, |&end| end.min(head));
             // Segments below the oldest may be left over from a drop.
             if next < first {
-                shared.note_gap(next.max(shared.retained.from())..first)?;
+                shared.survey_gap(next.max(shared.retained.from())..first)?;
             }
-            next = next.max(shared.find_losses_in(first, end)?);
+            let ControlFlow::Continue(covered) = shared.survey_segment(first, end, depth, step)? else { return Ok(()) };
+            next = next.max(covered);
         }
-        shared.note_gap(next..head)
+        if next < head { shared.survey_gap(next..head) } else { Ok(()) }
     }
 }
 
@@ -267,54 +375,107 @@ impl Shared {
         }
     }
 
-    fn note_gap(&self, gap: Range<Sequence>) -> Result<()> {
-        for (range, kind, reason) in self.gap(gap)? {
-            self.losses.add(range, kind, &reason);
+    /// Between two segments there is nothing that could be read.
+    fn survey_gap(&self, gap: Range<Sequence>) -> Result<()> {
+        let before = self.losses.within(&gap);
+        let found = self.gap(gap)?;
+        if !before.is_empty() || !found.is_empty() {
+            self.losses.settle(&before, &found);
         }
         Ok(())
     }
 
-    /// Looks at one segment, after which the log goes on at `end`; returns where its events end.
-    fn find_losses_in(&self, first: Sequence, end: Sequence) -> Result<Sequence> {
+    /// Looks at one segment, after which the log goes on at `end`; returns where its events end, unless `step` stopped it.
+    fn survey_segment(
+        &self,
+        first: Sequence,
+        end: Sequence,
+        depth: Depth,
+        step: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<(), Sequence>> {
+        let before = self.losses.within(&(first..end));
+        let mut found = Found::new();
+        let covered = self.find_in_segment(first, end, depth, &before, &mut found, step)?;
+        if covered.is_continue() && (!before.is_empty() || !found.is_empty()) {
+            self.losses.settle(&before, &found);
+            // A reader may have an older file of this name open.
+            self.forget(first, false);
+        }
+        Ok(covered)
+    }
+
+    fn find_in_segment(
+        &self,
+        first: Sequence,
+        end: Sequence,
+        depth: Depth,
+        before: &[(Range<Sequence>, LossKind)],
+        found: &mut Found,
+        step: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<(), Sequence>> {
         let contents = match self.contents(first) {
             Ok(contents) => contents,
             Err(error @ (Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. })) => {
-                self.losses.add(first..end, LossKind::Damaged, &error.to_string());
-                return Ok(end);
+                found.push((first..end, LossKind::Damaged, error.to_string()));
+                return Ok(ControlFlow::Continue(end));
             }
             Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                self.check_directory()?;
                 if first >= self.retained.from() {
-                    self.losses.add(first..end, LossKind::Missing, NO_SEGMENT);
+                    found.push((first..end, LossKind::Missing, NO_SEGMENT.to_owned()));
                 }
-                return Ok(end);
+                return Ok(ControlFlow::Continue(end));
             }
             Err(error) => return Err(error),
+        };
+        let is_known = |entry: &BlockEntry| {
+            before.iter().any(|(range, kind)| {
+                *kind == LossKind::Damaged && range.start < entry.end_sequence() && entry.first_sequence < range.end
+            })
         };
         let mut next = first;
         for entry in &contents.events {
             if next < entry.first_sequence {
-                self.note_gap(next..entry.first_sequence)?;
+                found.append(&mut self.gap(next..entry.first_sequence)?);
             }
             next = entry.end_sequence();
-            if entry.is_unreadable() {
-                let (file, offset) = (contents.file.name.clone(), entry.offset);
+            let checked = if entry.is_unreadable() {
                 let reason = "no block begins here".to_owned();
-                let reason = Error::Corrupt { file, offset, reason }.to_string();
-                self.losses.add(entry.first_sequence..next, LossKind::Damaged, &reason);
+                Err(Error::Corrupt { file: contents.file.name.clone(), offset: entry.offset, reason })
+            } else if is_known(entry) {
+                // A reader may have found more than a checksum tells.
+                decode_block(&contents.file, entry)
+            } else if depth == Depth::Blocks {
+                if step(entry.stored_bytes.into()).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+                check_block(&contents.file, entry)
+            } else {
+                Ok(())
+            };
+            match checked {
+                Ok(()) => {}
+                Err(error @ (Error::Corrupt { .. } | Error::UnknownFeature { .. })) => {
+                    let range = entry.first_sequence..next;
+                    // At once: a survey of blocks takes long.
+                    self.losses.add(range.clone(), LossKind::Damaged, &error.to_string());
+                    found.push((range, LossKind::Damaged, error.to_string()));
+                }
+                Err(error) => return Err(error),
             }
         }
         if let Some(reason) = contents.broken_tail
             && next < end
         {
-            self.losses.add(next..end, LossKind::Damaged, &reason);
-            return Ok(end);
+            found.push((next..end, LossKind::Damaged, reason));
+            return Ok(ControlFlow::Continue(end));
         }
-        Ok(next)
+        Ok(ControlFlow::Continue(next))
     }
 
     /// Sequences that are in no block: which of them a mark explains, and which are missing.
-    fn gap(&self, gap: Range<Sequence>) -> Result<Vec<(Range<Sequence>, LossKind, String)>> {
-        let mut pieces = Vec::new();
+    fn gap(&self, gap: Range<Sequence>) -> Result<Found> {
+        let mut pieces = Found::new();
         if gap.is_empty() {
             return Ok(pieces);
         }
@@ -366,9 +527,26 @@ impl Shared {
             return Ok(active);
         }
         // Past the segments that readers keep open.
-        let Sealed { file, footer, broken_tail, .. } = Sealed::open(self.storage.as_ref(), first)?;
+        let Sealed { file, footer, broken_tail, .. } = self.open_of_this_log(first)?;
         let (events, marks) = split_entries(&footer.blocks);
         Ok(Contents { file, events, marks, broken_tail })
+    }
+}
+
+/// Checks a block against its checksums, in pieces.
+fn check_block(file: &SegmentFile, entry: &BlockEntry) -> Result<()> {
+    let header = file.read_header(entry.offset)?;
+    let header = header.ok_or_else(|| file.corrupt(entry.offset, block::corrupt("no block begins here")))?;
+    check_listed(file, entry, &header)?;
+    file.check_parts(entry.offset, &header)
+}
+
+/// Reads a block as a reader of its events does.
+fn decode_block(file: &Arc<SegmentFile>, entry: &BlockEntry) -> Result<()> {
+    if entry.is_large() {
+        LargeEvent::open(Arc::clone(file), entry).map(drop)
+    } else {
+        load(file, entry, Block::decode).map(drop)
     }
 }
 
@@ -423,6 +601,19 @@ mod tests {
         assert_eq!(found.losses(30).summary().unwrap(), "1 event is lost: 30");
         assert_eq!(found.losses(31).summary(), None);
         assert_eq!(found.losses(31).events(LossKind::Marked), 10);
+    }
+
+    #[test]
+    fn what_is_found_again_leaves_the_range_around_it() {
+        let mut found = Collection::default();
+        found.add(0..30, LossKind::Missing, "a");
+        found.add(40..50, LossKind::Damaged, "b");
+        assert_eq!(found.within(&(20..45)), [(20..30, LossKind::Missing), (40..45, LossKind::Damaged)]);
+        found.remove(&(10..20));
+        found.remove(&(25..45));
+        found.remove(&(60..70));
+        let ranges: Vec<_> = found.losses(0).ranges().iter().map(ToString::to_string).collect();
+        assert_eq!(ranges, ["0 to 9", "20 to 24", "45 to 49"]);
     }
 
     #[test]

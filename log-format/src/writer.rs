@@ -248,6 +248,8 @@ impl Writer {
         // Over the other slot too: none may be left that says that the log was closed in order.
         writer.publish()?;
         writer.head_file.sync()?;
+        // Only now: readers may have met what a mark explains since then, and what was lost before may be back.
+        log.shared.losses.clear();
         Ok(Opened { writer, log, recovery: found.recovery })
     }
 

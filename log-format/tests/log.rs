@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use sidecar_log_format::{
-    ApiVersion, Error, Event, Kind, Log, Missing, Opened, Read, ReadOptions, WriteOptions, Writer,
+    ApiVersion, Error, Event, Kind, Log, LossKind, Missing, Opened, Read, ReadOptions, WriteOptions, Writer,
     storage::{Directory, Storage},
 };
 
@@ -325,6 +325,7 @@ fn append_one(writer: &mut Writer, number: u64) {
 fn what_readers_saw_keeps_its_sequence_when_an_older_copy_is_put_back() {
     let parent = tempfile::tempdir().unwrap();
     let (path, older) = (parent.path().join("log"), parent.path().join("older"));
+    let options = || WriteOptions { segment_blocks_max: 4, ..options() };
     let Opened { mut writer, log, .. } = Writer::open(Arc::new(Directory::create(&path).unwrap()), options()).unwrap();
     append(&mut writer, 0..100);
     std::fs::create_dir(&older).unwrap();
@@ -343,6 +344,60 @@ fn what_readers_saw_keeps_its_sequence_when_an_older_copy_is_put_back() {
     let (wire, holes) = wire_from(&log, 0);
     assert_eq!(holes, [(100, 150)]);
     assert!(wire.starts_with(&expected_wire(0..100)));
+    log.find_losses(&mut || ControlFlow::Continue(())).unwrap();
+    assert_eq!(LossKind::ALL.map(|kind| log.losses().events(kind)), [0, 0, 50]);
+
+    // A drop is recorded in the file that is in place now, so that the next start finds nothing missing before it.
+    assert!(writer.drop_before(60).unwrap() > 0);
+    let retained_from = log.retained_from();
+    writer.close().unwrap();
+    let log = Log::open(Arc::new(Directory::at(&path)), ReadOptions::default()).unwrap();
+    assert_eq!((log.retained_from(), log.oldest()), (retained_from, retained_from));
+    log.find_losses(&mut || ControlFlow::Continue(())).unwrap();
+    assert!(retained_from > 0 && log.losses().unmarked().next().is_none(), "{:?}", log.losses());
+}
+
+#[test]
+fn a_loss_is_over_once_the_file_is_back_and_a_damaged_block_is_found_though_nobody_read_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = WriteOptions { segment_blocks_max: 4, read: ReadOptions { cache_bytes: 0 }, ..options() };
+    let Opened { mut writer, log, .. } = Writer::open(storage(&directory), options).unwrap();
+    append(&mut writer, 0..150);
+    let second = *writer.maintenance().sealed_segments().get(1).unwrap();
+    let (file, away) = (directory.path().join(format!("{second:020}.segment")), directory.path().join("away"));
+    let kinds = || LossKind::ALL.map(|kind| log.losses().events(kind) > 0);
+    let find_losses = || log.find_losses(&mut || ControlFlow::Continue(())).unwrap();
+
+    std::fs::rename(&file, &away).unwrap();
+    assert!(matches!(log.read(second).unwrap(), Read::Missing { why: Missing::Lost, .. }));
+    find_losses();
+    assert_eq!(kinds(), [true, false, false]);
+    std::fs::rename(&away, &file).unwrap();
+    find_losses();
+    assert_eq!(kinds(), [false, false, false]);
+
+    let sound = std::fs::read(&file).unwrap();
+    let mut damaged = sound.clone();
+    let block = sound.windows(4).position(|bytes| bytes == b"SBLK").unwrap();
+    damaged[block + 150] ^= 0xFF;
+    std::fs::write(&file, damaged).unwrap();
+    find_losses();
+    assert_eq!(kinds(), [false, false, false]);
+    let (version, mut checked) = (log.losses_version(), 0);
+    let check = &mut |bytes| {
+        checked += bytes;
+        ControlFlow::Continue(())
+    };
+    log.check_blocks(check).unwrap();
+    assert!(checked > sound.len() as u64 / 2 && log.losses_version() > version);
+    assert_eq!(log.losses().ranges()[0].first_sequence, second);
+    find_losses();
+    assert_eq!(kinds(), [false, true, false]);
+    assert!(matches!(log.read(second).unwrap(), Read::Missing { why: Missing::Quarantined(_), .. }));
+    std::fs::write(&file, sound).unwrap();
+    find_losses();
+    assert_eq!(kinds(), [false, false, false]);
+    assert!(matches!(log.read(second).unwrap(), Read::Events { .. }));
 }
 
 #[test]
