@@ -20,8 +20,7 @@ pub(crate) fn put_right(storage: &dyn Storage, dry_run: bool) -> Result<Vec<Acti
     let misnamed = misnamed(storage)?;
     if !dry_run {
         for (&file, &right) in &misnamed {
-            let aside = format!("{}{SUFFIX}", file_name(right));
-            storage.rename(&file_name(file), &aside).map_err(storage_error("rename", &file_name(file)))?;
+            storage.rename(&file_name(file), &aside_name(right)).map_err(storage_error("rename", &file_name(file)))?;
         }
         sync(storage)?;
     }
@@ -50,6 +49,11 @@ pub(crate) fn put_right(storage: &dyn Storage, dry_run: bool) -> Result<Vec<Acti
     Ok(actions)
 }
 
+/// The intermediate name of a segment.
+fn aside_name(right: Sequence) -> String {
+    format!("{}{SUFFIX}", file_name(right))
+}
+
 /// Which files hold other segments than they are named for, where each can have its own name.
 fn misnamed(storage: &dyn Storage) -> Result<BTreeMap<Sequence, Sequence>> {
     let segments = list_segments(storage)?;
@@ -63,9 +67,14 @@ fn misnamed(storage: &dyn Storage) -> Result<BTreeMap<Sequence, Sequence>> {
             Err(error) => return Err(error),
         }
     }
-    // Of two copies of a segment one stays where it is, and a name that is rightly taken is not free.
+    let names = storage.list().map_err(storage_error("list", "the directory"))?;
+    // Of two copies of a segment one stays where it is, and a name that is rightly taken is not free. Nor is one whose
+    // intermediate name is taken: what an earlier repair left there would be overwritten.
     loop {
-        let is_free = |right: Sequence| !segments.contains(&right) || misnamed.contains_key(&right);
+        let is_free = |right: Sequence| {
+            let is_kept_aside = names.iter().any(|name| *name == aside_name(right));
+            !is_kept_aside && (!segments.contains(&right) || misnamed.contains_key(&right))
+        };
         let is_first = |file: Sequence, right: Sequence| {
             misnamed.iter().find(|(_, other)| **other == right).map(|(&f, _)| f) == Some(file)
         };
