@@ -5,8 +5,8 @@
 //! hole in the log at any moment. The chain begins again where the log began before, because nothing that is stored changes.
 
 use crate::{
-    CHAIN_START, Error, Result, Sequence,
-    log::list_segments,
+    CHAIN_START, Error, MarkKind, Result, Sequence,
+    log::{list_segments, read_segment_marks},
     oldest::OldestFile,
     rewrite::copy_bytes,
     segment::{Footer, SegmentFile, file_name, storage_error},
@@ -49,10 +49,11 @@ pub fn beginning(log: &dyn Storage) -> Result<Beginning> {
 /// is passed over; returns how many segments are new.
 ///
 /// # Errors
-/// [`Error::Refused`] when the history is of another log or does not end where the log begins, or what the storages answer.
-/// What was copied before that is part of the log.
+/// [`Error::Refused`] when the history is of another log, does not end where the log begins, or lacks the mark that says so,
+/// or what the storages answer. What was copied before that is part of the log.
 pub fn put_in_front(log: &dyn Storage, _lock: &dyn Lock, history: &dyn Storage) -> Result<usize> {
     let Beginning { mut first_sequence, log_id, dialect, .. } = beginning(log)?;
+    let mut chain_before = SegmentFile::open(log, first_sequence, false)?.header.chain_before;
     let oldest = OldestFile::open(log, first_sequence)?;
     // An earlier call may have been cut short before it recorded what it had copied.
     oldest.lower_to(first_sequence)?;
@@ -71,13 +72,27 @@ pub fn put_in_front(log: &dyn Storage, _lock: &dyn Lock, history: &dyn Storage) 
         if footer.end_sequence != first_sequence {
             return refuse(format!("it ends before {}, and the log begins at {first_sequence}", footer.end_sequence));
         }
+        // Only the log's own first event begins the chain again; what an earlier call has copied continues the history's.
+        if chain_before == CHAIN_START {
+            if !ends_history(&file, &footer, first_sequence)? {
+                return refuse(format!("no import mark in it names {first_sequence} as the first event after it"));
+            }
+        } else if footer.chain_after != chain_before {
+            return refuse("the log's chain does not continue its own".to_owned());
+        }
         copy_segment(&file, log)?;
         // Only now: a log that has to hold what is not there yet has lost it.
         oldest.lower_to(segment)?;
-        first_sequence = segment;
+        (first_sequence, chain_before) = (segment, file.header.chain_before);
         copied += 1;
     }
     Ok(copied)
+}
+
+/// Whether the segment has the mark by which readers know that the chain begins again at `next`.
+fn ends_history(segment: &SegmentFile, footer: &Footer, next: Sequence) -> Result<bool> {
+    let marks = read_segment_marks(segment, footer)?;
+    Ok(marks.iter().any(|mark| mark.kind == MarkKind::IMPORT && parse_in_front_of(&mark.body) == Some(next)))
 }
 
 fn copy_segment(segment: &SegmentFile, to: &dyn Storage) -> Result<()> {

@@ -298,17 +298,25 @@ fn history_in_front_of_a_log_is_read_with_it_and_shows_as_a_stretch_of_its_own_w
 }
 
 #[test]
-fn what_does_not_end_where_a_log_begins_is_not_put_in_front_and_what_has_no_mark_is_a_change() {
+fn what_does_not_end_where_a_log_begins_or_has_no_mark_of_that_is_not_put_in_front() {
     let payloads: Vec<String> = (0..3).map(|number| format!("{{\"Step\":{{\"era_id\":{number}}}}}")).collect();
     let log = log_from(100, &payloads, None);
     let lock = log.lock().unwrap().unwrap();
     let refused = put_in_front(&log, lock.as_ref(), &log_from(90, &payloads, Some(93))).unwrap_err().to_string();
     assert!(refused.contains("00000000000000000093.segment cannot be in front"), "{refused}");
 
-    // Without the mark, a chain that begins again is a change.
+    // Without the mark, a chain that begins again would be a change.
     let unmarked = log_from(97, &payloads, Some(1));
-    put_in_front(&log, lock.as_ref(), &unmarked).unwrap();
+    let refused = put_in_front(&log, lock.as_ref(), &unmarked).unwrap_err().to_string();
+    assert!(refused.contains("no import mark in it names 100 as the first event after it"), "{refused}");
+    // And what an earlier call copied is continued by the same history only.
+    let history: Vec<String> = (0..5).map(|number| format!("{{\"Step\":{{\"era_id\":{number}}}}}")).collect();
+    let mut last_part = log_from(95, &history, Some(100)).files();
+    last_part.remove("00000000000000000095.segment").unwrap();
+    assert_eq!(put_in_front(&log, lock.as_ref(), &SimulatedDisk::with_files(1, last_part)).unwrap(), 1);
+    let other: Vec<String> = payloads.into_iter().rev().collect();
+    let refused = put_in_front(&log, lock.as_ref(), &log_from(95, &other, Some(98))).unwrap_err().to_string();
+    assert!(refused.contains("the log's chain does not continue its own"), "{refused}");
     let found = verify(&(Arc::new(log) as Arc<dyn Storage>), &mut |_| {}).unwrap();
-    assert!(!found.is_sound);
-    assert_eq!(found.stretches.last().unwrap().start, StretchStart::Broken);
+    assert!(found.is_sound, "{:?}", found.problems);
 }
