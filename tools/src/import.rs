@@ -23,7 +23,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use indicatif::ProgressBar;
 use serde_json::value::RawValue;
 use sidecar::source::{
@@ -32,7 +32,7 @@ use sidecar::source::{
 };
 use sidecar_log_format::{
     ApiVersion, Durability, Event, Kind, Log, Mark, MarkKind, Opened, Read, ReadOptions, Timestamp, WriteOptions,
-    Writer, history::IN_FRONT_OF, storage::Directory,
+    Writer, history::IN_FRONT_OF,
 };
 
 use crate::{WrongUsage, print};
@@ -65,7 +65,8 @@ pub(crate) fn import(arguments: &ImportArguments, out: &mut impl Write) -> anyho
         )?;
         return Ok(true);
     }
-    let mut importer = Importer::new(place)?;
+    place.check_room()?;
+    let mut importer = Importer::new(place, Known::EVENTS_MAX)?;
     database.read(&mut importer)?;
     importer.finish(out)
 }
@@ -77,35 +78,50 @@ struct Known {
     identities: HashSet<Identity>,
     /// By node and the id that it gave: nothing in its payload tells one from another.
     shutdowns: HashSet<(String, Option<u64>)>,
+    /// The second of the last event that was read. From then on the log may hold events that are not known here. `None`:
+    /// everything was read.
+    read_until: Option<Timestamp>,
 }
 
 impl Known {
     /// More than any number of nodes keeps.
     const EVENTS_MAX: usize = 1_000_000;
 
-    fn read(directory: &Directory) -> anyhow::Result<Self> {
-        let log = Log::open(Arc::new(directory.clone()), ReadOptions::default())?;
+    /// Reads the log, up to the block that has the `events_max`th event.
+    fn read(log: &Log, events_max: usize) -> anyhow::Result<Self> {
         let mut known = Known::default();
         let mut next = log.oldest();
-        while known.identities.len() + known.shutdowns.len() < Self::EVENTS_MAX {
+        let mut last_received = 0;
+        loop {
             next = match log.read(next)? {
+                Read::End => break,
+                _ if known.len() >= events_max => {
+                    // Databases that keep whole seconds have the next events from the beginning of this one.
+                    known.read_until = Some(last_received - last_received % 1_000_000);
+                    break;
+                }
                 Read::Events { block, index } => {
                     for row in block.rows().skip(index) {
                         known.add(row.kind(), row.source(), row.upstream_id(), &row.payload());
+                        last_received = row.received();
                     }
                     block.end_sequence()
                 }
                 Read::Large(large) => {
                     if let Some(row) = large.shape().row(0) {
                         known.add(row.kind(), row.source(), row.upstream_id(), &large.payload()?);
+                        last_received = row.received();
                     }
                     large.sequence() + 1
                 }
                 Read::Missing { to, .. } => to,
-                Read::End => break,
             };
         }
         Ok(known)
+    }
+
+    fn len(&self) -> usize {
+        self.identities.len() + self.shutdowns.len()
     }
 
     fn add(&mut self, kind: Kind, source: &str, upstream_id: Option<u64>, payload: &[u8]) {
@@ -124,6 +140,23 @@ impl Known {
             _ => self.identities.contains(identity),
         }
     }
+}
+
+/// What the log that history is put in front of has already.
+fn known_events(place: &Place, events_max: usize) -> anyhow::Result<Known> {
+    let log = Log::open(Arc::new(place.storage().clone()), ReadOptions::default())?;
+    let known = Known::read(&log, events_max)?;
+    // Imported events are not in the order of their receive times, so these do not tell what was not read.
+    let is_import = |mark: &Mark| mark.kind == MarkKind::IMPORT;
+    if known.read_until.is_some() && log.marks(log.oldest())?.iter().any(is_import) {
+        bail!(
+            "{} has imported events already, and more events than the {events_max} that an import compares with, so it may \
+             have what the database has; {}",
+            place.directory.display(),
+            place.begin_again()
+        );
+    }
+    Ok(known)
 }
 
 /// Takes the rows twice, first to check and count what comes of them, then to make a log of that.
@@ -151,9 +184,9 @@ struct Target {
 }
 
 impl Importer {
-    fn new(place: Place) -> anyhow::Result<Self> {
+    fn new(place: Place, known_max: usize) -> anyhow::Result<Self> {
         let known = match place.beginning {
-            Some(_) => Known::read(place.storage())?,
+            Some(_) => known_events(&place, known_max)?,
             None => Known::default(),
         };
         let bar = print::event_bar("checking", None);
@@ -236,6 +269,16 @@ impl Importer {
             self.already_there += u64::from(self.target.is_none());
             return Ok(());
         }
+        if let Some(read_until) = self.known.read_until.filter(|&read_until| received >= read_until) {
+            bail!(
+                "the log may have this event already: it was received at {} or later, and an import compares with the first \
+                 {} events of {} only, which end there; import from a copy of the database without the rows from {} on",
+                print::time(read_until),
+                self.known.len(),
+                self.place.directory.display(),
+                print::time(read_until),
+            );
+        }
         let Some(target) = &mut self.target else {
             self.events += 1;
             if has_line_ends {
@@ -251,15 +294,17 @@ impl Importer {
             }
             return Ok(());
         };
+        // Not as soon as it is full: the mark at the end must be written with an event, or it may get a segment of its own,
+        // of the name that the log's own first segment has.
+        if target.writer.is_block_full() {
+            target.writer.commit()?;
+        }
         if event.api_version > target.announced {
             target.writer.announce_version(event.api_version, event.source, received)?;
             target.announced = event.api_version;
         }
         target.writer.append(&event)?;
         target.imported += 1;
-        if target.writer.is_block_full() {
-            target.writer.commit()?;
-        }
         Ok(())
     }
 
@@ -364,24 +409,97 @@ fn with_line_feeds(json: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{ops::RangeInclusive, path::Path};
+
     use sidecar::appliance;
+    use sidecar_log_format::storage::Directory;
 
     use super::*;
 
-    #[test]
-    fn a_database_that_says_more_when_it_is_read_again_becomes_no_log() {
-        let storage_path = tempfile::tempdir().unwrap();
-        let row = Row {
+    /// A log with a block for each of these eras' faults; the fault of era N was received at N.5 seconds.
+    fn begun_log(storage_path: &Path, eras: RangeInclusive<u64>, has_import: bool) {
+        let directory = Directory::create(appliance::log_directory(storage_path)).unwrap();
+        let options = WriteOptions { first_sequence: 100, ..WriteOptions::new(DIALECT, [5; 16], 1) };
+        let Opened { mut writer, .. } = Writer::open(Arc::new(directory), options).unwrap();
+        if has_import {
+            mark(&mut writer, &serde_json::json!({"import": "begin"})).unwrap();
+        }
+        for era in eras {
+            let event = Event {
+                kind: event::FAULT,
+                source: "10.0.0.1:9999",
+                network: "casper-test",
+                api_version: ApiVersion::NONE,
+                upstream_id: Some(era),
+                received: era * 1_000_000 + 500_000,
+                payload: &format!(r#"{{"Fault":{}}}"#, raw_fault(era)),
+            };
+            writer.append(&event).unwrap();
+            writer.commit().unwrap();
+        }
+        writer.close().unwrap();
+    }
+
+    fn raw_fault(era: u64) -> String {
+        format!(r#"{{"era_id":{era},"public_key":"01"}}"#)
+    }
+
+    /// The row of an era's fault, in a database that keeps whole seconds.
+    fn fault_row(era: u64, raw: &str) -> Row<'_> {
+        Row {
             id: 1,
             kind: event::FAULT,
             source_address: "http://10.0.0.1:9999/",
             event_id: 1,
-            emitted: Some(1),
+            emitted: Some(era.cast_signed() * 1_000_000),
             api_version: "2.0.0",
             network: "casper-test",
-            raw: Some(r#"{"era_id":1,"public_key":"01"}"#),
-        };
-        let mut importer = Importer::new(Place::claim(storage_path.path()).unwrap()).unwrap();
+            raw: Some(raw),
+        }
+    }
+
+    #[test]
+    fn rows_that_a_long_log_may_have_are_refused_and_older_ones_taken() {
+        let storage_path = tempfile::tempdir().unwrap();
+        begun_log(storage_path.path(), 10..=14, false);
+        // Compared are 10 to 12; 12 tells from when on the log may have more.
+        let mut importer = Importer::new(Place::claim(storage_path.path()).unwrap(), 3).unwrap();
+        for era in [8, 11, 9, 12] {
+            importer.take(&fault_row(era, &raw_fault(era))).unwrap();
+        }
+        assert_eq!((importer.events, importer.already_there), (2, 2));
+        let raw = raw_fault(99);
+        for era in [12, 13, 20] {
+            let refused = importer.take(&fault_row(era, &raw)).unwrap_err().to_string();
+            let expected = "the log may have this event already: it was received at 1970-01-01T00:00:12.000000Z or later, \
+                            and an import compares with the first 3 events of";
+            assert!(refused.starts_with(expected), "{refused}");
+        }
+        drop(importer);
+        // All of them.
+        let mut importer = Importer::new(Place::claim(storage_path.path()).unwrap(), 5).unwrap();
+        for era in [13, 20] {
+            importer.take(&fault_row(era, &raw_fault(era))).unwrap();
+        }
+        assert_eq!((importer.events, importer.already_there), (1, 1));
+    }
+
+    #[test]
+    fn a_long_log_with_imported_events_gets_no_history() {
+        let storage_path = tempfile::tempdir().unwrap();
+        begun_log(storage_path.path(), 10..=14, true);
+        let refused = Importer::new(Place::claim(storage_path.path()).unwrap(), 4).err().unwrap().to_string();
+        assert!(refused.contains("has imported events already, and more events than the 4 that"), "{refused}");
+        assert!(refused.contains("to have the history all the same, stop the sidecar, move "), "{refused}");
+        Importer::new(Place::claim(storage_path.path()).unwrap(), 5).unwrap();
+    }
+
+    #[test]
+    fn a_database_that_says_more_when_it_is_read_again_becomes_no_log() {
+        let storage_path = tempfile::tempdir().unwrap();
+        let raw = raw_fault(1);
+        let row = fault_row(1, &raw);
+        let mut importer = Importer::new(Place::claim(storage_path.path()).unwrap(), Known::EVENTS_MAX).unwrap();
         importer.take(&row).unwrap();
         importer.begin_writing("a database").unwrap();
         importer.take(&row).unwrap();

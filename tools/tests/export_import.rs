@@ -526,6 +526,59 @@ fn history_that_was_put_in_front_only_in_part_is_continued_by_the_same_command()
 }
 
 #[test]
+fn history_that_was_stopped_between_its_segments_is_continued_by_the_same_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = reference_sqlite(folder.path());
+    let from = format!("sqlite:{}", database.display());
+    // What was received long ago gets segments of its own: of 1, 4 and 5 events.
+    let later_version = r#"UPDATE "event_log" SET "api_version" = '2.1.0' WHERE "event_log_id" > 4"#;
+    assert_eq!(rusqlite::Connection::open(&database).unwrap().execute(later_version, []).unwrap(), 6);
+    let log = begun_log(&folder, 10, &[r#"{"Step":{"era_id":77,"execution_effects":[]}}"#.to_owned()]);
+    let in_the_way = format!("{log}/00000000000000000001.segment.new");
+    fs::create_dir(&in_the_way).unwrap();
+    let (_, err, status) = tool(&["import", "--from", &from, &log]);
+    assert_eq!((status, err.contains("run the same command again")), (1, true), "{err}");
+    assert_eq!(run(&["cat", &log]).lines().count(), 6, "the last segment of the history is in front");
+    fs::remove_dir(&in_the_way).unwrap();
+    let unfinished = format!("{log}.importing");
+    let kept = in_folder(&folder, "kept");
+    assert!(Command::new("cp").args(["-r", &unfinished, &kept]).status().unwrap().success());
+    // The second time as if it had been stopped before the folder was removed.
+    for was_removed in [true, false] {
+        if !was_removed {
+            fs::rename(&kept, &unfinished).unwrap();
+        }
+        let out = run(&["import", "--from", &from, &log]);
+        assert_eq!(
+            out,
+            format!("the history that was imported before is in front of {log}, which begins at event 0\n")
+        );
+        assert_eq!(payloads(&log)[..10], said_once());
+        run(&["verify", &log]);
+        assert!(!fs::exists(&unfinished).unwrap());
+    }
+}
+
+#[test]
+fn history_whose_last_event_fills_a_block_is_marked_where_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = reference_sqlite(folder.path());
+    let connection = rusqlite::Connection::open(&database).unwrap();
+    let spaces = " ".repeat(600_000);
+    let mut padded = 0;
+    for (_, table) in KINDS.iter().filter(|(_, table)| !["Shutdown", "Other"].contains(table)) {
+        let pad = format!(r#"UPDATE "{table}" SET "raw" = "raw" || ?1 WHERE "event_log_id" = 10"#);
+        padded += connection.execute(&pad, [&spaces]).unwrap();
+    }
+    assert_eq!(padded, 1);
+    let log = begun_log(&folder, 100, &[r#"{"Step":{"era_id":77,"execution_effects":[]}}"#.to_owned()]);
+    run(&["import", "--from", &format!("sqlite:{}", database.display()), &log]);
+    assert_eq!(payloads(&log).len(), 11);
+    let chain = run(&["verify", &log, "--chain"]);
+    assert!(chain.contains("from the first event that the log had before history was imported"), "{chain}");
+}
+
+#[test]
 fn a_log_without_room_in_front_is_refused_with_the_way_back() {
     let folder = tempfile::tempdir().unwrap();
     let from = format!("sqlite:{}", reference_sqlite(folder.path()).display());

@@ -42,7 +42,7 @@ impl Place {
             format!("another process writes {}; stop the sidecar, or wait for the other import", directory.display())
         })?;
         let beginning = if appliance::is_log(&directory).with_context(cannot_write)? {
-            Some(beginning_with_room(&storage, &directory, &storage_folder)?)
+            Some(history::beginning(&storage)?)
         } else {
             ensure!(
                 storage.list().with_context(cannot_write)? == [LOCK_FILE],
@@ -60,6 +60,34 @@ impl Place {
         &self.storage
     }
 
+    /// Refuses a log that no history can be put in front of. An import that was stopped is resumed before: the log has part
+    /// of the history then, and begins where that part does.
+    pub(super) fn check_room(&self) -> anyhow::Result<()> {
+        let why = match &self.beginning {
+            Some(Beginning { dialect, .. }) if dialect != DIALECT => format!("is a log of another kind, {dialect}"),
+            Some(Beginning { first_sequence: 0, .. }) => {
+                "begins at event 0, and history needs the ids before a log's first".to_owned()
+            }
+            Some(Beginning { is_first_ever: false, .. }) => {
+                "has dropped its first events, whose ids history would get".to_owned()
+            }
+            _ => return Ok(()),
+        };
+        bail!("{} {why}; {}", self.directory.display(), self.begin_again())
+    }
+
+    /// The way back where history cannot be put in front of the log.
+    pub(super) fn begin_again(&self) -> String {
+        let [index, views] = appliance::projection_files(&self.storage_folder);
+        format!(
+            "to have the history all the same, stop the sidecar, move {}, {} and {} away, import, and start it: nodes send \
+             again what they still have",
+            self.directory.display(),
+            index.display(),
+            views.display()
+        )
+    }
+
     /// The sequence of the first of so many imported events.
     pub(super) fn first_sequence(&self, events: u64) -> anyhow::Result<Sequence> {
         let Some(beginning) = &self.beginning else {
@@ -70,7 +98,7 @@ impl Place {
             format!(
                 "{events} events do not fit in front of {}, which begins at event {begins_at}; {}",
                 self.directory.display(),
-                begin_again(&self.directory, &self.storage_folder)
+                self.begin_again()
             )
         })
     }
@@ -134,34 +162,6 @@ impl Place {
 
 /// In the folder of an import that has only to be put in its place: the id of the log that it belongs to.
 const WHOLE: &str = "whole";
-
-/// Where a log begins, if history can be put in front of it.
-fn beginning_with_room(storage: &Directory, directory: &Path, storage_folder: &Path) -> anyhow::Result<Beginning> {
-    let beginning = history::beginning(storage)?;
-    let why = match &beginning {
-        Beginning { dialect, .. } if dialect != DIALECT => format!("is a log of another kind, {dialect}"),
-        Beginning { first_sequence: 0, .. } => {
-            "begins at event 0, and history needs the ids before a log's first".to_owned()
-        }
-        Beginning { is_first_ever: false, .. } => {
-            "has dropped its first events, whose ids history would get".to_owned()
-        }
-        _ => return Ok(beginning),
-    };
-    bail!("{} {why}; {}", directory.display(), begin_again(directory, storage_folder))
-}
-
-/// The way back where there is no room in front of a log.
-fn begin_again(directory: &Path, storage_folder: &Path) -> String {
-    let [index, views] = appliance::projection_files(storage_folder);
-    format!(
-        "to have the history all the same, stop the sidecar, move {}, {} and {} away, import, and start it: nodes send again \
-         what they still have",
-        directory.display(),
-        index.display(),
-        views.display()
-    )
-}
 
 /// The log's directory, and the storage folder that it is in: the one that is named, or, where a log's directory is
 /// named, the one around it.
