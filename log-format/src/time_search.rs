@@ -33,6 +33,16 @@ impl Log {
         }
         Ok(None)
     }
+
+    /// Where to read from for everything received at `time` or later: the first such event, or the head where there is none
+    /// yet. The head is read before the search, so that no event committed during the search is skipped.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn start_at_time(&self, time: Timestamp) -> Result<Sequence> {
+        let head = self.head().next_sequence;
+        Ok(self.first_received_at_or_after(time)?.unwrap_or(head))
+    }
 }
 
 impl Shared {

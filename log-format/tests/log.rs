@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{
+    io,
+    ops::ControlFlow,
+    sync::{Arc, Mutex},
+};
 
 use sidecar_log_format::{
     ApiVersion, Error, Event, Kind, Log, LossKind, Missing, Opened, Read, ReadOptions, WriteOptions, Writer,
-    storage::{Directory, Storage},
+    storage::{Directory, File, Lock, Storage},
 };
 
 const VERSION: ApiVersion = ApiVersion { major: 2, minor: 0, patch: 0 };
@@ -233,6 +237,70 @@ fn a_time_names_the_first_event_that_was_received_then_or_later_whatever_the_clo
         assert_eq!(log.first_received_at_or_after(time).unwrap(), expected, "{time}");
         assert_eq!(another_process.first_received_at_or_after(time).unwrap(), expected, "{time}");
     }
+}
+
+/// A folder in which something else happens just before a file is opened, once.
+struct Interrupted {
+    directory: Directory,
+    before_open: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Storage for Interrupted {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.directory.create(name)
+    }
+
+    fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
+        let before_open = self.before_open.lock().unwrap().take();
+        if let Some(happens) = before_open {
+            happens();
+        }
+        self.directory.open(name, write)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.directory.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.directory.remove(name)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.directory.sync_directory()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.directory.list()
+    }
+
+    fn lock(&self) -> io::Result<Option<Box<dyn Lock>>> {
+        self.directory.lock()
+    }
+
+    fn free_space(&self) -> io::Result<u64> {
+        self.directory.free_space()
+    }
+
+    fn name(&self) -> String {
+        self.directory.name()
+    }
+}
+
+#[test]
+fn an_event_committed_during_the_search_for_a_time_is_not_skipped() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = Arc::new(Interrupted { directory: Directory::at(directory.path()), before_open: Mutex::default() });
+    let Opened { mut writer, log, .. } = Writer::open(Arc::clone(&storage) as Arc<dyn Storage>, options()).unwrap();
+    append(&mut writer, 0..10);
+    writer.seal_now(1).unwrap();
+    // In a segment that the search does not know of.
+    let commit_another = move || append(&mut writer, 10..11);
+    *storage.before_open.lock().unwrap() = Some(Box::new(commit_another));
+    assert_eq!(log.start_at_time(1_000_010).unwrap(), 10);
+    assert_eq!(log.head().next_sequence, 11, "it was committed meanwhile");
+    assert_eq!(log.start_at_time(1_000_010).unwrap(), 10);
+    assert_eq!(log.start_at_time(1_000_011).unwrap(), 11);
 }
 
 #[test]

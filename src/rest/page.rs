@@ -4,7 +4,7 @@
 //! index passes over blocks that have none of the wanted kinds. Only so many blocks are read or passed over for one page,
 //! which then ends early and says where the next one begins.
 
-use sidecar_log_format::{Log, Outline, Read, Sequence, Timestamp};
+use sidecar_log_format::{Log, Outline, Read, Sequence};
 
 use super::answers::{Failure, Found, Pushed, describe};
 use super::from_log::push;
@@ -26,13 +26,9 @@ pub(super) struct Range {
 impl Range {
     /// Finds the sequences that the times of a page name. Reads two small pieces of each segment.
     pub(super) fn of(log: &Log, page: &PageOfEvents) -> Result<Range, Failure> {
-        let at = |time: Option<Timestamp>| match time {
-            Some(time) => log.first_received_at_or_after(time).map_err(unreadable).map(Some),
-            None => Ok(None),
-        };
-        let since = at(page.since)?.map(|first| first.unwrap_or_else(|| log.head().next_sequence));
-        let until = at(page.until)?.flatten();
-        Ok(Range { from: page.from.max(since.unwrap_or_default()), end: page.before.into_iter().chain(until).min() })
+        let since = page.since.map(|time| log.start_at_time(time)).transpose().map_err(unreadable)?;
+        let until = page.until.map(|time| log.first_received_at_or_after(time)).transpose().map_err(unreadable)?;
+        Ok(Range { from: page.from.max(since.unwrap_or_default()), end: page.before.into_iter().chain(until.flatten()).min() })
     }
 }
 

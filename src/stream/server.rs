@@ -285,7 +285,7 @@ async fn answer(shared: &Arc<Shared>, request: &Parts) -> Result<Response, Refus
 async fn open_stream(shared: &Arc<Shared>, wanted: &StreamRequest, request: &Parts) -> Result<Response, Refusal> {
     let slot = Slot::take(shared).ok_or(Refusal::Full)?;
     let since = match wanted.since {
-        Some(time) => Some(first_received_at_or_after(shared, time).await?),
+        Some(time) => Some(start_at_time(shared, time).await?),
         None => None,
     };
     let head = shared.log.head().next_sequence;
@@ -299,16 +299,16 @@ async fn open_stream(shared: &Arc<Shared>, wanted: &StreamRequest, request: &Par
 }
 
 /// The first event received at `time` or later, or the next one that comes.
-async fn first_received_at_or_after(shared: &Arc<Shared>, time: Timestamp) -> Result<Sequence, Refusal> {
+async fn start_at_time(shared: &Arc<Shared>, time: Timestamp) -> Result<Sequence, Refusal> {
     // Never closed.
     let permit = Arc::clone(&shared.time_searches).acquire_owned().await;
     let log = shared.log.clone();
     let search = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        log.first_received_at_or_after(time)
+        log.start_at_time(time)
     });
     match search.await {
-        Ok(Ok(found)) => Ok(found.unwrap_or_else(|| shared.log.head().next_sequence)),
+        Ok(Ok(start)) => Ok(start),
         Ok(Err(error)) => {
             tracing::error!(%error, "the log cannot be searched for a time");
             Err(Refusal::Unsearchable)

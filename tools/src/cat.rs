@@ -77,7 +77,7 @@ pub(crate) fn cat(arguments: &CatArguments, out: &mut impl Write) -> anyhow::Res
         None => selection.until.unwrap_or(Sequence::MAX),
     };
     let mut next = match (arguments.since, arguments.last) {
-        (Some(time), _) => log.first_received_at_or_after(time)?.unwrap_or(log.head().next_sequence),
+        (Some(time), _) => log.start_at_time(time)?,
         (None, Some(events)) => start_of_last(&log, events, printer.kinds, until)?,
         // Lost events at the beginning are named, too.
         (None, None) => selection.from.unwrap_or_else(|| log.oldest().min(log.retained_from())),
