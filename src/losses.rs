@@ -1,4 +1,5 @@
-//! Telling the operator what the log has lost: soon after it was opened, and when more is found.
+//! Telling the operator what the log has lost: soon after it was opened, and when more is found. And what is lost as
+//! `/status` shows it, of REST and of the admin server.
 //!
 //! Owns a thread that looks through the lists of all segments after everything serves, so that a start takes as long
 //! whatever the size of the log; then it checks the blocks at a slow pace, and again every day. It looks through the lists
@@ -12,7 +13,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use sidecar_log_format::{Log, LostRange, Sequence};
+use serde::Serialize;
+use sidecar_log_format::{Log, LossKind, LostRange, Sequence};
 use tracing::{error, info, warn};
 
 /// How often it is looked whether more is known to be lost.
@@ -29,6 +31,42 @@ const CHECKED_BYTES_PER_SECOND: f64 = (16 << 20) as f64;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// How many ranges get a line of their own at a time; all are counted.
 const RANGES_LOGGED_MAX: usize = 10;
+/// How many ranges `/status` shows; all are counted.
+const RANGES_SHOWN_MAX: usize = 100;
+
+/// Events that were stored and are lost, as `/status` shows them.
+#[derive(Debug, Serialize)]
+pub(crate) struct Lost {
+    /// How many no segment holds.
+    missing: u64,
+    /// How many are in a damaged place.
+    damaged: u64,
+    /// How many a mark in the log names.
+    marked: u64,
+    /// The first hundred ranges.
+    ranges: Vec<LostRange>,
+}
+
+impl Lost {
+    /// What is known now, with the reasons that operators read.
+    pub(crate) fn of(log: &Log) -> Lost {
+        let losses = log.losses();
+        Lost {
+            missing: losses.events(LossKind::Missing),
+            damaged: losses.events(LossKind::Damaged),
+            marked: losses.events(LossKind::Marked),
+            ranges: losses.ranges().iter().take(RANGES_SHOWN_MAX).cloned().collect(),
+        }
+    }
+
+    /// The same with the reasons that clients may read.
+    pub(crate) fn for_clients(mut self) -> Lost {
+        for range in &mut self.ranges {
+            range.kind.for_clients().clone_into(&mut range.reason);
+        }
+        self
+    }
+}
 
 /// The running thread; it ends when this is dropped.
 pub(crate) struct LossWatch {

@@ -175,6 +175,18 @@ async fn check(case: &Case) {
     let expected: Vec<_> =
         case.lost.iter().map(|(first, last, kind)| (*first, *last, kind.name().to_owned())).collect();
     assert_eq!(ranges, expected, "{name}: /status");
+    let reasons = |lost: &serde_json::Value| -> Vec<String> {
+        lost["ranges"].as_array().unwrap().iter().map(|range| range["reason"].as_str().unwrap().to_owned()).collect()
+    };
+    let public: Vec<_> = case.lost.iter().map(|(.., kind)| kind.for_clients()).collect();
+    assert_eq!(reasons(&lost), public, "{name}: clients do not read which file it is");
+    let status = get(admin, "/status").await.json();
+    let of_admin = &status["log"]["lost"];
+    assert_eq!(of_admin["ranges"].as_array().unwrap().iter().map(range_in_json).collect::<Vec<_>>(), expected);
+    for (reason, (.., kind)) in reasons(of_admin).iter().zip(case.lost) {
+        assert!(*kind != LossKind::Damaged || reason.contains(".segment"), "{name}: operators do: {reason}");
+    }
+    assert!(status["log"]["stopped"].is_null(), "{status}");
 
     let metrics = get(admin, "/metrics").await.body;
     for kind in LossKind::ALL {
@@ -196,11 +208,11 @@ async fn check(case: &Case) {
 
     let mut client = SseClient::connect(sidecar.sse_address(), "/events?start_from=0&until=19").await;
     client.read_to_end().await;
-    for (first, last, _) in case.lost {
+    for (first, last, kind) in case.lost {
         if *last < 20 {
-            let named = format!("events {first} to {last} are missing: stored and ");
+            let named = format!("events {first} to {last} are missing: {}", kind.for_clients());
             let comments = client.comments();
-            assert!(comments.iter().any(|comment| comment.starts_with(&named)), "{name}: {comments:?}");
+            assert!(comments.contains(&named), "{name}: {comments:?}");
         }
         let answer = get(rest, &format!("/events/{last}")).await;
         assert_eq!(answer.status, 410, "{name}: {}", answer.body);

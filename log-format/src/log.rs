@@ -110,7 +110,7 @@ pub enum Read {
     End,
 }
 
-/// Why sequences name no event. Displays as what clients and operators read of them.
+/// Why sequences name no event. Displays as what operators read of them; clients get [`Missing::for_clients`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// Retention has dropped them, or the log never held them.

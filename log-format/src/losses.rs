@@ -57,6 +57,16 @@ impl LossKind {
             LossKind::Marked => "marked",
         }
     }
+
+    /// What clients may read of it. Which file is damaged is only for the operator.
+    #[must_use]
+    pub fn for_clients(self) -> &'static str {
+        match self {
+            LossKind::Missing => "stored and lost: no segment holds them",
+            LossKind::Damaged => "stored and damaged",
+            LossKind::Marked => "lost, as a mark in the log says",
+        }
+    }
 }
 
 /// Events in a row that were stored and are lost.
@@ -558,18 +568,27 @@ impl Missing {
             LossKind::Marked => Missing::Hole,
         }
     }
+
+    /// What clients may read of it, on one line. Which file is damaged is only for the operator.
+    #[must_use]
+    pub fn for_clients(&self) -> &'static str {
+        match self {
+            Missing::Dropped => "older than the oldest retained event",
+            Missing::Lost => LossKind::Missing.for_clients(),
+            Missing::Hole => LossKind::Marked.for_clients(),
+            Missing::Quarantined(_) => LossKind::Damaged.for_clients(),
+        }
+    }
 }
 
+/// What operators read of it; clients get [`Missing::for_clients`].
 impl Display for Missing {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.for_clients())?;
         match self {
-            Missing::Dropped => formatter.write_str("older than the oldest retained event"),
-            Missing::Lost => formatter.write_str("stored and lost: no segment holds them"),
-            Missing::Hole => formatter.write_str("lost, as a mark in the log says"),
             // Reasons are one line, but they quote what is on the disk.
-            Missing::Quarantined(reason) => {
-                write!(formatter, "stored and damaged: {}", reason.replace(['\r', '\n'], " "))
-            }
+            Missing::Quarantined(reason) => write!(formatter, ": {}", reason.replace(['\r', '\n'], " ")),
+            Missing::Dropped | Missing::Lost | Missing::Hole => Ok(()),
         }
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use sidecar_log_format::Sequence;
 
 use super::{Follower, Logged, Parts, Role};
+use crate::losses::Lost;
 use crate::stream::ReaderClass;
 
 /// What `/status` answers.
@@ -32,6 +33,9 @@ struct Log {
     oldest: Option<Sequence>,
     newest: Option<Sequence>,
     waits_for_room: bool,
+    /// Why nothing is stored, while that is so.
+    stopped: Option<String>,
+    lost: Lost,
 }
 
 #[derive(Debug, Serialize)]
@@ -94,6 +98,8 @@ fn log(logged: &Logged) -> Log {
         oldest: newest.map(|_| oldest),
         newest,
         waits_for_room: logged.ingest.waits_for_room.get(),
+        stopped: logged.ingest.stopped.reason(),
+        lost: Lost::of(&logged.log),
     }
 }
 

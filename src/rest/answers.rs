@@ -30,13 +30,8 @@ const AROUND_BYTES: usize = 4 << 10;
 /// The last microsecond that RFC 3339 can name.
 const TIME_MAX: Timestamp = 253_402_300_799_999_999;
 
-/// What became of events that are missing, for everybody: which file is damaged is the operator's business.
-pub(super) fn describe(why: &Missing) -> String {
-    match why {
-        Missing::Quarantined(_) => "stored and damaged".to_owned(),
-        why => why.to_string(),
-    }
-}
+/// Sequences (both ends inclusive) that hold no event any more, and why.
+pub(super) type MissingRange = (Sequence, Sequence, &'static str);
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +50,7 @@ pub(super) enum Failure {
     #[error("Error deserializing returned data: {0}")]
     NotJson(String),
     /// It was stored, and the log has lost it.
-    #[error("Event {sequence} is {}", describe(why))]
+    #[error("Event {sequence} is {}", why.for_clients())]
     Lost {
         /// Its sequence.
         sequence: Sequence,
@@ -126,9 +121,12 @@ pub(super) struct Found {
     is_page: bool,
     /// Whether the page ended before all its events were in it.
     pub(super) is_cut: bool,
-    /// How many events there are, and the last one's place in their order: in the log its sequence.
+    /// How many events there are.
     pub(super) events: usize,
-    pub(super) last: Sequence,
+    /// The place of the last event that was added or skipped, in the order of the events: in the log its sequence.
+    pub(super) last: Option<Sequence>,
+    /// What the page skipped because the log has lost it.
+    pub(super) missing: Vec<MissingRange>,
     /// Its part of [`Memory`], while it is larger than [`FREE_BYTES`].
     room: Option<Room>,
     /// How large it wants to become, if that was more than it had room for.
@@ -166,7 +164,7 @@ impl Memory {
 pub(super) struct Mark {
     body_bytes: usize,
     events: usize,
-    last: Sequence,
+    last: Option<Sequence>,
 }
 
 impl Found {
@@ -180,7 +178,8 @@ impl Found {
             is_page: false,
             is_cut: false,
             events: 0,
-            last: 0,
+            last: None,
+            missing: Vec::new(),
             room: None,
             wanted_bytes: 0,
             counters: Arc::clone(counters),
@@ -204,6 +203,34 @@ impl Found {
         self.last = mark.last;
     }
 
+    /// Passes over an event that the log does not hold any more. A page names it if it is lost, and continues: otherwise
+    /// nobody could read what comes after it.
+    ///
+    /// # Errors
+    /// [`Failure::Lost`] where the answer is not a page.
+    pub(super) fn skip(&mut self, sequence: Sequence, why: Missing) -> Result<(), Failure> {
+        if why != Missing::Dropped {
+            if !self.is_page {
+                return Err(Failure::Lost { sequence, why });
+            }
+            self.missing.push((sequence, sequence, why.for_clients()));
+        }
+        self.last = Some(sequence);
+        Ok(())
+    }
+
+    /// Adds what is missing of a page, as a member of an object that is open already.
+    pub(super) fn push_missing(&mut self) {
+        self.push_text(",\"missing\":[");
+        for (place, (from, to, why)) in std::mem::take(&mut self.missing).into_iter().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            self.push_display(format_args!("{comma}{{\"from\":{from},\"to\":{to},\"why\":"));
+            self.push_string(why);
+            self.push_text("}");
+        }
+        self.push_text("]");
+    }
+
     /// Adds text that is no event.
     pub(super) fn push_text(&mut self, text: &str) {
         self.body.extend_from_slice(text.as_bytes());
@@ -224,7 +251,7 @@ impl Found {
             self.push_facts(row);
             self.push_envelope(row.api_version(), row.network(), payload);
             self.events += 1;
-            self.last = sequence;
+            self.last = Some(sequence);
         }
         Ok(pushed)
     }
@@ -244,7 +271,7 @@ impl Found {
             self.push_text("{");
             self.push_envelope(api_version, network, content);
             self.events += 1;
-            self.last = sequence;
+            self.last = Some(sequence);
         }
         Ok(pushed)
     }

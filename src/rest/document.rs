@@ -303,13 +303,18 @@ impl Endpoint {
             true => operation.response("501", error("This server answers from PostgreSQL, which does not hold this.")),
             false => operation,
         };
+        // A page continues past what is lost.
+        let is_page = matches!(self.path, "/events" | "/blocks" | "/account/{account}/transactions");
+        let lost = |operation: OperationBuilder| match is_page {
+            true => operation,
+            false => operation.response("410", error("The event was stored, and the log has lost it.")),
+        };
         let operation = match self.path {
             "/status" => operation,
-            _ => operation
+            _ => lost(operation)
                 .response("304", ResponseBuilder::new().description("Not changed since `If-None-Match`."))
                 .response("400", error("The path or a parameter is not valid."))
                 .response("404", error("Nothing is found."))
-                .response("410", error("The event was stored, and the log has lost it."))
                 .response("500", error("The storage cannot be read."))
                 .response("503", error("The look-up is not possible yet; ask again.")),
         };
@@ -369,7 +374,10 @@ fn components() -> Components {
         ("execution_result", open().into()),
         ("block_hash", hash().into()),
     ]);
-    let missing = record([("from", integer().into()), ("to", integer().into()), ("why", text().into())]);
+    let missing = |description: &str| {
+        let range = record([("from", integer().into()), ("to", integer().into()), ("why", text().into())]);
+        RefOr::<Schema>::from(ArrayBuilder::new().items(range).description(Some(description)))
+    };
     let source = record([("source", text().into()), ("status", text().into()), ("reconnects", integer().into())]);
     let connected = text().enum_values(Some(["connected", "unreachable"]));
     let kind = text().enum_values(Some(["missing", "damaged", "marked"]));
@@ -456,13 +464,7 @@ fn components() -> Components {
             "EventsPage",
             record([
                 ("events", list_of("StoredEvent").into()),
-                (
-                    "missing",
-                    ArrayBuilder::new()
-                        .items(missing)
-                        .description(Some("Sequences in the page's range that hold no event any more."))
-                        .into(),
-                ),
+                ("missing", missing("Sequences in the page's range that hold no event any more.")),
                 ("next", integer_or_null("The `from` of the next page; with `newest`, its `before`.")),
                 ("head", integer().description(Some("The sequence that the next event will get.")).into()),
             ]),
@@ -471,6 +473,7 @@ fn components() -> Components {
             "BlocksPage",
             record([
                 ("blocks", list_of("BlockAddedEnveloped").into()),
+                ("missing", missing("Sequences of blocks of the page that were stored and are lost.")),
                 ("next", integer_or_null("The `from_height` of the next page; with `newest`, its `before_height`.")),
             ]),
         )
@@ -478,6 +481,7 @@ fn components() -> Components {
             "TransactionsPage",
             record([
                 ("transactions", list_of("StoredEvent").into()),
+                ("missing", missing("Sequences of events of the page that were stored and are lost.")),
                 ("next", integer_or_null("The `before` of the next page.")),
             ]),
         )

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sidecar_log_format::{Log, Missing, Read, Sequence};
+use sidecar_log_format::{Log, Read, Sequence};
 use tokio::sync::Semaphore;
 
 use super::answers::{Failure, Found, Pushed};
@@ -82,12 +82,13 @@ impl LogAnswers {
         let blocks = self.blocks_of(page).await?;
         let sequences = blocks.iter().map(|(_, sequence)| *sequence).collect();
         let found = self.read(sequences, found).await?;
-        let last = blocks.iter().find(|(_, sequence)| found.events > 0 && *sequence == found.last);
+        let last = blocks.iter().find(|(_, sequence)| Some(*sequence) == found.last);
         let is_last_page = blocks.len() < page.limit && !found.is_cut;
         Ok((found, page.next(last.map(|(height, _)| *height), is_last_page)))
     }
 
-    /// Adds the events of these sequences; those that retention has dropped meanwhile are left out.
+    /// Adds the events of these sequences. Those that retention has dropped meanwhile are left out, and of a page also those
+    /// that are lost.
     pub(super) async fn read(&self, sequences: Vec<Sequence>, found: Found) -> Result<Found, Failure> {
         let read_lately = Arc::clone(&self.read_lately);
         let mut reading = Reading { log: self.log.clone(), read_lately, sequences, next: 0, found };
@@ -314,8 +315,8 @@ pub(super) fn push(found: &mut Found, read: Read) -> Result<Pushed, Failure> {
             let payload = event.payload().map_err(|error| Failure::Storage(error.to_string()))?;
             found.push_row(&row, &payload)
         }
-        Read::Missing { why: Missing::Dropped, .. } | Read::End => Ok(Pushed::Yes),
-        Read::Missing { from, why, .. } => Err(Failure::Lost { sequence: from, why }),
+        Read::Missing { from, why, .. } => found.skip(from, why).map(|()| Pushed::Yes),
+        Read::End => Ok(Pushed::Yes),
     }
 }
 
@@ -324,11 +325,11 @@ pub(super) mod tests {
     use std::path::Path;
 
     use sidecar_log_format::storage::Directory;
-    use sidecar_log_format::{ApiVersion, Event, Kind, ReadOptions, WriteOptions, Writer};
+    use sidecar_log_format::{ApiVersion, Event, Kind, Missing, ReadOptions, WriteOptions, Writer};
 
     use super::super::answers::Form;
     use super::*;
-    use crate::source::casper::event::FINALITY_SIGNATURE;
+    use crate::source::casper::event::{BLOCK_ADDED, FINALITY_SIGNATURE};
     use crate::view;
 
     /// A log of a block of one event for each kind and payload, and a segment for each `per_segment` of them.
@@ -388,6 +389,46 @@ pub(super) mod tests {
         assert_eq!(look_for(4).unwrap(), 1);
         assert_eq!(look_for(9).unwrap(), 0, "after the end");
         assert!(matches!(look_for(0), Err(Failure::Lost { why: Missing::Quarantined(_), .. })));
+    }
+
+    #[tokio::test]
+    async fn a_page_continues_past_what_is_lost_and_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let block = |height: u64| {
+            let hash = hex::encode([u8::try_from(height).unwrap(); 32]);
+            let block = format!(r#"{{"Version2":{{"hash":"{hash}","header":{{"height":{height}}}}}}}"#);
+            (BLOCK_ADDED, format!(r#"{{"BlockAdded":{{"block_hash":"{hash}","block":{block}}}}}"#))
+        };
+        let log = log_of(folder.path(), (0..6).map(block), 2);
+        let options = view::Options::new(folder.path().join("views.redb"), 1 << 20);
+        view::rebuild(&options, &log, &mut |_| ()).unwrap();
+        drop(log);
+        std::fs::remove_file(folder.path().join(format!("{:020}.segment", 2))).unwrap();
+        let log = opened(folder.path());
+        let (_committed, receiver) = tokio::sync::watch::channel(log.head());
+        let views = Views::open(options, log.clone(), receiver).unwrap();
+        assert!(views.caught_up_to(6, Duration::from_secs(30)).await);
+        let answers = LogAnswers::new(log, views, Vec::new(), 1);
+        let lost = |sequence| (sequence, sequence, Missing::Lost.for_clients());
+
+        for (order, limit, expected) in [
+            (Order::OldestFirst, 3, [(2, vec![lost(2)], Some(3)), (2, vec![lost(3)], Some(6)), (0, vec![], Some(6))]),
+            // A page of which everything is lost.
+            (Order::NewestFirst, 2, [(2, vec![], Some(4)), (0, vec![lost(3), lost(2)], Some(2)), (2, vec![], None)]),
+        ] {
+            let mut page = PageOfBlocks { from_height: 0, before_height: None, order, limit };
+            for (events, missing, next) in expected {
+                let found = Found::new("", Form::Envelope, &Arc::default()).paged();
+                let (found, next_height) = answers.blocks(page, found).await.unwrap();
+                assert_eq!((found.events, &found.missing, next_height), (events, &missing, next), "{page:?}");
+                match order {
+                    Order::OldestFirst => page.from_height = next_height.unwrap(),
+                    Order::NewestFirst => page.before_height = next_height,
+                }
+            }
+        }
+        let list = Found::new("", Form::Envelope, &Arc::default());
+        assert!(matches!(answers.read(vec![1, 2], list).await, Err(Failure::Lost { sequence: 2, .. })));
     }
 
     const BLOCK: [u8; 32] = [7; 32];

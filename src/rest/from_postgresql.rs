@@ -147,8 +147,7 @@ impl PostgreSqlAnswers {
             Ok(Asked::new(blocks, BLOCK_ADDED, keys.clone()))
         };
         let found = self.read(ask, found).await?;
-        let last = (found.events > 0).then_some(found.last);
-        let next = page.next(last, found.events < page.limit && !found.is_cut);
+        let next = page.next(found.last, found.events < page.limit && !found.is_cut);
         Ok((found, next))
     }
 

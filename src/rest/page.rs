@@ -6,7 +6,7 @@
 
 use sidecar_log_format::{Log, Outline, Read, Sequence};
 
-use super::answers::{Failure, Found, Pushed, describe};
+use super::answers::{Failure, Found, MissingRange, Pushed};
 use super::from_log::push;
 use super::question::PageOfEvents;
 
@@ -32,15 +32,11 @@ impl Range {
     }
 }
 
-/// Sequences (both ends inclusive) that hold no event any more, and why.
-pub(super) type MissingRange = (Sequence, Sequence, String);
-
 /// Where a page of the log ends.
 #[derive(Debug)]
 pub(super) struct PageEnd {
     /// Where the next one begins: at this sequence, or, of the newest first, before it. `None` when there is no next one.
     pub(super) next: Option<Sequence>,
-    pub(super) missing: Vec<MissingRange>,
 }
 
 /// What is left of the limits of one page.
@@ -103,14 +99,15 @@ pub(super) fn scan(
             },
             Read::Missing { from, to, why } => {
                 let to = to.max(from + 1).min(end);
-                missing.push((from, to - 1, describe(&why)));
+                missing.push((from, to - 1, why.for_clients()));
                 next = to;
             }
             Read::End => break,
         }
     }
     let is_last_page = range.end.is_some_and(|end| next >= end);
-    Ok(Some(PageEnd { next: (!is_last_page).then_some(next), missing }))
+    found.missing = missing;
+    Ok(Some(PageEnd { next: (!is_last_page).then_some(next) }))
 }
 
 /// Reads a page downwards, the newest event first; `None` when its first event needs room.
@@ -120,16 +117,16 @@ pub(super) fn scan_back(
     page: &PageOfEvents,
     found: &mut Found,
 ) -> Result<Option<PageEnd>, Failure> {
-    let (from, head) = (range.from.max(log.oldest()), log.head().next_sequence);
+    // Where the oldest segments are lost, the log begins with what they held.
+    let retained = log.oldest().min(log.retained_from());
+    let (from, head) = (range.from.max(retained), log.head().next_sequence);
     let (mut before, mut missing) = (range.end.map_or(head, |end| end.min(head)), Vec::new());
     let mut budget = Budget::WHOLE;
     'page: while before > from && found.events < page.limit && budget.is_left() {
         let outline = log.outline_before(before).map_err(unreadable)?;
         let block_end = outline.map_or(from, |outline| outline.end_sequence.max(from));
         if block_end < before {
-            if let Read::Missing { why, .. } = log.read(block_end).map_err(unreadable)? {
-                missing.push((block_end, before - 1, describe(&why)));
-            }
+            missing.extend(missing_of_gap(log, block_end, before)?.into_iter().rev());
             before = block_end;
             continue;
         }
@@ -164,14 +161,28 @@ pub(super) fn scan_back(
             },
             Read::Missing { why, .. } => {
                 let first = outline.first_sequence.max(from);
-                missing.push((first, before - 1, describe(&why)));
+                missing.push((first, before - 1, why.for_clients()));
                 before = first;
             }
             // No block begins at the head.
             Read::End => break,
         }
     }
-    Ok(Some(PageEnd { next: (before > from).then_some(before), missing }))
+    found.missing = missing;
+    Ok(Some(PageEnd { next: (before > from).then_some(before) }))
+}
+
+/// The sequences between `from` and `end`, where no block is, in pieces: each was lost in its own way.
+fn missing_of_gap(log: &Log, from: Sequence, end: Sequence) -> Result<Vec<MissingRange>, Failure> {
+    let (mut next, mut missing) = (from, Vec::new());
+    while next < end
+        && let Read::Missing { to, why, .. } = log.read(next).map_err(unreadable)?
+    {
+        let to = to.clamp(next + 1, end);
+        missing.push((next, to - 1, why.for_clients()));
+        next = to;
+    }
+    Ok(missing)
 }
 
 fn unreadable(error: sidecar_log_format::Error) -> Failure {
@@ -182,7 +193,7 @@ fn unreadable(error: sidecar_log_format::Error) -> Failure {
 mod tests {
     use std::sync::Arc;
 
-    use sidecar_log_format::Kind;
+    use sidecar_log_format::{Kind, Missing};
 
     use super::super::answers::Form;
     use super::super::from_log::tests::{event_of, log_of, opened};
@@ -210,7 +221,7 @@ mod tests {
         let end = end.unwrap().unwrap();
         found.push_text("]");
         let events: Vec<serde_json::Value> = serde_json::from_slice(&found.body).unwrap();
-        (events.iter().map(|event| event["sequence"].as_u64().unwrap()).collect(), end.next, end.missing)
+        (events.iter().map(|event| event["sequence"].as_u64().unwrap()).collect(), end.next, found.missing)
     }
 
     #[test]
@@ -272,8 +283,32 @@ mod tests {
         assert_eq!((up, next), (vec![0, 1, 4, 5], Some(6)));
         let (down, next, missing_down) = page_of(&log, &PageOfEvents { order: Order::NewestFirst, ..ALL });
         assert_eq!((down, next), (vec![5, 4, 1, 0], None));
-        assert_eq!(missing_up.iter().map(|(from, to, _)| (*from, *to)).collect::<Vec<_>>(), [(2, 3)]);
+        assert_eq!(missing_up, [(2, 3, Missing::Lost.for_clients())]);
         assert_eq!(missing_down, missing_up);
+    }
+
+    #[test]
+    fn a_gap_is_told_in_pieces_on_the_way_down_and_so_is_a_lost_beginning() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(log_of(folder.path(), [1; 8].into_iter().map(event_of), 2));
+        let segment = |first: u64| folder.path().join(format!("{first:020}.segment"));
+        for lost in [0, 2] {
+            std::fs::remove_file(segment(lost)).unwrap();
+        }
+        std::fs::write(segment(4), "not a segment").unwrap();
+        let log = opened(folder.path());
+        let (up, _, missing_up) = page_of(&log, &ALL);
+        let (down, next, mut missing_down) = page_of(&log, &PageOfEvents { order: Order::NewestFirst, ..ALL });
+        missing_down.reverse();
+        assert_eq!((up, down, next), (vec![6, 7], vec![7, 6], None));
+        assert_eq!(missing_down, missing_up);
+        let damaged = Missing::Quarantined(String::new());
+        assert_eq!(missing_up, [(0, 3, Missing::Lost.for_clients()), (4, 5, damaged.for_clients())]);
+        // The range of a page cuts a piece.
+        let within = PageOfEvents { from: 1, before: Some(5), order: Order::NewestFirst, ..ALL };
+        let (none, next, missing) = page_of(&log, &within);
+        assert_eq!((none, next), (vec![], None));
+        assert_eq!(missing, [(4, 4, damaged.for_clients()), (1, 3, Missing::Lost.for_clients())]);
     }
 
     #[test]

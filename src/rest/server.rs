@@ -201,14 +201,9 @@ impl Shared {
     async fn events(&self, page: PageOfEvents) -> Result<Answer, Failure> {
         let answers = self.answers.log()?;
         let (mut found, end) = answers.page(page, self.found("{\"events\":[", Form::Stored).paged()).await?;
-        found.push_text("],\"missing\":[");
-        for (place, (from, to, why)) in end.missing.iter().enumerate() {
-            let comma = if place == 0 { "" } else { "," };
-            found.push_display(format_args!("{comma}{{\"from\":{from},\"to\":{to},\"why\":"));
-            found.push_string(why);
-            found.push_text("}");
-        }
-        found.push_text("],\"next\":");
+        found.push_text("]");
+        found.push_missing();
+        found.push_text(",\"next\":");
         found.push_number(end.next);
         let head = answers.log().head().next_sequence;
         found.push_display(format_args!(",\"head\":{head}}}"));
@@ -218,7 +213,9 @@ impl Shared {
     async fn blocks(&self, page: PageOfBlocks) -> Result<Answer, Failure> {
         let found = self.found("{\"blocks\":[", Form::Envelope).paged();
         let (mut found, next) = self.answers.blocks(page, found).await?;
-        found.push_text("],\"next\":");
+        found.push_text("]");
+        found.push_missing();
+        found.push_text(",\"next\":");
         found.push_number(next);
         found.push_text("}");
         Ok(Answer::new(found))
@@ -230,8 +227,10 @@ impl Shared {
         let is_full = matches!(question, Question::TransactionsOf { limit, .. } if sequences.len() >= *limit);
         let found = self.found("{\"transactions\":[", Form::Stored).paged();
         let mut found = answers.read(sequences, found).await?;
-        found.push_text("],\"next\":");
-        let next = (found.is_cut || is_full).then_some(found.last);
+        found.push_text("]");
+        found.push_missing();
+        found.push_text(",\"next\":");
+        let next = found.last.filter(|_| found.is_cut || is_full);
         found.push_number(next);
         found.push_text("}");
         Ok(Answer::new(found))

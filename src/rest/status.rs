@@ -1,12 +1,10 @@
 //! `GET /status`: the version first, as the reference has it, and then how far or how well everything is.
 
 use serde::Serialize;
-use sidecar_log_format::{Log, LossKind, Losses, LostRange, Sequence};
+use sidecar_log_format::{Log, Sequence};
 
+use crate::losses::Lost;
 use crate::source::casper::NamedSource;
-
-/// How many ranges of lost events are shown; all are counted.
-const RANGES_SHOWN_MAX: usize = 100;
 
 #[derive(Serialize)]
 struct StatusOfLog<'a> {
@@ -26,29 +24,6 @@ struct LogStatus {
     epoch: u64,
     /// Events that were stored and are lost.
     lost: Lost,
-}
-
-#[derive(Serialize)]
-struct Lost {
-    /// How many no segment holds.
-    missing: u64,
-    /// How many are in a damaged place.
-    damaged: u64,
-    /// How many a mark in the log names.
-    marked: u64,
-    /// The first hundred ranges.
-    ranges: Vec<LostRange>,
-}
-
-impl From<&Losses> for Lost {
-    fn from(losses: &Losses) -> Self {
-        Lost {
-            missing: losses.events(LossKind::Missing),
-            damaged: losses.events(LossKind::Damaged),
-            marked: losses.events(LossKind::Marked),
-            ranges: losses.ranges().iter().take(RANGES_SHOWN_MAX).cloned().collect(),
-        }
-    }
 }
 
 #[derive(Serialize)]
@@ -92,7 +67,7 @@ pub(super) fn of_log(version: &str, log: &Log, view_lag: u64, sources: &[NamedSo
             next: head.next_sequence,
             api_version: head.api_version.to_string(),
             epoch: head.epoch,
-            lost: (&log.losses()).into(),
+            lost: Lost::of(log).for_clients(),
         },
         views: ViewStatus { lag: view_lag },
         sources: sources

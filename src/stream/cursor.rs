@@ -363,7 +363,7 @@ impl Cursor {
 
 /// Names the events `from` (inclusive) to `to` (exclusive) that a client will not get.
 pub(super) fn missing_comment(from: Sequence, to: Sequence, why: &Missing) -> Bytes {
-    Bytes::from(format!(":events {from} to {} are missing: {why}\n\n", to.saturating_sub(1)))
+    Bytes::from(format!(":events {from} to {} are missing: {}\n\n", to.saturating_sub(1), why.for_clients()))
 }
 
 #[cfg(test)]
