@@ -22,7 +22,7 @@ use crate::source::casper::keys::rest_payload;
 pub(super) const FREE_BYTES: usize = 1 << 20;
 /// Answers up to this size are sent whenever they are made: HTTP takes them at once, and only so many connections are open.
 /// A larger one needs [`Memory`] for as long as its client takes it.
-const SMALL_BYTES: usize = 64 << 10;
+pub(super) const SMALL_BYTES: usize = 64 << 10;
 /// No list becomes longer than this. A single event may be: the log and the exporters have their own limit for those.
 const LIST_BYTES_MAX: usize = 64 << 20;
 /// What an answer may have beside its events' payloads.

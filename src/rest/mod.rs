@@ -10,7 +10,7 @@
 //!   - `from_postgresql`: the tables that an exporter fills.
 //! - `page`: a range of the log, upwards or downwards.
 //! - `answers`: the form of what was found, and why nothing was; `memory`: what large ones may take.
-//! - `coding`: compressed answers.
+//! - `coding`: compressed answers; `finishing`: their tags and compression, a few at a time.
 //! - `server`: HTTP.
 //! - `log_budget`: how often a failure is logged.
 //! - `document`: the OpenAPI document.
@@ -21,6 +21,7 @@ mod answers;
 mod coding;
 pub mod counters;
 pub mod document;
+mod finishing;
 mod from_log;
 mod from_postgresql;
 mod log_budget;

@@ -15,12 +15,12 @@ use axum::response::Response;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use sidecar_log_format::Sequence;
-use tokio::sync::Semaphore;
 
 use super::answer_from::AnswerFrom;
-use super::answers::{FREE_BYTES, Failure, Form, Found};
+use super::answers::{Failure, Form, Found};
 use super::coding::{COMPRESSED_BYTES, Coding};
 use super::counters::Counters;
+use super::finishing::Finishing;
 use super::log_budget::LogBudget;
 use super::memory::Room;
 use super::question::{self, Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Request};
@@ -54,12 +54,8 @@ struct Shared {
     limits: Limits,
     swagger_ui: Arc<utoipa_swagger_ui::Config<'static>>,
     failures: LogBudget,
-    /// Large answers that are compressed or hashed at a time.
-    finishing: Arc<Semaphore>,
+    finishing: Finishing,
 }
-
-/// As many as a small machine has cores.
-const FINISHING_MAX: usize = 2;
 
 impl Server {
     /// Takes the port. Within a Tokio runtime only.
@@ -75,7 +71,7 @@ impl Server {
             limits: Limits::new(options.max_concurrent_requests, options.max_requests_per_second),
             swagger_ui: Arc::new(utoipa_swagger_ui::Config::from(document::PATH).try_it_out_enabled(true)),
             failures: LogBudget::default(),
-            finishing: Arc::new(Semaphore::new(FINISHING_MAX)),
+            finishing: Finishing::default(),
             options,
         };
         Ok(Server { front, shared: Arc::new(shared) })
@@ -259,13 +255,13 @@ impl Shared {
 
     async fn success(&self, answer: Answer, headers: &HeaderMap) -> Result<Response, Failure> {
         let Answer { found, is_final } = answer;
-        let (mut found, tag) = self.tagged(found).await?;
+        let (mut found, tag) = self.finishing.tagged(found).await?;
         let coding = Coding::accepted(headers).filter(|_| COMPRESSED_BYTES.contains(&found.body.len()));
         let mut response = if knows(headers, &tag) {
             empty(StatusCode::NOT_MODIFIED)
         } else {
             if let Some(coding) = coding {
-                found = self.compressed(found, coding).await?;
+                found = self.finishing.compressed(found, coding).await?;
             }
             let body = match self.answers.memory().keep(found).await? {
                 (body, None) => Body::from(body),
@@ -287,39 +283,6 @@ impl Shared {
         response.headers_mut().insert(header::VARY, VARY);
         Ok(response)
     }
-
-    /// The answer with its entity tag.
-    async fn tagged(&self, found: Found) -> Result<(Found, String), Failure> {
-        if found.body.len() <= FREE_BYTES {
-            let tag = tag(&found.body);
-            return Ok((found, tag));
-        }
-        self.finish(move || {
-            let tag = tag(&found.body);
-            (found, tag)
-        })
-        .await
-    }
-
-    async fn compressed(&self, mut found: Found, coding: Coding) -> Result<Found, Failure> {
-        let compressed = self.finish(move || {
-            found.body = coding.compress(&found.body)?;
-            std::io::Result::Ok(found)
-        });
-        compressed.await?.map_err(|error| Failure::Storage(error.to_string()))
-    }
-
-    /// Does what takes long on a thread that may block, a few at a time.
-    async fn finish<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-        let permit = Arc::clone(&self.finishing).acquire_owned().await;
-        let permit = permit.map_err(|error| Failure::Storage(error.to_string()))?;
-        // The permit goes with the work, which does not end when its client leaves.
-        let work = move || {
-            let _permit = permit;
-            work()
-        };
-        tokio::task::spawn_blocking(work).await.map_err(|error| Failure::Storage(error.to_string()))
-    }
 }
 
 /// What was found.
@@ -333,12 +296,6 @@ impl Answer {
     fn new(found: Found) -> Self {
         Answer { found, is_final: false }
     }
-}
-
-/// An entity tag that differs whenever the body does, whichever server answers and whatever its log has been through.
-fn tag(body: &[u8]) -> String {
-    let digits: String = blake3::hash(body).to_hex().chars().take(32).collect();
-    format!("\"{digits}\"")
 }
 
 /// A large body, with the room that it takes. HTTP gets copies of it, piece by piece: with a slice, a client that is slow to
