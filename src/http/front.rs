@@ -78,7 +78,7 @@ impl Front {
                 "fewer connections fit than configured; raise the limit of open files (LimitNOFILE, ulimit -n)"
             );
         }
-        let limits = FrontLimits { connections_max: connections, ..limits };
+        let limits = limits.fitted_to(connections);
         let listener = listen(address).map_err(|source| BindError { address, source })?;
         let local_address = listener.local_addr().map_err(|source| BindError { address, source })?;
         Ok(Front { listener, local_address, limits, counters })

@@ -36,6 +36,17 @@ pub struct FrontLimits {
 }
 
 impl FrontLimits {
+    /// The same for fewer connections; one client keeps its share of them.
+    #[must_use]
+    pub(super) fn fitted_to(self, connections: usize) -> Self {
+        let share = self.connections_per_client_max.saturating_mul(connections);
+        FrontLimits {
+            connections_max: connections,
+            connections_per_client_max: share.div_ceil(self.connections_max.max(1)).max(1),
+            ..self
+        }
+    }
+
     /// For a server of short answers.
     #[must_use]
     pub fn of_answers(connections_max: usize) -> Self {
@@ -52,5 +63,22 @@ impl FrontLimits {
             http2_buffer_bytes: 64 << 10,
             http1_vectored: true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_keeps_its_share_where_fewer_connections_fit() {
+        let half = FrontLimits::of_answers(512);
+        let all = FrontLimits { connections_per_client_max: 512, ..half };
+        let fitted = |limits: FrontLimits, connections| {
+            let fitted = limits.fitted_to(connections);
+            (fitted.connections_max, fitted.connections_per_client_max)
+        };
+        assert_eq!([512, 89, 2, 1].map(|fit| fitted(half, fit)), [(512, 256), (89, 45), (2, 1), (1, 1)]);
+        assert_eq!([512, 89, 2].map(|fit| fitted(all, fit)), [(512, 512), (89, 89), (2, 2)]);
     }
 }

@@ -25,7 +25,7 @@ pub mod query;
 mod tests;
 pub mod turns;
 
-pub use places::network_of;
+pub use places::counted_client;
 
 use std::io;
 use std::net::SocketAddr;

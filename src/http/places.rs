@@ -74,7 +74,7 @@ pub(super) struct Admitted {
 
 impl Clients {
     fn admit(clients: &Arc<Clients>, address: IpAddr) -> Option<Admitted> {
-        let key = Some(network_of(address)).filter(|address| !address.is_loopback());
+        let key = counted_client(address);
         if let Some(key) = key {
             let mut open = clients.open();
             let count = open.get(&key).copied().unwrap_or_default();
@@ -103,13 +103,13 @@ impl Drop for Admitted {
     }
 }
 
-/// What counts as one client: an IPv4 address, or the 64 bits of an IPv6 address that a client cannot choose freely.
-pub fn network_of(address: IpAddr) -> IpAddr {
+/// What counts as one client: an IPv4 address, or the 64 bits of an IPv6 address that a client cannot choose freely. `None`
+/// for this machine's own: behind a proxy here, all clients have that address, and it may take everything.
+pub fn counted_client(address: IpAddr) -> Option<IpAddr> {
     match address.to_canonical() {
-        IpAddr::V6(address) if !address.is_loopback() => {
-            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
-        }
-        other => other,
+        address if address.is_loopback() => None,
+        IpAddr::V6(address) => Some(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()),
+        address => Some(address),
     }
 }
 

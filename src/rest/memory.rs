@@ -1,7 +1,8 @@
 //! Memory for answers that are not small: what all of them may take while they are made and while they are sent.
 //!
-//! Two pools, so that middling answers never queue behind large ones. One address has at most a quarter of each, or one
-//! answer. An answer that finds nothing left waits without keeping others from their turns, and only so many wait.
+//! Two pools, so that middling answers never queue behind large ones. One address of another machine has at most a quarter
+//! of each, or one answer. An answer that finds nothing left waits without keeping others from their turns, and only so many
+//! wait.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use super::answers::{FREE_BYTES, Failure};
-use crate::http::{network_of, turns};
+use crate::http::{counted_client, turns};
 
 /// What answers of more than [`FREE_BYTES`] may take together. Any event of a log fits.
 pub(super) const LARGE_ANSWERS_BYTES: usize = 272 << 20;
 /// What the others may take together.
 const MIDDLING_ANSWERS_BYTES: usize = 48 << 20;
-/// One address has at most this part of a pool.
+/// One address of another machine has at most this part of a pool: see [`counted_client`].
 const CLIENTS_MIN: usize = 4;
 /// Answers that wait for either pool. Each may hold up to [`FREE_BYTES`] already.
 const WAITING_MAX: usize = 32;
@@ -80,7 +81,8 @@ impl Pool {
     async fn room(&self, bytes: usize) -> Result<Room, Failure> {
         // Never more than there are, so that no answer waits forever.
         let units = bytes.div_ceil(UNIT_BYTES).min(self.units);
-        let client = turns::client().map(|client| (self.part_of(client), units.min(self.part_units())));
+        let client = turns::client().and_then(counted_client);
+        let client = client.map(|client| (self.part_of(client), units.min(self.part_units())));
         match self.try_take(units, client.as_ref()) {
             Ok(room) => return Ok(room),
             Err(TryAcquireError::Closed) => return Err(closed()),
@@ -112,7 +114,6 @@ impl Pool {
     }
 
     fn part_of(&self, client: IpAddr) -> Arc<Semaphore> {
-        let client = network_of(client);
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(part) = parts.get(&client).and_then(Weak::upgrade) {
             return part;
@@ -159,12 +160,13 @@ mod tests {
     use crate::http::turns::Limits;
 
     #[tokio::test]
-    async fn one_address_cannot_take_all_the_memory() {
+    async fn one_address_cannot_take_all_the_memory_and_this_machine_can() {
         let (memory, limits) = (Memory::default(), Limits::new(100, 1000));
-        let ask = async |last: u8, bytes| {
-            let turn = limits.turn(Some([192, 0, 2, last].into())).await;
+        let ask_from = async |address: [u8; 4], bytes| {
+            let turn = limits.turn(Some(address.into())).await;
             turn.work(async { memory.room(bytes).now_or_never() }).await
         };
+        let ask = async |last: u8, bytes| ask_from([192, 0, 2, last], bytes).await;
         let mut taken = Vec::new();
         while let Some(room) = ask(1, 4 << 20).await {
             taken.push(room.unwrap());
@@ -179,6 +181,11 @@ mod tests {
             ask(last, 2 << 20).await.unwrap().unwrap();
         }
         assert!(memory.large.parts.lock().unwrap().len() < 50, "clients that are gone are forgotten");
+        let mut taken = Vec::new();
+        while let Some(room) = ask_from([127, 0, 0, 1], 4 << 20).await {
+            taken.push(room.unwrap());
+        }
+        assert_eq!(taken.len(), 4 * 17);
     }
 
     #[tokio::test]
