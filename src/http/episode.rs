@@ -1,10 +1,7 @@
 //! Trouble that clients can cause as often as they like, in two log lines: one when it begins, one when it is over.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,10 +14,15 @@ const QUIET: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Default)]
 pub struct Episode(Arc<State>);
 
+/// The episode that lasts, if one does.
 #[derive(Debug, Default)]
-struct State {
-    lasts: AtomicBool,
-    times: AtomicU64,
+struct State(Mutex<Option<Lasting>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Lasting {
+    times: u64,
+    begun: Instant,
+    latest: Instant,
 }
 
 /// An episode that is over.
@@ -28,7 +30,7 @@ struct State {
 pub struct Over {
     /// How often it happened.
     pub times: u64,
-    /// From its beginning to its end.
+    /// From the first time to the last.
     pub seconds: u64,
 }
 
@@ -36,27 +38,59 @@ impl Episode {
     /// Notes that it happened. Writes `begins` unless it lasts already, and `over` when it is over. Within a Tokio runtime
     /// only.
     pub fn note(&self, begins: impl FnOnce(), over: impl FnOnce(Over) + Send + 'static) {
-        self.0.times.fetch_add(1, Ordering::Relaxed);
-        if self.0.lasts.swap(true, Ordering::AcqRel) {
+        if !self.0.count() {
             return;
         }
         begins();
         let state = Arc::clone(&self.0);
         tokio::spawn(async move {
-            let begun = Instant::now();
-            let mut known = 0;
+            let mut quiet_at = Instant::now() + QUIET;
             loop {
-                let times = state.times.load(Ordering::Relaxed);
-                if times == known {
-                    break;
+                tokio::time::sleep_until(quiet_at).await;
+                match state.end_if_quiet() {
+                    Ok(ended) => return over(ended),
+                    Err(later) => quiet_at = later,
                 }
-                known = times;
-                tokio::time::sleep(QUIET).await;
             }
-            state.times.fetch_sub(known, Ordering::Relaxed);
-            state.lasts.store(false, Ordering::Release);
-            over(Over { times: known, seconds: begun.elapsed().as_secs() });
         });
+    }
+}
+
+impl State {
+    /// Counts one time more; says whether it is the first.
+    fn count(&self) -> bool {
+        let now = Instant::now();
+        let mut state = self.lock();
+        match &mut *state {
+            Some(lasting) => {
+                lasting.times += 1;
+                lasting.latest = now;
+                false
+            }
+            None => {
+                *state = Some(Lasting { times: 1, begun: now, latest: now });
+                true
+            }
+        }
+    }
+
+    /// Ends the episode; or says when it may be over.
+    fn end_if_quiet(&self) -> Result<Over, Instant> {
+        let mut state = self.lock();
+        if let Some(lasting) = &*state
+            && lasting.latest + QUIET > Instant::now()
+        {
+            return Err(lasting.latest + QUIET);
+        }
+        let ended = state.take();
+        Ok(ended.map_or(Over { times: 0, seconds: 0 }, |Lasting { times, begun, latest }| Over {
+            times,
+            seconds: latest.duration_since(begun).as_secs(),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Lasting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,7 +113,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             let over = lines.recv().await.unwrap().unwrap();
-            assert!(over.times == 50 && (50..=70).contains(&over.seconds), "{over:?}");
+            assert_eq!(over, Over { times: 50, seconds: 49 });
         }
     }
 }

@@ -46,10 +46,10 @@ const LABELS: [&str; 13] = [
 ];
 
 /// Every status that the server answers with, then `disconnected` for a client that did not wait, and `error`.
-const STATUSES: [&str; 12] =
-    ["200", "204", "302", "304", "400", "403", "404", "500", "501", "503", "disconnected", "error"];
-const DISCONNECTED: usize = 10;
-const ERROR: usize = 11;
+const STATUSES: [&str; 13] =
+    ["200", "204", "302", "304", "400", "403", "404", "410", "500", "501", "503", "disconnected", "error"];
+const DISCONNECTED: usize = STATUSES.len() - 2;
+const ERROR: usize = STATUSES.len() - 1;
 
 /// What the server has done.
 #[derive(Debug)]
@@ -143,10 +143,16 @@ mod tests {
         counters.begin(Label::Unknown).end(StatusCode::BAD_REQUEST);
         counters.begin(Label::Block).end(StatusCode::OK);
         counters.begin(Label::Block).end(StatusCode::OK);
+        counters.begin(Label::Block).end(StatusCode::GONE);
         counters.begin(Label::Account).end(StatusCode::IM_A_TEAPOT);
         let shown: Vec<_> =
             counters.response_times().map(|(label, status, times)| (label, status, times.count)).collect();
-        let expected = [("/block/(...)", "200", 2), ("/account/(...)", "error", 1), ("unknown", "400", 1)];
+        let expected = [
+            ("/block/(...)", "200", 2),
+            ("/block/(...)", "410", 1),
+            ("/account/(...)", "error", 1),
+            ("unknown", "400", 1),
+        ];
         assert_eq!(shown, expected);
         assert_eq!(counters.in_flight.load(Ordering::Relaxed), 0);
     }
