@@ -19,9 +19,10 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::admin::{self, AdminOptions, Follower, Role};
+use crate::casper::rpc::{self, Rpc, RpcOptions};
 use crate::config::{
-    AdminApiServer, AnswerFrom, Config, Durability, NodeConnection, ReplayChunks, RestApiServer, SseServer, Storage,
-    ZstdPassThrough,
+    AdminApiServer, AnswerFrom, Config, CorsOrigin, Durability, NodeConnection, ReplayChunks, RestApiServer,
+    RpcListener, SseServer, Storage, ZstdPassThrough,
 };
 use crate::export::{self, Exporters};
 use crate::http::BindError;
@@ -43,40 +44,45 @@ const EXPORT_END_TIME_MAX: Duration = Duration::from_secs(10);
 /// Segments of a log that keeps only the newest events, so that dropping whole ones keeps little too much.
 const SHORT_LOG_SEGMENT_BYTES: u64 = 4 << 20;
 
-/// Runs what the configuration says until a signal comes (`Ok`) or it cannot go on. Where nothing of it is built yet, that
-/// is said, and is no error.
+/// The JSON-RPC servers, until this is dropped. They need no log, so none of its failures ends them.
+struct RunningRpc {
+    watch: rpc::Watch,
+    /// Where the main server listens, if there is one.
+    address: Option<SocketAddr>,
+    _servers: JoinSet<()>,
+}
+
+/// Runs what the configuration says until a signal comes (`Ok`) or it cannot go on.
 ///
 /// # Errors
 /// In the reference's words (config.md section 3): a part that cannot start, or all nodes unavailable.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
-    match (&config.sse_server, &config.storage, &config.rest_api_server) {
-        (Some(sse), Some(storage), _) => run_until(config, sse, storage, |_, _| (), termination()?).await,
-        (_, _, Some(rest)) => run_rest_alone(config, rest, termination()?).await,
-        _ => {
-            info!(
-                "nothing that is enabled can run: the RPC servers are not built yet; add `[sse_server]`, or \
-                 `[rest_api_server]` with `answer_from = \"postgresql\"`"
-            );
-            Ok(())
-        }
+    match (&config.sse_server, &config.storage) {
+        (Some(sse), Some(storage)) => run_until(config, sse, storage, |_, _| (), termination()?).await,
+        _ => run_without_log(config, termination()?).await,
     }
 }
 
-/// Answers from a database that other Sidecars fill: without nodes, log and exports.
-async fn run_rest_alone(config: &Config, rest: &RestApiServer, end: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let Some(postgresql) = answers_from_postgresql(config).await? else {
-        bail!("`[rest_api_server]` has neither a log nor a database to answer from");
-    };
+/// Runs what needs no log: the JSON-RPC servers, and REST from a database that other Sidecars fill.
+async fn run_without_log(config: &Config, end: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let postgresql = answers_from_postgresql(config).await?;
     let admin = bind_admin(config)?;
-    let rest = bind_rest(rest_options(rest), rest::AnswerFrom::PostgreSql(postgresql.clone()))?;
-    Addresses::of(None, Some(&rest), admin.as_ref()).log();
+    let rest = config.rest_api_server.as_ref().zip(postgresql.clone());
+    let rest =
+        rest.map(|(settings, database)| bind_rest(rest_options(settings), rest::AnswerFrom::PostgreSql(database)));
+    let rest = rest.transpose()?;
+    let rpc = start_rpc(config)?;
+    Addresses::of(None, rest.as_ref(), admin.as_ref()).log();
     let (cut, _) = broadcast::channel::<()>(1);
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
-        let parts = admin::Parts { logged: None, rest: Some(rest.counters()), postgresql: Some(postgresql) };
+        let (rest, rpc) = (rest.as_ref().map(rest::Server::counters), rpc.as_ref().map(|rpc| rpc.watch.clone()));
+        let parts = admin::Parts { logged: None, rest, postgresql, rpc };
         servers.spawn(admin.run(parts, until_cut(&cut)));
     }
-    servers.spawn(rest.run(until_cut(&cut)));
+    if let Some(rest) = rest {
+        servers.spawn(rest.run(until_cut(&cut)));
+    }
     end.await;
     drop(cut);
     servers.join_all().await;
@@ -117,7 +123,7 @@ pub(crate) async fn run_until(
     let live = Arc::new(live);
     let nodes = nodes(config, sse, storage, &log_network(config, storage, &live)?);
     let (cut, _) = broadcast::channel::<()>(1);
-    let outside = Outside { exporters, postgresql };
+    let outside = Outside { exporters, postgresql, rpc: start_rpc(config)? };
     let Serving { servers, handle, addresses } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
     // After all ports are taken: it takes as long as there are segments.
     let _losses = LossWatch::start(live.log.clone())
@@ -135,6 +141,9 @@ pub(crate) async fn run_until(
     }
     closing.wait().await;
     exporting.stop(EXPORT_END_TIME_MAX).await;
+    if let Some(rpc) = &outside.rpc {
+        rpc.watch.log.set(None);
+    }
     // The views end when nobody can write the log any more.
     drop((live, cut));
     let _ = tokio::time::timeout(SERVERS_END_TIME_MAX, servers.join_all()).await;
@@ -151,6 +160,8 @@ struct Outside {
     exporters: Exporters,
     /// The database that REST answers from, if it does.
     postgresql: Option<PostgreSqlAnswers>,
+    /// The JSON-RPC servers, if there are any.
+    rpc: Option<RunningRpc>,
 }
 
 /// The network that the log's nodes must be on, where the log tells it and it may not change.
@@ -177,6 +188,7 @@ pub(crate) struct Addresses {
     pub(crate) stream: Option<SocketAddr>,
     pub(crate) rest: Option<SocketAddr>,
     pub(crate) admin: Option<SocketAddr>,
+    pub(crate) rpc: Option<SocketAddr>,
 }
 
 /// What reads the log, running.
@@ -197,9 +209,13 @@ fn serve(
     cut: &broadcast::Sender<()>,
 ) -> anyhow::Result<Serving> {
     // Without look-ups in the log nobody needs the views; they catch up when somebody does.
-    let needs_views = config.rest_api_server.is_some() && outside.postgresql.is_none();
+    let rpc_from_log = config.rpc_server.as_ref().is_some_and(|rpc| rpc.answer_from_log);
+    let needs_views = rpc_from_log || (config.rest_api_server.is_some() && outside.postgresql.is_none());
     let views = needs_views.then(|| Views::open(view_options(storage), live.log.clone(), live.committed.clone()));
     let views = views.transpose().context("Error initializing component 'rest_api_server'")?;
+    if let Some(rpc) = outside.rpc.as_ref().filter(|_| rpc_from_log) {
+        rpc.watch.log.set(views.clone().map(|views| rpc::LogAnswers::new(live.log.clone(), views)));
+    }
     let followers = followers(views.as_ref(), &outside.exporters);
     for follower in &followers {
         live.needed_from.add(Arc::clone(&follower.next_sequence));
@@ -222,6 +238,7 @@ fn serve(
     let handle = stream.handle();
     let addresses = Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref());
     addresses.log();
+    let addresses = Addresses { rpc: outside.rpc.as_ref().and_then(|rpc| rpc.address), ..addresses };
 
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
@@ -236,7 +253,8 @@ fn serve(
             exporters: outside.exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),
         };
         let rest = rest.as_ref().map(rest::Server::counters);
-        let parts = admin::Parts { logged: Some(logged), rest, postgresql: outside.postgresql.clone() };
+        let rpc = outside.rpc.as_ref().map(|rpc| rpc.watch.clone());
+        let parts = admin::Parts { logged: Some(logged), rest, postgresql: outside.postgresql.clone(), rpc };
         servers.spawn(admin.run(parts, until_cut(cut)));
     }
     if let Some(rest) = rest {
@@ -255,6 +273,7 @@ impl Addresses {
             stream: stream.map(Server::local_addr),
             rest: rest.map(rest::Server::local_addr),
             admin: admin.map(admin::Server::local_addr),
+            rpc: None,
         }
     }
 
@@ -283,6 +302,61 @@ fn until_cut(cut: &broadcast::Sender<()>) -> impl Future<Output = ()> + use<> {
 fn bind_admin(config: &Config) -> anyhow::Result<Option<admin::Server>> {
     let admin = config.admin_api_server.as_ref().map(|settings| admin::Server::bind(&admin_options(settings)));
     admin.transpose().map_err(|error| cannot_run("admin_api_server", error))
+}
+
+/// Takes the ports of the JSON-RPC servers and serves them.
+fn start_rpc(config: &Config) -> anyhow::Result<Option<RunningRpc>> {
+    let Some(options) = rpc_options(config) else { return Ok(None) };
+    let Rpc { servers, watch } = Rpc::bind(options).map_err(|error| cannot_run("rpc_api_server", error))?;
+    let is_main = |server: &&rpc::Server| server.role() == rpc::Role::Main;
+    let address = servers.iter().find(is_main).map(rpc::Server::local_addr);
+    let mut running = JoinSet::new();
+    for server in servers {
+        info!(address = %server.local_addr(), role = ?server.role(), "JSON-RPC server listens");
+        running.spawn(server.run(std::future::pending()));
+    }
+    Ok(Some(RunningRpc { watch, address, _servers: running }))
+}
+
+fn rpc_options(config: &Config) -> Option<RpcOptions> {
+    let settings = config.rpc_server.as_ref()?;
+    let server = |role, listener: &RpcListener| rpc::ServerOptions {
+        role,
+        listen: SocketAddr::new(listener.ip_address, listener.port),
+        qps_limit: listener.qps_limit,
+        max_body_bytes: listener.max_body_bytes,
+        cors: match &listener.cors_origin {
+            CorsOrigin::Disabled => rpc::Cors::Off,
+            CorsOrigin::Any => rpc::Cors::Any,
+            CorsOrigin::Only(origin) => rpc::Cors::Only(origin.clone()),
+        },
+        trust_client_ip_headers: listener.trust_client_ip_headers,
+        batch_requests_max: listener.batch_requests_max,
+    };
+    let main = settings.main_server.iter().map(|listener| server(rpc::Role::Main, listener));
+    let speculative = settings.speculative_exec_server.iter();
+    let speculative = speculative.map(|listener| server(rpc::Role::Speculative, listener));
+    let node = settings.node_client;
+    Some(RpcOptions {
+        servers: main.chain(speculative).collect(),
+        link: rpc::NodeLinkOptions {
+            address: SocketAddr::new(node.ip_address, node.port),
+            network_name: config.network_name.clone(),
+            message_bytes_max: node.max_message_size_bytes,
+            message_timeout: node.message_timeout,
+            access_timeout: node.client_access_timeout,
+            keepalive_interval: node.keepalive_timeout,
+            backoff: rpc::Backoff {
+                initial_delay: node.exponential_backoff.initial_delay,
+                max_delay: node.exponential_backoff.max_delay,
+                coefficient: node.exponential_backoff.coefficient,
+                max_attempts: node.exponential_backoff.max_attempts,
+            },
+            request_limit: node.request_limit,
+            request_buffer_size: node.request_buffer_size,
+        },
+        answer_cache_bytes: settings.answer_cache_bytes,
+    })
 }
 
 fn bind_rest(options: RestOptions, answers: rest::AnswerFrom) -> anyhow::Result<rest::Server> {

@@ -11,6 +11,7 @@ use std::iter;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
+use crate::casper::rpc;
 use crate::config::Config;
 use crate::source::casper::event::{self, Classified, classify};
 use crate::source::casper::transport::canned;
@@ -66,6 +67,16 @@ pub fn frames(bytes: &[u8]) {
     }
 }
 
+/// The body of a JSON-RPC request.
+pub fn rpc_request(bytes: &[u8]) {
+    rpc::fuzzing::request(bytes);
+}
+
+/// What a node answers on its binary port: the payload of a frame, or a value alone.
+pub fn rpc_answer(bytes: &[u8]) {
+    rpc::fuzzing::answer(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
@@ -98,5 +109,15 @@ mod tests {
     #[test]
     fn every_query_of_the_corpus_holds() {
         hold("query", query);
+    }
+
+    #[test]
+    fn every_rpc_request_of_the_corpus_holds() {
+        hold("rpc_request", rpc_request);
+    }
+
+    #[test]
+    fn every_rpc_answer_of_the_corpus_holds() {
+        hold("rpc_answer", rpc_answer);
     }
 }

@@ -62,6 +62,9 @@ struct DemoArguments {
     /// The port of the admin server.
     #[arg(long, value_name = "PORT", default_value_t = 18887)]
     admin_port: u16,
+    /// The port of the JSON-RPC server.
+    #[arg(long, value_name = "PORT", default_value_t = 7777)]
+    rpc_port: u16,
 }
 
 fn main() -> ExitCode {
@@ -110,6 +113,7 @@ fn run(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
                 sse_port: demo.sse_port,
                 rest_port: demo.rest_port,
                 admin_port: demo.admin_port,
+                rpc_port: demo.rpc_port,
             };
             demo::run(options, output.clone())
         }

@@ -4,6 +4,7 @@
 
 use std::process::Command;
 
+use serde_json::{Value, json};
 use sidecar_test_support::client::{Request, SseClient};
 use sidecar_test_support::node::stream;
 use sidecar_test_support::port::ReservedPort;
@@ -16,7 +17,7 @@ fn sidecar(arguments: &[&str]) -> Process {
 
 #[tokio::test]
 async fn the_demo_plays_the_whole_recording_byte_for_byte() {
-    let (port, rest, admin) = (ReservedPort::new(), ReservedPort::new(), ReservedPort::new());
+    let [port, rest, admin, rpc] = std::array::from_fn(|_| ReservedPort::new());
     let storage = tempfile::tempdir().unwrap();
     let mut demo = sidecar(&[
         "demo",
@@ -28,6 +29,8 @@ async fn the_demo_plays_the_whole_recording_byte_for_byte() {
         &rest.number().to_string(),
         "--admin-port",
         &admin.number().to_string(),
+        "--rpc-port",
+        &rpc.number().to_string(),
         "--storage-path",
         storage.path().to_str().unwrap(),
     ]);
@@ -39,15 +42,52 @@ async fn the_demo_plays_the_whole_recording_byte_for_byte() {
 
     for shown in ["/events?start_from=0".to_owned(), "curl".to_owned()]
         .into_iter()
-        .chain([&port, &rest, &admin].map(|port| format!(":{}/", port.number())))
+        .chain([&port, &rest, &admin, &rpc].map(|port| format!(":{}/", port.number())))
     {
         demo.wait_for_output(&shown).await;
     }
+    let newest = recorded_newest_block(&recording);
+    let hash = newest["block_hash"].clone();
+    let transaction = recorded_transaction(&recording);
+    assert_eq!(
+        call(&rpc, "chain_get_block", json!([{"Hash": hash}])).await["block_with_signatures"]["block"],
+        newest["block"]
+    );
+    let known = &call(&rpc, "info_get_status", json!([])).await["last_added_block_info"]["hash"];
+    assert_eq!(*known, hash);
+    let found = call(&rpc, "info_get_transaction", json!([transaction["transaction_hash"]])).await;
+    assert_eq!(found["execution_info"]["block_hash"], transaction["block_hash"]);
+    assert_eq!(found["execution_info"]["execution_result"], transaction["execution_result"]);
+    assert_eq!(call(&rpc, "info_get_peers", json!([])).await["peers"], json!([]));
+    assert_eq!(call(&rpc, "rpc.discover", json!([])).await["name"], "OpenRPC Schema");
     for (port, path) in [(&rest, "/block/1"), (&rest, "/swagger-ui/"), (&admin, "/metrics"), (&admin, "/ready")] {
         assert_eq!(Request::get(port.address(), path).open().await.status(), 200, "{path}");
     }
     assert!(demo.terminate().success());
     assert!(storage.path().join("logs/casper").is_dir());
+}
+
+fn recorded_newest_block(recording: &[(u64, String)]) -> Value {
+    last_recorded(recording, "BlockAdded")
+}
+
+fn recorded_transaction(recording: &[(u64, String)]) -> Value {
+    last_recorded(recording, "TransactionProcessed")
+}
+
+fn last_recorded(recording: &[(u64, String)], kind: &str) -> Value {
+    let payloads = recording.iter().rev().filter_map(|(_, payload)| serde_json::from_str::<Value>(payload).ok());
+    payloads.into_iter().find_map(|mut payload| Some(payload.get_mut(kind)?.take())).unwrap()
+}
+
+/// The result of a JSON-RPC call.
+async fn call(rpc: &ReservedPort, method: &str, params: Value) -> Value {
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+    let request = reqwest::Client::new().post(format!("http://{}/rpc", rpc.address()));
+    let response = request.header("content-type", "application/json").body(body).send().await.unwrap();
+    let mut answer: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+    assert!(answer["error"].is_null(), "{answer}");
+    answer["result"].take()
 }
 
 #[test]
@@ -58,12 +98,13 @@ fn a_demo_that_cannot_run_says_why() {
         (format!("--sse-port={port}"), [port.as_str(), "taken"]),
         (format!("--rest-port={port}"), [port.as_str(), "taken"]),
         (format!("--admin-port={port}"), [port.as_str(), "taken"]),
+        (format!("--rpc-port={port}"), [port.as_str(), "taken"]),
         ("--speed=-1".to_owned(), ["--speed -1", "a number above 0"]),
         ("--speed -1".to_owned(), ["--speed -1", "a number above 0"]),
         ("--speed=fast".to_owned(), ["--speed", "fast"]),
     ] {
         // The last of two same flags counts.
-        let flags = ["demo", "--sse-port=0", "--rest-port=0", "--admin-port=0"];
+        let flags = ["demo", "--sse-port=0", "--rest-port=0", "--admin-port=0", "--rpc-port=0"];
         let mut demo = sidecar(&flags.into_iter().chain(argument.split(' ')).collect::<Vec<_>>());
         assert!(!demo.wait_for_exit().success());
         assert!(words.iter().all(|word| demo.errors().contains(word)), "{}", demo.errors());
@@ -73,7 +114,7 @@ fn a_demo_that_cannot_run_says_why() {
 
 #[tokio::test]
 async fn on_any_free_ports_the_demo_tells_which_they_are() {
-    let mut demo = sidecar(&["demo", "--sse-port=0", "--rest-port=0", "--admin-port=0"]);
+    let mut demo = sidecar(&["demo", "--sse-port=0", "--rest-port=0", "--admin-port=0", "--rpc-port=0"]);
     demo.wait_for_output("Ctrl-C ends it.").await;
     let output = demo.output();
     for (what, path) in [("event stream", "/events/sidecar"), ("look-ups", "/swagger-ui/"), ("metrics", "/metrics")] {

@@ -105,11 +105,6 @@ fn a_bad_configuration_is_refused_with_its_key_its_value_and_the_fix() {
 fn a_configuration_that_has_nothing_to_run_is_answered_with_the_ways_out() {
     let rpc = "[rpc_server.main_server]\nip_address = '127.0.0.1'\nport = 0\n[rpc_server.node_client]\n";
     let alone = || sidecar().without_sse_server().sections("[storage]\nstorage_folder = 'not-made'");
-    let mut rpc_alone = alone().sections(rpc).admin_api().spawn();
-    assert_eq!(rpc_alone.wait_for_exit().code(), Some(0), "as the reference ends when nothing enabled can run");
-    let said = "nothing that is enabled can run: the RPC servers are not built yet; add `[sse_server]`, or `[rest_api_server]`";
-    assert_names(&rpc_alone.output(), &[said, "`[rpc_server]` is enabled, but the RPC servers are not built yet"]);
-    assert_eq!(rpc_alone.errors(), "");
     let errors = refusal(alone().sections(rpc).rest_api().admin_api());
     let ways_out = ["which needs `[sse_server]`: add that", "`rest_api_server.answer_from = \"postgresql\"`"];
     assert_names(&errors, &["Error: Can't run Rest api server with SSE events persistence disabled"]);

@@ -11,6 +11,7 @@ use sidecar_log_format::LossKind;
 
 use super::exposition::Group;
 use super::{Logged, Parts, Role, process};
+use crate::casper::rpc;
 use crate::export::counters::Counters as ExporterCounters;
 use crate::rest;
 use crate::source::casper::counters::{Count, Tally};
@@ -50,6 +51,9 @@ pub(super) fn text(parts: &Parts) -> String {
     }
     if let Some(counters) = &parts.rest {
         rest(&mut group, counters);
+    }
+    if let Some(watch) = &parts.rpc {
+        rpc(&mut group, watch);
     }
     if let Some(database) = &parts.postgresql {
         group
@@ -270,6 +274,93 @@ fn rest(group: &mut Group, counters: &rest::Counters) {
     if is_used || in_flight > 0 {
         group.gauge("rest_api_connected_clients", "Connected Clients").count(&[], in_flight);
     }
+}
+
+fn rpc(group: &mut Group, watch: &rpc::Watch) {
+    rpc_methods(group, &watch.counters);
+    let (state, link) = (watch.link.state(), watch.link.counters());
+    let help = "1 while the binary port of the JSON-RPC servers' node is connected";
+    group.gauge("sidecar_rpc_node_connected", help).count(&[], (state == rpc::LinkState::Connected).into());
+    group
+        .gauge("sidecar_rpc_requests_in_flight", "Requests that are sent to the node and not answered")
+        .count(&[], watch.link.in_flight());
+    let timeouts = [
+        ("sending_payload", &link.sending_timeouts),
+        ("receiving_response", &link.receiving_timeouts),
+        ("acquiring_client", &link.access_timeouts),
+        ("reacquiring_connection", &link.reconnect_timeouts),
+    ];
+    let help = "Counters for how many of the requests failed due to internal timeout";
+    let family = group.counter("rpc_server_timeout_counts", help);
+    for (timer, count) in timeouts.into_iter().filter(|(_, count)| count.get() > 0) {
+        family.count(&[("timer", timer)], count.get());
+    }
+    let help = "Time it takes the service to reconnect to node binary port in milliseconds";
+    let reconnects = link.reconnects.snapshot();
+    if reconnects.count > 0 {
+        group.histogram("rpc_server_reconnect_time", help).distribution(&[], &reconnects, MILLISECOND);
+    }
+    // Gauges that only rise, as the reference has them.
+    let mut gauge = |name, help, count: &Count| {
+        if count.get() > 0 {
+            group.gauge(name, help).count(&[], count.get());
+        }
+    };
+    gauge(
+        "rpc_server_mismatched_ids",
+        "Number of mismatched ID events observed in responses from binary port",
+        &link.mismatched_ids,
+    );
+    gauge(
+        "rpc_server_disconnects",
+        "Number of TCP disconnects between sidecar and nodes binary port",
+        &link.disconnects,
+    );
+    let mut counted = |name, help, count: &Count| {
+        group.counter(name, help).count(&[], count.get());
+    };
+    counted("sidecar_rpc_failed_connects_total", "Attempts to connect to the node that failed", &link.failed_attempts);
+    counted(
+        "sidecar_rpc_sent_again_total",
+        "Requests sent a second time because the connection was lost before their answer came",
+        &link.sent_again,
+    );
+    counted("sidecar_rpc_refused_total", "Requests refused because too many waited for the node", &link.refused);
+    group
+        .histogram("sidecar_rpc_node_round_trip_seconds", "From sending a request to the node to its answer")
+        .distribution(&[], &link.round_trips.snapshot(), SECOND);
+}
+
+fn rpc_methods(group: &mut Group, counters: &rpc::Counters) {
+    let calls = group.counter("rpc_server_endpoint_calls", "Endpoint calls");
+    for (method, count) in counters.calls() {
+        calls.count(&[("endpoint_name", method)], count);
+    }
+    let sizes = group.histogram("rpc_server_request_sizes", "Endpoint request sizes");
+    for (method, snapshot) in counters.sizes() {
+        sizes.distribution(&[("endpoint", method)], &snapshot, BYTE);
+    }
+    let help = "Time it takes the service to produce a response in milliseconds";
+    let times = group.histogram("rpc_server_endpoint_response_times", help);
+    for (method, status, snapshot) in counters.response_times() {
+        times.distribution(&[("method", method), ("status", &status)], &snapshot, MILLISECOND);
+    }
+    let help = "How long calls waited for the node";
+    let waits = group.histogram("sidecar_rpc_node_wait_seconds", help);
+    for (method, snapshot) in counters.node_waits() {
+        waits.distribution(&[("method", method)], &snapshot, SECOND);
+    }
+    let mut counted = |name, help, count: &Count| {
+        group.counter(name, help).count(&[], count.get());
+    };
+    counted(
+        "sidecar_rpc_rate_limited_total",
+        "Requests refused because their client sent too many",
+        &counters.rate_limited,
+    );
+    counted("sidecar_rpc_batches_total", "JSON-RPC batches", &counters.batches);
+    counted("sidecar_rpc_cache_hits_total", "Answers taken from the cache", &counters.cache_hits);
+    counted("sidecar_rpc_cache_misses_total", "Answers put into the cache", &counters.cache_misses);
 }
 
 fn followers(group: &mut Group, logged: &Logged) {

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sidecar_log_format::Log;
 
+use crate::casper::rpc;
 use crate::rest::PostgreSqlAnswers;
 use crate::source::casper::NamedSource;
 use crate::view::Views;
@@ -50,6 +51,8 @@ pub struct Parts {
     pub rest: Option<Arc<rest::Counters>>,
     /// What the REST server answers from, if that is a database.
     pub postgresql: Option<PostgreSqlAnswers>,
+    /// The JSON-RPC servers and their link to a node, if there are any.
+    pub rpc: Option<rpc::Watch>,
 }
 
 /// The log, what fills it and what reads it.

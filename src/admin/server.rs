@@ -1,7 +1,8 @@
 //! HTTP: what the reference answers, two questions of process supervisors beside it, and a look at the parts for people.
 //!
 //! `/health` is answered as soon as the process serves. `/ready` is answered once look-ups see what is stored and events are
-//! being stored, or while the database that look-ups go to answers. Neither waits in the line of `/metrics`, which does not take all connections, so that a slow
+//! being stored, or while the database that look-ups go to answers, and while the node of the JSON-RPC servers is there.
+//! Neither waits in the line of `/metrics`, which does not take all connections, so that a slow
 //! scrape does not look like a dead process.
 
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::status::Status;
 use super::{AdminOptions, Logged, Parts, Role, metrics};
+use crate::casper::rpc::{self, LinkState};
 use crate::http::{BindError, front::Front, limits::FrontLimits, turns::Limits};
 
 /// Connections at a time.
@@ -158,7 +160,7 @@ async fn ready(parts: &Parts) -> Response {
     let no_look_ups = parts.logged.as_ref().and_then(in_the_log);
     let not_ready = match &parts.postgresql {
         Some(database) if !database.is_answering().await => Some("the database does not answer".to_owned()),
-        _ => no_look_ups,
+        _ => no_look_ups.or_else(|| parts.rpc.as_ref().and_then(lost_node)),
     };
     match not_ready {
         // History that is lost makes nothing else useless: supervisors must not restart the process for it.
@@ -173,6 +175,15 @@ async fn ready(parts: &Parts) -> Response {
 fn stopped_ingest(logged: &Logged) -> Option<String> {
     let why = logged.ingest.stopped.reason()?;
     Some(format!("nothing is stored, what is stored is served: {why}"))
+}
+
+fn lost_node(rpc: &rpc::Watch) -> Option<String> {
+    let state = match rpc.link.state() {
+        LinkState::Connected => return None,
+        LinkState::Connecting => "is being connected to",
+        LinkState::Away => "cannot be reached",
+    };
+    Some(format!("the node's binary port {} {state}", rpc.link.node()))
 }
 
 fn closed_views(logged: &Logged) -> Option<String> {
@@ -229,7 +240,7 @@ mod tests {
         let options = AdminOptions { port: 0, listen, max_concurrent_requests: 1, max_requests_per_second: 1 };
         let server = Server::bind(&options).unwrap();
         let address = server.local_addr();
-        let parts = Parts { logged: None, rest: None, postgresql: None };
+        let parts = Parts { logged: None, rest: None, postgresql: None, rpc: None };
         tokio::spawn(server.run(parts, std::future::pending()));
         let mut scrapes = Vec::new();
         for _ in 0..2 * CONNECTIONS_MAX {

@@ -42,6 +42,8 @@ const MILLISECONDS_MAX: i64 = SECONDS_MAX * 1000;
 const THREADS_MAX: i64 = 4096;
 /// Disk reads and host names keep few threads busy; each one that ever was keeps a decompressor's memory.
 const BLOCKING_THREADS: usize = 16;
+/// Half of the numbers that requests on one connection to a node can have.
+const REQUESTS_MAX: i64 = 32_768;
 /// More than any system here lets one process have.
 const CONNECTIONS_MAX: i64 = 1_000_000;
 
@@ -94,7 +96,7 @@ pub(super) fn check(
         sse_server,
         rest_api_server: rest.transpose()?,
         admin_api_server: admin.map(|admin| admin_api_server(&admin, &section("admin_api_server"))).transpose()?,
-        rpc_server: file.rpc_server.map_or(Ok(None), |rpc| rpc_server(rpc, &section("rpc_server")))?,
+        rpc_server: file.rpc_server.map_or(Ok(None), |rpc| rpc_server(rpc, sse_enabled, &section("rpc_server")))?,
     })
 }
 
@@ -386,7 +388,7 @@ fn admin_api_server(file: &file::AdminApiServer, section: &Section<'_>) -> Resul
     })
 }
 
-fn rpc_server(file: file::RpcServer, section: &Section<'_>) -> Result<Option<RpcServer>, ConfigError> {
+fn rpc_server(file: file::RpcServer, has_log: bool, section: &Section<'_>) -> Result<Option<RpcServer>, ConfigError> {
     let listener = |file: Option<file::RpcListener>, name, qps_limit| {
         let enabled = file.filter(|listener| listener.enable_server);
         enabled.map(|listener| rpc_listener(listener, qps_limit, &section.below(name))).transpose()
@@ -397,7 +399,14 @@ fn rpc_server(file: file::RpcServer, section: &Section<'_>) -> Result<Option<Rpc
         return Ok(None);
     }
     let node_client = node_client(&file.node_client, &section.below("node_client"))?;
-    Ok(Some(RpcServer { main_server, speculative_exec_server, node_client }))
+    let cache_bytes = file.answer_cache_bytes;
+    let answer_cache_bytes = section.number_or("answer_cache_bytes", cache_bytes, 32 * MIB, 0..=1024 * GIB)?;
+    let answer_from_log = file.answer_from_log;
+    if answer_from_log && !has_log {
+        let fix = "add `[sse_server]`, which makes the log, or set it to false";
+        return Err(section.invalid("answer_from_log", "true", fix));
+    }
+    Ok(Some(RpcServer { main_server, speculative_exec_server, node_client, answer_cache_bytes, answer_from_log }))
 }
 
 fn rpc_listener(file: file::RpcListener, qps_limit: i64, section: &Section<'_>) -> Result<RpcListener, ConfigError> {
@@ -415,6 +424,8 @@ fn rpc_listener(file: file::RpcListener, qps_limit: i64, section: &Section<'_>) 
                 return Err(section.invalid("cors_origin", format_args!("'{origin}'"), fix));
             }
         },
+        trust_client_ip_headers: file.trust_client_ip_headers,
+        batch_requests_max: section.number_or("batch_requests_max", file.batch_requests_max, 100, 0..=10_000)?,
     })
 }
 
@@ -432,6 +443,8 @@ fn node_client(file: &file::NodeClient, section: &Section<'_>) -> Result<NodeCli
         message_timeout: section.seconds_or("message_timeout_secs", file.message_timeout_secs, 30, 1..=SECONDS_MAX)?,
         client_access_timeout: section.seconds_or("client_access_timeout_secs", access_timeout, 10, 1..=SECONDS_MAX)?,
         keepalive_timeout: section.milliseconds_or("keepalive_timeout_ms", keepalive, 1000, 1..=MILLISECONDS_MAX)?,
+        request_limit: section.number_or("request_limit", file.request_limit, 256, 1..=REQUESTS_MAX)?,
+        request_buffer_size: section.number_or("request_buffer_size", file.request_buffer_size, 4096, 0..=COUNT_MAX)?,
         exponential_backoff: ExponentialBackoff {
             initial_delay: backoff.milliseconds_or("initial_delay_ms", initial, 1000, 0..=MILLISECONDS_MAX)?,
             max_delay: backoff.milliseconds_or("max_delay_ms", max, 64_000, 0..=MILLISECONDS_MAX)?,
@@ -527,7 +540,7 @@ mod tests {
     ";
 
     /// Every number of the file, its limits, and what stands in the file's full example.
-    const LIMITS: [(&str, RangeInclusive<i64>); 56] = [
+    const LIMITS: [(&str, RangeInclusive<i64>); 61] = [
         ("max_thread_count", 1..=4096),
         ("max_blocking_thread_count", 1..=4096),
         ("storage.log.sync_interval_ms", 1..=60_000),
@@ -580,6 +593,11 @@ mod tests {
         ("rpc_server.node_client.message_timeout_secs", 1..=SECONDS_MAX),
         ("rpc_server.node_client.client_access_timeout_secs", 1..=SECONDS_MAX),
         ("rpc_server.node_client.keepalive_timeout_ms", 1..=MILLISECONDS_MAX),
+        ("rpc_server.answer_cache_bytes", 0..=1024 * GIB),
+        ("rpc_server.node_client.request_limit", 1..=32_768),
+        ("rpc_server.node_client.request_buffer_size", 0..=4_294_967_295),
+        ("rpc_server.main_server.batch_requests_max", 0..=10_000),
+        ("rpc_server.speculative_exec_server.batch_requests_max", 0..=10_000),
         ("rpc_server.node_client.exponential_backoff.initial_delay_ms", 0..=MILLISECONDS_MAX),
         ("rpc_server.node_client.exponential_backoff.max_delay_ms", 0..=MILLISECONDS_MAX),
         ("rpc_server.node_client.exponential_backoff.coefficient", 1..=4_294_967_295),
@@ -702,7 +720,9 @@ mod tests {
         let rpc = loaded(&format!("{RPC_ONLY}{speculative}")).config.rpc_server.unwrap();
         let main = rpc.main_server.unwrap();
         assert_eq!((main.qps_limit, main.max_body_bytes, main.cors_origin), (100, 2_621_440, CorsOrigin::Disabled));
+        assert_eq!((main.trust_client_ip_headers, main.batch_requests_max), (false, 100));
         assert_eq!(rpc.speculative_exec_server.unwrap().qps_limit, 1);
+        assert_eq!((rpc.answer_cache_bytes, rpc.answer_from_log), (32 << 20, false));
         let expected = NodeClient {
             ip_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 28104,
@@ -710,6 +730,8 @@ mod tests {
             message_timeout: Duration::from_secs(30),
             client_access_timeout: Duration::from_secs(10),
             keepalive_timeout: Duration::from_millis(1000),
+            request_limit: 256,
+            request_buffer_size: 4096,
             exponential_backoff: ExponentialBackoff {
                 initial_delay: Duration::from_millis(1000),
                 max_delay: Duration::from_millis(64_000),
@@ -718,6 +740,14 @@ mod tests {
             },
         };
         assert_eq!(rpc.node_client, expected);
+    }
+
+    #[test]
+    fn answers_from_the_log_need_a_log() {
+        let error = refused(&format!("[rpc_server]\nanswer_from_log = true\n{RPC_ONLY}"));
+        assert!(error.contains("`rpc_server.answer_from_log` is true (line 2); add `[sse_server]`"), "{error}");
+        let full = DEFAULT_FULL.replace("answer_from_log = false", "answer_from_log = true");
+        assert!(loaded(&full).config.rpc_server.unwrap().answer_from_log);
     }
 
     #[test]

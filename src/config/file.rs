@@ -193,6 +193,9 @@ pub(super) struct RpcServer {
     pub(super) main_server: RpcListener,
     pub(super) speculative_exec_server: Option<RpcListener>,
     pub(super) node_client: NodeClient,
+    pub(super) answer_cache_bytes: Option<i64>,
+    #[serde(default)]
+    pub(super) answer_from_log: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -206,6 +209,9 @@ pub(super) struct RpcListener {
     pub(super) max_body_bytes: Option<i64>,
     #[serde(default)]
     pub(super) cors_origin: String,
+    #[serde(default)]
+    pub(super) trust_client_ip_headers: bool,
+    pub(super) batch_requests_max: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -217,6 +223,8 @@ pub(super) struct NodeClient {
     pub(super) message_timeout_secs: Option<i64>,
     pub(super) client_access_timeout_secs: Option<i64>,
     pub(super) keepalive_timeout_ms: Option<i64>,
+    pub(super) request_limit: Option<i64>,
+    pub(super) request_buffer_size: Option<i64>,
     #[serde(default)]
     pub(super) exponential_backoff: ExponentialBackoff,
 }

@@ -29,16 +29,10 @@ impl Config {
     /// One line for each part that the file asks for and this version does not have yet. The others run without it.
     pub fn parts_not_built_yet(&self) -> Vec<&'static str> {
         let legacy_apis = self.sse_server.as_ref().is_some_and(|sse| !sse.emulate_legacy_sse_apis.is_empty());
-        [
-            (
-                legacy_apis,
-                "`sse_server.emulate_legacy_sse_apis` is set, but the legacy SSE endpoints are not built yet",
-            ),
-            (self.rpc_server.is_some(), "`[rpc_server]` is enabled, but the RPC servers are not built yet"),
-        ]
-        .into_iter()
-        .filter_map(|(asked_for, line)| asked_for.then_some(line))
-        .collect()
+        [(legacy_apis, "`sse_server.emulate_legacy_sse_apis` is set, but the legacy SSE endpoints are not built yet")]
+            .into_iter()
+            .filter_map(|(asked_for, line)| asked_for.then_some(line))
+            .collect()
     }
 }
 
@@ -365,6 +359,10 @@ pub struct RpcServer {
     pub speculative_exec_server: Option<RpcListener>,
     /// `[rpc_server.node_client]`.
     pub node_client: NodeClient,
+    /// Bytes of answers that never change to keep; 0 keeps none.
+    pub answer_cache_bytes: u64,
+    /// Whether the log answers while the node is away.
+    pub answer_from_log: bool,
 }
 
 /// One JSON-RPC server.
@@ -374,12 +372,16 @@ pub struct RpcListener {
     pub ip_address: IpAddr,
     /// Listening port; 0 is any free one.
     pub port: u16,
-    /// The burst of requests allowed to one client address; at least 1.
+    /// Requests per second allowed to one client address; at least 1.
     pub qps_limit: u32,
     /// The largest request body, in bytes.
     pub max_body_bytes: u64,
     /// Which web pages may read the answers.
     pub cors_origin: CorsOrigin,
+    /// Whether a client's address is taken from the headers in which a proxy reports it.
+    pub trust_client_ip_headers: bool,
+    /// Requests in one batch, at most; 0 refuses batches.
+    pub batch_requests_max: u32,
 }
 
 /// Which web pages may read a server's answers.
@@ -408,6 +410,10 @@ pub struct NodeClient {
     pub client_access_timeout: Duration,
     /// The interval of keep-alive requests.
     pub keepalive_timeout: Duration,
+    /// Requests that are sent and not answered, at most; at least 1.
+    pub request_limit: u32,
+    /// Requests that wait for their turn to be sent, at most; further ones are refused.
+    pub request_buffer_size: u32,
     /// How to come back to a lost node.
     pub exponential_backoff: ExponentialBackoff,
 }

@@ -34,7 +34,6 @@ use Change::{Dropped, LargestOf, Moved, Renamed, Split};
 const ONE_STREAM: &str = "a node has one stream, and its events are taken in its order";
 const ALL_INTERFACES: &str = "the server listens on all interfaces";
 const ONE_CONNECTION: &str = "the export has one connection";
-const SHARED_LINK: &str = "requests share one connection to the node, each with its own time limit";
 
 /// Each line: the full path of an old key, and what became of it. A path through an array means each of its tables.
 const CHANGES: &[(&str, Change)] = &[
@@ -72,9 +71,6 @@ const CHANGES: &[(&str, Change)] = &[
     ("rpc_server.main_server.address", Split),
     ("rpc_server.speculative_exec_server.address", Split),
     ("rpc_server.node_client.address", Split),
-    // Until 2025-01.
-    ("rpc_server.node_client.request_limit", Dropped(SHARED_LINK)),
-    ("rpc_server.node_client.request_buffer_size", Dropped(SHARED_LINK)),
 ];
 
 /// Replaces every old spelling in `document`; applying it twice changes nothing more.
@@ -283,10 +279,8 @@ mod tests {
         assert_eq!(rpc.node_client.keepalive_timeout, Duration::from_secs(1));
         assert_eq!(rpc.node_client.exponential_backoff.max_delay, Duration::from_secs(32));
         assert_eq!(rpc.node_client.exponential_backoff.max_attempts, 3);
-        let keys: Vec<String> = loaded.warnings.iter().map(Warning::to_string).collect();
-        assert_eq!(keys.len(), 2, "{keys:?}");
-        assert!(keys[0].contains("`rpc_server.node_client.request_limit`"), "{keys:?}");
-        assert!(keys[1].contains("`rpc_server.node_client.request_buffer_size`"), "{keys:?}");
+        assert_eq!((rpc.node_client.request_limit, rpc.node_client.request_buffer_size), (3, 16));
+        assert_eq!(loaded.warnings, []);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Owns the recording and the little node that speaks it on loopback. Everything behind the node is the appliance as it
 //! always runs.
 
+mod binary_port;
 mod node;
 
 use std::error::Error;
@@ -41,6 +42,8 @@ pub struct Options {
     pub rest_port: u16,
     /// The admin server's port.
     pub admin_port: u16,
+    /// The JSON-RPC server's port.
+    pub rpc_port: u16,
 }
 
 /// Runs the demo until SIGINT or SIGTERM, or until its terminal closes. What can be tried goes to `output`.
@@ -67,8 +70,11 @@ async fn replay(options: &Options, storage_path: &Path, output: Output) -> anyho
     let recording = Recording::parse(&recorded);
     let last_payload = recording.last_payload().to_owned();
     let about = Recorded { events: recording.len(), duration: recording.duration(options.speed) };
+    let payloads = recording.payloads();
     let node = DemoNode::start(recording, STATUS, options.speed).await?;
-    let Loaded { config, .. } = Config::parse(&config_text(storage_path, node.port(), options)?, |_| None)?;
+    let binary_port = binary_port::start(payloads, STATUS, node.said()).await?.port();
+    let text = config_text(storage_path, node.port(), binary_port, options)?;
+    let Loaded { config, .. } = Config::parse(&text, |_| None)?;
     let (Some(sse), Some(storage)) = (&config.sse_server, &config.storage) else {
         anyhow::bail!("the demo's configuration lacks its servers")
     };
@@ -97,8 +103,12 @@ fn end() -> anyhow::Result<impl Future<Output = ()>> {
 /// Names the flag of a port that cannot be had; the configuration key that the servers name is not the demo's.
 fn with_flag(error: anyhow::Error, options: &Options) -> anyhow::Error {
     let Some((address, reason)) = error.chain().find_map(refused_address) else { return error };
-    let flags =
-        [(options.sse_port, "--sse-port"), (options.rest_port, "--rest-port"), (options.admin_port, "--admin-port")];
+    let flags = [
+        (options.sse_port, "--sse-port"),
+        (options.rest_port, "--rest-port"),
+        (options.admin_port, "--admin-port"),
+        (options.rpc_port, "--rpc-port"),
+    ];
     let flag = flags.into_iter().find_map(|(port, flag)| (port == address.port()).then_some(flag));
     let flag = flag.unwrap_or("--sse-port");
     anyhow!("port {} {reason}; give another with {flag} PORT, or {flag} 0 for any free one", address.port())
@@ -152,8 +162,8 @@ async fn narrate(
 }
 
 fn introduction(addresses: Addresses, log: &Path, Recorded { events, duration }: Recorded) -> String {
-    let addresses = [addresses.stream, addresses.rest, addresses.admin];
-    let [port, rest, admin] = addresses.map(|address| address.map_or(0, |address| address.port()));
+    let addresses = [addresses.stream, addresses.rest, addresses.admin, addresses.rpc];
+    let [port, rest, admin, rpc] = addresses.map(|address| address.map_or(0, |address| address.port()));
     let log = log.display();
     let pace = match duration {
         Some(duration) => format!("It takes {} s; change that with --speed.", duration.as_secs().max(1)),
@@ -164,6 +174,7 @@ fn introduction(addresses: Addresses, log: &Path, Recorded { events, duration }:
          \n  \
            event stream   http://127.0.0.1:{port}/events\n  \
            look-ups       http://127.0.0.1:{rest}/swagger-ui/\n  \
+           JSON-RPC       http://127.0.0.1:{rpc}/rpc\n  \
            metrics        http://127.0.0.1:{admin}/metrics\n  \
            log            {log}\n\
          \n\
@@ -173,6 +184,8 @@ fn introduction(addresses: Addresses, log: &Path, Recorded { events, duration }:
            curl -N 'http://127.0.0.1:{port}/events?start_from=0&until=9'            the first ten, then the end\n  \
            curl 'http://127.0.0.1:{rest}/block'                                    the newest block\n  \
            curl 'http://127.0.0.1:{rest}/events?from=0&limit=10'                    the first ten, as a page\n  \
+           curl -H 'content-type: application/json' http://127.0.0.1:{rpc}/rpc \\\n       \
+                -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"chain_get_block\"}}'             the same from the node\n  \
            curl 'http://127.0.0.1:{admin}/metrics'                                  how everything is\n  \
            sidecar-log inspect {log}\n\
          \n\
@@ -180,9 +193,9 @@ fn introduction(addresses: Addresses, log: &Path, Recorded { events, duration }:
     )
 }
 
-fn config_text(storage_path: &Path, node_port: u16, options: &Options) -> anyhow::Result<String> {
+fn config_text(storage_path: &Path, node_port: u16, binary_port: u16, options: &Options) -> anyhow::Result<String> {
     let folder = storage_path.to_str().context("the storage path is not UTF-8")?;
-    let Options { sse_port, rest_port, admin_port, .. } = options;
+    let Options { sse_port, rest_port, admin_port, rpc_port, .. } = options;
     let folder = toml::Value::String(folder.to_owned());
     Ok(format!(
         "[storage]\n\
@@ -208,7 +221,13 @@ fn config_text(storage_path: &Path, node_port: u16, options: &Options) -> anyhow
          [admin_api_server]\n\
          port = {admin_port}\n\
          max_concurrent_requests = 1\n\
-         max_requests_per_second = 10\n"
+         max_requests_per_second = 10\n\
+         [rpc_server.main_server]\n\
+         ip_address = '0.0.0.0'\n\
+         port = {rpc_port}\n\
+         [rpc_server.node_client]\n\
+         ip_address = '127.0.0.1'\n\
+         port = {binary_port}\n"
     ))
 }
 
@@ -218,8 +237,10 @@ mod tests {
 
     #[test]
     fn the_demo_runs_on_a_configuration_without_warnings() {
-        let options = Options { storage_path: None, speed: 1.0, sse_port: 19999, rest_port: 18888, admin_port: 18887 };
-        let text = config_text(Path::new("/tmp/a 'quoted' \"path\""), 9999, &options).unwrap();
+        let ports = [19999, 18888, 18887, 7777];
+        let [sse_port, rest_port, admin_port, rpc_port] = ports;
+        let options = Options { storage_path: None, speed: 1.0, sse_port, rest_port, admin_port, rpc_port };
+        let text = config_text(Path::new("/tmp/a 'quoted' \"path\""), 9999, 9998, &options).unwrap();
         let Loaded { config, warnings } = Config::parse(&text, |_| None).unwrap();
         assert_eq!(warnings, []);
         assert_eq!(config.storage.unwrap().folder, Path::new("/tmp/a 'quoted' \"path\""));

@@ -58,6 +58,15 @@ impl Recording {
         block_pause(speed).map(|pause| pause.saturating_mul(u32::try_from(blocks).unwrap_or(u32::MAX)))
     }
 
+    /// The payloads of its events.
+    pub(super) fn payloads(&self) -> Vec<String> {
+        let payload = |frame: &Frame| {
+            let frame = std::str::from_utf8(&frame.bytes).ok()?.strip_prefix("data:")?;
+            frame.rsplit_once("\nid:").map(|(payload, _)| payload.to_owned())
+        };
+        self.frames.iter().map(|frame| payload(frame).unwrap_or_default()).collect()
+    }
+
     /// The payload of its last event.
     pub(super) fn last_payload(&self) -> &str {
         let frame = self.frames.last().and_then(|frame| std::str::from_utf8(&frame.bytes).ok());
@@ -69,6 +78,7 @@ impl Recording {
 /// The running node.
 pub(super) struct DemoNode {
     address: SocketAddr,
+    said: watch::Receiver<usize>,
 }
 
 struct Shared {
@@ -84,14 +94,19 @@ impl DemoNode {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("cannot open a port for the node")?;
         let address = listener.local_addr()?;
         let (say, said) = watch::channel(0);
-        let shared = std::sync::Arc::new(Shared { recording, status, said });
+        let shared = std::sync::Arc::new(Shared { recording, status, said: said.clone() });
         tokio::spawn(speak(std::sync::Arc::clone(&shared), say, speed));
         let router = Router::new()
             .route("/events", get(events))
             .route("/status", get(|State(shared): State<std::sync::Arc<Shared>>| async move { shared.status }))
             .with_state(shared);
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Ok(DemoNode { address })
+        Ok(DemoNode { address, said })
+    }
+
+    /// How many events it has said.
+    pub(super) fn said(&self) -> watch::Receiver<usize> {
+        self.said.clone()
     }
 
     pub(super) fn port(&self) -> u16 {

@@ -4,6 +4,7 @@
 //! client, and the running of the built binary. It knows nothing of Sidecar's inside: everything goes over sockets,
 //! files and signals, as for a user.
 
+pub mod binary_port;
 pub mod client;
 pub mod fast;
 mod http;
@@ -13,3 +14,6 @@ pub mod postgresql;
 pub mod process;
 pub mod recordings;
 pub mod story;
+
+/// The version that crate casper-binary-port has, in which the simulated node makes its answers.
+pub use casper_types;

@@ -1,0 +1,136 @@
+//! Answers from the log, for when the node is away.
+//!
+//! The views say which events are about a block or a transaction, the log has their payloads, and here they become what the
+//! node would have sent. What the log cannot tell, such as the global state, is not answered.
+
+use std::sync::Arc;
+
+use casper_types::execution::ExecutionResult;
+use casper_types::{
+    Block, BlockHash, BlockIdentifier, BlockSignatures, BlockSignaturesV1, BlockSignaturesV2, BlockWithSignatures,
+    ChainNameDigest, ExecutionInfo, FinalitySignature, Transaction, TransactionHash,
+};
+use serde::Deserialize;
+use sidecar_log_format::{Log, Read, Sequence};
+use tokio::sync::Semaphore;
+
+use super::node_link::FoundTransaction;
+use crate::source::casper::keys::{Stage, TransactionType};
+use crate::view::Views;
+
+/// Look-ups that read the log at a time.
+const READERS_MAX: usize = 2;
+
+/// The events that answers are made of.
+#[derive(Deserialize)]
+pub(crate) enum Event {
+    BlockAdded { block: Block },
+    FinalitySignature(FinalitySignature),
+    TransactionAccepted(Transaction),
+    TransactionProcessed { transaction_hash: TransactionHash, block_hash: BlockHash, execution_result: ExecutionResult },
+}
+
+/// A log and its views.
+#[derive(Clone)]
+pub struct LogAnswers {
+    log: Log,
+    views: Views,
+    readers: Arc<Semaphore>,
+}
+
+impl LogAnswers {
+    /// Answers from this log.
+    #[must_use]
+    pub fn new(log: Log, views: Views) -> Self {
+        LogAnswers { log, views, readers: Arc::new(Semaphore::new(READERS_MAX)) }
+    }
+
+    /// A block, with the signatures of it that the log holds.
+    pub(super) async fn block(&self, identifier: Option<BlockIdentifier>) -> Option<BlockWithSignatures> {
+        self.read(move |answers| {
+            let block = answers.block_event(identifier)?;
+            let signatures = answers.signatures(&block);
+            Some(BlockWithSignatures::new(block, signatures))
+        })
+        .await
+    }
+
+    /// A transaction that was accepted, and how it was executed if it was.
+    pub(super) async fn transaction(&self, hash: TransactionHash) -> Option<FoundTransaction> {
+        self.read(move |answers| {
+            let Event::TransactionAccepted(transaction) = answers.transaction_event(Stage::Accepted, hash)? else {
+                return None;
+            };
+            let execution_info = answers.execution_info(hash);
+            Some(FoundTransaction { transaction, execution_info })
+        })
+        .await
+    }
+
+    async fn read<T: Send + 'static>(&self, read: impl FnOnce(&LogAnswers) -> Option<T> + Send + 'static) -> Option<T> {
+        let permit = Arc::clone(&self.readers).acquire_owned().await.ok()?;
+        let answers = self.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            read(&answers)
+        });
+        reading.await.ok()?
+    }
+
+    fn block_event(&self, identifier: Option<BlockIdentifier>) -> Option<Block> {
+        let found = match identifier {
+            Some(BlockIdentifier::Hash(hash)) => self.views.block_by_hash(&hash.inner().value()),
+            Some(BlockIdentifier::Height(height)) => self.views.block_by_height(height),
+            None => self.views.latest_block(),
+        };
+        match self.event(found.ok()??)? {
+            Event::BlockAdded { block } => Some(block),
+            _ => None,
+        }
+    }
+
+    fn signatures(&self, block: &Block) -> BlockSignatures {
+        let (hash, height, era) = (*block.hash(), block.height(), block.era_id());
+        let sequences = self.views.signatures(&hash.inner().value()).unwrap_or_default();
+        let events = || sequences.iter().filter_map(|sequence| self.event(*sequence));
+        if let Block::V1(_) = block {
+            let mut signatures = BlockSignaturesV1::new(hash, era);
+            for event in events() {
+                if let Event::FinalitySignature(FinalitySignature::V1(signature)) = event {
+                    signatures.insert_signature(signature.public_key().clone(), *signature.signature());
+                }
+            }
+            return BlockSignatures::V1(signatures);
+        }
+        // The network is in each signature, and in no result.
+        let mut signatures = BlockSignaturesV2::new(hash, height, era, ChainNameDigest::from_chain_name(""));
+        for event in events() {
+            if let Event::FinalitySignature(FinalitySignature::V2(signature)) = event {
+                signatures.insert_signature(signature.public_key().clone(), *signature.signature());
+            }
+        }
+        BlockSignatures::V2(signatures)
+    }
+
+    fn execution_info(&self, hash: TransactionHash) -> Option<ExecutionInfo> {
+        let event = self.transaction_event(Stage::Processed, hash)?;
+        let Event::TransactionProcessed { block_hash, execution_result, .. } = event else { return None };
+        let block = self.block_event(Some(BlockIdentifier::Hash(block_hash)))?;
+        let execution_result = Some(execution_result);
+        Some(ExecutionInfo { block_hash, block_height: block.height(), execution_result })
+    }
+
+    fn transaction_event(&self, stage: Stage, hash: TransactionHash) -> Option<Event> {
+        let (form, hash) = match hash {
+            TransactionHash::Deploy(hash) => (TransactionType::Deploy, hash.inner().value()),
+            TransactionHash::V1(hash) => (TransactionType::Version1, hash.inner().value()),
+        };
+        self.event(self.views.transaction(stage, form, &hash).ok()??)
+    }
+
+    fn event(&self, sequence: Sequence) -> Option<Event> {
+        let Ok(Read::Events { block, index }) = self.log.read_alone(sequence) else { return None };
+        let row = block.row(index)?;
+        serde_json::from_slice(&row.payload()).ok()
+    }
+}

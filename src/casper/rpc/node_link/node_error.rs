@@ -1,0 +1,148 @@
+//! What a node's error codes say, in the reference's words, which are its own for many of them.
+
+use std::borrow::Cow;
+
+/// By code.
+const TEXTS: [&str; 118] = [
+    "success",
+    "attempted to use a function that's disabled on the node",
+    "not found",
+    "could not find the provided state root hash",
+    "invalid item variant",
+    "wasm preprocessing",
+    "node reported internal error",
+    "the provided global state query failed to execute",
+    "bad request",
+    "unsupported request",
+    "dictionary URef not found",
+    "no complete blocks",
+    "The deploy had an invalid chain name",
+    "The dependencies for this transaction are no longer supported",
+    "The deploy had an excessive size",
+    "The deploy had an excessive time to live",
+    "The deploys timestamp is in the future",
+    "The deploy had an invalid body hash",
+    "The deploy had an invalid deploy hash",
+    "The deploy had no approvals",
+    "The deploy had an invalid approval",
+    "The deploy had an excessive session args length",
+    "The deploy had an excessive payment args length",
+    "The deploy had a missing payment amount",
+    "The deploy sent to the network had a payment amount that was unable to be parsed",
+    "The deploy sent to the network exceeded the block gas limit",
+    "The deploy sent to the network was missing a transfer amount",
+    "The deploy sent to the network had a transfer amount that was unable to be parsed",
+    "The deploy sent to the network had an insufficient transfer amount",
+    "The deploy sent to the network had excessive approvals",
+    "The network was unable to calculate the gas limit associated with the deploy",
+    "The network was unable to calculate the gas cost for the deploy",
+    "The deploy sent to the network was invalid for an unspecified reason",
+    "The transaction sent to the network had an invalid chain name",
+    "The transaction sent to the network had an excessive size",
+    "The transaction sent to the network had an excessive time to live",
+    "The transaction sent to the network had a timestamp that has not yet occurred",
+    "The transaction sent to the network had an invalid body hash",
+    "The transaction sent to the network had an invalid hash",
+    "The transaction sent to the network had no approvals",
+    "The transaction sent to the network had an invalid approval",
+    "The transaction sent to the network had excessive args length",
+    "The transaction sent to the network had excessive approvals",
+    "The transaction sent to the network exceeds the networks block gas limit",
+    "The transaction sent to the network was missing an argument",
+    "The transaction sent to the network had an unexpected argument type",
+    "The transaction sent to the network had an invalid argument",
+    "The transaction sent to the network had an insufficient transfer amount",
+    "The native transaction sent to the network should not have a custom entry point",
+    "The non-native transaction sent to the network must have a custom entry point",
+    "The transaction sent to the network had empty module bytes",
+    "The transaction sent to the network had an invalid gas price conversion",
+    "The network was unable to calculate the gas limit for the transaction sent",
+    "The network was unable to calculate the gas cost for the transaction sent.",
+    "The transaction sent to the network had an invalid pricing mode",
+    "The transaction sent to the network was invalid for an unspecified reason",
+    "The transaction or deploy sent to the network was invalid for an unspecified reason",
+    "the switch block for the requested era was not found",
+    "the parent of the switch block for the requested era was not found",
+    "cannot serve rewards stored in V1 format",
+    "binary protocol version mismatch",
+    "blockchain is empty",
+    "expected deploy, got transaction",
+    "expected transaction V1, got deploy",
+    "transaction has expired",
+    "missing or incorrect transaction parameters",
+    "no such addressable entity",
+    "no such contract at hash",
+    "no such entry point",
+    "no such package at hash",
+    "invalid entity at version",
+    "disabled entity at version",
+    "missing entity at version",
+    "invalid associated keys",
+    "insufficient signature weight",
+    "insufficient balance",
+    "unknown balance",
+    "invalid payment variant for deploy",
+    "The deploy had a missing payment amount",
+    "The deploy sent to the network had a payment amount that was unable to be parsed",
+    "missing transfer target for deploy",
+    "missing module bytes for deploy",
+    "entry point cannot be 'call'",
+    "invalid transaction lane",
+    "gas price tolerance too low",
+    "received v1 transaction for speculative execution",
+    "purse was not found for given identifier",
+    "request was throttled by the node",
+    "expected named arguments",
+    "invalid transaction runtime",
+    "malformed transfer record key",
+    "malformed information request",
+    "malformed version bytes in command header",
+    "malformed protocol version",
+    "malformed command header",
+    "malformed command",
+    "couldn't associate a transaction lane with the transaction",
+    "entry point must be 'call'",
+    "One of the payloads field cannot be deserialized",
+    "Can't calculate hash of the payload fields",
+    "Unexpected fields in payload",
+    "expected bytes arguments",
+    "Missing seed field in transaction",
+    "Pricing mode not supported",
+    "Gas limit not supported",
+    "Invalid runtime for Transaction::Deploy",
+    "Transaction::Deploy exceeds lane gas limit",
+    "Invalid payment amount for Transaction::Deploy",
+    "Insufficient burn amount for Transaction::V1",
+    "Invalid payment amount for Transaction::V1",
+    "Unexpected entry point for Transaction::V1",
+    "Transaction has malformed binary representation",
+    "Transaction includes an argument named amount with a value below a relevant limit",
+    "Transaction attempts to set a minimum delegation amount below the lowest allowed value",
+    "Transaction attempts to set a maximum delegation amount above the highest allowed value",
+    "Transaction attempts to set a reserved slots count above the highest allowed value",
+    "Transaction attempts to set a delegation amount above the highest allowed value",
+    "the transaction invocation target is unsupported under V2 runtime",
+];
+
+/// The text of a code.
+pub(super) fn text(code: u16) -> Cow<'static, str> {
+    match TEXTS.get(usize::from(code)) {
+        Some(text) => Cow::Borrowed(text),
+        None => Cow::Owned(format!("received an unexpected node error: unknown node error code ({code})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use casper_binary_port::ErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn every_code_that_casper_binary_port_knows_has_a_text() {
+        let known = (0..u16::MAX).filter(|code| ErrorCode::try_from(*code).is_ok()).count();
+        assert_eq!(known, TEXTS.len());
+        assert_eq!(text(117), "the transaction invocation target is unsupported under V2 runtime");
+        assert_eq!(text(118), "received an unexpected node error: unknown node error code (118)");
+    }
+}

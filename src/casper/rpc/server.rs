@@ -1,0 +1,399 @@
+//! HTTP: from a request to calls, and from their results to a response.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method as HttpMethod, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tower_http::compression::CompressionLayer;
+
+use super::Watch;
+use super::bridge::Node;
+use super::cache::Cache;
+use super::cors::{self, Checked, Cors};
+use super::failure::{Code, Failure};
+use super::json_rpc::{self, Call, Entry};
+use super::methods::{MAIN, Method, SPECULATIVE};
+use super::node_link::LinkState;
+use super::rate_limit::{RateLimit, reported_client};
+use crate::http::{BindError, access::Client, front::Front, limits::FrontLimits};
+
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 512;
+/// Bytes of request bodies that are held at a time, unless one body alone may have more. Small bodies are not counted.
+const BODIES_BYTES_MAX: u64 = 64 << 20;
+const SMALL_BODY_BYTES: u64 = 16 << 10;
+/// How long a request's body may take to arrive, and to get room.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Calls of one batch that are worked on at a time.
+const BATCH_CONCURRENCY: usize = 16;
+/// Bytes of a batch's answers, after which its other calls are refused.
+const BATCH_ANSWER_BYTES_MAX: usize = 64 << 20;
+/// The longest request id of a client that is taken over.
+const REQUEST_ID_BYTES_MAX: usize = 64;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const REQUEST_ID: &str = "x-request-id";
+/// Marks what was answered from the log, because the node is away.
+const ANSWERED_FROM: &str = "x-sidecar-answered-from";
+
+/// Which of the two servers it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Everything but speculative execution.
+    Main,
+    /// Speculative execution.
+    Speculative,
+}
+
+/// How a server listens, and what it grants its clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// Which of the two servers it is.
+    pub role: Role,
+    /// The address to listen on; port 0 lets the system choose one.
+    pub listen: SocketAddr,
+    /// Requests per second of each client address.
+    pub qps_limit: u32,
+    /// The largest request body.
+    pub max_body_bytes: u64,
+    /// Which web pages may call it.
+    pub cors: Cors,
+    /// Whether a client's address is taken from the headers in which a proxy reports it.
+    pub trust_client_ip_headers: bool,
+    /// Calls in one batch, at most; 0 refuses batches.
+    pub batch_requests_max: u32,
+}
+
+/// A bound server.
+pub struct Server {
+    front: Front,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: ServerOptions,
+    methods: HashMap<&'static str, &'static Method>,
+    watch: Watch,
+    cache: Arc<Cache>,
+    rate_limit: RateLimit,
+    bodies: Semaphore,
+    next_request: AtomicU64,
+}
+
+impl Server {
+    /// Takes the port. Within a Tokio runtime only.
+    ///
+    /// # Errors
+    /// [`BindError`] names the address.
+    pub(super) fn bind(options: ServerOptions, watch: Watch, cache: Arc<Cache>) -> Result<Server, BindError> {
+        let front = Front::bind(options.listen, FrontLimits::of_answers(CONNECTIONS_MAX), Arc::default())?;
+        let methods = match options.role {
+            Role::Main => MAIN,
+            Role::Speculative => SPECULATIVE,
+        };
+        let bodies_bytes = BODIES_BYTES_MAX.max(options.max_body_bytes);
+        let shared = Shared {
+            methods: methods.iter().map(|method| (method.name, method)).collect(),
+            watch,
+            cache,
+            rate_limit: RateLimit::new(options.qps_limit),
+            bodies: Semaphore::new(kibibytes(bodies_bytes)),
+            next_request: AtomicU64::new(1),
+            options,
+        };
+        Ok(Server { front, shared: Arc::new(shared) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.front.local_addr()
+    }
+
+    /// Which of the two servers it is.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.shared.options.role
+    }
+
+    /// Serves until `cancel` is done; then every connection is cut.
+    pub async fn run(self, cancel: impl Future<Output = ()>) {
+        let compression = CompressionLayer::new().quality(tower_http::CompressionLevel::Fastest);
+        let router = Router::new().fallback(respond).with_state(self.shared).layer(compression);
+        self.front.serve(router, cancel).await;
+    }
+}
+
+/// Where the answer to a request came from, as far as that is not the node.
+#[derive(Default)]
+struct Origin {
+    /// At least one call was answered from the log.
+    is_log: AtomicBool,
+}
+
+/// Semaphores count in KiB, so that a body of any configured size fits into their permits.
+fn kibibytes(bytes: u64) -> usize {
+    usize::try_from(bytes.div_ceil(1024)).unwrap_or(usize::MAX).min(u32::MAX as usize)
+}
+
+async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let id = shared.request_id(request.headers());
+    let mut response = shared.respond(request, &id).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+impl Shared {
+    /// The client's own id of a request where it is a plain one, else a number.
+    fn request_id(&self, headers: &HeaderMap) -> HeaderValue {
+        let is_plain = |id: &&HeaderValue| {
+            let is_graphic = id.as_bytes().iter().all(u8::is_ascii_graphic);
+            is_graphic && (1..=REQUEST_ID_BYTES_MAX).contains(&id.len())
+        };
+        let given = headers.get(REQUEST_ID).filter(is_plain).cloned();
+        given.unwrap_or_else(|| HeaderValue::from(self.next_request.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    async fn respond(&self, request: Request, id: &HeaderValue) -> Response {
+        if matches!(request.uri().path(), "/health" | "/health/")
+            && matches!(*request.method(), HttpMethod::GET | HttpMethod::HEAD)
+        {
+            return self.health();
+        }
+        let client = self.client(&request);
+        if let Err(wait) = self.rate_limit.take(client) {
+            self.watch.counters.rate_limited.add(1);
+            let mut response = plain(StatusCode::TOO_MANY_REQUESTS, "Too many requests");
+            let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            return response;
+        }
+        let origin = match self.options.cors.check(request.method(), request.headers()) {
+            Checked::LetIn(origin) => origin,
+            Checked::Answered(response) => return response,
+        };
+        let mut response = match self.body(request).await {
+            Ok(body) => self.answer(&body, client, id).await,
+            Err(refusal) => refusal,
+        };
+        if let Some(origin) = origin {
+            cors::allow(response.headers_mut(), origin);
+        }
+        response
+    }
+
+    /// Whether calls can be answered now, for load balancers. It is not rate-limited.
+    fn health(&self) -> Response {
+        let (status, node) = match self.watch.link.state() {
+            LinkState::Connected => (StatusCode::OK, "connected"),
+            LinkState::Connecting => (StatusCode::SERVICE_UNAVAILABLE, "connecting"),
+            LinkState::Away => (StatusCode::SERVICE_UNAVAILABLE, "away"),
+        };
+        json(status, Bytes::from(format!("{{\"node\":\"{node}\"}}")))
+    }
+
+    fn client(&self, request: &Request) -> IpAddr {
+        let reported = self.options.trust_client_ip_headers.then(|| reported_client(request.headers())).flatten();
+        let peer = request.extensions().get::<Client>().map(|client| client.0.ip());
+        reported.or(peer).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    }
+
+    /// The body of a request that may be a call.
+    async fn body(&self, request: Request) -> Result<Bytes, Response> {
+        if !matches!(request.uri().path(), "/rpc" | "/rpc/") {
+            return Err(plain(StatusCode::NOT_FOUND, "Path not found"));
+        }
+        if request.method() != HttpMethod::POST {
+            return Err(plain(StatusCode::METHOD_NOT_ALLOWED, "HTTP method not allowed"));
+        }
+        match request.headers().get(header::CONTENT_TYPE) {
+            None => return Err(plain(StatusCode::BAD_REQUEST, "The request's content-type is not set")),
+            Some(content_type) if is_json(content_type) => {}
+            Some(_) => {
+                let message = "The request's content-type is not supported";
+                return Err(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+            }
+        }
+        let limit = self.options.max_body_bytes;
+        let length = request.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let Some(length) = length.filter(|length| *length <= limit) else {
+            let message = format!("The request payload exceeds the maximum allowed of {limit} bytes");
+            return Err(plain(StatusCode::PAYLOAD_TOO_LARGE, &message));
+        };
+        let arriving = async {
+            // Given back as soon as the body is here: what is made of it is bounded by the link's places.
+            let _room = match length {
+                0..=SMALL_BODY_BYTES => None,
+                _ => self.bodies.acquire_many(u32::try_from(kibibytes(length)).unwrap_or(u32::MAX)).await.ok(),
+            };
+            request.into_body().collect().await.map(http_body_util::Collected::to_bytes)
+        };
+        match tokio::time::timeout(BODY_TIMEOUT, arriving).await {
+            Ok(Ok(body)) => Ok(body),
+            Ok(Err(_)) => Err(plain(StatusCode::BAD_REQUEST, "The request's body did not arrive")),
+            Err(_) => Err(plain(StatusCode::REQUEST_TIMEOUT, "The request's body did not arrive in time")),
+        }
+    }
+
+    async fn answer(&self, body: &Bytes, client: IpAddr, id: &HeaderValue) -> Response {
+        let origin = Origin::default();
+        let batch_max = usize::try_from(self.options.batch_requests_max).unwrap_or(usize::MAX);
+        let answer = match json_rpc::parse(body, batch_max) {
+            json_rpc::Body::One(entry) => self.answer_entry(entry, body.len(), id, &origin).await,
+            json_rpc::Body::Batch(entries) => {
+                self.watch.counters.batches.add(1);
+                self.rate_limit.charge(client, entries.len().saturating_sub(1));
+                self.answer_batch(entries, body.len(), id, &origin).await
+            }
+        };
+        match answer {
+            Some(answer) => {
+                let mut response = json(StatusCode::OK, Bytes::from(answer));
+                if origin.is_log.into_inner() {
+                    response.headers_mut().insert(ANSWERED_FROM, HeaderValue::from_static("log"));
+                }
+                response
+            }
+            None => plain(StatusCode::BAD_REQUEST, "The request is missing the 'id' field"),
+        }
+    }
+
+    /// The answers in the order of the calls; `None` where there are only notifications.
+    async fn answer_batch(
+        &self,
+        entries: Vec<Entry>,
+        bytes: usize,
+        id: &HeaderValue,
+        origin: &Origin,
+    ) -> Option<Vec<u8>> {
+        let share = bytes / entries.len().max(1);
+        let answers = stream::iter(entries).map(|entry| self.answer_entry(entry, share, id, origin));
+        let mut answers = answers.buffered(BATCH_CONCURRENCY);
+        let mut body = vec![b'['];
+        let mut is_full = false;
+        while let Some(answer) = answers.next().await {
+            let Some(answer) = answer else { continue };
+            if body.len() > 1 {
+                body.push(b',');
+            }
+            is_full = is_full || body.len() + answer.len() > BATCH_ANSWER_BYTES_MAX;
+            if is_full {
+                let text = "the answers to the batch take too many bytes; send fewer requests in one batch";
+                json_rpc::write_answer(&Value::Null, Err(&Failure::new(Code::Internal, text)), &mut body);
+                break;
+            }
+            body.extend(answer);
+        }
+        body.push(b']');
+        (body.len() > 2).then_some(body)
+    }
+
+    async fn answer_entry(
+        &self,
+        entry: Entry,
+        bytes: usize,
+        request: &HeaderValue,
+        origin: &Origin,
+    ) -> Option<Vec<u8>> {
+        let mut body = Vec::new();
+        match entry {
+            Entry::Notification => return None,
+            Entry::Malformed { id, failure } => {
+                tracing::debug!(?request, code = failure.code.number(), "malformed call");
+                json_rpc::write_answer(&id, Err(&failure), &mut body);
+            }
+            Entry::Call(Call { id, method, params }) => {
+                let outcome = self.call(&method, params, bytes, request, origin).await;
+                json_rpc::write_answer(&id, outcome.as_deref(), &mut body);
+            }
+        }
+        Some(body)
+    }
+
+    /// Answers a call from the cache or has its method answer it.
+    async fn call(
+        &self,
+        name: &str,
+        params: Option<Value>,
+        bytes: usize,
+        request: &HeaderValue,
+        origin: &Origin,
+    ) -> Result<Bytes, Failure> {
+        let begun = Instant::now();
+        let Some(method) = self.methods.get(name) else {
+            self.watch.counters.count_unknown(begun.elapsed());
+            let text = format!("'{name}' is not a supported json-rpc method on this server");
+            return Err(Failure::new(Code::MethodNotFound, text));
+        };
+        let node = Node::new(&self.watch.link, self.watch.log.get());
+        let outcome = self.answer_or_cached(method, params, &node).await;
+        let (time, failure) = (begun.elapsed(), outcome.as_ref().err().map(|failure| failure.code));
+        if let Some(counters) = self.watch.counters.of(method) {
+            counters.count(bytes, time, node.waited(), failure);
+        }
+        let (code, from) = (failure.map(Code::number), if node.has_used_log() { "log" } else { "node" });
+        origin.is_log.fetch_or(node.has_used_log(), Ordering::Relaxed);
+        tracing::debug!(?request, method = method.name, from, ?code, ?time, node_time = ?node.waited(), "call answered");
+        outcome
+    }
+
+    async fn answer_or_cached(
+        &self,
+        method: &Method,
+        params: Option<Value>,
+        node: &Node<'_>,
+    ) -> Result<Bytes, Failure> {
+        let key = (self.cache.is_on() && method.may_last()).then(|| cache_key(method, params.as_ref()));
+        if let Some(answer) = key.as_deref().and_then(|key| self.cache.get(key)) {
+            self.watch.counters.cache_hits.add(1);
+            return Ok(answer);
+        }
+        let reply = method.run(node, params).await?;
+        let json = Bytes::from(reply.json);
+        // What the log lacks, the node may have.
+        if let Some(key) = key.filter(|_| reply.lasts && !node.has_used_log()) {
+            self.watch.counters.cache_misses.add(1);
+            self.cache.put(key, json.clone());
+        }
+        Ok(json)
+    }
+}
+
+fn cache_key(method: &Method, params: Option<&Value>) -> String {
+    match params {
+        Some(params) => format!("{} {params}", method.name),
+        None => method.name.to_owned(),
+    }
+}
+
+/// Whether a content type is JSON, with or without parameters, in any case.
+fn is_json(content_type: &HeaderValue) -> bool {
+    let essence = content_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}
+
+/// What is answered outside of JSON-RPC.
+fn plain(status: StatusCode, message: &str) -> Response {
+    let message = Value::from(message);
+    json(status, Bytes::from(format!("{{\"message\":{message}}}")))
+}
+
+fn json(status: StatusCode, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}

@@ -1,0 +1,172 @@
+//! The bridge as users run it: the built binary, with a configuration file.
+
+use std::time::Duration;
+
+use casper_binary_port::{Command, ResponseType};
+use casper_types::Peers;
+use serde_json::{Value, json};
+use sidecar_test_support::binary_port::{BinaryPort, Reply, default_answer};
+use sidecar_test_support::node::SimulatedNode;
+use sidecar_test_support::port::ReservedPort;
+use sidecar_test_support::process::{Sidecar, SidecarBuilder};
+
+use super::bridge::{PATIENCE, value};
+
+const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"info_get_peers"}"#;
+const ANSWER: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"api_version":"2.0.0","peers":[]}}"#;
+const LOST: &str = "request for peers has failed: connection to node lost";
+
+fn node() -> BinaryPort {
+    BinaryPort::start(|command| match default_answer(command) {
+        answer if matches!(command, Command::Get(_)) && answer.error_code() != 0 => {
+            let peers = Peers::from(std::collections::BTreeMap::<String, String>::new());
+            let _ = answer;
+            Reply::Answer(value(ResponseType::Peers, &[&peers]))
+        }
+        answer => Reply::Answer(answer),
+    })
+}
+
+fn sections(node: &BinaryPort, port: &ReservedPort) -> String {
+    format!(
+        "[rpc_server.main_server]\nip_address = '127.0.0.1'\nport = {}\n\
+         [rpc_server.node_client]\nip_address = '127.0.0.1'\nport = {}\n\
+         [rpc_server.node_client.exponential_backoff]\ninitial_delay_ms = 10\nmax_delay_ms = 20\nmax_attempts = 2\n",
+        port.number(),
+        node.address().port()
+    )
+}
+
+async fn ask(port: &ReservedPort) -> String {
+    let request = reqwest::Client::new().post(format!("http://{}/rpc", port.address()));
+    let response = request.header("content-type", "application/json").body(CALL).send().await.unwrap();
+    response.text().await.unwrap()
+}
+
+async fn get(url: String) -> (u16, String) {
+    let response = reqwest::get(url).await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
+}
+
+async fn until(what: &str, is_reached: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !is_reached().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+async fn ready(sidecar: &Sidecar) -> (u16, String) {
+    get(format!("http://{}/ready", sidecar.admin_address())).await
+}
+
+#[tokio::test]
+async fn the_bridge_runs_alone_outlives_its_node_and_says_how_it_is() {
+    let (mut node, port) = (node(), ReservedPort::new());
+    let builder = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).without_sse_server();
+    let mut sidecar = builder.sections(&sections(&node, &port)).admin_api().spawn();
+    sidecar.wait_until_listening(port.address()).await;
+    assert_eq!(ask(&port).await, ANSWER);
+    until("ready", async || ready(&sidecar).await == (200, "ready".to_owned())).await;
+    node.kill();
+    until("not ready", async || {
+        let (status, text) = ready(&sidecar).await;
+        status == 503 && text.contains("the node's binary port") && text.contains("cannot be reached")
+    })
+    .await;
+    assert!(ask(&port).await.contains(LOST));
+    node.restart();
+    until("answered again", async || ask(&port).await == ANSWER).await;
+    let metrics = get(format!("http://{}/metrics", sidecar.admin_address())).await.1;
+    for line in [
+        "rpc_server_endpoint_calls{endpoint_name=\"info_get_peers\"}",
+        "rpc_server_endpoint_response_times_count{method=\"info_get_peers\",status=\"success\"}",
+        "rpc_server_endpoint_response_times_count{method=\"info_get_peers\",status=\"-32018\"}",
+        "rpc_server_request_sizes_count{endpoint=\"info_get_peers\"}",
+        "rpc_server_disconnects 1",
+        "rpc_server_reconnect_time_count 1",
+        "sidecar_rpc_node_connected 1",
+        "sidecar_rpc_node_wait_seconds_count{method=\"info_get_peers\"}",
+    ] {
+        assert!(metrics.contains(line), "{line} in\n{metrics}");
+    }
+    assert_eq!(sidecar.terminate().code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_bridge_serves_beside_the_log_whether_its_node_is_there_or_not() {
+    let (mut node, port, source) = (node(), ReservedPort::new(), SimulatedNode::start());
+    node.kill();
+    let builder = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).node(source.address());
+    let sidecar = builder.sections(&sections(&node, &port)).admin_api().start().await;
+    until("given up", async || ask(&port).await.contains(LOST)).await;
+    let (status, _) = get(format!("http://{}/health", sidecar.admin_address())).await;
+    assert_eq!(status, 200);
+    node.restart();
+    until("answered", async || ask(&port).await == ANSWER).await;
+}
+
+#[tokio::test]
+async fn the_log_answers_while_the_node_is_away_where_that_is_wanted() {
+    let (mut node, port, source) = (node(), ReservedPort::new(), SimulatedNode::start());
+    node.kill();
+    let recording = sidecar_test_support::recordings::recorded_network();
+    let event = |kind: &str| {
+        let payloads = recording.iter().filter_map(|(_, payload)| serde_json::from_str::<Value>(payload).ok());
+        payloads.into_iter().find_map(|mut payload| Some(payload.get_mut(kind)?.take())).unwrap()
+    };
+    let processed = event("TransactionProcessed");
+    for (_, payload) in &recording {
+        source.push(payload);
+        if payload.contains("TransactionProcessed") {
+            break;
+        }
+    }
+    let builder = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).node(source.address());
+    let sections = format!("[rpc_server]\nanswer_from_log = true\n{}", sections(&node, &port));
+    let sidecar = builder.sections(&sections).start().await;
+    let call = async |method: &str, params: Value| {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+        let request = reqwest::Client::new().post(format!("http://{}/rpc", port.address()));
+        let response = request.header("content-type", "application/json").body(body).send().await.unwrap();
+        let is_from_log = response.headers().get("x-sidecar-answered-from").is_some_and(|from| from == "log");
+        (is_from_log, serde_json::from_str::<Value>(&response.text().await.unwrap()).unwrap())
+    };
+    let hash = processed["block_hash"].clone();
+    until("the block is in the log", async || call("chain_get_block", json!([{"Hash": hash}])).await.0).await;
+    let (_, block) = call("chain_get_block", json!([{"Hash": hash}])).await;
+    let recorded = recording
+        .iter()
+        .find(|(_, payload)| payload.contains("BlockAdded") && payload.contains(hash.as_str().unwrap()));
+    let recorded: Value = serde_json::from_str(&recorded.unwrap().1).unwrap();
+    assert_eq!(block["result"]["block_with_signatures"]["block"], recorded["BlockAdded"]["block"]);
+    let transaction = &processed["transaction_hash"];
+    until("the transaction is in the log", async || {
+        let (is_from_log, found) = call("info_get_transaction", json!([transaction])).await;
+        is_from_log && found["result"]["execution_info"]["execution_result"] == processed["execution_result"]
+    })
+    .await;
+    let (is_from_log, root) = call("chain_get_state_root_hash", json!([{"Hash": hash}])).await;
+    let header = &block["result"]["block_with_signatures"]["block"]["Version2"]["header"];
+    assert_eq!((is_from_log, &root["result"]["state_root_hash"]), (true, &header["state_root_hash"]));
+    // What the log does not hold is not made up.
+    let (is_from_log, peers) = call("info_get_peers", json!([])).await;
+    assert_eq!((is_from_log, &peers["error"]["data"]), (false, &json!(LOST)));
+    node.restart();
+    until("answered by the node", async || ask(&port).await == ANSWER).await;
+    drop(sidecar);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_ends_the_start() {
+    let (node, port) = (node(), ReservedPort::new());
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let taken = _taken.local_addr().unwrap().port().to_string();
+    let sections = sections(&node, &port).replace(&port.number().to_string(), &taken);
+    let builder = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).without_sse_server();
+    let mut sidecar = builder.sections(&sections).spawn();
+    assert_eq!(sidecar.wait_for_exit().code(), Some(1));
+    let errors = sidecar.errors();
+    assert!(errors.contains("Error: Error running component 'rpc_api_server': Address already in use"), "{errors}");
+}
