@@ -100,6 +100,10 @@ impl Storage for Disk {
         Ok(self.file(self.directory.open(name, write)?))
     }
 
+    fn identity(&self, name: &str) -> io::Result<u64> {
+        self.directory.identity(name)
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.directory.rename(from, to)
     }

@@ -105,6 +105,15 @@ pub trait Storage: Send + Sync {
     /// `NotFound`, or whatever the device answers.
     fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>>;
 
+    /// What [`File::identity`] says of the file of this name. A real directory opens no descriptor for that: it can be
+    /// asked when none is left.
+    ///
+    /// # Errors
+    /// `NotFound`, or whatever the device answers.
+    fn identity(&self, name: &str) -> io::Result<u64> {
+        self.open(name, false)?.identity()
+    }
+
     /// Renames a file, replacing one of the new name.
     ///
     /// # Errors
@@ -191,6 +200,10 @@ impl Storage for Directory {
     fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
         let file = fs::OpenOptions::new().read(true).write(write).open(self.path.join(name))?;
         Ok(Arc::new(DiskFile { file }))
+    }
+
+    fn identity(&self, name: &str) -> io::Result<u64> {
+        Ok(fs::metadata(self.path.join(name))?.ino())
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

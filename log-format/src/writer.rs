@@ -423,11 +423,13 @@ impl Writer {
     /// caller that waits for events; a commit looks for the lock itself, and a new segment for all of them.
     ///
     /// # Errors
-    /// [`Error::NotInPlace`], or what the storage answers. The writer is poisoned then.
+    /// [`Error::NotInPlace`], which poisons the writer. Or what the storage answers, which proves nothing: the writer can be
+    /// used, and the check can be tried again.
     pub fn check_in_place(&mut self) -> Result<()> {
         self.check_alive()?;
         let result = self.find_in_place();
-        self.guard(result)
+        self.poisoned |= matches!(result, Err(Error::NotInPlace { .. }));
+        result
     }
 
     fn find_in_place(&self) -> Result<()> {
@@ -439,9 +441,9 @@ impl Writer {
 
     fn find_file(&self, name: &str, identity: u64) -> Result<()> {
         let storage = self.shared.storage.as_ref();
-        let found = match storage.open(name, false) {
-            Ok(file) => Some(file.identity().map_err(storage_error("look at", name))?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        let found = match storage.identity(name) {
+            Ok(identity) => Some(identity),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
             Err(error) => return Err(storage_error("look for", name)(error)),
         };
         if found == Some(identity) { Ok(()) } else { Err(not_in_place(storage, name)) }

@@ -32,7 +32,7 @@ const FULL_BATCH_BYTES: usize = 256 << 10;
 /// How long to wait before a full device is tried again.
 pub(super) const DISK_FULL_PAUSE: Duration = Duration::from_secs(1);
 /// How often a writer that has nothing to do looks whether the log is still where it was.
-const LOOK_PERIOD: Duration = Duration::from_secs(1);
+pub(super) const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// How far back the newest block height is looked for when a log is opened.
 const HEIGHT_SEARCH_EVENTS: u64 = 20_000;
 
@@ -80,7 +80,7 @@ impl Committer {
                 self.commit()?;
             }
             if last_look.elapsed() >= LOOK_PERIOD {
-                self.writer.check_in_place()?;
+                self.look()?;
                 last_look = Instant::now();
             }
             if self.durability == Durability::Interval && last_sync.elapsed() >= self.sync_interval {
@@ -89,6 +89,18 @@ impl Committer {
             }
         }
         self.commit()
+    }
+
+    /// Looks whether the log is still where it was. A failure of the look itself proves nothing.
+    fn look(&mut self) -> Result<(), IngestError> {
+        match self.writer.check_in_place() {
+            Err(failure) if !self.writer.is_poisoned() => self.disk.look_failed(&failure),
+            result => {
+                result?;
+                self.disk.look_succeeded();
+            }
+        }
+        Ok(())
     }
 
     /// The next batch; `Some(None)` when it is time to sync or to look around, `None` when there will be none.
@@ -191,7 +203,9 @@ impl Committer {
         self.counters.stored.add(1);
         self.counters.stored_bytes.add(received.payload.len() as u64);
         self.counters.stored_messages.add(received.message_count);
-        connection.event_lines.stored(received.kind, &received.payload);
+        if let Some(line) = &received.line {
+            connection.event_lines.stored(received.kind, line);
+        }
         if let Some(height) = received.block_height {
             self.gaps.block(height, self.begun.elapsed());
         }
@@ -295,7 +309,16 @@ impl Committer {
         let opened = IdentityIndex::rebuild(&self.index_file, self.log.id(), damage, self.index_options);
         let Opened { index, checkpoint, .. } = opened?;
         self.index = index;
-        self.read_into_index(checkpoint)?;
+        let read = self.read_into_index(checkpoint);
+        if matches!(read, Err(IngestError::Index(IdentityIndexError::Damaged { .. }))) {
+            // After a panic in redb its handle keeps a lock on the file: the next run must find another one.
+            crate::derived::set_aside(&self.index_file).map_err(|source| IdentityIndexError::File {
+                path: self.index_file.clone(),
+                action: "set it aside",
+                source,
+            })?;
+        }
+        read?;
         self.set_forgetter(Some(self.index.forgetter()));
         info!(seconds = begun.elapsed().as_secs(), "the identity index is rebuilt; ingest resumes");
         Ok(())

@@ -20,11 +20,12 @@ pub(super) struct Disk {
     counters: Arc<Counters>,
     full_since: Option<Instant>,
     last_slow: Option<Instant>,
+    look_fails: bool,
 }
 
 impl Disk {
     pub(super) fn new(counters: Arc<Counters>) -> Self {
-        Disk { counters, full_since: None, last_slow: None }
+        Disk { counters, full_since: None, last_slow: None, look_fails: false }
     }
 
     /// There is no room, as `failure` says.
@@ -42,6 +43,20 @@ impl Disk {
         if let Some(since) = self.full_since.take() {
             self.counters.waits_for_room.set(false);
             info!("there is room on the device again: ingest resumes after {:?}", rounded(since.elapsed()));
+        }
+    }
+
+    /// Whether the log is still in its place could not be told.
+    pub(super) fn look_failed(&mut self, failure: &dyn Display) {
+        if !std::mem::replace(&mut self.look_fails, true) {
+            warn!(%failure, retry = ?super::committer::LOOK_PERIOD, "cannot look whether the log is still in its place");
+        }
+    }
+
+    /// The log is in its place.
+    pub(super) fn look_succeeded(&mut self) {
+        if std::mem::take(&mut self.look_fails) {
+            info!("the log is in its place");
         }
     }
 

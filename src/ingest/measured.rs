@@ -35,6 +35,10 @@ impl Storage for Measured {
         Ok(if write { self.file(file) } else { file })
     }
 
+    fn identity(&self, name: &str) -> io::Result<u64> {
+        self.directory.identity(name)
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.directory.rename(from, to)
     }

@@ -115,6 +115,7 @@ pub struct LiveLog {
     /// What became of events.
     pub counters: Arc<Counters>,
     publisher: watch::Sender<Head>,
+    upkeep: upkeep::Carried,
     options: Options,
 }
 
@@ -150,6 +151,7 @@ impl LiveLog {
             needed_from: options.retention.needed_from.clone(),
             counters,
             publisher,
+            upkeep: upkeep::Carried::default(),
             options,
         };
         let run = live.run(opened)?;
@@ -195,6 +197,7 @@ impl LiveLog {
             forgetter: Arc::clone(&forgetter),
             counters: Arc::clone(&self.counters),
             state: Default::default(),
+            carried: self.upkeep.clone(),
         };
         let (maintenance, counters) = (writer.maintenance(), Arc::clone(&self.counters));
         let upkeep = Upkeep::start(maintenance, options.rewriting, free_bytes_min, retainer, counters)
@@ -412,6 +415,7 @@ mod tests {
             block_height: None,
             upstream_id: Some(number),
             received_at: 1,
+            line: None,
         }
     }
 

@@ -11,8 +11,8 @@ pub(super) mod retention;
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use sidecar_log_format::{Maintenance, RewriteOptions, Sequence};
 use tracing::{error, info, warn};
 
 use super::counters::Counters;
+use clock::BelievedClock;
 use retention::Retainer;
 
 /// How often newly sealed segments, and old ones, are looked for. A look without news takes no I/O.
@@ -81,7 +82,6 @@ impl Upkeep {
                 stopped: Stopped(stopped),
                 pace: Pace::new(pace),
                 others: Others::new(),
-                looked_at: 0,
             };
             // Its panic is on standard error already. What it may have left half done is only a file of its own.
             while catch_unwind(AssertUnwindSafe(|| keeper.run())).is_err() {
@@ -110,6 +110,24 @@ impl Drop for Upkeep {
     }
 }
 
+/// What the upkeep knows for as long as the process lives, whatever becomes of its thread. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Carried(Arc<Mutex<CarriedState>>);
+
+#[derive(Default)]
+struct CarriedState {
+    /// Made with the first look, where events are dropped by age.
+    clock: Option<BelievedClock>,
+    /// Segments before this one were rewritten, or need not be.
+    looked_at: Sequence,
+}
+
+impl Carried {
+    fn lock(&self) -> MutexGuard<'_, CarriedState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What the thread works with.
 struct Keeper {
     maintenance: Maintenance,
@@ -121,8 +139,6 @@ struct Keeper {
     stopped: Stopped,
     pace: Pace,
     others: Others,
-    /// Segments before this one were rewritten, or need not be.
-    looked_at: Sequence,
 }
 
 impl Keeper {
@@ -138,22 +154,21 @@ impl Keeper {
     }
 
     fn rewrite_what_is_due(&mut self) -> ControlFlow<()> {
+        let looked_at = self.retainer.carried.lock().looked_at;
         // Asked for before the look, so that a segment sealed meanwhile is looked at the next time.
-        let next = self.maintenance.unsealed_segment().unwrap_or(self.looked_at);
-        if next == self.looked_at {
+        let next = self.maintenance.unsealed_segment().unwrap_or(looked_at);
+        if next == looked_at {
             return ControlFlow::Continue(());
         }
         let due = match self.rewriting {
-            Rewriting::Merge(options) => {
-                self.maintenance.segments_with_small_blocks(self.looked_at, options.block_bytes)
-            }
-            Rewriting::Compact { options, .. } => self.maintenance.segments_to_compact(self.looked_at, options),
+            Rewriting::Merge(options) => self.maintenance.segments_with_small_blocks(looked_at, options.block_bytes),
+            Rewriting::Compact { options, .. } => self.maintenance.segments_to_compact(looked_at, options),
         };
         match due {
             Ok(due) => due.into_iter().try_for_each(|segment| self.rewrite(segment))?,
-            Err(error) => warn!("segments from {} on are not made smaller: {error}", self.looked_at),
+            Err(error) => warn!("segments from {looked_at} on are not made smaller: {error}"),
         }
-        self.looked_at = next;
+        self.retainer.carried.lock().looked_at = next;
         ControlFlow::Continue(())
     }
 

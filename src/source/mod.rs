@@ -26,7 +26,7 @@ pub struct Identity {
 
 /// The network whose events a log holds, known to all of its sources: they take no other's.
 ///
-/// Where the log does not tell it, the first node decides that connects.
+/// Where the log does not tell it, the node decides that brings the first event.
 #[derive(Clone, Debug, Default)]
 pub struct LogNetwork(Arc<OnceLock<String>>);
 
@@ -84,6 +84,8 @@ pub struct Received {
     pub upstream_id: Option<u64>,
     /// When it was received.
     pub received_at: Timestamp,
+    /// What the log line about it says, where one is wanted.
+    pub line: Option<Box<str>>,
 }
 
 /// What a source hands to ingest.

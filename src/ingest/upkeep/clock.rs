@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use sidecar_log_format::Timestamp;
 use tracing::{info, warn};
 
-/// How long a leap must last, at most, before it is believed. It is no longer than the retention age.
+/// How long a leap must last, at most, before it is believed, where it is no longer than the retention age. A longer one
+/// would drop everything: it must last as long as that age.
 const PATIENCE_MAX: Duration = Duration::from_secs(3600);
 
 /// The clock on the wall, as far as it is believed.
@@ -47,7 +48,7 @@ impl BelievedClock {
     }
 
     fn is_patience_over(&mut self, at: Instant, leap: Duration) -> bool {
-        let patience = self.age_max.min(PATIENCE_MAX);
+        let patience = if leap > self.age_max { self.age_max } else { self.age_max.min(PATIENCE_MAX) };
         if self.ahead_since.is_none() {
             warn!(
                 ahead_seconds = leap.as_secs(),
@@ -99,12 +100,17 @@ mod tests {
     }
 
     #[test]
-    fn a_leap_that_stays_is_believed_after_an_hour_or_after_the_age_where_that_is_less() {
+    fn a_leap_that_stays_is_believed_after_the_age_or_after_an_hour_where_it_is_shorter() {
         let mut told = Told::new(24);
         told.at(0, 100.0);
         assert_eq!(told.at(1, 200.0), 100.0 + 1.0 / 60.0);
-        assert_eq!(told.at(60, 201.0), 101.0);
-        assert_eq!(told.at(61, 201.5), 201.5);
+        assert_eq!(told.at(61, 201.0), 101.0 + 1.0 / 60.0);
+        assert_eq!(told.at(24 * 60, 224.0), 124.0);
+        assert_eq!(told.at(24 * 60 + 1, 224.5), 224.5);
+        let mut told = Told::new(24);
+        told.at(0, 100.0);
+        assert_eq!(told.at(1, 120.0), 100.0 + 1.0 / 60.0);
+        assert_eq!(told.at(61, 121.0), 121.0);
         let mut told = Told { clock: BelievedClock::new(Duration::from_secs(60)), begun: Instant::now() };
         told.at(0, 100.0);
         assert_eq!(told.at(1, 200.0), 100.0 + 1.0 / 60.0);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use sidecar_log_format::{Error, Log, Maintenance, SealedSegment, Sequence, Timestamp};
 use tracing::{error, info, warn};
 
+use super::Carried;
 use super::clock::BelievedClock;
 use super::forgetting::Forgetting;
 use crate::ingest::SharedForgetter;
@@ -118,6 +119,7 @@ pub(in crate::ingest) struct Retainer {
     pub(in crate::ingest) forgetter: SharedForgetter,
     pub(in crate::ingest) counters: Arc<Counters>,
     pub(in crate::ingest) state: State,
+    pub(in crate::ingest) carried: Carried,
 }
 
 /// What is known from one look to the next.
@@ -128,8 +130,6 @@ pub(in crate::ingest) struct State {
     scrub: Scrub,
     is_waiting: bool,
     failed_at: Option<Instant>,
-    /// Made with the first look, where events are dropped by age.
-    clock: Option<BelievedClock>,
 }
 
 impl Retainer {
@@ -203,7 +203,8 @@ impl Retainer {
         let (wall, at) = (now(), Instant::now());
         let Some(age_max) = self.options.age_max else { return wall };
         let newest = segments.iter().filter_map(|segment| segment.received_max).filter(|&newest| newest <= wall).max();
-        self.state.clock.get_or_insert_with(|| BelievedClock::new(age_max)).now(wall, at, newest)
+        let mut carried = self.carried.lock();
+        carried.clock.get_or_insert_with(|| BelievedClock::new(age_max)).now(wall, at, newest)
     }
 
     fn tell_of_waiting(&mut self, is_waiting: bool) {

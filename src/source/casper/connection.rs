@@ -213,15 +213,17 @@ impl Listener {
         let NodeOptions { network_name, log_network, .. } = &self.node;
         let info = status::check(&client, &rest_address, network_name.as_deref()).await?;
         if let Some(name) = log_network.name() {
-            status::is_same_network(name, &info)?;
+            status::is_same_network(name, &info.chain_name)?;
         }
-        let info = last_seen.insert(info);
         let network = info.chain_name.clone();
+        *last_seen = Some(info);
 
         let mut messages = self.open(client)?;
         let api_version = self.handshake(&mut messages).await?;
         // Another node may have been faster.
-        status::is_same_network(log_network.claim(&network), info)?;
+        if let Some(name) = log_network.name() {
+            status::is_same_network(name, &network)?;
+        }
         self.counters.set_status(NodeStatus::Connected);
         info!(node = self.source, network, "connected, protocol version {api_version}");
         let event_lines = Arc::clone(&self.event_lines);
@@ -397,8 +399,10 @@ impl NodeStream<'_> {
         }
         match classify(&payload) {
             Ok(Classified::Event(facts)) => {
+                self.claim_network()?;
                 self.record(&facts, &payload);
                 let identity = self.identity(&facts, upstream_id);
+                let line = self.connection.event_lines.line(&facts);
                 let (kind, message_count, block_height) = (facts.kind, facts.message_count, facts.block_height);
                 self.push(|received_at| Received {
                     payload,
@@ -408,6 +412,7 @@ impl NodeStream<'_> {
                     block_height,
                     upstream_id,
                     received_at,
+                    line,
                 });
             }
             Ok(Classified::ApiVersion(version)) => {
@@ -430,6 +435,16 @@ impl NodeStream<'_> {
             }
         }
         Ok(())
+    }
+
+    /// With its first event a node decides for its network, unless that is decided: one that has none keeps no other out.
+    fn claim_network(&self) -> Result<(), Lost> {
+        if self.delivered {
+            return Ok(());
+        }
+        let network = &self.connection.network;
+        let decided = self.listener.node.log_network.claim(network);
+        Ok(status::is_same_network(decided, network)?)
     }
 
     /// Counts an event.
@@ -858,6 +873,27 @@ mod tests {
             assert_eq!(counters.status(), number);
             assert!(batches.is_empty() && node.event_requests().is_empty());
         }
+    }
+
+    #[tokio::test]
+    async fn the_first_event_decides_for_a_network_and_a_node_without_events_does_not() {
+        let elsewhere = r#"{"build_version":"2.0.0","chainspec_name":"casper"}"#;
+        let log_network = LogNetwork::default();
+        let options = |node: &ScriptedNode| NodeOptions {
+            network_name: None,
+            log_network: log_network.clone(),
+            max_attempts: 1,
+            ..node.options()
+        };
+        let silent = ScriptedNode::start(&[elsewhere], vec![Answer::Stream(ring(&[]))]).await;
+        assert_eq!(run_to_end(options(&silent)).await.0, End::AttemptsUsedUp);
+        assert_eq!(log_network.name(), None);
+        let node = ScriptedNode::start(&[STATUS], vec![Answer::Stream(ring(&[block(1)]))]).await;
+        assert_eq!(ids(&events(run_to_end(options(&node)).await.1)), [1]);
+        assert_eq!(log_network.name(), Some("casper-test"));
+        let other = ScriptedNode::start(&[elsewhere], vec![Answer::Stream(ring(&[block(2)]))]).await;
+        let (end, batches, _) = run_to_end(options(&other)).await;
+        assert_eq!((end, batches.len()), (End::WrongNetwork, 0));
     }
 
     #[tokio::test]

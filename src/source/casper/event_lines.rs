@@ -1,11 +1,12 @@
 //! The log lines about single events of one node.
 //!
-//! A node's whole ring is read again with every connection, so only ingest knows which events are new. It says so here, and
-//! the line is written then, once for each event whichever node brought it first.
+//! A node's whole ring is read again with every connection, so only ingest knows which events are new. The text is made
+//! where the event is classified anyway. It is written once the event is stored, once for each event whichever node
+//! brought it first.
 
 use tracing::{Level, debug, enabled, info, warn};
 
-use super::event::{self, Classified, EventFacts, classify};
+use super::event::{self, EventFacts};
 use super::log_lines::LineBudget;
 use crate::source::Kind;
 use crate::telemetry::EVENT_LINES;
@@ -25,31 +26,26 @@ impl EventLines {
         Self { source, is_every_event_wanted, budget: LineBudget::new() }
     }
 
-    /// Writes the line about an event that was stored just now, if one is wanted.
-    pub fn stored(&self, kind: Kind, payload: &str) {
+    /// What the line about an event says, if one is wanted.
+    pub(super) fn line(&self, facts: &EventFacts<'_>) -> Option<Box<str>> {
+        let is_wanted = match facts.kind {
+            event::FAULT | event::SHUTDOWN => true,
+            _ if !self.is_every_event_wanted => false,
+            event::FINALITY_SIGNATURE => enabled!(target: EVENT_LINES, Level::DEBUG),
+            _ => enabled!(target: EVENT_LINES, Level::INFO),
+        };
+        is_wanted.then(|| facts.to_string().into_boxed_str())
+    }
+
+    /// Writes the line about an event that was stored just now.
+    pub fn stored(&self, kind: Kind, line: &str) {
         let source = &self.source;
         match kind {
             event::FAULT | event::SHUTDOWN => {
-                self.budget.spend(source, || {
-                    about(payload, |facts| warn!(target: EVENT_LINES, node = source, "{facts}"));
-                });
+                self.budget.spend(source, || warn!(target: EVENT_LINES, node = source, "{line}"));
             }
-            _ if !self.is_every_event_wanted => {}
-            event::FINALITY_SIGNATURE if enabled!(target: EVENT_LINES, Level::DEBUG) => {
-                about(payload, |facts| debug!(target: EVENT_LINES, node = source, "{facts}"));
-            }
-            event::FINALITY_SIGNATURE => {}
-            _ if enabled!(target: EVENT_LINES, Level::INFO) => {
-                about(payload, |facts| info!(target: EVENT_LINES, node = source, "{facts}"));
-            }
-            _ => {}
+            event::FINALITY_SIGNATURE => debug!(target: EVENT_LINES, node = source, "{line}"),
+            _ => info!(target: EVENT_LINES, node = source, "{line}"),
         }
-    }
-}
-
-/// What was stored was classified before; only what is shown is classified again.
-fn about(payload: &str, write: impl FnOnce(EventFacts<'_>)) {
-    if let Ok(Classified::Event(facts)) = classify(payload) {
-        write(facts);
     }
 }

@@ -108,11 +108,11 @@ pub enum StatusError {
 ///
 /// # Errors
 /// [`StatusError::OtherNetwork`].
-pub(super) fn is_same_network(log: &str, node: &NodeInfo) -> Result<(), StatusError> {
-    if log == node.chain_name {
+pub(super) fn is_same_network(log: &str, chain_name: &str) -> Result<(), StatusError> {
+    if log == chain_name {
         return Ok(());
     }
-    Err(StatusError::OtherNetwork { log: log.to_owned(), chain_name: node.chain_name.clone() })
+    Err(StatusError::OtherNetwork { log: log.to_owned(), chain_name: chain_name.to_owned() })
 }
 
 /// Asks `address` (`HOST:REST_PORT`) for its status and checks it.
