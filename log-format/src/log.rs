@@ -329,6 +329,12 @@ impl Log {
         self.shared.retained.from()
     }
 
+    /// Where a reader of everything begins: the first sequence that the log holds, or has to hold.
+    #[must_use]
+    pub fn beginning(&self) -> Sequence {
+        self.oldest().min(self.retained_from())
+    }
+
     /// How many sequences that are stored and retained are left for who goes on with `next`.
     #[must_use]
     pub fn left_from(&self, next: Sequence) -> u64 {

@@ -15,7 +15,7 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use sidecar_log_format::{Head, Log, Missing, Sequence, Timestamp};
+use sidecar_log_format::{Head, Log, Missing, Read, Sequence, Timestamp};
 use tokio::sync::{Semaphore, watch};
 
 use super::{
@@ -47,6 +47,9 @@ const BESIDE_PIECE_BYTES: usize = 512;
 const EVENT_PIECE_BYTES: usize = 64 << 10;
 /// Blocks and stored frames that connections may keep until their clients take them, all together.
 const BUDGET_BYTES: usize = 8 << 20;
+
+/// How many lines a client gets about what is missing before the oldest segment.
+const MISSING_COMMENTS_MAX: usize = 16;
 
 /// Asks nginx, and proxies that follow it, to pass a stream on as it comes.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -404,14 +407,7 @@ fn subscribe(shared: &Arc<Shared>, slot: Slot, wanted: &StreamRequest, start: Se
     };
     let subscriber = Subscriber::new(Arc::clone(shared), slot, class, client(request), cursor, coding);
     match wanted.endpoint {
-        Endpoint::Events if start < oldest => {
-            // Retention dropped the first of them; a segment that is gone held the others.
-            let dropped_to = shared.log.retained_from().clamp(start, oldest);
-            let missing = [(start, dropped_to, Missing::Dropped), (dropped_to, oldest, Missing::Lost)];
-            let comments = missing.iter().filter(|(from, to, _)| from < to);
-            let greeting: Vec<_> = comments.map(|(from, to, why)| cursor::missing_comment(*from, *to, why)).collect();
-            subscriber.greet(greeting.concat().into())
-        }
+        Endpoint::Events if start < oldest => subscriber.greet(missing_comments(&shared.log, start, oldest)),
         Endpoint::Events if start > next => subscriber.greet(ahead_comment(start, oldest, next)),
         Endpoint::Events => subscriber,
         Endpoint::Sidecar => {
@@ -419,6 +415,28 @@ fn subscribe(shared: &Arc<Shared>, slot: Slot, wanted: &StreamRequest, start: Se
             subscriber.greet(Bytes::from(greeting)).tell_own_shutdown()
         }
     }
+}
+
+/// What became of the events from `start` to `oldest`, which no segment holds: retention dropped the first of them, the
+/// others are lost.
+fn missing_comments(log: &Log, start: Sequence, oldest: Sequence) -> Bytes {
+    let dropped_to = log.retained_from().clamp(start, oldest);
+    let mut comments = Vec::new();
+    if start < dropped_to {
+        comments.push(cursor::missing_comment(start, dropped_to, &Missing::Dropped));
+    }
+    let mut next = dropped_to;
+    while next < oldest {
+        let (to, why) = match log.read(next) {
+            Ok(Read::Missing { to, why, .. }) if comments.len() < MISSING_COMMENTS_MAX => {
+                (to.clamp(next + 1, oldest), why)
+            }
+            _ => (oldest, Missing::Lost),
+        };
+        comments.push(cursor::missing_comment(next, to, &why));
+        next = to;
+    }
+    comments.concat().into()
 }
 
 /// For a client that wants events from `start` on, which the log has not reached: its ids may be another log's.

@@ -80,7 +80,7 @@ pub(crate) fn cat(arguments: &CatArguments, out: &mut impl Write) -> anyhow::Res
         (Some(time), _) => log.start_at_time(time)?,
         (None, Some(events)) => start_of_last(&log, events, printer.kinds, until)?,
         // Lost events at the beginning are named, too.
-        (None, None) => selection.from.unwrap_or_else(|| log.oldest().min(log.retained_from())),
+        (None, None) => selection.from.unwrap_or_else(|| log.beginning()),
     };
     let mut is_whole = true;
     while next <= until {

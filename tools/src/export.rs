@@ -128,7 +128,7 @@ fn identity(arguments: &ExportArguments, log: &Log, kinds: u64) -> Identity {
         until,
         types: chosen.map(|kind| kind_name(kind, &names)).collect(),
         // A beginning that is lost is named, too.
-        first_sequence: from.unwrap_or_else(|| log.oldest().min(log.retained_from())),
+        first_sequence: from.unwrap_or_else(|| log.beginning()),
     }
 }
 

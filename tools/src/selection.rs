@@ -53,7 +53,7 @@ impl Selection {
 
     /// Warns of what is asked for and lies outside the log; what is missing inside it is met on the way.
     pub(crate) fn warn_outside(&self, log: &Log) -> anyhow::Result<()> {
-        let (oldest, next) = (log.oldest().min(log.retained_from()), log.head().next_sequence);
+        let (oldest, next) = (log.beginning(), log.head().next_sequence);
         if let Some(from) = self.from.filter(|&from| from > next) {
             print::to_stderr(format_args!("warning: sequence {from} is not stored yet: {next} is next"));
         }
