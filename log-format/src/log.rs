@@ -38,7 +38,7 @@ static OPEN_SEGMENTS_MAX: LazyLock<usize> = LazyLock::new(|| {
 
 /// The most blocks that open sealed segments list together: 48 bytes each. A segment that was not rewritten yet may list
 /// 65,536.
-const OPEN_BLOCKS_MAX: usize = 1 << 18;
+const OPEN_BLOCKS_MAX: usize = 1 << 17;
 
 /// What the log's index knows of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
