@@ -235,7 +235,8 @@ int fdatasync(int file) {
 #[tokio::test]
 async fn while_syncs_fail_all_ports_serve_and_storing_resumes_by_itself() {
     let folder = tempfile::tempdir().unwrap();
-    let library = failing_syncs(folder.path()).expect("a C compiler, `cc`, makes the library that lets syncs fail");
+    // It needs a C compiler, `cc`.
+    let library = failing_syncs(folder.path()).unwrap();
     let fails = folder.path().join("fails");
     let node = node();
     let mut told = payloads(0..300);
