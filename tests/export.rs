@@ -402,18 +402,31 @@ async fn an_export_from_the_head_leaves_out_what_was_there_before() {
     client.read_until_id(99).await;
     assert!(sidecar.terminate().success());
     let storage = sidecar.storage_path();
-    let sections = format!("{SQLITE}export_from = 'head'\n");
-    let second = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
-        .node(node.address())
-        .storage_folder(&storage)
-        .sections(&sections)
-        .start()
-        .await;
+    let export_from = |place: &str| {
+        SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
+            .node(node.address())
+            .storage_folder(&storage)
+            .sections(&format!("{SQLITE}export_from = '{place}'\n"))
+            .start()
+    };
+    let mut second = export_from("head").await;
     let file = sqlite_file(&second);
     Database::Sqlite(&file).wait_for_checkpoint(100).await;
     node.push_all(after);
     Database::Sqlite(&file).wait_for_checkpoint(payloads.len() as u64).await;
     Database::Sqlite(&file).assert_equals(&model_of(&told(&node, &payloads)[100..]));
+    assert!(second.terminate().success());
+
+    // What is older than an export's first event is named, with the way to have it.
+    let mut third = export_from("oldest").await;
+    third.wait_for_output("delete the row of this log_id from sidecar_checkpoint").await;
+    assert!(third.terminate().success());
+    assert_eq!(Database::Sqlite(&file).rows().len(), model_of(&told(&node, &payloads)[100..]).rows().len());
+    rusqlite::Connection::open(&file).unwrap().execute_batch(r#"DELETE FROM "sidecar_checkpoint""#).unwrap();
+    let _fourth = export_from("oldest").await;
+    Database::Sqlite(&file).wait_for_checkpoint(payloads.len() as u64).await;
+    // Of two events with one key the first exported has the row.
+    assert_eq!(Database::Sqlite(&file).rows().len(), model_of(&told(&node, &payloads)).rows().len());
 }
 
 #[tokio::test]

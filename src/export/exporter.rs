@@ -246,6 +246,8 @@ pub(super) struct Exporter<D> {
     reported: Option<(String, Instant)>,
     /// Whether it was reported since then that the export continues.
     continuing_reported: bool,
+    /// Whether it was reported that the log has events from before the export's first.
+    older_reported: bool,
 }
 
 /// Why an exporter's wait for events has ended.
@@ -275,6 +277,7 @@ impl<D: Database> Exporter<D> {
             refusals: LineBudget::new(),
             reported: None,
             continuing_reported: false,
+            older_reported: false,
         }
     }
 
@@ -394,10 +397,35 @@ impl<D: Database> Exporter<D> {
             }
             stored
         };
+        if let Some(older) = self.never_exported(checkpoint) {
+            self.report_older(&older);
+        }
         if checkpoint != stored {
             self.database.write(&[], &Advance { log_id: &self.log_id, from: stored, to: checkpoint })?;
         }
         Ok(checkpoint)
+    }
+
+    /// The events that the log has from before the export's first: history that was put in front of it, or what an export
+    /// from the head left out.
+    fn never_exported(&self, checkpoint: Checkpoint) -> Option<Range<Sequence>> {
+        let older = self.log.oldest()..checkpoint.first_sequence;
+        (self.export_from == ExportFrom::Oldest && !older.is_empty()).then_some(older)
+    }
+
+    fn report_older(&mut self, older: &Range<Sequence>) {
+        if std::mem::replace(&mut self.older_reported, true) {
+            return;
+        }
+        let (exporter, first_sequence, last_sequence) = (self.name, older.start, older.end - 1);
+        warn!(
+            exporter,
+            first_sequence,
+            last_sequence,
+            log_id = self.log_id,
+            "the log has older events than the first exported one, and they are not exported: to have them, too, delete the \
+             row of this log_id from sidecar_checkpoint; then all events are exported again, and rows that are there stay"
+        );
     }
 
     /// Writes a batch and returns the checkpoint after it; `None` when it must be read again in a smaller size.

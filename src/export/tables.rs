@@ -60,7 +60,7 @@ pub(super) struct Tables(pub(super) i64);
 impl Tables {
     const EVENT_LOG: i64 = 1;
 
-    /// The tables that have a row once these rows are written.
+    /// The tables that have a row once these rows are inserted.
     pub(super) fn of<'rows, 'a: 'rows>(rows: impl IntoIterator<Item = &'rows EventRow<'a>>) -> Self {
         Tables(rows.into_iter().fold(0, |bits, row| bits | Self::EVENT_LOG | 1 << row.content.event_type()))
     }

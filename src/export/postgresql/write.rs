@@ -83,6 +83,7 @@ struct Table {
 
 struct Statements {
     move_checkpoint: Statement,
+    fill: Statement,
     new_ids: Statement,
     event_log: Statement,
     transaction_event: Statement,
@@ -101,6 +102,7 @@ impl Statements {
                        WHERE "log_id" = $5 AND "epoch" = $6 AND "next_sequence" = $7"#,
                 )
                 .await?,
+            fill: client.prepare(r#"UPDATE "sidecar_checkpoint" SET "filled" = $1 WHERE "log_id" = $2"#).await?,
             new_ids: client
                 .prepare(
                     "SELECT array_agg(nextval(pg_get_serial_sequence('event_log', 'event_log_id'))) FROM generate_series(1, $1)",
@@ -159,7 +161,6 @@ impl Session {
             }
         }
         let Advance { log_id, from, to } = advance;
-        written.filled = to.filled.with(Tables::of(storable.iter().copied()));
 
         let statements = &self.statements;
         let transaction = self.client.transaction().await?;
@@ -169,7 +170,7 @@ impl Session {
         let moved = transaction
             .execute(
                 &statements.move_checkpoint,
-                &[to_epoch, to_first, to_next, &written.filled.0, log_id, from_epoch, from_next],
+                &[to_epoch, to_first, to_next, &to.filled.0, log_id, from_epoch, from_next],
             )
             .await?;
         if moved != 1 {
@@ -184,6 +185,11 @@ impl Session {
         let free = free_rows(&transaction, statements, &storable).await?;
         if !free.is_empty() {
             insert(&transaction, statements, &free).await?;
+        }
+        // A row that collides may have no row in its kind's table, if somebody has emptied that alone.
+        written.filled = to.filled.with(Tables::of(free.iter().copied()));
+        if written.filled != to.filled {
+            transaction.execute(&statements.fill, &[&written.filled.0, log_id]).await?;
         }
         transaction.commit().await?;
         written.rows = free.len() as u64;

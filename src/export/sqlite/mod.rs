@@ -269,23 +269,23 @@ enum Outcome {
 /// Writes rows and checkpoint in one transaction.
 fn write(connection: &mut Connection, rows: &[EventRow<'_>], advance: &Advance<'_>) -> rusqlite::Result<Outcome> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let filled = advance.to.filled.with(Tables::of(rows));
-    if !move_checkpoint(&transaction, advance, filled)? {
-        return Ok(Outcome::CheckpointMoved);
-    }
     if !rows.is_empty() {
         let emptied = emptied(&transaction, advance.from.filled)?;
         if !emptied.is_none() {
             return Ok(Outcome::Emptied(emptied));
         }
     }
-    let mut written = Written { filled, ..Written::default() };
+    let mut written = Written { filled: advance.to.filled, ..Written::default() };
     for row in rows {
         if insert(&transaction, row)? {
             written.rows += 1;
+            written.filled = written.filled.with(Tables::of([row]));
         } else {
             written.collisions += 1;
         }
+    }
+    if !move_checkpoint(&transaction, advance, written.filled)? {
+        return Ok(Outcome::CheckpointMoved);
     }
     transaction.commit()?;
     Ok(Outcome::Written(written))
