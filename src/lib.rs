@@ -22,6 +22,7 @@ pub mod http;
 pub mod ingest;
 mod losses;
 pub mod rest;
+pub mod rfc3339;
 pub mod source;
 pub mod stream;
 pub mod telemetry;

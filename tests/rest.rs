@@ -278,7 +278,7 @@ async fn events_are_found_by_the_time_at_which_they_were_received_and_from_the_n
         let page = get(address, &format!("/events?since={}", time(sequence))).await.json();
         let first = (0..50).find(|&other| time(other) >= time(sequence)).unwrap() as u64;
         assert_eq!((sequences(&page), page["next"].as_u64()), ((first..50).collect(), Some(50)), "since {sequence}");
-        let page = get(address, &format!("/events?until={}", time(sequence))).await.json();
+        let page = get(address, &format!("/events?until_time={}", time(sequence))).await.json();
         assert_eq!((sequences(&page), page["next"].as_u64()), ((0..first).collect(), None), "until {sequence}");
     }
     let future = get(address, "/events?since=2999-01-01T00:00:00Z").await.json();

@@ -7,13 +7,13 @@
 use std::fmt::Display;
 use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
-use sidecar_log_format::{Kind, Missing, Row, Sequence, Timestamp};
+use sidecar_log_format::{Kind, Missing, Row, Sequence};
 
 use super::counters::Counters;
 use super::memory::{LARGE_ANSWERS_BYTES, Memory, Room};
+use crate::rfc3339;
 use crate::source::casper::event::kind_name;
 use crate::source::casper::keys::rest_payload;
 
@@ -27,8 +27,6 @@ pub(super) const SMALL_BYTES: usize = 64 << 10;
 const LIST_BYTES_MAX: usize = 64 << 20;
 /// What an answer may have beside its events' payloads.
 const AROUND_BYTES: usize = 4 << 10;
-/// The last microsecond that RFC 3339 can name.
-const TIME_MAX: Timestamp = 253_402_300_799_999_999;
 
 /// Sequences (both ends inclusive) that hold no event any more, and why.
 pub(super) type MissingRange = (Sequence, Sequence, &'static str);
@@ -309,8 +307,7 @@ impl Found {
     }
 
     fn push_facts(&mut self, row: &Row<'_>) {
-        let received = Duration::from_micros(row.received().min(TIME_MAX));
-        let received_at = humantime::format_rfc3339_micros(UNIX_EPOCH + received);
+        let received_at = rfc3339::format(row.received());
         self.push_display(format_args!(
             "{{\"sequence\":{},\"kind\":\"{}\",\"source\":",
             row.sequence(),

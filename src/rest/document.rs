@@ -249,7 +249,7 @@ const ENDPOINTS: &[Endpoint] = &[
             ),
             Described("before", "Only events of lesser sequences.", Form::OptionalNumber, "9"),
             Described(
-                "until",
+                "until_time",
                 "Only events before the first one that was received at this time or later.",
                 Form::Time,
                 "2100-01-31T12:00:00.5+01:00",

@@ -28,7 +28,10 @@ impl Range {
     pub(super) fn of(log: &Log, page: &PageOfEvents) -> Result<Range, Failure> {
         let since = page.since.map(|time| log.start_at_time(time)).transpose().map_err(unreadable)?;
         let until = page.until.map(|time| log.first_received_at_or_after(time)).transpose().map_err(unreadable)?;
-        Ok(Range { from: page.from.max(since.unwrap_or_default()), end: page.before.into_iter().chain(until.flatten()).min() })
+        Ok(Range {
+            from: page.from.max(since.unwrap_or_default()),
+            end: page.before.into_iter().chain(until.flatten()).min(),
+        })
     }
 }
 

@@ -8,7 +8,8 @@ use axum::http::Method;
 use sidecar_log_format::{Sequence, Timestamp};
 
 use super::counters::Label;
-use crate::http::query::{Parameters, Repeated, timestamp};
+use crate::http::query::{Parameters, Repeated};
+use crate::rfc3339;
 use crate::source::casper::event::KINDS;
 use crate::source::casper::keys::{Stage, TransactionType};
 
@@ -267,13 +268,13 @@ fn transaction_type(text: &str) -> Option<TransactionType> {
 
 fn page_of_events(query: Option<&str>) -> Result<PageOfEvents, Refusal> {
     let query = Parameters::parse(query);
-    only(&query, &["from", "since", "before", "until", "newest", "limit", "types"])?;
+    only(&query, &["from", "since", "before", "until_time", "newest", "limit", "types"])?;
     let (order, limit) = order_and_limit(&query)?;
     Ok(PageOfEvents {
         from: decimal(&query, "from")?.unwrap_or_default(),
         since: time(&query, "since")?,
         before: decimal(&query, "before")?,
-        until: time(&query, "until")?,
+        until: time(&query, "until_time")?,
         order,
         limit,
         kinds: kinds(&query)?,
@@ -343,7 +344,7 @@ fn number_of_events(query: &Parameters<'_>, name: &'static str) -> Result<Option
 fn time(query: &Parameters<'_>, name: &'static str) -> Result<Option<Timestamp>, Refusal> {
     let time_in = |value: &str| {
         let example = "as RFC 3339 writes it, like 2026-01-31T12:00:00Z";
-        timestamp(value).ok_or_else(|| Refusal::Query(format!("`{name}` is a time {example}, received: {value}")))
+        rfc3339::parse(value).ok_or_else(|| Refusal::Query(format!("`{name}` is a time {example}, received: {value}")))
     };
     query.single(name)?.map(time_in).transpose()
 }
@@ -483,7 +484,7 @@ mod tests {
         assert_eq!(get("/events?newest=3&before=9"), Ok(Request::Events(newest)));
         let (since, until) = (Some(1_767_225_600_000_000), Some(1_767_225_601_500_000));
         let of_a_time = PageOfEvents { since, until, ..EVENTS };
-        let target = "/events?since=2026-01-01T00:00:00Z&until=2026-01-01T01:00:01.5%2B01:00";
+        let target = "/events?since=2026-01-01T00:00:00Z&until_time=2026-01-01T01:00:01.5%2B01:00";
         assert_eq!(get(target), Ok(Request::Events(of_a_time)));
         let third = PageOfBlocks { from_height: 3, limit: 1, ..BLOCKS };
         assert_eq!(get("/blocks?from_height=3&limit=1"), Ok(Request::Blocks(third)));
@@ -513,14 +514,16 @@ mod tests {
                 "/events?since=yesterday",
                 "`since` is a time as RFC 3339 writes it, like 2026-01-31T12:00:00Z, received: yesterday",
             ),
-            ("/events?until=", "`until` is a time"),
+            ("/events?until_time=", "`until_time` is a time"),
+            // The event stream takes an id by that name.
+            ("/events?until=5", "unknown parameter `until`"),
             ("/events?types=", "`types` is a comma-separated list"),
             ("/events?types=Step&types=Steps", "received: Steps"),
             ("/blocks?newest=1001", "from 1 to 1000"),
             ("/events?types=Faults", "`types` is a comma-separated list of BlockAdded, TransactionAccepted, "),
             (
                 "/events?type=Fault",
-                "unknown parameter `type`, expected any of from, since, before, until, newest, limit, types",
+                "unknown parameter `type`, expected any of from, since, before, until_time, newest, limit, types",
             ),
             ("/blocks?from=1", "expected any of from_height, before_height, newest, limit"),
         ] {

@@ -10,7 +10,10 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use sidecar_log_format::{Kind, Sequence, Timestamp};
 
 use super::{StreamOptions, ZstdPassThrough, log_name::LogName};
-use crate::http::query::{self, Parameters, Repeated};
+use crate::{
+    http::query::{Parameters, Repeated},
+    rfc3339,
+};
 
 /// Which stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +174,7 @@ pub(super) fn parse(
     let start_from =
         fields.last("start_from").map(|value| value.parse().map_err(|_| Refusal::StartFrom)).transpose()?;
     let until = single("until")?.map(|value| value.parse().map_err(|_| Refusal::Until)).transpose()?;
-    let since = single("since")?.map(|value| query::timestamp(value).ok_or(Refusal::Since)).transpose()?;
+    let since = single("since")?.map(|value| rfc3339::parse(value).ok_or(Refusal::Since)).transpose()?;
     let kinds = fields.list("types").map(|names| kinds_named(names, options)).transpose()?;
     let encoding = single("encoding")?.map(|value| match value {
         "zstd" => Ok(true),

@@ -3,10 +3,10 @@
 use std::{
     fmt::Display,
     io::{self, IsTerminal, Write},
-    time::{Duration, UNIX_EPOCH},
 };
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
+use sidecar::rfc3339;
 use sidecar_log_format::{
     Sequence, Timestamp,
     inspect::{KindCount, Report, SegmentReport},
@@ -16,38 +16,15 @@ use sidecar_log_format::{
 
 use crate::compact::{CompactedSegment, Compaction};
 
-/// The last microsecond that RFC 3339 can name.
-const TIME_MAX: Timestamp = 253_402_300_799_999_999;
-
 /// A time in RFC 3339, UTC, with microseconds.
 pub(crate) fn time(micros: Timestamp) -> String {
-    humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(micros.min(TIME_MAX))).to_string()
+    rfc3339::format(micros).to_string()
 }
 
 /// A time in RFC 3339, in microseconds since the Unix epoch.
 pub(crate) fn parse_time(text: &str) -> Result<Timestamp, String> {
     let explained = || format!("{text:?} is not a time like 2026-01-02T03:04:05Z or 2026-01-02T03:04:05.5+01:00");
-    let (local, offset_minutes) = split_offset(text).ok_or_else(explained)?;
-    let time = humantime::parse_rfc3339(&format!("{local}Z")).map_err(|_| explained())?;
-    let micros = time.duration_since(UNIX_EPOCH).map_err(|_| explained())?.as_micros();
-    let micros = i64::try_from(micros).map_err(|_| explained())? - offset_minutes * 60_000_000;
-    u64::try_from(micros).map_err(|_| explained())
-}
-
-/// A local time, and by how many minutes it is ahead of UTC.
-fn split_offset(text: &str) -> Option<(&str, i64)> {
-    if let Some(utc) = text.strip_suffix(['Z', 'z']) {
-        return Some((utc, 0));
-    }
-    let (local, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
-    let sign = match offset.get(..1)? {
-        "+" => 1,
-        "-" => -1,
-        _ => return None,
-    };
-    let (hours, minutes) = offset.get(1..)?.split_once(':')?;
-    let (hours, minutes): (u8, u8) = (hours.parse().ok()?, minutes.parse().ok()?);
-    (hours < 24 && minutes < 60).then_some((local, sign * (i64::from(hours) * 60 + i64::from(minutes))))
+    rfc3339::parse(text).ok_or_else(explained)
 }
 
 /// A line on stderr; that nobody takes it does not end what the tool does.
