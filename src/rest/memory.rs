@@ -19,7 +19,7 @@ pub(super) const LARGE_ANSWERS_BYTES: usize = 272 << 20;
 const MIDDLING_ANSWERS_BYTES: usize = 48 << 20;
 /// One address of another machine has at most this part of a pool: see [`counted_client`].
 const CLIENTS_MIN: usize = 4;
-/// Answers that wait for either pool. Each may hold up to [`FREE_BYTES`] already.
+/// Answers that wait for one pool. Each may hold up to [`FREE_BYTES`] already.
 const WAITING_MAX: usize = 32;
 /// The unit in which memory is counted.
 const UNIT_BYTES: usize = 1 << 10;

@@ -122,7 +122,7 @@ Examples:
   sidecar-log export LOG --from 1000 --until 1999 --format sqlite --output part.db3
   sidecar-log export LOG --output events.jsonl --resume     go on after an interruption
 
-Parquet columns: sequence, time, kind, source, api_version, keys (JSON), payload.
+Parquet columns: sequence, received_at, kind, source, api_version, keys (JSON), payload.
 
 FILE is there once it is whole, and its events and bytes are printed. Until then the export is in the \
 folder FILE.unfinished, which --resume continues if log, --from, --until, --types and --format are the same; without --resume it is \
