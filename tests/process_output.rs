@@ -1,6 +1,12 @@
 //! Log lines and messages are for people: whether anybody takes them makes no difference to anything else.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
 
 use std::fs::{File, OpenOptions};
 use std::io::pipe;

@@ -509,11 +509,7 @@ fn an_error_says_once_what_the_operating_system_answers() {
     fs::create_dir(log.join("lock")).unwrap();
     for command in ["repair", "compact"] {
         let (_, err, status) = run(&log, &[command]);
-        assert_eq!(
-            (err.as_str(), status),
-            ("error: lock LOG: Is a directory (os error 21)\n", 1),
-            "{command}"
-        );
+        assert_eq!((err.as_str(), status), ("error: lock LOG: Is a directory (os error 21)\n", 1), "{command}");
     }
     let (_, err, _) = run(&log, &["rebuild-views"]);
     assert_eq!(err, "error: cannot lock LOG: Is a directory (os error 21)\n");
