@@ -1,7 +1,7 @@
 //! The appliance: sources, ingest, log and servers, put together as a configuration says.
 //!
 //! Owns the life of the process: everything is started once, and ends by signal or because all nodes are gone. What happens
-//! between, to one log and its nodes, is in [`life`]. Data does not pass through here.
+//! between, to one log and its nodes, is in `life`. Data does not pass through here.
 
 mod life;
 
