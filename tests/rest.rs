@@ -488,7 +488,7 @@ async fn an_accounts_transactions_come_newest_first_to_the_last_one() {
     let mentions = |sequence: &u64| payloads[*sequence as usize].contains(ACCOUNT);
     assert!(sequences.iter().all(mentions));
     let nobody = get(sidecar.rest_address(), &format!("/account/01{}/transactions", "0".repeat(64))).await;
-    assert_eq!((nobody.status, nobody.body.as_str()), (200, r#"{"transactions":[],"next":null}"#));
+    assert_eq!((nobody.status, nobody.body.as_str()), (200, r#"{"transactions":[],"missing":[],"next":null}"#));
 }
 
 #[tokio::test]
