@@ -91,6 +91,7 @@ fn write_log(directory: &Path, events: u64) -> (Log, Writer) {
         let Ok(Classified::Event(facts)) = classify(&payload) else { continue };
         let event = Event {
             kind: facts.kind,
+            name: "",
             source: "127.0.0.1:9999",
             network: "casper-test",
             api_version: ApiVersion { major: 2, minor: 0, patch: 0 },

@@ -122,6 +122,7 @@ fn write_log(directory: &Path, events: u64) -> Result<(Log, Writer)> {
         let payload = payload(number, &mut random);
         writer.append(&Event {
             kind: SIGNATURE,
+            name: "",
             source: "127.0.0.1:9999",
             network: "casper",
             api_version: version,

@@ -217,6 +217,7 @@ fn write(
             }
             let event = Event {
                 kind,
+                name: "",
                 source: "127.0.0.1:9999",
                 network: "casper-test",
                 api_version: ApiVersion { major: 2, minor: 0, patch: 0 },

@@ -65,6 +65,7 @@ pub(crate) fn log_of_blocks(folder: &Path, bytes: &[usize]) -> (Log, FailingRead
         let payload = format!(r#"{{"BlockAdded":{{"block_hash":"00","block":{header},"filler":"{filler}"}}}}"#);
         let event = Event {
             kind: BLOCK_ADDED,
+            name: "",
             source: "10.0.0.1:9999",
             network: "casper-test",
             api_version: ApiVersion { major: 2, minor: 0, patch: 0 },

@@ -36,6 +36,7 @@ fn write(storage: &Path, events: std::ops::Range<u64>) {
         let payload = format!("{{\"Numbered\":{number}}}");
         let event = Event {
             kind: Kind(63),
+            name: "",
             source: "node:9999",
             network: "casper-test",
             api_version: ApiVersion { major: 2, minor: 0, patch: 0 },

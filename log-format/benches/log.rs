@@ -83,6 +83,7 @@ fn append_all(writer: &mut Writer, events: &[(Kind, String)], per_commit: usize)
         received += random.next() % 12;
         let event = Event {
             kind: *kind,
+            name: "",
             source: SOURCES[source],
             network: "casper",
             api_version: VERSION,
@@ -158,7 +159,7 @@ fn benches(criterion: &mut Criterion) {
         bencher.iter(|| {
             let mut chain = CHAIN_START;
             for (sequence, (kind, payload)) in events.iter().enumerate() {
-                chain = next_chain_value(&chain, sequence as u64, *kind, VERSION, "casper", payload.as_bytes());
+                chain = next_chain_value(&chain, sequence as u64, *kind, VERSION, "casper", "Step", payload.as_bytes());
             }
             chain
         });

@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let payload = payload(number);
         writer.append(&Event {
             kind: Kind(5),
+            name: "",
             source: "127.0.0.1:9999",
             network: "casper",
             api_version: ApiVersion { major: 2, minor: 0, patch: 0 },

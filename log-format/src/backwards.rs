@@ -1,8 +1,6 @@
 //! Reading from the newest event to older ones: from a [`Sequence`] to the block before it.
 
-use std::io;
-
-use crate::{Error, Log, Result, Sequence, log::Outline};
+use crate::{Log, Result, Sequence, log::Outline};
 
 impl Log {
     /// The last block that begins before `sequence`, as the index knows it. Between its end and `sequence` there may be a
@@ -17,8 +15,8 @@ impl Log {
                 Ok(Some(entry)) => return Ok(Some(Outline::of(&entry))),
                 Ok(None) => {}
                 // Dropped by retention meanwhile, or damaged: its events cannot be given out.
-                Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                Err(Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. }) => {}
+                Err(error) if error.is_gone() => {}
+                Err(error) if error.is_damage() => {}
                 Err(error) => return Err(error),
             }
             before = first;

@@ -1,7 +1,8 @@
 //! The chain: a hash over every event in order, so that an edited, dropped, inserted or reordered event shows.
 //!
-//! `h(n) = BLAKE3(h(n-1) ‖ sequence ‖ kind ‖ api_version ‖ network length ‖ network ‖ payload length ‖ payload)`, over
-//! events and not blocks, so that it survives sealing, compaction and recompression. `h(-1)` of a new log is 32 zeros.
+//! `h(n) = BLAKE3(h(n-1) ‖ sequence ‖ kind ‖ api_version ‖ network length ‖ network ‖ name length ‖ name ‖ payload length ‖
+//! payload)`, over events and not blocks, so that it survives sealing, compaction and recompression. `h(-1)` of a new log
+//! is 32 zeros.
 
 use crate::{ApiVersion, Kind, Sequence};
 
@@ -14,7 +15,8 @@ pub const CHAIN_START: ChainValue = [0; 32];
 /// The largest input that is gathered first: BLAKE3 is fastest when given a short input as one piece.
 const GATHERED_BYTES_MAX: usize = 2048;
 
-/// The chain value after an event; `network` is at most 255 bytes, as in [`crate::Event`].
+/// The chain value after an event; `network` and `name` have at most 255 bytes, as in [`crate::Event`]. `name` is what
+/// [`crate::Row::name`] returns: that of the kind where the event has none of its own.
 #[must_use]
 pub fn next_chain_value(
     previous: &ChainValue,
@@ -22,9 +24,10 @@ pub fn next_chain_value(
     kind: Kind,
     api_version: ApiVersion,
     network: &str,
+    name: &str,
     payload: &[u8],
 ) -> ChainValue {
-    let pieces: [&[u8]; 10] = [
+    let pieces: [&[u8]; 12] = [
         previous,
         &sequence.to_le_bytes(),
         &[kind.0],
@@ -33,6 +36,8 @@ pub fn next_chain_value(
         &api_version.patch.to_le_bytes(),
         &(network.len() as u16).to_le_bytes(),
         network.as_bytes(),
+        &(name.len() as u16).to_le_bytes(),
+        name.as_bytes(),
         &(payload.len() as u64).to_le_bytes(),
         payload,
     ];
@@ -56,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_long_event_is_hashed_as_the_concatenation_of_its_fields() {
-        for length in [0, 1, 900, 1966, 1967, 1968, 5000] {
+        for length in [0, 1, 900, 1960, 1961, 1962, 5000] {
             let payload = vec![b'x'; length];
             let mut input = vec![9; 32];
             input.extend_from_slice(&7u64.to_le_bytes());
@@ -66,10 +71,12 @@ mod tests {
             }
             input.extend_from_slice(&11u16.to_le_bytes());
             input.extend_from_slice(b"casper-test");
+            input.extend_from_slice(&4u16.to_le_bytes());
+            input.extend_from_slice(b"Step");
             input.extend_from_slice(&(length as u64).to_le_bytes());
             input.extend_from_slice(&payload);
             let version = ApiVersion { major: 2, minor: 1, patch: 4 };
-            let value = next_chain_value(&[9; 32], 7, Kind(3), version, "casper-test", &payload);
+            let value = next_chain_value(&[9; 32], 7, Kind(3), version, "casper-test", "Step", &payload);
             assert_eq!(value, *blake3::hash(&input).as_bytes(), "at length {length}");
         }
     }

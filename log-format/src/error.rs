@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::Sequence;
+use crate::{FrameForm, Sequence};
 
 /// Every failure of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +67,15 @@ pub enum Error {
         /// The newest version that this release reads.
         known: u16,
     },
+    /// The file was written before format 1 was settled.
+    #[error(
+        "{file} was written by an unreleased build, in a format that no release reads; begin with an empty storage folder: \
+         the nodes' buffers fill it again"
+    )]
+    UnreleasedFormat {
+        /// The file, relative to the log's directory.
+        file: String,
+    },
     /// The file carries flags that a reader must understand and this release does not.
     #[error("{file} at byte {offset} needs features {flags:#x} that this release does not know; use a newer release")]
     UnknownFeature {
@@ -99,6 +108,16 @@ pub enum Error {
         /// The dialect that was asked for.
         expected: String,
     },
+    /// The log's events look otherwise on the wire than the writer's.
+    #[error("{directory} holds a log with {found} frames, not {expected} ones; give another storage path")]
+    OtherFrameForm {
+        /// The log's directory.
+        directory: String,
+        /// The form of the log.
+        found: FrameForm,
+        /// The form that was asked for.
+        expected: FrameForm,
+    },
     /// An option that the log cannot be written with.
     #[error("option {option}: {reason}")]
     BadOption {
@@ -122,6 +141,27 @@ pub enum Error {
         /// The last one.
         last: Sequence,
     },
+}
+
+impl Error {
+    /// Whether bytes on disk are not what was written, or of a release that this one does not know: trying again is
+    /// useless, and everything else can be read.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Error::Corrupt { .. }
+                | Error::NewerFormat { .. }
+                | Error::UnknownFeature { .. }
+                | Error::UnreleasedFormat { .. }
+        )
+    }
+
+    /// Whether the file is not there any more, as after retention has dropped it.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Error::Storage { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 /// The result of an operation on a log.

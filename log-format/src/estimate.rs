@@ -3,7 +3,7 @@
 //! A [`Log`] goes in, an [`Estimate`] per segment that is due comes out. Nothing is written and no lock is taken, so it
 //! works while the log is written.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -69,11 +69,7 @@ pub fn estimate(log: &Log, options: RewriteOptions, progress: &mut dyn FnMut(Pro
 
 /// Damage is for repair, and what retention dropped is for nobody.
 fn skip_damaged(error: Error) -> Result<()> {
-    match error {
-        Error::Corrupt { .. } => Ok(()),
-        Error::Storage { source, .. } if source.kind() == io::ErrorKind::NotFound => Ok(()),
-        error => Err(error),
-    }
+    if error.is_damage() || error.is_gone() { Ok(()) } else { Err(error) }
 }
 
 fn estimate_segment(
@@ -116,7 +112,8 @@ fn sample(file: &SegmentFile, footer: &Footer, options: RewriteOptions, encoder:
             Some(before) => file.read_header(before.offset)?.map(|header| header.chain_after),
             None => None,
         };
-        let mut cutter = Cutter::new(options.block_bytes, before.unwrap_or(file.header.chain_before));
+        let mut cutter =
+            Cutter::new(file.header.form.clone(), options.block_bytes, before.unwrap_or(file.header.chain_before));
         let mut full: Option<BlockBuilder> = None;
         while let Some(entry) = blocks.get(at).filter(|_| full.is_none()) {
             let block = load(file, entry, Block::decode)?;

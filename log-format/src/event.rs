@@ -81,6 +81,8 @@ impl FromStr for ApiVersion {
 pub struct Event<'a> {
     /// The kind, in the log's dialect.
     pub kind: Kind,
+    /// Its name; empty for that of its kind. At most 255 bytes on one line.
+    pub name: &'a str,
     /// Which source said it, for instance `127.0.0.1:9999`; at most 255 bytes.
     pub source: &'a str,
     /// The network it belongs to; at most 255 bytes.
@@ -100,7 +102,8 @@ pub struct Event<'a> {
 pub struct MarkKind(pub u8);
 
 impl MarkKind {
-    /// Events that no source has any more. Body: `{"from_height":…,"to_height":…}` or the like.
+    /// Events that no source has any more. Body: what it counts and between which numbers, both included:
+    /// `{"of":"height","from":…,"to":…}`, `{"of":"time",…}` in microseconds since the Unix epoch.
     pub const GAP: MarkKind = MarkKind(1);
     /// A source announced a higher API version. Body: `{"version":"2.1.0"}`.
     pub const VERSION: MarkKind = MarkKind(2);

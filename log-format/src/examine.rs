@@ -314,7 +314,9 @@ impl Survey {
         let readable = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
         let identity = match neighbour() {
             Some(header) => header,
-            None if readable(&salvaged.dialect) && salvaged.kinds.iter().all(|(_, kind)| readable(kind)) => salvaged,
+            None if readable(&salvaged.dialect) && salvaged.form.kinds().iter().all(|(_, kind)| readable(kind)) => {
+                salvaged
+            }
             None => {
                 let reason =
                     format!("{damage}, and no other segment tells which log this is; restore it from a backup");
@@ -566,10 +568,10 @@ impl Examiner {
             Err(Error::Corrupt { reason, .. }) => return bad(reason, Some(header)),
             Err(error) => return Err(error),
         };
-        let parts = bytes.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
+        let (form, parts) = (&file.header.form, bytes.get(BLOCK_HEADER_BYTES..).unwrap_or_default());
         let content = match header.block_type {
-            BlockType::EVENTS => Block::decode(&header, parts).map(|events| Content::Events(Box::new(events))),
-            BlockType::MARKS => block::decode_marks(&header, parts).map(Content::Marks),
+            BlockType::EVENTS => Block::decode(&header, form, parts).map(|events| Content::Events(Box::new(events))),
+            BlockType::MARKS => block::decode_marks(&header, form, parts).map(Content::Marks),
             _ => block::decode_table_part(&header, parts)
                 .and_then(|_| block::checked_payload(&header, parts))
                 .map(|_| Content::Other),
@@ -837,7 +839,7 @@ fn chain_over(before: ChainValue, events: &Block) -> ChainValue {
 
 /// The chain value after an event, from that before it.
 pub(crate) fn chain_after(before: ChainValue, row: Row<'_>) -> ChainValue {
-    next_chain_value(&before, row.sequence(), row.kind(), row.api_version(), row.network(), &row.payload())
+    next_chain_value(&before, row.sequence(), row.kind(), row.api_version(), row.network(), row.name(), &row.payload())
 }
 
 /// What does not fit between a block's header, its rows and its frames.

@@ -15,6 +15,7 @@ use std::{
 use crate::{
     ApiVersion, Event, Kind, Log, Read, ReadOptions, WriteOptions, Writer,
     block::{self, BLOCK_HEADER_BYTES, Block, BlockBuilder, BlockHeader, BlockType, Encoder},
+    form::{Form, FrameForm},
     head,
     inspect::inspect,
     oldest,
@@ -26,9 +27,12 @@ use crate::{
 
 /// A block: header, table and payload as they are stored, or as they are before compression.
 pub fn block(bytes: &[u8]) {
-    decode_block(bytes);
-    decode_block(&with_checksums(bytes));
-    decode_block(&compressed(bytes));
+    for frames in [FrameForm::Plain, FrameForm::Named] {
+        let form = Form::new(frames, vec![(1, "One".to_owned()), (2, "Two".to_owned())]);
+        decode_block(&form, bytes);
+        decode_block(&form, &with_checksums(bytes));
+        decode_block(&form, &compressed(bytes));
+    }
 }
 
 /// What is before and after the blocks of a segment, and the slots of the files `head` and `oldest`.
@@ -61,17 +65,17 @@ pub fn recovery(bytes: &[u8]) {
     write_and_reopen(&to_repair);
 }
 
-fn decode_block(bytes: &[u8]) {
+fn decode_block(form: &Form, bytes: &[u8]) {
     let Ok(header) = BlockHeader::decode(bytes) else { return };
     let mut encoded = Vec::new();
     header.encode(&mut encoded);
     assert_eq!(BlockHeader::decode(&encoded), Ok(header.clone()));
     let parts = &bytes[BLOCK_HEADER_BYTES..];
     if header.block_type == BlockType::MARKS {
-        let _ = block::decode_marks(&header, parts);
+        let _ = block::decode_marks(&header, form, parts);
     }
-    let shape = Block::shape(&header, parts);
-    let Ok(decoded) = Block::decode(&header, parts) else { return };
+    let shape = Block::shape(&header, form, parts);
+    let Ok(decoded) = Block::decode(&header, form, parts) else { return };
     let shape = shape.unwrap();
     assert_eq!(decoded.len(), header.count as usize);
     assert!(decoded.rows().map(|row| row.range().len()).sum::<usize>() <= decoded.wire().len());
@@ -83,38 +87,39 @@ fn decode_block(bytes: &[u8]) {
             let mut frame = Vec::new();
             let payload = row.payload();
             if let Ok(payload) = std::str::from_utf8(&payload) {
-                crate::wire::push_event(&mut frame, payload, row.sequence());
-                assert_eq!(crate::wire::unfold(&frame).unwrap(), payload.as_bytes());
+                crate::wire::push_event(&mut frame, form.frames, row.name(), payload, row.sequence());
+                assert_eq!(crate::wire::unfold(form.frames, &frame).unwrap(), payload.as_bytes());
             }
         }
     }
     if header.block_type == BlockType::EVENTS {
-        encode_again(&header, &decoded);
+        encode_again(form, &header, &decoded);
     }
 }
 
 /// A block that was decoded and is encoded again says the same.
-fn encode_again(header: &BlockHeader, block: &Block) {
+fn encode_again(form: &Form, header: &BlockHeader, block: &Block) {
     let position = Position {
         next_sequence: header.first_sequence,
         wire_version: header.version_before,
         announced_version: header.version_before,
         chain: header.chain_after,
     };
-    let mut builder = BlockBuilder::new(position, block.wire().len());
+    let mut builder = BlockBuilder::new(form.clone(), position, block.wire().len());
     for row in block.rows() {
         builder.push_stored(row, header.chain_after);
     }
     let mut bytes = Vec::new();
     builder.finish(BlockType::EVENTS, &mut Encoder::new(1).unwrap(), &mut bytes).unwrap();
     let header = BlockHeader::decode(&bytes).unwrap();
-    let again = Block::decode(&header, &bytes[BLOCK_HEADER_BYTES..]).unwrap();
+    let again = Block::decode(&header, form, &bytes[BLOCK_HEADER_BYTES..]).unwrap();
     assert_eq!(again.wire(), block.wire());
     assert_eq!(again.version_after(), block.version_after());
     for (row, before) in again.rows().zip(block.rows()) {
         assert_eq!(row.range_with_rise(), before.range_with_rise());
         let facts = |row: &crate::Row<'_>| (row.kind(), row.api_version(), row.upstream_id(), row.received());
         assert_eq!(facts(&row), facts(&before));
+        assert_eq!(row.name(), before.name());
         assert_eq!((row.source(), row.network(), row.rise()), (before.source(), before.network(), before.rise()));
     }
 }
@@ -250,6 +255,7 @@ fn write_and_reopen(disk: &Arc<Disk>) {
     read_all(&log);
     let event = Event {
         kind: Kind(1),
+        name: "",
         source: "node",
         network: "net",
         api_version: ApiVersion::NONE,

@@ -12,7 +12,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    ApiVersion, Error, FORMAT_VERSION, Kind, Log, Mark, MarkKind, Result, Sequence, Timestamp,
+    ApiVersion, FORMAT_VERSION, Kind, Log, Mark, MarkKind, Result, Sequence, Timestamp,
     examine::hex,
     head::{self, HeadState},
     log::{Sealed, read_segment_marks},
@@ -283,8 +283,8 @@ impl Inspection {
         let (file, mut footer, is_sealed) = match open(log, first, is_last) {
             Ok(opened) => opened,
             // Dropped by retention meanwhile.
-            Err(Error::Storage { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error @ (Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. })) => {
+            Err(error) if error.is_gone() => return Ok(()),
+            Err(error) if error.is_damage() => {
                 self.health.push(error.to_string());
                 return Ok(());
             }
@@ -349,7 +349,7 @@ impl Inspection {
         for entry in footer.blocks.clone().into_iter().filter(|entry| entry.count > 0) {
             match file.read_shape(entry.offset) {
                 Ok((_, shape)) => shape.rows().for_each(|row| footer.count(row.kind(), row.source())),
-                Err(error @ (Error::Corrupt { .. } | Error::UnknownFeature { .. })) => {
+                Err(error) if error.is_damage() => {
                     self.health.push(error.to_string());
                 }
                 Err(error) => return Err(error),

@@ -12,11 +12,13 @@ mod buffers;
 mod bytes_codec;
 mod cache;
 mod chain;
+mod cursor;
 mod decompression;
 mod error;
 mod estimate;
 mod event;
 mod examine;
+mod form;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod head;
@@ -40,9 +42,11 @@ mod writer;
 
 pub use block::{Block, Row};
 pub use chain::{CHAIN_START, ChainValue, next_chain_value};
+pub use cursor::{Cursor, Item, Run};
 pub use error::{Error, Result};
 pub use estimate::{Estimate, estimate};
 pub use event::{ApiVersion, ApiVersionError, Event, Kind, Mark, MarkKind, Sequence, Timestamp};
+pub use form::FrameForm;
 pub use log::{Head, LargeEvent, Log, Missing, Outline, Read, ReadOptions, StoredBlock};
 pub use losses::{LossKind, Losses, LostRange};
 pub use maintenance::{Maintenance, SealedSegment};

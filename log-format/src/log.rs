@@ -20,6 +20,7 @@ use crate::{
     buffers,
     cache::BlockCache,
     examine::chain_after,
+    form::{Form, FrameForm},
     head::{self, HeadState},
     losses,
     oldest::Retained,
@@ -356,7 +357,13 @@ impl Log {
     /// The kinds that the dialect knows, by number.
     #[must_use]
     pub fn kinds(&self) -> Vec<(u8, String)> {
-        self.shared.read_header().kinds.clone()
+        self.shared.read_header().form.kinds().to_vec()
+    }
+
+    /// How its events look on the wire.
+    #[must_use]
+    pub fn frame_form(&self) -> FrameForm {
+        self.shared.read_header().form.frames
     }
 
     /// What stands at `sequence`, if that takes no I/O: the block is in the cache, or the log ends before.
@@ -419,9 +426,9 @@ impl Log {
         let read = if entry.is_large() {
             LargeEvent::open(Arc::clone(&file), &entry).map(Read::Large)
         } else {
-            let decode = |header: &BlockHeader, parts: &[u8]| match extent {
-                Extent::Whole => Block::decode(header, parts),
-                Extent::UpToEvent => Block::decode_up_to(header, parts, sequence),
+            let decode = |header: &BlockHeader, form: &Form, parts: &[u8]| match extent {
+                Extent::Whole => Block::decode(header, form, parts),
+                Extent::UpToEvent => Block::decode_up_to(header, form, parts, sequence),
             };
             load(&file, &entry, decode).map(|block| {
                 let block = Arc::new(block);
@@ -441,7 +448,7 @@ impl Log {
     /// Says of a damaged block that its events are missing from `sequence` on.
     pub(crate) fn quarantine(read: Result<Read>, sequence: Sequence, entry: &BlockEntry) -> Result<Read> {
         match read {
-            Err(error @ (Error::Corrupt { .. } | Error::UnknownFeature { .. })) => {
+            Err(error) if error.is_damage() => {
                 let why = Missing::Quarantined(error.to_string());
                 Ok(Read::Missing { from: sequence, to: entry.end_sequence(), why })
             }
@@ -518,7 +525,7 @@ impl Log {
         };
         match file.read_header(before.offset) {
             Ok(header) => Ok(header.map(|header| header.chain_after)),
-            Err(Error::Corrupt { .. } | Error::UnknownFeature { .. }) => Ok(None),
+            Err(error) if error.is_damage() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -530,7 +537,7 @@ impl Log {
         }
         match SegmentFile::open(self.shared.storage.as_ref(), sequence, false) {
             Ok(segment) => Ok(Some(segment.header.chain_before)),
-            Err(Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. }) => Ok(None),
+            Err(error) if error.is_damage() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -551,9 +558,9 @@ impl Log {
         for first in sealed {
             let segment = match self.shared.open_sealed(first) {
                 // Retention was faster.
-                Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.is_gone() => continue,
                 // One bad header must not hide the marks of all other segments.
-                Err(Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. }) => continue,
+                Err(error) if error.is_damage() => continue,
                 segment => segment?,
             };
             marks.append(&mut read_segment_marks(&segment.file, &segment.footer)?);
@@ -930,12 +937,12 @@ impl Shared {
         let Some(first) = first else { return self.missing(sequence, None, next, None) };
         let sealed = match self.open_sealed(first) {
             Ok(sealed) => sealed,
-            Err(error @ (Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. })) => {
+            Err(error) if error.is_damage() => {
                 let why = Missing::Quarantined(error.to_string());
                 self.note_missing(first..next, &why);
                 return Ok(Place::Missing(next, why));
             }
-            Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.is_gone() => {
                 self.check_directory()?;
                 if self.reading == Reading::AnotherProcess {
                     // Its retention may have dropped the segment since the last refresh.
@@ -979,11 +986,11 @@ fn search(index: &[BlockEntry], sequence: Sequence) -> std::result::Result<Block
 pub(crate) fn load(
     file: &SegmentFile,
     entry: &BlockEntry,
-    decode: impl FnOnce(&BlockHeader, &[u8]) -> std::result::Result<Block, BlockError>,
+    decode: impl FnOnce(&BlockHeader, &Form, &[u8]) -> std::result::Result<Block, BlockError>,
 ) -> Result<Block> {
     let (header, stored) = read_entry(file, entry)?;
     let parts = stored.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
-    let block = decode(&header, parts).map_err(|error| file.corrupt(entry.offset, error));
+    let block = decode(&header, &file.header.form, parts).map_err(|error| file.corrupt(entry.offset, error));
     buffers::give_back(stored);
     block
 }
@@ -1016,7 +1023,7 @@ pub(crate) fn read_marks(file: &SegmentFile, entries: &[BlockEntry], marks: &mut
             Err(error) => return Err(error),
         };
         let parts = bytes.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
-        marks.extend(block::decode_marks(&header, parts).unwrap_or_default());
+        marks.extend(block::decode_marks(&header, &file.header.form, parts).unwrap_or_default());
     }
     Ok(())
 }
@@ -1101,8 +1108,9 @@ impl LargeEvent {
         let mut stored = vec![0; self.header.stored_bytes() as usize];
         let header = self.file.read_block_into(self.offset, &mut stored)?;
         let parts = stored.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
-        let block = Block::decode(&header, parts).map_err(corrupt)?;
-        let payload = block.row(0).and_then(|row| crate::wire::unfold(row.frame()));
+        let form = &self.file.header.form;
+        let block = Block::decode(&header, form, parts).map_err(corrupt)?;
+        let payload = block.row(0).and_then(|row| crate::wire::unfold(form.frames, row.frame()));
         payload.ok_or_else(|| corrupt(block::corrupt("the event's frame is malformed")))
     }
 

@@ -8,7 +8,6 @@
 use std::{
     collections::BTreeMap,
     fmt::{self, Display},
-    io,
     ops::{ControlFlow, Range},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -425,11 +424,11 @@ impl Shared {
     ) -> Result<ControlFlow<(), Sequence>> {
         let contents = match self.contents(first) {
             Ok(contents) => contents,
-            Err(error @ (Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. })) => {
+            Err(error) if error.is_damage() => {
                 found.push((first..end, LossKind::Damaged, error.to_string()));
                 return Ok(ControlFlow::Continue(end));
             }
-            Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.is_gone() => {
                 self.check_directory()?;
                 if first >= self.retained.from() {
                     found.push((first..end, LossKind::Missing, NO_SEGMENT.to_owned()));
@@ -465,7 +464,7 @@ impl Shared {
             };
             match checked {
                 Ok(()) => {}
-                Err(error @ (Error::Corrupt { .. } | Error::UnknownFeature { .. })) => {
+                Err(error) if error.is_damage() => {
                     let range = entry.first_sequence..next;
                     // At once: a survey of blocks takes long.
                     self.losses.add(range.clone(), LossKind::Damaged, &error.to_string());
@@ -515,8 +514,8 @@ impl Shared {
         for &first in before.into_iter().chain(after) {
             let contents = match self.contents(first) {
                 Ok(contents) => contents,
-                Err(Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. }) => continue,
-                Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.is_damage() => continue,
+                Err(error) if error.is_gone() => continue,
                 Err(error) => return Err(error),
             };
             let is_there = |entry: &&BlockEntry| (gap.start + 1..=gap.end).contains(&entry.first_sequence);

@@ -141,7 +141,7 @@ impl Maintenance {
                 Ok((file, footer)) if is_wanted(&file, &footer) => found.push(first),
                 // A damaged segment is for repair, a dropped one for nobody.
                 Ok(_) | Err(Error::Corrupt { .. }) => {}
-                Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.is_gone() => {}
                 Err(error) => return Err(error),
             }
         }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Error, Result, Sequence,
+    Result, Sequence,
     log::list_segments,
     repair::Action,
     segment::{SegmentHeader, file_name, parse_file_name, storage_error},
@@ -63,7 +63,8 @@ fn misnamed(storage: &dyn Storage) -> Result<BTreeMap<Sequence, Sequence>> {
         let file = storage.open(&name, false).map_err(storage_error("open", &name))?;
         match SegmentHeader::read(&name, file.as_ref()) {
             Ok((header, _)) if header.first_sequence != named => drop(misnamed.insert(named, header.first_sequence)),
-            Ok(_) | Err(Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. }) => {}
+            Ok(_) => {}
+            Err(error) if error.is_damage() => {}
             Err(error) => return Err(error),
         }
     }

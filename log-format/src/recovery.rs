@@ -92,6 +92,10 @@ pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions, known: Opti
         let (found, expected) = (file.header.dialect, options.dialect.clone());
         return Err(Error::OtherDialect { directory: storage.name(), found, expected });
     }
+    if file.header.form.frames != options.frame_form {
+        let (found, expected) = (file.header.form.frames, options.frame_form);
+        return Err(Error::OtherFrameForm { directory: storage.name(), found, expected });
+    }
     let header = file.header.clone();
     let mut found = Found {
         sealed,
@@ -99,7 +103,8 @@ pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions, known: Opti
         position: start_of(&header),
         epoch: header.epoch,
         head_counter: head_state.slot().map_or(0, |slot| slot.counter),
-        seal_active: false,
+        // The names that its events have from their kinds are those of its header.
+        seal_active: header.form != options.form(),
         marks: Vec::new(),
         recovery: Recovery { copied: matches!(head_state, HeadState::Copied(_)), ..Recovery::default() },
         header,
@@ -149,7 +154,7 @@ fn new_log(options: &WriteOptions, head_state: &HeadState) -> Found {
         version_before: ApiVersion::NONE,
         version_announced: ApiVersion::NONE,
         chain_before: CHAIN_START,
-        kinds: options.kinds.clone(),
+        form: options.form(),
     };
     Found {
         sealed: Vec::new(),

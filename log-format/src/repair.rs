@@ -369,7 +369,7 @@ impl Repair {
                         state.announced_version = next.header.version_announced;
                     }
                     // It is damaged too, and tells nothing.
-                    Err(Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. }) => {}
+                    Err(error) if error.is_damage() => {}
                     Err(error) => return Err(error),
                 }
             }

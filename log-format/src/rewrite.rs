@@ -14,6 +14,7 @@ use crate::{
     ApiVersion, ChainValue, Error, Mark, Result, Sequence, Timestamp,
     block::{BLOCK_EVENTS_MAX, Block, BlockBuilder, BlockHeader, BlockType, Built, Encoder},
     examine::{Examiner, Extent, chain_after, loss_body},
+    form::Form,
     log::{LARGE_BYTES, Shared, load},
     segment::{BlockEntry, Footer, Position, SegmentFile, SegmentHeader, file_name, read_exact, storage_error},
     storage::{File, Storage},
@@ -188,7 +189,7 @@ fn merge(
     progress: Progress<'_>,
 ) -> Result<Option<blake3::Hash>> {
     let mut digest = blake3::Hasher::new();
-    let mut cutter = Cutter::new(block_bytes, old.header.chain_before);
+    let mut cutter = Cutter::new(old.header.form.clone(), block_bytes, old.header.chain_before);
     for entry in &footer.blocks {
         if !is_mergeable(entry) {
             new.append_events(cutter.finish())?;
@@ -222,7 +223,7 @@ fn digest_events(digest: &mut blake3::Hasher, block: &Block) {
         }
         digest.update(&row.upstream_id().unwrap_or_default().to_le_bytes());
         digest.update(&row.received().to_le_bytes());
-        for text in [row.source().as_bytes(), row.network().as_bytes(), row.frame_with_rise()] {
+        for text in [row.name().as_bytes(), row.source().as_bytes(), row.network().as_bytes(), row.frame_with_rise()] {
             digest.update(&(text.len() as u64).to_le_bytes());
             digest.update(text);
         }
@@ -231,6 +232,7 @@ fn digest_events(digest: &mut blake3::Hasher, block: &Block) {
 
 /// Cuts a run of events anew into blocks.
 pub(crate) struct Cutter {
+    form: Form,
     block_bytes: usize,
     builder: Option<BlockBuilder>,
     /// The sequence that the open block goes on with.
@@ -240,8 +242,8 @@ pub(crate) struct Cutter {
 }
 
 impl Cutter {
-    pub(crate) fn new(block_bytes: usize, chain: ChainValue) -> Self {
-        Cutter { block_bytes, builder: None, next: 0, chain }
+    pub(crate) fn new(form: Form, block_bytes: usize, chain: ChainValue) -> Self {
+        Cutter { form, block_bytes, builder: None, next: 0, chain }
     }
 
     /// Takes in a block's events; hands over each new block that is full.
@@ -271,7 +273,8 @@ impl Cutter {
                 chain: self.chain,
             };
             let chain = if may_cut { chains.get(index).copied() } else { None }.unwrap_or(block.chain_after());
-            self.builder.get_or_insert_with(|| BlockBuilder::new(position, self.block_bytes)).push_stored(row, chain);
+            let new = || BlockBuilder::new(self.form.clone(), position, self.block_bytes);
+            self.builder.get_or_insert_with(new).push_stored(row, chain);
             self.next = row.sequence() + 1;
         }
         self.chain = block.chain_after();
@@ -376,7 +379,7 @@ impl<'a> Replacement<'a> {
             announced_version: lost.announced_version,
             chain,
         };
-        let mut builder = BlockBuilder::new(position, 0);
+        let mut builder = BlockBuilder::new(self.header.form.clone(), position, 0);
         let mark = Mark {
             kind: crate::MarkKind::LOSS,
             position: lost.sequences.end,

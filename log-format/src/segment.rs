@@ -12,6 +12,7 @@ use crate::{
     ApiVersion, ChainValue, Error, Result, Sequence, Timestamp,
     block::{self, BLOCK_HEADER_BYTES, Block, BlockError, BlockHeader, BlockType, Encoder, numbers, version},
     bytes_codec::{Reader, put_version},
+    form::{Form, FrameForm, KINDS_MAX},
     log::LARGE_BYTES,
     storage::{File, Storage},
 };
@@ -36,12 +37,9 @@ const UNREADABLE_BYTES_MAX: u32 = 1 << 20;
 pub(crate) const PIECE_BYTES: usize = 64 << 10;
 /// What a footer takes for each block, and beside blocks and sources: its root, and some sources that are still to come.
 const FOOTER_ENTRY_BYTES: usize = 45;
-const FOOTER_FIXED_BYTES_MAX: usize = 624 + 4096;
+const FOOTER_FIXED_BYTES_MAX: usize = 632 + 4096;
 /// The most blocks of a segment: a footer lists them all.
 pub(crate) const SEGMENT_BLOCKS_MAX: usize = 1 << 20;
-/// The most kinds of a dialect, and the most bytes of the name of one: a header holds them all.
-pub(crate) const KINDS_MAX: usize = 62;
-pub(crate) const KIND_NAME_BYTES_MAX: usize = 64;
 
 /// The file name of the segment that begins at `first_sequence`.
 pub(crate) fn file_name(first_sequence: Sequence) -> String {
@@ -72,8 +70,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) version_announced: ApiVersion,
     /// Before the first event.
     pub(crate) chain_before: ChainValue,
-    /// The dialect's kinds: number and name.
-    pub(crate) kinds: Vec<(u8, String)>,
+    /// How its frames look, and what its kinds are called.
+    pub(crate) form: Form,
 }
 
 impl SegmentHeader {
@@ -84,7 +82,7 @@ impl SegmentHeader {
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         out.extend_from_slice(&[0; 2]);
         out.extend_from_slice(&u32::from(self.rewritten_level).to_le_bytes());
-        out.extend_from_slice(&0u32.to_le_bytes());
+        out.extend_from_slice(&self.form.frames.bits().to_le_bytes());
         out.extend_from_slice(&self.generation.to_le_bytes());
         out.extend_from_slice(&self.epoch.to_le_bytes());
         out.extend_from_slice(&self.log_id);
@@ -96,8 +94,8 @@ impl SegmentHeader {
         put_version(&mut out, self.version_before);
         put_version(&mut out, self.version_announced);
         out.extend_from_slice(&self.chain_before);
-        out.extend_from_slice(&(self.kinds.len() as u32).to_le_bytes());
-        for (number, name) in &self.kinds {
+        out.extend_from_slice(&(self.form.kinds().len() as u32).to_le_bytes());
+        for (number, name) in self.form.kinds() {
             out.push(*number);
             out.push(name.len() as u8);
             out.extend_from_slice(name.as_bytes());
@@ -146,14 +144,17 @@ impl SegmentHeader {
         }
         let may_ignore = reader.u32();
         let must_understand = reader.u32();
-        if must_understand != 0 {
-            return Err(Error::UnknownFeature { file: name.to_owned(), offset: 0, flags: must_understand });
-        }
+        let Some(frames) = FrameForm::from_bits(must_understand) else {
+            let file = name.to_owned();
+            return Err(match must_understand {
+                0 => Error::UnreleasedFormat { file },
+                flags => Error::UnknownFeature { file, offset: 0, flags },
+            });
+        };
         let mut reader = Reader::new(covered);
         reader.take(FIXED_FIELDS_AT);
-        let header = Self::fields(may_ignore, &mut reader);
-        let is_name = |name: &str| name.len() <= KIND_NAME_BYTES_MAX;
-        if header.dialect.len() > DIALECT_BYTES || !header.kinds.iter().all(|(_, name)| is_name(name)) {
+        let header = Self::fields(may_ignore, frames, &mut reader);
+        if header.dialect.len() > DIALECT_BYTES || header.form.check().is_err() {
             return Err(corrupt("the header has names that no writer gives"));
         }
         Ok((header, length as u64))
@@ -175,7 +176,7 @@ impl SegmentHeader {
         let mut reader = Reader::new(&bytes);
         reader.take(FIXED_FIELDS_AT);
         // Nothing vouches for what the blocks look like.
-        Ok(Some(Self::fields(0, &mut reader)))
+        Ok(Some(Self::fields(0, FrameForm::Plain, &mut reader)))
     }
 
     /// A damaged header as it was written, where one flipped bit is all that is wrong with it: the checksum tells which.
@@ -197,7 +198,7 @@ impl SegmentHeader {
     }
 
     /// The fields behind magic, version, length and flags.
-    fn fields(may_ignore: u32, reader: &mut Reader<'_>) -> SegmentHeader {
+    fn fields(may_ignore: u32, frames: FrameForm, reader: &mut Reader<'_>) -> SegmentHeader {
         let [rewritten_level, ..] = may_ignore.to_le_bytes();
         let generation = reader.u32();
         let epoch = reader.u64();
@@ -228,7 +229,7 @@ impl SegmentHeader {
             version_before,
             version_announced,
             chain_before,
-            kinds,
+            form: Form::new(frames, kinds),
         }
     }
 }
@@ -314,6 +315,8 @@ pub(crate) struct Footer {
     /// The highest that any source had announced.
     version_announced: [u32; 3],
     pub(crate) chain_after: ChainValue,
+    /// The segment's header as it is stored, in case that one is damaged.
+    pub(crate) header: Vec<u8>,
     pub(crate) sources: Vec<String>,
     pub(crate) blocks: Vec<BlockEntry>,
 }
@@ -331,6 +334,7 @@ impl Footer {
             version_after: numbers(header.version_before),
             version_announced: numbers(header.version_announced),
             chain_after: header.chain_before,
+            header: header.encode(),
             sources: Vec::new(),
             blocks: Vec::new(),
         }
@@ -402,7 +406,7 @@ impl Footer {
     pub(crate) fn encoded_bytes_max(&self, more_blocks: usize) -> u64 {
         let blocks = (self.blocks.len() + more_blocks) * FOOTER_ENTRY_BYTES;
         let sources: usize = self.sources.iter().map(|source| source.len() + 8).sum();
-        (BLOCK_HEADER_BYTES + FOOTER_FIXED_BYTES_MAX + sources + blocks) as u64 + TRAILER_BYTES
+        (BLOCK_HEADER_BYTES + FOOTER_FIXED_BYTES_MAX + self.header.len() + sources + blocks) as u64 + TRAILER_BYTES
     }
 
     /// The footer block and the trailer behind it, for a segment whose blocks end at `offset`.
@@ -612,7 +616,7 @@ impl SegmentFile {
         let header = self.read_header(offset)?.ok_or_else(|| corrupt(BlockError::End))?;
         let table_at = offset + BLOCK_HEADER_BYTES as u64;
         let table = read_exact(&self.name, self.file.as_ref(), table_at, header.table_stored as usize)?;
-        let shape = Block::shape(&header, &table).map_err(corrupt)?;
+        let shape = Block::shape(&header, &self.header.form, &table).map_err(corrupt)?;
         Ok((header, shape))
     }
 
@@ -731,7 +735,7 @@ mod tests {
             version_before: ApiVersion { major: 1, minor: 5, patch: 8 },
             version_announced: ApiVersion { major: 2, minor: 0, patch: 0 },
             chain_before: std::array::from_fn(|place| place as u8),
-            kinds: vec![(1, "BlockAdded".to_owned()), (2, "Fault".to_owned())],
+            form: Form::new(FrameForm::Named, vec![(1, "BlockAdded".to_owned()), (2, "Fault".to_owned())]),
         };
         let written = header.encode();
         let directory = tempfile::tempdir().unwrap();
@@ -777,6 +781,7 @@ mod tests {
                 version_after: versions[0],
                 version_announced: versions[1],
                 chain_after,
+                header: vec![7; 150],
                 sources,
                 blocks: Vec::new(),
             };

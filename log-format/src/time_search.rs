@@ -4,7 +4,7 @@
 //! time of every segment (in the header of its footer) and of every block (in the index) rules out nearly all of them:
 //! two small reads per older segment, one footer, one table.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     Error, Log, Result, Sequence, Timestamp,
@@ -26,8 +26,8 @@ impl Log {
             match self.shared.first_received_in(first, time) {
                 Ok(None) => {}
                 // Dropped by retention meanwhile, or damaged: its events cannot be given out.
-                Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                Err(Error::Corrupt { .. } | Error::NewerFormat { .. } | Error::UnknownFeature { .. }) => {}
+                Err(error) if error.is_gone() => {}
+                Err(error) if error.is_damage() => {}
                 found => return found,
             }
         }
@@ -80,7 +80,7 @@ fn first_received_in_blocks(
     for entry in index.iter().filter(|entry| entry.received_max >= time) {
         let (header, shape) = match file.read_shape(entry.offset) {
             Ok(read) => read,
-            Err(Error::Corrupt { .. } | Error::UnknownFeature { .. }) => continue,
+            Err(error) if error.is_damage() => continue,
             Err(error) => return Err(error),
         };
         // Another block where the index says: damaged, as for every other reader.

@@ -1,44 +1,66 @@
-//! The wire form: how an event looks in a block's payload, which is how it looks on `GET /events`.
+//! The wire form: how an event looks in a block's payload, which is how it is sent to SSE clients.
 //!
 //! ```text
-//! data:<payload>\n
-//! id:<sequence>\n
-//! \n
+//! plain                    named
+//! data:<payload>\n         event: <name>\n
+//! id:<sequence>\n          data: <payload>\n
+//! \n                       id: <sequence>\n
+//!                          \n
 //! ```
 //!
-//! A payload with line feeds becomes several `data:` lines; a line that begins with a space gets one more, because an
-//! SSE reader takes one away. Where the API version rises, a frame without id stands before the event:
-//! `data:{"ApiVersion":"2.0.0"}\n\n`.
+//! A payload with line feeds becomes several `data` lines. An SSE reader takes one space away after the colon: the plain
+//! form has none, so a line that begins with a space gets one more. An event without a name has no `event` line. Where the
+//! API version rises in a plain log, a frame without id precedes the event: `data:{"ApiVersion":"2.0.0"}\n\n`.
 
-use crate::{ApiVersion, Sequence};
+use crate::{ApiVersion, FrameForm, Sequence};
 
-const DATA: &[u8] = b"data:";
-const ID: &[u8] = b"\nid:";
+const EVENT: &[u8] = b"event: ";
 const END: &[u8] = b"\n\n";
 
-/// Appends the frame of one event; says whether the payload had to be folded over lines or shifted by a space.
-pub(crate) fn push_event(out: &mut Vec<u8>, payload: &str, sequence: Sequence) -> Folded {
-    let folded = if payload.starts_with(' ') || memchr::memchr(b'\n', payload.as_bytes()).is_some() {
+impl FrameForm {
+    const fn data(self) -> &'static [u8] {
+        match self {
+            FrameForm::Plain => b"data:",
+            FrameForm::Named => b"data: ",
+        }
+    }
+
+    const fn id(self) -> &'static [u8] {
+        match self {
+            FrameForm::Plain => b"\nid:",
+            FrameForm::Named => b"\nid: ",
+        }
+    }
+}
+
+/// Appends the frame of one event; reports whether the payload had to be folded over lines or shifted by a space.
+pub(crate) fn push_event(out: &mut Vec<u8>, form: FrameForm, name: &str, payload: &str, sequence: Sequence) -> Folded {
+    if form == FrameForm::Named && !name.is_empty() {
+        out.extend_from_slice(EVENT);
+        out.extend_from_slice(name.as_bytes());
+        out.push(b'\n');
+    }
+    let is_shifted = form == FrameForm::Plain && payload.starts_with(' ');
+    let folded = is_shifted || memchr::memchr(b'\n', payload.as_bytes()).is_some();
+    if folded {
         for (number, line) in payload.split('\n').enumerate() {
             if number > 0 {
                 out.push(b'\n');
             }
-            out.extend_from_slice(DATA);
-            if line.starts_with(' ') {
+            out.extend_from_slice(form.data());
+            if form == FrameForm::Plain && line.starts_with(' ') {
                 out.push(b' ');
             }
             out.extend_from_slice(line.as_bytes());
         }
-        Folded(true)
     } else {
-        out.extend_from_slice(DATA);
+        out.extend_from_slice(form.data());
         out.extend_from_slice(payload.as_bytes());
-        Folded(false)
-    };
-    out.extend_from_slice(ID);
+    }
+    out.extend_from_slice(form.id());
     push_decimal(out, sequence);
     out.extend_from_slice(END);
-    folded
+    Folded(folded)
 }
 
 /// Whether a payload differs from the bytes between `data:` and the end of its line.
@@ -57,32 +79,41 @@ pub(crate) fn version_frame_length(version: ApiVersion) -> usize {
     b"data:{\"ApiVersion\":\"..\"}\n\n".len() + digits(version.major) + digits(version.minor) + digits(version.patch)
 }
 
-/// Whether the frame of a payload, its version frame included, surely has at most `bytes_max`.
+/// Whether the frame of a payload, its version frame or `event` line included, surely has at most `bytes_max`.
 pub(crate) fn frame_fits(payload: &str, bytes_max: usize) -> bool {
+    /// An `event` line, an `id` line and a version frame have fewer.
+    const FIXED_BYTES_MAX: usize = 512;
     // Every line gets `data:` and a space at worst.
-    let frame_length_max = |lines: usize| payload.len() + lines * (DATA.len() + 1) + 128;
+    let frame_length_max = |lines: usize| payload.len() + lines * FrameForm::Named.data().len() + FIXED_BYTES_MAX;
     // Nearly every payload would fit even if it were all line feeds, and need not be counted.
     frame_length_max(payload.len() + 1) <= bytes_max
         || frame_length_max(memchr::memchr_iter(b'\n', payload.as_bytes()).count() + 1) <= bytes_max
 }
 
 /// Reads the payload back out of an event's frame; `None` when the frame is not one.
-pub(crate) fn unfold(frame: &[u8]) -> Option<Vec<u8>> {
-    let body = frame.strip_suffix(END)?;
-    let body = &body.get(..memchr::memmem::rfind(body, ID)?)?;
+pub(crate) fn unfold(form: FrameForm, frame: &[u8]) -> Option<Vec<u8>> {
+    let mut body = frame.strip_suffix(END)?;
+    body = body.get(..memchr::memmem::rfind(body, form.id())?)?;
+    if form == FrameForm::Named && body.starts_with(EVENT) {
+        body = body.get(memchr::memchr(b'\n', body)? + 1..)?;
+    }
     let mut payload = Vec::with_capacity(body.len());
     for (number, line) in body.split(|&byte| byte == b'\n').enumerate() {
         if number > 0 {
             payload.push(b'\n');
         }
-        let line = line.strip_prefix(DATA)?;
-        payload.extend_from_slice(line.strip_prefix(b" ").unwrap_or(line));
+        let line = line.strip_prefix(form.data())?;
+        let is_shifted = form == FrameForm::Plain && line.starts_with(b" ");
+        payload.extend_from_slice(line.get(usize::from(is_shifted)..)?);
     }
     Some(payload)
 }
 
 /// Where the payload of an unfolded frame begins.
-pub(crate) const PAYLOAD_START: usize = DATA.len();
+pub(crate) fn payload_start(form: FrameForm, name: &str) -> usize {
+    let event_line = if form == FrameForm::Plain || name.is_empty() { 0 } else { EVENT.len() + name.len() + 1 };
+    event_line + form.data().len()
+}
 
 fn push_decimal(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
@@ -96,8 +127,14 @@ mod tests {
 
     fn framed(payload: &str) -> Vec<u8> {
         let mut out = Vec::new();
-        push_event(&mut out, payload, 7);
+        push_event(&mut out, FrameForm::Plain, "Step", payload, 7);
         out
+    }
+
+    fn framed_by_name(name: &str, payload: &str) -> String {
+        let mut out = Vec::new();
+        push_event(&mut out, FrameForm::Named, name, payload, 7);
+        String::from_utf8(out).unwrap()
     }
 
     #[test]
@@ -112,6 +149,13 @@ mod tests {
     }
 
     #[test]
+    fn a_named_frame_begins_with_its_name_and_needs_no_shift() {
+        assert_eq!(framed_by_name("head", r#"{"a":1}"#), "event: head\ndata: {\"a\":1}\nid: 7\n\n");
+        assert_eq!(framed_by_name("head", " 1\n 2"), "event: head\ndata:  1\ndata:  2\nid: 7\n\n");
+        assert_eq!(framed_by_name("", "1"), "data: 1\nid: 7\n\n");
+    }
+
+    #[test]
     fn the_length_of_a_version_frame_is_known_without_making_it() {
         for numbers in [[0, 0, 0], [2, 0, 10], [9, 99, 100], [u32::MAX, 1, 999_999_999]] {
             let version = ApiVersion { major: numbers[0], minor: numbers[1], patch: numbers[2] };
@@ -121,8 +165,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_payload_without_carriage_return_comes_back(payload in "[^\r]{0,200}") {
-            prop_assert_eq!(unfold(&framed(&payload)).unwrap(), payload.into_bytes());
+        fn every_payload_without_carriage_return_comes_back(payload in "[^\r]{0,200}", name in "[a-z_]{0,9}") {
+            for form in [FrameForm::Plain, FrameForm::Named] {
+                let mut frame = Vec::new();
+                let folded = push_event(&mut frame, form, &name, &payload, 7);
+                prop_assert_eq!(unfold(form, &frame).unwrap(), payload.as_bytes());
+                if !folded.0 {
+                    let start = payload_start(form, &name);
+                    prop_assert_eq!(&frame[start..start + payload.len()], payload.as_bytes());
+                }
+            }
         }
     }
 }

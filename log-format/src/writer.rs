@@ -10,6 +10,7 @@ use crate::{
     ApiVersion, Error, Event, Head, Log, Maintenance, Mark, MarkKind, ReadOptions, Result, Sequence, Timestamp,
     block::{BlockBuilder, BlockType, Built, Encoder, PAYLOAD_BYTES_MAX},
     chain::next_chain_value,
+    form::{Form, FrameForm},
     head::{self, HeadFile, HeadSlot},
     log::{Active, LARGE_BYTES, Reading, Shared},
     maintenance,
@@ -17,8 +18,8 @@ use crate::{
     recovery::{self, Found, Known, Recovery},
     scan,
     segment::{
-        BlockEntry, DIALECT_BYTES, Footer, KIND_NAME_BYTES_MAX, KINDS_MAX, Position, SEGMENT_BLOCKS_MAX, SegmentFile,
-        SegmentHeader, file_name, storage_error,
+        BlockEntry, DIALECT_BYTES, Footer, Position, SEGMENT_BLOCKS_MAX, SegmentFile, SegmentHeader, file_name,
+        storage_error,
     },
     storage::{LOCK_FILE, Lock, Storage},
     wire,
@@ -44,6 +45,8 @@ pub struct WriteOptions {
     pub dialect: String,
     /// The dialect's kinds: number (1 to 62) and name.
     pub kinds: Vec<(u8, String)>,
+    /// How its events look on the wire; an existing log must have the same.
+    pub frame_form: FrameForm,
     /// The id of a log that is made anew: 16 random bytes.
     pub new_log_id: [u8; 16],
     /// The first sequence of a log that is made anew.
@@ -80,6 +83,7 @@ impl WriteOptions {
         WriteOptions {
             dialect: dialect.to_owned(),
             kinds: Vec::new(),
+            frame_form: FrameForm::default(),
             new_log_id,
             first_sequence: 0,
             create_if_missing: true,
@@ -97,6 +101,13 @@ impl WriteOptions {
     }
 }
 
+impl WriteOptions {
+    /// The form of the segments that are begun.
+    pub(crate) fn form(&self) -> Form {
+        Form::new(self.frame_form, self.kinds.clone())
+    }
+}
+
 /// A log opened for writing.
 pub struct Opened {
     /// Appends to it.
@@ -111,6 +122,7 @@ pub struct Opened {
 pub struct Writer {
     shared: Arc<Shared>,
     options: WriteOptions,
+    form: Form,
     encoder: Encoder,
     active: Option<ActiveSegment>,
     head_file: HeadFile,
@@ -210,6 +222,7 @@ impl Writer {
         let storage = Arc::clone(&log.shared.storage);
         let mut writer = Writer {
             shared: Arc::clone(&log.shared),
+            form: options.form(),
             options,
             encoder,
             active: found.active,
@@ -288,21 +301,24 @@ impl Writer {
         if large {
             self.close_block()?;
         }
+        let name = if event.name.is_empty() { self.form.kind_name(event.kind) } else { event.name };
         let chain = next_chain_value(
             &self.position.chain,
             sequence,
             event.kind,
             event.api_version,
             event.network,
+            name,
             event.payload.as_bytes(),
         );
         let position = self.position;
         let rises = position.announced_version > position.wire_version;
         let rise = rises.then_some(position.announced_version);
         let payload_bytes = if large { 0 } else { self.options.block_bytes_max + BLOCK_SLACK_BYTES };
-        let builder = self.open_block.get_or_insert_with(|| BlockBuilder::new(position, payload_bytes));
-        builder.push_event(event, sequence, rise, chain);
-        let is_full = large || builder.is_full(self.options.block_bytes_max);
+        let new = || BlockBuilder::new(self.form.clone(), position, payload_bytes);
+        self.open_block.get_or_insert_with(new).push_event(event, name, sequence, rise, chain);
+        let is_full =
+            large || self.open_block.as_ref().is_some_and(|block| block.is_full(self.options.block_bytes_max));
         self.position =
             Position { next_sequence: sequence + 1, chain, wire_version: position.announced_version, ..position };
         if is_full {
@@ -317,6 +333,9 @@ impl Writer {
     /// # Errors
     /// As [`Writer::mark`].
     pub fn announce_version(&mut self, version: ApiVersion, source: &str, received: Timestamp) -> Result<()> {
+        if self.form.frames == FrameForm::Named {
+            return Err(Error::Refused { reason: "a log with named frames has no API versions".to_owned() });
+        }
         if version <= self.position.announced_version {
             return Ok(());
         }
@@ -341,7 +360,7 @@ impl Writer {
         self.check_alive()?;
         check_mark(mark)?;
         self.close_block()?;
-        let mut builder = BlockBuilder::new(self.position, 0);
+        let mut builder = BlockBuilder::new(self.form.clone(), self.position, 0);
         builder.push_mark(mark, self.position.announced_version);
         self.encode_block(builder, BlockType::MARKS)
     }
@@ -663,7 +682,7 @@ impl Writer {
             version_before: self.written.wire_version,
             version_announced: self.written.announced_version,
             chain_before: self.written.chain,
-            kinds: self.options.kinds.clone(),
+            form: self.form.clone(),
         };
         let mut bytes = header.encode();
         let blocks_start = bytes.len() as u64;
@@ -784,8 +803,11 @@ fn check_event(event: &Event<'_>) -> Result<()> {
     if !wire::frame_fits(event.payload, PAYLOAD_BYTES_MAX as usize) {
         return refuse(format!("the payload has so many lines that its wire form exceeds {PAYLOAD_BYTES_MAX} bytes"));
     }
-    if event.source.len() > NAME_BYTES_MAX || event.network.len() > NAME_BYTES_MAX {
-        return refuse(format!("the name of a source or network is longer than {NAME_BYTES_MAX} bytes"));
+    if [event.name, event.source, event.network].into_iter().any(|name| name.len() > NAME_BYTES_MAX) {
+        return refuse(format!("the name of an event, source or network is longer than {NAME_BYTES_MAX} bytes"));
+    }
+    if event.name.contains(['\n', '\r', '\0']) {
+        return refuse(format!("the event's name {:?} does not fit on a line", event.name));
     }
     Ok(())
 }
@@ -806,12 +828,7 @@ fn check_options(options: &WriteOptions) -> Result<()> {
     if options.dialect.is_empty() || options.dialect.len() > DIALECT_BYTES || options.dialect.contains('\0') {
         return bad("dialect", format!("{:?} is not a name of 1 to {DIALECT_BYTES} bytes", options.dialect));
     }
-    if options.kinds.len() > KINDS_MAX {
-        return bad("kinds", format!("{} kinds were given, at most {KINDS_MAX} fit", options.kinds.len()));
-    }
-    if let Some((_, name)) = options.kinds.iter().find(|(_, name)| name.len() > KIND_NAME_BYTES_MAX) {
-        return bad("kinds", format!("the name {name:?} is longer than {KIND_NAME_BYTES_MAX} bytes"));
-    }
+    options.form().check()?;
     if !(1..=BLOCK_BYTES_MAX).contains(&options.block_bytes_max) {
         return bad("block_bytes_max", format!("{} is not in 1 to {BLOCK_BYTES_MAX}", options.block_bytes_max));
     }

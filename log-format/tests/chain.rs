@@ -42,6 +42,7 @@ fn written(payloads: &[String], per_commit: usize, sealed: Option<usize>) -> BTr
     for (number, payload) in payloads.iter().enumerate() {
         let event = Event {
             kind: Kind(7),
+            name: "",
             source: "node",
             network: "net",
             api_version: ApiVersion::NONE,
@@ -64,7 +65,7 @@ fn written(payloads: &[String], per_commit: usize, sealed: Option<usize>) -> BTr
 fn values(payloads: &[String]) -> Vec<ChainValue> {
     let mut chain = CHAIN_START;
     let next = |(sequence, payload): (usize, &String)| {
-        chain = next_chain_value(&chain, sequence as u64, Kind(7), ApiVersion::NONE, "net", payload.as_bytes());
+        chain = next_chain_value(&chain, sequence as u64, Kind(7), ApiVersion::NONE, "net", "", payload.as_bytes());
         chain
     };
     payloads.iter().enumerate().map(next).collect()
@@ -228,6 +229,7 @@ fn log_from(first: u64, payloads: &[String], history_end: Option<u64>) -> Simula
     for (number, payload) in payloads.iter().enumerate() {
         let event = Event {
             kind: Kind(7),
+            name: "",
             source: "node",
             network: "net",
             api_version: ApiVersion { major: 2, minor: 0, patch: 0 },

@@ -30,6 +30,7 @@ fn payload(number: u64) -> String {
 fn event(payload: &str, number: u64) -> Event<'_> {
     Event {
         kind: Kind(7),
+        name: "",
         source: "127.0.0.1:9999",
         network: "casper-test",
         api_version: VERSION,

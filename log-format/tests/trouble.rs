@@ -30,6 +30,7 @@ fn append(writer: &mut Writer, numbers: std::ops::Range<u64>) {
         let payload = payload(number);
         let event = Event {
             kind: Kind(7),
+            name: "",
             source: "node",
             network: "net",
             api_version: ApiVersion::NONE,
@@ -131,6 +132,7 @@ fn a_large_event_that_cannot_be_read_is_told_from_one_that_is_damaged() {
     let large = "x".repeat(3 << 20);
     let event = Event {
         kind: Kind(7),
+        name: "",
         source: "node",
         network: "net",
         api_version: ApiVersion::NONE,
@@ -161,6 +163,7 @@ fn behind_megabytes_of_damage_the_log_goes_on() {
     append(&mut writer, 0..3);
     let event = Event {
         kind: Kind(7),
+        name: "",
         source: "node",
         network: "net",
         api_version: ApiVersion::NONE,

@@ -54,13 +54,14 @@ fn append(writer: &mut Writer, numbers: std::ops::Range<u64>) {
             writer.announce_version(version((number / 90) as u32), "node", number).unwrap();
         }
         if number % 50 == 30 {
-            let body = format!("{{\"from_height\":{number}}}");
+            let body = format!("{{\"of\":\"height\",\"from\":{number},\"to\":{number}}}");
             let mark = Mark { kind: MarkKind::GAP, position: 0, source: "node".to_owned(), received: number, body };
             writer.mark(&mark).unwrap();
         }
         let payload = payload(number);
         let event = Event {
             kind: Kind(if number % 10 == 0 { 1 } else { 7 }),
+            name: "",
             source: if number % 3 == 0 { "127.0.0.1:9999" } else { "127.0.0.2:9999" },
             network: "casper-test",
             api_version: version((number / 90) as u32),
@@ -493,6 +494,7 @@ fn an_edited_event_shows_in_the_chain_and_is_left_alone() {
     let forged = "{\"Step\":{}}";
     let event = Event {
         kind: Kind(7),
+        name: "",
         source: "node",
         network: "casper-test",
         api_version: version(0),
@@ -581,6 +583,7 @@ fn a_segment_that_a_rewrite_would_make_larger_is_left_as_it_is() {
         let payload = format!("{{\"Step\":\"{number}{text}\"}}");
         let event = Event {
             kind: Kind(7),
+            name: "",
             source: "127.0.0.1:9999",
             network: "casper-test",
             api_version: version(0),
@@ -654,6 +657,7 @@ fn a_rewrite_leaves_large_events_in_blocks_of_their_own() {
     let payload = format!("\"{}\"", "large ".repeat(300_000));
     let event = Event {
         kind: Kind(7),
+        name: "",
         source: "node",
         network: "casper-test",
         api_version: version(0),
@@ -934,6 +938,7 @@ fn where_room_is_to_stay_free_commits_wait_and_the_log_can_be_closed() {
     let payload = payload(30);
     let event = Event {
         kind: Kind(7),
+        name: "",
         source: "127.0.0.1:9999",
         network: "casper-test",
         api_version: version(0),

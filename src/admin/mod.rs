@@ -116,6 +116,7 @@ mod tests {
         let mut opened = Writer::open(Arc::new(Directory::at(folder.path())), options).unwrap();
         let event = Event {
             kind: Kind(1),
+            name: "",
             source: "",
             network: "",
             api_version: ApiVersion::NONE,

@@ -126,6 +126,7 @@ mod tests {
             let Ok(Classified::Event(facts)) = classify(payload) else { panic!("not an event: {payload}") };
             let event = Event {
                 kind: facts.kind,
+                name: "",
                 source: "10.0.0.1:9999",
                 network: "casper-test",
                 api_version: ApiVersion { major: 2, minor: 0, patch: 0 },

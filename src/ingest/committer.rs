@@ -185,6 +185,7 @@ impl Committer {
     ) -> Result<(), IngestError> {
         let event = Event {
             kind: received.kind,
+            name: "",
             source: &connection.source,
             network: &connection.network,
             api_version: connection.api_version,
@@ -333,7 +334,7 @@ impl Committer {
             let (from, to) = (gap.start(), gap.end());
             warn!("no node has the blocks from height {from} to {to} any more: the log carries a mark");
             self.counters.missing_blocks.add(to - from + 1);
-            self.mark(MarkKind::GAP, "", now(), format!(r#"{{"from_height":{from},"to_height":{to}}}"#))?;
+            self.mark(MarkKind::GAP, "", now(), format!(r#"{{"of":"height","from":{from},"to":{to}}}"#))?;
         }
         let head = self.when_there_is_room(Writer::commit)?;
         self.counters.commits.add(1);

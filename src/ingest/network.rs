@@ -44,6 +44,7 @@ mod tests {
         for network in ["casper", "casper", "casper-test", "", ""] {
             let event = Event {
                 kind: Kind(1),
+                name: "",
                 source: "",
                 network,
                 api_version: ApiVersion::NONE,
@@ -58,6 +59,7 @@ mod tests {
         assert_eq!(newest_network(&opened.log).unwrap().as_deref(), Some("casper"));
         let event = Event {
             kind: Kind(1),
+            name: "",
             source: "",
             network: "casper-test",
             api_version: ApiVersion::NONE,

@@ -343,6 +343,7 @@ pub(super) mod tests {
         for (number, (kind, payload)) in events.enumerate() {
             let event = Event {
                 kind,
+                name: "",
                 source: "10.0.0.1:9999",
                 network: "casper-test",
                 api_version: ApiVersion { major: 2, minor: 0, patch: 0 },

@@ -94,6 +94,7 @@ impl Written {
     fn append_received(&mut self, kind: Kind, payload: &str, received: u64) -> u64 {
         let event = Event {
             kind,
+            name: "",
             source: "node",
             network: "casper-test",
             api_version: version(2, 0),

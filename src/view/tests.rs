@@ -312,6 +312,7 @@ impl Told {
             }
             let event = Event {
                 kind,
+                name: "",
                 source: "node",
                 network: "casper-test",
                 api_version: ApiVersion { major: 2, minor: 0, patch: 0 },

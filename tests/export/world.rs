@@ -92,6 +92,7 @@ impl World {
         let time = TIME + second;
         let event = sidecar_log_format::Event {
             kind: facts.kind,
+            name: "",
             source: &source,
             network: "casper-test",
             api_version: ApiVersion { major: 2, minor: 0, patch: 0 },

@@ -251,6 +251,7 @@ impl Importer {
         let payload = if has_line_ends { with_line_feeds(&payload) } else { payload };
         let event = Event {
             kind: row.kind,
+            name: "",
             source: row.source_address.trim_start_matches("http://").trim_end_matches('/'),
             network: row.network,
             api_version: api_version.unwrap_or(ApiVersion::NONE),
@@ -427,6 +428,7 @@ mod tests {
         for era in eras {
             let event = Event {
                 kind: event::FAULT,
+                name: "",
                 source: "10.0.0.1:9999",
                 network: "casper-test",
                 api_version: ApiVersion::NONE,

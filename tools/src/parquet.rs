@@ -252,6 +252,7 @@ mod tests {
         for number in 0..10 {
             let event = Event {
                 kind: Kind::OTHER,
+                name: "",
                 source: "node",
                 network: "casper-test",
                 api_version: ApiVersion::NONE,

@@ -42,6 +42,7 @@ fn append(writer: &mut Writer, numbers: std::ops::Range<u64>) {
         };
         let event = Event {
             kind,
+            name: "",
             source: "127.0.0.1:9999",
             network: "casper-test",
             api_version: VERSION,
@@ -62,7 +63,7 @@ fn some_storage() -> (TempDir, PathBuf) {
     writer.announce_version(VERSION, "127.0.0.1:9999", TIME).unwrap();
     append(&mut writer, 0..9);
     writer.seal_now(TIME + 9).unwrap();
-    let body = "{\"from_height\":5,\"to_height\":7}".to_owned();
+    let body = "{\"of\":\"height\",\"from\":5,\"to\":7}".to_owned();
     writer.mark(&Mark { kind: MarkKind::GAP, position: 9, source: String::new(), received: TIME + 9, body }).unwrap();
     append(&mut writer, 9..12);
     writer.close().unwrap();
@@ -202,6 +203,7 @@ fn cat_prints_a_large_event() {
     let payload = format!("\"{}\"", "large ".repeat(400_000));
     let event = Event {
         kind: Kind(7),
+        name: "",
         source: "node",
         network: "casper-test",
         api_version: VERSION,

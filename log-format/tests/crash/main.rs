@@ -124,17 +124,17 @@ fn run(durability: Durability, seeds: u64) {
 
 #[test]
 fn a_committed_event_is_there_in_order_and_once_whatever_the_disk_does() {
-    run(Durability::Commit, 120);
+    run(Durability::Commit, 240);
 }
 
 #[test]
 fn a_synced_event_is_there_in_order_and_once_when_commits_are_synced_at_intervals() {
-    run(Durability::Interval, 80);
+    run(Durability::Interval, 160);
 }
 
 #[test]
 fn without_syncs_what_a_power_cut_takes_is_told_and_never_wrong() {
-    run(Durability::Os, 80);
+    run(Durability::Os, 160);
 }
 
 #[test]

@@ -107,6 +107,7 @@ mod tests {
     fn append(writer: &mut Writer, kind: Kind, payload: &str) -> Option<Identity> {
         let event = Event {
             kind,
+            name: "",
             source: "node",
             network: "casper-test",
             api_version: ApiVersion::NONE,

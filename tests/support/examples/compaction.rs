@@ -51,6 +51,7 @@ fn write(directory: &str, megabytes: u64, payloads: impl Iterator<Item = String>
         writer
             .append(&Event {
                 kind: Kind(1),
+                name: "",
                 source: "127.0.0.1:9999",
                 network: "casper",
                 api_version: VERSION,

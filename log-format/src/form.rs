@@ -1,0 +1,101 @@
+//! The form of a log: how its frames look, and what its kinds are called.
+//!
+//! Owns what a segment's header says of all its events at once. A block of the segment cannot be read without it: a named
+//! frame holds the event's name, and an event without a name of its own has that of its kind.
+
+use std::{fmt, sync::Arc};
+
+use crate::{Error, Kind, Result};
+
+/// The most kinds of a dialect, and the most bytes of the name of one: a segment's header holds them all.
+pub(crate) const KINDS_MAX: usize = 62;
+pub(crate) const KIND_NAME_BYTES_MAX: usize = 64;
+
+/// How the events of a log look on the wire, and so in its blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FrameForm {
+    /// `data:PAYLOAD\nid:N\n\n`, as Casper nodes write them.
+    #[default]
+    Plain,
+    /// `event: NAME\ndata: PAYLOAD\nid: N\n\n`, as beacon nodes write them. Such a log has no API versions.
+    Named,
+}
+
+impl FrameForm {
+    /// The must-understand bits of a segment's header that say so.
+    pub(crate) fn bits(self) -> u32 {
+        match self {
+            FrameForm::Plain => 1,
+            FrameForm::Named => 2,
+        }
+    }
+
+    pub(crate) fn from_bits(bits: u32) -> Option<Self> {
+        [FrameForm::Plain, FrameForm::Named].into_iter().find(|form| form.bits() == bits)
+    }
+}
+
+impl fmt::Display for FrameForm {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            FrameForm::Plain => "plain",
+            FrameForm::Named => "named",
+        })
+    }
+}
+
+/// What all events of a segment have in common. Clones share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    pub(crate) frames: FrameForm,
+    /// The dialect's kinds: number and name.
+    kinds: Arc<[(u8, String)]>,
+}
+
+impl Form {
+    pub(crate) fn new(frames: FrameForm, kinds: Vec<(u8, String)>) -> Self {
+        Form { frames, kinds: kinds.into() }
+    }
+
+    pub(crate) fn kinds(&self) -> &[(u8, String)] {
+        &self.kinds
+    }
+
+    /// The name of a kind; empty for one that the dialect has no name for.
+    pub(crate) fn kind_name(&self, kind: Kind) -> &str {
+        // A dialect lists its kinds by number, so the first guess is nearly always right.
+        let guessed = usize::from(kind.0).checked_sub(1).and_then(|place| self.kinds.get(place));
+        let found = guessed.filter(|(number, _)| *number == kind.0);
+        let found = found.or_else(|| self.kinds.iter().find(|(number, _)| *number == kind.0));
+        found.map_or("", |(_, name)| name.as_str())
+    }
+
+    /// Checks the limits that a segment's header has room for.
+    pub(crate) fn check(&self) -> Result<()> {
+        let bad = |reason: String| Err(Error::BadOption { option: "kinds", reason });
+        if self.kinds.len() > KINDS_MAX {
+            return bad(format!("{} kinds were given, at most {KINDS_MAX} fit", self.kinds.len()));
+        }
+        for (_, name) in self.kinds.iter() {
+            if name.len() > KIND_NAME_BYTES_MAX {
+                return bad(format!("the name {name:?} is longer than {KIND_NAME_BYTES_MAX} bytes"));
+            }
+            if name.contains(['\n', '\r']) {
+                return bad(format!("the name {name:?} has a line break"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_named_wherever_the_dialect_lists_it() {
+        let kinds = [(2, "two"), (1, "one"), (9, "nine")].map(|(number, name)| (number, name.to_owned()));
+        let form = Form::new(FrameForm::Plain, kinds.to_vec());
+        assert_eq!([0, 1, 2, 3, 9, 63].map(|kind| form.kind_name(Kind(kind))), ["", "one", "two", "", "nine", ""]);
+    }
+}
