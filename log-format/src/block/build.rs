@@ -100,7 +100,7 @@ impl BlockBuilder {
         self.chain_after = chain;
     }
 
-    /// Adds an event of another block as it stands there, with its version frame; `chain` is the value after it.
+    /// Adds an event of another block unchanged, with its version frame; `chain` is the value after it.
     pub(crate) fn push_stored(&mut self, row: Row<'_>, chain: ChainValue) {
         if let Some(rise) = row.rise() {
             self.table.rises.push(Rise { row: self.table.len() as u32, version: numbers(rise) });

@@ -181,7 +181,7 @@ impl Block {
 }
 
 impl<'a> Row<'a> {
-    /// Its value in a column. Opening the table has checked that every column has one for every row.
+    /// Its value in a column. Opening the table has checked that each column is as long as the block.
     fn value<T>(&self, column: &'a [T]) -> Option<&'a T> {
         column.get(self.index)
     }
@@ -275,7 +275,7 @@ impl<'a> Row<'a> {
         self.block.rows.bound(self.index)..self.block.rows.bound(self.index + 1)
     }
 
-    /// Where its frame stands in [`Block::wire`].
+    /// Where its frame is in [`Block::wire`].
     #[must_use]
     pub fn range(&self) -> Range<usize> {
         let rise_length = self.rise().map_or(0, wire::version_frame_length);

@@ -140,7 +140,7 @@ impl ArchivedRise {
 }
 
 impl ArchivedTable {
-    /// Every column has a value for every row, and every number names something.
+    /// Checks that each column is as long as the block, and that each number is in its name table.
     fn check_columns(&self, count: usize) -> Result<(), BlockError> {
         let columns = [
             self.payload_length.len(),
