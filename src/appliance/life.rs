@@ -113,9 +113,10 @@ impl LogLife {
     async fn resume(&mut self, failure: &IngestError) -> Run {
         let begun = Instant::now();
         let mut reason = failure.to_string();
+        // What `/ready` and `/metrics` say holds before the operator reads of it.
+        self.live.counters.stopped.set(Some(reason.clone()));
         error!(reason, "storing has stopped, serving continues; the log is opened again as soon as its storage works");
         loop {
-            self.live.counters.stopped.set(Some(reason.clone()));
             tokio::time::sleep(self.pause).await;
             self.pause = (self.pause * 2).min(PAUSE_MAX);
             let live = Arc::clone(&self.live);
@@ -136,6 +137,7 @@ impl LogLife {
             if failure == reason {
                 debug!(reason, "the log cannot be opened yet");
             } else {
+                self.live.counters.stopped.set(Some(failure.clone()));
                 error!(reason = failure, "the log cannot be opened yet");
                 reason = failure;
             }
