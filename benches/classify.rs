@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use sidecar::source::casper::event::classify;
+use sidecar::casper::event::classify;
 
 const SAMPLES: [(&str, &str); 7] = [
     ("FinalitySignature", include_str!("../tests/data/events/FinalitySignature.node_v2.json")),

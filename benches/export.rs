@@ -12,9 +12,9 @@ use std::{
 };
 
 use sidecar::{
+    casper::event::{Classified, classify},
+    casper::export::{Exporters, Options, postgresql, sqlite},
     config::{ExportFrom, Password, PostgreSql as PostgreSqlSettings, SslMode},
-    export::{Exporters, Options, postgresql, sqlite},
-    source::casper::event::{Classified, classify},
 };
 use sidecar_log_format::{
     ApiVersion, Durability, Event, Log, Opened, WriteOptions, Writer,

@@ -22,11 +22,11 @@ use eventsource_client::{Client, ClientBuilder, ReconnectOptions, SSE};
 use futures_util::{StreamExt, stream};
 use launchdarkly_sdk_transport::{HttpTransport, Request, Response, ResponseFuture};
 use rustix::time::{ClockId, clock_gettime};
-use sidecar::source::Batch;
-use sidecar::source::casper::event::classify;
-use sidecar::source::casper::frames::{DroppedFrame, FrameFilter};
-use sidecar::source::casper::transport::{StreamObserver, filtered};
-use sidecar::source::casper::{Counters, EVENT_BYTES_MAX_DEFAULT, NodeOptions, run};
+use sidecar::casper::event::classify;
+use sidecar::casper::source::{Counters, EVENT_BYTES_MAX_DEFAULT, NodeOptions, run};
+use sidecar::engine::source::Batch;
+use sidecar::sse_client::frames::{DroppedFrame, FrameFilter};
+use sidecar::sse_client::transport::{StreamObserver, filtered};
 
 const EVENTS: usize = 200_000;
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -146,7 +146,7 @@ fn listen(body: &[u8]) -> usize {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (out, mut batches) = tokio::sync::mpsc::channel(16);
         let options = NodeOptions {
-            log_network: sidecar::source::LogNetwork::default(),
+            log_network: sidecar::engine::source::LogNetwork::default(),
             host: "127.0.0.1".into(),
             sse_port: port,
             rest_port: port,

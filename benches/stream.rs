@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use sidecar::stream::{ReplayChunks, Server, StreamOptions};
+use sidecar::engine::stream::{ReplayChunks, Server, StreamOptions};
 use sidecar_log_format::{
     ApiVersion, Durability, Event, Kind, Log, Opened, ReadOptions, WriteOptions, Writer,
     storage::{Directory, Storage},

@@ -17,11 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
-use sidecar::source::casper::event::{
-    BLOCK_ADDED, FINALITY_SIGNATURE, KINDS, TRANSACTION_ACCEPTED, TRANSACTION_PROCESSED,
-};
-use sidecar::source::casper::keys::{Keys, Stage, TransactionType, keys};
-use sidecar::view::{self, Options, Views};
+use sidecar::casper::event::{BLOCK_ADDED, FINALITY_SIGNATURE, KINDS, TRANSACTION_ACCEPTED, TRANSACTION_PROCESSED};
+use sidecar::casper::keys::{Keys, Stage, TransactionType, keys};
+use sidecar::engine::view::{self, Options, Views};
 use sidecar_log_format::storage::Directory;
 use sidecar_log_format::{
     ApiVersion, Durability, Event, Head, Kind, Log, Opened, Read, ReadOptions, Sequence, WriteOptions, Writer,

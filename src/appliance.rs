@@ -19,20 +19,21 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::admin::{self, AdminOptions, Follower, Role};
+use crate::casper::event::{KINDS, SHUTDOWN};
+use crate::casper::export::{self, Exporters};
+use crate::casper::rest::{self, LogAnswers, PostgreSqlAnswers, RestOptions};
 use crate::casper::rpc::{self, Rpc, RpcOptions};
+use crate::casper::source::{NamedSource, NodeOptions};
 use crate::config::{
     AdminApiServer, AnswerFrom, Config, CorsOrigin, Durability, NodeConnection, ReplayChunks, RestApiServer,
     RpcListener, SseServer, Storage, ZstdPassThrough,
 };
-use crate::export::{self, Exporters};
-use crate::http::BindError;
-use crate::ingest::{self, LiveLog, Retention, Rewriting, identity};
-use crate::losses::LossWatch;
-use crate::rest::{self, LogAnswers, PostgreSqlAnswers, RestOptions};
-use crate::source::LogNetwork;
-use crate::source::casper::{self, NamedSource, NodeOptions, event::KINDS};
-use crate::stream::{self, Server, StreamOptions};
-use crate::view::{self, Views};
+use crate::engine::http::BindError;
+use crate::engine::ingest::{self, LiveLog, Retention, Rewriting, identity};
+use crate::engine::losses::LossWatch;
+use crate::engine::source::LogNetwork;
+use crate::engine::stream::{self, Server, StreamOptions};
+use crate::engine::view::{self, Views};
 use life::{LogLife, Outcome};
 
 /// How long clients of `/events/sidecar` are given to read that it ends.
@@ -609,6 +610,6 @@ fn stream_options(sse: &SseServer, storage: &Storage) -> StreamOptions {
         write_stall_timeout: server.write_stall_timeout,
         decode_concurrency: storage.log.decode_concurrency,
         legacy_enabled: !sse.emulate_legacy_sse_apis.is_empty(),
-        ..StreamOptions::new(&KINDS, casper::event::SHUTDOWN)
+        ..StreamOptions::new(&KINDS, SHUTDOWN)
     }
 }

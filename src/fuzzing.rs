@@ -11,11 +11,11 @@ use std::iter;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
+use crate::casper::event::{self, Classified, classify};
 use crate::casper::rpc;
 use crate::config::Config;
-use crate::source::casper::event::{self, Classified, classify};
-use crate::source::casper::transport::canned;
-use crate::stream::request_door;
+use crate::engine::stream::request_door;
+use crate::sse_client::transport::canned;
 
 /// A configuration file is taken or refused, in words.
 pub fn config(bytes: &[u8]) {

@@ -1,9 +1,9 @@
 //! Sidecar: a storage-first event log engine with projection views.
 //!
-//! Data flows one way: a [`source`] reads a node's stream, [`ingest`] orders and de-duplicates it and appends it
-//! durably to the log (crate `sidecar-log-format`), and every consumer — the SSE server in [`stream`] first of all, the
-//! views in [`view`] that [`rest`] asks, the exporters in [`export`] — is a cursor in that log. A module never imports one
-//! that comes after it on that way. Beside that way is [`casper::rpc`], which bridges JSON-RPC to a node and reads no log.
+//! The [`engine`] has one log's life in it and knows no chain: a source's events are ordered, de-duplicated and appended
+//! durably to the log (crate `sidecar-log-format`), and every consumer is a cursor in that log. What a chain says and how
+//! its users ask for it is its dialect's folder: [`casper`]. [`sse_client`] is what every source of Server-Sent Events
+//! stands on. [`config`] says what is wanted, [`appliance`] puts it together, [`admin`] shows what it does.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when nobody takes the text")]
 
@@ -12,18 +12,9 @@ pub mod appliance;
 pub mod casper;
 pub mod config;
 pub mod demo;
-mod derived;
-pub mod export;
-#[cfg(test)]
-mod failing_reads;
+pub mod engine;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-pub mod http;
-pub mod ingest;
-mod losses;
-pub mod rest;
 pub mod rfc3339;
-pub mod source;
-pub mod stream;
+pub mod sse_client;
 pub mod telemetry;
-pub mod view;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sidecar::source::casper::keys::{Keys, keys};
-use sidecar::view::{self, Options, Views};
+use sidecar::casper::keys::{Keys, keys};
+use sidecar::engine::view::{self, Options, Views};
 use sidecar_log_format::storage::Directory;
 use sidecar_log_format::{Log, Read, ReadOptions, Sequence};
 use sidecar_test_support::client::SseClient;

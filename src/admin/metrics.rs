@@ -11,15 +11,15 @@ use sidecar_log_format::LossKind;
 
 use super::exposition::Group;
 use super::{Logged, Parts, Role, process};
+use crate::casper::event::KINDS;
+use crate::casper::export::counters::Counters as ExporterCounters;
+use crate::casper::rest;
 use crate::casper::rpc;
-use crate::export::counters::Counters as ExporterCounters;
-use crate::rest;
-use crate::source::casper::counters::{Count, Tally};
-use crate::source::casper::event::KINDS;
-use crate::source::casper::{CountedError, Counters, NamedSource};
-use crate::stream::ReaderClass;
+use crate::casper::source::counters::{Count, Tally};
+use crate::casper::source::{CountedError, Counters, NamedSource};
+use crate::engine::stream::ReaderClass;
+use crate::engine::view::Views;
 use crate::telemetry;
-use crate::view::Views;
 
 /// Durations are counted in microseconds, sizes in bytes.
 const MILLISECOND: u64 = 1000;

@@ -22,11 +22,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sidecar_log_format::Log;
 
+use crate::casper::rest::PostgreSqlAnswers;
 use crate::casper::rpc;
-use crate::rest::PostgreSqlAnswers;
-use crate::source::casper::NamedSource;
-use crate::view::Views;
-use crate::{export, ingest, rest, stream};
+use crate::casper::source::NamedSource;
+use crate::casper::{export, rest};
+use crate::engine::view::Views;
+use crate::engine::{ingest, stream};
 
 pub use server::Server;
 

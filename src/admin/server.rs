@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use super::status::Status;
 use super::{AdminOptions, Logged, Parts, Role, metrics};
 use crate::casper::rpc::{self, LinkState};
-use crate::http::{BindError, front::Front, limits::FrontLimits, turns::Limits};
+use crate::engine::http::{BindError, front::Front, limits::FrontLimits, turns::Limits};
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 64;

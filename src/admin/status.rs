@@ -9,8 +9,8 @@ use serde::Serialize;
 use sidecar_log_format::Sequence;
 
 use super::{Follower, Logged, Parts, Role};
-use crate::losses::Lost;
-use crate::stream::ReaderClass;
+use crate::engine::losses::Lost;
+use crate::engine::stream::ReaderClass;
 
 /// What `/status` answers.
 #[derive(Debug, Serialize)]

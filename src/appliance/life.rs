@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::Node;
-use crate::ingest::{IngestError, LiveLog, Run};
-use crate::source::Batch;
-use crate::source::casper::{self, End};
+use crate::casper::source::{self, End};
+use crate::engine::ingest::{IngestError, LiveLog, Run};
+use crate::engine::source::Batch;
 
 /// How long closing the log may take before the process ends without (nothing durable is lost then).
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(20);
@@ -105,7 +105,7 @@ impl LogLife {
     }
 
     fn listen(&self, batches: &mpsc::Sender<Batch>) -> JoinSet<End> {
-        let run = |node: &Node| casper::run(node.options.clone(), batches.clone(), Arc::clone(&node.source.counters));
+        let run = |node: &Node| source::run(node.options.clone(), batches.clone(), Arc::clone(&node.source.counters));
         self.nodes.iter().map(run).collect()
     }
 

@@ -1,5 +1,14 @@
-//! What is Casper's own.
+//! What is Casper's own: a node's events, and how its users ask for them.
 //!
-//! - [`rpc`][]: the JSON-RPC bridge to a node's binary port.
+//! - [`event`][]: what a payload says, and [`keys`][]: the keys that a stored one is found by, and its form in answers.
+//! - [`source`][]: the listeners to nodes.
+//! - [`rest`][]: look-ups, from the views and the log or from PostgreSQL.
+//! - [`export`][]: the reference's tables, in SQLite and PostgreSQL.
+//! - [`rpc`][]: the JSON-RPC bridge to a node's binary port; it reads no log.
 
+pub mod event;
+pub mod export;
+pub mod keys;
+pub mod rest;
 pub mod rpc;
+pub mod source;

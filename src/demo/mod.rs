@@ -19,9 +19,9 @@ use tokio::sync::watch;
 
 use crate::appliance::{self, Addresses};
 use crate::config::{Config, Loaded};
-use crate::ingest::LiveLog;
+use crate::engine::ingest::LiveLog;
+use crate::engine::{http, stream};
 use crate::telemetry::Output;
-use crate::{http, stream};
 use node::{DemoNode, Recording};
 
 /// What the recorded node said on `/events`, compressed.

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use sidecar::casper::event::{Classified, classify};
+use sidecar::casper::export::counters::Counters;
+use sidecar::casper::export::{Exporters, Options, Running, sqlite};
 use sidecar::config::{ExportFrom, Password, PostgreSql as PostgreSqlSettings, SslMode};
-use sidecar::export::counters::Counters;
-use sidecar::export::{Exporters, Options, Running, sqlite};
-use sidecar::source::casper::event::{Classified, classify};
 use sidecar_log_format::{ApiVersion, Head, Log, Opened, WriteOptions, Writer, storage::Directory};
 use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql, USER};
 use tokio::runtime::Runtime;

@@ -14,8 +14,8 @@ use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use indicatif::{HumanBytes, ProgressBar};
 use sidecar::{
+    casper::export::{export_range, sqlite},
     config::ExportFrom,
-    export::{export_range, sqlite},
 };
 use sidecar_log_format::{Kind, Log, Missing, Read, Row, Sequence, inspect::kind_name};
 

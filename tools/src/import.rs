@@ -26,10 +26,8 @@ use std::{
 use anyhow::{Context, anyhow, bail, ensure};
 use indicatif::ProgressBar;
 use serde_json::value::RawValue;
-use sidecar::source::{
-    Identity,
-    casper::event::{self, Classified, KINDS, classify, kind_name},
-};
+use sidecar::casper::event::{self, Classified, KINDS, classify, kind_name};
+use sidecar::engine::source::Identity;
 use sidecar_log_format::{
     ApiVersion, Durability, Event, Kind, Log, Mark, MarkKind, Opened, Read, ReadOptions, Timestamp, WriteOptions,
     Writer, history::IN_FRONT_OF,

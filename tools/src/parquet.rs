@@ -22,7 +22,7 @@ use parquet::{
     },
     schema::{parser::parse_message_type, types::TypePtr},
 };
-use sidecar::source::casper::keys::{Keys, Stage, TransactionType, keys};
+use sidecar::casper::keys::{Keys, Stage, TransactionType, keys};
 use sidecar_log_format::{Kind, Row, Sequence, inspect::kind_name};
 
 const SCHEMA: &str = "message event {

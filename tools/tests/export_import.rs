@@ -16,9 +16,9 @@ use parquet::{
 };
 use sidecar::{
     appliance,
+    casper::event::{Classified, KINDS, classify},
+    casper::export::{ExportError, export_range, sqlite},
     config::ExportFrom,
-    export::{ExportError, export_range, sqlite},
-    source::casper::event::{Classified, KINDS, classify},
 };
 use sidecar_log_format::{
     ApiVersion, Event, Log, Missing, Opened, ReadOptions, WriteOptions, Writer,

@@ -15,8 +15,8 @@ use sidecar_log_format::{Log, Read, Sequence};
 use tokio::sync::Semaphore;
 
 use super::node_link::FoundTransaction;
-use crate::source::casper::keys::{Stage, TransactionType};
-use crate::view::Views;
+use crate::casper::keys::{Stage, TransactionType};
+use crate::engine::view::Views;
 
 /// Look-ups that read the log at a time.
 const READERS_MAX: usize = 2;

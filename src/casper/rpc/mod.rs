@@ -27,7 +27,7 @@ mod server;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::http::BindError;
+use crate::engine::http::BindError;
 
 pub use cors::Cors;
 pub use counters::Counters;

@@ -27,7 +27,7 @@ use super::json_rpc::{self, Call, Entry};
 use super::methods::{MAIN, Method, SPECULATIVE};
 use super::node_link::LinkState;
 use super::rate_limit::{RateLimit, reported_client};
-use crate::http::{BindError, access::Client, front::Front, limits::FrontLimits};
+use crate::engine::http::{BindError, access::Client, front::Front, limits::FrontLimits};
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 512;

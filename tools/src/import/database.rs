@@ -8,9 +8,9 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use futures_util::TryStreamExt;
 use sidecar::{
+    casper::event::{self, KINDS},
+    casper::export::postgresql,
     config::{ExportFrom, Password, PostgreSql, SslMode},
-    export::postgresql,
-    source::casper::event::{self, KINDS},
 };
 use sidecar_log_format::Kind;
 use tokio_postgres::IsolationLevel;

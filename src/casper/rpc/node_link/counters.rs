@@ -1,6 +1,6 @@
 //! What the link counts, for the metrics.
 
-use crate::source::casper::counters::Count;
+use crate::casper::source::counters::Count;
 use crate::telemetry::Histogram;
 
 /// The bounds of round trips and reconnects, in microseconds; shown in milliseconds.

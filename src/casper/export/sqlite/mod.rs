@@ -1,0 +1,433 @@
+//! Export to SQLite: a file that other programs may read while it is written.
+//!
+//! - `open_file`: the open file, and whether it is still the one at its path.
+
+mod open_file;
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior,
+    ffi::{SQLITE_CONSTRAINT_FOREIGNKEY, SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE},
+    params,
+    types::Value,
+};
+
+use super::{
+    Advance, Checkpoint, Found, Written,
+    exporter::{Database, ExportError},
+    rows::{Content, EventRow},
+    tables::{Tables, must_make},
+};
+use crate::{casper::keys::Stage, config::ExportFrom};
+use open_file::OpenFile;
+
+/// The reference's tables.
+pub const SCHEMA: &str = include_str!("schema.sql");
+
+const MIGRATION_TABLE: &str = r#"
+CREATE TABLE IF NOT EXISTS "Migration" (
+    "version" integer NOT NULL,
+    "is_success" boolean NOT NULL,
+    CONSTRAINT "PDX_Migration" PRIMARY KEY ("version")
+)"#;
+
+const CHECKPOINT_TABLE: &str = r#"
+CREATE TABLE IF NOT EXISTS "sidecar_checkpoint" (
+    "log_id" text NOT NULL PRIMARY KEY,
+    "epoch" bigint NOT NULL,
+    "first_sequence" bigint NOT NULL,
+    "next_sequence" bigint NOT NULL,
+    "filled" bigint NOT NULL DEFAULT 0
+)"#;
+/// For a table of an earlier version.
+const ADD_FILLED: &str = r#"ALTER TABLE "sidecar_checkpoint" ADD COLUMN "filled" bigint NOT NULL DEFAULT 0"#;
+
+/// The pages that a transaction's random inserts touch stay in memory: 16 MiB.
+const CACHE_KIBIBYTES: i64 = -16_384;
+/// Each of the few statements is prepared once.
+const STATEMENTS: usize = 32;
+
+/// Which file, and how it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The database file; made if missing, with its folder.
+    pub file: PathBuf,
+    /// Pages per automatic checkpoint of its write-ahead log.
+    pub wal_autocheckpointing_interval: u16,
+    /// Where a new export begins.
+    pub export_from: ExportFrom,
+}
+
+impl Options {
+    /// The database, for log lines.
+    pub(super) fn place(&self) -> String {
+        format!("SQLite database {}", self.file.display())
+    }
+}
+
+/// Makes or checks the file and its tables.
+///
+/// # Errors
+/// When the file cannot be opened or written, or its tables are of another migration.
+pub fn check(options: &Options) -> Result<(), ExportError> {
+    let database = SqliteDatabase::new(options.clone());
+    // Only here: a folder that is gone later was taken away by somebody, who may bring it back.
+    if let Some(folder) = options.file.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| database.not_opened(&error))?;
+    }
+    database.connect().map(drop)
+}
+
+/// The file, while it is exported to.
+pub(super) struct SqliteDatabase {
+    options: Options,
+    open: Option<OpenFile>,
+}
+
+impl SqliteDatabase {
+    pub(super) fn new(options: Options) -> Self {
+        SqliteDatabase { options, open: None }
+    }
+
+    fn error(&self, error: rusqlite::Error) -> ExportError {
+        let (place, reason) = (self.options.place(), error.to_string());
+        match error.sqlite_error_code() {
+            // Constraints and triggers that somebody has added. A foreign key's may be met later.
+            Some(ErrorCode::ConstraintViolation) => match error.sqlite_error().map(|error| error.extended_code) {
+                Some(SQLITE_CONSTRAINT_FOREIGNKEY) => ExportError::Failed { place, reason },
+                code => {
+                    let is_collision =
+                        [SQLITE_CONSTRAINT_UNIQUE, SQLITE_CONSTRAINT_PRIMARYKEY].map(Some).contains(&code);
+                    ExportError::Unstorable { place, reason, is_collision }
+                }
+            },
+            Some(ErrorCode::TooBig) => ExportError::Unstorable { place, reason, is_collision: false },
+            Some(ErrorCode::NotADatabase | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
+                ExportError::Unusable { place, reason }
+            }
+            // SQLite does not say why.
+            Some(ErrorCode::CannotOpen) => match open_to_write(&self.options.file) {
+                Ok(_) => ExportError::Unreachable { place, reason },
+                Err(error) => self.not_opened(&error),
+            },
+            _ => ExportError::Failed { place, reason },
+        }
+    }
+
+    /// What the file system's answer means.
+    fn not_opened(&self, error: &io::Error) -> ExportError {
+        let (place, reason) = (self.options.place(), error.to_string());
+        match error.kind() {
+            io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory => ExportError::Unusable { place, reason },
+            _ => ExportError::Unreachable { place, reason },
+        }
+    }
+
+    fn connect(&self) -> Result<Connection, ExportError> {
+        let mut connection = Connection::open(&self.options.file).map_err(|error| self.error(error))?;
+        let newest = self.prepare(&mut connection).map_err(|error| self.error(error))?;
+        let present = tables(&connection).map_err(|error| self.error(error))?;
+        if must_make(newest, &present, &self.options.place())? {
+            make_tables(&mut connection).map_err(|error| self.error(error))?;
+        }
+        Ok(connection)
+    }
+
+    /// Closes the file. One that is not at its path any more stays open until it is whole.
+    fn close(&mut self) -> Result<(), ExportError> {
+        if let Some(open) = self.open.as_ref().filter(|open| open.is_displaced()) {
+            open.complete().map_err(|reason| ExportError::Failed { place: self.options.place(), reason })?;
+        }
+        if let Some(open) = self.open.take() {
+            open.close();
+        }
+        Ok(())
+    }
+
+    /// Sets the connection up and returns the newest migration.
+    fn prepare(&self, connection: &mut Connection) -> rusqlite::Result<Option<(i64, bool)>> {
+        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", self.options.wal_autocheckpointing_interval)?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        connection.pragma_update(None, "cache_size", CACHE_KIBIBYTES)?;
+        connection.execute_batch(MIGRATION_TABLE)?;
+        let newest = r#"SELECT "version", "is_success" FROM "Migration" ORDER BY "version" DESC LIMIT 1"#;
+        connection.query_row(newest, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+    }
+}
+
+fn open_to_write(file: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).open(file)
+}
+
+fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare(r#"SELECT "name" FROM "sqlite_master" WHERE "type" = 'table'"#)?;
+    statement.query_map([], |row| row.get(0))?.collect()
+}
+
+/// Makes all tables. No checkpoint knows them yet.
+fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(SCHEMA)?;
+    transaction.execute_batch(r#"DROP TABLE IF EXISTS "sidecar_checkpoint""#)?;
+    transaction.commit()
+}
+
+impl Database for SqliteDatabase {
+    fn open(&mut self, log_id: &str, initial: Checkpoint) -> Result<Found, ExportError> {
+        self.close()?;
+        let connection = self.connect()?;
+        let found = checkpoint(&connection, log_id, initial)
+            .and_then(|checkpoint| Ok(Found { checkpoint, emptied: emptied(&connection, checkpoint.filled)? }));
+        let found = found.map_err(|error| self.error(error))?;
+        self.open = Some(OpenFile::new(connection, &self.options.file).map_err(|error| self.not_opened(&error))?);
+        Ok(found)
+    }
+
+    fn write(&mut self, rows: &[EventRow<'_>], advance: &Advance<'_>) -> Result<Written, ExportError> {
+        let Some(open) = &mut self.open else {
+            return Err(ExportError::Failed { place: self.options.place(), reason: "it is not open".to_owned() });
+        };
+        if open.is_displaced() {
+            self.close()?;
+            return Err(ExportError::Displaced { place: self.options.place() });
+        }
+        match write(open.connection(), rows, advance) {
+            Ok(Outcome::Written(written)) => Ok(written),
+            Ok(Outcome::CheckpointMoved) => Err(ExportError::CheckpointMoved { place: self.options.place() }),
+            Ok(Outcome::Emptied(emptied)) => {
+                let tables = emptied.names().collect::<Vec<_>>().join(", ");
+                Err(ExportError::Emptied { place: self.options.place(), tables })
+            }
+            Err(error) => Err(self.error(error)),
+        }
+    }
+
+    fn look_after(&mut self) -> Result<(), ExportError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        if open.is_displaced() {
+            self.close()?;
+            return Err(ExportError::Displaced { place: self.options.place() });
+        }
+        open.empty_log().map_err(|error| self.error(error))
+    }
+}
+
+fn checkpoint(connection: &Connection, log_id: &str, initial: Checkpoint) -> rusqlite::Result<Checkpoint> {
+    connection.execute_batch(CHECKPOINT_TABLE)?;
+    let has_filled = r#"SELECT 1 FROM pragma_table_info('sidecar_checkpoint') WHERE "name" = 'filled'"#;
+    if !connection.prepare(has_filled)?.exists([])? {
+        connection.execute_batch(ADD_FILLED)?;
+    }
+    connection.execute(
+        r#"INSERT INTO "sidecar_checkpoint" ("log_id", "epoch", "first_sequence", "next_sequence")
+           VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING"#,
+        params![
+            log_id,
+            initial.epoch.cast_signed(),
+            initial.first_sequence.cast_signed(),
+            initial.next_sequence.cast_signed()
+        ],
+    )?;
+    let stored = r#"SELECT "epoch", "first_sequence", "next_sequence", "filled" FROM "sidecar_checkpoint"
+                    WHERE "log_id" = ?1"#;
+    connection.query_row(stored, [log_id], |row| {
+        Ok(Checkpoint {
+            epoch: row.get::<_, i64>(0)?.cast_unsigned(),
+            first_sequence: row.get::<_, i64>(1)?.cast_unsigned(),
+            next_sequence: row.get::<_, i64>(2)?.cast_unsigned(),
+            filled: Tables(row.get(3)?),
+        })
+    })
+}
+
+/// Of these tables those without a row.
+fn emptied(connection: &Connection, filled: Tables) -> rusqlite::Result<Tables> {
+    filled.emptied(|table| connection.prepare_cached(&format!(r#"SELECT 1 FROM "{table}""#))?.exists([]))
+}
+
+/// What became of a transaction.
+enum Outcome {
+    Written(Written),
+    /// The checkpoint is not where it should be.
+    CheckpointMoved,
+    /// These tables have lost their rows.
+    Emptied(Tables),
+}
+
+/// Writes rows and checkpoint in one transaction.
+fn write(connection: &mut Connection, rows: &[EventRow<'_>], advance: &Advance<'_>) -> rusqlite::Result<Outcome> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if !rows.is_empty() {
+        let emptied = emptied(&transaction, advance.from.filled)?;
+        if !emptied.is_none() {
+            return Ok(Outcome::Emptied(emptied));
+        }
+    }
+    let mut written = Written { filled: advance.to.filled, ..Written::default() };
+    for row in rows {
+        if insert(&transaction, row)? {
+            written.rows += 1;
+            written.filled = written.filled.with(Tables::of([row]));
+        } else {
+            written.collisions += 1;
+        }
+    }
+    if !move_checkpoint(&transaction, advance, written.filled)? {
+        return Ok(Outcome::CheckpointMoved);
+    }
+    transaction.commit()?;
+    Ok(Outcome::Written(written))
+}
+
+fn move_checkpoint(transaction: &Transaction<'_>, advance: &Advance<'_>, filled: Tables) -> rusqlite::Result<bool> {
+    let mut update = transaction.prepare_cached(
+        r#"UPDATE "sidecar_checkpoint" SET "epoch" = ?1, "first_sequence" = ?2, "next_sequence" = ?3, "filled" = ?4
+           WHERE "log_id" = ?5 AND "epoch" = ?6 AND "next_sequence" = ?7"#,
+    )?;
+    let Advance { log_id, from, to } = advance;
+    let moved = update.execute(params![
+        to.epoch.cast_signed(),
+        to.first_sequence.cast_signed(),
+        to.next_sequence.cast_signed(),
+        filled.0,
+        log_id,
+        from.epoch.cast_signed(),
+        from.next_sequence.cast_signed(),
+    ])?;
+    Ok(moved == 1)
+}
+
+/// Inserts the rows of one event, unless one with its keys is there; returns whether it did.
+fn insert(transaction: &Transaction<'_>, row: &EventRow<'_>) -> rusqlite::Result<bool> {
+    if is_taken(transaction, row)? {
+        return Ok(false);
+    }
+    let mut insert = transaction.prepare_cached(
+        r#"INSERT INTO "event_log"
+           ("event_type_id", "event_source_address", "event_id", "event_key", "emitted_timestamp", "api_version", "network_name")
+           VALUES (?1, ?2, ?3, ?4, datetime(?5, 'unixepoch'), ?6, ?7) ON CONFLICT DO NOTHING"#,
+    )?;
+    let EventRow { source_address, event_id, event_key, received, api_version, network, content, .. } = row;
+    let inserted = insert.execute(params![
+        content.event_type(),
+        source_address,
+        number(*event_id),
+        event_key,
+        seconds(*received),
+        api_version,
+        network
+    ])?;
+    if inserted == 0 {
+        return Ok(false);
+    }
+    insert_content(transaction, row, transaction.last_insert_rowid())?;
+    Ok(true)
+}
+
+/// Whether the table of the event's kind has a row with its keys.
+fn is_taken(transaction: &Transaction<'_>, row: &EventRow<'_>) -> rusqlite::Result<bool> {
+    let exists = |statement: &str, parameters: &[&dyn rusqlite::ToSql]| {
+        transaction.prepare_cached(statement)?.exists(parameters)
+    };
+    match &row.content {
+        Content::Block { height, .. } => {
+            exists(r#"SELECT 1 FROM "BlockAdded" WHERE "height" = ?1"#, params![number(*height)])
+        }
+        Content::Transaction { stage: Stage::Accepted, transaction_type, hash, .. } => exists(
+            r#"SELECT 1 FROM "TransactionAccepted" WHERE "transaction_type_id" = ?1 AND "transaction_hash" = ?2"#,
+            params![transaction_type, hash],
+        ),
+        Content::Transaction { stage: Stage::Processed, transaction_type, hash, .. } => exists(
+            r#"SELECT 1 FROM "TransactionProcessed" WHERE "transaction_type_id" = ?1 AND "transaction_hash" = ?2"#,
+            params![transaction_type, hash],
+        ),
+        Content::Transaction { stage: Stage::Expired, hash, .. } => {
+            exists(r#"SELECT 1 FROM "TransactionExpired" WHERE "transaction_hash" = ?1"#, params![hash])
+        }
+        Content::Fault { era, public_key, .. } => {
+            exists(r#"SELECT 1 FROM "Fault" WHERE "era" = ?1 AND "public_key" = ?2"#, params![number(*era), public_key])
+        }
+        Content::Signature { block_hash, public_key, .. } => exists(
+            r#"SELECT 1 FROM "FinalitySignature" WHERE "block_hash" = ?1 AND "public_key" = ?2"#,
+            params![block_hash, public_key],
+        ),
+        Content::Step { era, .. } => exists(r#"SELECT 1 FROM "Step" WHERE "era" = ?1"#, params![number(*era)]),
+        Content::Shutdown => exists(
+            r#"SELECT 1 FROM "Shutdown" WHERE "event_source_address" = ?1 AND "shutdown_timestamp" = datetime(?2, 'unixepoch')"#,
+            params![row.source_address, seconds(row.received)],
+        ),
+    }
+}
+
+fn insert_content(transaction: &Transaction<'_>, row: &EventRow<'_>, id: i64) -> rusqlite::Result<()> {
+    let insert = |statement: &str, parameters: &[&dyn rusqlite::ToSql]| {
+        transaction.prepare_cached(statement)?.execute(parameters)
+    };
+    match &row.content {
+        Content::Block { height, hash, raw } => insert(
+            r#"INSERT INTO "BlockAdded" ("height", "block_hash", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#,
+            params![number(*height), hash, raw, id],
+        ),
+        Content::Transaction { stage, transaction_type, hash, raw } => {
+            insert(
+                match stage {
+                    Stage::Accepted => {
+                        r#"INSERT INTO "TransactionAccepted" ("transaction_hash", "transaction_type_id", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#
+                    }
+                    Stage::Processed => {
+                        r#"INSERT INTO "TransactionProcessed" ("transaction_hash", "transaction_type_id", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#
+                    }
+                    Stage::Expired => {
+                        r#"INSERT INTO "TransactionExpired" ("transaction_hash", "transaction_type_id", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#
+                    }
+                },
+                params![hash, transaction_type, raw, id],
+            )?;
+            insert(
+                r#"INSERT INTO "transaction_event" ("event_log_id", "transaction_hash", "transaction_type_id") VALUES (?1, ?2, ?3)"#,
+                params![id, hash, transaction_type],
+            )
+        }
+        Content::Fault { era, public_key, raw } => insert(
+            r#"INSERT INTO "Fault" ("era", "public_key", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#,
+            params![number(*era), public_key, raw, id],
+        ),
+        Content::Signature { block_hash, public_key, raw } => insert(
+            r#"INSERT INTO "FinalitySignature" ("block_hash", "public_key", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#,
+            params![block_hash, public_key, raw, id],
+        ),
+        Content::Step { era, raw } => insert(
+            r#"INSERT INTO "Step" ("era", "raw", "event_log_id") VALUES (?1, ?2, ?3)"#,
+            params![number(*era), raw, id],
+        ),
+        Content::Shutdown => insert(
+            r#"INSERT INTO "Shutdown" ("event_source_address", "shutdown_timestamp", "event_log_id") VALUES (?1, datetime(?2, 'unixepoch'), ?3)"#,
+            params![row.source_address, seconds(row.received), id],
+        ),
+    }?;
+    Ok(())
+}
+
+/// SQLite's integers have a sign; what is beyond them becomes a floating point number, as the reference's literals do.
+fn number(value: u64) -> Value {
+    i64::try_from(value).map_or(Value::Real(value as f64), Value::Integer)
+}
+
+/// The last second that SQLite's dates can name.
+const SECONDS_MAX: i64 = 253_402_300_799;
+
+fn seconds(received: sidecar_log_format::Timestamp) -> i64 {
+    i64::try_from(received / 1_000_000).unwrap_or(i64::MAX).min(SECONDS_MAX)
+}

@@ -1,0 +1,416 @@
+//! What answers are made of: [`Found`] collects stored events in the form in which clients see them, and [`Failure`] says
+//! why there are none.
+//!
+//! This is the seam between where events are looked up (the views and the log, or PostgreSQL) and HTTP, which only sees
+//! bytes. Nothing is parsed and written again: an answer is the event's own bytes with fixed text around them.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::sync::Arc;
+
+use serde::Serialize;
+use sidecar_log_format::{Kind, Missing, Row, Sequence};
+
+use super::counters::Counters;
+use super::memory::{LARGE_ANSWERS_BYTES, Memory, Room};
+use crate::casper::event::kind_name;
+use crate::casper::keys::rest_payload;
+use crate::rfc3339;
+
+/// Answers are made up to this size whenever they are asked for: only so many requests are worked on at once. One that
+/// grows larger needs [`Memory`]. A page ends before it does, unless its only event is larger.
+pub(super) const FREE_BYTES: usize = 1 << 20;
+/// Answers up to this size are sent whenever they are made: HTTP takes them at once, and only so many connections are open.
+/// A larger one needs [`Memory`] for as long as its client takes it.
+pub(super) const SMALL_BYTES: usize = 64 << 10;
+/// No list becomes longer than this. A single event may be: the log and the exporters have their own limit for those.
+const LIST_BYTES_MAX: usize = 64 << 20;
+/// What an answer may have beside its events' payloads.
+const AROUND_BYTES: usize = 4 << 10;
+
+/// Sequences (both ends inclusive) that hold no event any more, and why.
+pub(super) type MissingRange = (Sequence, Sequence, &'static str);
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(super) enum Failure {
+    /// There is no such event.
+    #[error("Query returned no results")]
+    NotFound,
+    /// The event is there, but has no form that answers show.
+    #[error("Error deserializing returned data: event {sequence} is not of a known shape")]
+    UnknownShape {
+        /// Its sequence.
+        sequence: Sequence,
+    },
+    /// What the database holds is not JSON.
+    #[error("Error deserializing returned data: {0}")]
+    NotJson(String),
+    /// It was stored, and the log has lost it.
+    #[error("Event {sequence} is {}", why.for_clients())]
+    Lost {
+        /// Its sequence.
+        sequence: Sequence,
+        /// What became of it.
+        why: Missing,
+    },
+    /// The log or the views cannot be read. Why, and in which file, is the operator's business, and is logged.
+    #[error("Unhandled error occurred in storage: the log of this server says why")]
+    Storage(String),
+    /// PostgreSQL cannot be asked. Where it is and what it says is the operator's business, and is logged.
+    #[error("Unhandled error occurred in storage: the database does not answer as it should")]
+    Database,
+    /// PostgreSQL answers this question with an error. What it says is the operator's business, and is logged.
+    #[error("Unhandled error occurred in storage: the database refuses this question; the log of this server says why")]
+    Refused,
+    /// The tables in PostgreSQL do not have it.
+    #[error(
+        "This server answers from PostgreSQL, which knows neither the sequences of the log nor the transactions of an \
+         account; ask a Sidecar that answers from its log, or for /blocks, /block, /transaction, /faults, /signatures or /step"
+    )]
+    OnlyInLog,
+    /// The views are too far behind the log to know.
+    #[error("The views are {events} events behind the log and cannot tell yet; ask again")]
+    Behind {
+        /// How many events they still have to read.
+        events: u64,
+    },
+    /// The views are not open. Why is logged by the views.
+    #[error("The views are not open now; ask again")]
+    Closed,
+    /// The list is too long for one answer.
+    #[error(
+        "Unhandled error occurred in storage: the answer is longer than {LIST_BYTES_MAX} bytes; read it with /events"
+    )]
+    TooLong,
+    /// Too many answers wait for memory already.
+    #[error("Too many large answers wait to be sent; ask again")]
+    Crowded,
+    /// It took longer than `request_timeout_in_seconds`.
+    #[error("The answer took longer than request_timeout_in_seconds")]
+    TooSlow,
+}
+
+/// How events stand in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// One envelope, or several with commas between.
+    Envelope,
+    /// As the log has it: sequence, kind, source and time, and the payload as it came.
+    Stored,
+}
+
+/// Whether an event was added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pushed {
+    Yes,
+    /// Not before [`Memory::make_room`].
+    NeedsRoom,
+    /// Not to this page.
+    PageIsFull,
+}
+
+/// Events that answer a question, as the answer's body.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) body: Vec<u8>,
+    form: Form,
+    is_page: bool,
+    /// Whether the page ended before all its events were in it.
+    pub(super) is_cut: bool,
+    /// How many events there are.
+    pub(super) events: usize,
+    /// The place of the last event that was added or skipped, in the order of the events: in the log its sequence.
+    pub(super) last: Option<Sequence>,
+    /// What the page skipped because the log has lost it.
+    pub(super) missing: Vec<MissingRange>,
+    /// Its part of [`Memory`], while it is larger than [`FREE_BYTES`].
+    room: Option<Room>,
+    /// How large it wants to become, if that was more than it had room for.
+    wanted_bytes: usize,
+    counters: Arc<Counters>,
+}
+
+impl Memory {
+    /// Waits until `found` may become as large as it wanted to.
+    pub(super) async fn make_room(&self, found: &mut Found) -> Result<(), Failure> {
+        // Who waits has nothing, lest two that grow wait for each other.
+        found.room = None;
+        found.room = Some(self.room(found.wanted_bytes).await?);
+        Ok(())
+    }
+
+    /// The finished body of an answer, and what must be held for as long as it is in memory. Waits for that, unless there
+    /// was room to make it.
+    pub(super) async fn keep(&self, found: Found) -> Result<(Vec<u8>, Option<Room>), Failure> {
+        let Found { mut body, room, .. } = found;
+        if body.len() <= SMALL_BYTES {
+            return Ok((body, None));
+        }
+        body.shrink_to_fit();
+        let room = match room {
+            Some(room) => room.shrunk_to(body.len()),
+            None => self.room(body.len()).await?,
+        };
+        Ok((body, Some(room)))
+    }
+}
+
+/// A state of [`Found`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    body_bytes: usize,
+    events: usize,
+    last: Option<Sequence>,
+}
+
+impl Found {
+    /// None yet; the body begins with `opening`.
+    pub(super) fn new(opening: &str, form: Form, counters: &Arc<Counters>) -> Self {
+        let mut body = Vec::with_capacity(4 << 10);
+        body.extend_from_slice(opening.as_bytes());
+        Found {
+            body,
+            form,
+            is_page: false,
+            is_cut: false,
+            events: 0,
+            last: None,
+            missing: Vec::new(),
+            room: None,
+            wanted_bytes: 0,
+            counters: Arc::clone(counters),
+        }
+    }
+
+    /// A page ends early when it has become long.
+    pub(super) fn paged(self) -> Self {
+        Found { is_page: true, ..self }
+    }
+
+    /// Where it is now, to come back to.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { body_bytes: self.body.len(), events: self.events, last: self.last }
+    }
+
+    /// Takes out what was added since.
+    pub(super) fn go_back_to(&mut self, mark: Mark) {
+        self.body.truncate(mark.body_bytes);
+        self.events = mark.events;
+        self.last = mark.last;
+    }
+
+    /// Passes over an event that the log does not hold any more. A page names it if it is lost, and continues: otherwise
+    /// nobody could read what comes after it.
+    ///
+    /// # Errors
+    /// [`Failure::Lost`] where the answer is not a page.
+    pub(super) fn skip(&mut self, sequence: Sequence, why: Missing) -> Result<(), Failure> {
+        if why != Missing::Dropped {
+            if !self.is_page {
+                return Err(Failure::Lost { sequence, why });
+            }
+            self.missing.push((sequence, sequence, why.for_clients()));
+        }
+        self.last = Some(sequence);
+        Ok(())
+    }
+
+    /// Adds what is missing of a page, as a member of an object that is open already.
+    pub(super) fn push_missing(&mut self) {
+        self.push_text(",\"missing\":[");
+        for (place, (from, to, why)) in std::mem::take(&mut self.missing).into_iter().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            self.push_display(format_args!("{comma}{{\"from\":{from},\"to\":{to},\"why\":"));
+            self.push_string(why);
+            self.push_text("}");
+        }
+        self.push_text("]");
+    }
+
+    /// Adds text that is no event.
+    pub(super) fn push_text(&mut self, text: &str) {
+        self.body.extend_from_slice(text.as_bytes());
+    }
+
+    /// Adds an event of the log.
+    pub(super) fn push_row(&mut self, row: &Row<'_>, payload: &[u8]) -> Result<Pushed, Failure> {
+        let sequence = row.sequence();
+        let unknown_shape = || Failure::UnknownShape { sequence };
+        let payload = std::str::from_utf8(payload).map_err(|_| unknown_shape())?;
+        if self.form == Form::Envelope {
+            let content = rest_payload(row.kind(), payload).ok_or_else(unknown_shape)?;
+            return self.push_enveloped(sequence, row.kind(), row.api_version(), row.network(), &content);
+        }
+        let pushed = self.room_for(payload.len())?;
+        if pushed == Pushed::Yes {
+            self.begin_event(row.kind(), payload.len());
+            self.push_facts(row);
+            self.push_envelope(row.api_version(), row.network(), payload);
+            self.events += 1;
+            self.last = Some(sequence);
+        }
+        Ok(pushed)
+    }
+
+    /// Adds an event of which only the envelope shows: `content` is its payload as answers have it.
+    pub(super) fn push_enveloped(
+        &mut self,
+        sequence: Sequence,
+        kind: Kind,
+        api_version: impl Display,
+        network: &str,
+        content: &str,
+    ) -> Result<Pushed, Failure> {
+        let pushed = self.room_for(content.len())?;
+        if pushed == Pushed::Yes {
+            self.begin_event(kind, content.len());
+            self.push_text("{");
+            self.push_envelope(api_version, network, content);
+            self.events += 1;
+            self.last = Some(sequence);
+        }
+        Ok(pushed)
+    }
+
+    /// Whether an event of this size may be added now.
+    pub(super) fn room_for(&mut self, bytes: usize) -> Result<Pushed, Failure> {
+        let is_large = self.body.len().saturating_add(bytes) > FREE_BYTES;
+        if is_large && self.events > 0 && self.is_page {
+            self.is_cut = true;
+            return Ok(Pushed::PageIsFull);
+        }
+        let wanted = self.body.len().saturating_add(bytes);
+        if wanted > if self.events > 0 { LIST_BYTES_MAX } else { LARGE_ANSWERS_BYTES - AROUND_BYTES } {
+            return Err(Failure::TooLong);
+        }
+        if wanted > self.room_bytes() {
+            // Nobody knows how long a list becomes.
+            self.wanted_bytes = AROUND_BYTES + if self.events > 0 { LIST_BYTES_MAX } else { wanted };
+            return Ok(Pushed::NeedsRoom);
+        }
+        Ok(Pushed::Yes)
+    }
+
+    /// How large the answer may become now.
+    pub(super) fn room_bytes(&self) -> usize {
+        self.room.as_ref().map_or(FREE_BYTES, Room::bytes)
+    }
+
+    fn begin_event(&mut self, kind: Kind, bytes: usize) {
+        if self.events > 0 && self.body.last() == Some(&b'}') {
+            self.body.push(b',');
+        }
+        self.counters.count_read(kind, bytes);
+        self.body.reserve(bytes + 384);
+    }
+
+    fn push_facts(&mut self, row: &Row<'_>) {
+        let received_at = rfc3339::format(row.received());
+        self.push_display(format_args!(
+            "{{\"sequence\":{},\"kind\":\"{}\",\"source\":",
+            row.sequence(),
+            kind_name(row.kind())
+        ));
+        self.push_string(row.source());
+        self.push_display(format_args!(",\"received_at\":\"{received_at}\","));
+    }
+
+    /// Header and payload as the members of an object that is open already, and its end.
+    fn push_envelope(&mut self, api_version: impl Display, network: &str, payload: &str) {
+        self.push_text("\"header\":{\"api_version\":");
+        self.push_string(format_args!("{api_version}"));
+        self.push_text(",\"network_name\":");
+        self.push_string(network);
+        self.push_text("},\"payload\":");
+        self.push_text(payload);
+        self.push_text("}");
+    }
+
+    pub(super) fn push_string(&mut self, text: impl Serialize) {
+        // Writing to memory does not fail, and a string is always JSON.
+        let _ = serde_json::to_writer(&mut self.body, &text);
+    }
+
+    pub(super) fn push_number(&mut self, number: Option<u64>) {
+        match number {
+            Some(number) => self.push_display(number),
+            None => self.push_text("null"),
+        }
+    }
+
+    pub(super) fn push_display(&mut self, text: impl Display) {
+        let _ = write!(self.body, "{text}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn found(opening_bytes: usize) -> Found {
+        Found::new(&"x".repeat(opening_bytes), Form::Envelope, &Arc::default())
+    }
+
+    #[tokio::test]
+    async fn an_event_is_added_only_if_the_list_stays_within_its_limit_or_it_is_the_only_one() {
+        let memory = Memory::default();
+        let mut alone = found(1);
+        for bytes in [2 * LIST_BYTES_MAX, 256 << 20] {
+            assert_eq!(alone.room_for(bytes).unwrap(), Pushed::NeedsRoom);
+            memory.make_room(&mut alone).await.unwrap();
+            assert_eq!(alone.room_for(bytes).unwrap(), Pushed::Yes);
+        }
+        assert!(matches!(alone.room_for(LARGE_ANSWERS_BYTES), Err(Failure::TooLong)));
+        drop(alone);
+        let mut list = found(1);
+        list.push_enveloped(0, Kind(0), "2.0.0", "casper", "{}").unwrap();
+        assert_eq!(list.room_for(FREE_BYTES).unwrap(), Pushed::NeedsRoom);
+        memory.make_room(&mut list).await.unwrap();
+        let left = LIST_BYTES_MAX - list.body.len();
+        assert_eq!(list.room_for(left).unwrap(), Pushed::Yes);
+        assert!(matches!(list.room_for(left + 1), Err(Failure::TooLong)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_small_takes_its_size_until_it_is_gone() {
+        let memory = Memory::default();
+        let all = memory.left_bytes();
+        let (_, room) = memory.keep(found(SMALL_BYTES)).await.unwrap();
+        assert!(room.is_none());
+        let (_, room) = memory.keep(found(SMALL_BYTES + 1)).await.unwrap();
+        assert_eq!(memory.left_bytes(), [all[0] - SMALL_BYTES - 1024, all[1]]);
+        drop(room);
+        let mut list = found(FREE_BYTES);
+        list.events = 1;
+        assert_eq!(list.room_for(1).unwrap(), Pushed::NeedsRoom);
+        memory.make_room(&mut list).await.unwrap();
+        assert_eq!(memory.left_bytes(), [all[0], all[1] - LIST_BYTES_MAX - AROUND_BYTES]);
+        let (_, room) = memory.keep(list).await.unwrap();
+        assert_eq!(memory.left_bytes(), [all[0], all[1] - FREE_BYTES]);
+        drop(room);
+        assert_eq!(memory.left_bytes(), all);
+    }
+
+    #[tokio::test]
+    async fn an_answer_waits_until_there_is_memory_for_it_and_smaller_ones_do_not_wait_with_it() {
+        let memory = Memory::default();
+        let most = memory.room(LARGE_ANSWERS_BYTES).await.unwrap();
+        let mut large = found(0);
+        assert_eq!(large.room_for(2 * FREE_BYTES).unwrap(), Pushed::NeedsRoom);
+        assert!(memory.make_room(&mut large).now_or_never().is_none());
+        let mut smaller = Vec::new();
+        while let Some(kept) = memory.keep(found(FREE_BYTES)).now_or_never() {
+            smaller.push(kept.unwrap());
+        }
+        assert!(smaller.len() >= 16, "{}", smaller.len());
+        assert!(memory.keep(found(SMALL_BYTES)).now_or_never().is_some());
+        smaller.pop();
+        assert!(memory.keep(found(FREE_BYTES)).now_or_never().is_some());
+        drop(most);
+        assert!(memory.make_room(&mut large).now_or_never().is_some());
+    }
+}

@@ -1,0 +1,470 @@
+//! Answers from the views and the log: a view says which sequences answer a question, and the log has their bytes.
+//!
+//! A look-up in a view is a few small pages of a local file and happens where it is asked for. So does reading an event
+//! whose block is in the cache; blocks are read from disk and decoded on blocking threads, a few at a time. For one event
+//! a block is decoded no further than that event ends, and only one that is asked for again soon goes into the cache.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sidecar_log_format::{Log, Read, Sequence};
+use tokio::sync::Semaphore;
+
+use super::answers::{Failure, Found, Pushed};
+use super::memory::Memory;
+use super::page::{self, PageEnd, Range};
+use super::question::{Order, PageOfBlocks, PageOfEvents, Question};
+use super::status;
+use crate::casper::source::NamedSource;
+use crate::engine::view::{ViewError, Views};
+
+/// How long a question waits for the views to see what was stored when it was asked.
+const VIEW_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How many blocks are remembered as having been read for one event.
+const READ_LATELY_MAX: usize = 256;
+
+/// Reads answers.
+pub struct LogAnswers {
+    log: Log,
+    views: Views,
+    sources: Vec<NamedSource>,
+    decoders: Arc<Semaphore>,
+    memory: Box<Memory>,
+    read_lately: Arc<ReadLately>,
+}
+
+impl LogAnswers {
+    /// `sources` are what `/status` shows; `decode_concurrency` blocks are decoded at a time, at least 1.
+    #[must_use]
+    pub fn new(log: Log, views: Views, sources: Vec<NamedSource>, decode_concurrency: usize) -> Self {
+        LogAnswers {
+            log,
+            views,
+            sources,
+            decoders: Arc::new(Semaphore::new(decode_concurrency.max(1))),
+            memory: Box::default(),
+            read_lately: Arc::default(),
+        }
+    }
+
+    pub(super) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// How far log, views and sources are.
+    pub(super) fn status(&self, version: &str) -> Vec<u8> {
+        status::of_log(version, &self.log, self.view_lag(), &self.sources)
+    }
+
+    /// How many stored events the views have not seen yet.
+    fn view_lag(&self) -> u64 {
+        self.log.left_from(self.views.next_sequence())
+    }
+
+    /// Adds the events that answer `question` to `found`.
+    pub(super) async fn find(&self, question: &Question, found: Found) -> Result<Found, Failure> {
+        let sequences = self.sequences(question).await?;
+        self.read(sequences, found).await
+    }
+
+    /// Whether an event answers `question`.
+    pub(super) async fn is_there(&self, question: &Question) -> Result<bool, Failure> {
+        Ok(!self.sequences(question).await?.is_empty())
+    }
+
+    /// Adds a page of blocks to `found`; says with which height the next one begins, or below which it is, if there is one.
+    pub(super) async fn blocks(&self, page: PageOfBlocks, found: Found) -> Result<(Found, Option<u64>), Failure> {
+        let blocks = self.blocks_of(page).await?;
+        let sequences = blocks.iter().map(|(_, sequence)| *sequence).collect();
+        let found = self.read(sequences, found).await?;
+        let last = blocks.iter().find(|(_, sequence)| Some(*sequence) == found.last);
+        let is_last_page = blocks.len() < page.limit && !found.is_cut;
+        Ok((found, page.next(last.map(|(height, _)| *height), is_last_page)))
+    }
+
+    /// Adds the events of these sequences. Those that retention has dropped meanwhile are left out, and of a page also those
+    /// that are lost.
+    pub(super) async fn read(&self, sequences: Vec<Sequence>, found: Found) -> Result<Found, Failure> {
+        let read_lately = Arc::clone(&self.read_lately);
+        let mut reading = Reading { log: self.log.clone(), read_lately, sequences, next: 0, found };
+        loop {
+            match reading.go_on_in_memory()? {
+                Stop::Done => return Ok(reading.found),
+                Stop::NeedsRoom => self.memory.make_room(&mut reading.found).await?,
+                Stop::NeedsDisk => {
+                    let stop;
+                    (reading, stop) = self
+                        .on_disk(move || {
+                            let stop = reading.go_on();
+                            (reading, stop)
+                        })
+                        .await?;
+                    match stop? {
+                        Stop::Done => return Ok(reading.found),
+                        _ => self.memory.make_room(&mut reading.found).await?,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds a page of the log to `found`; says where the next one begins, and what of it is missing.
+    pub(super) async fn page(&self, page: PageOfEvents, found: Found) -> Result<(Found, PageEnd), Failure> {
+        let log = self.log.clone();
+        let range = self.on_disk(move || Range::of(&log, &page)).await??;
+        let mut found = found;
+        loop {
+            let log = self.log.clone();
+            let (scanned, result) = self
+                .on_disk(move || {
+                    let mut found = found;
+                    let result = match page.order {
+                        Order::OldestFirst => page::scan(&log, range, &page, &mut found),
+                        Order::NewestFirst => page::scan_back(&log, range, &page, &mut found),
+                    };
+                    (found, result)
+                })
+                .await?;
+            found = scanned;
+            match result? {
+                Some(end) => return Ok((found, end)),
+                None => self.memory.make_room(&mut found).await?,
+            }
+        }
+    }
+
+    async fn on_disk<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+        let permit = Arc::clone(&self.decoders).acquire_owned().await;
+        let permit = permit.map_err(|error| Failure::Storage(error.to_string()))?;
+        // The permit goes with the work, which does not end when its client leaves.
+        let work = move || {
+            let _permit = permit;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| Failure::Storage(error.to_string()))
+    }
+
+    /// The sequences that answer, as of the moment of asking.
+    pub(super) async fn sequences(&self, question: &Question) -> Result<Vec<Sequence>, Failure> {
+        let head = self.log.head().next_sequence;
+        // Asked before the look-up, which then sees at least as much.
+        let is_current = self.views.next_sequence() >= head;
+        let at_once = self.look_up(question).await;
+        match &at_once {
+            Ok(found) if is_current || (question.is_settled_by_one() && !found.is_empty()) => return at_once,
+            // They may be about to open.
+            Ok(_) | Err(Failure::Closed) => {}
+            Err(_) => return at_once,
+        }
+        if self.views.caught_up_to(head, VIEW_WAIT_MAX).await {
+            return self.look_up(question).await;
+        }
+        match (question, at_once) {
+            // The newest that is known is an answer to this.
+            (Question::LatestBlock, Ok(found)) if !found.is_empty() => Ok(found),
+            (_, Err(closed)) => Err(closed),
+            _ => Err(Failure::Behind { events: self.view_lag() }),
+        }
+    }
+
+    async fn look_up(&self, question: &Question) -> Result<Vec<Sequence>, Failure> {
+        let views = &self.views;
+        let one = |found: Option<Sequence>| found.into_iter().collect();
+        match question {
+            Question::LatestBlock => views.latest_block().map(one),
+            Question::BlockByHash(hash) => views.block_by_hash(hash).map(one),
+            Question::BlockByHeight(height) => views.block_by_height(*height).map(one),
+            Question::Transaction(stage, form, hash) => views.transaction(*stage, *form, hash).map(one),
+            Question::FaultsByKey(key) => views.faults_by_key(key),
+            Question::FaultsByEra(era) => views.faults_by_era(*era),
+            Question::Signatures(block) => match views.signatures_in_memory(block) {
+                Ok(Some(found)) => Ok(found),
+                Ok(None) => {
+                    let (views, block) = (views.clone(), *block);
+                    self.on_disk(move || views.signatures(&block)).await?
+                }
+                Err(error) => Err(error),
+            },
+            Question::Step(era) => views.step(*era).map(one),
+            Question::TransactionsOf { account, before, limit } => {
+                views.transactions_by_initiator(account, *before, *limit)
+            }
+        }
+        .map_err(|error| view_failure(&error))
+    }
+
+    /// The blocks of a page, each with its height.
+    async fn blocks_of(&self, page: PageOfBlocks) -> Result<Vec<(u64, Sequence)>, Failure> {
+        let head = self.log.head().next_sequence;
+        if self.views.next_sequence() < head && !self.views.caught_up_to(head, VIEW_WAIT_MAX).await {
+            return Err(Failure::Behind { events: self.view_lag() });
+        }
+        let PageOfBlocks { from_height, before_height, order, limit } = page;
+        let blocks = match order {
+            Order::OldestFirst => self.views.blocks_up(from_height, before_height, limit),
+            Order::NewestFirst => self.views.blocks_down(from_height, before_height, limit),
+        };
+        blocks.map_err(|error| view_failure(&error))
+    }
+}
+
+fn view_failure(error: &ViewError) -> Failure {
+    match error {
+        // Damaged ones are about to be rebuilt.
+        ViewError::Closed { .. } | ViewError::Damaged { .. } => Failure::Closed,
+        error => Failure::Storage(error.to_string()),
+    }
+}
+
+enum Stop {
+    Done,
+    NeedsRoom,
+    NeedsDisk,
+}
+
+/// Events on their way into an answer.
+struct Reading {
+    log: Log,
+    read_lately: Arc<ReadLately>,
+    sequences: Vec<Sequence>,
+    /// The place in `sequences`.
+    next: usize,
+    found: Found,
+}
+
+impl Reading {
+    /// Goes on for as long as that takes no I/O.
+    fn go_on_in_memory(&mut self) -> Result<Stop, Failure> {
+        while let Some(&sequence) = self.sequences.get(self.next) {
+            let Some(read) = self.log.read_cached(sequence) else { return Ok(Stop::NeedsDisk) };
+            if let Some(stop) = self.take(read)? {
+                return Ok(stop);
+            }
+        }
+        Ok(Stop::Done)
+    }
+
+    fn go_on(&mut self) -> Result<Stop, Failure> {
+        while let Some(&sequence) = self.sequences.get(self.next) {
+            let read = match self.sequences.len() {
+                1 => self.read_lately.read(&self.log, sequence),
+                _ => self.log.read(sequence),
+            };
+            let read = read.map_err(|error| Failure::Storage(error.to_string()))?;
+            if let Some(stop) = self.take(read)? {
+                return Ok(stop);
+            }
+        }
+        Ok(Stop::Done)
+    }
+
+    fn take(&mut self, read: Read) -> Result<Option<Stop>, Failure> {
+        match push(&mut self.found, read)? {
+            Pushed::Yes => self.next += 1,
+            Pushed::NeedsRoom => return Ok(Some(Stop::NeedsRoom)),
+            Pushed::PageIsFull => return Ok(Some(Stop::Done)),
+        }
+        Ok(None)
+    }
+}
+
+/// The blocks that were read for one event each, by their first sequences, the latest last.
+#[derive(Default)]
+struct ReadLately(Mutex<VecDeque<Sequence>>);
+
+impl ReadLately {
+    /// Reads one event; its whole block goes into the cache when it was read lately.
+    fn read(&self, log: &Log, sequence: Sequence) -> sidecar_log_format::Result<Read> {
+        match log.read_alone(sequence)? {
+            Read::Events { block, .. } if self.note(block.first_sequence()) => log.read(sequence),
+            read => Ok(read),
+        }
+    }
+
+    /// Notes a block; says whether it was noted before.
+    fn note(&self, block: Sequence) -> bool {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.contains(&block) {
+            return true;
+        }
+        if noted.len() == READ_LATELY_MAX {
+            noted.pop_front();
+        }
+        noted.push_back(block);
+        false
+    }
+}
+
+pub(super) fn push(found: &mut Found, read: Read) -> Result<Pushed, Failure> {
+    match read {
+        Read::Events { block, index } => match block.row(index) {
+            Some(row) => found.push_row(&row, &row.payload()),
+            None => Ok(Pushed::Yes),
+        },
+        Read::Large(event) => {
+            let Some(row) = event.shape().row(0) else { return Ok(Pushed::Yes) };
+            let room = found.room_for(usize::try_from(event.wire_bytes()).unwrap_or(usize::MAX))?;
+            if room != Pushed::Yes {
+                return Ok(room);
+            }
+            let payload = event.payload().map_err(|error| Failure::Storage(error.to_string()))?;
+            found.push_row(&row, &payload)
+        }
+        Read::Missing { from, why, .. } => found.skip(from, why).map(|()| Pushed::Yes),
+        Read::End => Ok(Pushed::Yes),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use sidecar_log_format::storage::Directory;
+    use sidecar_log_format::{ApiVersion, Event, Kind, Missing, ReadOptions, WriteOptions, Writer};
+
+    use super::super::answers::Form;
+    use super::*;
+    use crate::casper::event::{BLOCK_ADDED, FINALITY_SIGNATURE};
+    use crate::engine::view;
+
+    /// A log of a block of one event for each kind and payload, and a segment for each `per_segment` of them.
+    pub(in crate::casper::rest) fn log_of(
+        folder: &Path,
+        events: impl Iterator<Item = (Kind, String)>,
+        per_segment: usize,
+    ) -> Log {
+        let options = WriteOptions::new("casper", [7; 16], 5);
+        let mut writer = Writer::open(Arc::new(Directory::at(folder)), options).unwrap().writer;
+        for (number, (kind, payload)) in events.enumerate() {
+            let event = Event {
+                kind,
+                name: "",
+                source: "10.0.0.1:9999",
+                network: "casper-test",
+                api_version: ApiVersion { major: 2, minor: 0, patch: 0 },
+                upstream_id: None,
+                received: 5,
+                payload: &payload,
+            };
+            writer.append(&event).unwrap();
+            writer.commit().unwrap();
+            if (number + 1) % per_segment == 0 {
+                writer.seal_now(5).unwrap();
+            }
+        }
+        writer.close().unwrap();
+        opened(folder)
+    }
+
+    pub(in crate::casper::rest) fn event_of(kind: u8) -> (Kind, String) {
+        (Kind(kind), r#"{"Other":{}}"#.to_owned())
+    }
+
+    pub(in crate::casper::rest) fn opened(folder: &Path) -> Log {
+        Log::open(Arc::new(Directory::at(folder)), ReadOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_found_where_nothing_is_and_damage_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(log_of(folder.path(), [1; 6].into_iter().map(event_of), 2));
+        let segment = |first: u64| folder.path().join(format!("{first:020}.segment"));
+        std::fs::remove_file(segment(2)).unwrap();
+        let mut bytes = std::fs::read(segment(0)).unwrap();
+        let begin = bytes.windows(4).position(|magic| magic == b"SBLK").unwrap();
+        bytes[begin + 150] ^= 1;
+        std::fs::write(segment(0), bytes).unwrap();
+        let log = opened(folder.path());
+        let look_for = |sequence| {
+            let found = Found::new("", Form::Stored, &Arc::default());
+            let (log, sequences) = (log.clone(), vec![sequence]);
+            let mut reading = Reading { log, read_lately: Arc::default(), sequences, next: 0, found };
+            reading.go_on().map(|_| reading.found.events)
+        };
+        assert!(matches!(look_for(3), Err(Failure::Lost { sequence: 3, why: Missing::Lost })));
+        assert_eq!(look_for(4).unwrap(), 1);
+        assert_eq!(look_for(9).unwrap(), 0, "after the end");
+        assert!(matches!(look_for(0), Err(Failure::Lost { why: Missing::Quarantined(_), .. })));
+    }
+
+    #[tokio::test]
+    async fn a_page_continues_past_what_is_lost_and_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let block = |height: u64| {
+            let hash = hex::encode([u8::try_from(height).unwrap(); 32]);
+            let block = format!(r#"{{"Version2":{{"hash":"{hash}","header":{{"height":{height}}}}}}}"#);
+            (BLOCK_ADDED, format!(r#"{{"BlockAdded":{{"block_hash":"{hash}","block":{block}}}}}"#))
+        };
+        let log = log_of(folder.path(), (0..6).map(block), 2);
+        let options = view::Options::new(folder.path().join("views.redb"), 1 << 20);
+        view::rebuild(&options, &log, &mut |_| ()).unwrap();
+        drop(log);
+        std::fs::remove_file(folder.path().join(format!("{:020}.segment", 2))).unwrap();
+        let log = opened(folder.path());
+        let (_committed, receiver) = tokio::sync::watch::channel(log.head());
+        let views = Views::open(options, log.clone(), receiver).unwrap();
+        assert!(views.caught_up_to(6, Duration::from_secs(30)).await);
+        let answers = LogAnswers::new(log, views, Vec::new(), 1);
+        let lost = |sequence| (sequence, sequence, Missing::Lost.for_clients());
+
+        for (order, limit, expected) in [
+            (Order::OldestFirst, 3, [(2, vec![lost(2)], Some(3)), (2, vec![lost(3)], Some(6)), (0, vec![], Some(6))]),
+            // A page of which everything is lost.
+            (Order::NewestFirst, 2, [(2, vec![], Some(4)), (0, vec![lost(3), lost(2)], Some(2)), (2, vec![], None)]),
+        ] {
+            let mut page = PageOfBlocks { from_height: 0, before_height: None, order, limit };
+            for (events, missing, next) in expected {
+                let found = Found::new("", Form::Envelope, &Arc::default()).paged();
+                let (found, next_height) = answers.blocks(page, found).await.unwrap();
+                assert_eq!((found.events, &found.missing, next_height), (events, &missing, next), "{page:?}");
+                match order {
+                    Order::OldestFirst => page.from_height = next_height.unwrap(),
+                    Order::NewestFirst => page.before_height = next_height,
+                }
+            }
+        }
+        let list = Found::new("", Form::Envelope, &Arc::default());
+        assert!(matches!(answers.read(vec![1, 2], list).await, Err(Failure::Lost { sequence: 2, .. })));
+    }
+
+    const BLOCK: [u8; 32] = [7; 32];
+
+    /// A key that signed twice, in the old form and in the new one: only the events tell that it is one key.
+    fn log_of_two_signatures_of_one_key(folder: &Path) -> Log {
+        let (block, key) = (hex::encode(BLOCK), format!("01{}", "a".repeat(64)));
+        let signature = |form| {
+            let payload =
+                format!(r#"{{"FinalitySignature":{{{form},"block_hash":"{block}","public_key":"{key}"}}}}}}"#);
+            (FINALITY_SIGNATURE, payload)
+        };
+        let forms = [r#""V1":{"era_id":1"#, r#""V2":{"block_height":1"#];
+        log_of(folder, forms.into_iter().map(signature), usize::MAX)
+    }
+
+    #[tokio::test]
+    async fn signatures_that_take_reading_the_log_wait_for_their_turn_to_decode() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = log_of_two_signatures_of_one_key(folder.path());
+        let options = view::Options::new(folder.path().join("views.redb"), 1 << 20);
+        view::rebuild(&options, &log, &mut |_| ()).unwrap();
+        // With nothing in its cache.
+        let log = opened(folder.path());
+        let (_committed, receiver) = tokio::sync::watch::channel(log.head());
+        let views = Views::open(options, log.clone(), receiver).unwrap();
+        assert!(views.caught_up_to(2, Duration::from_secs(30)).await);
+        let answers = LogAnswers::new(log, views, Vec::new(), 1);
+        let question = Question::Signatures(BLOCK);
+
+        let turn = answers.decoders.acquire().await.unwrap();
+        assert!(tokio::time::timeout(Duration::ZERO, answers.sequences(&question)).await.is_err(), "it did not wait");
+        drop(turn);
+        assert_eq!(answers.sequences(&question).await.unwrap(), [0]);
+        let _turn = answers.decoders.acquire().await.unwrap();
+        assert_eq!(answers.sequences(&question).await.unwrap(), [0], "from memory it takes no turn");
+    }
+}

@@ -1,0 +1,558 @@
+//! What can be asked: method, path and query of a request in, a [`Request`] or a [`Refusal`] out.
+//!
+//! Which paths are taken, and what the others are told, is the reference's: paths are matched as they come, nothing is
+//! decoded, one slash may follow, and a wrong path, method or parameter is all the same. Only the endpoints that it does
+//! not have look at the query, and say what is wrong with it. HEAD is understood as GET, and `/` says what is there.
+
+use axum::http::Method;
+use sidecar_log_format::{Sequence, Timestamp};
+
+use super::counters::Label;
+use crate::casper::event::KINDS;
+use crate::casper::keys::{Stage, TransactionType};
+use crate::engine::http::query::{Parameters, Repeated};
+use crate::rfc3339;
+
+/// How many events or blocks a page has when nothing is said.
+pub(super) const PAGE_EVENTS: usize = 100;
+/// How many it may have.
+pub(super) const PAGE_EVENTS_MAX: usize = 1000;
+
+/// A block's or transaction's hash.
+pub(super) type Hash = [u8; 32];
+
+/// Something to look for among the stored events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    /// The block of the greatest height.
+    LatestBlock,
+    /// A block by its hash.
+    BlockByHash(Hash),
+    /// A block by its height.
+    BlockByHeight(u64),
+    /// What is known of a transaction at one stage.
+    Transaction(Stage, TransactionType, Hash),
+    /// The faults of a validator, by its public key with the algorithm tag.
+    FaultsByKey(Vec<u8>),
+    /// The faults of an era.
+    FaultsByEra(u64),
+    /// The finality signatures of a block.
+    Signatures(Hash),
+    /// The step that ended an era.
+    Step(u64),
+    /// Transactions of an account, the newest first.
+    TransactionsOf {
+        /// A public key with its algorithm tag, or the 32 bytes of an account hash.
+        account: Vec<u8>,
+        /// Only those stored before this sequence.
+        before: Option<Sequence>,
+        /// How many at most.
+        limit: usize,
+    },
+}
+
+impl Question {
+    /// Whether one event that answers it is all there will ever be.
+    pub(super) fn is_settled_by_one(&self) -> bool {
+        matches!(
+            self,
+            Question::BlockByHash(_) | Question::BlockByHeight(_) | Question::Transaction(..) | Question::Step(_)
+        )
+    }
+
+    /// Whether it names one event by a hash, and so has the same answer whenever and wherever it is asked.
+    pub(super) fn is_by_hash(&self) -> bool {
+        matches!(self, Question::BlockByHash(_) | Question::Transaction(..))
+    }
+}
+
+/// In which order a page has what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    OldestFirst,
+    NewestFirst,
+}
+
+/// A page of the log: events of some kinds in a range, from its lower or its upper end on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PageOfEvents {
+    /// The least sequence.
+    pub(super) from: Sequence,
+    /// What is less than the first event received then or later is not in the range.
+    pub(super) since: Option<Timestamp>,
+    /// Only what is stored before this sequence.
+    pub(super) before: Option<Sequence>,
+    /// Only what is stored before the first event that was received then or later.
+    pub(super) until: Option<Timestamp>,
+    pub(super) order: Order,
+    pub(super) limit: usize,
+    /// Bits of the kinds wanted (see [`sidecar_log_format::Kind::bit`]).
+    pub(super) kinds: u64,
+}
+
+/// A page of blocks: those of a range of heights, from its lower or its upper end on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PageOfBlocks {
+    pub(super) from_height: u64,
+    pub(super) before_height: Option<u64>,
+    pub(super) order: Order,
+    pub(super) limit: usize,
+}
+
+impl PageOfBlocks {
+    /// The height with which the next page begins, or below which it is; `None` when there is no next one.
+    pub(super) fn next(&self, last: Option<u64>, is_last_page: bool) -> Option<u64> {
+        match self.order {
+            // At the end there is nothing more yet, unless the page has an end of its own.
+            Order::OldestFirst => {
+                let next = last.map_or(self.from_height, |last| last.saturating_add(1));
+                self.before_height.is_none_or(|before| next < before).then_some(next)
+            }
+            Order::NewestFirst => last.filter(|last| !is_last_page && *last > self.from_height),
+        }
+    }
+}
+
+/// What a request is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Request<'a> {
+    /// The one event that answers.
+    One(Question),
+    /// All events that answer.
+    All(Question),
+    /// All that is known of a transaction; its hash as it was given.
+    Aggregate(TransactionType, Hash, &'a str),
+    /// A page of `/blocks`.
+    Blocks(PageOfBlocks),
+    /// A page of [`Question::TransactionsOf`].
+    Transactions(Question),
+    /// One event by its sequence.
+    Event(Sequence),
+    /// A page of `/events`.
+    Events(PageOfEvents),
+    /// `/`: what is there.
+    Contents,
+    /// How the sidecar is.
+    Status,
+    /// The OpenAPI document.
+    Document,
+    /// `/swagger-ui`.
+    SwaggerUi,
+    /// A file below `/swagger-ui/`.
+    SwaggerFile(&'a str),
+}
+
+/// Why a request is not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// No such path, or not with this method or these parameters.
+    Path,
+    /// The path begins with an empty segment.
+    EmptySegment,
+    /// The query, and what is wrong with it.
+    Query(String),
+}
+
+/// Reads a request.
+pub(super) fn parse<'a>(method: &Method, path: &'a str, query: Option<&str>) -> Result<Request<'a>, Refusal> {
+    let path = path.strip_prefix('/').ok_or(Refusal::Path)?;
+    if path.starts_with('/') {
+        return Err(Refusal::EmptySegment);
+    }
+    if method != Method::GET && method != Method::HEAD {
+        return Err(Refusal::Path);
+    }
+    if path.is_empty() {
+        return Ok(Request::Contents);
+    }
+    if let Some(file) = path.strip_prefix("swagger-ui/") {
+        return Ok(Request::SwaggerFile(file));
+    }
+    let mut segments = path.strip_suffix('/').unwrap_or(path).split('/');
+    let mut next = || segments.next();
+    let request = match (next(), next(), next(), next(), next()) {
+        (Some("block"), None, ..) => Some(Request::One(Question::LatestBlock)),
+        (Some("block"), Some(id), None, ..) => {
+            let by_hash = hash(id).map(Question::BlockByHash);
+            by_hash.or_else(|| number(id).map(Question::BlockByHeight)).map(Request::One)
+        }
+        (Some("transaction"), Some(form), Some(given), None, _) => transaction_type(form)
+            .zip(hash(given))
+            .map(|(transaction_type, hash)| Request::Aggregate(transaction_type, hash, given)),
+        (Some("transaction"), Some(reached), Some(form), Some(given), None) => stage(reached)
+            .zip(transaction_type(form))
+            .zip(hash(given))
+            .map(|((stage, form), hash)| Request::One(Question::Transaction(stage, form, hash))),
+        (Some("faults"), Some(id), None, ..) => {
+            let by_key = tagged_key(id).map(Question::FaultsByKey);
+            by_key.or_else(|| number(id).map(Question::FaultsByEra)).map(Request::All)
+        }
+        (Some("signatures"), Some(id), None, ..) => hash(id).map(Question::Signatures).map(Request::All),
+        (Some("step"), Some(era), None, ..) => number(era).map(Question::Step).map(Request::One),
+        (Some("status"), None, ..) => Some(Request::Status),
+        (Some("api-doc.json"), None, ..) => Some(Request::Document),
+        (Some("swagger-ui"), None, ..) => Some(Request::SwaggerUi),
+        (Some("events"), None, ..) => return page_of_events(query).map(Request::Events),
+        (Some("events"), Some(sequence), None, ..) => number(sequence).map(Request::Event),
+        (Some("blocks"), None, ..) => return page_of_blocks(query).map(Request::Blocks),
+        (Some("account"), Some(id), Some("transactions"), None, _) => match account(id) {
+            Some(account) => return page_of_transactions(account, query),
+            None => None,
+        },
+        _ => None,
+    };
+    request.ok_or(Refusal::Path)
+}
+
+/// What response times count a path under.
+pub(super) fn label(path: &str) -> Label {
+    let mut segments = path.split('/').filter(|segment| !segment.is_empty());
+    let mut next = || segments.next();
+    match (next(), next(), next(), next(), next()) {
+        (Some("block"), ..) => Label::Block,
+        (Some("step"), ..) => Label::Step,
+        (Some("faults"), ..) => Label::Faults,
+        (Some("signatures"), ..) => Label::Signatures,
+        (Some("transaction"), Some(_), Some(_), None, _) => Label::Transaction,
+        (Some("transaction"), Some("accepted"), Some(_), Some(_), None) => Label::TransactionAccepted,
+        (Some("transaction"), Some("processed"), Some(_), Some(_), None) => Label::TransactionProcessed,
+        (Some("transaction"), Some("expired"), Some(_), Some(_), None) => Label::TransactionExpired,
+        (Some("status"), None, ..) => Label::Status,
+        (Some("events"), ..) => Label::Events,
+        (Some("blocks"), None, ..) => Label::Blocks,
+        (Some("account"), ..) => Label::Account,
+        _ => Label::Unknown,
+    }
+}
+
+fn hash(text: &str) -> Option<Hash> {
+    let mut hash = Hash::default();
+    hex::decode_to_slice(text, &mut hash).ok()?;
+    Some(hash)
+}
+
+/// As the reference reads it: decimal, and a plus may stand before.
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok()
+}
+
+/// As the reference reads a public key: by its length alone. A tag that no key has finds nothing.
+fn tagged_key(text: &str) -> Option<Vec<u8>> {
+    hex::decode(text).ok().filter(|key| matches!(key.len(), 33 | 34))
+}
+
+fn public_key(text: &str) -> Option<Vec<u8>> {
+    tagged_key(text).filter(|key| matches!(key.first(), Some(1 | 2)))
+}
+
+fn account(text: &str) -> Option<Vec<u8>> {
+    let account_hash = text.strip_prefix("account-hash-").and_then(hash);
+    account_hash.map(|hash| hash.to_vec()).or_else(|| public_key(text))
+}
+
+fn stage(text: &str) -> Option<Stage> {
+    match text {
+        "accepted" => Some(Stage::Accepted),
+        "processed" => Some(Stage::Processed),
+        "expired" => Some(Stage::Expired),
+        _ => None,
+    }
+}
+
+fn transaction_type(text: &str) -> Option<TransactionType> {
+    if text.eq_ignore_ascii_case("deploy") {
+        return Some(TransactionType::Deploy);
+    }
+    text.eq_ignore_ascii_case("version1").then_some(TransactionType::Version1)
+}
+
+fn page_of_events(query: Option<&str>) -> Result<PageOfEvents, Refusal> {
+    let query = Parameters::parse(query);
+    only(&query, &["from", "since", "before", "until_time", "newest", "limit", "types"])?;
+    let (order, limit) = order_and_limit(&query)?;
+    Ok(PageOfEvents {
+        from: decimal(&query, "from")?.unwrap_or_default(),
+        since: time(&query, "since")?,
+        before: decimal(&query, "before")?,
+        until: time(&query, "until_time")?,
+        order,
+        limit,
+        kinds: kinds(&query)?,
+    })
+}
+
+fn page_of_blocks(query: Option<&str>) -> Result<PageOfBlocks, Refusal> {
+    let query = Parameters::parse(query);
+    only(&query, &["from_height", "before_height", "newest", "limit"])?;
+    let (order, limit) = order_and_limit(&query)?;
+    let from_height = decimal(&query, "from_height")?.unwrap_or_default();
+    Ok(PageOfBlocks { from_height, before_height: decimal(&query, "before_height")?, order, limit })
+}
+
+fn page_of_transactions(account: Vec<u8>, query: Option<&str>) -> Result<Request<'static>, Refusal> {
+    let query = Parameters::parse(query);
+    only(&query, &["before", "limit"])?;
+    let before = decimal(&query, "before")?;
+    let limit = number_of_events(&query, "limit")?.unwrap_or(PAGE_EVENTS);
+    Ok(Request::Transactions(Question::TransactionsOf { account, before, limit }))
+}
+
+fn only(query: &Parameters<'_>, known: &[&str]) -> Result<(), Refusal> {
+    match query.unknown(known) {
+        Some(name) => {
+            let known = known.join(", ");
+            Err(Refusal::Query(format!("unknown parameter `{name}`, expected any of {known}")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn order_and_limit(query: &Parameters<'_>) -> Result<(Order, usize), Refusal> {
+    match (number_of_events(query, "newest")?, number_of_events(query, "limit")?) {
+        (Some(_), Some(_)) => {
+            Err(Refusal::Query("`newest` says how many there may be; leave `limit` out beside it".to_owned()))
+        }
+        (Some(newest), None) => Ok((Order::NewestFirst, newest)),
+        (None, limit) => Ok((Order::OldestFirst, limit.unwrap_or(PAGE_EVENTS))),
+    }
+}
+
+impl From<Repeated> for Refusal {
+    fn from(repeated: Repeated) -> Self {
+        Refusal::Query(repeated.to_string())
+    }
+}
+
+fn decimal(query: &Parameters<'_>, name: &'static str) -> Result<Option<u64>, Refusal> {
+    let number_in = |value: &str| {
+        let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+        let number = value.parse().ok().filter(|_| digits);
+        number.ok_or_else(|| Refusal::Query(format!("`{name}` is a decimal number up to 2^64-1, received: {value}")))
+    };
+    query.single(name)?.map(number_in).transpose()
+}
+
+fn number_of_events(query: &Parameters<'_>, name: &'static str) -> Result<Option<usize>, Refusal> {
+    let Some(value) = query.single(name)? else { return Ok(None) };
+    let number = decimal(query, name).ok().flatten().and_then(|number| usize::try_from(number).ok());
+    let in_range = number.filter(|number| (1..=PAGE_EVENTS_MAX).contains(number));
+    let refusal =
+        || Refusal::Query(format!("`{name}` is a decimal number from 1 to {PAGE_EVENTS_MAX}, received: {value}"));
+    in_range.map(Some).ok_or_else(refusal)
+}
+
+fn time(query: &Parameters<'_>, name: &'static str) -> Result<Option<Timestamp>, Refusal> {
+    let time_in = |value: &str| {
+        let example = "as RFC 3339 writes it, like 2026-01-31T12:00:00Z";
+        rfc3339::parse(value).ok_or_else(|| Refusal::Query(format!("`{name}` is a time {example}, received: {value}")))
+    };
+    query.single(name)?.map(time_in).transpose()
+}
+
+/// The bits of the kinds that `types` names.
+fn kinds(query: &Parameters<'_>) -> Result<u64, Refusal> {
+    let Some(names) = query.list("types") else { return Ok(u64::MAX) };
+    let mut bits = 0;
+    for name in names {
+        let Some((kind, _)) = KINDS.iter().find(|(_, known)| *known == name) else {
+            let known: Vec<&str> = KINDS.iter().map(|(_, name)| *name).collect();
+            let known = known.join(", ");
+            return Err(Refusal::Query(format!("`types` is a comma-separated list of {known}, received: {name}")));
+        };
+        bits |= kind.bit();
+    }
+    Ok(bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use sidecar_log_format::Kind;
+
+    use super::*;
+
+    const HASH: &str = "d59359690ca5a251b513185da0767f744e77645adec82bb6ff785a89edc7591c";
+    const KEY: &str = "01522ef6c89038019cb7af05c340623804392dd2bb1f4dab5e4a9c3ab752fc0179";
+
+    fn get(target: &str) -> Result<Request<'_>, Refusal> {
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        parse(&Method::GET, path, query)
+    }
+
+    #[test]
+    fn every_path_of_the_reference_is_understood() {
+        let bytes = hash(HASH).unwrap();
+        let version1 = TransactionType::Version1;
+        let expected = [
+            ("/block".to_owned(), Request::One(Question::LatestBlock)),
+            (format!("/block/{HASH}"), Request::One(Question::BlockByHash(bytes))),
+            (format!("/block/{}", HASH.to_uppercase()), Request::One(Question::BlockByHash(bytes))),
+            ("/block/0".to_owned(), Request::One(Question::BlockByHeight(0))),
+            ("/block/18446744073709551615".to_owned(), Request::One(Question::BlockByHeight(u64::MAX))),
+            (format!("/transaction/VERSION1/{HASH}"), Request::Aggregate(version1, bytes, HASH)),
+            (
+                format!("/transaction/processed/Version1/{HASH}"),
+                Request::One(Question::Transaction(Stage::Processed, version1, bytes)),
+            ),
+            (
+                format!("/transaction/expired/deploy/{HASH}"),
+                Request::One(Question::Transaction(Stage::Expired, TransactionType::Deploy, bytes)),
+            ),
+            (format!("/faults/{KEY}"), Request::All(Question::FaultsByKey(hex::decode(KEY).unwrap()))),
+            (format!("/faults/00{}", &KEY[2..]), {
+                let unknown_tag = hex::decode(format!("00{}", &KEY[2..])).unwrap();
+                Request::All(Question::FaultsByKey(unknown_tag))
+            }),
+            ("/faults/7".to_owned(), Request::All(Question::FaultsByEra(7))),
+            (format!("/signatures/{HASH}"), Request::All(Question::Signatures(bytes))),
+            ("/step/9".to_owned(), Request::One(Question::Step(9))),
+            ("/status".to_owned(), Request::Status),
+            ("/api-doc.json".to_owned(), Request::Document),
+            ("/swagger-ui".to_owned(), Request::SwaggerUi),
+        ];
+        assert_eq!(get("/"), Ok(Request::Contents));
+        assert_eq!(get("/?any=query"), Ok(Request::Contents));
+        for (path, request) in expected {
+            assert_eq!(get(&path).as_ref(), Ok(&request), "{path}");
+            if path != "/swagger-ui" {
+                assert_eq!(get(&format!("{path}/?any=query")), Ok(request), "{path}/");
+            }
+        }
+    }
+
+    #[test]
+    fn everything_else_is_an_invalid_path() {
+        let short = &HASH[1..];
+        for path in [
+            "/other".to_owned(),
+            "/Block".to_owned(),
+            "/block//".to_owned(),
+            format!("/block//{HASH}"),
+            format!("/block/{short}"),
+            format!("/block/{HASH}0"),
+            format!("/block/{HASH}/x"),
+            "/block/-1".to_owned(),
+            "/block/18446744073709551616".to_owned(),
+            "/block/%31".to_owned(),
+            format!("/transaction/{HASH}"),
+            format!("/transaction/deploy2/{HASH}"),
+            format!("/transaction/Accepted/deploy/{HASH}"),
+            format!("/transaction/deploy/{short}"),
+            "/faults".to_owned(),
+            format!("/faults/{}", &KEY[2..]),
+            format!("/faults/{KEY}0"),
+            format!("/faults/{KEY}0000"),
+            format!("/faults/0x{}", &KEY[2..]),
+            format!("/account/03{}/transactions", &KEY[2..]),
+            "/signatures/1".to_owned(),
+            format!("/step/{HASH}"),
+            "/status/x".to_owned(),
+            "/events/x".to_owned(),
+            "/blocks/1".to_owned(),
+            format!("/account/{KEY}"),
+            format!("/account/{short}/transactions"),
+        ] {
+            assert_eq!(get(&path), Err(Refusal::Path), "{path}");
+        }
+        assert_eq!(parse(&Method::HEAD, "/block", None), get("/block"));
+        for method in [Method::POST, Method::OPTIONS, Method::DELETE] {
+            assert_eq!(parse(&method, "/block", None), Err(Refusal::Path));
+        }
+        assert_eq!(get("//block"), Err(Refusal::EmptySegment));
+    }
+
+    const EVENTS: PageOfEvents = PageOfEvents {
+        from: 0,
+        since: None,
+        before: None,
+        until: None,
+        order: Order::OldestFirst,
+        limit: 100,
+        kinds: u64::MAX,
+    };
+    const BLOCKS: PageOfBlocks =
+        PageOfBlocks { from_height: 0, before_height: None, order: Order::OldestFirst, limit: 100 };
+
+    #[test]
+    fn pages_have_defaults_and_take_what_they_are_told() {
+        assert_eq!(get("/events"), Ok(Request::Events(EVENTS)));
+        let kinds = Kind(5).bit() | Kind(7).bit();
+        let fifth = PageOfEvents { from: 5, limit: 1000, kinds, ..EVENTS };
+        assert_eq!(get("/events/?from=5&limit=1000&types=Fault,Step"), Ok(Request::Events(fifth)));
+        assert_eq!(get("/events/?from=5&limit=1000&types=Fault&types=Step"), Ok(Request::Events(fifth)));
+        let newest = PageOfEvents { before: Some(9), order: Order::NewestFirst, limit: 3, ..EVENTS };
+        assert_eq!(get("/events?newest=3&before=9"), Ok(Request::Events(newest)));
+        let (since, until) = (Some(1_767_225_600_000_000), Some(1_767_225_601_500_000));
+        let of_a_time = PageOfEvents { since, until, ..EVENTS };
+        let target = "/events?since=2026-01-01T00:00:00Z&until_time=2026-01-01T01:00:01.5%2B01:00";
+        assert_eq!(get(target), Ok(Request::Events(of_a_time)));
+        let third = PageOfBlocks { from_height: 3, limit: 1, ..BLOCKS };
+        assert_eq!(get("/blocks?from_height=3&limit=1"), Ok(Request::Blocks(third)));
+        let newest = PageOfBlocks { before_height: Some(8), order: Order::NewestFirst, limit: 2, ..BLOCKS };
+        assert_eq!(get("/blocks?newest=2&before_height=8"), Ok(Request::Blocks(newest)));
+        let account = hex::decode(KEY).unwrap();
+        let transactions = Request::Transactions(Question::TransactionsOf { account, before: Some(8), limit: 100 });
+        assert_eq!(get(&format!("/account/{KEY}/transactions?before=8")), Ok(transactions));
+        let question = Question::TransactionsOf { account: hex::decode(HASH).unwrap(), before: None, limit: 100 };
+        let transactions = Request::Transactions(question);
+        assert_eq!(get(&format!("/account/account-hash-{HASH}/transactions")), Ok(transactions));
+    }
+
+    #[test]
+    fn a_wrong_query_of_a_page_is_told_what_is_wrong() {
+        for (target, words) in [
+            ("/events?from=-1", "`from` is a decimal number up to 2^64-1, received: -1"),
+            ("/events?from=+1", "`from` is"),
+            ("/events?from=", "`from` is"),
+            ("/events?limit=0", "`limit` is a decimal number from 1 to 1000, received: 0"),
+            ("/events?limit=1001", "from 1 to 1000"),
+            ("/events?from=1&from=2", "`from` is given more than once; give it once"),
+            ("/events?limit=2&limit=2", "`limit` is given more than once"),
+            ("/events?newest=0", "`newest` is a decimal number from 1 to 1000, received: 0"),
+            ("/events?newest=2&limit=2", "`newest` says how many there may be; leave `limit` out beside it"),
+            (
+                "/events?since=yesterday",
+                "`since` is a time as RFC 3339 writes it, like 2026-01-31T12:00:00Z, received: yesterday",
+            ),
+            ("/events?until_time=", "`until_time` is a time"),
+            // The event stream takes an id by that name.
+            ("/events?until=5", "unknown parameter `until`"),
+            ("/events?types=", "`types` is a comma-separated list"),
+            ("/events?types=Step&types=Steps", "received: Steps"),
+            ("/blocks?newest=1001", "from 1 to 1000"),
+            ("/events?types=Faults", "`types` is a comma-separated list of BlockAdded, TransactionAccepted, "),
+            (
+                "/events?type=Fault",
+                "unknown parameter `type`, expected any of from, since, before, until_time, newest, limit, types",
+            ),
+            ("/blocks?from=1", "expected any of from_height, before_height, newest, limit"),
+        ] {
+            let Err(Refusal::Query(text)) = get(target) else { panic!("{target} is taken") };
+            assert!(text.contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn labels_are_the_references_and_of_a_bounded_number() {
+        for (path, label_of_path) in [
+            ("/block", Label::Block),
+            ("//block//x/", Label::Block),
+            ("/transaction/a/b", Label::Transaction),
+            ("/transaction/expired/a/b", Label::TransactionExpired),
+            ("/transaction/anything/a/b", Label::Unknown),
+            ("/status/", Label::Status),
+            ("/swagger-ui/", Label::Unknown),
+            ("/", Label::Unknown),
+        ] {
+            assert_eq!(label(path), label_of_path, "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_request_makes_the_parser_panic(path in "(/[a-z0-9/%-]{0,20}){0,5}", query in proptest::option::of(".{0,40}")) {
+            let _ = parse(&Method::GET, &path, query.as_deref());
+            let _ = label(&path);
+        }
+    }
+}

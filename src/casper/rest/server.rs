@@ -1,0 +1,448 @@
+//! HTTP: from a request to a response.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request as HttpRequest, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use sidecar_log_format::Sequence;
+
+use super::answer_from::AnswerFrom;
+use super::answers::{Failure, Form, Found};
+use super::coding::{COMPRESSED_BYTES, Coding};
+use super::counters::Counters;
+use super::finishing::Finishing;
+use super::log_budget::LogBudget;
+use super::memory::Room;
+use super::question::{self, Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Request};
+use super::{RestOptions, document};
+use crate::casper::keys::{Stage, TransactionType};
+use crate::engine::http::{
+    BindError, access::Client, cors::allow_any_origin, front::Front, limits::FrontLimits, turns::Limits,
+};
+
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 512;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// For what its hash names: it never changes.
+const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+/// For all else: ask again, with the tag. After a restore, a sequence, a height or an era may name another event.
+const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
+/// What an answer depends on beside its path: a cache keeps the origin that may read it, and how it is compressed.
+const VARY: HeaderValue = HeaderValue::from_static("origin, accept-encoding");
+
+/// A bound REST server.
+pub struct Server {
+    front: Front,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: RestOptions,
+    answers: AnswerFrom,
+    counters: Arc<Counters>,
+    limits: Limits,
+    swagger_ui: Arc<utoipa_swagger_ui::Config<'static>>,
+    failures: LogBudget,
+    finishing: Finishing,
+}
+
+impl Server {
+    /// Takes the port. Within a Tokio runtime only.
+    ///
+    /// # Errors
+    /// [`BindError`] names the address.
+    pub fn bind(options: RestOptions, answers: AnswerFrom) -> Result<Server, BindError> {
+        let address = SocketAddr::new(options.listen, options.port);
+        let front = Front::bind(address, FrontLimits::of_answers(CONNECTIONS_MAX), Arc::default())?;
+        let shared = Shared {
+            answers,
+            counters: Arc::default(),
+            limits: Limits::new(options.max_concurrent_requests, options.max_requests_per_second),
+            swagger_ui: Arc::new(utoipa_swagger_ui::Config::from(document::PATH).try_it_out_enabled(true)),
+            failures: LogBudget::default(),
+            finishing: Finishing::default(),
+            options,
+        };
+        Ok(Server { front, shared: Arc::new(shared) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.front.local_addr()
+    }
+
+    /// What the server has done so far.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.shared.counters)
+    }
+
+    /// Serves until `cancel` is done; then every connection is cut.
+    pub async fn run(self, cancel: impl Future<Output = ()>) {
+        self.front.serve(router(self.shared), cancel).await;
+    }
+}
+
+/// Paths are matched raw, not decoded, and every method is answered: all of it is the fallback's.
+fn router(shared: Arc<Shared>) -> Router {
+    let count = middleware::from_fn_with_state(Arc::clone(&shared), count);
+    let allow_any_origin = middleware::from_fn(allow_any_origin);
+    Router::new().fallback(respond).with_state(shared).layer(allow_any_origin).layer(count)
+}
+
+/// Lets a request wait for its turn and counts it, a preflight like any other.
+async fn count(State(shared): State<Arc<Shared>>, request: HttpRequest, next: Next) -> Response {
+    let client = request.extensions().get::<Client>().map(|Client(address)| address.ip());
+    let turn = shared.limits.turn(client).await;
+    let in_flight = shared.counters.begin(question::label(request.uri().path()));
+    let response = turn.work(next.run(request)).await;
+    in_flight.end(response.status());
+    response
+}
+
+async fn respond(State(shared): State<Arc<Shared>>, request: HttpRequest) -> Response {
+    let (request, _) = request.into_parts();
+    let answering = shared.answer(&request.method, &request.uri, &request.headers);
+    match tokio::time::timeout(shared.options.request_timeout, answering).await {
+        Ok(response) => response,
+        Err(_) => failure(&Failure::TooSlow, &shared.failures),
+    }
+}
+
+impl Shared {
+    async fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response {
+        let request = match question::parse(method, uri.path(), uri.query()) {
+            Ok(request) => request,
+            Err(refusal) => return refused(&refusal),
+        };
+        let answer = match request {
+            Request::One(question) => self.one(&question).await,
+            Request::All(question) => self.all(&question).await,
+            Request::Aggregate(form, hash, given) => self.aggregate(form, &hash, given).await,
+            Request::Blocks(page) => self.blocks(page).await,
+            Request::Transactions(question) => self.transactions(&question).await,
+            Request::Event(sequence) => self.event(sequence).await,
+            Request::Events(page) => self.events(page).await,
+            Request::Contents => return contents(),
+            Request::Status => return self.status(),
+            Request::Document => return with_type(StatusCode::OK, JSON, document::json().clone()),
+            Request::SwaggerUi => return redirect_to_swagger_ui(),
+            Request::SwaggerFile(file) => return self.swagger_file(file),
+        };
+        let response = match answer {
+            Ok(answer) => self.success(answer, headers).await,
+            Err(reason) => Err(reason),
+        };
+        response.unwrap_or_else(|reason| failure(&reason, &self.failures))
+    }
+
+    fn found(&self, opening: &str, form: Form) -> Found {
+        Found::new(opening, form, &self.counters)
+    }
+
+    async fn one(&self, question: &Question) -> Result<Answer, Failure> {
+        let found = self.some(question, self.found("", Form::Envelope)).await?;
+        Ok(Answer { found, is_final: question.is_by_hash() })
+    }
+
+    async fn all(&self, question: &Question) -> Result<Answer, Failure> {
+        let mut found = self.some(question, self.found("[", Form::Envelope)).await?;
+        found.push_text("]");
+        Ok(Answer::new(found))
+    }
+
+    /// Adds the events that answer `question` to `found`, which has none; at least one.
+    async fn some(&self, question: &Question, found: Found) -> Result<Found, Failure> {
+        let found = self.answers.find(question, found).await?;
+        if found.events == 0 { Err(Failure::NotFound) } else { Ok(found) }
+    }
+
+    /// What is known of a transaction: it must have been accepted, and once it is processed it does not expire.
+    async fn aggregate(&self, form: TransactionType, hash: &Hash, given: &str) -> Result<Answer, Failure> {
+        let at = |stage| Question::Transaction(stage, form, *hash);
+        let opening = format!("{{\"transaction_hash\":\"{given}\",\"transaction_accepted\":");
+        let mut found = self.some(&at(Stage::Accepted), self.found(&opening, Form::Envelope)).await?;
+        found.push_text(",\"transaction_processed\":");
+        let accepted = found.events;
+        let mut found = self.answers.find(&at(Stage::Processed), found).await?;
+        if found.events > accepted {
+            found.push_text(",\"transaction_expired\":false}");
+            return Ok(Answer { found, is_final: true });
+        }
+        let is_expired = self.answers.is_there(&at(Stage::Expired)).await?;
+        found.push_display(format_args!("null,\"transaction_expired\":{is_expired}}}"));
+        Ok(Answer::new(found))
+    }
+
+    async fn event(&self, sequence: Sequence) -> Result<Answer, Failure> {
+        let found = self.answers.log()?.read(vec![sequence], self.found("", Form::Stored)).await?;
+        if found.events == 0 {
+            return Err(Failure::NotFound);
+        }
+        Ok(Answer::new(found))
+    }
+
+    async fn events(&self, page: PageOfEvents) -> Result<Answer, Failure> {
+        let answers = self.answers.log()?;
+        let (mut found, end) = answers.page(page, self.found("{\"events\":[", Form::Stored).paged()).await?;
+        found.push_text("]");
+        found.push_missing();
+        found.push_text(",\"next\":");
+        found.push_number(end.next);
+        let head = answers.log().head().next_sequence;
+        found.push_display(format_args!(",\"head\":{head}}}"));
+        Ok(Answer::new(found))
+    }
+
+    async fn blocks(&self, page: PageOfBlocks) -> Result<Answer, Failure> {
+        let found = self.found("{\"blocks\":[", Form::Envelope).paged();
+        let (mut found, next) = self.answers.blocks(page, found).await?;
+        found.push_text("]");
+        found.push_missing();
+        found.push_text(",\"next\":");
+        found.push_number(next);
+        found.push_text("}");
+        Ok(Answer::new(found))
+    }
+
+    async fn transactions(&self, question: &Question) -> Result<Answer, Failure> {
+        let answers = self.answers.log()?;
+        let sequences = answers.sequences(question).await?;
+        let is_full = matches!(question, Question::TransactionsOf { limit, .. } if sequences.len() >= *limit);
+        let found = self.found("{\"transactions\":[", Form::Stored).paged();
+        let mut found = answers.read(sequences, found).await?;
+        found.push_text("]");
+        found.push_missing();
+        found.push_text(",\"next\":");
+        let next = found.last.filter(|_| found.is_cut || is_full);
+        found.push_number(next);
+        found.push_text("}");
+        Ok(Answer::new(found))
+    }
+
+    fn status(&self) -> Response {
+        let body = self.answers.status(self.options.version);
+        with_type(StatusCode::OK, JSON, Bytes::from(body))
+    }
+
+    fn swagger_file(&self, file: &str) -> Response {
+        match utoipa_swagger_ui::serve(file, Arc::clone(&self.swagger_ui)) {
+            Ok(Some(file)) => {
+                let content_type = HeaderValue::from_str(&file.content_type);
+                let content_type = content_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));
+                let bytes = match file.bytes {
+                    Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+                    Cow::Owned(bytes) => Bytes::from(bytes),
+                };
+                with_type(StatusCode::OK, content_type, bytes)
+            }
+            Ok(None) => empty(StatusCode::NOT_FOUND),
+            Err(error) => failure(&Failure::Storage(error.to_string()), &self.failures),
+        }
+    }
+
+    async fn success(&self, answer: Answer, headers: &HeaderMap) -> Result<Response, Failure> {
+        let Answer { found, is_final } = answer;
+        let (mut found, tag) = self.finishing.tagged(found).await?;
+        let coding = Coding::accepted(headers).filter(|_| COMPRESSED_BYTES.contains(&found.body.len()));
+        let mut response = if knows(headers, &tag) {
+            empty(StatusCode::NOT_MODIFIED)
+        } else {
+            if let Some(coding) = coding {
+                found = self.finishing.compressed(found, coding).await?;
+            }
+            let body = match self.answers.memory().keep(found).await? {
+                (body, None) => Body::from(body),
+                (bytes, Some(room)) => Body::new(LargeBody { bytes, sent: 0, _room: room }),
+            };
+            let mut response = Response::new(body);
+            response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+            if let Some(coding) = coding {
+                response.headers_mut().insert(header::CONTENT_ENCODING, coding.header());
+            }
+            response
+        };
+        // A strong tag names bytes, and these are other bytes.
+        let tag = if coding.is_some() { format!("W/{tag}") } else { tag };
+        if let Ok(tag) = HeaderValue::try_from(tag) {
+            response.headers_mut().insert(header::ETAG, tag);
+        }
+        response.headers_mut().insert(header::CACHE_CONTROL, if is_final { IMMUTABLE } else { REVALIDATE });
+        response.headers_mut().insert(header::VARY, VARY);
+        Ok(response)
+    }
+}
+
+/// What was found.
+struct Answer {
+    found: Found,
+    /// Whether it is named by a hash, and clients may keep it indefinitely.
+    is_final: bool,
+}
+
+impl Answer {
+    fn new(found: Found) -> Self {
+        Answer { found, is_final: false }
+    }
+}
+
+/// A large body, with the room that it takes. HTTP gets copies of it, piece by piece: with a slice, a client that is slow to
+/// take the last piece would keep all of it, after the room was given back.
+struct LargeBody {
+    bytes: Vec<u8>,
+    sent: usize,
+    _room: Room,
+}
+
+impl LargeBody {
+    fn left(&self) -> &[u8] {
+        self.bytes.get(self.sent..).unwrap_or_default()
+    }
+}
+
+impl http_body::Body for LargeBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let piece = self.left().chunks(PIECE_BYTES).next().map(Bytes::copy_from_slice);
+        self.sent += piece.as_ref().map_or(0, Bytes::len);
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left().is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left().len() as u64)
+    }
+}
+
+const PIECE_BYTES: usize = 64 << 10;
+
+fn knows(headers: &HeaderMap, tag: &str) -> bool {
+    let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let mut tags = values.flat_map(|value| value.split(',')).map(|known| known.trim().trim_start_matches("W/"));
+    tags.any(|known| known == "*" || known == tag)
+}
+
+fn with_type(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// What somebody sees who opens the server's address.
+fn contents() -> Response {
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    with_type(StatusCode::OK, text, Bytes::from_static(CONTENTS.as_bytes()))
+}
+
+const CONTENTS: &str = concat!(
+    "Sidecar ",
+    env!("CARGO_PKG_VERSION"),
+    ", REST: blocks, transactions, faults, signatures, steps and stored events of a Casper node.\n\
+     All requests, to read and to try: /swagger-ui/ (for programs: /api-doc.json). How the sidecar is: /status\n"
+);
+
+fn redirect_to_swagger_ui() -> Response {
+    let mut response = empty(StatusCode::FOUND);
+    response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/swagger-ui/"));
+    response
+}
+
+fn refused(refusal: &Refusal) -> Response {
+    match refusal {
+        Refusal::Path => error(StatusCode::BAD_REQUEST, "Invalid request path provided"),
+        Refusal::EmptySegment => error(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "Unexpected error in REST server - please file a bug report!\nRejection(NotFound)",
+        ),
+        Refusal::Query(what) => error(StatusCode::BAD_REQUEST, &format!("Invalid parameter in query: {what}")),
+    }
+}
+
+fn failure(failure: &Failure, log: &LogBudget) -> Response {
+    let status = match failure {
+        Failure::NotFound => StatusCode::NOT_FOUND,
+        Failure::Lost { .. } => StatusCode::GONE,
+        Failure::Behind { .. } | Failure::Closed | Failure::TooSlow | Failure::Crowded => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        Failure::OnlyInLog => StatusCode::NOT_IMPLEMENTED,
+        Failure::UnknownShape { .. }
+        | Failure::NotJson(_)
+        | Failure::Storage(_)
+        | Failure::Database
+        | Failure::Refused
+        | Failure::TooLong => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    // Of the database it is logged when it begins and when it is over.
+    let is_logged = matches!(failure, Failure::Database | Failure::Refused);
+    if status == StatusCode::INTERNAL_SERVER_ERROR && !is_logged && log.allows() {
+        let reason = match failure {
+            Failure::Storage(reason) => reason.clone(),
+            other => other.to_string(),
+        };
+        tracing::error!(reason, "REST request failed; others that fail within a minute are not logged");
+    }
+    let mut response = error(status, &failure.to_string());
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+fn error(status: StatusCode, message: &str) -> Response {
+    let message = serde_json::Value::from(message);
+    let body = format!("{{\"code\":{},\"message\":{message}}}", status.as_u16());
+    with_type(status, JSON, Bytes::from(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::super::memory::Memory;
+    use super::*;
+
+    #[tokio::test]
+    async fn the_pieces_of_a_large_answer_do_not_keep_it_in_memory() {
+        let text = "0123456789".repeat(20_000);
+        let memory = Memory::default();
+        let found = Found::new(&text, Form::Envelope, &Arc::default());
+        let (bytes, Some(room)) = memory.keep(found).await.unwrap() else { panic!("it is large") };
+        let mut body = LargeBody { bytes, sent: 0, _room: room };
+        assert_eq!(http_body::Body::size_hint(&body).exact(), Some(200_000));
+        let mut pieces = Vec::new();
+        while let Some(frame) = body.frame().await {
+            pieces.push(frame.unwrap().into_data().unwrap());
+        }
+        assert!(pieces.len() == 4 && pieces.iter().all(Bytes::is_unique));
+        assert!(http_body::Body::is_end_stream(&body));
+        assert_eq!(pieces.concat(), text.as_bytes());
+    }
+}

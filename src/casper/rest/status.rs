@@ -1,0 +1,84 @@
+//! `GET /status`: the version first, as the reference has it, and then how far or how well everything is.
+
+use serde::Serialize;
+use sidecar_log_format::{Log, Sequence};
+
+use crate::casper::source::NamedSource;
+use crate::engine::losses::Lost;
+
+#[derive(Serialize)]
+struct StatusOfLog<'a> {
+    version: &'a str,
+    log: LogStatus,
+    views: ViewStatus,
+    sources: Vec<SourceStatus<'a>>,
+}
+
+#[derive(Serialize)]
+struct LogStatus {
+    /// The oldest retained sequence.
+    oldest: Sequence,
+    /// The sequence that the next event will get.
+    next: Sequence,
+    api_version: String,
+    epoch: u64,
+    /// Events that were stored and are lost.
+    lost: Lost,
+}
+
+#[derive(Serialize)]
+struct ViewStatus {
+    /// Stored events that look-ups do not see yet.
+    lag: u64,
+}
+
+#[derive(Serialize)]
+struct SourceStatus<'a> {
+    source: &'a str,
+    status: &'static str,
+    reconnects: u64,
+}
+
+#[derive(Serialize)]
+struct StatusOfPostgreSql<'a> {
+    version: &'a str,
+    postgresql: PostgreSqlStatus,
+}
+
+#[derive(Serialize)]
+struct PostgreSqlStatus {
+    status: &'static str,
+}
+
+/// The answer's body where answers come from PostgreSQL.
+pub(super) fn of_postgresql(version: &str, answers: bool) -> Vec<u8> {
+    let status = if answers { "connected" } else { "unreachable" };
+    // As below.
+    serde_json::to_vec(&StatusOfPostgreSql { version, postgresql: PostgreSqlStatus { status } }).unwrap_or_default()
+}
+
+/// The answer's body where answers come from the log.
+pub(super) fn of_log(version: &str, log: &Log, view_lag: u64, sources: &[NamedSource]) -> Vec<u8> {
+    let head = log.head();
+    let status = StatusOfLog {
+        version,
+        log: LogStatus {
+            oldest: log.oldest(),
+            next: head.next_sequence,
+            api_version: head.api_version.to_string(),
+            epoch: head.epoch,
+            lost: Lost::of(log).for_clients(),
+        },
+        views: ViewStatus { lag: view_lag },
+        sources: sources
+            .iter()
+            .map(|source| SourceStatus {
+                source: &source.name,
+                status: source.counters.status_name(),
+                reconnects: source.counters.reconnects.get(),
+            })
+            .collect(),
+    };
+    // Strings and numbers are always JSON.
+    serde_json::to_vec(&status).unwrap_or_default()
+}

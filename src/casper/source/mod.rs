@@ -1,0 +1,71 @@
+//! The Casper source: one listener per node.
+//!
+//! Owns everything between a node's two ports and the ingest channel. A [`NodeOptions`] flows in; batches of events in
+//! the node's order flow out, until the listener [ends](End). What happens on the way is told by [`Counters`].
+//!
+//! - [`connection`]: one node's life: check, connect, handshake, read, retry.
+//! - [`status`]: the check of `/status` before every connection.
+//! - [`counters`]: what can be seen from outside.
+
+pub mod connection;
+pub mod counters;
+mod event_lines;
+pub mod status;
+
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use crate::engine::source::LogNetwork;
+
+pub use connection::{End, run};
+pub use event_lines::EventLines;
+
+pub use counters::{CountedError, Counters, NamedSource, NodeStatus};
+
+/// The default of [`NodeOptions::event_bytes_max`]: 32 MiB.
+pub const EVENT_BYTES_MAX_DEFAULT: usize = 32 * 1024 * 1024;
+
+/// How to listen to one node.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// A host name or an IP address.
+    pub host: String,
+    /// The port of the node's event stream.
+    pub sse_port: u16,
+    /// The port of the node's REST server.
+    pub rest_port: u16,
+    /// How many attempts in a row may fail before the listener ends. One that delivered an event does not count.
+    pub max_attempts: u32,
+    /// The pause before every attempt but the first.
+    pub delay_between_retries: Duration,
+    /// Log this node's events at INFO.
+    pub enable_logging: bool,
+    /// The limit of the TCP connect.
+    pub connection_timeout: Duration,
+    /// The longest silence before a connection is given up.
+    pub no_message_timeout: Duration,
+    /// How often silence is checked.
+    pub keep_alive_check_interval: Duration,
+    /// The network that the node must be on, as configured; `None` leaves it to the log.
+    pub network_name: Option<String>,
+    /// The network of the log that the events go to.
+    pub log_network: LogNetwork,
+    /// The longest frame of the stream that is taken, in bytes.
+    pub event_bytes_max: usize,
+}
+
+impl NodeOptions {
+    /// The node's name everywhere: `HOST:SSE_PORT`.
+    #[must_use]
+    pub fn source(&self) -> String {
+        self.address(self.sse_port)
+    }
+
+    /// `HOST:PORT` as it stands in a URL: an IPv6 address is bracketed.
+    fn address(&self, port: u16) -> String {
+        match self.host.parse::<Ipv6Addr>() {
+            Ok(address) => format!("[{address}]:{port}"),
+            Err(_) => format!("{}:{port}", self.host),
+        }
+    }
+}

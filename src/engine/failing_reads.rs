@@ -1,0 +1,171 @@
+//! For tests: a log on a disk of which reads fail.
+
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use sidecar_log_format::{
+    ApiVersion, Event, Log, Opened, ReadOptions, WriteOptions, Writer,
+    storage::{Directory, File, Lock, Storage},
+};
+
+use crate::casper::event::BLOCK_ADDED;
+
+/// Which reads fail.
+#[derive(Clone, Default)]
+pub(crate) struct FailingReads(Arc<Failing>);
+
+#[derive(Default)]
+struct Failing {
+    all: AtomicBool,
+    /// How many reads go on to the one that fails; 0 when none does.
+    to_one: AtomicU64,
+}
+
+impl FailingReads {
+    /// The read after the next `reads` fails, and those after it go well again.
+    pub(crate) fn fail_after(&self, reads: u64) {
+        self.0.to_one.store(reads + 1, Ordering::Relaxed);
+    }
+
+    /// All reads fail from now on, or go well again.
+    pub(crate) fn fail(&self, all: bool) {
+        self.0.all.store(all, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> io::Result<()> {
+        let before = self.0.to_one.load(Ordering::Relaxed);
+        self.0.to_one.store(before.saturating_sub(1), Ordering::Relaxed);
+        if before == 1 || self.0.all.load(Ordering::Relaxed) {
+            Err(io::Error::other("the disk is away"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A log in `folder` whose only event is too large for a shared block.
+pub(crate) fn log_with_a_large_event(folder: &Path) -> (Log, FailingReads) {
+    log_of_blocks(folder, &[3 << 20])
+}
+
+/// A log in `folder` of blocks from height 1 on, each with so many bytes and some more.
+pub(crate) fn log_of_blocks(folder: &Path, bytes: &[usize]) -> (Log, FailingReads) {
+    let directory = Directory::create(folder).unwrap();
+    let options = WriteOptions::new("casper", [1; 16], 1);
+    let Opened { mut writer, .. } = Writer::open(Arc::new(directory.clone()), options).unwrap();
+    for (height, bytes) in (1..).zip(bytes) {
+        let filler = "x".repeat(*bytes);
+        let header = format!(r#"{{"Version2":{{"header":{{"height":{height}}}}}}}"#);
+        let payload = format!(r#"{{"BlockAdded":{{"block_hash":"00","block":{header},"filler":"{filler}"}}}}"#);
+        let event = Event {
+            kind: BLOCK_ADDED,
+            name: "",
+            source: "10.0.0.1:9999",
+            network: "casper-test",
+            api_version: ApiVersion { major: 2, minor: 0, patch: 0 },
+            upstream_id: Some(7),
+            received: 1,
+            payload: &payload,
+        };
+        writer.append(&event).unwrap();
+    }
+    writer.commit().unwrap();
+    let reads = FailingReads::default();
+    let disk = Disk { directory, reads: reads.clone() };
+    (Log::open(Arc::new(disk), ReadOptions::default()).unwrap(), reads)
+}
+
+struct Disk {
+    directory: Directory,
+    reads: FailingReads,
+}
+
+impl Disk {
+    fn file(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(DiskFile { file, reads: self.reads.clone() })
+    }
+}
+
+impl Storage for Disk {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        Ok(self.file(self.directory.create(name)?))
+    }
+
+    fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
+        Ok(self.file(self.directory.open(name, write)?))
+    }
+
+    fn identity(&self, name: &str) -> io::Result<u64> {
+        self.directory.identity(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.directory.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.directory.remove(name)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.directory.sync_directory()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.directory.list()
+    }
+
+    fn lock(&self) -> io::Result<Option<Box<dyn Lock>>> {
+        self.directory.lock()
+    }
+
+    fn free_space(&self) -> io::Result<u64> {
+        self.directory.free_space()
+    }
+
+    fn name(&self) -> String {
+        self.directory.name()
+    }
+}
+
+struct DiskFile {
+    file: Arc<dyn File>,
+    reads: FailingReads,
+}
+
+impl File for DiskFile {
+    fn read_some_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.reads.read()?;
+        self.file.read_some_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.file.allocate(offset, length)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn identity(&self) -> io::Result<u64> {
+        self.file.identity()
+    }
+}

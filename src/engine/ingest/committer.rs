@@ -1,0 +1,540 @@
+//! The committer: one thread that decides what is news, appends it and commits.
+//!
+//! Batches of all sources flow in through one bounded channel; events leave in one order, durable first, then visible. A
+//! commit starts when the last has ended and takes what is queued, at most [`COMMIT_BYTES_MAX`]; while a source has more
+//! waiting and the block has room, it goes on filling, at most [`FILL_TIME_MAX`].
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use sidecar_log_format::{self as log_format, Durability, Event, Head, Log, Mark, MarkKind, Read, Sequence, Writer};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use super::counters::Counters;
+use super::disk::Disk;
+use super::gaps::Gaps;
+use super::identity::{self, Durable, Fingerprint, IdentityIndex, IdentityIndexError, Known, Opened, Room};
+use super::{IngestError, SharedForgetter};
+use crate::casper::event::{BLOCK_ADDED, Classified, SHUTDOWN, classify};
+use crate::engine::source::{Batch, Connection, Identity, Received, Timestamp};
+
+/// How long a commit waits for a source that has more.
+const FILL_TIME_MAX: Duration = Duration::from_millis(2);
+/// How much wire form one commit takes: several blocks, so that under load the syncs cost a small part of the time.
+const COMMIT_BYTES_MAX: usize = 2 << 20;
+/// A batch with this many events or bytes was cut off by its source's limits: there is more.
+const FULL_BATCH_EVENTS: usize = 512;
+const FULL_BATCH_BYTES: usize = 256 << 10;
+/// How long to wait before a full device is tried again.
+pub(super) const DISK_FULL_PAUSE: Duration = Duration::from_secs(1);
+/// How often a writer that has nothing to do looks whether the log is still where it was.
+pub(super) const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// How far back the newest block height is looked for when a log is opened.
+const HEIGHT_SEARCH_EVENTS: u64 = 20_000;
+
+/// The state of the committer's thread.
+pub(super) struct Committer {
+    pub(super) writer: Writer,
+    pub(super) log: Log,
+    pub(super) index: IdentityIndex,
+    pub(super) index_file: PathBuf,
+    pub(super) index_options: identity::Options,
+    /// Taken away while the index is rebuilt.
+    pub(super) forgetter: SharedForgetter,
+    pub(super) gaps: Gaps,
+    pub(super) batches: mpsc::Receiver<Batch>,
+    pub(super) committed: watch::Sender<Head>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) durability: Durability,
+    pub(super) sync_interval: Duration,
+    pub(super) disk: Disk,
+    pub(super) runtime: Handle,
+    /// What the time of gaps is measured from: the clock on the wall may jump.
+    pub(super) begun: Instant,
+}
+
+impl Committer {
+    /// Works until every source has hung up, then closes the log.
+    pub(super) fn run(mut self) -> Result<(), IngestError> {
+        match self.work() {
+            Err(IngestError::EndedWithoutRoom) => {
+                warn!("there was no room for what came last; the nodes are read again at the next start");
+                self.writer.abandon_uncommitted();
+            }
+            result => result?,
+        }
+        self.close()
+    }
+
+    /// Takes what sources bring, until all of it is committed and no more will come.
+    fn work(&mut self) -> Result<(), IngestError> {
+        let mut last_sync = Instant::now();
+        let mut last_look = Instant::now();
+        while let Some(batch) = self.next_batch(last_sync)? {
+            if let Some(batch) = batch {
+                self.fill(batch)?;
+                self.commit()?;
+            }
+            if last_look.elapsed() >= LOOK_PERIOD {
+                self.look()?;
+                last_look = Instant::now();
+            }
+            if self.durability == Durability::Interval && last_sync.elapsed() >= self.sync_interval {
+                self.sync()?;
+                last_sync = Instant::now();
+            }
+        }
+        self.commit()
+    }
+
+    /// Looks whether the log is still where it was. A failure of the look itself proves nothing.
+    fn look(&mut self) -> Result<(), IngestError> {
+        match self.writer.check_in_place() {
+            Err(failure) if !self.writer.is_poisoned() => self.disk.look_failed(&failure),
+            result => {
+                result?;
+                self.disk.look_succeeded();
+            }
+        }
+        Ok(())
+    }
+
+    /// The next batch; `Some(None)` when it is time to sync or to look around, `None` when there will be none.
+    fn next_batch(&mut self, last_sync: Instant) -> Result<Option<Option<Batch>>, IngestError> {
+        if let Ok(batch) = self.batches.try_recv() {
+            return Ok(Some(Some(batch)));
+        }
+        let wait = match self.durability {
+            Durability::Interval => self.sync_interval.saturating_sub(last_sync.elapsed()).min(LOOK_PERIOD),
+            Durability::Commit | Durability::Os => LOOK_PERIOD,
+        };
+        let received = self.runtime.block_on(async { tokio::time::timeout(wait, self.batches.recv()).await });
+        Ok(match received {
+            Ok(batch) => batch.map(Some),
+            Err(_) => Some(None),
+        })
+    }
+
+    /// Appends a batch and what follows it closely.
+    fn fill(&mut self, first: Batch) -> Result<(), IngestError> {
+        let deadline = Instant::now() + FILL_TIME_MAX;
+        let mut batch = first;
+        loop {
+            let more_waits = is_full(&batch);
+            self.take(batch)?;
+            if self.writer.uncommitted_bytes() >= COMMIT_BYTES_MAX {
+                return Ok(());
+            }
+            batch = match self.batches.try_recv() {
+                Ok(next) => next,
+                Err(_) if !more_waits || self.writer.is_block_full() => return Ok(()),
+                Err(_) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    match self.runtime.block_on(async { tokio::time::timeout(left, self.batches.recv()).await }) {
+                        Ok(Some(next)) => next,
+                        _ => return Ok(()),
+                    }
+                }
+            };
+        }
+    }
+
+    fn take(&mut self, batch: Batch) -> Result<(), IngestError> {
+        match batch {
+            Batch::Version { connection, version } => {
+                match self.writer.announce_version(version, &connection.source, now()) {
+                    Err(log_format::Error::Refused { reason }) => {
+                        warn!(source = connection.source, %version, reason, "version not noted");
+                        Ok(())
+                    }
+                    result => Ok(result?),
+                }
+            }
+            Batch::Events { connection, events } => {
+                events.iter().try_for_each(|received| self.take_event(&connection, received))
+            }
+        }
+    }
+
+    fn take_event(&mut self, connection: &Connection, received: &Received) -> Result<(), IngestError> {
+        let fingerprint = Fingerprint::new(crc32fast::hash(received.payload.as_bytes()), received.message_count > 0);
+        match self.with_index(|index| index.check(&received.identity, fingerprint))? {
+            Known::New => self.append(connection, received, fingerprint),
+            Known::Same => {
+                self.counters.duplicates.add(1);
+                Ok(())
+            }
+            Known::Conflict => {
+                self.counters.duplicates.add(1);
+                self.counters.identity_conflicts.add(1);
+                Ok(())
+            }
+            Known::RicherCopy => self.amend(connection, received, fingerprint),
+        }
+    }
+
+    fn append(
+        &mut self,
+        connection: &Connection,
+        received: &Received,
+        fingerprint: Fingerprint,
+    ) -> Result<(), IngestError> {
+        let event = Event {
+            kind: received.kind,
+            name: "",
+            source: &connection.source,
+            network: &connection.network,
+            api_version: connection.api_version,
+            upstream_id: received.upstream_id,
+            received: received.received_at,
+            payload: &received.payload,
+        };
+        let sequence = match self.writer.append(&event) {
+            Ok(sequence) => sequence,
+            Err(log_format::Error::Refused { reason }) => {
+                self.refuse(connection, received, "event not stored", &reason);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.counters.stored.add(1);
+        self.counters.stored_bytes.add(received.payload.len() as u64);
+        self.counters.stored_messages.add(received.message_count);
+        if let Some(line) = &received.line {
+            connection.event_lines.stored(received.kind, line);
+        }
+        if let Some(height) = received.block_height {
+            self.gaps.block(height, self.begun.elapsed());
+        }
+        if received.kind == SHUTDOWN {
+            self.remember(sequence, received, connection)?;
+        }
+        self.note(&received.identity, fingerprint, sequence)
+    }
+
+    /// A shutdown's identity hangs on the event before it in its stream, which the log may not hold: a mark keeps it, so
+    /// that the index can be rebuilt.
+    fn remember(
+        &mut self,
+        sequence: Sequence,
+        received: &Received,
+        connection: &Connection,
+    ) -> Result<(), IngestError> {
+        let Identity { class, time, hash } = received.identity;
+        let hash = u128::from_be_bytes(hash);
+        let body = format!(r#"{{"sequence":{sequence},"class":{class},"time":{time},"hash":"{hash:032x}"}}"#);
+        self.mark(MarkKind::IDENTITY, &connection.source, received.received_at, body)
+    }
+
+    /// Keeps a later copy that carries messages where the stored event has none.
+    fn amend(
+        &mut self,
+        connection: &Connection,
+        received: &Received,
+        fingerprint: Fingerprint,
+    ) -> Result<(), IngestError> {
+        self.counters.duplicates.add(1);
+        self.counters.identity_conflicts.add(1);
+        let body = serde_json::json!({
+            "reason": "carries messages, the stored event has none",
+            "kind": received.kind.0,
+            "upstream_id": received.upstream_id,
+            "payload": received.payload,
+        });
+        match self.mark(MarkKind::AMENDMENT, &connection.source, received.received_at, body.to_string()) {
+            Err(IngestError::Log(log_format::Error::Refused { reason })) => {
+                self.refuse(connection, received, "a richer copy of a stored event was not kept", &reason);
+            }
+            result => {
+                result?;
+                self.counters.amendments.add(1);
+            }
+        }
+        // Of a copy that was refused too: when a node brings it again, it is no news.
+        let sequence = self.writer.next_sequence();
+        self.note(&received.identity, fingerprint, sequence)
+    }
+
+    /// What the log cannot hold is left out, and everything else continues.
+    fn refuse(&self, connection: &Connection, received: &Received, what: &'static str, reason: &str) {
+        self.counters.refused.add(1);
+        let bytes = received.payload.len();
+        warn!(source = connection.source, upstream_id = received.upstream_id, bytes, reason, "{what}");
+    }
+
+    fn mark(&mut self, kind: MarkKind, source: &str, received: Timestamp, body: String) -> Result<(), IngestError> {
+        let position = self.writer.next_sequence();
+        Ok(self.writer.mark(&Mark { kind, position, source: source.to_owned(), received, body })?)
+    }
+
+    fn note(&mut self, identity: &Identity, fingerprint: Fingerprint, sequence: Sequence) -> Result<(), IngestError> {
+        if self.with_index(|index| index.insert(identity, fingerprint, sequence))? == Room::Full {
+            self.commit()?;
+            // Still full then means that only an interval sync will make the rest durable.
+            if self.with_index(IdentityIndex::wait_for_room)? == Room::Full {
+                self.sync()?;
+                let _room = self.with_index(IdentityIndex::wait_for_room)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the index. One that turns out to be damaged is rebuilt first, and asked again.
+    fn with_index<T>(
+        &mut self,
+        mut ask: impl FnMut(&mut IdentityIndex) -> identity::Result<T>,
+    ) -> Result<T, IngestError> {
+        match ask(&mut self.index) {
+            Err(IdentityIndexError::Damaged { how, .. }) => {
+                self.rebuild_index(how)?;
+                Ok(ask(&mut self.index)?)
+            }
+            answer => Ok(answer?),
+        }
+    }
+
+    /// Puts an index in place that is read from the log. Ingest waits meanwhile; readers of the log do not.
+    fn rebuild_index(&mut self, damage: String) -> Result<(), IngestError> {
+        let file = self.index_file.display();
+        warn!(%file, damage, "the identity index is damaged; it is rebuilt from the log, and ingest waits until then");
+        self.counters.index_rebuilds.add(1);
+        let begun = Instant::now();
+        // What was appended is in no index but the damaged one: it must be in the log.
+        let head = self.when_there_is_room(Writer::sync)?;
+        self.committed.send_replace(head);
+        self.set_forgetter(None);
+        let opened = IdentityIndex::rebuild(&self.index_file, self.log.id(), damage, self.index_options);
+        let Opened { index, checkpoint, .. } = opened?;
+        self.index = index;
+        let read = self.read_into_index(checkpoint);
+        if matches!(read, Err(IngestError::Index(IdentityIndexError::Damaged { .. }))) {
+            // After a panic in redb its handle keeps a lock on the file: the next run must find another one.
+            crate::engine::derived::set_aside(&self.index_file).map_err(|source| IdentityIndexError::File {
+                path: self.index_file.clone(),
+                action: "set it aside",
+                source,
+            })?;
+        }
+        read?;
+        self.set_forgetter(Some(self.index.forgetter()));
+        info!(seconds = begun.elapsed().as_secs(), "the identity index is rebuilt; ingest resumes");
+        Ok(())
+    }
+
+    fn set_forgetter(&self, forgetter: Option<identity::Forgetter>) {
+        *self.forgetter.lock().unwrap_or_else(PoisonError::into_inner) = forgetter;
+    }
+
+    fn commit(&mut self) -> Result<(), IngestError> {
+        for gap in self.gaps.certain(self.begun.elapsed()) {
+            let (from, to) = (gap.start(), gap.end());
+            warn!("no node has the blocks from height {from} to {to} any more: the log carries a mark");
+            self.counters.missing_blocks.add(to - from + 1);
+            self.mark(MarkKind::GAP, "", now(), format!(r#"{{"of":"height","from":{from},"to":{to}}}"#))?;
+        }
+        let head = self.when_there_is_room(Writer::commit)?;
+        self.counters.commits.add(1);
+        self.publish(head)
+    }
+
+    fn sync(&mut self) -> Result<(), IngestError> {
+        let head = self.when_there_is_room(Writer::sync)?;
+        self.publish(head)
+    }
+
+    /// Does what may find the device full, again and again until it does not. Sources wait meanwhile, and the nodes keep
+    /// for them what they have not read.
+    fn when_there_is_room(
+        &mut self,
+        attempt: impl Fn(&mut Writer) -> log_format::Result<Head>,
+    ) -> Result<Head, IngestError> {
+        loop {
+            let begun = Instant::now();
+            match attempt(&mut self.writer) {
+                Err(failure) if is_out_of_room(&failure) && !self.writer.is_poisoned() => {
+                    self.disk.is_full(&failure);
+                    if self.batches.is_closed() {
+                        return Err(IngestError::EndedWithoutRoom);
+                    }
+                    std::thread::sleep(DISK_FULL_PAUSE);
+                }
+                result => {
+                    let head = result?;
+                    self.disk.has_room();
+                    self.disk.commit_took(begun.elapsed());
+                    return Ok(head);
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, head: Head) -> Result<(), IngestError> {
+        let advanced = self.committed.send_replace(head).next_sequence < head.next_sequence;
+        if advanced {
+            let durable = Durable { sequence: head.next_sequence.saturating_sub(1), chain: Some(head.chain) };
+            self.with_index(|index| index.committed(durable))?;
+        }
+        Ok(())
+    }
+
+    fn close(mut self) -> Result<(), IngestError> {
+        self.sync()?;
+        // The log is closed in order whatever becomes of the index, which is made again from it.
+        let flushed = self.index.flush();
+        self.writer.close()?;
+        Ok(flushed?)
+    }
+
+    /// Brings the index up to the log, and lets dropped events leave it from then on: not before, as the events that are
+    /// being read in may be among the oldest.
+    pub(super) fn catch_up(&mut self, checkpoint: Option<Sequence>) -> Result<(), IngestError> {
+        match self.read_into_index(checkpoint) {
+            Err(IngestError::Index(IdentityIndexError::Damaged { how, .. })) => self.rebuild_index(how),
+            result => {
+                self.set_forgetter(Some(self.index.forgetter()));
+                result
+            }
+        }
+    }
+
+    /// Inserts the log's events after the index's checkpoint.
+    fn read_into_index(&mut self, checkpoint: Option<Sequence>) -> Result<(), IngestError> {
+        let head = self.log.head().next_sequence;
+        let start = checkpoint.map_or(0, |checkpoint| checkpoint + 1).max(self.log.oldest());
+        if start >= head {
+            return Ok(());
+        }
+        info!(events = head - start, "reading events of the log into the identity index");
+        let marks = self.log.marks(start)?;
+        let mut remembered: HashMap<Sequence, Identity> =
+            marks.iter().filter(|mark| mark.kind == MarkKind::IDENTITY).filter_map(parse_identity_mark).collect();
+        let mut next = start;
+        while next < head {
+            match self.log.read(next)? {
+                Read::Events { block, index } => {
+                    for row in block.rows().skip(index) {
+                        let identity = remembered.remove(&row.sequence());
+                        self.insert_again(row.sequence(), &row.payload(), identity)?;
+                    }
+                    next = block.end_sequence();
+                }
+                Read::Large(large) => {
+                    match large.payload() {
+                        Ok(payload) => self.insert_again(next, &payload, None)?,
+                        Err(error @ log_format::Error::Corrupt { .. }) => {
+                            warn!("event {next} cannot be read ({error}): a node may bring it again");
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                    next += 1;
+                }
+                Read::Missing { from, to, why } => {
+                    warn!("events {from} to {} are missing ({why}): a node may bring them again", to - 1);
+                    next = to;
+                }
+                Read::End => break,
+            }
+            let chain = self.log.chain_after(next - 1)?;
+            self.index.committed(Durable { sequence: next - 1, chain })?;
+            let _room = self.index.wait_for_room()?;
+        }
+        // The richer copies last: they are what the index compares with from now on.
+        for mark in marks.iter().filter(|mark| mark.kind == MarkKind::AMENDMENT) {
+            if let Some(payload) = amended_payload(mark) {
+                self.insert_again(head - 1, payload.as_bytes(), None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn insert_again(
+        &mut self,
+        sequence: Sequence,
+        payload: &[u8],
+        remembered: Option<Identity>,
+    ) -> Result<(), IngestError> {
+        // What was stored was one JSON value; should it not be any more, it has no identity that could come again.
+        let Some(Classified::Event(facts)) = std::str::from_utf8(payload).ok().and_then(|text| classify(text).ok())
+        else {
+            return Ok(());
+        };
+        let fingerprint = Fingerprint::new(crc32fast::hash(payload), facts.message_count > 0);
+        let _room = self.index.insert(&remembered.unwrap_or(facts.identity), fingerprint, sequence)?;
+        Ok(())
+    }
+
+    /// The greatest height among the newest stored blocks, for gap detection across a restart.
+    pub(super) fn newest_height(log: &Log) -> Result<Option<u64>, IngestError> {
+        let head = log.head().next_sequence;
+        let mut next = log.oldest().max(head.saturating_sub(HEIGHT_SEARCH_EVENTS));
+        let mut newest = None;
+        while next < head {
+            next = match log.read(next)? {
+                Read::Events { block, .. } => {
+                    if block.kinds() & BLOCK_ADDED.bit() != 0 {
+                        let blocks = block.rows().filter(|row| row.kind() == BLOCK_ADDED);
+                        newest = newest.max(blocks.filter_map(|row| height_of(&row.payload())).max());
+                    }
+                    block.end_sequence()
+                }
+                Read::Large(large) => large.sequence() + 1,
+                Read::Missing { to, .. } => to,
+                Read::End => break,
+            };
+        }
+        Ok(newest)
+    }
+}
+
+fn height_of(payload: &[u8]) -> Option<u64> {
+    match classify(std::str::from_utf8(payload).ok()?) {
+        Ok(Classified::Event(facts)) => facts.block_height,
+        _ => None,
+    }
+}
+
+fn is_full(batch: &Batch) -> bool {
+    match batch {
+        Batch::Version { .. } => false,
+        Batch::Events { events, .. } => {
+            events.len() >= FULL_BATCH_EVENTS
+                || events.iter().map(|event| event.payload.len()).sum::<usize>() >= FULL_BATCH_BYTES
+        }
+    }
+}
+
+fn is_out_of_room(failure: &log_format::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(failure, log_format::Error::Storage { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+}
+
+/// What makes a stored event this event; `None` where its payload cannot tell.
+pub(super) fn identity_of(payload: &[u8]) -> Option<Identity> {
+    match classify(std::str::from_utf8(payload).ok()?) {
+        Ok(Classified::Event(facts)) => Some(facts.identity),
+        _ => None,
+    }
+}
+
+/// The sequence and the identity of an event, from the mark that remembers it.
+pub(super) fn parse_identity_mark(mark: &Mark) -> Option<(Sequence, Identity)> {
+    let body: serde_json::Value = serde_json::from_str(&mark.body).ok()?;
+    let hash = u128::from_str_radix(body.get("hash")?.as_str()?, 16).ok()?;
+    let class = u8::try_from(body.get("class")?.as_u64()?).ok()?;
+    let identity = Identity { class, time: body.get("time")?.as_u64()?, hash: hash.to_be_bytes() };
+    Some((body.get("sequence")?.as_u64()?, identity))
+}
+
+fn amended_payload(mark: &Mark) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_str(&mark.body).ok()?;
+    Some(body.get("payload")?.as_str()?.to_owned())
+}
+
+pub(super) fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,481 @@
+//! Ingest: from what the sources say to what the log holds.
+//!
+//! Owns the order of events and the decision which of them are new. Batches of all sources flow into one bounded channel;
+//! a thread of its own, the committer, drops what the log has, appends the rest and commits. What flows out is the log,
+//! and a watch on its head that wakes readers that wait for more.
+//!
+//! A [`LiveLog`] lives as long as the process, and so do its readers. Its writer and the committer live for one [`Run`]: a
+//! failure of the storage ends it, and the next one recovers the log from disk in place.
+
+mod committer;
+pub mod counters;
+mod disk;
+mod gaps;
+pub mod identity;
+mod measured;
+mod network;
+mod upkeep;
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sidecar_log_format::storage::{Directory, Storage};
+use sidecar_log_format::{Durability, Head, Log, Opened, Recovery, Sequence, WriteOptions, Writer};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::engine::source::Batch;
+use committer::Committer;
+use counters::Counters;
+use disk::Disk;
+use identity::{Forgetter, IdentityIndex, LogPosition, Rebuild};
+use measured::Measured;
+pub use upkeep::Rewriting;
+use upkeep::Upkeep;
+use upkeep::retention::Retainer;
+pub use upkeep::retention::{NeededFrom, Retention};
+
+/// How events are ordered and stored.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The log's directory; made if missing, unless [`WriteOptions::create_if_missing`] forbids it.
+    pub log_directory: PathBuf,
+    /// The identity index's file; its directory is made if missing.
+    pub index_file: PathBuf,
+    /// How the log is written.
+    pub write: WriteOptions,
+    /// How often a log with [`Durability::Interval`] is synced.
+    pub sync_interval: Duration,
+    /// How the identity index shares the machine.
+    pub index: identity::Options,
+    /// What of the log is kept.
+    pub retention: Retention,
+    /// How sealed segments are made small.
+    pub rewriting: Rewriting,
+    /// Batches that may wait for the committer.
+    pub queued_batches: usize,
+}
+
+/// Why ingest has ended before its time.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IngestError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] sidecar_log_format::Error),
+    /// The identity index.
+    #[error(transparent)]
+    Index(#[from] identity::IdentityIndexError),
+    /// The log may not be read or written.
+    #[error(
+        "{source}; the user with the id {user} runs Sidecar and must be allowed to read and write {} and all in it: give it \
+         that folder with `chown -R`, or set another storage folder",
+        directory.display()
+    )]
+    NotPermitted {
+        /// The log's directory.
+        directory: PathBuf,
+        /// The user that Sidecar runs as.
+        user: u32,
+        /// What was not permitted. The message has it, so it is no `source()` that would be printed again.
+        r#source: Box<sidecar_log_format::Error>,
+    },
+    /// A directory of the storage cannot be made.
+    #[error("cannot make the directory {}: {source}; look at its parents, or give another storage folder", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// Ingest was to end while it waited for room on the device.
+    #[error(
+        "there was no room left on the device for what came last; it is read from the nodes again at the next start"
+    )]
+    EndedWithoutRoom,
+    /// The committer has panicked.
+    #[error("the committer's thread has panicked: this is a mistake in Sidecar, please report it")]
+    Panicked,
+    /// There is no thread for the committer, or for the upkeep.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// One log, and what is true of it however often its writer fails: its readers, its counters and its visible head.
+pub struct LiveLog {
+    /// Reads what is stored.
+    pub log: Log,
+    /// The visible head; changes with every commit.
+    pub committed: watch::Receiver<Head>,
+    /// Where the readers are that are to be waited for before the oldest segments are dropped.
+    pub needed_from: NeededFrom,
+    /// What became of events.
+    pub counters: Arc<Counters>,
+    publisher: watch::Sender<Head>,
+    upkeep: upkeep::Carried,
+    options: Options,
+}
+
+/// One run of a log's writer, from its opening to a failure or the end.
+pub struct Run {
+    /// Where sources send what they hear. The run ends in order once all copies of it are gone.
+    pub batches: mpsc::Sender<Batch>,
+    /// What opening the log found and did.
+    pub recovery: Recovery,
+    /// Why the run ended: `Ok` after all senders have hung up and the log is closed.
+    pub ended: oneshot::Receiver<Result<(), IngestError>>,
+}
+
+impl LiveLog {
+    /// Opens the log, or makes it, and starts its first run. History can be read at once; news waits until the identity
+    /// index has caught up.
+    ///
+    /// # Errors
+    /// When the log cannot be opened or made, or no thread can be started. Must be called within a tokio runtime.
+    pub fn open(options: Options) -> Result<(LiveLog, Run), IngestError> {
+        let directory = if options.write.create_if_missing {
+            Directory::create(&options.log_directory).map_err(cannot_make(&options.log_directory))?
+        } else {
+            Directory::at(&options.log_directory)
+        };
+        let counters = Arc::new(Counters::default());
+        let storage = Measured::new(directory, Arc::clone(&counters));
+        let opened = Writer::open(Arc::new(storage), options.write.clone()).map_err(|error| options.explain(error))?;
+        let (publisher, committed) = watch::channel(opened.log.head());
+        let live = LiveLog {
+            log: opened.log.clone(),
+            committed,
+            needed_from: options.retention.needed_from.clone(),
+            counters,
+            publisher,
+            upkeep: upkeep::Carried::default(),
+            options,
+        };
+        let run = live.run(opened)?;
+        Ok((live, run))
+    }
+
+    /// The network of the newest stored event that tells one.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn newest_network(&self) -> sidecar_log_format::Result<Option<String>> {
+        network::newest_network(&self.log)
+    }
+
+    /// Recovers the log from disk after a run has failed, and starts the next one. Readers notice nothing.
+    ///
+    /// # Errors
+    /// While the log cannot be opened again, or is not where it was: another one is never begun. Must be called within a
+    /// tokio runtime.
+    pub fn resume(&self) -> Result<Run, IngestError> {
+        let write = WriteOptions { now: committer::now(), ..self.options.write.clone() };
+        let opened = Writer::reopen(&self.log, write).map_err(|error| self.options.explain(error))?;
+        self.publisher.send_replace(opened.log.head());
+        let run = self.run(opened)?;
+        self.counters.reopened.add(1);
+        Ok(run)
+    }
+
+    fn run(&self, opened: Opened) -> Result<Run, IngestError> {
+        let Opened { writer, log, recovery } = opened;
+        let options = &self.options;
+        // Only now that the log is known to be there: where a volume is not mounted, nothing is made.
+        if let Some(parent) = options.index_file.parent() {
+            std::fs::create_dir_all(parent).map_err(cannot_make(parent))?;
+        }
+        let free_bytes_min = options.write.free_bytes_min;
+        let (batches, receiver) = mpsc::channel(options.queued_batches.max(1));
+        let (end, ended) = oneshot::channel();
+        let forgetter = Arc::default();
+        let retainer = Retainer {
+            options: options.retention.clone(),
+            log: log.clone(),
+            forgetter: Arc::clone(&forgetter),
+            counters: Arc::clone(&self.counters),
+            state: Default::default(),
+            carried: self.upkeep.clone(),
+        };
+        let (maintenance, counters) = (writer.maintenance(), Arc::clone(&self.counters));
+        let upkeep = Upkeep::start(maintenance, options.rewriting, free_bytes_min, retainer, counters)
+            .map_err(IngestError::Thread)?;
+        let committer = Start {
+            writer,
+            lost_from: recovery.lost.as_ref().map(|lost| lost.start),
+            log,
+            index_file: options.index_file.clone(),
+            index: options.index,
+            batches: receiver,
+            committed: self.publisher.clone(),
+            counters: Arc::clone(&self.counters),
+            durability: options.write.durability,
+            sync_interval: options.sync_interval,
+            free_bytes_min,
+            forgetter,
+            runtime: tokio::runtime::Handle::current(),
+        };
+        let committing = thread::Builder::new().name("committer".to_owned()).spawn(move || {
+            // Nothing of the committer is used after a panic; the panic itself is on standard error already.
+            let result = catch_unwind(AssertUnwindSafe(|| committer.run())).unwrap_or(Err(IngestError::Panicked));
+            // The next run opens the log and the index again, which the upkeep would keep locked.
+            drop(upkeep);
+            // Nobody may be left to be told why.
+            let _ = end.send(result);
+        });
+        committing.map_err(IngestError::Thread)?;
+        Ok(Run { batches, recovery, ended })
+    }
+}
+
+fn cannot_make(path: &Path) -> impl Fn(io::Error) -> IngestError {
+    let path = path.to_owned();
+    move |source| IngestError::Directory { path: path.clone(), source }
+}
+
+impl Options {
+    /// Says of a refused permission what to permit.
+    fn explain(&self, error: sidecar_log_format::Error) -> IngestError {
+        use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        let is_not_permitted = matches!(
+            &error,
+            sidecar_log_format::Error::Storage { source, .. }
+                if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem)
+        );
+        if !is_not_permitted {
+            return error.into();
+        }
+        IngestError::NotPermitted {
+            directory: self.log_directory.clone(),
+            user: rustix::process::geteuid().as_raw(),
+            source: Box::new(error),
+        }
+    }
+}
+
+/// What takes identities out of the index; nothing while the index is not complete.
+type SharedForgetter = Arc<Mutex<Option<Forgetter>>>;
+
+/// What the committer's thread begins with.
+struct Start {
+    writer: Writer,
+    /// The first of the events that opening the log found gone, if any.
+    lost_from: Option<Sequence>,
+    log: Log,
+    index_file: PathBuf,
+    index: identity::Options,
+    batches: mpsc::Receiver<Batch>,
+    committed: watch::Sender<Head>,
+    counters: Arc<Counters>,
+    durability: Durability,
+    sync_interval: Duration,
+    free_bytes_min: u64,
+    forgetter: SharedForgetter,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Start {
+    fn run(self) -> Result<(), IngestError> {
+        let mut disk = Disk::new(Arc::clone(&self.counters));
+        self.wait_for_room(&mut disk)?;
+        let head = self.log.head().next_sequence;
+        // An index that knows lost events must not keep a node from bringing them again.
+        let known_end = self.lost_from.unwrap_or(head);
+        let chain_after = |sequence| self.log.chain_after(sequence);
+        let log = LogPosition {
+            id: self.log.id(),
+            head: known_end.checked_sub(1),
+            oldest: self.log.oldest(),
+            chain_after: &chain_after,
+        };
+        let opened = IdentityIndex::open(&self.index_file, log, self.index)?;
+        if let Some(rebuild) = opened.rebuild.filter(|_| head > self.log.oldest()) {
+            self.counters.index_rebuilds.add(1);
+            let file = self.index_file.display();
+            match rebuild {
+                Rebuild::Missing | Rebuild::OtherFormat => {
+                    tracing::info!(%file, reason = %rebuild, "the identity index is made from the log");
+                }
+                _ => tracing::warn!(%file, reason = %rebuild, "the identity index is rebuilt from the log"),
+            }
+        }
+        let mut committer = Committer {
+            gaps: gaps::Gaps::starting_at(Committer::newest_height(&self.log)?),
+            writer: self.writer,
+            log: self.log,
+            index: opened.index,
+            index_file: self.index_file,
+            index_options: self.index,
+            forgetter: self.forgetter,
+            batches: self.batches,
+            committed: self.committed,
+            counters: self.counters,
+            durability: self.durability,
+            sync_interval: self.sync_interval,
+            disk,
+            runtime: self.runtime,
+            begun: Instant::now(),
+        };
+        committer.catch_up(opened.checkpoint)?;
+        committer.run()
+    }
+
+    /// The index needs room to be opened and made. History is served meanwhile.
+    fn wait_for_room(&self, disk: &mut Disk) -> Result<(), IngestError> {
+        let Some(parent) = self.index_file.parent() else { return Ok(()) };
+        loop {
+            // Where this cannot be told, opening the index will tell.
+            let free = Directory::at(parent).free_space().unwrap_or(u64::MAX);
+            if free >= self.free_bytes_min {
+                disk.has_room();
+                return Ok(());
+            }
+            let min = self.free_bytes_min;
+            disk.is_full(&format_args!("{free} bytes are free on the device, and {min} are to stay free"));
+            if self.batches.is_closed() {
+                return Err(IngestError::EndedWithoutRoom);
+            }
+            thread::sleep(committer::DISK_FULL_PAUSE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sidecar_log_format::{Read, WriteOptions};
+
+    use super::*;
+    use crate::engine::failing_reads::log_with_a_large_event;
+    use crate::engine::source::{Connection, Received};
+    use identity::{Fingerprint, Known};
+
+    #[tokio::test]
+    async fn no_stored_event_is_new_because_a_read_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, reads) = log_with_a_large_event(folder.path());
+        let index_file = |read: u64| folder.path().join(format!("{read}.redb"));
+        let catch_up = |read: u64| {
+            let options = WriteOptions::new("casper", [1; 16], 1);
+            let Opened { writer, .. } = Writer::open(Arc::new(Directory::at(folder.path())), options).unwrap();
+            let start = Start {
+                writer,
+                lost_from: None,
+                log: log.clone(),
+                index_file: index_file(read),
+                index: identity::Options::default(),
+                batches: mpsc::channel(1).1,
+                committed: watch::channel(log.head()).0,
+                counters: Arc::default(),
+                durability: Durability::Commit,
+                sync_interval: Duration::from_secs(1),
+                free_bytes_min: 0,
+                forgetter: Arc::default(),
+                runtime: tokio::runtime::Handle::current(),
+            };
+            reads.fail_after(read);
+            // On a thread that may wait for the runtime.
+            thread::scope(|scope| scope.spawn(|| start.run()).join().unwrap())
+        };
+        let failed = (0..).find(|&read| catch_up(read).is_ok()).unwrap();
+        assert!(failed > 2, "the event is read more than once");
+
+        reads.fail_after(1000);
+        let Read::Large(event) = log.read(0).unwrap() else { panic!("a large event") };
+        let payload = event.payload().unwrap();
+        let fingerprint = Fingerprint::new(crc32fast::hash(&payload), false);
+        let position =
+            LogPosition { id: log.id(), head: Some(0), oldest: 0, chain_after: &|sequence| log.chain_after(sequence) };
+        let mut opened = IdentityIndex::open(&index_file(failed), position, identity::Options::default()).unwrap();
+        let identity = committer::identity_of(&payload).unwrap();
+        assert_eq!(opened.index.check(&identity, fingerprint).unwrap(), Known::Same);
+    }
+
+    fn options(folder: &Path) -> Options {
+        Options {
+            log_directory: folder.join("logs/casper"),
+            index_file: folder.join("index/casper.redb"),
+            write: WriteOptions::new("casper", [1; 16], 1),
+            sync_interval: Duration::from_secs(1),
+            index: identity::Options::default(),
+            retention: Retention::default(),
+            rewriting: Rewriting::Merge(sidecar_log_format::RewriteOptions::COMPACTION),
+            queued_batches: 4,
+        }
+    }
+
+    /// A processed transaction, with as many messages.
+    fn processed(number: u64, messages: u64) -> Received {
+        Received {
+            payload: format!(r#"{{"TransactionProcessed":{{"number":{number},"messages":{messages}}}}}"#),
+            kind: crate::engine::source::Kind(2),
+            identity: crate::engine::source::Identity { class: 2, time: 1, hash: u128::from(number).to_be_bytes() },
+            message_count: messages,
+            block_height: None,
+            upstream_id: Some(number),
+            received_at: 1,
+            line: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_log_cannot_hold_is_refused_once_and_everything_else_is_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, Run { batches, ended, .. }) = LiveLog::open(options(folder.path())).unwrap();
+        let version = "2.0.0".parse().unwrap();
+        let connection = |name_bytes: usize| {
+            Arc::new(Connection {
+                source: "s".repeat(name_bytes),
+                network: "casper-test".to_owned(),
+                api_version: version,
+                event_lines: Arc::default(),
+            })
+        };
+        // No node has so long a name; it stands for all that a log refuses.
+        let (good, too_long) = (connection(10), connection(256));
+        let events =
+            |connection: &Arc<Connection>, events| Batch::Events { connection: Arc::clone(connection), events };
+        batches.send(events(&good, vec![processed(1, 0)])).await.unwrap();
+        batches.send(Batch::Version { connection: Arc::clone(&too_long), version }).await.unwrap();
+        for _ in 0..3 {
+            batches.send(events(&too_long, vec![processed(1, 5)])).await.unwrap();
+        }
+        batches.send(events(&too_long, vec![processed(2, 0)])).await.unwrap();
+        batches.send(events(&good, vec![processed(3, 0)])).await.unwrap();
+        drop(batches);
+        ended.await.unwrap().unwrap();
+        let counters = &live.counters;
+        assert_eq!([counters.stored.get(), counters.refused.get(), counters.amendments.get()], [2, 2, 0]);
+        assert_eq!(live.log.head().next_sequence, 2);
+    }
+
+    #[tokio::test]
+    async fn a_log_is_resumed_around_its_readers() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, Run { batches, ended, .. }) = LiveLog::open(options(folder.path())).unwrap();
+        let log = live.log.clone();
+        let mut committed = live.committed.clone();
+        let (logs, away) = (folder.path().join("logs"), folder.path().join("away"));
+        std::fs::rename(&logs, &away).unwrap();
+        let failure = ended.await.unwrap().unwrap_err();
+        assert!(matches!(failure, IngestError::Log(sidecar_log_format::Error::NotInPlace { .. })), "{failure}");
+        drop(batches);
+        let refused = live.resume().err().unwrap();
+        assert!(matches!(refused, IngestError::Log(sidecar_log_format::Error::LogMissing { .. })), "{refused}");
+        assert!(!logs.exists());
+        std::fs::rename(&away, &logs).unwrap();
+        let Run { batches, .. } = live.resume().unwrap();
+        let connection = Arc::new(Connection {
+            source: "node".to_owned(),
+            network: "casper-test".to_owned(),
+            api_version: "2.0.0".parse().unwrap(),
+            event_lines: Arc::default(),
+        });
+        batches.send(Batch::Events { connection, events: vec![processed(1, 0)] }).await.unwrap();
+        committed.wait_for(|head| head.next_sequence == 1).await.unwrap();
+        assert!(matches!(log.read(0).unwrap(), Read::Events { .. }));
+        assert_eq!(live.newest_network().unwrap().as_deref(), Some("casper-test"));
+        assert_eq!(live.counters.reopened.get(), 1);
+    }
+}

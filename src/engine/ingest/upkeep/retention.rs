@@ -1,0 +1,314 @@
+//! Retention: the oldest segments go when the log is too large, or they are too old.
+//!
+//! Owns the decision, and the order of what follows it. The log's limits and the positions of its consumers flow in; whole
+//! sealed segments go, oldest first, with what the identity index knows of their events. Consumers are waited for, up to a
+//! limit; clients are not: one that is overtaken is told what it missed.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sidecar_log_format::{Error, Log, Maintenance, SealedSegment, Sequence, Timestamp};
+use tracing::{error, info, warn};
+
+use super::Carried;
+use super::clock::BelievedClock;
+use super::forgetting::Forgetting;
+use crate::engine::ingest::SharedForgetter;
+use crate::engine::ingest::committer::now;
+use crate::engine::ingest::counters::Counters;
+use crate::engine::ingest::identity::{Forgetter, Scrub};
+
+/// How long to leave the log alone after a failure.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
+
+/// What of the log is kept. The default keeps everything.
+#[derive(Clone, Debug, Default)]
+pub struct Retention {
+    /// The log takes about this many bytes on disk at most.
+    pub bytes_max: Option<u64>,
+    /// Events are kept for about this long after they were received.
+    pub age_max: Option<Duration>,
+    /// Whole segments before this many of the newest events go.
+    pub newest_events: Option<u64>,
+    /// How many bytes of segments that should have gone may wait for those who need them.
+    pub wait_bytes_max: u64,
+    /// Where the views and exporters are.
+    pub needed_from: NeededFrom,
+}
+
+/// For each view and exporter the next sequence that it needs. More can be added at any time; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct NeededFrom(Arc<Mutex<Vec<Arc<AtomicU64>>>>);
+
+impl NeededFrom {
+    /// Waits for one more from now on.
+    pub fn add(&self, next_sequence: Arc<AtomicU64>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(next_sequence);
+    }
+
+    /// The first sequence that anybody needs; `None` when nobody needs any.
+    fn first(&self) -> Option<Sequence> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|next| next.load(Ordering::Acquire)).min()
+    }
+}
+
+impl Retention {
+    fn is_off(&self) -> bool {
+        self.bytes_max.is_none() && self.age_max.is_none() && self.newest_events.is_none()
+    }
+
+    /// What is to become of the sealed segments, which are in order.
+    fn decide(&self, segments: &[SealedSegment], unsealed_bytes: u64, head: Sequence, now: Timestamp) -> Verdict {
+        let due = self.too_many_bytes(segments, unsealed_bytes).max(self.too_old(segments, now));
+        let due = due.max(self.newest_events.map_or(0, |newest| {
+            let oldest_wanted = head.saturating_sub(newest);
+            segments.iter().take_while(|segment| segment.end_sequence <= oldest_wanted).count()
+        }));
+        let due = segments.get(..due).unwrap_or_default();
+        let needed_from = self.needed_from.first();
+        let is_free = |segment: &&SealedSegment| needed_from.is_none_or(|needed| segment.end_sequence <= needed);
+        let free = due.iter().take_while(is_free).count();
+        let mut drop = free;
+        let mut waiting: u64 = due.iter().skip(free).map(|segment| segment.bytes).sum();
+        while let Some(segment) = due.get(drop).filter(|_| waiting > self.wait_bytes_max) {
+            waiting -= segment.bytes;
+            drop += 1;
+        }
+        Verdict { drop, forced: drop - free, waiting: due.len() - drop }
+    }
+
+    fn too_many_bytes(&self, segments: &[SealedSegment], unsealed_bytes: u64) -> usize {
+        let Some(bytes_max) = self.bytes_max else { return 0 };
+        let mut bytes = unsealed_bytes + segments.iter().map(|segment| segment.bytes).sum::<u64>();
+        let is_too_much = |segment: &&SealedSegment| {
+            let too_much = bytes > bytes_max;
+            bytes = bytes.saturating_sub(segment.bytes);
+            too_much
+        };
+        segments.iter().take_while(is_too_much).count()
+    }
+
+    fn too_old(&self, segments: &[SealedSegment], now: Timestamp) -> usize {
+        let Some(age_max) = self.age_max else { return 0 };
+        let oldest_wanted = now.saturating_sub(u64::try_from(age_max.as_micros()).unwrap_or(u64::MAX));
+        // One whose age nobody knows goes with the next one whose age is known. A time in the future is a clock's that was
+        // wrong.
+        let received_max = |segment: &SealedSegment| segment.received_max.filter(|&newest| newest <= now);
+        let may_be_old = |segment: &&SealedSegment| received_max(segment).is_none_or(|newest| newest < oldest_wanted);
+        let old: Vec<_> = segments.iter().take_while(may_be_old).collect();
+        old.iter().rposition(|segment| received_max(segment).is_some()).map_or(0, |last| last + 1)
+    }
+}
+
+/// How many of the oldest segments are to go, and how many of those although somebody needs them; how many should and wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Verdict {
+    drop: usize,
+    forced: usize,
+    waiting: usize,
+}
+
+/// Carries retention out.
+pub(in crate::engine::ingest) struct Retainer {
+    pub(in crate::engine::ingest) options: Retention,
+    pub(in crate::engine::ingest) log: Log,
+    /// There while the index is complete; nothing is dropped otherwise.
+    pub(in crate::engine::ingest) forgetter: SharedForgetter,
+    pub(in crate::engine::ingest) counters: Arc<Counters>,
+    pub(in crate::engine::ingest) state: State,
+    pub(in crate::engine::ingest) carried: Carried,
+}
+
+/// What is known from one look to the next.
+#[derive(Default)]
+pub(in crate::engine::ingest) struct State {
+    known: BTreeMap<Sequence, SealedSegment>,
+    forgetting: Forgetting,
+    scrub: Scrub,
+    is_waiting: bool,
+    failed_at: Option<Instant>,
+}
+
+impl Retainer {
+    /// Scrubs some of the index, and drops what is due. Failures are told and tried again later.
+    pub(super) fn look(&mut self, maintenance: &Maintenance) {
+        let has_just_failed = self.state.failed_at.is_some_and(|failed| failed.elapsed() < PAUSE_AFTER_FAILURE);
+        // Kept to the end, so that a rebuild of the index does not read what is being dropped.
+        let forgetter = Arc::clone(&self.forgetter);
+        let forgetter = forgetter.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(forgetter) = forgetter.as_ref() else { return };
+        // The committer reports what it finds, and mends it.
+        let _found = forgetter.scrub(&mut self.state.scrub);
+        if self.options.is_off() || has_just_failed {
+            return;
+        }
+        self.state.failed_at = None;
+        if let Err(failure) = self.drop_what_is_due(maintenance, forgetter) {
+            error!("old segments stay for now: {failure}");
+            self.state.failed_at = Some(Instant::now());
+        }
+        self.state.forgetting.forget(self.log.head().next_sequence, forgetter);
+    }
+
+    /// A segment has another size now.
+    pub(super) fn was_rewritten(&mut self, first_sequence: Sequence) {
+        self.state.known.remove(&first_sequence);
+    }
+
+    fn drop_what_is_due(&mut self, maintenance: &Maintenance, forgetter: &Forgetter) -> Result<(), Error> {
+        // Asked for first: should it be sealed meanwhile, it is among the others then, and stays for now.
+        let unsealed = maintenance.unsealed_segment();
+        let sealed = maintenance.sealed_segments();
+        self.state.known.retain(|first, _| sealed.binary_search(first).is_ok());
+        for &first in &sealed {
+            if let Entry::Vacant(unknown) = self.state.known.entry(first) {
+                unknown.insert(maintenance.describe(first)?);
+            }
+        }
+        let segments: Vec<SealedSegment> = self.state.known.values().copied().collect();
+        let now = self.believed_now(&segments);
+        let verdict = self.options.decide(&segments, maintenance.unsealed_bytes()?, self.log.head().next_sequence, now);
+        self.tell_of_waiting(verdict.waiting > 0);
+        let ends = sealed.iter().skip(1).copied().chain(unsealed);
+        let (mut bytes, mut end) = (0, None);
+        for (segment, next) in segments.iter().zip(ends).take(verdict.drop) {
+            // What the index knows goes first: once the segment is gone, nobody could tell what that was. Should we be
+            // killed in between, an event that is about to go could be stored once more, if a node still sent it.
+            self.state.forgetting.take_leave(maintenance, segment.first_sequence, &self.log, forgetter);
+            maintenance.drop_before(next)?;
+            bytes += segment.bytes;
+            end = Some(segment.end_sequence);
+            self.counters.dropped_segments.add(1);
+            self.counters.dropped_bytes.add(segment.bytes);
+        }
+        if let (Some(first), Some(end)) = (segments.first(), end) {
+            let (count, first, last) = (verdict.drop, first.first_sequence, end.saturating_sub(1));
+            info!("retention dropped events {first} to {last}: {count} segments, {bytes} bytes");
+            if verdict.forced > 0 {
+                warn!(
+                    "{} of the {count} segments up to event {last} were dropped though a view or an exporter still \
+                     needed them: more than `retention_wait_bytes_max` was waiting",
+                    verdict.forced
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The time that ages are measured at.
+    fn believed_now(&mut self, segments: &[SealedSegment]) -> Timestamp {
+        let (wall, at) = (now(), Instant::now());
+        let Some(age_max) = self.options.age_max else { return wall };
+        let newest = segments.iter().filter_map(|segment| segment.received_max).filter(|&newest| newest <= wall).max();
+        let mut carried = self.carried.lock();
+        carried.clock.get_or_insert_with(|| BelievedClock::new(age_max)).now(wall, at, newest)
+    }
+
+    fn tell_of_waiting(&mut self, is_waiting: bool) {
+        if is_waiting && !self.state.is_waiting {
+            info!("retention waits for a view or an exporter that still needs the oldest events");
+        }
+        self.state.is_waiting = is_waiting;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Segments of 100 events, 10 MiB and an hour each, the last of which has just ended.
+    fn segments(count: u64) -> (Vec<SealedSegment>, Timestamp) {
+        let hour = 3_600_000_000;
+        let segment = |number| SealedSegment {
+            first_sequence: number * 100,
+            end_sequence: (number + 1) * 100,
+            bytes: 10 * MIB,
+            bytes_raw: 40 * MIB,
+            received_max: Some((number + 1) * hour),
+        };
+        ((0..count).map(segment).collect(), count * hour)
+    }
+
+    fn decide(options: &Retention) -> Verdict {
+        let (segments, now) = segments(10);
+        options.decide(&segments, 16 * MIB, 1_050, now)
+    }
+
+    #[test]
+    fn without_limits_everything_is_kept() {
+        assert!(Retention::default().is_off());
+        assert_eq!(decide(&Retention::default()), Verdict::default());
+    }
+
+    #[test]
+    fn as_many_go_as_are_over_the_bytes_and_the_unsealed_one_counts() {
+        let dropped = |bytes_max| decide(&Retention { bytes_max: Some(bytes_max), ..Retention::default() }).drop;
+        assert_eq!(dropped(116 * MIB), 0);
+        assert_eq!(dropped(116 * MIB - 1), 1);
+        assert_eq!(dropped(106 * MIB - 1), 2);
+        assert_eq!(dropped(0), 10);
+    }
+
+    #[test]
+    fn those_go_whose_newest_event_is_too_old() {
+        let dropped = |hours: u64| {
+            let age_max = Some(Duration::from_secs(3600 * hours));
+            decide(&Retention { age_max, ..Retention::default() }).drop
+        };
+        assert_eq!([dropped(10), dropped(9), dropped(8), dropped(0)], [0, 0, 1, 9]);
+    }
+
+    #[test]
+    fn a_segment_of_unknown_age_goes_with_the_next_old_one_and_not_alone() {
+        let (mut segments, now) = segments(3);
+        segments[0].received_max = None;
+        segments[2].received_max = None;
+        let options = Retention { age_max: Some(Duration::from_secs(1)), ..Retention::default() };
+        assert_eq!(options.decide(&segments, 0, 300, now).drop, 2);
+        segments[1].received_max = None;
+        assert_eq!(options.decide(&segments, 0, 300, now).drop, 0);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_for_a_moment_keeps_no_segment_back() {
+        let hour = 3_600_000_000;
+        let (mut segments, _) = segments(7);
+        for (segment, received) in segments.iter_mut().zip([0, 8760, 1, 2, 4, 6, 8]) {
+            segment.received_max = Some(received * hour).filter(|&received| received > 0);
+        }
+        let options = Retention { age_max: Some(Duration::from_secs(3600)), ..Retention::default() };
+        let dropped = |now: u64| options.decide(&segments, 0, 700, now * hour).drop;
+        assert_eq!([dropped(10), dropped(9), dropped(3)], [7, 6, 3]);
+        // While it is ahead, what it says of others is what it always is.
+        assert_eq!(dropped(8762), 7);
+    }
+
+    #[test]
+    fn of_the_newest_events_none_goes() {
+        let dropped = |newest| decide(&Retention { newest_events: Some(newest), ..Retention::default() }).drop;
+        assert_eq!([dropped(2_000), dropped(951), dropped(950), dropped(50)], [0, 0, 1, 10]);
+    }
+
+    #[test]
+    fn consumers_are_waited_for_up_to_the_limit() {
+        let needed_from = NeededFrom::default();
+        let slower = Arc::new(AtomicU64::new(250));
+        needed_from.add(Arc::new(AtomicU64::new(1_000)));
+        needed_from.add(Arc::clone(&slower));
+        let mut options =
+            Retention { bytes_max: Some(66 * MIB), wait_bytes_max: 30 * MIB, needed_from, ..Retention::default() };
+        // Five are due, the slower consumer has read two of them, and the other three may wait.
+        assert_eq!(decide(&options), Verdict { drop: 2, forced: 0, waiting: 3 });
+        options.wait_bytes_max = 30 * MIB - 1;
+        assert_eq!(decide(&options), Verdict { drop: 3, forced: 1, waiting: 2 });
+        options.wait_bytes_max = 0;
+        assert_eq!(decide(&options), Verdict { drop: 5, forced: 3, waiting: 0 });
+        slower.store(1_000, Ordering::Release);
+        assert_eq!(decide(&options), Verdict { drop: 5, forced: 0, waiting: 0 });
+    }
+}

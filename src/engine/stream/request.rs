@@ -1,0 +1,292 @@
+//! What a client asks for: path, query and headers of a request in, a [`StreamRequest`] or a [`Refusal`] out.
+//!
+//! Statuses, texts and the order of the checks are the reference's, byte for byte, wherever a request has nothing that the
+//! reference does not know. Fields of our own (`until`, `since`, `types`, `encoding`, `log`, `lastEventId`) follow its
+//! manner, and what is refused because of them is said in words of our own.
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use sidecar_log_format::{Kind, Sequence, Timestamp};
+
+use super::{StreamOptions, ZstdPassThrough, log_name::LogName};
+use crate::{
+    engine::http::query::{Parameters, Repeated},
+    rfc3339,
+};
+
+/// Which stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    /// All events.
+    Events,
+    /// The sidecar's version, and shutdowns.
+    Sidecar,
+}
+
+/// Where a request leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// To a stream.
+    Stream(Endpoint),
+    /// To a line that names the streams.
+    Index,
+    /// To a path below `/events` that is not a stream: the limit of subscribers is checked first.
+    UnknownStream,
+    /// To nothing: another method, or another path.
+    Nowhere,
+}
+
+/// A stream as asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StreamRequest {
+    pub(super) endpoint: Endpoint,
+    /// The first sequence wanted; `None`: only what is new.
+    pub(super) start: Option<Sequence>,
+    /// The time from which on events are wanted; with a start too, the later of the two counts.
+    pub(super) since: Option<Timestamp>,
+    /// The last sequence wanted.
+    pub(super) until: Option<Sequence>,
+    /// Bits of the kinds wanted (see [`Kind::bit`]), if not all.
+    pub(super) kinds: Option<u64>,
+    /// Whether stored frames may go out as they are.
+    pub(super) zstd: bool,
+    /// The log that the client believes it reads.
+    pub(super) log: Option<LogName>,
+}
+
+/// Why there is no stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// `max_concurrent_subscribers` streams are open.
+    Full,
+    /// No such path.
+    UnknownPath {
+        /// Whether the legacy endpoints are configured.
+        legacy: bool,
+    },
+    /// `start_from` is not an id.
+    StartFrom,
+    /// The query has a field that does not exist.
+    UnknownField,
+    /// A field that takes one value was given several times.
+    Repeated(Repeated),
+    /// `until` is not an id.
+    Until,
+    /// `since` is not a time.
+    Since,
+    /// `encoding` is not one we have.
+    Encoding,
+    /// `types` names something unknown; the names that are known.
+    Type(String),
+    /// `log` does not name a log.
+    LogName,
+    /// The client has ids of another log.
+    OtherLog {
+        /// The log that is served.
+        served: LogName,
+        /// The log that the client named.
+        wanted: LogName,
+    },
+    /// The log could not be searched for a time.
+    Unsearchable,
+}
+
+impl Refusal {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Refusal::Full | Refusal::Unsearchable => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::UnknownPath { .. } => StatusCode::NOT_FOUND,
+            Refusal::OtherLog { .. } => StatusCode::CONFLICT,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        }
+    }
+
+    pub(super) fn body(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Refusal::Full => "server has reached limit of subscribers",
+            Refusal::UnknownPath { legacy: true } => {
+                "invalid path: expected '/events/main', '/events/deploys' or '/events/sigs or '/events/sidecar'\n"
+            }
+            Refusal::UnknownPath { legacy: false } => "invalid path: expected '/events' or '/events/sidecar'\n",
+            Refusal::StartFrom => "invalid query: expected single field 'start_from=<EVENT ID>'\n",
+            Refusal::UnknownField => {
+                "invalid query: unknown field; expected any of 'start_from=<EVENT ID>', 'until=<EVENT ID>', \
+                 'since=<RFC 3339 TIME>', 'types=<NAME,NAME>', 'encoding=zstd', 'log=<LOG ID>', \
+                 'lastEventId=<EVENT ID>'\n"
+            }
+            Refusal::Until => "invalid query: expected 'until=<EVENT ID>'\n",
+            Refusal::Since => "invalid query: expected 'since=<RFC 3339 TIME>', for instance 2026-01-31T12:00:00Z\n",
+            Refusal::Encoding => "invalid query: expected 'encoding=zstd' or 'encoding=identity'\n",
+            Refusal::LogName => {
+                "invalid query: expected 'log=<LOG ID>' as the header sidecar-log has it, with or without its epoch\n"
+            }
+            Refusal::Unsearchable => "the log cannot be searched for a time now; ask again\n",
+            Refusal::Repeated(repeated) => return format!("invalid query: {repeated}\n").into(),
+            Refusal::Type(known) => return format!("invalid query: expected 'types=' with any of {known}\n").into(),
+            Refusal::OtherLog { served, wanted } => {
+                return format!(
+                    "this log is {served}, not {wanted}: the same ids name other events here; ask again without 'log' \
+                     and without an id of the other log\n"
+                )
+                .into();
+            }
+        })
+    }
+}
+
+/// Finds what a method and a raw path lead to.
+pub(super) fn route(method: &Method, path: &str) -> Route {
+    if method != Method::GET && method != Method::HEAD {
+        return Route::Nowhere;
+    }
+    let Some(path) = path.strip_prefix('/') else { return Route::Nowhere };
+    if path.is_empty() {
+        return Route::Index;
+    }
+    let path = path.strip_suffix('/').unwrap_or(path);
+    match path {
+        "events" | "events/events" => Route::Stream(Endpoint::Events),
+        "events/sidecar" => Route::Stream(Endpoint::Sidecar),
+        _ => match path.strip_prefix("events/") {
+            Some(name) if !name.is_empty() && !name.contains('/') => Route::UnknownStream,
+            _ => Route::Nowhere,
+        },
+    }
+}
+
+/// Every field that a query may have.
+const FIELDS: [&str; 7] = ["start_from", "until", "since", "types", "encoding", "log", "lastEventId"];
+
+/// Reads query and headers of a request for a stream.
+pub(super) fn parse(
+    endpoint: Endpoint,
+    query: Option<&str>,
+    headers: &HeaderMap,
+    options: &StreamOptions,
+) -> Result<StreamRequest, Refusal> {
+    let fields = Parameters::parse(query);
+    if fields.unknown(&FIELDS).is_some() {
+        return Err(Refusal::UnknownField);
+    }
+    let single = |name| fields.single(name).map_err(Refusal::Repeated);
+    // The reference's own field: of several the last counts, and only that one has to be right.
+    let start_from =
+        fields.last("start_from").map(|value| value.parse().map_err(|_| Refusal::StartFrom)).transpose()?;
+    let until = single("until")?.map(|value| value.parse().map_err(|_| Refusal::Until)).transpose()?;
+    let since = single("since")?.map(|value| rfc3339::parse(value).ok_or(Refusal::Since)).transpose()?;
+    let kinds = fields.list("types").map(|names| kinds_named(names, options)).transpose()?;
+    let encoding = single("encoding")?.map(|value| match value {
+        "zstd" => Ok(true),
+        "identity" => Ok(false),
+        _ => Err(Refusal::Encoding),
+    });
+    let log = single("log")?.map(|value| LogName::parse(value).ok_or(Refusal::LogName)).transpose()?;
+    // A widely used EventSource polyfill cannot set headers and sends this instead.
+    let last_id_in_query = single("lastEventId")?.and_then(event_id);
+    let last_id_in_header = headers.get("last-event-id").and_then(|value| event_id(value.to_str().ok()?));
+    let after_last_id = last_id_in_query.max(last_id_in_header).map(|last| last.saturating_add(1));
+    let asks_zstd = encoding.transpose()?.unwrap_or_else(|| accepts_zstd(headers, options.zstd));
+    let zstd = asks_zstd && options.zstd != ZstdPassThrough::Off && kinds.is_none() && endpoint == Endpoint::Events;
+    Ok(StreamRequest {
+        endpoint,
+        // `None` is less than any start: with both, the later one wins.
+        start: start_from.max(after_last_id),
+        since,
+        until,
+        kinds,
+        zstd,
+        log,
+    })
+}
+
+const API_VERSION: &str = "ApiVersion";
+const SHUTDOWN: &str = "Shutdown";
+
+/// The bits of the kinds with these names; a shutdown always passes, and so does an API version, which is not a kind.
+fn kinds_named<'a>(mut names: impl Iterator<Item = &'a str>, options: &StreamOptions) -> Result<u64, Refusal> {
+    let kind_of = |name: &str| match name {
+        API_VERSION | SHUTDOWN => Some(options.shutdown_kind),
+        _ => options.kinds.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind),
+    };
+    names
+        .try_fold(options.shutdown_kind.bit(), |bits, name| Some(bits | kind_of(name).map(Kind::bit)?))
+        .ok_or_else(|| Refusal::Type(known_types(options)))
+}
+
+fn known_types(options: &StreamOptions) -> String {
+    let kinds = options.kinds.iter().map(|(_, name)| *name).filter(|name| *name != SHUTDOWN);
+    let names: Vec<_> = [API_VERSION].into_iter().chain(kinds).chain([SHUTDOWN]).collect();
+    names.join(", ")
+}
+
+/// The id that a client had last. What is not an id is ignored, as a browser's own empty one must be.
+fn event_id(value: &str) -> Option<Sequence> {
+    value.trim().parse().ok()
+}
+
+/// Whether `Accept-Encoding` asks for zstd as the mode wants it.
+fn accepts_zstd(headers: &HeaderMap, mode: ZstdPassThrough) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let mut codings = values.flat_map(|value| value.split(',')).map(str::trim).filter(|coding| !coding.is_empty());
+    match mode {
+        ZstdPassThrough::Off => false,
+        ZstdPassThrough::Any => codings.any(is_wanted_zstd),
+        ZstdPassThrough::Sole => codings.next().is_some_and(is_wanted_zstd) && codings.next().is_none(),
+    }
+}
+
+fn is_wanted_zstd(coding: &str) -> bool {
+    let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
+    let weight = parameters.trim().strip_prefix("q=").map(|weight| weight.trim().parse::<f32>().unwrap_or(0.0));
+    name.trim().eq_ignore_ascii_case("zstd") && weight.is_none_or(|weight| weight > 0.0)
+}
+
+/// For `crate::fuzzing`: whatever a client asks for, it is a stream or a refusal in words, and what a stream was asked
+/// for can be asked for again.
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::unwrap_used, reason = "a broken promise ends the run")]
+pub(crate) fn door(bytes: &[u8]) {
+    use std::time::Duration;
+
+    use axum::http::HeaderValue;
+
+    use crate::casper::event::{KINDS, SHUTDOWN};
+
+    let rfc3339 = |time| humantime::format_rfc3339_micros(std::time::UNIX_EPOCH + Duration::from_micros(time));
+    let mut lines = bytes.split(|&byte| byte == b'\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let method = Method::from_bytes(line()).unwrap_or(Method::GET);
+    let path = String::from_utf8_lossy(line()).into_owned();
+    let query = String::from_utf8_lossy(line()).into_owned();
+    let mut headers = HeaderMap::new();
+    for name in ["last-event-id", "accept-encoding", "accept-encoding"] {
+        if let Ok(value) = HeaderValue::from_bytes(line()) {
+            headers.append(name, value);
+        }
+    }
+    let endpoint = match route(&method, &path) {
+        Route::Stream(endpoint) => endpoint,
+        Route::Index | Route::UnknownStream | Route::Nowhere => Endpoint::Events,
+    };
+    for zstd in [ZstdPassThrough::Sole, ZstdPassThrough::Any, ZstdPassThrough::Off] {
+        let options = StreamOptions { zstd, ..StreamOptions::new(&KINDS, SHUTDOWN) };
+        match parse(endpoint, Some(&query), &headers, &options) {
+            Err(refusal) => assert!(refusal.status().is_client_error() && refusal.body().ends_with('\n')),
+            Ok(wanted) => {
+                let mut again: Vec<String> = Vec::new();
+                again.extend(wanted.start.map(|start| format!("start_from={start}")));
+                again.extend(wanted.until.map(|until| format!("until={until}")));
+                again.extend(wanted.since.map(|since| format!("since={}", rfc3339(since))));
+                again.extend(wanted.log.map(|log| format!("log={log}")));
+                again.push(format!("encoding={}", if wanted.zstd { "zstd" } else { "identity" }));
+                if let Some(kinds) = wanted.kinds {
+                    let names = KINDS.iter().filter(|(kind, _)| kinds & kind.bit() != 0).map(|(_, name)| *name);
+                    again.push(format!("types={}", names.collect::<Vec<_>>().join(",")));
+                }
+                let parsed = parse(endpoint, Some(&again.join("&")), &HeaderMap::new(), &options).unwrap();
+                assert_eq!(parsed, wanted);
+            }
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The views' file: whether it can be trusted, what it says of itself, and commits.
+//!
+//! Owns the redb database and its table of state. Batches flow in; each is committed with the checkpoint behind it in one
+//! transaction. The file holds nothing that the log does not, so its commits need not be durable one by one: now and then
+//! one is, and after a crash projection goes on from that one's checkpoint. What cannot be trusted is not repaired but
+//! set aside, and projection begins anew.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::{Durability, ReadableDatabase, TableDefinition, WriteTransaction};
+use sidecar_log_format::{ChainValue, Log, MarkKind, Sequence};
+
+use super::batch::Batch;
+use super::rows::{self, RowError, Sweep};
+use super::{Options, ViewError};
+use crate::engine::derived::{self, Database, Unusable};
+
+/// Raised when tables or rows change their form: then the views are made anew.
+const FORMAT: u64 = 2;
+
+const STATE: TableDefinition<&str, &[u8]> = TableDefinition::new("state");
+const STATE_FORMAT: &str = "format";
+const STATE_LOG_ID: &str = "log_id";
+const STATE_EPOCH: &str = "epoch";
+/// Positions of the log's LOSS marks, eight bytes each.
+const STATE_LOSSES: &str = "losses";
+/// Nothing before this sequence is in the tables.
+const STATE_FIRST: &str = "first_sequence";
+/// The checkpoint: everything before this sequence is in the tables.
+const STATE_NEXT: &str = "next_sequence";
+/// The log's chain value before the checkpoint; not there where the log could not tell.
+const STATE_CHAIN: &str = "chain_before_next";
+
+/// Why the views begin empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rebuild {
+    /// There were none.
+    Missing,
+    /// The file is damaged, or something else; how it showed.
+    Damaged(String),
+    /// The file is of another format version.
+    OtherFormat,
+    /// It belongs to another log.
+    OtherLog,
+    /// The log's epoch has changed: sequences may name other events now.
+    OtherEpoch,
+    /// It knows events that the log does not have yet.
+    AheadOfLog,
+    /// At the checkpoint the log's chain has another value: the log has had other events since, or was put back.
+    OtherHistory,
+    /// The log has lost events since.
+    LogLostEvents,
+    /// The log has got older events since.
+    LogGotOlderEvents,
+    /// Somebody asked for it.
+    Asked,
+}
+
+impl Rebuild {
+    /// Whether somebody may want to see the file: it was damaged, or is not ours to throw away.
+    fn leaves_evidence(&self) -> bool {
+        matches!(self, Self::Damaged(_) | Self::OtherFormat | Self::OtherLog)
+    }
+
+    /// Whether it is what a start may find when nothing has gone wrong.
+    pub(super) fn is_expected(&self) -> bool {
+        matches!(self, Self::Missing | Self::OtherFormat | Self::Asked)
+    }
+}
+
+impl fmt::Display for Rebuild {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "there are none",
+            Self::Damaged(how) => return write!(f, "the file is damaged: {how}"),
+            Self::OtherFormat => "another version wrote the file",
+            Self::OtherLog => "the file belongs to another log",
+            Self::OtherEpoch => "the log has begun a new epoch",
+            Self::AheadOfLog => "the file knows events that the log does not hold",
+            Self::OtherHistory => "the log holds other events than the file was made from",
+            Self::LogLostEvents => "the log has lost events",
+            Self::LogGotOlderEvents => "the log holds older events than before",
+            Self::Asked => "it was asked for",
+        })
+    }
+}
+
+/// Open views, and how far they have come.
+#[derive(Debug)]
+pub(super) struct Store {
+    database: Arc<Database>,
+    next: Sequence,
+    /// Nothing before this sequence is in the tables, or will be once `sweep` is done.
+    first: Sequence,
+    sweep: Option<Sweep>,
+}
+
+/// Opens the views of `log`, or begins empty ones; says why.
+pub(super) fn open(options: &Options, log: &Log) -> Result<(Store, Option<Rebuild>), ViewError> {
+    let Options { path, cache_bytes, .. } = options;
+    let rebuild = match open_file(path, *cache_bytes)? {
+        Ok(database) => match Store::adopt(database, log)? {
+            Ok(store) => return Ok((store, None)),
+            Err(rebuild) => rebuild,
+        },
+        Err(rebuild) => rebuild,
+    };
+    Ok((begin(options, log, &rebuild)?, Some(rebuild)))
+}
+
+/// Begins empty views because somebody asked for it. What stands there and is no views of this log, as when its path was
+/// mistyped, is set aside.
+pub(super) fn begin_anew(options: &Options, log: &Log) -> Result<Store, ViewError> {
+    let is_of_this_log = match open_file(&options.path, options.cache_bytes)? {
+        Ok(database) => database.run(State::read).is_ok_and(|state| state.log_id.as_deref() == Some(&log.id())),
+        Err(_) => false,
+    };
+    begin(options, log, if is_of_this_log { &Rebuild::Asked } else { &Rebuild::OtherLog })
+}
+
+/// Begins empty views where others may stand.
+pub(super) fn begin(options: &Options, log: &Log, rebuild: &Rebuild) -> Result<Store, ViewError> {
+    let Options { path, cache_bytes, .. } = options;
+    let cleared = if rebuild.leaves_evidence() { derived::set_aside(path) } else { derived::remove(path) };
+    cleared.map_err(|error| file_error(path, "clear it away", error))?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(directory).map_err(|error| file_error(directory, "make the directory", error))?;
+    let database = derived::create(path, *cache_bytes).map_err(|error| at(path, error.into()))?;
+    Store::begin(database, log).map_err(|error| at(path, error))
+}
+
+/// Every page is read and checked first: a copy that was made while the file was written shows no other sign, and damage
+/// is found before somebody asks.
+const CHECK_INTEGRITY: bool = true;
+
+fn open_file(path: &Path, cache_bytes: usize) -> Result<Result<Database, Rebuild>, ViewError> {
+    if !fs::exists(path).map_err(|error| file_error(path, "look for it", error))? {
+        return Ok(Err(Rebuild::Missing));
+    }
+    let opened = derived::open(path, cache_bytes, CHECK_INTEGRITY).map_err(|error| at(path, error.into()))?;
+    Ok(opened.map_err(|unusable| match unusable {
+        Unusable::OtherFormat => Rebuild::OtherFormat,
+        Unusable::Damaged(how) => Rebuild::Damaged(how),
+    }))
+}
+
+impl Store {
+    /// Takes up a database, if its views are of this log as it is now.
+    pub(super) fn adopt(database: Database, log: &Log) -> sidecar_log_format::Result<Result<Self, Rebuild>> {
+        let state = match database.run(State::read) {
+            Ok(state) => state,
+            Err(error) => return Ok(Err(Rebuild::Damaged(error.to_string()))),
+        };
+        let (head, oldest) = (log.head(), log.oldest());
+        let lost_since = || {
+            let known = state.losses.as_deref().unwrap_or_default();
+            losses(log).chunks_exact(8).any(|position| !known.chunks_exact(8).any(|known| known == position))
+        };
+        let (Some(first), Some(next)) = (state.first, state.next) else { return Ok(Err(Rebuild::OtherFormat)) };
+        let rebuild = if state.format != Some(FORMAT) {
+            Rebuild::OtherFormat
+        } else if state.log_id.as_deref() != Some(&log.id()) {
+            Rebuild::OtherLog
+        } else if state.epoch != Some(head.epoch) {
+            Rebuild::OtherEpoch
+        } else if next > head.next_sequence {
+            Rebuild::AheadOfLog
+        } else if oldest < first {
+            Rebuild::LogGotOlderEvents
+        } else if lost_since() {
+            Rebuild::LogLostEvents
+        } else if has_other_history(log, next, state.chain)? {
+            Rebuild::OtherHistory
+        } else {
+            return Ok(Ok(Self { database: Arc::new(database), next, first, sweep: None }));
+        };
+        Ok(Err(rebuild))
+    }
+
+    /// Makes empty views in an empty database.
+    pub(super) fn begin(database: Database, log: &Log) -> Result<Self, RowError> {
+        let first = log.oldest();
+        let store = Self { database: Arc::new(database), next: first, first, sweep: None };
+        let chain = chain_before(log, first).unwrap_or_default();
+        store.write(Durability::Immediate, |transaction| {
+            rows::create(transaction)?;
+            let mut state = transaction.open_table(STATE)?;
+            state.insert(STATE_FORMAT, FORMAT.to_le_bytes().as_slice())?;
+            state.insert(STATE_LOG_ID, log.id().as_slice())?;
+            state.insert(STATE_EPOCH, log.head().epoch.to_le_bytes().as_slice())?;
+            state.insert(STATE_LOSSES, losses(log).as_slice())?;
+            state.insert(STATE_FIRST, first.to_le_bytes().as_slice())?;
+            Ok(set_checkpoint(&mut state, first, chain)?)
+        })?;
+        Ok(store)
+    }
+
+    pub(super) fn database(&self) -> &Arc<Database> {
+        &self.database
+    }
+
+    /// The first sequence that is not projected.
+    pub(super) fn next(&self) -> Sequence {
+        self.next
+    }
+
+    /// Commits a batch with its checkpoint.
+    pub(super) fn commit(&mut self, batch: Batch, durability: Durability) -> Result<(), RowError> {
+        let (next, chain) = (batch.next(), batch.chain_before_next());
+        self.write(durability, |transaction| {
+            batch.write(transaction)?;
+            Ok(set_checkpoint(&mut transaction.open_table(STATE)?, next, chain)?)
+        })?;
+        self.next = next;
+        Ok(())
+    }
+
+    /// Makes everything committed so far durable.
+    pub(super) fn sync(&mut self) -> Result<(), RowError> {
+        self.write(Durability::Immediate, |_| Ok(()))
+    }
+
+    /// Begins to take out the rows of events older than `oldest` once enough of them are in the tables for it to be worth
+    /// looking at every row.
+    pub(super) fn note_oldest(&mut self, oldest: Sequence) {
+        let dropped = oldest.saturating_sub(self.first);
+        let retained = self.next.saturating_sub(oldest);
+        if self.sweep.is_none() && dropped > retained / SWEEP_FRACTION {
+            self.sweep = Some(Sweep::new(oldest));
+        }
+    }
+
+    /// Whether rows of dropped events are being taken out.
+    pub(super) fn is_sweeping(&self) -> bool {
+        self.sweep.is_some()
+    }
+
+    /// Goes on taking out rows of dropped events: looks at `rows` of them.
+    pub(super) fn sweep(&mut self, rows: usize, durability: Durability) -> Result<(), RowError> {
+        let Some(mut sweep) = self.sweep.take() else { return Ok(()) };
+        let mut is_done = false;
+        self.write(durability, |transaction| {
+            // From the first step on, so that a log that gets these events back is noticed.
+            transaction.open_table(STATE)?.insert(STATE_FIRST, sweep.oldest().to_le_bytes().as_slice())?;
+            is_done = sweep.step(transaction, rows)?;
+            Ok(())
+        })?;
+        self.first = sweep.oldest();
+        self.sweep = (!is_done).then_some(sweep);
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&WriteTransaction) -> Result<(), RowError>,
+    ) -> Result<(), RowError> {
+        self.database.run(|database| {
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(durability)?;
+            // A crash must leave the last durable commit whole: what is torn fails its checksum.
+            transaction.set_two_phase_commit(true);
+            work(&transaction)?;
+            Ok(transaction.commit()?)
+        })
+    }
+}
+
+fn set_checkpoint(
+    state: &mut redb::Table<'_, &'static str, &'static [u8]>,
+    next: Sequence,
+    chain: Option<ChainValue>,
+) -> Result<(), redb::Error> {
+    state.insert(STATE_NEXT, next.to_le_bytes().as_slice())?;
+    match chain {
+        Some(chain) => state.insert(STATE_CHAIN, chain.as_slice())?,
+        None => state.remove(STATE_CHAIN)?,
+    };
+    Ok(())
+}
+
+/// Whether the log's chain has another value before the checkpoint than when that was written. Of events that were dropped
+/// since, the log cannot tell.
+fn has_other_history(log: &Log, next: Sequence, stored: Option<ChainValue>) -> sidecar_log_format::Result<bool> {
+    let now = chain_before(log, next)?;
+    Ok(now != stored && (now.is_some() || next > log.oldest()))
+}
+
+/// The log's chain value before `sequence`; `None` where the log cannot tell, or has no event before.
+pub(super) fn chain_before(log: &Log, sequence: Sequence) -> sidecar_log_format::Result<Option<ChainValue>> {
+    sequence.checked_sub(1).map_or(Ok(None), |before| log.chain_after(before))
+}
+
+/// A sweep looks at every row, so it waits until the dropped events are this part of those retained.
+const SWEEP_FRACTION: u64 = 8;
+
+/// Positions of the log's LOSS marks. One that cannot be read is as if it were not there: then so is its segment.
+fn losses(log: &Log) -> Vec<u8> {
+    let marks = log.marks(log.oldest()).unwrap_or_default();
+    let losses = marks.into_iter().filter(|mark| mark.kind == MarkKind::LOSS);
+    losses.flat_map(|mark| mark.position.to_le_bytes()).collect()
+}
+
+struct State {
+    format: Option<u64>,
+    log_id: Option<Vec<u8>>,
+    epoch: Option<u64>,
+    losses: Option<Vec<u8>>,
+    first: Option<Sequence>,
+    next: Option<Sequence>,
+    chain: Option<ChainValue>,
+}
+
+impl State {
+    fn read(database: &redb::Database) -> Result<Self, redb::Error> {
+        let table = database.begin_read()?.open_table(STATE)?;
+        let bytes = |key| -> Result<_, redb::Error> { Ok(table.get(key)?.map(|value| value.value().to_vec())) };
+        let number = |key| -> Result<_, redb::Error> {
+            Ok(bytes(key)?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes))
+        };
+        Ok(Self {
+            format: number(STATE_FORMAT)?,
+            log_id: bytes(STATE_LOG_ID)?,
+            epoch: number(STATE_EPOCH)?,
+            losses: bytes(STATE_LOSSES)?,
+            first: number(STATE_FIRST)?,
+            next: number(STATE_NEXT)?,
+            chain: bytes(STATE_CHAIN)?.and_then(|bytes| bytes.try_into().ok()),
+        })
+    }
+}
+
+/// The error with its file.
+pub(super) fn at(path: &Path, error: RowError) -> ViewError {
+    match error {
+        RowError::Redb(source) => ViewError::Redb { path: path.to_owned(), source },
+        RowError::Malformed => ViewError::Damaged { path: path.to_owned(), how: MALFORMED.to_owned() },
+    }
+}
+
+/// The error with its file, of a database whose damage may be the reason.
+pub(super) fn of(path: &Path, database: &Database, error: RowError) -> ViewError {
+    let how = match &error {
+        RowError::Redb(source) => database.damage_behind(source),
+        RowError::Malformed => {
+            database.note_damage(MALFORMED);
+            database.damage()
+        }
+    };
+    match how {
+        Some(how) => ViewError::Damaged { path: path.to_owned(), how: how.to_owned() },
+        None => at(path, error),
+    }
+}
+
+const MALFORMED: &str = "a malformed row";
+
+fn file_error(path: &Path, action: &'static str, source: io::Error) -> ViewError {
+    ViewError::File { path: path.to_owned(), action, source }
+}
