@@ -78,7 +78,7 @@ async fn run_without_log(config: &Config, end: impl Future<Output = ()>) -> anyh
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
         let (rest, rpc) = (rest.as_ref().map(rest::Server::counters), rpc.as_ref().map(|rpc| rpc.watch.clone()));
-        let parts = admin::Parts { logged: None, rest, postgresql, rpc };
+        let parts = admin::Parts { logs: Vec::new(), rest, postgresql, rpc };
         servers.spawn(admin.run(parts, until_cut(&cut)));
     }
     if let Some(rest) = rest {
@@ -244,6 +244,7 @@ fn serve(
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
         let logged = admin::Logged {
+            name: "casper".into(),
             log: live.log.clone(),
             log_directory: log_directory(&storage.folder),
             ingest: Arc::clone(&live.counters),
@@ -255,7 +256,7 @@ fn serve(
         };
         let rest = rest.as_ref().map(rest::Server::counters);
         let rpc = outside.rpc.as_ref().map(|rpc| rpc.watch.clone());
-        let parts = admin::Parts { logged: Some(logged), rest, postgresql: outside.postgresql.clone(), rpc };
+        let parts = admin::Parts { logs: vec![logged], rest, postgresql: outside.postgresql.clone(), rpc };
         servers.spawn(admin.run(parts, until_cut(cut)));
     }
     if let Some(rest) = rest {

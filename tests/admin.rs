@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use sidecar_test_support::binary_port::{BinaryPort, Reply, default_answer};
 use sidecar_test_support::client::{Request, SseClient};
 use sidecar_test_support::node::{SimulatedNode, malformed};
 use sidecar_test_support::port::ReservedPort;
@@ -119,7 +120,7 @@ async fn the_logs_own_metrics_agree_with_what_was_stored() {
     let without_stream = async {
         loop {
             let text = get(sidecar.admin_address(), "/metrics").await.2;
-            if text.contains("\nsidecar_stream_subscribers{class=\"whole\"} 0\n") {
+            if text.contains("\nsidecar_stream_subscribers{log=\"casper\",class=\"whole\"} 0\n") {
                 return text;
             }
         }
@@ -127,24 +128,25 @@ async fn the_logs_own_metrics_agree_with_what_was_stored() {
     let text = tokio::time::timeout(Duration::from_secs(60), without_stream).await.expect("the stream ends");
     let values = samples(&text);
     let value = |name: &str| *values.get(name).unwrap_or_else(|| panic!("{name} is missing in\n{text}"));
+    let of_log = |name: &str| value(&format!("{name}{{log=\"casper\"}}"));
     let events = recordings::recorded_network();
     let bytes: usize = events[..501].iter().map(|(_, payload)| payload.len()).sum();
-    assert_eq!(value("sidecar_log_appends_total"), 501.0);
-    assert_eq!(value("sidecar_log_payload_bytes_total"), bytes as f64);
-    assert_eq!(value("sidecar_log_head"), 501.0);
-    assert_eq!(value("sidecar_log_oldest"), 0.0);
-    assert_eq!(value("sidecar_log_segments"), 1.0);
-    assert_eq!(value("sidecar_ingest_duplicates_total"), 500.0);
-    assert!(value("sidecar_log_commits_total") >= 1.0 && value("sidecar_log_sync_seconds_count") >= 1.0);
-    assert!(value("sidecar_log_written_bytes_total") > 1000.0 && value("sidecar_log_bytes") > 1000.0);
-    assert_eq!(value(r#"sidecar_stream_subscribers{class="whole"}"#), 0.0);
-    assert_eq!(value("sidecar_stream_opened_total"), 1.0);
-    assert_eq!(value(r#"sidecar_view_lag_events{view="casper"}"#), 0.0);
-    assert_eq!(value(r#"sidecar_view_events_total{view="casper"}"#), 501.0);
-    assert_eq!(value(r#"sidecar_view_rebuilds_total{view="casper"}"#), 1.0);
-    assert_eq!(value(r#"sidecar_view_failures_total{view="casper"}"#), 0.0);
-    let commits = value(r#"sidecar_view_commits_total{view="casper"}"#);
-    assert!(commits >= 1.0 && value(r#"sidecar_view_durable_commits_total{view="casper"}"#) <= commits);
+    assert_eq!(of_log("sidecar_log_appends_total"), 501.0);
+    assert_eq!(of_log("sidecar_log_payload_bytes_total"), bytes as f64);
+    assert_eq!(of_log("sidecar_log_head"), 501.0);
+    assert_eq!(of_log("sidecar_log_oldest"), 0.0);
+    assert_eq!(of_log("sidecar_log_segments"), 1.0);
+    assert_eq!(of_log("sidecar_ingest_duplicates_total"), 500.0);
+    assert!(of_log("sidecar_log_commits_total") >= 1.0 && of_log("sidecar_log_sync_seconds_count") >= 1.0);
+    assert!(of_log("sidecar_log_written_bytes_total") > 1000.0 && of_log("sidecar_log_bytes") > 1000.0);
+    assert_eq!(value(r#"sidecar_stream_subscribers{log="casper",class="whole"}"#), 0.0);
+    assert_eq!(of_log("sidecar_stream_opened_total"), 1.0);
+    assert_eq!(value(r#"sidecar_view_lag_events{log="casper",view="casper"}"#), 0.0);
+    assert_eq!(value(r#"sidecar_view_events_total{log="casper",view="casper"}"#), 501.0);
+    assert_eq!(value(r#"sidecar_view_rebuilds_total{log="casper",view="casper"}"#), 1.0);
+    assert_eq!(value(r#"sidecar_view_failures_total{log="casper",view="casper"}"#), 0.0);
+    let commits = value(r#"sidecar_view_commits_total{log="casper",view="casper"}"#);
+    assert!(commits >= 1.0 && value(r#"sidecar_view_durable_commits_total{log="casper",view="casper"}"#) <= commits);
 }
 
 #[tokio::test]
@@ -156,13 +158,15 @@ async fn a_sidecar_whose_views_cannot_be_opened_is_not_ready() {
     std::fs::create_dir(&file).unwrap();
     sidecar.restart().await;
     let address = sidecar.admin_address();
-    while samples(&get(address, "/metrics").await.2)[r#"sidecar_view_failures_total{view="casper"}"#] == 0.0 {
+    while samples(&get(address, "/metrics").await.2)[r#"sidecar_view_failures_total{log="casper",view="casper"}"#]
+        == 0.0
+    {
         tokio::task::yield_now().await;
     }
     let (status, _, body) = get(address, "/ready").await;
-    assert!(status == 503 && body.starts_with("not ready: the views are not open: "), "{status} {body}");
+    assert!(status == 503 && body.starts_with("not ready: log casper: the views are not open: "), "{status} {body}");
     let text = get(address, "/metrics").await.2;
-    assert_eq!(samples(&text)[r#"sidecar_view_lag_events{view="casper"}"#], 501.0);
+    assert_eq!(samples(&text)[r#"sidecar_view_lag_events{log="casper",view="casper"}"#], 501.0);
 }
 
 #[tokio::test]
@@ -176,10 +180,10 @@ async fn a_client_that_does_not_read_shows_as_lag() {
     live.read_until(|message| message.data == "\"Shutdown\"").await;
     let text = get(sidecar.admin_address(), "/metrics").await.2;
     let values = samples(&text);
-    assert_eq!(values[r#"sidecar_stream_subscribers{class="whole"}"#], 1.0);
-    assert_eq!(values[r#"sidecar_stream_subscribers{class="filtered"}"#], 1.0);
-    assert!(values[r#"sidecar_stream_lag_events{class="whole"}"#] > 100.0, "{text}");
-    assert_eq!(values[r#"sidecar_stream_lag_events{class="filtered"}"#], 0.0);
+    assert_eq!(values[r#"sidecar_stream_subscribers{log="casper",class="whole"}"#], 1.0);
+    assert_eq!(values[r#"sidecar_stream_subscribers{log="casper",class="filtered"}"#], 1.0);
+    assert!(values[r#"sidecar_stream_lag_events{log="casper",class="whole"}"#] > 100.0, "{text}");
+    assert_eq!(values[r#"sidecar_stream_lag_events{log="casper",class="filtered"}"#], 0.0);
     drop(stalled);
 }
 
@@ -252,19 +256,21 @@ async fn the_status_names_the_log_its_nodes_and_the_slowest_client() {
     assert_eq!((status, content_type.as_deref()), (200, Some("application/json")));
     let status: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
-    let named = format!("{};epoch={}", status["log"]["id"].as_str().unwrap(), status["log"]["epoch"]);
+    let log = &status["logs"][0];
+    assert_eq!(log["name"], "casper");
+    let named = format!("{};epoch={}", log["id"].as_str().unwrap(), log["epoch"]);
     assert_eq!(stalled.header("sidecar-log"), Some(named.as_str()));
-    assert_eq!(status["log"]["oldest"], 0);
-    assert!(status["log"]["newest"].as_u64().unwrap() > 100, "{body}");
-    assert_eq!(status["nodes"][0]["status"], "connected");
-    assert_eq!(status["streams"]["open"], 2);
-    let whole = &status["streams"]["classes"][0];
+    assert_eq!(log["oldest"], 0);
+    assert!(log["newest"].as_u64().unwrap() > 100, "{body}");
+    assert_eq!(log["nodes"][0]["status"], "connected");
+    assert_eq!(log["streams"]["open"], 2);
+    let whole = &log["streams"]["classes"][0];
     assert_eq!((&whole["class"], &whole["open"]), (&"whole".into(), &1.into()));
     assert!(whole["lag_max"].as_u64().unwrap() > 100, "{body}");
     let slowest: SocketAddr = whole["slowest"].as_str().unwrap().parse().unwrap();
     assert!(slowest.ip().is_loopback() && slowest.port() > 0, "{body}");
-    assert_eq!(status["streams"]["classes"][1]["slowest"], serde_json::Value::Null);
-    assert_eq!(status["views"][0]["name"], "casper");
+    assert_eq!(log["streams"]["classes"][1]["slowest"], serde_json::Value::Null);
+    assert_eq!(log["views"][0]["name"], "casper");
 }
 
 #[tokio::test]
@@ -329,7 +335,7 @@ async fn promtool_takes_the_metrics_as_they_are() {
 
 /// Every metric that the dashboard asks for is one that the admin server may show; and no database's is left out.
 #[tokio::test]
-async fn the_dashboard_asks_only_for_metrics_that_there_are_and_for_all_of_databases() {
+async fn the_dashboard_asks_only_for_metrics_that_there_are_and_for_all_of_databases_and_the_bridge() {
     let (_first, _second, sidecar) = used().await;
     // Answers from a database that is not there, and says so.
     let database = format!(
@@ -337,10 +343,22 @@ async fn the_dashboard_asks_only_for_metrics_that_there_are_and_for_all_of_datab
          database_password = 'p'\n",
         ReservedPort::new().number()
     );
+    let (node, rpc) = (BinaryPort::start(|command| Reply::Answer(default_answer(command))), ReservedPort::new());
+    let bridge = format!(
+        "[rpc_server.main_server]\nip_address = '127.0.0.1'\nport = {}\n\
+         [rpc_server.node_client]\nip_address = '127.0.0.1'\nport = {}\n",
+        rpc.number(),
+        node.address().port()
+    );
     let rest_alone = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).without_sse_server().sections(&database);
+    let rest_alone = rest_alone.sections(&bridge);
     let rest_alone = rest_alone.rest_api().admin_api();
     let rest_alone = rest_alone.replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'postgresql'");
     let rest_alone = rest_alone.start().await;
+    let call = reqwest::Client::new().post(format!("http://{}/rpc", rpc.address()));
+    let call = call.header("content-type", "application/json");
+    let answer = call.body(r#"{"jsonrpc":"2.0","id":1,"method":"info_get_peers"}"#).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
     let mut text = get(sidecar.admin_address(), "/metrics").await.2;
     text += &get(rest_alone.admin_address(), "/metrics").await.2;
     let dashboard: serde_json::Value = serde_json::from_str(include_str!("../resources/grafana/sidecar.json")).unwrap();
@@ -355,10 +373,16 @@ async fn the_dashboard_asks_only_for_metrics_that_there_are_and_for_all_of_datab
         }
     }
     assert!(asked.len() > 30);
-    let of_databases = ["sidecar_exporter_", "sidecar_rest_database_"];
-    for line in text.lines().filter(|line| of_databases.iter().any(|prefix| line.starts_with(prefix))) {
+    let whole = ["sidecar_exporter_", "sidecar_rest_database_", "sidecar_rpc_"];
+    let elsewhere = ["sidecar_rpc_batches_total", "sidecar_rpc_node_wait_seconds"];
+    let lines = text.lines().filter(|line| !elsewhere.iter().any(|name| line.starts_with(name)));
+    for line in lines.filter(|line| whole.iter().any(|prefix| line.starts_with(prefix))) {
         let name = line.split(['{', ' ']).next().unwrap();
-        assert!(asked.contains(name), "{name} is not on the dashboard");
+        let name = name
+            .strip_suffix("_sum")
+            .or(name.strip_suffix("_count"))
+            .map_or(name.to_owned(), |name| format!("{name}_bucket"));
+        assert!(asked.contains(name.as_str()), "{name} is not on the dashboard");
     }
     assert!(asked.contains("sidecar_exporter_missing_total") && asked.contains("sidecar_rest_database_connected"));
 }

@@ -506,8 +506,9 @@ async fn what_became_of_the_events_and_whether_the_databases_are_there_shows_in_
     node.push_all(&payloads);
     let sections = format!("{SQLITE}{}", server.section());
     let mut sidecar = sidecar().node(node.address()).sections(&sections).admin_api().start().await;
-    wait_for_metrics(&sidecar, r#"{exporter="sqlite"}"#, &["connected 1", "lag_events 0", "rows_total 3"]).await;
-    let away = r#"{exporter="postgresql"}"#;
+    wait_for_metrics(&sidecar, r#"{log="casper",exporter="sqlite"}"#, &["connected 1", "lag_events 0", "rows_total 3"])
+        .await;
+    let away = r#"{log="casper",exporter="postgresql"}"#;
     let metrics = wait_for_metrics(&sidecar, away, &["connected 0", "lag_events 5", "rows_total 0"]).await;
     assert!(!metrics.contains(&format!("sidecar_exporter_failures_total{away} 0\n")), "{metrics}");
     wait_for_metrics(&sidecar, away, &["failures_total 3"]).await;
@@ -517,7 +518,7 @@ async fn what_became_of_the_events_and_whether_the_databases_are_there_shows_in_
     let there = ["connected 1", "lag_events 0", "rows_total 2", "collisions_total 1", "refused_total 1"];
     wait_for_metrics(&sidecar, away, &[&there[..], &["without_table_total 1"]].concat()).await;
     let sqlite = ["collisions_total 1", "refused_total 0", "without_table_total 1", "failures_total 0"];
-    wait_for_metrics(&sidecar, r#"{exporter="sqlite"}"#, &sqlite).await;
+    wait_for_metrics(&sidecar, r#"{log="casper",exporter="sqlite"}"#, &sqlite).await;
     sidecar.wait_for_output("the database cannot hold this event").await;
     let output = sidecar.output();
     let line = output.lines().find(|line| line.contains("the database cannot hold this event")).unwrap();

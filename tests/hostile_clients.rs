@@ -267,7 +267,7 @@ async fn with_few_descriptors_clients_cost_neither_the_log_nor_health_nor_those_
     }
     drop(crowd);
     let admin = scene.sidecar.admin_address();
-    while Request::get(admin, "/status").answer().await.json()["streams"]["connections"] != 1 {
+    while Request::get(admin, "/status").answer().await.json()["logs"][0]["streams"]["connections"] != 1 {
         tokio::task::yield_now().await;
     }
     // A client that has a place reads all segments, and more are written meanwhile.

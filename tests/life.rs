@@ -59,7 +59,7 @@ async fn ready(sidecar: &Sidecar) -> (u16, String) {
 async fn metric(sidecar: &Sidecar, name: &str) -> u64 {
     let answer = get(sidecar.admin_address(), "/metrics").await;
     let text = answer.body;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("{log=\"casper\"} "));
     line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }
 
@@ -123,7 +123,7 @@ async fn a_log_whose_directory_goes_away_is_waited_for_and_never_begun_again() {
     sidecar.wait_for_output("holds no log where one must be").await;
     let (status, body) = ready(&sidecar).await;
     assert_eq!(status, 503);
-    assert!(body.starts_with("not ready: nothing is stored") && body.contains("logs/casper"), "{body}");
+    assert!(body.starts_with("not ready: log casper: nothing is stored") && body.contains("logs/casper"), "{body}");
     assert_eq!(metric(&sidecar, "sidecar_ingest_stopped").await, 1);
     assert_eq!(metric(&sidecar, "sidecar_log_head").await, 600);
     assert!(!log_directory(&sidecar).exists(), "nothing is begun in its place");

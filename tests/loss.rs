@@ -182,19 +182,19 @@ async fn check(case: &Case) {
     let public: Vec<_> = case.lost.iter().map(|(.., kind)| kind.for_clients()).collect();
     assert_eq!(reasons(&lost), public, "{name}: clients do not read which file it is");
     let status = get(admin, "/status").await.json();
-    let of_admin = &status["log"]["lost"];
+    let of_admin = &status["logs"][0]["lost"];
     assert_eq!(of_admin["ranges"].as_array().unwrap().iter().map(range_in_json).collect::<Vec<_>>(), expected);
     for (reason, (.., kind)) in reasons(of_admin).iter().zip(case.lost) {
         assert!(*kind != LossKind::Damaged || reason.contains(".segment"), "{name}: operators do: {reason}");
     }
-    assert!(status["log"]["stopped"].is_null(), "{status}");
+    assert!(status["logs"][0]["stopped"].is_null(), "{status}");
 
     let metrics = get(admin, "/metrics").await.body;
     for kind in LossKind::ALL {
         let of_kind = case.lost.iter().filter(|(.., lost)| *lost == kind);
         let events: u64 = of_kind.map(|(first, last, _)| last - first + 1).sum();
         assert_eq!(lost[kind.name()], events, "{name}: {}", kind.name());
-        let line = format!("sidecar_log_lost_events{{kind=\"{}\"}} {events}\n", kind.name());
+        let line = format!("sidecar_log_lost_events{{log=\"casper\",kind=\"{}\"}} {events}\n", kind.name());
         assert!(metrics.contains(&line), "{name}: {line}");
     }
 
@@ -202,7 +202,10 @@ async fn check(case: &Case) {
     let expected = unmarked.first().map_or_else(
         || "ready".to_owned(),
         |(first, last, _)| {
-            format!("ready; {} events are lost: {first} to {last}; see `sidecar-log verify`", last - first + 1)
+            format!(
+                "ready; log casper: {} events are lost: {first} to {last}; see `sidecar-log verify`",
+                last - first + 1
+            )
         },
     );
     assert_eq!((ready.status, ready.body), (200, expected), "{name}: /ready");

@@ -18,7 +18,14 @@ pub(super) enum Type {
 /// Families of metrics that belong together.
 #[derive(Debug, Default)]
 pub(super) struct Group {
+    /// By name.
     families: Vec<Family>,
+}
+
+/// The metrics of one log: the families of a group, whose samples from here carry the label `log`.
+pub(super) struct OfLog<'a> {
+    group: &'a mut Group,
+    log: &'a str,
 }
 
 /// All samples of one name.
@@ -27,10 +34,16 @@ pub(super) struct Family {
     name: &'static str,
     help: &'static str,
     kind: Type,
+    /// The log that the next samples are about, if they are about one.
+    log: Option<String>,
     samples: String,
 }
 
 impl Group {
+    pub(super) fn of_log<'a>(&'a mut self, log: &'a str) -> OfLog<'a> {
+        OfLog { group: self, log }
+    }
+
     pub(super) fn counter(&mut self, name: &'static str, help: &'static str) -> &mut Family {
         self.family(name, help, Type::Counter)
     }
@@ -45,14 +58,18 @@ impl Group {
 
     fn family(&mut self, name: &'static str, help: &'static str, kind: Type) -> &mut Family {
         let place = self.families.partition_point(|family| family.name < name);
-        self.families.insert(place, Family { name, help, kind, samples: String::new() });
-        #[expect(clippy::indexing_slicing, reason = "it was inserted there")]
-        &mut self.families[place]
+        if self.families.get(place).is_none_or(|family| family.name != name) {
+            self.families.insert(place, Family { name, help, kind, log: None, samples: String::new() });
+        }
+        #[expect(clippy::indexing_slicing, reason = "it is there, or was inserted")]
+        let family = &mut self.families[place];
+        family.log = None;
+        family
     }
 
     /// The group's text, families by name; one without a sample does not appear.
     pub(super) fn write(&self, text: &mut String) {
-        for Family { name, help, kind, samples } in &self.families {
+        for Family { name, help, kind, samples, .. } in &self.families {
             if samples.is_empty() {
                 continue;
             }
@@ -64,6 +81,26 @@ impl Group {
             // Writing to a string does not fail.
             let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}");
         }
+    }
+}
+
+impl OfLog<'_> {
+    pub(super) fn counter(&mut self, name: &'static str, help: &'static str) -> &mut Family {
+        self.of_this(name, help, Type::Counter)
+    }
+
+    pub(super) fn gauge(&mut self, name: &'static str, help: &'static str) -> &mut Family {
+        self.of_this(name, help, Type::Gauge)
+    }
+
+    pub(super) fn histogram(&mut self, name: &'static str, help: &'static str) -> &mut Family {
+        self.of_this(name, help, Type::Histogram)
+    }
+
+    fn of_this(&mut self, name: &'static str, help: &'static str, kind: Type) -> &mut Family {
+        let family = self.group.family(name, help, kind);
+        family.log = Some(self.log.to_owned());
+        family
     }
 }
 
@@ -94,9 +131,10 @@ impl Family {
     fn line(&mut self, suffix: &str, labels: &[(&str, &str)], bound: Option<&str>, value: f64) {
         let text = &mut self.samples;
         let _ = write!(text, "{}{suffix}", self.name);
+        let log = self.log.as_deref().map(|log| ("log", log));
         let bound = bound.map(|bound| ("le", bound));
         let mut separator = '{';
-        for (name, value) in labels.iter().copied().chain(bound) {
+        for (name, value) in log.into_iter().chain(labels.iter().copied()).chain(bound) {
             let _ = write!(text, "{separator}{name}=\"");
             value.chars().for_each(|character| match character {
                 '\\' => text.push_str("\\\\"),
@@ -129,6 +167,21 @@ mod tests {
         group.write(&mut text);
         let expected = "# HELP a_errors Errors\n# TYPE a_errors counter\na_errors{kind=\"q\\\"\\\\\\n\"} 2\n\
                         # HELP b_things Things\n# TYPE b_things gauge\nb_things 1.5\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_several_logs_count_is_one_family_with_their_names() {
+        let mut group = Group::default();
+        for (log, count) in [("casper", 1), ("beacon", 2)] {
+            group.of_log(log).counter("events_total", "Events").count(&[("kind", "a")], count);
+        }
+        group.gauge("logs", "Logs").count(&[], 2);
+        let mut text = String::new();
+        group.write(&mut text);
+        let expected = "# HELP events_total Events\n# TYPE events_total counter\n\
+                        events_total{log=\"casper\",kind=\"a\"} 1\nevents_total{log=\"beacon\",kind=\"a\"} 2\n\
+                        # HELP logs Logs\n# TYPE logs gauge\nlogs 2\n";
         assert_eq!(text, expected);
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use sidecar_log_format::LossKind;
 
-use super::exposition::Group;
+use super::exposition::{Group, OfLog};
 use super::{Logged, Parts, Role, process};
 use crate::casper::event::KINDS;
 use crate::casper::export::counters::Counters as ExporterCounters;
@@ -39,15 +39,17 @@ pub(super) fn text(parts: &Parts) -> String {
     group
         .counter("sidecar_log_lines_dropped_total", "Log lines dropped because standard output did not take them")
         .count(&[], telemetry::log_lines_dropped());
-    if let Some(logged) = &parts.logged {
-        nodes(&mut group, &logged.sources);
-        received(&mut group, logged);
-        ingest(&mut group, logged);
-        log(&mut group, logged);
-        stream(&mut group, logged);
-        followers(&mut group, logged);
-        views(&mut group, logged);
-        exporters(&mut group, logged);
+    nodes(&mut group, parts);
+    received(&mut group, parts);
+    for logged in &parts.logs {
+        let group = &mut group.of_log(&logged.name);
+        sources(group, &logged.sources);
+        ingest(group, logged);
+        log(group, logged);
+        stream(group, logged);
+        followers(group, logged);
+        views(group, logged);
+        exporters(group, logged);
     }
     if let Some(counters) = &parts.rest {
         rest(&mut group, counters);
@@ -66,20 +68,23 @@ pub(super) fn text(parts: &Parts) -> String {
     text
 }
 
-fn nodes(group: &mut Group, sources: &[NamedSource]) {
+fn nodes(group: &mut Group, parts: &Parts) {
     let statuses = group.gauge("node_statuses", NODE_STATUSES);
-    for source in sources {
+    for source in parts.sources() {
         statuses.sample(&[("node", &source.name)], f64::from(source.counters.status()));
     }
     // A counter's name should end with `_total`, as `promtool check metrics` says; but people's alerts ask for this one,
     // which is the reference's.
     let errors = group.counter("error_counts", "Error counts");
     for error in CountedError::ALL {
-        let count = sources.iter().map(|source| source.counters.errors(error)).sum();
+        let count = parts.sources().map(|source| source.counters.errors(error)).sum();
         if count > 0 {
             errors.count(&[("category", error.category()), ("description", error.description())], count);
         }
     }
+}
+
+fn sources(group: &mut OfLog<'_>, sources: &[NamedSource]) {
     let mut per_node = |name, help, counted: fn(&Counters) -> &Count| {
         let family = group.counter(name, help);
         for source in sources {
@@ -106,10 +111,10 @@ fn nodes(group: &mut Group, sources: &[NamedSource]) {
     });
 }
 
-fn received(group: &mut Group, logged: &Logged) {
+fn received(group: &mut Group, parts: &Parts) {
     let sizes = group.histogram("sse_server_received_bytes", "Received bytes from SSE inbound per message type");
     let mut add = |name: &str, tally: &dyn Fn(&Counters) -> &Tally| {
-        let snapshots = logged.sources.iter().map(|source| tally(&source.counters).snapshot());
+        let snapshots = parts.sources().map(|source| tally(&source.counters).snapshot());
         if let Some(sum) = snapshots.reduce(|sum, more| sum.plus(&more)).filter(|sum| sum.count > 0) {
             sizes.distribution(&[("message_type", name)], &sum, BYTE);
         }
@@ -120,17 +125,18 @@ fn received(group: &mut Group, logged: &Logged) {
     }
     add("SidecarVersion", &|counters| &counters.sidecar_versions);
 
-    let all: u64 = logged.sources.iter().map(|source| source.counters.contract_messages.get()).sum();
+    let all: u64 = parts.sources().map(|source| source.counters.contract_messages.get()).sum();
     if all > 0 {
+        let unique = parts.logs.iter().map(|logged| logged.ingest.stored_messages.get()).sum();
         let help = "Number of messages received in TransactionProcessed events.";
         group
             .gauge("sse_server_received_contract_messages", help)
             .count(&[("label", "all")], all)
-            .count(&[("label", "unique")], logged.ingest.stored_messages.get());
+            .count(&[("label", "unique")], unique);
     }
 }
 
-fn ingest(group: &mut Group, logged: &Logged) {
+fn ingest(group: &mut OfLog<'_>, logged: &Logged) {
     let counters = &logged.ingest;
     let mut counted = |name, help, count: &Count| {
         group.counter(name, help).count(&[], count.get());
@@ -190,7 +196,7 @@ fn ingest(group: &mut Group, logged: &Logged) {
     );
 }
 
-fn log(group: &mut Group, logged: &Logged) {
+fn log(group: &mut OfLog<'_>, logged: &Logged) {
     let (oldest, head) = (logged.log.oldest(), logged.log.head().next_sequence);
     group.gauge("sidecar_log_head", "The sequence that the next event will get").count(&[], head);
     group.gauge("sidecar_log_oldest", "The oldest retained sequence").count(&[], oldest);
@@ -230,7 +236,7 @@ fn segments(directory: &Path) -> io::Result<(u64, u64)> {
     Ok(together)
 }
 
-fn stream(group: &mut Group, logged: &Logged) {
+fn stream(group: &mut OfLog<'_>, logged: &Logged) {
     let counters = &logged.stream;
     let head = logged.log.head().next_sequence;
     let lags = ReaderClass::ALL.map(|class| (class.name(), counters.readers.lag(class, head)));
@@ -363,7 +369,7 @@ fn rpc_methods(group: &mut Group, counters: &rpc::Counters) {
     counted("sidecar_rpc_cache_misses_total", "Answers put into the cache", &counters.cache_misses);
 }
 
-fn followers(group: &mut Group, logged: &Logged) {
+fn followers(group: &mut OfLog<'_>, logged: &Logged) {
     for (role, name, help, label) in [
         (Role::View, "sidecar_view_lag_events", "Stored events that a view has not read yet", "view"),
         (
@@ -380,7 +386,7 @@ fn followers(group: &mut Group, logged: &Logged) {
     }
 }
 
-fn views(group: &mut Group, logged: &Logged) {
+fn views(group: &mut OfLog<'_>, logged: &Logged) {
     let Some(counters) = logged.views.as_ref().map(Views::counters) else { return };
     let mut counted = |name, help, count: &Count| {
         group.counter(name, help).count(&[("view", "casper")], count.get());
@@ -396,7 +402,7 @@ fn views(group: &mut Group, logged: &Logged) {
     );
 }
 
-fn exporters(group: &mut Group, logged: &Logged) {
+fn exporters(group: &mut OfLog<'_>, logged: &Logged) {
     let connected = group.gauge("sidecar_exporter_connected", "1 if an exporter's database was there when last needed");
     for (name, counters) in &logged.exporters {
         connected.count(&[("exporter", name)], counters.is_connected.load(Ordering::Relaxed).into());

@@ -46,8 +46,8 @@ pub struct AdminOptions {
 
 /// The running parts, as far as they can be looked at.
 pub struct Parts {
-    /// The log and what is around it; not there where REST answers from another machine's database.
-    pub logged: Option<Logged>,
+    /// The logs and what is around each; none where REST answers from another machine's database.
+    pub logs: Vec<Logged>,
     /// What the REST server counts, if there is one.
     pub rest: Option<Arc<rest::Counters>>,
     /// What the REST server answers from, if that is a database.
@@ -56,8 +56,17 @@ pub struct Parts {
     pub rpc: Option<rpc::Watch>,
 }
 
-/// The log, what fills it and what reads it.
+impl Parts {
+    /// The nodes that are read, of all logs.
+    fn sources(&self) -> impl Iterator<Item = &NamedSource> {
+        self.logs.iter().flat_map(|logged| &logged.sources)
+    }
+}
+
+/// One log, what fills it and what reads it.
 pub struct Logged {
+    /// Its name: that of its folder.
+    pub name: Box<str>,
     /// The log.
     pub log: Log,
     /// Where its segments are.

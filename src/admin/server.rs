@@ -156,20 +156,29 @@ async fn metrics(shared: &Arc<Shared>) -> Response {
 }
 
 async fn ready(parts: &Parts) -> Response {
-    let in_the_log = |logged| stopped_ingest(logged).or_else(|| closed_views(logged)).or_else(|| late_view(logged));
-    let no_look_ups = parts.logged.as_ref().and_then(in_the_log);
+    let no_look_ups = parts.logs.iter().find_map(unready);
     let not_ready = match &parts.postgresql {
         Some(database) if !database.is_answering().await => Some("the database does not answer".to_owned()),
         _ => no_look_ups.or_else(|| parts.rpc.as_ref().and_then(lost_node)),
     };
     match not_ready {
         // History that is lost makes nothing else useless: supervisors must not restart the process for it.
-        None => match parts.logged.as_ref().and_then(|logged| logged.log.losses().summary()) {
+        None => match parts.logs.iter().find_map(lost_events) {
             Some(lost) => text(StatusCode::OK, format!("ready; {lost}; see `sidecar-log verify`")),
             None => text(StatusCode::OK, "ready"),
         },
         Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
     }
+}
+
+/// Why not everything works around a log.
+fn unready(logged: &Logged) -> Option<String> {
+    let why = stopped_ingest(logged).or_else(|| closed_views(logged)).or_else(|| late_view(logged))?;
+    Some(format!("log {}: {why}", logged.name))
+}
+
+fn lost_events(logged: &Logged) -> Option<String> {
+    Some(format!("log {}: {}", logged.name, logged.log.losses().summary()?))
 }
 
 fn stopped_ingest(logged: &Logged) -> Option<String> {
@@ -240,7 +249,7 @@ mod tests {
         let options = AdminOptions { port: 0, listen, max_concurrent_requests: 1, max_requests_per_second: 1 };
         let server = Server::bind(&options).unwrap();
         let address = server.local_addr();
-        let parts = Parts { logged: None, rest: None, postgresql: None, rpc: None };
+        let parts = Parts { logs: Vec::new(), rest: None, postgresql: None, rpc: None };
         tokio::spawn(server.run(parts, std::future::pending()));
         let mut scrapes = Vec::new();
         for _ in 0..2 * CONNECTIONS_MAX {

@@ -1,4 +1,4 @@
-//! How the parts are, for people and their scripts: one JSON object, a member per part.
+//! How the parts are, for people and their scripts: one JSON object, with a list of the logs and what is around each.
 //!
 //! Figures over time are the metrics' business; here is what they cannot have, such as the address of the slowest client.
 
@@ -16,17 +16,13 @@ use crate::engine::stream::ReaderClass;
 #[derive(Debug, Serialize)]
 pub(super) struct Status<'a> {
     version: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    log: Option<Log>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    streams: Option<Streams>,
-    nodes: Vec<Node<'a>>,
-    views: Vec<Lag>,
-    exporters: Vec<Exporter>,
+    logs: Vec<Log<'a>>,
 }
 
+/// One log, what fills it and what reads it.
 #[derive(Debug, Serialize)]
-struct Log {
+struct Log<'a> {
+    name: &'a str,
     id: String,
     epoch: u64,
     /// Not there while the log is empty.
@@ -36,6 +32,10 @@ struct Log {
     /// Why nothing is stored, while that is so.
     stopped: Option<String>,
     lost: Lost,
+    nodes: Vec<Node<'a>>,
+    streams: Streams,
+    views: Vec<Lag>,
+    exporters: Vec<Exporter>,
 }
 
 #[derive(Debug, Serialize)]
@@ -76,23 +76,16 @@ struct Exporter {
 
 impl<'a> Status<'a> {
     pub(super) fn of(parts: &'a Parts) -> Status<'a> {
-        let logged = parts.logged.as_ref();
-        Status {
-            version: env!("CARGO_PKG_VERSION"),
-            log: logged.map(log),
-            streams: logged.map(streams),
-            nodes: logged.map(nodes).unwrap_or_default(),
-            views: logged.map(views).unwrap_or_default(),
-            exporters: logged.map(exporters).unwrap_or_default(),
-        }
+        Status { version: env!("CARGO_PKG_VERSION"), logs: parts.logs.iter().map(log).collect() }
     }
 }
 
-fn log(logged: &Logged) -> Log {
+fn log(logged: &Logged) -> Log<'_> {
     let head = logged.log.head();
     let oldest = logged.log.oldest();
     let newest = head.next_sequence.checked_sub(1).filter(|newest| oldest <= *newest);
     Log {
+        name: &logged.name,
         id: hex::encode(logged.log.id()),
         epoch: head.epoch,
         oldest: newest.map(|_| oldest),
@@ -100,6 +93,10 @@ fn log(logged: &Logged) -> Log {
         waits_for_room: logged.ingest.waits_for_room.get(),
         stopped: logged.ingest.stopped.reason(),
         lost: Lost::of(&logged.log),
+        nodes: nodes(logged),
+        streams: streams(logged),
+        views: views(logged),
+        exporters: exporters(logged),
     }
 }
 
