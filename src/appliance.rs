@@ -1,9 +1,7 @@
 //! The appliance: sources, ingest, log and servers, put together as a configuration says.
 //!
 //! Owns the life of the process: everything is started once, and ends by signal or because all nodes are gone. What happens
-//! between, to one log and its nodes, is in `life`. Data does not pass through here.
-
-mod life;
+//! between, to one log and its nodes, is in [`log_set`](crate::engine::log_set). Data does not pass through here.
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,26 +14,27 @@ use sidecar_log_format::{ReadOptions, RewriteOptions, Sequence, WriteOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{Span, info};
 
 use crate::admin::{self, AdminOptions, Follower, Role};
 use crate::casper::event::{KINDS, SHUTDOWN};
 use crate::casper::export::{self, Exporters};
 use crate::casper::rest::{self, LogAnswers, PostgreSqlAnswers, RestOptions};
 use crate::casper::rpc::{self, Rpc, RpcOptions};
-use crate::casper::source::{NamedSource, NodeOptions};
+use crate::casper::source::{self, NamedSource, NodeOptions};
 use crate::config::{
     AdminApiServer, AnswerFrom, Config, CorsOrigin, Durability, NodeConnection, ReplayChunks, RestApiServer,
     RpcListener, SseServer, Storage, ZstdPassThrough,
 };
 use crate::engine::http::BindError;
 use crate::engine::ingest::{self, LiveLog, Retention, Rewriting, identity};
-use crate::engine::losses::LossWatch;
+use crate::engine::log_set::{LogSet, OpenedLog, Sources};
 use crate::engine::source::LogNetwork;
 use crate::engine::stream::{self, Server, StreamOptions};
 use crate::engine::view::{self, Views};
-use life::{LogLife, Outcome};
 
+/// The name of the log, as its folder has it.
+const CASPER: &str = "casper";
 /// How long clients of `/events/sidecar` are given to read that it ends.
 const FAREWELL: Duration = Duration::from_millis(200);
 /// How long the servers may take to let go of their connections at the end.
@@ -118,16 +117,17 @@ pub(crate) async fn run_until(
     // After the exporters, which may have made the tables.
     let postgresql = answers_from_postgresql(config).await?;
     check_no_unfinished_import(&storage.folder)?;
-    let (live, run) = LiveLog::open(ingest_options(sse, storage)?)
+    // The lines of a process with one log do not name it.
+    let opened = OpenedLog::open(ingest_options(sse, storage)?, Span::none())
         .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
-    life::report(&run.recovery);
-    let live = Arc::new(live);
+    let live = Arc::clone(&opened.live);
     let nodes = nodes(config, sse, storage, &log_network(config, storage, &live)?);
     let (cut, _) = broadcast::channel::<()>(1);
     let outside = Outside { exporters, postgresql, rpc: start_rpc(config)? };
     let Serving { servers, handle, addresses } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
-    // After all ports are taken: it takes as long as there are segments.
-    let _losses = LossWatch::start(live.log.clone())
+    let mut logs = LogSet::default();
+    // After all ports are taken: to look for losses takes as long as there are segments.
+    logs.start(CASPER, opened, sources(nodes))
         .context("Error initializing component 'sse_event_server': cannot start a thread that looks for losses")?;
     started(&live, addresses);
     let exporting = outside
@@ -135,12 +135,15 @@ pub(crate) async fn run_until(
         .start(&live.log, &live.committed)
         .context("Error initializing component 'sse_event_server': cannot start a thread for an export")?;
 
-    let (outcome, closing) = LogLife::new(Arc::clone(&live), nodes).live(run, end).await?;
+    let outcome = tokio::select! {
+        () = end => Outcome::Signal,
+        _ = logs.next_over() => Outcome::NodesUnavailable,
+    };
     if outcome == Outcome::NodesUnavailable {
         handle.announce_own_shutdown();
         tokio::time::sleep(FAREWELL).await;
     }
-    closing.wait().await;
+    logs.close().await;
     exporting.stop(EXPORT_END_TIME_MAX).await;
     if let Some(rpc) = &outside.rpc {
         rpc.watch.log.set(None);
@@ -154,6 +157,15 @@ pub(crate) async fn run_until(
             bail!("Error running component 'sse_event_server': Connected node(s) are unavailable")
         }
     }
+}
+
+/// Why the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// Every node's listener has ended.
+    NodesUnavailable,
 }
 
 /// What is around the log.
@@ -244,7 +256,7 @@ fn serve(
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
         let logged = admin::Logged {
-            name: "casper".into(),
+            name: CASPER.into(),
             log: live.log.clone(),
             log_directory: log_directory(&storage.folder),
             ingest: Arc::clone(&live.counters),
@@ -419,6 +431,14 @@ fn nodes(config: &Config, sse: &SseServer, storage: &Storage, log_network: &LogN
         Node { options, source }
     };
     sse.connections.iter().map(node).collect()
+}
+
+/// Listens to the nodes, whenever the log is ready for what they say.
+fn sources(nodes: Vec<Node>) -> Sources {
+    Box::new(move |batches| {
+        let run = |node: &Node| source::run(node.options.clone(), batches.clone(), Arc::clone(&node.source.counters));
+        nodes.iter().map(run).collect()
+    })
 }
 
 fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::Options> {

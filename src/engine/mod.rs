@@ -10,6 +10,8 @@ pub(crate) mod derived;
 pub(crate) mod failing_reads;
 pub mod http;
 pub mod ingest;
+mod log_life;
+pub mod log_set;
 pub(crate) mod losses;
 pub mod source;
 pub mod stream;

@@ -1,22 +1,22 @@
-//! One log's life in this process: the nodes are read and their events stored, until a signal or until all nodes are gone.
+//! One log's life in this process: its sources are read and their events stored, until the end is asked for or until all
+//! sources are gone.
 //!
 //! A failure of the storage ends a run of ingest, and nothing else: ports, readers and counters stay as they are. The log is
-//! recovered from disk in place, again and again until that succeeds, and then the nodes are read again.
+//! recovered from disk in place, again and again until that succeeds, and then the sources are read again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
 use sidecar_log_format::Recovery;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::Node;
-use crate::casper::source::{self, End};
-use crate::engine::ingest::{IngestError, LiveLog, Run};
-use crate::engine::source::Batch;
+use super::ingest::{IngestError, LiveLog, Run};
+use super::source::Batch;
+use crate::casper::source::End;
 
 /// How long closing the log may take before the process ends without (nothing durable is lost then).
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(20);
@@ -25,88 +25,84 @@ const CLOSE_TIME_MAX: Duration = Duration::from_secs(20);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// Why the life of a log is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// SIGTERM or SIGINT.
-    Signal,
-    /// Every node's listener has ended.
-    NodesUnavailable,
-}
+/// Starts the sources of a log, which send what they hear. They are started again after each failure of the log's storage.
+pub type Sources = Box<dyn Fn(&mpsc::Sender<Batch>) -> JoinSet<End> + Send + Sync>;
 
-/// The log and the nodes whose events it stores.
+/// A log and the sources whose events it stores.
 pub(super) struct LogLife {
     live: Arc<LiveLog>,
-    nodes: Vec<Node>,
+    sources: Sources,
+    /// Cancelled when the log is to be closed.
+    end: CancellationToken,
     pause: Duration,
 }
 
-/// A log that is being closed.
+/// A log whose life is over, and which is being closed.
 pub(super) struct Closing {
     live: Arc<LiveLog>,
-    /// `None` where no run was left to close it.
-    ended: Option<oneshot::Receiver<Result<(), IngestError>>>,
+    state: Ending,
+}
+
+/// How far the closing of a log has come.
+enum Ending {
+    /// The last run closes it, and says when it has.
+    Runs(oneshot::Receiver<Result<(), IngestError>>),
+    /// The last run has closed it.
+    Closed,
+    /// No run was left to close it.
+    Unclosed,
 }
 
 /// How a run of ingest ended.
 enum RunEnd {
-    Over(Outcome, oneshot::Receiver<Result<(), IngestError>>),
+    Over(Ending),
     Failed(IngestError),
 }
 
 impl LogLife {
-    pub(super) fn new(live: Arc<LiveLog>, nodes: Vec<Node>) -> Self {
-        LogLife { live, nodes, pause: PAUSE_MIN }
+    pub(super) fn new(live: Arc<LiveLog>, sources: Sources, end: CancellationToken) -> Self {
+        LogLife { live, sources, end, pause: PAUSE_MIN }
     }
 
-    /// Begins with `run` and lives until `end`, or until every node's listener has ended by itself.
-    pub(super) async fn live(
-        mut self,
-        mut run: Run,
-        end: impl Future<Output = ()>,
-    ) -> anyhow::Result<(Outcome, Closing)> {
-        tokio::pin!(end);
+    /// Begins with `run` and lives until the end is asked for, or until every source has ended by itself.
+    pub(super) async fn live(mut self, mut run: Run) -> Closing {
         loop {
             let begun = Instant::now();
-            let failure = match self.run(run, end.as_mut()).await? {
-                RunEnd::Over(outcome, ended) => return Ok((outcome, self.closing(Some(ended)))),
+            let failure = match self.run(run).await {
+                RunEnd::Over(state) => return Closing { live: self.live, state },
                 RunEnd::Failed(failure) => failure,
             };
             if begun.elapsed() > PAUSE_MAX {
                 self.pause = PAUSE_MIN;
             }
+            let end = self.end.clone();
             run = tokio::select! {
                 run = self.resume(&failure) => run,
-                () = end.as_mut() => return Ok((Outcome::Signal, self.closing(None))),
+                () = end.cancelled() => {
+                    return Closing { live: self.live, state: Ending::Unclosed };
+                }
             };
         }
     }
 
-    /// Stores what the nodes say.
-    async fn run(&self, run: Run, end: impl Future<Output = ()>) -> anyhow::Result<RunEnd> {
+    /// Stores what the sources say.
+    async fn run(&self, run: Run) -> RunEnd {
         let Run { batches, mut ended, .. } = run;
-        let mut listeners = self.listen(&batches);
+        let mut sources = (self.sources)(&batches);
         drop(batches);
-        let failed_or_over = tokio::select! {
-            () = end => Ok(Outcome::Signal),
-            () = all_ended(&mut listeners) => Ok(Outcome::NodesUnavailable),
-            result = &mut ended => match result {
-                Ok(Err(failure)) => Err(failure),
-                Ok(Ok(())) => Ok(Outcome::NodesUnavailable),
-                Err(_) => bail!("the committer's thread has panicked; this is a mistake in Sidecar, please report it"),
-            },
+        let told = tokio::select! {
+            () = self.end.cancelled() => None,
+            () = all_ended(&mut sources) => None,
+            // Its thread was there: it has told nobody because it is gone.
+            told = &mut ended => Some(told.unwrap_or(Err(IngestError::Panicked))),
         };
-        // Dropping the listeners drops the last senders: ingest stores what it has and closes the log.
-        listeners.shutdown().await;
-        Ok(match failed_or_over {
-            Ok(outcome) => RunEnd::Over(outcome, ended),
-            Err(failure) => RunEnd::Failed(failure),
-        })
-    }
-
-    fn listen(&self, batches: &mpsc::Sender<Batch>) -> JoinSet<End> {
-        let run = |node: &Node| source::run(node.options.clone(), batches.clone(), Arc::clone(&node.source.counters));
-        self.nodes.iter().map(run).collect()
+        // Dropping the sources drops the last senders: ingest stores what it has and closes the log.
+        sources.shutdown().await;
+        match told {
+            None => RunEnd::Over(Ending::Runs(ended)),
+            Some(Ok(())) => RunEnd::Over(Ending::Closed),
+            Some(Err(failure)) => RunEnd::Failed(failure),
+        }
     }
 
     /// Opens the log again until that succeeds. What keeps it from that is logged once, not with every attempt.
@@ -143,32 +139,32 @@ impl LogLife {
             }
         }
     }
-
-    fn closing(&self, ended: Option<oneshot::Receiver<Result<(), IngestError>>>) -> Closing {
-        Closing { live: Arc::clone(&self.live), ended }
-    }
 }
 
 impl Closing {
     /// Waits until the log is closed, and says what it holds.
     pub(super) async fn wait(self) {
         let next = |live: &LiveLog| live.log.head().next_sequence;
-        let Some(ended) = self.ended else {
-            return warn!("stopped, next id {}; the log is recovered at the next start", next(&self.live));
+        let ended = match self.state {
+            Ending::Runs(ended) => ended,
+            Ending::Closed => return info!("stopped, next id {}", next(&self.live)),
+            Ending::Unclosed => {
+                return warn!("stopped, next id {}; the log is recovered at the next start", next(&self.live));
+            }
         };
         match tokio::time::timeout(CLOSE_TIME_MAX, ended).await {
+            Ok(Ok(Ok(()))) => info!("stopped, next id {}", next(&self.live)),
             Ok(Ok(Err(failure))) => error!("closing the log: {failure}; it is recovered at the next start"),
+            Ok(Err(_)) => error!("closing the log: {}; it is recovered at the next start", IngestError::Panicked),
             Err(_) => warn!("the log did not close within {CLOSE_TIME_MAX:?}; it is recovered at the next start"),
-            // The end was received when it was the reason.
-            Ok(_) => info!("stopped, next id {}", next(&self.live)),
         }
     }
 }
 
-/// Ends when every node's listener has ended by itself. One that ended because nobody takes its events never counts: ingest
+/// Ends when every source has ended by itself. One that ended because nobody takes its events never counts: ingest
 /// has failed then, and is about to say why.
-async fn all_ended(listeners: &mut JoinSet<End>) {
-    while let Some(end) = listeners.join_next().await {
+async fn all_ended(sources: &mut JoinSet<End>) {
+    while let Some(end) = sources.join_next().await {
         if matches!(end, Ok(End::ReceiverGone)) {
             std::future::pending::<()>().await;
         }
