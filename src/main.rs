@@ -3,7 +3,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when nobody takes the text")]
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-mod few_heaps;
+mod one_heap;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -69,7 +69,7 @@ struct DemoArguments {
 
 fn main() -> ExitCode {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    few_heaps::restart_with_few_heaps();
+    one_heap::restart_with_one_heap();
     match telemetry::start_logging() {
         Ok(output) => {
             let status = run_as_asked(&output);

@@ -406,7 +406,7 @@ async fn warnings_about_events_come_once_however_often_a_node_is_read_again() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[tokio::test]
-async fn the_process_has_few_heaps_unless_its_operator_wants_others() {
+async fn the_process_has_one_heap_unless_its_operator_wants_others() {
     let node = node();
     let heaps = async |builder: SidecarBuilder| {
         let sidecar = builder.node(node.address()).start().await;
@@ -415,7 +415,7 @@ async fn the_process_has_few_heaps_unless_its_operator_wants_others() {
         let value = variables.split('\0').find_map(|variable| variable.strip_prefix("MALLOC_ARENA_MAX="));
         value.map(str::to_owned)
     };
-    assert_eq!(heaps(sidecar()).await.as_deref(), Some("2"));
+    assert_eq!(heaps(sidecar()).await.as_deref(), Some("1"));
     assert_eq!(heaps(sidecar().environment("MALLOC_ARENA_MAX", "7")).await.as_deref(), Some("7"));
     assert_eq!(heaps(sidecar().environment("GLIBC_TUNABLES", "glibc.malloc.arena_max=7")).await, None);
 }
