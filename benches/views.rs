@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use sidecar::casper::event::{BLOCK_ADDED, FINALITY_SIGNATURE, KINDS, TRANSACTION_ACCEPTED, TRANSACTION_PROCESSED};
 use sidecar::casper::keys::{Keys, Stage, TransactionType, keys};
-use sidecar::engine::view::{self, Options, Views};
+use sidecar::casper::view::{self, CasperViews};
+use sidecar::engine::view::Options;
 use sidecar_log_format::storage::Directory;
 use sidecar_log_format::{
     ApiVersion, Durability, Event, Head, Kind, Log, Opened, Read, ReadOptions, Sequence, WriteOptions, Writer,
@@ -34,6 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 fn main() {
     let events = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(1_000_000);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let _entered = runtime.enter();
     let story = EndlessStory::render(1, 200);
     let directory = tempfile::tempdir().expect("a temporary directory");
 
@@ -73,20 +75,20 @@ fn follow(
     let (begun, cpu) = (Instant::now(), cpu_time());
     let (log, raw_bytes) = write(story, events, &path.join("log"), &is_wanted, |log| {
         let (committed, receiver) = watch::channel(log.head());
-        started = Some(Views::open(options.clone(), log.clone(), receiver).expect("the views' thread starts"));
+        started = Some(CasperViews::open(options.clone(), log.clone(), receiver).expect("the views' thread starts"));
         Some(committed)
     });
     let written = begun.elapsed();
     let views = started.expect("the log was begun");
-    assert!(runtime.block_on(views.caught_up_to(events, PATIENCE)));
+    assert!(runtime.block_on(views.views().caught_up_to(events, PATIENCE)));
     let caught_up = begun.elapsed();
-    runtime.block_on(views.ended());
+    runtime.block_on(views.views().ended());
     let rate = |time: Duration| events as f64 / time.as_secs_f64();
     println!("  writing the log alone     {:>10.0} events/s", rate(alone));
     println!("  with views following      {:>10.0} events/s, {:.2} of it", rate(written), rate(written) / rate(alone));
     println!("  views                     {:>10.0} events/s", rate(caught_up));
     println!("  behind at the end         {:>10.1} ms", (caught_up - written).as_secs_f64() * 1e3);
-    println!("  commits                   {:>10}", views.counters().commits.get());
+    println!("  commits                   {:>10}", views.views().counters().commits.get());
     println!(
         "  cpu, log and views        {:>10.2} us an event",
         (cpu_time() - cpu).as_secs_f64() * 1e6 / events as f64
@@ -108,11 +110,11 @@ fn rebuild(made: &Made) {
 fn look_up(runtime: &tokio::runtime::Runtime, made: &Made) {
     let (committed, receiver) = watch::channel(made.log.head());
     let begun = Instant::now();
-    let views = Views::open(made.options.clone(), made.log.clone(), receiver).expect("the views' thread starts");
+    let views = CasperViews::open(made.options.clone(), made.log.clone(), receiver).expect("the views' thread starts");
     let events = made.log.head().next_sequence;
-    assert!(runtime.block_on(views.caught_up_to(events, PATIENCE)));
+    assert!(runtime.block_on(views.views().caught_up_to(events, PATIENCE)));
     println!("  open                      {:>10.1} ms", begun.elapsed().as_secs_f64() * 1e3);
-    assert_eq!(views.counters().rebuilds.get(), 0);
+    assert_eq!(views.views().counters().rebuilds.get(), 0);
     for (place, from) in [("newest 100,000", events.saturating_sub(100_000)), ("anywhere", 0)] {
         let known = Known::sample(&made.log, from);
         let time = |name: &str, look: &dyn Fn(u64) -> bool| {
@@ -137,7 +139,7 @@ fn look_up(runtime: &tokio::runtime::Runtime, made: &Made) {
         time("latest block", &|_| views.latest_block().expect("found").is_some());
     }
     drop(committed);
-    runtime.block_on(views.ended());
+    runtime.block_on(views.views().ended());
 }
 
 /// Keys that the log holds.

@@ -22,6 +22,7 @@ use crate::casper::export::{self, Exporters};
 use crate::casper::rest::{self, LogAnswers, PostgreSqlAnswers, RestOptions};
 use crate::casper::rpc::{self, Rpc, RpcOptions};
 use crate::casper::source::{self, NamedSource, NodeOptions};
+use crate::casper::view::CasperViews;
 use crate::config::{
     AdminApiServer, AnswerFrom, Config, CorsOrigin, Durability, NodeConnection, ReplayChunks, RestApiServer,
     RpcListener, SseServer, Storage, ZstdPassThrough,
@@ -224,12 +225,12 @@ fn serve(
     // Without look-ups in the log nobody needs the views; they catch up when somebody does.
     let rpc_from_log = config.rpc_server.as_ref().is_some_and(|rpc| rpc.answer_from_log);
     let needs_views = rpc_from_log || (config.rest_api_server.is_some() && outside.postgresql.is_none());
-    let views = needs_views.then(|| Views::open(view_options(storage), live.log.clone(), live.committed.clone()));
+    let views = needs_views.then(|| CasperViews::open(view_options(storage), live.log.clone(), live.committed.clone()));
     let views = views.transpose().context("Error initializing component 'rest_api_server'")?;
     if let Some(rpc) = outside.rpc.as_ref().filter(|_| rpc_from_log) {
         rpc.watch.log.set(views.clone().map(|views| rpc::LogAnswers::new(live.log.clone(), views)));
     }
-    let followers = followers(views.as_ref(), &outside.exporters);
+    let followers = followers(views.as_ref().map(CasperViews::views), &outside.exporters);
     for follower in &followers {
         live.needed_from.add(Arc::clone(&follower.next_sequence));
     }
@@ -262,7 +263,7 @@ fn serve(
             ingest: Arc::clone(&live.counters),
             sources,
             stream: Arc::clone(handle.counters()),
-            views: views.clone(),
+            views: views.as_ref().map(|views| views.views().clone()),
             followers,
             exporters: outside.exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),
         };
@@ -276,7 +277,7 @@ fn serve(
     }
     servers.spawn(stream.run(until_cut(cut)));
     if let Some(views) = views {
-        servers.spawn(async move { views.ended().await });
+        servers.spawn(async move { views.views().ended().await });
     }
     Ok(Serving { servers, handle, addresses })
 }

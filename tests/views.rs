@@ -9,7 +9,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sidecar::casper::keys::{Keys, keys};
-use sidecar::engine::view::{self, Options, Views};
+use sidecar::casper::view::{self, CasperViews};
+use sidecar::engine::view::Options;
 use sidecar_log_format::storage::Directory;
 use sidecar_log_format::{Log, Read, ReadOptions, Sequence};
 use sidecar_test_support::client::SseClient;
@@ -57,9 +58,9 @@ async fn views_are_whole_after_any_kill_and_the_same_when_made_anew() {
 async fn answers(path: &Path, log: &Log) -> Vec<Vec<Sequence>> {
     let (_committed, receiver) = watch::channel(log.head());
     let options = Options::new(path.to_owned(), 1 << 20);
-    let views = Views::open(options, log.clone(), receiver).unwrap();
-    assert!(views.caught_up_to(log.head().next_sequence, PATIENCE).await);
-    assert_eq!(views.counters().rebuilds.get(), 0, "a kill is no reason to begin anew");
+    let views = CasperViews::open(options, log.clone(), receiver).unwrap();
+    assert!(views.views().caught_up_to(log.head().next_sequence, PATIENCE).await);
+    assert_eq!(views.views().counters().rebuilds.get(), 0, "a kill is no reason to begin anew");
     let mut answers = vec![views.latest_block().unwrap().into_iter().collect()];
     let mut next = 0;
     while let Read::Events { block, index } = log.read(next).unwrap() {
@@ -74,7 +75,7 @@ async fn answers(path: &Path, log: &Log) -> Vec<Vec<Sequence>> {
     answers
 }
 
-fn ask(views: &Views, keys: &Keys<'_>) -> Vec<Sequence> {
+fn ask(views: &CasperViews, keys: &Keys<'_>) -> Vec<Sequence> {
     let hash_of = |digits: &str| <[u8; 32]>::try_from(hex::decode(digits).unwrap()).unwrap();
     match keys {
         Keys::Block { hash, height } => {

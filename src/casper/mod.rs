@@ -2,6 +2,7 @@
 //!
 //! - [`event`][]: what a payload says, and [`keys`][]: the keys that a stored one is found by, and its form in answers.
 //! - [`source`][]: the listeners to nodes.
+//! - [`view`][]: what stored events are found by.
 //! - [`rest`][]: look-ups, from the views and the log or from PostgreSQL.
 //! - [`export`][]: the reference's tables, in SQLite and PostgreSQL.
 //! - [`rpc`][]: the JSON-RPC bridge to a node's binary port; it reads no log.
@@ -12,3 +13,4 @@ pub mod keys;
 pub mod rest;
 pub mod rpc;
 pub mod source;
+pub mod view;

@@ -3,7 +3,7 @@
 //! Owns how such a file is opened, checked and set aside; the identity index and the views own what is in it. No byte of
 //! such a file may cause a wrong answer or an end of the process:
 //!
-//! * every page goes through a [checked file](checked_file), which makes a wrong byte an error of whoever reads it;
+//! * every page goes through a [checked file](checked_file), which makes a wrong byte an error of the read;
 //! * a panic of redb is caught in [`Database::run`] and becomes such an error;
 //! * the [`Damage`] that was found is remembered, so that what fails afterwards is known to fail because of it.
 //!

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use indicatif::HumanBytes;
 use serde::Serialize;
-use sidecar::engine::view::{self, Options};
+use sidecar::{casper::view, engine::view::Options};
 use sidecar_log_format::{
     Error, Log, ReadOptions,
     storage::{Directory, Storage},

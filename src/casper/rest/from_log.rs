@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sidecar_log_format::{Log, Read, Sequence};
+use sidecar_log_format::{Log, Missing, Read, Sequence};
 use tokio::sync::Semaphore;
 
 use super::answers::{Failure, Found, Pushed};
@@ -17,7 +17,8 @@ use super::page::{self, PageEnd, Range};
 use super::question::{Order, PageOfBlocks, PageOfEvents, Question};
 use super::status;
 use crate::casper::source::NamedSource;
-use crate::engine::view::{ViewError, Views};
+use crate::casper::view::CasperViews;
+use crate::engine::view::ViewError;
 
 /// How long a question waits for the views to see what was stored when it was asked.
 const VIEW_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -27,7 +28,7 @@ const READ_LATELY_MAX: usize = 256;
 /// Reads answers.
 pub struct LogAnswers {
     log: Log,
-    views: Views,
+    views: CasperViews,
     sources: Vec<NamedSource>,
     decoders: Arc<Semaphore>,
     memory: Box<Memory>,
@@ -37,7 +38,7 @@ pub struct LogAnswers {
 impl LogAnswers {
     /// `sources` are what `/status` shows; `decode_concurrency` blocks are decoded at a time, at least 1.
     #[must_use]
-    pub fn new(log: Log, views: Views, sources: Vec<NamedSource>, decode_concurrency: usize) -> Self {
+    pub fn new(log: Log, views: CasperViews, sources: Vec<NamedSource>, decode_concurrency: usize) -> Self {
         LogAnswers {
             log,
             views,
@@ -63,7 +64,7 @@ impl LogAnswers {
 
     /// How many stored events the views have not seen yet.
     fn view_lag(&self) -> u64 {
-        self.log.left_from(self.views.next_sequence())
+        self.log.left_from(self.views.views().next_sequence())
     }
 
     /// Adds the events that answer `question` to `found`.
@@ -77,7 +78,8 @@ impl LogAnswers {
         Ok(!self.sequences(question).await?.is_empty())
     }
 
-    /// Adds a page of blocks to `found`; says with which height the next one begins, or below which it is, if there is one.
+    /// Adds a page of blocks to `found`; returns the height with which the next one begins, or below which it is, if there is
+    /// one.
     pub(super) async fn blocks(&self, page: PageOfBlocks, found: Found) -> Result<(Found, Option<u64>), Failure> {
         let blocks = self.blocks_of(page).await?;
         let sequences = blocks.iter().map(|(_, sequence)| *sequence).collect();
@@ -113,7 +115,7 @@ impl LogAnswers {
         }
     }
 
-    /// Adds a page of the log to `found`; says where the next one begins, and what of it is missing.
+    /// Adds a page of the log to `found`; returns where the next one begins, and what of it is missing.
     pub(super) async fn page(&self, page: PageOfEvents, found: Found) -> Result<(Found, PageEnd), Failure> {
         let log = self.log.clone();
         let range = self.on_disk(move || Range::of(&log, &page)).await??;
@@ -153,7 +155,7 @@ impl LogAnswers {
     pub(super) async fn sequences(&self, question: &Question) -> Result<Vec<Sequence>, Failure> {
         let head = self.log.head().next_sequence;
         // Asked before the look-up, which then sees at least as much.
-        let is_current = self.views.next_sequence() >= head;
+        let is_current = self.views.views().next_sequence() >= head;
         let at_once = self.look_up(question).await;
         match &at_once {
             Ok(found) if is_current || (question.is_settled_by_one() && !found.is_empty()) => return at_once,
@@ -161,7 +163,7 @@ impl LogAnswers {
             Ok(_) | Err(Failure::Closed) => {}
             Err(_) => return at_once,
         }
-        if self.views.caught_up_to(head, VIEW_WAIT_MAX).await {
+        if self.views.views().caught_up_to(head, VIEW_WAIT_MAX).await {
             return self.look_up(question).await;
         }
         match (question, at_once) {
@@ -201,7 +203,7 @@ impl LogAnswers {
     /// The blocks of a page, each with its height.
     async fn blocks_of(&self, page: PageOfBlocks) -> Result<Vec<(u64, Sequence)>, Failure> {
         let head = self.log.head().next_sequence;
-        if self.views.next_sequence() < head && !self.views.caught_up_to(head, VIEW_WAIT_MAX).await {
+        if self.views.views().next_sequence() < head && !self.views.views().caught_up_to(head, VIEW_WAIT_MAX).await {
             return Err(Failure::Behind { events: self.view_lag() });
         }
         let PageOfBlocks { from_height, before_height, order, limit } = page;
@@ -286,7 +288,7 @@ impl ReadLately {
         }
     }
 
-    /// Notes a block; says whether it was noted before.
+    /// Notes a block; returns whether it was noted before.
     fn note(&self, block: Sequence) -> bool {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if noted.contains(&block) {
@@ -300,6 +302,7 @@ impl ReadLately {
     }
 }
 
+/// Adds what was read. A large event gets its room before its payload is read; a damaged one is skipped, like other damage.
 pub(super) fn push(found: &mut Found, read: Read) -> Result<Pushed, Failure> {
     match read {
         Read::Events { block, index } => match block.row(index) {
@@ -312,8 +315,13 @@ pub(super) fn push(found: &mut Found, read: Read) -> Result<Pushed, Failure> {
             if room != Pushed::Yes {
                 return Ok(room);
             }
-            let payload = event.payload().map_err(|error| Failure::Storage(error.to_string()))?;
-            found.push_row(&row, &payload)
+            match event.payload() {
+                Ok(payload) => found.push_row(&row, &payload),
+                Err(error) if error.is_damage() => {
+                    found.skip(row.sequence(), Missing::Quarantined(error.to_string())).map(|()| Pushed::Yes)
+                }
+                Err(error) => Err(Failure::Storage(error.to_string())),
+            }
         }
         Read::Missing { from, why, .. } => found.skip(from, why).map(|()| Pushed::Yes),
         Read::End => Ok(Pushed::Yes),
@@ -325,12 +333,13 @@ pub(super) mod tests {
     use std::path::Path;
 
     use sidecar_log_format::storage::Directory;
-    use sidecar_log_format::{ApiVersion, Event, Kind, Missing, ReadOptions, WriteOptions, Writer};
+    use sidecar_log_format::{ApiVersion, Event, Kind, ReadOptions, WriteOptions, Writer};
 
     use super::super::answers::Form;
     use super::*;
     use crate::casper::event::{BLOCK_ADDED, FINALITY_SIGNATURE};
-    use crate::engine::view;
+    use crate::casper::view;
+    use crate::engine::view::Options;
 
     /// A log of a block of one event for each kind and payload, and a segment for each `per_segment` of them.
     pub(in crate::casper::rest) fn log_of(
@@ -401,14 +410,14 @@ pub(super) mod tests {
             (BLOCK_ADDED, format!(r#"{{"BlockAdded":{{"block_hash":"{hash}","block":{block}}}}}"#))
         };
         let log = log_of(folder.path(), (0..6).map(block), 2);
-        let options = view::Options::new(folder.path().join("views.redb"), 1 << 20);
+        let options = Options::new(folder.path().join("views.redb"), 1 << 20);
         view::rebuild(&options, &log, &mut |_| ()).unwrap();
         drop(log);
         std::fs::remove_file(folder.path().join(format!("{:020}.segment", 2))).unwrap();
         let log = opened(folder.path());
         let (_committed, receiver) = tokio::sync::watch::channel(log.head());
-        let views = Views::open(options, log.clone(), receiver).unwrap();
-        assert!(views.caught_up_to(6, Duration::from_secs(30)).await);
+        let views = CasperViews::open(options, log.clone(), receiver).unwrap();
+        assert!(views.views().caught_up_to(6, Duration::from_secs(30)).await);
         let answers = LogAnswers::new(log, views, Vec::new(), 1);
         let lost = |sequence| (sequence, sequence, Missing::Lost.for_clients());
 
@@ -450,13 +459,13 @@ pub(super) mod tests {
     async fn signatures_that_take_reading_the_log_wait_for_their_turn_to_decode() {
         let folder = tempfile::tempdir().unwrap();
         let log = log_of_two_signatures_of_one_key(folder.path());
-        let options = view::Options::new(folder.path().join("views.redb"), 1 << 20);
+        let options = Options::new(folder.path().join("views.redb"), 1 << 20);
         view::rebuild(&options, &log, &mut |_| ()).unwrap();
         // With nothing in its cache.
         let log = opened(folder.path());
         let (_committed, receiver) = tokio::sync::watch::channel(log.head());
-        let views = Views::open(options, log.clone(), receiver).unwrap();
-        assert!(views.caught_up_to(2, Duration::from_secs(30)).await);
+        let views = CasperViews::open(options, log.clone(), receiver).unwrap();
+        assert!(views.views().caught_up_to(2, Duration::from_secs(30)).await);
         let answers = LogAnswers::new(log, views, Vec::new(), 1);
         let question = Question::Signatures(BLOCK);
 

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::node_link::FoundTransaction;
 use crate::casper::keys::{Stage, TransactionType};
-use crate::engine::view::Views;
+use crate::casper::view::CasperViews;
 
 /// Look-ups that read the log at a time.
 const READERS_MAX: usize = 2;
@@ -34,14 +34,14 @@ pub(crate) enum Event {
 #[derive(Clone)]
 pub struct LogAnswers {
     log: Log,
-    views: Views,
+    views: CasperViews,
     readers: Arc<Semaphore>,
 }
 
 impl LogAnswers {
     /// Answers from this log.
     #[must_use]
-    pub fn new(log: Log, views: Views) -> Self {
+    pub fn new(log: Log, views: CasperViews) -> Self {
         LogAnswers { log, views, readers: Arc::new(Semaphore::new(READERS_MAX)) }
     }
 

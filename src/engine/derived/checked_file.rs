@@ -10,7 +10,7 @@
 //! ```
 //!
 //! * **A checksum** is the CRC-32 of a page, begun with the page's number, so that a page in a wrong place shows too. 0
-//!   stands for a page that was never written.
+//!   represents a page that was never written.
 //! * **Checksums reach the file when redb syncs**, before the sync. redb never overwrites a page of its last durable commit,
 //!   so after a crash only pages that nothing refers to can differ from theirs.
 //! * **redb's header is overwritten in place**, so its checksum is in the same sector and is written by the same call.
@@ -36,7 +36,7 @@ const SECTOR: usize = 512;
 /// What is kept of redb's page 0, which uses fewer bytes of it.
 const HEADER: usize = SECTOR - MAGIC.len() - 8;
 
-/// The first thing that was found wrong with a file; shared with whoever opened it.
+/// The first thing that was found wrong with a file; shared with the caller that opened it.
 pub(super) type Damage = Arc<OnceLock<String>>;
 
 /// Storage for redb in `inner`; see the module's description.

@@ -1,9 +1,9 @@
 //! The follower: one thread that keeps the views up with the log.
 //!
-//! Wake-ups flow in from the log's committer, batches flow out into the store. It reads blocks out of the log's shared
-//! cache, where those just committed are, and nobody waits for it. A failure of the file closes it; after a pause it is
-//! opened again, or made anew, and projection goes on from its checkpoint. While the log cannot be read on from there, the
-//! views stay open and fall behind.
+//! Wake-ups flow in from the watch on the log's committed head, batches flow out into the store. It reads blocks out of the
+//! log's shared cache, where those just committed are, and nobody waits for it. A failure of the file closes it. After a
+//! pause it is opened again, or rebuilt, and projection continues from its checkpoint. While the log cannot be read on from
+//! there, the views stay open and lag.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,33 +11,38 @@ use std::time::{Duration, Instant};
 
 use redb::Durability;
 use sidecar_log_format::{Head, Log, Sequence};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::batch::Batch;
-use super::rows::RowError;
+use super::projection::Projection;
 use super::store::{self, Rebuild, Store};
+use super::tables::RowError;
 use super::{Options, Shared, ViewError};
 
 /// Most events of a batch, which bounds its memory: some 60 bytes an event.
 const BATCH_EVENTS: usize = 65_536;
-/// Rows looked at between two batches while those of dropped events are taken out.
+/// Rows looked at between two batches while those of dropped events are removed.
 const SWEEP_ROWS: usize = 2_048;
-/// A start that has more than this to read says so.
+/// A start that has more than this to read is logged.
 const WORTH_TELLING_EVENTS: u64 = 100_000;
-/// How long the thread waits for the log before it looks whether there is something else to do.
-const LOOK_AROUND: Duration = Duration::from_millis(200);
+/// How often an idle thread looks whether retention has dropped events.
+const LOOK_AROUND: Duration = Duration::from_secs(10);
 /// Pauses after failures.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// The state of the views' thread.
 pub(super) struct Follower {
+    pub(super) projection: Arc<dyn Projection>,
     pub(super) options: Options,
     pub(super) log: Log,
     pub(super) committed: watch::Receiver<Head>,
     pub(super) shared: Arc<Shared>,
     pub(super) projected: watch::Sender<Sequence>,
+    /// Its timers bound the thread's waits.
+    pub(super) runtime: Handle,
 }
 
 impl Drop for Follower {
@@ -69,7 +74,7 @@ impl Follower {
                 _ => None,
             };
             while pauses.is_pause() && !self.is_over() {
-                std::thread::sleep(LOOK_AROUND);
+                self.wait(pauses.left(), Wake::AtEnd);
             }
         }
     }
@@ -88,7 +93,7 @@ impl Follower {
                 self.or_failure(&store, swept)?;
                 self.count_commit(durability);
             }
-            // Somebody who asked may have found it.
+            // A look-up may have found it.
             if let Some(how) = store.database().damage() {
                 return Err(ViewError::Damaged { path: self.options.path.clone(), how: how.to_owned() });
             }
@@ -101,31 +106,48 @@ impl Follower {
             if unsynced.is_due(&self.options) {
                 self.sync(&mut store, &mut unsynced)?;
             }
-            if pauses.is_pause() {
-                std::thread::sleep(LOOK_AROUND);
-            } else {
-                let _more = self.log.wait(store.next(), LOOK_AROUND);
+            let timeout = unsynced.left(&self.options).min(LOOK_AROUND);
+            match pauses.is_pause() {
+                true => self.wait(pauses.left().min(timeout), Wake::AtEnd),
+                false => self.wait(timeout, Wake::AtEvent(store.next())),
             }
         }
+    }
+
+    /// Waits for events or the writer's end, or until a look-up finds damage, at most `timeout`.
+    fn wait(&self, timeout: Duration, wake: Wake) {
+        let mut committed = self.committed.clone();
+        let is_awaited = |head: &Head| match wake {
+            Wake::AtEvent(next) => head.next_sequence > next,
+            Wake::AtEnd => false,
+        };
+        self.runtime.block_on(async {
+            tokio::select! {
+                // That the writer has ended is an error here, and is looked at next.
+                _ = committed.wait_for(is_awaited) => {}
+                () = self.shared.damaged.notified() => {}
+                () = tokio::time::sleep(timeout) => {}
+            }
+        });
     }
 
     fn or_failure(&self, store: &Store, result: Result<(), RowError>) -> Result<(), ViewError> {
         result.map_err(|error| store::of(&self.options.path, store.database(), error))
     }
 
-    /// Projects the next batch, if the log has gone on; says whether it has. A log that cannot be read makes a pause: what
-    /// is there already is sound, and answers on.
+    /// Projects the next batch, if there is one; returns whether there was. A log that cannot be read makes a pause: what is
+    /// there already is sound, and still answers.
     fn project(&self, store: &mut Store, unsynced: &mut Unsynced, pauses: &mut Pauses) -> Result<bool, ViewError> {
         let before = store.next();
         if before >= self.log.head().next_sequence {
             return Ok(false);
         }
-        let batch = match Batch::read(&self.log, before, BATCH_EVENTS) {
+        let batch = match Batch::read(self.projection.as_ref(), &self.log, before, BATCH_EVENTS) {
             Ok(batch) => batch,
             Err(failure) => {
                 self.shared.counters.failures.add(1);
                 let pause = pauses.begin();
-                error!("the views stay behind at event {before}: {failure}; the log is read again in {pause:?}");
+                error!(next = before, ?pause, "the views lag: {failure}; the log is read again after the pause");
                 return Ok(false);
             }
         };
@@ -142,15 +164,15 @@ impl Follower {
 
     fn open(&self, distrusted: Option<Rebuild>) -> Result<Store, ViewError> {
         let (store, rebuild) = match distrusted {
-            Some(rebuild) => (store::begin(&self.options, &self.log, &rebuild)?, Some(rebuild)),
-            None => store::open(&self.options, &self.log)?,
+            Some(rebuild) => (store::begin(&self.projection, &self.options, &self.log, &rebuild)?, Some(rebuild)),
+            None => store::open(&self.projection, &self.options, &self.log)?,
         };
         let events = self.log.head().next_sequence.saturating_sub(store.next());
         if let Some(rebuild) = rebuild {
             self.shared.counters.rebuilds.add(1);
             let file = self.options.path.display();
             if events > 0 && rebuild.is_expected() {
-                info!(%file, events, reason = %rebuild, "the views are made from the log");
+                info!(%file, events, reason = %rebuild, "the views are built from the log");
             } else if events > 0 {
                 warn!(%file, events, reason = %rebuild, "the views are rebuilt from the log");
             }
@@ -163,8 +185,8 @@ impl Follower {
         Ok(store)
     }
 
-    /// Nothing is known any more, which is said before the file is closed: then nobody takes an answer for the newest, and
-    /// whoever asks waits for the file to be opened again.
+    /// Publishes that nothing is known before the file is closed: then nobody takes an answer for the newest, and a look-up
+    /// waits for the file to be opened again.
     fn close(&self, reason: &str) {
         self.publish(0);
         self.shared.close(reason);
@@ -195,6 +217,15 @@ impl Follower {
     }
 }
 
+/// What ends a wait before its time.
+#[derive(Clone, Copy)]
+enum Wake {
+    /// The event at this sequence, and the writer's end.
+    AtEvent(Sequence),
+    /// The writer's end alone.
+    AtEnd,
+}
+
 /// Pauses between attempts, each longer than the one before.
 struct Pauses {
     next: Duration,
@@ -208,7 +239,7 @@ impl Default for Pauses {
 }
 
 impl Pauses {
-    /// Begins one; says how long it is.
+    /// Begins one; returns how long it is.
     fn begin(&mut self) -> Duration {
         let pause = self.next;
         self.until = Some(Instant::now() + pause);
@@ -217,7 +248,11 @@ impl Pauses {
     }
 
     fn is_pause(&self) -> bool {
-        self.until.is_some_and(|until| Instant::now() < until)
+        !self.left().is_zero()
+    }
+
+    fn left(&self) -> Duration {
+        self.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
     }
 }
 
@@ -242,6 +277,11 @@ impl Unsynced {
 
     /// Whether it is time for a durable commit.
     fn is_due(&self, options: &Options) -> bool {
-        self.events >= options.sync_events || self.since.is_some_and(|since| since.elapsed() >= options.sync_period)
+        self.events >= options.sync_events || self.left(options).is_zero()
+    }
+
+    /// How long until it is.
+    fn left(&self, options: &Options) -> Duration {
+        self.since.map_or(Duration::MAX, |since| options.sync_period.saturating_sub(since.elapsed()))
     }
 }

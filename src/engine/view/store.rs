@@ -1,9 +1,9 @@
-//! The views' file: whether it can be trusted, what it says of itself, and commits.
+//! The views' file: whether it can be trusted, its own state, and commits.
 //!
 //! Owns the redb database and its table of state. Batches flow in; each is committed with the checkpoint behind it in one
 //! transaction. The file holds nothing that the log does not, so its commits need not be durable one by one: now and then
-//! one is, and after a crash projection goes on from that one's checkpoint. What cannot be trusted is not repaired but
-//! set aside, and projection begins anew.
+//! one is, and after a crash projection resumes from that one's checkpoint. What cannot be trusted is not repaired but
+//! set aside, and rebuilt from the log.
 
 use std::fmt;
 use std::fs;
@@ -15,15 +15,18 @@ use redb::{Durability, ReadableDatabase, TableDefinition, WriteTransaction};
 use sidecar_log_format::{ChainValue, Log, MarkKind, Sequence};
 
 use super::batch::Batch;
-use super::rows::{self, RowError, Sweep};
+use super::projection::Projection;
+use super::tables::{RowError, Sweep};
 use super::{Options, ViewError};
 use crate::engine::derived::{self, Database, Unusable};
 
-/// Raised when tables or rows change their form: then the views are made anew.
-const FORMAT: u64 = 2;
+/// Raised when rows change their form: then the views are rebuilt.
+const FORMAT: u64 = 3;
 
 const STATE: TableDefinition<&str, &[u8]> = TableDefinition::new("state");
 const STATE_FORMAT: &str = "format";
+/// See [`Projection::form`].
+const STATE_PROJECTION: &str = "projection";
 const STATE_LOG_ID: &str = "log_id";
 const STATE_EPOCH: &str = "epoch";
 /// Positions of the log's LOSS marks, eight bytes each.
@@ -91,8 +94,8 @@ impl fmt::Display for Rebuild {
 }
 
 /// Open views, and how far they have come.
-#[derive(Debug)]
-pub(super) struct Store {
+pub(crate) struct Store {
+    projection: Arc<dyn Projection>,
     database: Arc<Database>,
     next: Sequence,
     /// Nothing before this sequence is in the tables, or will be once `sweep` is done.
@@ -100,38 +103,47 @@ pub(super) struct Store {
     sweep: Option<Sweep>,
 }
 
-/// Opens the views of `log`, or begins empty ones; says why.
-pub(super) fn open(options: &Options, log: &Log) -> Result<(Store, Option<Rebuild>), ViewError> {
+/// Opens the views of `log`, or begins empty ones; returns why.
+pub(crate) fn open(
+    projection: &Arc<dyn Projection>,
+    options: &Options,
+    log: &Log,
+) -> Result<(Store, Option<Rebuild>), ViewError> {
     let Options { path, cache_bytes, .. } = options;
     let rebuild = match open_file(path, *cache_bytes)? {
-        Ok(database) => match Store::adopt(database, log)? {
+        Ok(database) => match Store::adopt(projection, database, log)? {
             Ok(store) => return Ok((store, None)),
             Err(rebuild) => rebuild,
         },
         Err(rebuild) => rebuild,
     };
-    Ok((begin(options, log, &rebuild)?, Some(rebuild)))
+    Ok((begin(projection, options, log, &rebuild)?, Some(rebuild)))
 }
 
-/// Begins empty views because somebody asked for it. What stands there and is no views of this log, as when its path was
+/// Begins empty views because somebody asked for it. A file that is not the views of this log, as when its path was
 /// mistyped, is set aside.
-pub(super) fn begin_anew(options: &Options, log: &Log) -> Result<Store, ViewError> {
+pub(super) fn begin_asked(projection: &Arc<dyn Projection>, options: &Options, log: &Log) -> Result<Store, ViewError> {
     let is_of_this_log = match open_file(&options.path, options.cache_bytes)? {
         Ok(database) => database.run(State::read).is_ok_and(|state| state.log_id.as_deref() == Some(&log.id())),
         Err(_) => false,
     };
-    begin(options, log, if is_of_this_log { &Rebuild::Asked } else { &Rebuild::OtherLog })
+    begin(projection, options, log, if is_of_this_log { &Rebuild::Asked } else { &Rebuild::OtherLog })
 }
 
-/// Begins empty views where others may stand.
-pub(super) fn begin(options: &Options, log: &Log, rebuild: &Rebuild) -> Result<Store, ViewError> {
+/// Begins empty views where others may be.
+pub(super) fn begin(
+    projection: &Arc<dyn Projection>,
+    options: &Options,
+    log: &Log,
+    rebuild: &Rebuild,
+) -> Result<Store, ViewError> {
     let Options { path, cache_bytes, .. } = options;
     let cleared = if rebuild.leaves_evidence() { derived::set_aside(path) } else { derived::remove(path) };
     cleared.map_err(|error| file_error(path, "clear it away", error))?;
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory).map_err(|error| file_error(directory, "make the directory", error))?;
     let database = derived::create(path, *cache_bytes).map_err(|error| at(path, error.into()))?;
-    Store::begin(database, log).map_err(|error| at(path, error))
+    Store::begin(projection, database, log).map_err(|error| at(path, error))
 }
 
 /// Every page is read and checked first: a copy that was made while the file was written shows no other sign, and damage
@@ -150,8 +162,12 @@ fn open_file(path: &Path, cache_bytes: usize) -> Result<Result<Database, Rebuild
 }
 
 impl Store {
-    /// Takes up a database, if its views are of this log as it is now.
-    pub(super) fn adopt(database: Database, log: &Log) -> sidecar_log_format::Result<Result<Self, Rebuild>> {
+    /// Continues with a database, if its views are of this log as it is now.
+    pub(crate) fn adopt(
+        projection: &Arc<dyn Projection>,
+        database: Database,
+        log: &Log,
+    ) -> sidecar_log_format::Result<Result<Self, Rebuild>> {
         let state = match database.run(State::read) {
             Ok(state) => state,
             Err(error) => return Ok(Err(Rebuild::Damaged(error.to_string()))),
@@ -162,7 +178,8 @@ impl Store {
             losses(log).chunks_exact(8).any(|position| !known.chunks_exact(8).any(|known| known == position))
         };
         let (Some(first), Some(next)) = (state.first, state.next) else { return Ok(Err(Rebuild::OtherFormat)) };
-        let rebuild = if state.format != Some(FORMAT) {
+        let is_same_form = state.projection.as_deref() == Some(projection.form().as_bytes());
+        let rebuild = if state.format != Some(FORMAT) || !is_same_form {
             Rebuild::OtherFormat
         } else if state.log_id.as_deref() != Some(&log.id()) {
             Rebuild::OtherLog
@@ -177,20 +194,23 @@ impl Store {
         } else if has_other_history(log, next, state.chain)? {
             Rebuild::OtherHistory
         } else {
-            return Ok(Ok(Self { database: Arc::new(database), next, first, sweep: None }));
+            let (projection, database) = (Arc::clone(projection), Arc::new(database));
+            return Ok(Ok(Self { projection, database, next, first, sweep: None }));
         };
         Ok(Err(rebuild))
     }
 
     /// Makes empty views in an empty database.
-    pub(super) fn begin(database: Database, log: &Log) -> Result<Self, RowError> {
+    pub(crate) fn begin(projection: &Arc<dyn Projection>, database: Database, log: &Log) -> Result<Self, RowError> {
         let first = log.oldest();
-        let store = Self { database: Arc::new(database), next: first, first, sweep: None };
+        let (projection, database) = (Arc::clone(projection), Arc::new(database));
+        let store = Self { projection, database, next: first, first, sweep: None };
         let chain = chain_before(log, first).unwrap_or_default();
         store.write(Durability::Immediate, |transaction| {
-            rows::create(transaction)?;
+            store.projection.tables().iter().try_for_each(|table| table.create(transaction))?;
             let mut state = transaction.open_table(STATE)?;
             state.insert(STATE_FORMAT, FORMAT.to_le_bytes().as_slice())?;
+            state.insert(STATE_PROJECTION, store.projection.form().as_bytes())?;
             state.insert(STATE_LOG_ID, log.id().as_slice())?;
             state.insert(STATE_EPOCH, log.head().epoch.to_le_bytes().as_slice())?;
             state.insert(STATE_LOSSES, losses(log).as_slice())?;
@@ -200,20 +220,20 @@ impl Store {
         Ok(store)
     }
 
-    pub(super) fn database(&self) -> &Arc<Database> {
+    pub(crate) fn database(&self) -> &Arc<Database> {
         &self.database
     }
 
     /// The first sequence that is not projected.
-    pub(super) fn next(&self) -> Sequence {
+    pub(crate) fn next(&self) -> Sequence {
         self.next
     }
 
     /// Commits a batch with its checkpoint.
-    pub(super) fn commit(&mut self, batch: Batch, durability: Durability) -> Result<(), RowError> {
+    pub(crate) fn commit(&mut self, batch: Batch, durability: Durability) -> Result<(), RowError> {
         let (next, chain) = (batch.next(), batch.chain_before_next());
         self.write(durability, |transaction| {
-            batch.write(transaction)?;
+            batch.write(transaction, self.projection.tables())?;
             Ok(set_checkpoint(&mut transaction.open_table(STATE)?, next, chain)?)
         })?;
         self.next = next;
@@ -225,9 +245,9 @@ impl Store {
         self.write(Durability::Immediate, |_| Ok(()))
     }
 
-    /// Begins to take out the rows of events older than `oldest` once enough of them are in the tables for it to be worth
+    /// Begins to remove the rows of events older than `oldest` once enough of them are in the tables for it to be worth
     /// looking at every row.
-    pub(super) fn note_oldest(&mut self, oldest: Sequence) {
+    pub(crate) fn note_oldest(&mut self, oldest: Sequence) {
         let dropped = oldest.saturating_sub(self.first);
         let retained = self.next.saturating_sub(oldest);
         if self.sweep.is_none() && dropped > retained / SWEEP_FRACTION {
@@ -235,19 +255,19 @@ impl Store {
         }
     }
 
-    /// Whether rows of dropped events are being taken out.
-    pub(super) fn is_sweeping(&self) -> bool {
+    /// Whether rows of dropped events are being removed.
+    pub(crate) fn is_sweeping(&self) -> bool {
         self.sweep.is_some()
     }
 
-    /// Goes on taking out rows of dropped events: looks at `rows` of them.
-    pub(super) fn sweep(&mut self, rows: usize, durability: Durability) -> Result<(), RowError> {
+    /// Continues to remove rows of dropped events: looks at `rows` of them.
+    pub(crate) fn sweep(&mut self, rows: usize, durability: Durability) -> Result<(), RowError> {
         let Some(mut sweep) = self.sweep.take() else { return Ok(()) };
         let mut is_done = false;
         self.write(durability, |transaction| {
             // From the first step on, so that a log that gets these events back is noticed.
             transaction.open_table(STATE)?.insert(STATE_FIRST, sweep.oldest().to_le_bytes().as_slice())?;
-            is_done = sweep.step(transaction, rows)?;
+            is_done = sweep.step(transaction, self.projection.tables(), rows)?;
             Ok(())
         })?;
         self.first = sweep.oldest();
@@ -308,6 +328,7 @@ fn losses(log: &Log) -> Vec<u8> {
 
 struct State {
     format: Option<u64>,
+    projection: Option<Vec<u8>>,
     log_id: Option<Vec<u8>>,
     epoch: Option<u64>,
     losses: Option<Vec<u8>>,
@@ -325,6 +346,7 @@ impl State {
         };
         Ok(Self {
             format: number(STATE_FORMAT)?,
+            projection: bytes(STATE_PROJECTION)?,
             log_id: bytes(STATE_LOG_ID)?,
             epoch: number(STATE_EPOCH)?,
             losses: bytes(STATE_LOSSES)?,

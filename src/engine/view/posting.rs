@@ -1,42 +1,45 @@
 //! The value of a row: the events that have its key, packed.
 //!
-//! A posting is the sequence of an event and a number, its *tag*, that says what a look-up wants to know without reading
-//! the event. Postings flow in in the order of their sequences, and out in that order. Packed, each is two LEB128 numbers:
-//! its sequence less the one before it, and its tag.
+//! A posting is the sequence of an event and a number, its *tag*, that describes the event to look-ups, so that
+//! they need not read it. Postings flow in in the order of their sequences, and out in that order. Packed, each is two LEB128 numbers: its
+//! sequence less the one before it, and its tag.
 
 use sidecar_log_format::Sequence;
 
 /// One event in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Posting {
-    pub(super) sequence: Sequence,
-    pub(super) tag: u64,
+pub(crate) struct Posting {
+    pub(crate) sequence: Sequence,
+    pub(crate) tag: u64,
 }
 
-/// A row that is not what [`Postings`] writes.
+/// A row that [`Packed`] did not write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 /// A row's value on its way in.
 #[derive(Debug, Default)]
-pub(super) struct Postings {
-    packed: Vec<u8>,
+pub(super) struct Packed {
+    bytes: Vec<u8>,
     count: usize,
     last: Sequence,
 }
 
-impl Postings {
-    /// The value of a stored row, to go on with.
-    pub(super) fn stored(packed: &[u8]) -> Result<Self, Malformed> {
-        let postings = unpack(packed)?;
-        let last = postings.last().map_or(0, |posting| posting.sequence);
-        Ok(Self { packed: packed.to_vec(), count: postings.len(), last })
+impl Packed {
+    /// The value of a stored row, to continue it.
+    pub(super) fn stored(bytes: &[u8]) -> Result<Self, Malformed> {
+        let (mut count, mut last) = (0, 0);
+        for posting in unpacked(bytes) {
+            last = posting?.sequence;
+            count += 1;
+        }
+        Ok(Self { bytes: bytes.to_vec(), count, last })
     }
 
-    /// Adds an event behind the last one.
+    /// Adds an event after the last one.
     pub(super) fn push(&mut self, posting: Posting) {
-        pack_number(posting.sequence.saturating_sub(self.last), &mut self.packed);
-        pack_number(posting.tag, &mut self.packed);
+        pack_number(posting.sequence.saturating_sub(self.last), &mut self.bytes);
+        pack_number(posting.tag, &mut self.bytes);
         self.last = posting.sequence;
         self.count += 1;
     }
@@ -45,12 +48,12 @@ impl Postings {
         self.count
     }
 
-    pub(super) fn packed(&self) -> &[u8] {
-        &self.packed
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
-impl FromIterator<Posting> for Postings {
+impl FromIterator<Posting> for Packed {
     fn from_iter<I: IntoIterator<Item = Posting>>(postings: I) -> Self {
         let mut packed = Self::default();
         postings.into_iter().for_each(|posting| packed.push(posting));
@@ -59,15 +62,29 @@ impl FromIterator<Posting> for Postings {
 }
 
 /// All postings of a row.
-pub(super) fn unpack(mut packed: &[u8]) -> Result<Vec<Posting>, Malformed> {
-    let mut postings = Vec::with_capacity(packed.len() / 3);
+pub(super) fn unpack(bytes: &[u8]) -> Result<Vec<Posting>, Malformed> {
+    unpacked(bytes).collect()
+}
+
+/// The postings of a row, one by one; nothing follows a malformed one.
+fn unpacked(mut bytes: &[u8]) -> impl Iterator<Item = Result<Posting, Malformed>> {
     let mut last: Sequence = 0;
-    while !packed.is_empty() {
-        let sequence = last.checked_add(unpack_number(&mut packed)?).ok_or(Malformed)?;
-        postings.push(Posting { sequence, tag: unpack_number(&mut packed)? });
-        last = sequence;
-    }
-    Ok(postings)
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let posting = unpack_posting(&mut bytes, last);
+        match posting {
+            Ok(posting) => last = posting.sequence,
+            Err(Malformed) => bytes = &[],
+        }
+        Some(posting)
+    })
+}
+
+fn unpack_posting(bytes: &mut &[u8], last: Sequence) -> Result<Posting, Malformed> {
+    let sequence = last.checked_add(unpack_number(bytes)?).ok_or(Malformed)?;
+    Ok(Posting { sequence, tag: unpack_number(bytes)? })
 }
 
 fn pack_number(mut number: u64, packed: &mut Vec<u8>) {
@@ -103,10 +120,10 @@ mod tests {
 
     #[test]
     fn a_signature_of_the_next_sequence_takes_four_bytes() {
-        let mut postings: Postings = [Posting { sequence: 1 << 27, tag: 0 }].into_iter().collect();
-        let before = postings.packed().len();
+        let mut postings: Packed = [Posting { sequence: 1 << 27, tag: 0 }].into_iter().collect();
+        let before = postings.bytes().len();
         postings.push(Posting { sequence: (1 << 27) + 1, tag: (1 << 21) - 1 });
-        assert_eq!(postings.packed().len() - before, 4);
+        assert_eq!(postings.bytes().len() - before, 4);
     }
 
     proptest! {
@@ -124,17 +141,17 @@ mod tests {
                 })
                 .collect();
             let (first, second) = postings.split_at(cut.index(postings.len() + 1));
-            let first: Postings = first.iter().copied().collect();
-            let mut both = Postings::stored(first.packed()).unwrap();
+            let first: Packed = first.iter().copied().collect();
+            let mut both = Packed::stored(first.bytes()).unwrap();
             second.iter().for_each(|posting| both.push(*posting));
             prop_assert_eq!(both.len(), postings.len());
-            prop_assert_eq!(unpack(both.packed()).unwrap(), postings);
+            prop_assert_eq!(unpack(both.bytes()).unwrap(), postings);
         }
 
         #[test]
         fn any_bytes_are_postings_or_malformed(packed in proptest::collection::vec(any::<u8>(), 0..64)) {
             let all = unpack(&packed);
-            prop_assert_eq!(Postings::stored(&packed).map(|postings| postings.len()), all.map(|all| all.len()));
+            prop_assert_eq!(Packed::stored(&packed).map(|postings| postings.len()), all.map(|all| all.len()));
         }
     }
 }
