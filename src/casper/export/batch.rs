@@ -1,8 +1,8 @@
 //! The next events of the log, as many as go into one transaction.
 
-use std::{ops::Range, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
-use sidecar_log_format::{Block, Error, LargeEvent, Log, Missing, Read, Row, Sequence};
+use sidecar_log_format::{Cursor, Error, Item, Log, Missing, Row, Run, Sequence};
 
 use super::rows::{EventRow, event_row};
 
@@ -11,108 +11,75 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 
 /// Adjacent events of the log, held for as long as their rows are needed.
 pub(super) struct Batch {
-    events: Vec<Stored>,
+    /// What was read, and how many events of it are in the batch.
+    runs: Vec<(Run, usize)>,
+    /// Payloads that are not in one piece in the log.
+    folded: BTreeMap<Sequence, String>,
     /// The sequence after the last of them.
     pub(super) end: Sequence,
     /// Sequences in between that name no event any more, and why.
     pub(super) missing: Vec<(Range<Sequence>, Missing)>,
 }
 
-struct Stored {
-    place: Place,
-    /// The payload, where it is not in the block in one piece.
-    payload: Option<String>,
-}
-
-enum Place {
-    Shared(Arc<Block>, usize),
-    Alone(Box<LargeEvent>),
-}
-
 impl Batch {
     /// Reads a range on from its start: at least one sequence, unless the range or the log ends there, and at most
     /// `events_max` events and gaps.
     pub(super) fn read(log: &Log, range: Range<Sequence>, events_max: usize) -> Result<Batch, Error> {
-        let mut batch = Batch { events: Vec::new(), end: range.start, missing: Vec::new() };
-        let mut bytes = 0;
-        while batch.end < range.end && batch.events.len() + batch.missing.len() < events_max && bytes < BATCH_BYTES_MAX
+        let mut cursor = Cursor::new(log, range.start).until(range.end);
+        let mut batch = Batch { runs: Vec::new(), folded: BTreeMap::new(), end: range.start, missing: Vec::new() };
+        let (mut room, mut bytes) = (events_max, 0);
+        while room > 0
+            && bytes < BATCH_BYTES_MAX
+            && let Some(run) = cursor.next_run()?
         {
-            match log.read(batch.end)? {
-                Read::Events { block, index } => {
-                    let room = events_max - batch.events.len() - batch.missing.len();
-                    let wanted = block.rows().take_while(|row| row.sequence() < range.end);
-                    for row in wanted.skip(index).take(room) {
-                        bytes += row.range().len();
-                        let payload = folded_payload(&row);
-                        let index = block.index_of(row.sequence()).unwrap_or_default();
-                        batch.events.push(Stored { place: Place::Shared(Arc::clone(&block), index), payload });
+            let mut events = 0;
+            for item in run.items().take(room) {
+                room -= 1;
+                match item {
+                    Item::Event(row, payload) => {
+                        events += 1;
+                        bytes += payload.len();
                         batch.end = row.sequence() + 1;
+                        if let Cow::Owned(payload) = payload
+                            && let Ok(payload) = String::from_utf8(payload)
+                        {
+                            batch.folded.insert(row.sequence(), payload);
+                        }
+                    }
+                    Item::Missing(sequences, why) => {
+                        batch.end = sequences.end;
+                        batch.missing.push((sequences, why.clone()));
                     }
                 }
-                Read::Large(large) => {
-                    batch.end = large.sequence() + 1;
-                    match large.payload() {
-                        Ok(payload) => {
-                            bytes += payload.len();
-                            let payload = String::from_utf8(payload).ok();
-                            batch.events.push(Stored { place: Place::Alone(Box::new(large)), payload });
-                        }
-                        Err(error @ Error::Corrupt { .. }) => {
-                            let why = Missing::Quarantined(error.to_string());
-                            batch.missing.push((large.sequence()..batch.end, why));
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-                Read::Missing { from, to, why } => {
-                    batch.end = to.max(from + 1).min(range.end);
-                    batch.missing.push((from..batch.end, why));
-                }
-                Read::End => break,
             }
+            batch.runs.push((run, events));
         }
         Ok(batch)
     }
 
     /// How many events of these kinds it holds.
     pub(super) fn count(&self, kinds: u64) -> usize {
-        let is_one = |event: &&Stored| event.row().is_some_and(|row| kinds & row.kind().bit() != 0);
-        self.events.iter().filter(is_one).count()
+        self.events().filter(|(row, _)| kinds & row.kind().bit() != 0).count()
     }
 
     /// The rows of the events that the tables have a place for.
     pub(super) fn rows(&self) -> Vec<EventRow<'_>> {
-        self.events.iter().filter_map(Stored::event_row).collect()
-    }
-}
-
-impl Stored {
-    fn row(&self) -> Option<Row<'_>> {
-        match &self.place {
-            Place::Shared(block, index) => block.row(*index),
-            Place::Alone(large) => large.shape().row(0),
-        }
+        self.events()
+            .filter_map(|(row, payload)| match payload {
+                Cow::Borrowed(payload) => event_row(&row, std::str::from_utf8(payload).ok()?),
+                Cow::Owned(_) => event_row(&row, self.folded.get(&row.sequence())?),
+            })
+            .collect()
     }
 
-    fn event_row(&self) -> Option<EventRow<'_>> {
-        let row = self.row()?;
-        let payload = match &self.payload {
-            Some(payload) => payload,
-            None => match row.payload() {
-                std::borrow::Cow::Borrowed(payload) => std::str::from_utf8(payload).ok()?,
-                // `folded_payload` has taken these.
-                std::borrow::Cow::Owned(_) => return None,
-            },
-        };
-        event_row(&row, payload)
-    }
-}
-
-/// A payload that its frame has over several lines, in one piece.
-fn folded_payload(row: &Row<'_>) -> Option<String> {
-    match row.payload() {
-        std::borrow::Cow::Borrowed(_) => None,
-        std::borrow::Cow::Owned(payload) => String::from_utf8(payload).ok(),
+    fn events(&self) -> impl Iterator<Item = (Row<'_>, Cow<'_, [u8]>)> {
+        self.runs.iter().flat_map(|(run, events)| {
+            let event = |item| match item {
+                Item::Event(row, payload) => Some((row, payload)),
+                Item::Missing(..) => None,
+            };
+            run.items().filter_map(event).take(*events)
+        })
     }
 }
 

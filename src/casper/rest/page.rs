@@ -70,7 +70,8 @@ pub(super) fn scan(
     page: &PageOfEvents,
     found: &mut Found,
 ) -> Result<Option<PageEnd>, Failure> {
-    let (mut next, end, mut missing) = (range.from, range.end.unwrap_or(Sequence::MAX), Vec::new());
+    let (mut next, end) = (range.from, range.end.unwrap_or(Sequence::MAX));
+    found.missing.clear();
     let mut budget = Budget::WHOLE;
     'page: while next < end && found.events < page.limit && budget.is_left() {
         if let Some(outline) = log.outline(next).map_err(unreadable)?
@@ -102,14 +103,13 @@ pub(super) fn scan(
             },
             Read::Missing { from, to, why } => {
                 let to = to.max(from + 1).min(end);
-                missing.push((from, to - 1, why.for_clients()));
+                found.missing.push((from, to - 1, why.for_clients()));
                 next = to;
             }
             Read::End => break,
         }
     }
     let is_last_page = range.end.is_some_and(|end| next >= end);
-    found.missing = missing;
     Ok(Some(PageEnd { next: (!is_last_page).then_some(next) }))
 }
 
@@ -123,13 +123,14 @@ pub(super) fn scan_back(
     // Where the oldest segments are lost, the log begins with what they held.
     let retained = log.oldest().min(log.retained_from());
     let (from, head) = (range.from.max(retained), log.head().next_sequence);
-    let (mut before, mut missing) = (range.end.map_or(head, |end| end.min(head)), Vec::new());
+    let mut before = range.end.map_or(head, |end| end.min(head));
+    found.missing.clear();
     let mut budget = Budget::WHOLE;
     'page: while before > from && found.events < page.limit && budget.is_left() {
         let outline = log.outline_before(before).map_err(unreadable)?;
         let block_end = outline.map_or(from, |outline| outline.end_sequence.max(from));
         if block_end < before {
-            missing.extend(missing_of_gap(log, block_end, before)?.into_iter().rev());
+            found.missing.extend(missing_of_gap(log, block_end, before)?.into_iter().rev());
             before = block_end;
             continue;
         }
@@ -164,14 +165,13 @@ pub(super) fn scan_back(
             },
             Read::Missing { why, .. } => {
                 let first = outline.first_sequence.max(from);
-                missing.push((first, before - 1, why.for_clients()));
+                found.missing.push((first, before - 1, why.for_clients()));
                 before = first;
             }
             // No block begins at the head.
             Read::End => break,
         }
     }
-    found.missing = missing;
     Ok(Some(PageEnd { next: (before > from).then_some(before) }))
 }
 
@@ -288,6 +288,24 @@ mod tests {
         assert_eq!((down, next), (vec![5, 4, 1, 0], None));
         assert_eq!(missing_up, [(2, 3, Missing::Lost.for_clients())]);
         assert_eq!(missing_down, missing_up);
+    }
+
+    #[test]
+    fn a_damaged_large_event_is_missing_like_other_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let large = (Kind(1), format!(r#"{{"Other":"{}"}}"#, "x".repeat(3 << 20)));
+        drop(log_of(folder.path(), [event_of(1), large, event_of(1)].into_iter(), usize::MAX));
+        let segment = folder.path().join(format!("{:020}.segment", 0));
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let blocks: Vec<_> = memchr::memmem::find_iter(&bytes, b"SBLK").collect();
+        // The end of the large event's payload.
+        bytes[blocks[2] - 8] ^= 1;
+        std::fs::write(segment, bytes).unwrap();
+        let log = opened(folder.path());
+        let damaged = (1, 1, Missing::Quarantined(String::new()).for_clients());
+        assert_eq!(page_of(&log, &ALL), (vec![0, 2], Some(3), vec![damaged]));
+        let newest = PageOfEvents { order: Order::NewestFirst, ..ALL };
+        assert_eq!(page_of(&log, &newest), (vec![2, 0], None, vec![damaged]));
     }
 
     #[test]
