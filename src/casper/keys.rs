@@ -4,6 +4,8 @@
 //! its kind flow in; [`Keys`] borrowed from it, or slices of it with a little text around them, flow out. Whatever the
 //! classifier knows the shape of has keys here, and nothing else has.
 
+mod scan;
+
 use std::borrow::Cow;
 
 use serde_json::value::RawValue;
@@ -80,11 +82,18 @@ pub enum TransactionType {
 }
 
 /// The keys of a payload of this kind; `None` for kinds without any (`Shutdown`, unknown ones) and for unknown shapes.
+///
+/// `payload` must be one JSON value, as every stored one is: what is not wanted of it is not looked at.
 #[must_use]
 pub fn keys(kind: Kind, payload: &str) -> Option<Keys<'_>> {
     if !HAVE_KEYS.contains(&kind) {
         return None;
     }
+    scan::scan(kind, payload).or_else(|| deserialized(kind, payload))
+}
+
+/// The same by the classifier's own shapes.
+fn deserialized(kind: Kind, payload: &str) -> Option<Keys<'_>> {
     let (stated, keys) = match serde_json::from_str::<Payload<'_>>(payload).ok()? {
         Payload::BlockAdded(block) => (BLOCK_ADDED, block.keys()),
         Payload::TransactionAccepted(transaction) => (TRANSACTION_ACCEPTED, transaction.keys()),
@@ -115,14 +124,14 @@ impl<'a> Transaction<'a> {
             Self::Version1(version1) => (TransactionHash::Version1(version1.hash), version1),
         };
         let SignedTransaction { payload, header, .. } = transaction;
-        let initiator = payload.or(header).and_then(|origin| initiator(origin.initiator_addr?));
+        let initiator = payload.or(header).and_then(|origin| initiator(origin.initiator_addr?.get()));
         hash.keys(Stage::Accepted, initiator)
     }
 }
 
 impl<'a> TransactionProcessed<'a> {
     fn keys(self) -> Keys<'a> {
-        self.transaction_hash.keys(Stage::Processed, self.initiator_addr.and_then(initiator))
+        self.transaction_hash.keys(Stage::Processed, self.initiator_addr.map(RawValue::get).and_then(initiator))
     }
 }
 
@@ -161,16 +170,20 @@ impl Step {
     }
 }
 
-/// The account in either of its spellings, whatever stands around it: `"01…"`, as a deploy writes it, or
-/// `{"PublicKey":"01…"}` or `{"AccountHash":"account-hash-…"}`.
-fn initiator(written: &RawValue) -> Option<&str> {
+/// The account in either of its spellings, whatever is around it: `"01…"`, as a deploy writes it, or
+/// `{"PublicKey":"01…"}` or `{"AccountHash":"account-hash-…"}`. Takes one JSON value.
+fn initiator(written: &str) -> Option<&str> {
     #[derive(serde::Deserialize)]
     enum InitiatorAddress<'a> {
         PublicKey(&'a str),
         AccountHash(&'a str),
     }
 
-    let written = written.get();
+    let is_plain = |text: &&str| memchr::memchr2(b'"', b'\\', text.as_bytes()).is_none();
+    let key = written.strip_prefix(r#"{"PublicKey":""#).and_then(|rest| rest.strip_suffix(r#""}"#));
+    if let Some(key) = key.filter(is_plain) {
+        return Some(key);
+    }
     if written.starts_with('"') {
         return serde_json::from_str(written).ok();
     }
@@ -441,6 +454,34 @@ mod tests {
     }
 
     #[test]
+    fn the_scanner_reads_what_nodes_write_and_leaves_the_rest_to_the_deserializer() {
+        for (kind, sample) in SAMPLES {
+            let is_for_it = [TRANSACTION_ACCEPTED, TRANSACTION_PROCESSED, FINALITY_SIGNATURE].contains(&kind);
+            let found = scan::scan(kind, sample.trim_end());
+            assert_eq!(found, deserialized(kind, sample).filter(|_| is_for_it), "{sample}");
+        }
+        for (kind, sample, written, instead) in [
+            (FINALITY_SIGNATURE, SIGNATURE, r#""era_id":1"#, r#""era_id":1,"block_hash":"00""#),
+            (FINALITY_SIGNATURE, SIGNATURE, r#""era_id":1"#, r#""era_id":1,"block_hash":"\u0030""#),
+            (FINALITY_SIGNATURE, SIGNATURE, r#""era_id":1"#, r#""era_id":1,"block\u005fhash":"00""#),
+            (FINALITY_SIGNATURE, SIGNATURE, r#""block_height":2"#, r#""block_height":-2"#),
+            (FINALITY_SIGNATURE, SIGNATURE, r#""block_height":2"#, r#""block_height":2.0"#),
+            (FINALITY_SIGNATURE, SIGNATURE, r#""block_height":2,"#, ""),
+            (TRANSACTION_ACCEPTED, ACCEPTED_V1, "04:30:42.492Z", "24:30:42.492Z"),
+            (TRANSACTION_ACCEPTED, ACCEPTED_V1, "2026-11-22T", "2026-02-30T"),
+            (TRANSACTION_ACCEPTED, ACCEPTED_V1, r#""approvals":"#, r#""header":{"timestamp":""},"approvals":"#),
+            (TRANSACTION_ACCEPTED, ACCEPTED_V1, r#""ttl":"#, r#""account":"01ab","ttl":"#),
+            (TRANSACTION_PROCESSED, PROCESSED_V1, r#""ttl":"#, r#""messages":{},"ttl":"#),
+            (TRANSACTION_PROCESSED, PROCESSED_V1, r#""ttl":"#, r#""timestamp":null,"ttl":"#),
+        ] {
+            assert!(sample.contains(written), "{written}");
+            let payload = sample.trim_end().replacen(written, instead, 1);
+            assert_eq!(scan::scan(kind, &payload), None, "{payload}");
+            assert_eq!(keys(kind, &payload), deserialized(kind, &payload), "{payload}");
+        }
+    }
+
+    #[test]
     fn what_has_no_key_or_another_kind_has_none() {
         assert_eq!(keys(SHUTDOWN, r#""Shutdown""#), None);
         assert_eq!(keys(OTHER, r#"{"ApiVersion":"2.0.0"}"#), None);
@@ -505,7 +546,9 @@ mod tests {
             let end = (start + removed).min(sample.len());
             let payload = format!("{}{inserted}{}", &sample[..start], &sample[end..]);
             if let Ok(Classified::Event(facts)) = classify(&payload) {
-                prop_assert_eq!(keys(facts.kind, &payload).is_none(), facts.unclassified);
+                let found = keys(facts.kind, &payload);
+                prop_assert_eq!(found.is_none(), facts.unclassified);
+                prop_assert_eq!(found, deserialized(facts.kind, &payload));
                 let form = rest_payload(facts.kind, &payload);
                 prop_assert_eq!(form.is_none(), facts.kind == OTHER);
                 if let Some(form) = form {
