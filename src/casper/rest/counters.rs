@@ -1,49 +1,15 @@
-//! What the REST server counts, for whoever shows it: plain atomics, and labels of which there are only so many.
+//! What the REST server counts: plain atomics, and a bounded number of labels.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::endpoints;
 use crate::casper::event::KINDS;
 use crate::engine::source::Kind;
 use crate::telemetry::{Histogram, SIZE_BYTES, Snapshot};
 
 /// The bounds of response times, in microseconds; shown in milliseconds.
 const RESPONSE_MICROSECONDS: &[u64] = &[1000, 5000, 10_000, 30_000, 50_000, 100_000, 200_000, 300_000];
-
-/// What a request asked for, as far as response times tell requests apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Label {
-    Block,
-    Step,
-    Faults,
-    Signatures,
-    Transaction,
-    TransactionAccepted,
-    TransactionProcessed,
-    TransactionExpired,
-    Status,
-    Events,
-    Blocks,
-    Account,
-    Unknown,
-}
-
-/// In the order of [`Label`]'s variants.
-const LABELS: [&str; 13] = [
-    "/block/(...)",
-    "/step/(...)",
-    "/faults/(...)",
-    "/signatures/(...)",
-    "/transaction/(...)",
-    "/transaction/accepted/(...)",
-    "/transaction/processed/(...)",
-    "/transaction/expired/(...)",
-    "/status",
-    "/events/(...)",
-    "/blocks",
-    "/account/(...)",
-    "unknown",
-];
 
 /// Every status that the server answers with, then `disconnected` for a client that did not wait, and `error`.
 const STATUSES: [&str; 13] =
@@ -56,18 +22,18 @@ const ERROR: usize = STATUSES.len() - 1;
 pub struct Counters {
     /// Requests that are worked on.
     pub in_flight: AtomicU64,
-    /// By label, then by status.
-    response_times: Vec<Histogram>,
+    /// Each label of the endpoints, and its response times by status.
+    response_times: Vec<(&'static str, Vec<Histogram>)>,
     /// By kind.
     read_bytes: Vec<Histogram>,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        let times = LABELS.len() * STATUSES.len();
+        let times = || STATUSES.iter().map(|_| Histogram::new(RESPONSE_MICROSECONDS)).collect();
         Counters {
             in_flight: AtomicU64::new(0),
-            response_times: (0..times).map(|_| Histogram::new(RESPONSE_MICROSECONDS)).collect(),
+            response_times: endpoints::labels().into_iter().map(|label| (label, times())).collect(),
             read_bytes: KINDS.iter().map(|_| Histogram::new(SIZE_BYTES)).collect(),
         }
     }
@@ -76,8 +42,9 @@ impl Default for Counters {
 impl Counters {
     /// The response times in microseconds, by label and status; only of what has happened.
     pub fn response_times(&self) -> impl Iterator<Item = (&'static str, &'static str, Snapshot)> {
-        let places = LABELS.iter().flat_map(|label| STATUSES.iter().map(move |status| (*label, *status)));
-        let taken = places.zip(&self.response_times).map(|((label, status), times)| (label, status, times.snapshot()));
+        let taken = self.response_times.iter().flat_map(|(label, times)| {
+            STATUSES.iter().zip(times).map(|(status, times)| (*label, *status, times.snapshot()))
+        });
         taken.filter(|(_, _, times)| times.count > 0)
     }
 
@@ -94,10 +61,11 @@ impl Counters {
         }
     }
 
-    /// A request with this label begins.
-    pub(super) fn begin(&self, label: Label) -> InFlight<'_> {
+    /// A request with this label of the endpoints begins.
+    pub(super) fn begin(&self, label: &str) -> InFlight<'_> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight { counters: self, label, begun: Instant::now(), status: DISCONNECTED }
+        let label = self.response_times.iter().position(|(known, _)| *known == label);
+        InFlight { counters: self, label: label.unwrap_or_default(), begun: Instant::now(), status: DISCONNECTED }
     }
 }
 
@@ -105,7 +73,7 @@ impl Counters {
 #[derive(Debug)]
 pub(super) struct InFlight<'a> {
     counters: &'a Counters,
-    label: Label,
+    label: usize,
     begun: Instant,
     status: usize,
 }
@@ -119,8 +87,8 @@ impl InFlight<'_> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
-        let place = self.label as usize * STATUSES.len() + self.status;
-        if let Some(times) = self.counters.response_times.get(place) {
+        let times = self.counters.response_times.get(self.label);
+        if let Some(times) = times.and_then(|(_, times)| times.get(self.status)) {
             times.observe(microseconds(self.begun.elapsed()));
         }
     }
@@ -140,11 +108,11 @@ mod tests {
     fn an_answer_counts_under_its_label_and_status_and_only_what_happened_is_shown() {
         let counters = Counters::default();
         assert_eq!(counters.response_times().count(), 0);
-        counters.begin(Label::Unknown).end(StatusCode::BAD_REQUEST);
-        counters.begin(Label::Block).end(StatusCode::OK);
-        counters.begin(Label::Block).end(StatusCode::OK);
-        counters.begin(Label::Block).end(StatusCode::GONE);
-        counters.begin(Label::Account).end(StatusCode::IM_A_TEAPOT);
+        counters.begin("unknown").end(StatusCode::BAD_REQUEST);
+        counters.begin("/block/(...)").end(StatusCode::OK);
+        counters.begin("/block/(...)").end(StatusCode::OK);
+        counters.begin("/block/(...)").end(StatusCode::GONE);
+        counters.begin("/account/(...)").end(StatusCode::IM_A_TEAPOT);
         let shown: Vec<_> =
             counters.response_times().map(|(label, status, times)| (label, status, times.count)).collect();
         let expected = [
@@ -160,7 +128,7 @@ mod tests {
     #[test]
     fn a_request_that_is_given_up_counts_as_disconnected() {
         let counters = Counters::default();
-        let request = counters.begin(Label::Step);
+        let request = counters.begin("/step/(...)");
         assert_eq!(counters.in_flight.load(Ordering::Relaxed), 1);
         drop(request);
         let (label, status, times) = counters.response_times().next().unwrap();

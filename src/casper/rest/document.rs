@@ -1,4 +1,4 @@
-//! The OpenAPI document: one table of endpoints, and the schemas of their answers.
+//! The OpenAPI document: what the table of endpoints says, and the schemas of their answers.
 //!
 //! It corrects the reference's: every endpoint is there with its parameters, hashes are hexadecimal, numbers have 64 bits,
 //! errors are described, and two paths that differ only in a parameter's name are one. What a node puts inside a block or
@@ -17,6 +17,7 @@ use utoipa::openapi::{
     RefOr, Required, Response, ResponseBuilder, SchemaFormat,
 };
 
+use super::endpoints::{Answer, Described, ENDPOINTS, Form, FoundIn, HASH, Operation};
 use super::question::{PAGE_EVENTS, PAGE_EVENTS_MAX};
 use crate::casper::event::KINDS;
 
@@ -25,12 +26,6 @@ pub const PATH: &str = "/api-doc.json";
 
 /// Answers from the recorded network, by the request's target.
 const EXAMPLES: &str = include_str!("../../../resources/openapi/examples.json");
-
-const HASH: &str = "^[0-9a-fA-F]{64}$";
-const HASH_OR_NUMBER: &str = "^([0-9a-fA-F]{64}|[0-9]{1,19})$";
-const KEY_OR_NUMBER: &str = "^(0[12]([0-9a-fA-F]{64}|[0-9a-fA-F]{66})|[0-9]{1,19})$";
-const ACCOUNT: &str = "^(0[12]([0-9a-fA-F]{64}|[0-9a-fA-F]{66})|account-hash-[0-9a-fA-F]{64})$";
-const TRANSACTION_TYPE: &str = "^([dD][eE][pP][lL][oO][yY]|[vV][eE][rR][sS][iI][oO][nN]1)$";
 
 /// The document as it is served.
 #[must_use]
@@ -42,9 +37,9 @@ pub fn json() -> &'static Bytes {
             .version(env!("CARGO_PKG_VERSION"))
             .description(Some("Stores the events of Casper nodes and answers for them."))
             .license(Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()));
-        let paths = ENDPOINTS
-            .iter()
-            .fold(PathsBuilder::new(), |paths, endpoint| paths.path(endpoint.path, endpoint.path_item(&examples)));
+        let operations = ENDPOINTS.iter().filter_map(|endpoint| Some((endpoint.path, endpoint.operation.as_ref()?)));
+        let paths = operations
+            .fold(PathsBuilder::new(), |paths, (path, operation)| paths.path(path, operation.path_item(&examples)));
         let document = OpenApiBuilder::new().info(info).paths(paths).components(Some(components())).build();
         // Strings, numbers and maps with string keys are always JSON.
         Bytes::from(document.to_json().unwrap_or_default())
@@ -52,265 +47,32 @@ pub fn json() -> &'static Bytes {
     &JSON
 }
 
-/// One path.
-struct Endpoint {
-    path: &'static str,
-    operation_id: &'static str,
-    summary: &'static str,
-    parameters: &'static [Described],
-    answer: Answer,
-    /// A request's target on the recorded network; its answer is the example.
-    example: &'static str,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Answer {
-    /// Of this schema.
-    One(&'static str),
-    /// A list of these.
-    List(&'static str),
-}
-
-/// A parameter: its name, what it is, how it looks, and an example.
-#[derive(Clone, Copy)]
-struct Described(&'static str, &'static str, Form, &'static str);
-
-#[derive(Clone, Copy)]
-enum Form {
-    /// In the path; of this pattern.
-    Text(&'static str),
-    /// In the path.
-    Number,
-    /// In the query, 64 bits.
-    OptionalNumber,
-    /// In the query, how many a page may have.
-    Limit,
-    /// The same, of the newest.
-    Newest,
-    /// In the query, RFC 3339.
-    Time,
-    /// In the query; may come several times.
-    Types,
-}
-
-const BLOCK: Described = Described(
-    "block_hash",
-    "The block's hash in hexadecimal.",
-    Form::Text(HASH),
-    "3d369b7b353d505d13446690b9b494dd107ecff87a1902640bfa81892380064b",
-);
-const TYPE: Described =
-    Described("transaction_type", "`deploy` or `version1`, in any case.", Form::Text(TRANSACTION_TYPE), "deploy");
-const TRANSACTION: Described = Described(
-    "transaction_hash",
-    "The transaction's hash in hexadecimal.",
-    Form::Text(HASH),
-    "3822d2aaf1254cac416ff7a16728634b7d8b0be8c050ac85e2c91fbfa12800a8",
-);
-const EXPIRED: Described = Described(
-    "transaction_hash",
-    "The transaction's hash in hexadecimal.",
-    Form::Text(HASH),
-    "5a76e2fee5f7e3ca856edc7366a4f458f5d1ee38d1a00dcc3c64fcb44f2e4fb4",
-);
-const LIMIT: Described = Described("limit", "How many to answer with at most.", Form::Limit, "2");
-const NEWEST: Described =
-    Described("newest", "The newest first, and how many at most. It takes the place of `limit`.", Form::Newest, "2");
-
-const ENDPOINTS: &[Endpoint] = &[
-    Endpoint {
-        path: "/block",
-        operation_id: "latest_block",
-        summary: "The block of the greatest height.",
-        parameters: &[],
-        answer: Answer::One("BlockAddedEnveloped"),
-        example: "/block/1",
-    },
-    Endpoint {
-        path: "/block/{block_hash_or_height}",
-        operation_id: "block_by_hash_or_height",
-        summary: "A block by its hash or its height.",
-        parameters: &[Described(
-            "block_hash_or_height",
-            "The block's hash in hexadecimal, or its height in decimal.",
-            Form::Text(HASH_OR_NUMBER),
-            "1",
-        )],
-        answer: Answer::One("BlockAddedEnveloped"),
-        example: "/block/1",
-    },
-    Endpoint {
-        path: "/blocks",
-        operation_id: "blocks",
-        summary: "Blocks in the order of their height; with `newest`, from the greatest height down. To go on, ask with \
-                  `next` as `from_height`, or with `newest` as `before_height`, until it is null. Past the last one, the \
-                  page is empty.",
-        parameters: &[
-            Described("from_height", "The least height, 0 if absent.", Form::OptionalNumber, "1"),
-            Described("before_height", "Only blocks of lesser heights.", Form::OptionalNumber, "9"),
-            LIMIT,
-            NEWEST,
-        ],
-        answer: Answer::One("BlocksPage"),
-        example: "/blocks?from_height=1&limit=2",
-    },
-    Endpoint {
-        path: "/transaction/{transaction_type}/{transaction_hash}",
-        operation_id: "transaction_by_hash",
-        summary: "What is known of an accepted transaction. It changes until the transaction is processed.",
-        parameters: &[TYPE, TRANSACTION],
-        answer: Answer::One("TransactionAggregate"),
-        example: "/transaction/deploy/3822d2aaf1254cac416ff7a16728634b7d8b0be8c050ac85e2c91fbfa12800a8",
-    },
-    Endpoint {
-        path: "/transaction/accepted/{transaction_type}/{transaction_hash}",
-        operation_id: "transaction_accepted_by_hash",
-        summary: "The transaction as a node accepted it.",
-        parameters: &[TYPE, TRANSACTION],
-        answer: Answer::One("TransactionAcceptedEnveloped"),
-        example: "/transaction/accepted/deploy/3822d2aaf1254cac416ff7a16728634b7d8b0be8c050ac85e2c91fbfa12800a8",
-    },
-    Endpoint {
-        path: "/transaction/processed/{transaction_type}/{transaction_hash}",
-        operation_id: "transaction_processed_by_hash",
-        summary: "The transaction's execution.",
-        parameters: &[TYPE, TRANSACTION],
-        answer: Answer::One("TransactionProcessedEnveloped"),
-        example: "/transaction/processed/deploy/3822d2aaf1254cac416ff7a16728634b7d8b0be8c050ac85e2c91fbfa12800a8",
-    },
-    Endpoint {
-        path: "/transaction/expired/{transaction_type}/{transaction_hash}",
-        operation_id: "transaction_expired_by_hash",
-        summary: "That the transaction's time to live ran out.",
-        parameters: &[TYPE, EXPIRED],
-        answer: Answer::One("TransactionExpiredEnveloped"),
-        example: "/transaction/expired/deploy/5a76e2fee5f7e3ca856edc7366a4f458f5d1ee38d1a00dcc3c64fcb44f2e4fb4",
-    },
-    Endpoint {
-        path: "/account/{account}/transactions",
-        operation_id: "transactions_by_account",
-        summary: "The transactions that an account has initiated, the newest first: of each the first event that is stored. \
-                  To go on, ask for those before `next`, until it is null.",
-        parameters: &[
-            Described(
-                "account",
-                "A public key in hexadecimal with its algorithm tag, or `account-hash-` and the account's hash.",
-                Form::Text(ACCOUNT),
-                "01b3feeec1d91c7c2f070052315258eeaaf7c24029a80a1aea285814e9f9a20d36",
-            ),
-            Described("before", "Only what was stored before this sequence.", Form::OptionalNumber, "3900"),
-            LIMIT,
-        ],
-        answer: Answer::One("TransactionsPage"),
-        example: "/account/01b3feeec1d91c7c2f070052315258eeaaf7c24029a80a1aea285814e9f9a20d36/transactions?before=3900&limit=2",
-    },
-    Endpoint {
-        path: "/faults/{public_key_or_era}",
-        operation_id: "faults_by_public_key_or_era",
-        summary: "The faults of a validator, or of an era.",
-        parameters: &[Described(
-            "public_key_or_era",
-            "A public key in hexadecimal with its algorithm tag, or an era in decimal.",
-            Form::Text(KEY_OR_NUMBER),
-            "769794",
-        )],
-        answer: Answer::List("FaultEnveloped"),
-        example: "/faults/769794",
-    },
-    Endpoint {
-        path: "/signatures/{block_hash}",
-        operation_id: "finality_signatures_by_block",
-        summary: "The finality signatures of a block.",
-        parameters: &[BLOCK],
-        answer: Answer::List("FinalitySignatureEnveloped"),
-        example: "/signatures/3d369b7b353d505d13446690b9b494dd107ecff87a1902640bfa81892380064b",
-    },
-    Endpoint {
-        path: "/step/{era_id}",
-        operation_id: "step_by_era",
-        summary: "The step that ended an era.",
-        parameters: &[Described("era_id", "The era.", Form::Number, "1")],
-        answer: Answer::One("StepEnveloped"),
-        example: "/step/1",
-    },
-    Endpoint {
-        path: "/events",
-        operation_id: "events",
-        summary: "Stored events in order; with `newest`, the newest first. To go on, ask with `next` as `from`, or with \
-                  `newest` as `before`, until it is null; where it is `head`, there is nothing more yet. A page may hold \
-                  fewer events than it might, even none, before that.",
-        parameters: &[
-            Described("from", "The least sequence, 0 if absent.", Form::OptionalNumber, "1"),
-            Described(
-                "since",
-                "Only events from the first one on that was received at this time or later: see `received_at`.",
-                Form::Time,
-                "2024-01-31T12:00:00Z",
-            ),
-            Described("before", "Only events of lesser sequences.", Form::OptionalNumber, "9"),
-            Described(
-                "until_time",
-                "Only events before the first one that was received at this time or later.",
-                Form::Time,
-                "2100-01-31T12:00:00.5+01:00",
-            ),
-            LIMIT,
-            NEWEST,
-            Described(
-                "types",
-                "Only events of these kinds, with commas between. May come several times.",
-                Form::Types,
-                "BlockAdded,Fault",
-            ),
-        ],
-        answer: Answer::One("EventsPage"),
-        example: "/events?from=1&limit=2&types=BlockAdded,Fault",
-    },
-    Endpoint {
-        path: "/events/{sequence}",
-        operation_id: "event_by_sequence",
-        summary: "A stored event by its sequence, which is its id in the event stream.",
-        parameters: &[Described("sequence", "The sequence.", Form::Number, "1")],
-        answer: Answer::One("StoredEvent"),
-        example: "/events/1",
-    },
-    Endpoint {
-        path: "/status",
-        operation_id: "status",
-        summary: "The sidecar's version, and the log's ends and how its sources are, or whether the database answers.",
-        parameters: &[],
-        answer: Answer::One("Status"),
-        example: "/status",
-    },
-];
-
-impl Endpoint {
+impl Operation {
     fn path_item(&self, examples: &BTreeMap<String, Value>) -> PathItem {
         let schema: RefOr<Schema> = match self.answer {
-            Answer::One(name) => Ref::from_schema_name(name).into(),
+            Answer::One(name) | Answer::Page(name) => Ref::from_schema_name(name).into(),
             Answer::List(name) => ArrayBuilder::new().items(Ref::from_schema_name(name)).into(),
         };
         let content = ContentBuilder::new().schema(Some(schema)).example(examples.get(self.example).cloned());
         let success = ResponseBuilder::new().description("Found.").content("application/json", content.build());
         let operation = OperationBuilder::new()
-            .operation_id(Some(self.operation_id))
+            .operation_id(Some(self.id))
             .summary(Some(self.summary))
             .tag("event-sidecar")
             .parameters(Some(self.parameters.iter().map(Described::parameter)))
             .response("200", success);
-        let only_in_log = matches!(self.path, "/events" | "/events/{sequence}" | "/account/{account}/transactions");
-        let operation = match only_in_log {
-            true => operation.response("501", error("This server answers from PostgreSQL, which does not hold this.")),
-            false => operation,
+        let operation = match self.found_in {
+            FoundIn::LogOnly => {
+                operation.response("501", error("This server answers from PostgreSQL, which does not hold this."))
+            }
+            FoundIn::LogOrPostgreSql | FoundIn::Nothing => operation,
         };
-        // A page continues past what is lost.
-        let is_page = matches!(self.path, "/events" | "/blocks" | "/account/{account}/transactions");
-        let lost = |operation: OperationBuilder| match is_page {
-            true => operation,
-            false => operation.response("410", error("The event was stored, and the log has lost it.")),
+        let lost = |operation: OperationBuilder| match self.answer {
+            Answer::Page(_) => operation,
+            _ => operation.response("410", error("The event was stored, and the log has lost it.")),
         };
-        let operation = match self.path {
-            "/status" => operation,
+        let operation = match self.found_in {
+            FoundIn::Nothing => operation,
             _ => lost(operation)
                 .response("304", ResponseBuilder::new().description("Not changed since `If-None-Match`."))
                 .response("400", error("The path or a parameter is not valid."))
@@ -523,37 +285,13 @@ fn integer_or_null(description: &str) -> RefOr<Schema> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::Method;
-
     use super::*;
-    use crate::casper::rest::question::parse;
 
     #[test]
-    fn every_endpoint_of_the_table_exists_and_has_an_example() {
+    fn every_operation_has_an_example() {
         let examples: BTreeMap<String, Value> = serde_json::from_str(EXAMPLES).unwrap();
-        for endpoint in ENDPOINTS {
-            let (path, query) = endpoint.example.split_once('?').unwrap_or((endpoint.example, ""));
-            assert!(parse(&Method::GET, path, Some(query)).is_ok(), "{}", endpoint.example);
-            assert!(examples.contains_key(endpoint.example), "{} has no example", endpoint.example);
-        }
-    }
-
-    #[test]
-    fn the_examples_of_the_parameters_make_requests_that_are_understood() {
-        for endpoint in ENDPOINTS {
-            let in_path = |parameter: &&Described| matches!(parameter.2, Form::Text(_) | Form::Number);
-            let (path, query): (Vec<&Described>, Vec<&Described>) = endpoint.parameters.iter().partition(in_path);
-            let path = path.iter().fold(endpoint.path.to_owned(), |path, parameter| {
-                let place = format!("{{{}}}", parameter.0);
-                assert!(path.contains(&place), "{path} lacks {place}");
-                path.replace(&place, parameter.3)
-            });
-            // One by one: not all go together.
-            let queries = query.iter().map(|parameter| format!("{}={}", parameter.0, parameter.3.replace('+', "%2B")));
-            for query in queries.chain([String::new()]) {
-                let request = parse(&Method::GET, &path, Some(&query));
-                assert!(request.is_ok(), "{path}?{query}: {request:?}");
-            }
+        for Operation { example, .. } in ENDPOINTS.iter().filter_map(|endpoint| endpoint.operation.as_ref()) {
+            assert!(examples.contains_key(*example), "{example} has no example");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! looked up, and the events' own bytes with fixed text around them flow out. What the reference answers is answered byte
 //! for byte as it does; beyond it there are pages of events, of blocks and of an account's transactions.
 //!
+//! - `endpoints`: the paths, one table for the server, its counters and the document.
 //! - `question`: what a request asks for.
 //! - `answer_from`: where events are looked up, one of
 //!   - `from_log`: the views and the log,
@@ -21,6 +22,7 @@ mod answers;
 mod coding;
 pub mod counters;
 pub mod document;
+mod endpoints;
 mod finishing;
 mod from_log;
 mod from_postgresql;

@@ -1,13 +1,14 @@
 //! What can be asked: method, path and query of a request in, a [`Request`] or a [`Refusal`] out.
 //!
-//! Which paths are taken, and what the others are told, is the reference's: paths are matched as they come, nothing is
-//! decoded, one slash may follow, and a wrong path, method or parameter is all the same. Only the endpoints that it does
-//! not have look at the query, and say what is wrong with it. HEAD is understood as GET, and `/` says what is there.
+//! Owns what a path's segments and the query mean; which paths there are is in the table of [`endpoints`]. Which are taken,
+//! and how the others are refused, is the reference's: paths are matched as they come, nothing is decoded, one slash may
+//! follow, and a wrong path, method or parameter is all the same. Only the endpoints that it does not have look at the query,
+//! and their refusal names what is wrong with it. HEAD is understood as GET.
 
 use axum::http::Method;
 use sidecar_log_format::{Sequence, Timestamp};
 
-use super::counters::Label;
+use super::endpoints;
 use crate::casper::event::KINDS;
 use crate::casper::keys::{Stage, TransactionType};
 use crate::engine::http::query::{Parameters, Repeated};
@@ -154,7 +155,7 @@ pub(super) enum Refusal {
 }
 
 /// Reads a request.
-pub(super) fn parse<'a>(method: &Method, path: &'a str, query: Option<&str>) -> Result<Request<'a>, Refusal> {
+pub(super) fn parse<'a>(method: &Method, path: &'a str, query: Option<&'a str>) -> Result<Request<'a>, Refusal> {
     let path = path.strip_prefix('/').ok_or(Refusal::Path)?;
     if path.starts_with('/') {
         return Err(Refusal::EmptySegment);
@@ -168,76 +169,22 @@ pub(super) fn parse<'a>(method: &Method, path: &'a str, query: Option<&str>) -> 
     if let Some(file) = path.strip_prefix("swagger-ui/") {
         return Ok(Request::SwaggerFile(file));
     }
-    let mut segments = path.strip_suffix('/').unwrap_or(path).split('/');
-    let mut next = || segments.next();
-    let request = match (next(), next(), next(), next(), next()) {
-        (Some("block"), None, ..) => Some(Request::One(Question::LatestBlock)),
-        (Some("block"), Some(id), None, ..) => {
-            let by_hash = hash(id).map(Question::BlockByHash);
-            by_hash.or_else(|| number(id).map(Question::BlockByHeight)).map(Request::One)
-        }
-        (Some("transaction"), Some(form), Some(given), None, _) => transaction_type(form)
-            .zip(hash(given))
-            .map(|(transaction_type, hash)| Request::Aggregate(transaction_type, hash, given)),
-        (Some("transaction"), Some(reached), Some(form), Some(given), None) => stage(reached)
-            .zip(transaction_type(form))
-            .zip(hash(given))
-            .map(|((stage, form), hash)| Request::One(Question::Transaction(stage, form, hash))),
-        (Some("faults"), Some(id), None, ..) => {
-            let by_key = tagged_key(id).map(Question::FaultsByKey);
-            by_key.or_else(|| number(id).map(Question::FaultsByEra)).map(Request::All)
-        }
-        (Some("signatures"), Some(id), None, ..) => hash(id).map(Question::Signatures).map(Request::All),
-        (Some("step"), Some(era), None, ..) => number(era).map(Question::Step).map(Request::One),
-        (Some("status"), None, ..) => Some(Request::Status),
-        (Some("api-doc.json"), None, ..) => Some(Request::Document),
-        (Some("swagger-ui"), None, ..) => Some(Request::SwaggerUi),
-        (Some("events"), None, ..) => return page_of_events(query).map(Request::Events),
-        (Some("events"), Some(sequence), None, ..) => number(sequence).map(Request::Event),
-        (Some("blocks"), None, ..) => return page_of_blocks(query).map(Request::Blocks),
-        (Some("account"), Some(id), Some("transactions"), None, _) => match account(id) {
-            Some(account) => return page_of_transactions(account, query),
-            None => None,
-        },
-        _ => None,
-    };
-    request.ok_or(Refusal::Path)
+    endpoints::read(path.strip_suffix('/').unwrap_or(path), query)
 }
 
-/// What response times count a path under.
-pub(super) fn label(path: &str) -> Label {
-    let mut segments = path.split('/').filter(|segment| !segment.is_empty());
-    let mut next = || segments.next();
-    match (next(), next(), next(), next(), next()) {
-        (Some("block"), ..) => Label::Block,
-        (Some("step"), ..) => Label::Step,
-        (Some("faults"), ..) => Label::Faults,
-        (Some("signatures"), ..) => Label::Signatures,
-        (Some("transaction"), Some(_), Some(_), None, _) => Label::Transaction,
-        (Some("transaction"), Some("accepted"), Some(_), Some(_), None) => Label::TransactionAccepted,
-        (Some("transaction"), Some("processed"), Some(_), Some(_), None) => Label::TransactionProcessed,
-        (Some("transaction"), Some("expired"), Some(_), Some(_), None) => Label::TransactionExpired,
-        (Some("status"), None, ..) => Label::Status,
-        (Some("events"), ..) => Label::Events,
-        (Some("blocks"), None, ..) => Label::Blocks,
-        (Some("account"), ..) => Label::Account,
-        _ => Label::Unknown,
-    }
-}
-
-fn hash(text: &str) -> Option<Hash> {
+pub(super) fn hash(text: &str) -> Option<Hash> {
     let mut hash = Hash::default();
     hex::decode_to_slice(text, &mut hash).ok()?;
     Some(hash)
 }
 
 /// As the reference reads it: decimal, and a plus may stand before.
-fn number(text: &str) -> Option<u64> {
+pub(super) fn number(text: &str) -> Option<u64> {
     text.parse().ok()
 }
 
 /// As the reference reads a public key: by its length alone. A tag that no key has finds nothing.
-fn tagged_key(text: &str) -> Option<Vec<u8>> {
+pub(super) fn tagged_key(text: &str) -> Option<Vec<u8>> {
     hex::decode(text).ok().filter(|key| matches!(key.len(), 33 | 34))
 }
 
@@ -245,28 +192,19 @@ fn public_key(text: &str) -> Option<Vec<u8>> {
     tagged_key(text).filter(|key| matches!(key.first(), Some(1 | 2)))
 }
 
-fn account(text: &str) -> Option<Vec<u8>> {
+pub(super) fn account(text: &str) -> Option<Vec<u8>> {
     let account_hash = text.strip_prefix("account-hash-").and_then(hash);
     account_hash.map(|hash| hash.to_vec()).or_else(|| public_key(text))
 }
 
-fn stage(text: &str) -> Option<Stage> {
-    match text {
-        "accepted" => Some(Stage::Accepted),
-        "processed" => Some(Stage::Processed),
-        "expired" => Some(Stage::Expired),
-        _ => None,
-    }
-}
-
-fn transaction_type(text: &str) -> Option<TransactionType> {
+pub(super) fn transaction_type(text: &str) -> Option<TransactionType> {
     if text.eq_ignore_ascii_case("deploy") {
         return Some(TransactionType::Deploy);
     }
     text.eq_ignore_ascii_case("version1").then_some(TransactionType::Version1)
 }
 
-fn page_of_events(query: Option<&str>) -> Result<PageOfEvents, Refusal> {
+pub(super) fn page_of_events(query: Option<&str>) -> Result<PageOfEvents, Refusal> {
     let query = Parameters::parse(query);
     only(&query, &["from", "since", "before", "until_time", "newest", "limit", "types"])?;
     let (order, limit) = order_and_limit(&query)?;
@@ -281,7 +219,7 @@ fn page_of_events(query: Option<&str>) -> Result<PageOfEvents, Refusal> {
     })
 }
 
-fn page_of_blocks(query: Option<&str>) -> Result<PageOfBlocks, Refusal> {
+pub(super) fn page_of_blocks(query: Option<&str>) -> Result<PageOfBlocks, Refusal> {
     let query = Parameters::parse(query);
     only(&query, &["from_height", "before_height", "newest", "limit"])?;
     let (order, limit) = order_and_limit(&query)?;
@@ -289,7 +227,7 @@ fn page_of_blocks(query: Option<&str>) -> Result<PageOfBlocks, Refusal> {
     Ok(PageOfBlocks { from_height, before_height: decimal(&query, "before_height")?, order, limit })
 }
 
-fn page_of_transactions(account: Vec<u8>, query: Option<&str>) -> Result<Request<'static>, Refusal> {
+pub(super) fn page_of_transactions(account: Vec<u8>, query: Option<&str>) -> Result<Request<'static>, Refusal> {
     let query = Parameters::parse(query);
     only(&query, &["before", "limit"])?;
     let before = decimal(&query, "before")?;
@@ -532,27 +470,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn labels_are_the_references_and_of_a_bounded_number() {
-        for (path, label_of_path) in [
-            ("/block", Label::Block),
-            ("//block//x/", Label::Block),
-            ("/transaction/a/b", Label::Transaction),
-            ("/transaction/expired/a/b", Label::TransactionExpired),
-            ("/transaction/anything/a/b", Label::Unknown),
-            ("/status/", Label::Status),
-            ("/swagger-ui/", Label::Unknown),
-            ("/", Label::Unknown),
-        ] {
-            assert_eq!(label(path), label_of_path, "{path}");
-        }
-    }
-
     proptest! {
         #[test]
         fn no_request_makes_the_parser_panic(path in "(/[a-z0-9/%-]{0,20}){0,5}", query in proptest::option::of(".{0,40}")) {
             let _ = parse(&Method::GET, &path, query.as_deref());
-            let _ = label(&path);
         }
     }
 }

@@ -24,7 +24,7 @@ use super::finishing::Finishing;
 use super::log_budget::LogBudget;
 use super::memory::Room;
 use super::question::{self, Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Request};
-use super::{RestOptions, document};
+use super::{RestOptions, document, endpoints};
 use crate::casper::keys::{Stage, TransactionType};
 use crate::engine::http::{
     BindError, access::Client, cors::allow_any_origin, front::Front, limits::FrontLimits, turns::Limits,
@@ -106,7 +106,7 @@ fn router(shared: Arc<Shared>) -> Router {
 async fn count(State(shared): State<Arc<Shared>>, request: HttpRequest, next: Next) -> Response {
     let client = request.extensions().get::<Client>().map(|Client(address)| address.ip());
     let turn = shared.limits.turn(client).await;
-    let in_flight = shared.counters.begin(question::label(request.uri().path()));
+    let in_flight = shared.counters.begin(endpoints::label(request.uri().path()));
     let response = turn.work(next.run(request)).await;
     in_flight.end(response.status());
     response
