@@ -22,8 +22,8 @@ pub(crate) fn take(capacity: usize) -> Vec<u8> {
         // No two blocks have the same size, and every buffer is to fit the next one.
         capacity = capacity.next_multiple_of(POOLED_BYTES_MIN);
         let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-        // One of twice the size would pin more memory than its content is worth.
-        let fits = |buffer: &Vec<u8>| (capacity..=capacity.saturating_mul(2)).contains(&buffer.capacity());
+        // A much larger one would pin more memory than its content is worth.
+        let fits = |buffer: &Vec<u8>| (capacity..=capacity / 4 * 5).contains(&buffer.capacity());
         if let Some(found) = pool.iter().position(fits) {
             return pool.swap_remove(found);
         }
@@ -50,8 +50,8 @@ pub(crate) fn share(buffer: Vec<u8>) -> Bytes {
     if buffer.capacity() < POOLED_BYTES_MIN {
         return Bytes::from(buffer);
     }
-    if buffer.len() < buffer.capacity() / 2 {
-        // What is held for long must not hold far more memory than it says.
+    if buffer.len() < buffer.capacity() / 4 * 3 {
+        // What is held for long must not hold far more memory than it says: caches count the content.
         let copy = Bytes::copy_from_slice(&buffer);
         give_back(buffer);
         return copy;
@@ -92,6 +92,21 @@ mod tests {
     #[test]
     fn a_buffer_serves_a_block_that_is_a_little_larger() {
         assert_eq!(take(100_000).capacity(), take(100_001).capacity());
+    }
+
+    #[test]
+    fn a_content_holds_at_most_a_third_more_than_it_says() {
+        for length in [1, 100_000, 299_999, 300_000, 400_000] {
+            let mut buffer = Vec::with_capacity(400_000);
+            buffer.resize(length, 7_u8);
+            let place = buffer.as_ptr();
+            let is_held = share(buffer).as_ptr() == place;
+            assert_eq!(is_held, length >= 300_000, "{length}");
+        }
+        let mut pooled = take(1 << 20);
+        pooled.resize(1 << 20, 7);
+        give_back(pooled);
+        assert!(take(600_000).capacity() <= 600_000 / 4 * 5 + POOLED_BYTES_MIN);
     }
 
     #[test]
