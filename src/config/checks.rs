@@ -34,8 +34,8 @@ const GIB: i64 = 1024 * MIB;
 const DAY_SECONDS: i64 = 24 * 60 * 60;
 /// Enough for clients of the event stream, who read in order.
 const BLOCK_CACHE_BYTES: i64 = 8 * MIB;
-/// Enough for the newest 35,000 events, where most look-ups go.
-const REST_BLOCK_CACHE_BYTES: i64 = 32 * MIB;
+/// Enough for the newest 26,000 events, where most look-ups go.
+const REST_BLOCK_CACHE_BYTES: i64 = 24 * MIB;
 /// Any time limit: more than anybody waits, and far from where adding it to a clock would overflow.
 const SECONDS_MAX: i64 = 366 * 100 * DAY_SECONDS;
 const MILLISECONDS_MAX: i64 = SECONDS_MAX * 1000;
@@ -659,7 +659,7 @@ mod tests {
     fn with_look_ups_the_block_cache_is_larger_unless_it_is_set() {
         let cache = |text: &str| loaded(text).config.storage.unwrap().log.block_cache_bytes;
         let with_rest = format!("{DEFAULT_SSE_ONLY}\n[rest_api_server]\nport = 18888\n");
-        assert_eq!(cache(&with_rest), 33_554_432);
+        assert_eq!(cache(&with_rest), 25_165_824);
         let switched_off = format!("{with_rest}enable_server = false\n");
         assert_eq!(cache(&switched_off), 8_388_608);
         let set = format!("{with_rest}[storage.log]\nblock_cache_bytes = 2_000_000\n");
