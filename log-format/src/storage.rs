@@ -154,6 +154,131 @@ pub trait Storage: Send + Sync {
     fn name(&self) -> String;
 }
 
+/// A storage on top of another one, which changes how some files are opened, created or used. All else is done by the one
+/// below: every layer is a [`Storage`].
+pub trait Layer: Send + Sync {
+    /// The storage below.
+    fn below(&self) -> &dyn Storage;
+
+    /// As [`Storage::create`].
+    ///
+    /// # Errors
+    /// Whatever the storage below answers.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.below().create(name)
+    }
+
+    /// As [`Storage::open`].
+    ///
+    /// # Errors
+    /// Whatever the storage below answers.
+    fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
+        self.below().open(name, write)
+    }
+}
+
+impl<L: Layer> Storage for L {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        Layer::create(self, name)
+    }
+
+    fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
+        Layer::open(self, name, write)
+    }
+
+    fn identity(&self, name: &str) -> io::Result<u64> {
+        self.below().identity(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.below().rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.below().remove(name)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.below().sync_directory()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.below().list()
+    }
+
+    fn lock(&self) -> io::Result<Option<Box<dyn Lock>>> {
+        self.below().lock()
+    }
+
+    fn free_space(&self) -> io::Result<u64> {
+        self.below().free_space()
+    }
+
+    fn name(&self) -> String {
+        self.below().name()
+    }
+}
+
+/// A file of a [`Layer`]: what it does not change is done by the file below. Every one is a [`File`].
+pub trait FileLayer: Send + Sync {
+    /// The file below.
+    fn below(&self) -> &dyn File;
+
+    /// As [`File::read_some_at`].
+    ///
+    /// # Errors
+    /// Whatever the file below answers.
+    fn read_some_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.below().read_some_at(buffer, offset)
+    }
+
+    /// As [`File::write_at`].
+    ///
+    /// # Errors
+    /// Whatever the file below answers.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.below().write_at(bytes, offset)
+    }
+
+    /// As [`File::sync`].
+    ///
+    /// # Errors
+    /// Whatever the file below answers.
+    fn sync(&self) -> io::Result<()> {
+        self.below().sync()
+    }
+}
+
+impl<L: FileLayer> File for L {
+    fn read_some_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileLayer::read_some_at(self, buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileLayer::write_at(self, bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        FileLayer::sync(self)
+    }
+
+    fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.below().allocate(offset, length)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.below().set_len(length)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.below().len()
+    }
+
+    fn identity(&self) -> io::Result<u64> {
+        self.below().identity()
+    }
+}
+
 /// A real directory.
 #[derive(Clone, Debug)]
 pub struct Directory {

@@ -11,7 +11,7 @@ use std::{
 
 use sidecar_log_format::{
     ApiVersion, Event, Log, Opened, ReadOptions, WriteOptions, Writer,
-    storage::{Directory, File, Lock, Storage},
+    storage::{Directory, File, FileLayer, Layer, Storage},
 };
 
 use crate::casper::event::BLOCK_ADDED;
@@ -92,45 +92,17 @@ impl Disk {
     }
 }
 
-impl Storage for Disk {
+impl Layer for Disk {
+    fn below(&self) -> &dyn Storage {
+        &self.directory
+    }
+
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(self.file(self.directory.create(name)?))
+        Ok(self.file(Storage::create(&self.directory, name)?))
     }
 
     fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
         Ok(self.file(self.directory.open(name, write)?))
-    }
-
-    fn identity(&self, name: &str) -> io::Result<u64> {
-        self.directory.identity(name)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.directory.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.directory.remove(name)
-    }
-
-    fn sync_directory(&self) -> io::Result<()> {
-        self.directory.sync_directory()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.directory.list()
-    }
-
-    fn lock(&self) -> io::Result<Option<Box<dyn Lock>>> {
-        self.directory.lock()
-    }
-
-    fn free_space(&self) -> io::Result<u64> {
-        self.directory.free_space()
-    }
-
-    fn name(&self) -> String {
-        self.directory.name()
     }
 }
 
@@ -139,33 +111,13 @@ struct DiskFile {
     reads: FailingReads,
 }
 
-impl File for DiskFile {
+impl FileLayer for DiskFile {
+    fn below(&self) -> &dyn File {
+        self.file.as_ref()
+    }
+
     fn read_some_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.reads.read()?;
         self.file.read_some_at(buffer, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_at(bytes, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-
-    fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.file.allocate(offset, length)
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.file.set_len(length)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn identity(&self) -> io::Result<u64> {
-        self.file.identity()
     }
 }
