@@ -1,6 +1,6 @@
 //! Reading from the newest event to older ones: from a [`Sequence`] to the block before it.
 
-use crate::{Log, Result, Sequence, log::Outline};
+use crate::{Log, Outline, Result, Sequence};
 
 impl Log {
     /// The last block that begins before `sequence`, as the index knows it. Between its end and `sequence` there may be a

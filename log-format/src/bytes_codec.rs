@@ -1,6 +1,6 @@
-//! Reading and writing fixed-width little-endian fields.
+//! Reading and writing fixed-width little-endian fields, and hexadecimal digits for people.
 
-use crate::ApiVersion;
+use crate::{ApiVersion, ChainValue};
 
 /// Reads fields off the front of a slice whose length the caller has checked; reads zeros past its end.
 pub(crate) struct Reader<'a> {
@@ -47,4 +47,21 @@ pub(crate) fn put_version(out: &mut Vec<u8>, version: ApiVersion) {
     out.extend_from_slice(&version.major.to_le_bytes());
     out.extend_from_slice(&version.minor.to_le_bytes());
     out.extend_from_slice(&version.patch.to_le_bytes());
+}
+
+/// Bytes as lowercase hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The chain value that 64 hexadecimal digits stand for.
+pub(crate) fn parse_hex(text: &str) -> Option<ChainValue> {
+    let mut value = ChainValue::default();
+    if text.len() != 2 * value.len() {
+        return None;
+    }
+    for (place, at) in value.iter_mut().zip((0..text.len()).step_by(2)) {
+        *place = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
+    }
+    Some(value)
 }

@@ -1,6 +1,6 @@
 //! What can go wrong, told so that an operator knows which file it is about and what to do.
 
-use std::io;
+use std::{fmt, io};
 
 use crate::{FrameForm, Sequence};
 
@@ -11,8 +11,8 @@ pub enum Error {
     /// The storage below failed.
     #[error("{operation} {file}: {source}")]
     Storage {
-        /// What was being done, as a verb: `read`, `write`, `sync` …
-        operation: &'static str,
+        /// What was being done.
+        operation: Operation,
         /// The file, relative to the log's directory.
         file: String,
         /// The operating system's answer. The message has it, so it is no `source()` that would be printed once more.
@@ -157,11 +157,86 @@ impl Error {
         )
     }
 
+    /// Whether a device without room is all that is wrong: what was to be written can be written again to the same place.
+    /// After a failed sync nobody knows what the disk holds, whatever the reason.
+    pub(crate) fn is_out_of_room(&self) -> bool {
+        let Error::Storage { operation, source, .. } = self else { return false };
+        *operation != Operation::Sync
+            && matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
     /// Whether the file is not there any more, as after retention has dropped it.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(self, Error::Storage { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
+}
+
+/// What the log was doing with a file when the storage failed. Displays as a verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Compressing bytes for it.
+    Compress,
+    /// Creating it.
+    Create,
+    /// Cutting it to its length.
+    Cut,
+    /// Listing the directory.
+    List,
+    /// Taking the writer's lock.
+    Lock,
+    /// Looking at what it is.
+    Look,
+    /// Looking for it under its name.
+    LookFor,
+    /// Finding out how much room is left.
+    LookForRoom,
+    /// Opening it.
+    Open,
+    /// Reading from it.
+    Read,
+    /// Removing it.
+    Remove,
+    /// Renaming it.
+    Rename,
+    /// Reserving room in it.
+    Reserve,
+    /// Setting up what is needed for it.
+    SetUp,
+    /// Making it durable.
+    Sync,
+    /// Writing to it.
+    Write,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Operation::Compress => "compress",
+            Operation::Create => "create",
+            Operation::Cut => "cut",
+            Operation::List => "list",
+            Operation::Lock => "lock",
+            Operation::Look => "look at",
+            Operation::LookFor => "look for",
+            Operation::LookForRoom => "look for room in",
+            Operation::Open => "open",
+            Operation::Read => "read",
+            Operation::Remove => "remove",
+            Operation::Rename => "rename",
+            Operation::Reserve => "reserve room in",
+            Operation::SetUp => "set up",
+            Operation::Sync => "sync",
+            Operation::Write => "write",
+        })
+    }
+}
+
+/// Says of an answer of the storage what was being done with which file.
+pub(crate) fn storage_error(operation: Operation, file: &str) -> impl Fn(io::Error) -> Error {
+    let file = file.to_owned();
+    move |source| Error::Storage { operation, file: file.clone(), source }
 }
 
 /// The result of an operation on a log.

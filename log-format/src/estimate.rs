@@ -10,9 +10,9 @@ use serde::Serialize;
 use crate::{
     Error, Log, Result, RewriteOptions, Sequence,
     block::{Block, BlockBuilder, BlockType, Encoder},
-    log::load,
+    error::{Operation, storage_error},
     rewrite::{Cutter, is_due, is_recompressed, sealed_footer},
-    segment::{BlockEntry, Footer, SegmentFile, storage_error},
+    segment::{BlockEntry, Footer, SegmentFile},
     verify::Progress,
 };
 
@@ -45,7 +45,7 @@ pub struct Estimate {
 /// What the storage answers. Damaged segments are left out: they would not be rewritten either.
 pub fn estimate(log: &Log, options: RewriteOptions, progress: &mut dyn FnMut(Progress)) -> Result<Vec<Estimate>> {
     let storage = log.shared.storage.as_ref();
-    let mut encoder = Encoder::new(options.level).map_err(storage_error("set up", "zstd"))?;
+    let mut encoder = Encoder::new(options.level).map_err(storage_error(Operation::SetUp, "zstd"))?;
     let mut due = Vec::new();
     for first in log.shared.sealed_list() {
         match sealed_footer(storage, first) {
@@ -80,7 +80,7 @@ fn estimate_segment(
 ) -> Result<Estimate> {
     let (file, footer) = sealed_footer(log.shared.storage.as_ref(), first_sequence)?;
     let file = Arc::new(file);
-    let bytes_before = file.file.len().map_err(storage_error("read", &file.name))?;
+    let bytes_before = file.file.len().map_err(storage_error(Operation::Read, &file.name))?;
     let (sampled, stored) = sample(&file, &footer, options, encoder)?;
     let compressed = |raw: u64| (raw as f64 * stored as f64 / sampled.max(1) as f64) as u64;
     let (mut raw, mut kept) = (0, file.blocks_start);
@@ -116,7 +116,7 @@ fn sample(file: &SegmentFile, footer: &Footer, options: RewriteOptions, encoder:
             Cutter::new(file.header.form.clone(), options.block_bytes, before.unwrap_or(file.header.chain_before));
         let mut full: Option<BlockBuilder> = None;
         while let Some(entry) = blocks.get(at).filter(|_| full.is_none()) {
-            let block = load(file, entry, Block::decode)?;
+            let block = file.load(entry, Block::decode)?;
             cutter.push(&block, &mut |builder| {
                 full.get_or_insert(builder);
                 Ok(())
@@ -126,8 +126,9 @@ fn sample(file: &SegmentFile, footer: &Footer, options: RewriteOptions, encoder:
         taken_up_to = at;
         if let Some(builder) = full.or_else(|| cutter.finish()) {
             out.clear();
-            let built =
-                builder.finish(BlockType::EVENTS, encoder, &mut out).map_err(storage_error("compress", &file.name))?;
+            let built = builder
+                .finish(BlockType::EVENTS, encoder, &mut out)
+                .map_err(storage_error(Operation::Compress, &file.name))?;
             sampled += u64::from(built.header.payload_raw);
             stored += built.header.stored_bytes();
         }

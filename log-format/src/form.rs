@@ -3,46 +3,13 @@
 //! Owns what a segment's header says of all its events at once. A block of the segment cannot be read without it: a named
 //! frame holds the event's name, and an event without a name of its own has that of its kind.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use crate::{Error, Kind, Result};
+use crate::{Error, FrameForm, Kind, Result};
 
 /// The most kinds of a dialect, and the most bytes of the name of one: a segment's header holds them all.
 pub(crate) const KINDS_MAX: usize = 62;
 pub(crate) const KIND_NAME_BYTES_MAX: usize = 64;
-
-/// How the events of a log look on the wire, and so in its blocks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FrameForm {
-    /// `data:PAYLOAD\nid:N\n\n`, as Casper nodes write them.
-    #[default]
-    Plain,
-    /// `event: NAME\ndata: PAYLOAD\nid: N\n\n`, as beacon nodes write them. Such a log has no API versions.
-    Named,
-}
-
-impl FrameForm {
-    /// The must-understand bits of a segment's header that say so.
-    pub(crate) fn bits(self) -> u32 {
-        match self {
-            FrameForm::Plain => 1,
-            FrameForm::Named => 2,
-        }
-    }
-
-    pub(crate) fn from_bits(bits: u32) -> Option<Self> {
-        [FrameForm::Plain, FrameForm::Named].into_iter().find(|form| form.bits() == bits)
-    }
-}
-
-impl fmt::Display for FrameForm {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            FrameForm::Plain => "plain",
-            FrameForm::Named => "named",
-        })
-    }
-}
 
 /// What all events of a segment have in common. Clones share it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,14 +13,15 @@ use std::{
 };
 
 use crate::{
-    ApiVersion, Event, Kind, Log, Read, ReadOptions, WriteOptions, Writer,
+    ApiVersion, Event, FrameForm, Kind, Log, Read, ReadOptions, WriteOptions, Writer,
     block::{self, BLOCK_HEADER_BYTES, Block, BlockBuilder, BlockHeader, BlockType, Encoder},
-    form::{Form, FrameForm},
+    form::Form,
     head,
     inspect::inspect,
     oldest,
+    position::Position,
     repair::{Action, RepairOptions, repair},
-    segment::{Footer, Position, SegmentHeader, parse_file_name},
+    segment::{Footer, SegmentHeader, parse_file_name},
     storage::{File, Lock, Storage},
     verify::verify,
 };
@@ -43,7 +44,6 @@ pub fn footer(bytes: &[u8]) {
         let again = MemoryFile::of(header.encode(), 1);
         assert_eq!(SegmentHeader::read("its copy", &again).unwrap().0, header);
     }
-    let _ = SegmentHeader::salvage("a segment", &file);
     head::doors::check_slot(bytes);
     oldest::doors::check_slot(bytes);
     read_footer(bytes.to_vec());

@@ -8,7 +8,7 @@ use std::{io, sync::Arc};
 use crate::{
     ChainValue, Result, Sequence,
     bytes_codec::Reader,
-    segment::storage_error,
+    error::{Operation, storage_error},
     storage::{File, Storage},
 };
 
@@ -17,6 +17,13 @@ const MAGIC: [u8; 4] = *b"HEAD";
 const SLOT_BYTES: usize = 96;
 /// Slots stand a disk sector apart.
 const SLOT_DISTANCE: u64 = 512;
+/// Where the copy of the newest segment's header is.
+const COPY_AT: u64 = 1024;
+const COPY_MAGIC: [u8; 4] = *b"SEGH";
+/// Magic, length and checksum.
+const COPY_FIXED_BYTES: usize = 12;
+/// The longest header.
+const COPY_BYTES_MAX: usize = 8192;
 
 /// A position in the log, as the head file stores it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +100,25 @@ pub(crate) enum HeadState {
 }
 
 impl HeadState {
+    /// Where the durable blocks of the newest segment end, which begins at `newest`; `None` where the head does not speak
+    /// of it, so that whatever is found there counts.
+    pub(crate) fn durable_end(&self, newest: Sequence) -> Option<u64> {
+        match self {
+            HeadState::Own(slot) if slot.segment == newest => Some(slot.offset),
+            // The segment was begun after this head was written: nothing in it is visible yet.
+            HeadState::Own(slot) if slot.segment < newest && slot.next_sequence <= newest => Some(0),
+            HeadState::Own(_) | HeadState::Copied(_) | HeadState::Missing => None,
+        }
+    }
+
+    /// The slot, unless it came here with a copy.
+    pub(crate) fn own(&self) -> Option<&HeadSlot> {
+        match self {
+            HeadState::Own(slot) => Some(slot),
+            HeadState::Missing | HeadState::Copied(_) => None,
+        }
+    }
+
     pub(crate) fn slot(&self) -> Option<&HeadSlot> {
         match self {
             HeadState::Missing => None,
@@ -106,16 +132,16 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<HeadState> {
     let file = match storage.open(FILE, false) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HeadState::Missing),
-        Err(error) => return Err(storage_error("open", FILE)(error)),
+        Err(error) => return Err(storage_error(Operation::Open, FILE)(error)),
     };
     let mut bytes = vec![0; SLOT_DISTANCE as usize + SLOT_BYTES];
-    let read = file.read_at(&mut bytes, 0).map_err(storage_error("read", FILE))?;
+    let read = file.read_at(&mut bytes, 0).map_err(storage_error(Operation::Read, FILE))?;
     bytes.truncate(read);
     let newest = [0, SLOT_DISTANCE as usize]
         .into_iter()
         .filter_map(|start| HeadSlot::decode(bytes.get(start..)?))
         .max_by_key(|slot| slot.counter);
-    let identity = file.identity().map_err(storage_error("read", FILE))?;
+    let identity = file.identity().map_err(storage_error(Operation::Read, FILE))?;
     Ok(match newest {
         None => HeadState::Missing,
         Some(slot) if slot.file_identity == identity => HeadState::Own(slot),
@@ -123,21 +149,51 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<HeadState> {
     })
 }
 
-/// Where the head file has slots that were written and do not decode.
-pub(crate) fn damaged_slots(storage: &dyn Storage) -> Result<Vec<u64>> {
+/// The copy of the newest segment's header, as it is stored there; `None` if there is none, or a damaged one.
+pub(crate) fn segment_header(storage: &dyn Storage) -> Result<Option<Vec<u8>>> {
+    Ok(copy_of_header(&read_copy(storage)?).map(<[u8]>::to_vec))
+}
+
+/// The bytes where the copy of a header is.
+fn read_copy(storage: &dyn Storage) -> Result<Vec<u8>> {
     let file = match storage.open(FILE, false) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(storage_error("open", FILE)(error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(storage_error(Operation::Open, FILE)(error)),
+    };
+    let mut bytes = vec![0; COPY_FIXED_BYTES + COPY_BYTES_MAX];
+    let read = file.read_at(&mut bytes, COPY_AT).map_err(storage_error(Operation::Read, FILE))?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// The header in a copy whose checksum fits.
+fn copy_of_header(bytes: &[u8]) -> Option<&[u8]> {
+    let mut reader = Reader::new(bytes.strip_prefix(&COPY_MAGIC)?);
+    let length = usize::try_from(reader.u32()).ok().filter(|&length| length <= COPY_BYTES_MAX)?;
+    let (covered, crc) = bytes.get(..COPY_FIXED_BYTES + length)?.split_last_chunk::<4>()?;
+    (crc32fast::hash(covered).to_le_bytes() == *crc).then(|| covered.get(COPY_MAGIC.len() + 4..)).flatten()
+}
+
+/// Where the head file has slots, or the copy of a header, that were written and do not decode.
+pub(crate) fn damaged_places(storage: &dyn Storage) -> Result<Vec<u64>> {
+    let file = match storage.open(FILE, false) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(storage_error(Operation::Open, FILE)(error)),
     };
     let mut damaged = Vec::new();
     for offset in [0, SLOT_DISTANCE] {
         let mut bytes = vec![0; SLOT_BYTES];
-        let read = file.read_at(&mut bytes, offset).map_err(storage_error("read", FILE))?;
+        let read = file.read_at(&mut bytes, offset).map_err(storage_error(Operation::Read, FILE))?;
         bytes.truncate(read);
         if bytes.iter().any(|&byte| byte != 0) && HeadSlot::decode(&bytes).is_none() {
             damaged.push(offset);
         }
+    }
+    let copy = read_copy(storage)?;
+    if copy.iter().any(|&byte| byte != 0) && copy_of_header(&copy).is_none() {
+        damaged.push(COPY_AT);
     }
     Ok(damaged)
 }
@@ -156,13 +212,13 @@ impl HeadFile {
     pub(crate) fn open(storage: &dyn Storage, counter: u64) -> Result<Self> {
         let file = match storage.open(FILE, true) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let file = storage.create(FILE).map_err(storage_error("create", FILE))?;
-                storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
+                let file = storage.create(FILE).map_err(storage_error(Operation::Create, FILE))?;
+                storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))?;
                 file
             }
-            result => result.map_err(storage_error("open", FILE))?,
+            result => result.map_err(storage_error(Operation::Open, FILE))?,
         };
-        let identity = file.identity().map_err(storage_error("read", FILE))?;
+        let identity = file.identity().map_err(storage_error(Operation::Read, FILE))?;
         Ok(HeadFile { file, identity, counter, last: None })
     }
 
@@ -175,11 +231,23 @@ impl HeadFile {
     pub(crate) fn write(&mut self, slot: HeadSlot) -> Result<()> {
         let slot = HeadSlot { counter: self.counter + 1, file_identity: self.identity, ..slot };
         let offset = (slot.counter % 2) * SLOT_DISTANCE;
-        self.file.write_at(&slot.encode(), offset).map_err(storage_error("write", FILE))?;
+        self.file.write_at(&slot.encode(), offset).map_err(storage_error(Operation::Write, FILE))?;
         // Only now: a write that failed is tried again in the same slot, and the other one stays whole.
         self.counter = slot.counter;
         self.last = Some(slot);
         Ok(())
+    }
+
+    /// Copies the header of the segment that is about to be the newest, durably: until it has a footer, nothing else tells
+    /// what a damaged header said.
+    pub(crate) fn copy_segment_header(&self, header: &[u8]) -> Result<()> {
+        let mut bytes = COPY_MAGIC.to_vec();
+        bytes.extend_from_slice(&(header.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(header);
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        self.file.write_at(&bytes, COPY_AT).map_err(storage_error(Operation::Write, FILE))?;
+        self.sync()
     }
 
     /// Says of what was written last that the log was closed in order behind it.
@@ -189,7 +257,7 @@ impl HeadFile {
 
     /// Makes it durable; not for the hot path.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.file.sync().map_err(storage_error("sync", FILE))
+        self.file.sync().map_err(storage_error(Operation::Sync, FILE))
     }
 }
 

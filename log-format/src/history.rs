@@ -6,10 +6,10 @@
 
 use crate::{
     CHAIN_START, Error, MarkKind, Result, Sequence,
-    log::{list_segments, read_segment_marks},
+    error::{Operation, storage_error},
     oldest::OldestFile,
-    rewrite::copy_bytes,
-    segment::{Footer, SegmentFile, file_name, storage_error},
+    pieces,
+    segment::{Footer, SegmentFile, file_name, list_segments},
     storage::{Lock, Storage},
 };
 
@@ -91,19 +91,19 @@ pub fn put_in_front(log: &dyn Storage, _lock: &dyn Lock, history: &dyn Storage) 
 
 /// Whether the segment has the mark by which readers know that the chain begins again at `next`.
 fn ends_history(segment: &SegmentFile, footer: &Footer, next: Sequence) -> Result<bool> {
-    let marks = read_segment_marks(segment, footer)?;
+    let marks = segment.all_marks(footer)?;
     Ok(marks.iter().any(|mark| mark.kind == MarkKind::IMPORT && parse_in_front_of(&mark.body) == Some(next)))
 }
 
 fn copy_segment(segment: &SegmentFile, to: &dyn Storage) -> Result<()> {
     let name = file_name(segment.header.first_sequence);
     let aside = format!("{name}.new");
-    let length = segment.file.len().map_err(storage_error("read", &segment.name))?;
-    let file = to.create(&aside).map_err(storage_error("create", &aside))?;
-    copy_bytes(segment, 0, length, file.as_ref(), 0, &aside)?;
-    file.sync().map_err(storage_error("sync", &aside))?;
-    to.rename(&aside, &name).map_err(storage_error("rename", &aside))?;
-    to.sync_directory().map_err(storage_error("sync", "the directory"))
+    let length = segment.file.len().map_err(storage_error(Operation::Read, &segment.name))?;
+    let file = to.create(&aside).map_err(storage_error(Operation::Create, &aside))?;
+    pieces::copy(&segment.name, segment.file.as_ref(), 0..length, &aside, file.as_ref(), 0)?;
+    file.sync().map_err(storage_error(Operation::Sync, &aside))?;
+    to.rename(&aside, &name).map_err(storage_error(Operation::Rename, &aside))?;
+    to.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
 }
 
 /// The first event after the history, as the body of an import mark names it.

@@ -13,13 +13,15 @@ use serde::Serialize;
 
 use crate::{
     ApiVersion, FORMAT_VERSION, Kind, Log, Mark, MarkKind, Result, Sequence, Timestamp,
-    examine::hex,
+    bytes_codec::hex,
+    error::{Operation, storage_error},
     head::{self, HeadState},
-    log::{Sealed, read_segment_marks},
+    log::Sealed,
     losses::{LossKind, Losses},
-    misplaced, oldest,
+    oldest,
+    repair::MISPLACED_SUFFIX,
     scan::Scan,
-    segment::{Footer, SegmentFile, storage_error},
+    segment::{Footer, SegmentFile},
 };
 
 /// How many marks are listed; all are counted.
@@ -290,11 +292,14 @@ impl Inspection {
             }
             Err(error) => return Err(error),
         };
+        if let Some(damage) = &file.header_damage {
+            self.health.push(format!("the header of {}: {damage}; run `sidecar-log repair`", file.name));
+        }
         if !is_sealed {
             if !is_last {
                 self.health.push(format!("{} does not end in a sound footer", file.name));
             }
-            self.count_tables(&file, &mut footer)?;
+            file.count_events(&mut footer, |error| self.health.push(error.to_string()))?;
         }
         self.take_marks(&file, &footer)?;
         self.versions.insert(file.header.version_announced);
@@ -303,7 +308,7 @@ impl Inspection {
     }
 
     fn add(&mut self, log: &Log, file: &SegmentFile, footer: &Footer, is_sealed: bool) -> Result<()> {
-        let bytes_file = file.file.len().map_err(storage_error("read", &file.name))?;
+        let bytes_file = file.file.len().map_err(storage_error(Operation::Read, &file.name))?;
         let blocks_end =
             footer.blocks.last().map_or(file.blocks_start, |block| block.offset + u64::from(block.stored_bytes));
         let events = footer.blocks.iter().map(|block| u64::from(block.count)).sum();
@@ -344,22 +349,8 @@ impl Inspection {
         Ok(())
     }
 
-    /// Counts events by kind and source from the tables of their blocks.
-    fn count_tables(&mut self, file: &SegmentFile, footer: &mut Footer) -> Result<()> {
-        for entry in footer.blocks.clone().into_iter().filter(|entry| entry.count > 0) {
-            match file.read_shape(entry.offset) {
-                Ok((_, shape)) => shape.rows().for_each(|row| footer.count(row.kind(), row.source())),
-                Err(error) if error.is_damage() => {
-                    self.health.push(error.to_string());
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
     fn take_marks(&mut self, file: &SegmentFile, footer: &Footer) -> Result<()> {
-        for mark in read_segment_marks(file, footer)? {
+        for mark in file.all_marks(footer)? {
             *self.marks.counts.entry(mark.kind.name().to_owned()).or_default() += 1;
             if mark.kind == MarkKind::VERSION
                 && let Some(version) = announced(&mark.body)
@@ -397,12 +388,12 @@ impl Inspection {
 
     /// Files that recovery or repair kept aside, for somebody to look at and remove.
     fn look_for_leftovers(&mut self, log: &Log) -> Result<()> {
-        let mut names = log.shared.storage.list().map_err(storage_error("list", "the directory"))?;
+        let mut names = log.shared.storage.list().map_err(storage_error(Operation::List, "the directory"))?;
         names.sort();
         for name in names {
             if name.ends_with(".lost") || name.ends_with(".quarantined") {
                 self.notes.push(format!("{name} holds damaged bytes that were kept aside"));
-            } else if name.ends_with(misplaced::SUFFIX) {
+            } else if name.ends_with(MISPLACED_SUFFIX) {
                 self.health
                     .push(format!("{name} is a segment that a repair was renaming; run `sidecar-log repair` again"));
             }
@@ -422,11 +413,7 @@ fn open(log: &Log, first: Sequence, is_last: bool) -> Result<(Arc<SegmentFile>, 
     if let Ok(Some((footer, _))) = Footer::read(&file.name, file.file.as_ref()) {
         return Ok((file, footer, true));
     }
-    let durable_end = match head::read(storage)? {
-        HeadState::Own(slot) if slot.segment == first => slot.offset,
-        HeadState::Own(slot) if slot.segment < first && slot.next_sequence <= first => 0,
-        _ => u64::MAX,
-    };
+    let durable_end = head::read(storage)?.durable_end(first).unwrap_or(u64::MAX);
     let mut scan = Scan::begin(&file);
     scan.advance(&file, durable_end, durable_end)?;
     Ok((file, scan.footer, false))

@@ -12,11 +12,12 @@ use std::{
 use crate::{
     Error, Log, Mark, Read, ReadOptions, Result, RewriteOptions, Rewritten, Sequence, Timestamp,
     block::{Block, BlockType},
-    log::{LargeEvent, Reading, Shared, list_segments, load, read_segment_marks},
+    error::{Operation, storage_error},
+    lock::{check_lock, lock},
+    log::{LargeEvent, Reading, Shared},
     rewrite::{self, Progress, has_small_blocks, sealed_footer},
-    segment::{SegmentFile, file_name, storage_error},
+    segment::{SegmentFile, file_name, list_segments},
     storage::{Lock, Storage},
-    writer::{check_lock, lock},
 };
 
 /// Keeps the sealed segments of a log in shape; for a thread of its own.
@@ -77,7 +78,9 @@ impl Maintenance {
     /// # Errors
     /// What the storage answers.
     pub fn unsealed_bytes(&self) -> Result<u64> {
-        self.shared.active_file().map_or(Ok(0), |active| active.file.len().map_err(storage_error("read", &active.name)))
+        self.shared
+            .active_file()
+            .map_or(Ok(0), |active| active.file.len().map_err(storage_error(Operation::Read, &active.name)))
     }
 
     /// Bytes that are free on the device.
@@ -85,7 +88,7 @@ impl Maintenance {
     /// # Errors
     /// What the storage answers.
     pub fn free_bytes(&self) -> Result<u64> {
-        self.shared.storage.free_space().map_err(storage_error("look for room in", "the directory"))
+        self.shared.storage.free_space().map_err(storage_error(Operation::LookForRoom, "the directory"))
     }
 
     /// What is known about a sealed segment. Reads its footer.
@@ -95,8 +98,8 @@ impl Maintenance {
     pub fn describe(&self, first_sequence: Sequence) -> Result<SealedSegment> {
         let storage = self.shared.storage.as_ref();
         let name = file_name(first_sequence);
-        let file = storage.open(&name, false).map_err(storage_error("open", &name))?;
-        let bytes = file.len().map_err(storage_error("read", &name))?;
+        let file = storage.open(&name, false).map_err(storage_error(Operation::Open, &name))?;
+        let bytes = file.len().map_err(storage_error(Operation::Read, &name))?;
         let (end_sequence, bytes_raw, received_max) = match sealed_footer(storage, first_sequence) {
             Ok((_, footer)) => {
                 let received_max = Some(footer.received_max).filter(|&received| received > 0);
@@ -204,11 +207,11 @@ impl Maintenance {
             let read = if entry.is_large() {
                 LargeEvent::open(Arc::clone(&file), entry).map(Read::Large)
             } else {
-                load(&file, entry, Block::decode).map(|block| Read::Events { block: Arc::new(block), index: 0 })
+                file.load(entry, Block::decode).map(|block| Read::Events { block: Arc::new(block), index: 0 })
             };
             visit(Log::quarantine(read, entry.first_sequence, entry)?);
         }
-        read_segment_marks(&file, &footer)
+        file.all_marks(&footer)
     }
 }
 
@@ -241,7 +244,7 @@ fn remove_segment(storage: &dyn Storage, first_sequence: Sequence) -> Result<()>
     let name = file_name(first_sequence);
     match storage.remove(&name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        result => result.map_err(storage_error("remove", &name))?,
+        result => result.map_err(storage_error(Operation::Remove, &name))?,
     }
-    storage.sync_directory().map_err(storage_error("sync", "the directory"))
+    storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
 }

@@ -14,7 +14,7 @@ use std::{
 use crate::{
     Result, Sequence,
     bytes_codec::Reader,
-    segment::storage_error,
+    error::{Operation, storage_error},
     storage::{File, Storage},
 };
 
@@ -81,10 +81,10 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<OldestState> {
     let file = match storage.open(FILE, false) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(OldestState::default()),
-        Err(error) => return Err(storage_error("open", FILE)(error)),
+        Err(error) => return Err(storage_error(Operation::Open, FILE)(error)),
     };
     let mut bytes = vec![0; SLOT_DISTANCE as usize + SLOT_BYTES];
-    let read = file.read_at(&mut bytes, 0).map_err(storage_error("read", FILE))?;
+    let read = file.read_at(&mut bytes, 0).map_err(storage_error(Operation::Read, FILE))?;
     bytes.truncate(read);
     let mut state = OldestState::default();
     for start in [0, SLOT_DISTANCE as usize] {
@@ -164,7 +164,7 @@ impl OldestFile {
     pub(crate) fn open(storage: &dyn Storage, first: Sequence) -> Result<Self> {
         let state = read(storage)?;
         let Some(slot) = state.newest else { return Self::make(storage, first) };
-        let file = storage.open(FILE, true).map_err(storage_error("open", FILE))?;
+        let file = storage.open(FILE, true).map_err(storage_error(Operation::Open, FILE))?;
         let written = Written { file, slot };
         // A sync of it may have failed before: then the kernel takes it for written.
         written.store(slot)?;
@@ -178,10 +178,10 @@ impl OldestFile {
     /// Makes the file, replacing what is there.
     pub(crate) fn make(storage: &dyn Storage, first: Sequence) -> Result<Self> {
         let slot = OldestSlot { counter: 1, sequence: first };
-        let file = storage.create(FILE).map_err(storage_error("create", FILE))?;
+        let file = storage.create(FILE).map_err(storage_error(Operation::Create, FILE))?;
         let written = Written { file, slot };
         written.store(slot)?;
-        storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
+        storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))?;
         let oldest = OldestFile(Mutex::new(written));
         // The other slot too: a drop on a full device must need no more room.
         oldest.record(first)?;
@@ -210,8 +210,8 @@ impl OldestFile {
 
 impl Written {
     fn store(&self, slot: OldestSlot) -> Result<()> {
-        self.file.write_at(&slot.encode(), slot.offset()).map_err(storage_error("write", FILE))?;
-        self.file.sync().map_err(storage_error("sync", FILE))
+        self.file.write_at(&slot.encode(), slot.offset()).map_err(storage_error(Operation::Write, FILE))?;
+        self.file.sync().map_err(storage_error(Operation::Sync, FILE))
     }
 }
 

@@ -12,11 +12,15 @@ use std::{
 
 use crate::{
     ApiVersion, ChainValue, Error, Mark, Result, Sequence, Timestamp,
-    block::{BLOCK_EVENTS_MAX, Block, BlockBuilder, BlockHeader, BlockType, Built, Encoder},
-    examine::{Examiner, Extent, chain_after, loss_body},
+    block::{BLOCK_EVENTS_MAX, Block, BlockBuilder, BlockHeader, BlockType, Built, Encoder, LARGE_BYTES},
+    error::{Operation, storage_error},
+    examine::{Examiner, Extent},
     form::Form,
-    log::{LARGE_BYTES, Shared, load},
-    segment::{BlockEntry, Footer, Position, SegmentFile, SegmentHeader, file_name, read_exact, storage_error},
+    log::Shared,
+    loss_mark::{ChainAfterLoss, loss_body},
+    pieces,
+    position::Position,
+    segment::{BlockEntry, Footer, SegmentFile, SegmentHeader, file_name},
     storage::{File, Storage},
 };
 
@@ -83,7 +87,7 @@ pub(crate) fn rewrite(
     let mut new = Replacement::begin(storage, &header, options.level)?;
     let result = replace(shared, &old, &footer, &mut new, options.block_bytes, progress);
     if matches!(result, Ok(Some(Rewritten { is_left: false, .. }))) {
-        storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
+        storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))?;
     } else {
         // Nothing refers to it, and the next opening removes what is left of it.
         let _ = storage.remove(&new.name);
@@ -104,7 +108,7 @@ fn replace(
     // No event was touched, so these stay.
     new.footer.counts = footer.counts;
     new.footer.sources.clone_from(&footer.sources);
-    let bytes_before = old.file.len().map_err(storage_error("read", &old.name))?;
+    let bytes_before = old.file.len().map_err(storage_error(Operation::Read, &old.name))?;
     let bytes_after = new.complete(true, 0)?;
     let rewritten = Rewritten {
         blocks_before: footer.blocks.len(),
@@ -195,7 +199,7 @@ fn merge(
             new.append_events(cutter.finish())?;
         }
         if is_recompressed(entry) {
-            let block = load(old, entry, Block::decode)?;
+            let block = old.load(entry, Block::decode)?;
             digest_events(&mut digest, &block);
             cutter.push(&block, &mut |full| new.append_events(Some(full)))?;
         } else {
@@ -248,16 +252,9 @@ impl Cutter {
 
     /// Takes in a block's events; hands over each new block that is full.
     pub(crate) fn push(&mut self, block: &Block, full: &mut dyn FnMut(BlockBuilder) -> Result<()>) -> Result<()> {
-        let mut chain = self.chain;
-        let chains: Vec<_> = block
-            .rows()
-            .map(|row| {
-                chain = chain_after(chain, row);
-                chain
-            })
-            .collect();
-        // Behind a loss nothing may tell what the chain goes on from; then it is known only where the block ends.
-        let may_cut = chain == block.chain_after();
+        // After a loss nothing may tell what the chain continues from; then it is known only where the block ends.
+        let chains = block.chain_values_from(self.chain);
+        let may_cut = chains.is_some();
         for (index, row) in block.rows().enumerate() {
             let more = if may_cut { row.range_with_rise().len() } else { block.wire().len() };
             if (may_cut || index == 0)
@@ -272,7 +269,7 @@ impl Cutter {
                 announced_version: block.version_after(),
                 chain: self.chain,
             };
-            let chain = if may_cut { chains.get(index).copied() } else { None }.unwrap_or(block.chain_after());
+            let chain = chains.as_ref().and_then(|chains| chains.get(index).copied()).unwrap_or(block.chain_after());
             let new = || BlockBuilder::new(self.form.clone(), position, self.block_bytes);
             self.builder.get_or_insert_with(new).push_stored(row, chain);
             self.next = row.sequence() + 1;
@@ -294,9 +291,6 @@ impl Cutter {
     }
 }
 
-/// How much is copied at a time.
-const PIECE_BYTES: usize = 256 << 10;
-
 /// A segment that is being written aside, to take the place of the one of its name.
 pub(crate) struct Replacement<'a> {
     storage: &'a dyn Storage,
@@ -316,14 +310,14 @@ impl<'a> Replacement<'a> {
     pub(crate) fn begin(storage: &'a dyn Storage, old: &SegmentHeader, level: i32) -> Result<Self> {
         let header = SegmentHeader { generation: old.generation.saturating_add(1), ..old.clone() };
         let name = format!("{}.new", file_name(header.first_sequence));
-        let file = storage.create(&name).map_err(storage_error("create", &name))?;
+        let file = storage.create(&name).map_err(storage_error(Operation::Create, &name))?;
         let bytes = header.encode();
-        file.write_at(&bytes, 0).map_err(storage_error("write", &name))?;
+        file.write_at(&bytes, 0).map_err(storage_error(Operation::Write, &name))?;
         Ok(Replacement {
             storage,
             footer: Footer::empty(&header),
             end: bytes.len() as u64,
-            encoder: Encoder::new(level).map_err(storage_error("set up", "zstd"))?,
+            encoder: Encoder::new(level).map_err(storage_error(Operation::SetUp, "zstd"))?,
             buffer: Vec::new(),
             name,
             header,
@@ -334,10 +328,9 @@ impl<'a> Replacement<'a> {
     /// Copies a block as it is stored, in pieces.
     pub(crate) fn copy(&mut self, from: &SegmentFile, entry: &BlockEntry) -> Result<BlockHeader> {
         let header = from.read_header(entry.offset)?.filter(|header| BlockEntry::new(header, entry.offset) == *entry);
-        let header = header.ok_or_else(|| {
-            from.corrupt(entry.offset, crate::block::corrupt("another block stands where the index says"))
-        })?;
-        copy_bytes(from, entry.offset, header.stored_bytes(), self.file.as_ref(), self.end, &self.name)?;
+        let header = header.ok_or_else(|| from.not_listed(entry.offset))?;
+        let block = entry.offset..entry.offset + header.stored_bytes();
+        pieces::copy(&from.name, from.file.as_ref(), block, &self.name, self.file.as_ref(), self.end)?;
         self.footer.add(&header, self.end);
         self.end += header.stored_bytes();
         Ok(header)
@@ -353,7 +346,7 @@ impl<'a> Replacement<'a> {
         let written = SegmentFile::open_aside(self.storage, &self.name)?;
         let mut digest = blake3::Hasher::new();
         for entry in self.footer.blocks.iter().filter(|entry| is_recompressed(entry)) {
-            digest_events(&mut digest, &load(&written, entry, Block::decode)?);
+            digest_events(&mut digest, &written.load(entry, Block::decode)?);
         }
         Ok(digest.finalize())
     }
@@ -363,8 +356,8 @@ impl<'a> Replacement<'a> {
         self.buffer.clear();
         let Built { header, .. } = builder
             .finish(block_type, &mut self.encoder, &mut self.buffer)
-            .map_err(storage_error("compress", &self.name))?;
-        self.file.write_at(&self.buffer, self.end).map_err(storage_error("write", &self.name))?;
+            .map_err(storage_error(Operation::Compress, &self.name))?;
+        self.file.write_at(&self.buffer, self.end).map_err(storage_error(Operation::Write, &self.name))?;
         self.footer.add(&header, self.end);
         self.end += header.stored_bytes();
         Ok(())
@@ -385,7 +378,11 @@ impl<'a> Replacement<'a> {
             position: lost.sequences.end,
             source: String::new(),
             received: now,
-            body: loss_body(&lost.sequences, &lost.reason, lost.chain),
+            body: loss_body(
+                &lost.sequences,
+                &lost.reason,
+                lost.chain.map_or(ChainAfterLoss::Unknown, ChainAfterLoss::Value),
+            ),
         };
         builder.push_mark(&mark, lost.announced_version);
         self.append(builder, BlockType::MARKS)
@@ -396,15 +393,17 @@ impl<'a> Replacement<'a> {
     pub(crate) fn complete(&mut self, is_sealed: bool, mismatches: usize) -> Result<u64> {
         let mut length = self.end;
         if is_sealed {
-            let bytes =
-                self.footer.encode(self.end, &mut self.encoder).map_err(storage_error("compress", &self.name))?;
-            self.file.write_at(&bytes, self.end).map_err(storage_error("write", &self.name))?;
+            let bytes = self
+                .footer
+                .encode(self.end, &mut self.encoder)
+                .map_err(storage_error(Operation::Compress, &self.name))?;
+            self.file.write_at(&bytes, self.end).map_err(storage_error(Operation::Write, &self.name))?;
             length += bytes.len() as u64;
         }
-        self.file.sync().map_err(storage_error("sync", &self.name))?;
+        self.file.sync().map_err(storage_error(Operation::Sync, &self.name))?;
         let extent = Extent { is_last: !is_sealed, durable_end: Some(self.end), end_sequence: None };
         let written = SegmentFile::open_aside(self.storage, &self.name)?;
-        let found = Examiner::default().segment(written, None, extent, &mut |_| {})?;
+        let found = Examiner::default().segment(written, extent, &mut |_| {})?;
         if found.needs_repair() || found.mismatches.len() > mismatches || found.footer != self.footer {
             let reason = found
                 .damage
@@ -421,7 +420,7 @@ impl<'a> Replacement<'a> {
     /// Takes the place of the old segment; durable when the directory is synced.
     pub(crate) fn put_in_place(&self) -> Result<()> {
         let name = file_name(self.header.first_sequence);
-        self.storage.rename(&self.name, &name).map_err(storage_error("rename", &self.name))
+        self.storage.rename(&self.name, &name).map_err(storage_error(Operation::Rename, &self.name))
     }
 }
 
@@ -433,24 +432,4 @@ pub(crate) struct Loss {
     pub(crate) chain: Option<ChainValue>,
     pub(crate) wire_version: ApiVersion,
     pub(crate) announced_version: ApiVersion,
-}
-
-/// Copies bytes from a segment to another file, in pieces.
-pub(crate) fn copy_bytes(
-    from: &SegmentFile,
-    mut at: u64,
-    length: u64,
-    to: &dyn File,
-    mut to_at: u64,
-    to_name: &str,
-) -> Result<()> {
-    let end = at + length;
-    while at < end {
-        let piece = (end - at).min(PIECE_BYTES as u64);
-        let bytes = read_exact(&from.name, from.file.as_ref(), at, piece as usize)?;
-        to.write_at(&bytes, to_at).map_err(storage_error("write", to_name))?;
-        at += piece;
-        to_at += piece;
-    }
-    Ok(())
 }

@@ -3,7 +3,8 @@
 use crate::{
     Error, Result, Sequence,
     block::{self, BlockError, BlockHeader, BlockType},
-    segment::{Footer, SEGMENT_BLOCKS_MAX, SegmentFile, storage_error},
+    error::{Operation, storage_error},
+    segment::{Footer, SEGMENT_BLOCKS_MAX, SegmentFile},
 };
 
 /// What a scan found.
@@ -38,7 +39,7 @@ impl Scan {
     /// have been cut short by a crash; it is damage only if a block follows that was written after a sync.
     pub(crate) fn advance(&mut self, segment: &SegmentFile, trusted: u64, limit: u64) -> Result<()> {
         self.tail = None;
-        let length = segment.file.len().map_err(storage_error("read", &segment.name))?;
+        let length = segment.file.len().map_err(storage_error(Operation::Read, &segment.name))?;
         while self.end < limit {
             let error = match self.next_block(segment, trusted, length) {
                 // The end, as zeros are, unless blocks stand behind it: those were committed.
@@ -104,27 +105,4 @@ impl Scan {
         // Sound blocks before it were committed too.
         segment.find_block_after(from, sequence, |offset, _| offset <= proof)
     }
-}
-
-/// Counts events by kind and source, which headers don't tell, for the footer of a segment whose writer is gone.
-pub(crate) fn count_events(segment: &SegmentFile, footer: &mut Footer) -> Result<()> {
-    // What its writer has counted since it took the segment over is among the blocks too.
-    footer.counts = [0; 64];
-    footer.sources.clear();
-    let entries: Vec<_> = footer.blocks.iter().filter(|entry| entry.count > 0).copied().collect();
-    // Counted anew: some of them may have been counted before the segment was opened again.
-    footer.counts = [0; 64];
-    footer.sources.clear();
-    for entry in entries {
-        let (_, shape) = match segment.read_shape(entry.offset) {
-            Ok(shape) => shape,
-            // A damaged block counts for nothing; verify reports it.
-            Err(Error::Corrupt { .. }) => continue,
-            Err(error) => return Err(error),
-        };
-        for row in shape.rows() {
-            footer.count(row.kind(), row.source());
-        }
-    }
-    Ok(())
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use crate::{
     Error, Log, Result, Sequence, Timestamp,
+    error::{Operation, storage_error},
     log::Shared,
-    segment::{BlockEntry, Footer, SegmentFile, file_name, storage_error},
+    segment::{BlockEntry, Footer, SegmentFile, file_name},
 };
 
 impl Log {
@@ -63,7 +64,7 @@ impl Shared {
     /// The greatest receive time in a sealed segment; `None` where its footer does not tell.
     fn received_max(&self, first_sequence: Sequence) -> Result<Option<Timestamp>> {
         let name = file_name(first_sequence);
-        let file = self.storage.open(&name, false).map_err(storage_error("open", &name))?;
+        let file = self.storage.open(&name, false).map_err(storage_error(Operation::Open, &name))?;
         match Footer::find(&name, file.as_ref()) {
             Ok(found) => Ok(found.map(|(header, _)| header.received_max)),
             Err(Error::Corrupt { .. }) => Ok(None),

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use crate::{
     Error, Result, Sequence,
-    examine::{Examined, HeaderDamage, Stretch, Survey, hex},
+    bytes_codec::hex,
+    examine::{Examined, Stretch, Survey},
     head::{self, HeadState},
     inspect::{CopyLacks, copied_note},
     losses::{Collection, LossKind, Losses},
@@ -222,7 +223,7 @@ fn collect_losses(losses: &mut Collection, examined: &Examined, end: Option<Sequ
         let kind = if damage.length > 0 { LossKind::Damaged } else { LossKind::Missing };
         losses.add(damage.lost.clone(), kind, &damage.reason);
     }
-    if let Some(damage) = &examined.header_damage {
+    if let Some(damage) = examined.file.header_damage.as_ref().filter(|damage| !damage.source.is_copy()) {
         let first = examined.file.header.first_sequence;
         losses.add(first..end.unwrap_or(examined.footer.end_sequence), LossKind::Damaged, &damage.reason);
     }
@@ -248,8 +249,8 @@ impl Verification {
         self.events += examined.footer.counts.iter().sum::<u64>();
         self.marks += examined.footer.marks;
         let file = &examined.file.name;
-        if let Some(HeaderDamage { reason, .. }) = &examined.header_damage {
-            self.problem(file, 0, None, reason.clone());
+        if let Some(damage) = &examined.file.header_damage {
+            self.problem(file, 0, None, damage.to_string());
         }
         for damage in &examined.damage {
             self.problem(file, damage.offset, Some(&damage.lost), damage.reason.clone());
@@ -335,14 +336,14 @@ impl Verification {
 
     fn check_head(&mut self, survey: &Survey) -> Result<()> {
         // A slot may be in the middle of being written; then it is whole the next time.
-        let mut damaged = head::damaged_slots(survey.storage.as_ref())?;
+        let mut damaged = head::damaged_places(survey.storage.as_ref())?;
         for _ in 0..3 {
             if !damaged.is_empty() {
-                damaged = head::damaged_slots(survey.storage.as_ref())?;
+                damaged = head::damaged_places(survey.storage.as_ref())?;
             }
         }
         for offset in damaged {
-            self.problem(head::FILE, offset, None, "the slot's checksum does not fit".to_owned());
+            self.problem(head::FILE, offset, None, "the checksum does not fit".to_owned());
         }
         match &survey.head {
             HeadState::Missing => {

@@ -12,10 +12,45 @@
 //! form has none, so a line that begins with a space gets one more. An event without a name has no `event` line. Where the
 //! API version rises in a plain log, a frame without id precedes the event: `data:{"ApiVersion":"2.0.0"}\n\n`.
 
-use crate::{ApiVersion, FrameForm, Sequence};
+use std::fmt;
+
+use crate::{ApiVersion, Sequence};
 
 const EVENT: &[u8] = b"event: ";
 const END: &[u8] = b"\n\n";
+
+/// How the events of a log look on the wire, and so in its blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FrameForm {
+    /// `data:PAYLOAD\nid:N\n\n`, as Casper nodes write them.
+    #[default]
+    Plain,
+    /// `event: NAME\ndata: PAYLOAD\nid: N\n\n`, as beacon nodes write them. Such a log has no API versions.
+    Named,
+}
+
+impl FrameForm {
+    /// The must-understand bits of a segment's header that say so.
+    pub(crate) fn bits(self) -> u32 {
+        match self {
+            FrameForm::Plain => 1,
+            FrameForm::Named => 2,
+        }
+    }
+
+    pub(crate) fn from_bits(bits: u32) -> Option<Self> {
+        [FrameForm::Plain, FrameForm::Named].into_iter().find(|form| form.bits() == bits)
+    }
+}
+
+impl fmt::Display for FrameForm {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            FrameForm::Plain => "plain",
+            FrameForm::Named => "named",
+        })
+    }
+}
 
 impl FrameForm {
     const fn data(self) -> &'static [u8] {

@@ -8,8 +8,11 @@ mod simulated_disk;
 use std::{collections::BTreeMap, fmt::Write, path::Path, sync::Arc};
 
 use sidecar_log_format::{
-    ApiVersion, Event, FrameForm, Kind, Log, Mark, MarkKind, Opened, Read, ReadOptions, WriteOptions, Writer,
+    ApiVersion, Cursor, Event, FrameForm, Item, Kind, Log, Mark, MarkKind, Opened, Read, ReadOptions, WriteOptions,
+    Writer,
+    repair::{RepairOptions, repair},
     storage::{Directory, Storage},
+    verify::{Problem, verify},
 };
 use simulated_disk::SimulatedDisk;
 
@@ -90,16 +93,19 @@ fn the_chain_value_of_the_worked_example_is_that_of_the_document() {
 /// The golden logs of format 1, by directory.
 const GOLDEN: [(&str, FrameForm); 2] = [("format-1", FrameForm::Plain), ("format-1-named", FrameForm::Named)];
 
-/// A log with everything in it: segments, marks, a version that rises twice, folded payloads, a large event, names.
-fn write_golden(storage: Arc<dyn Storage>, frame_form: FrameForm) {
-    let options = WriteOptions {
+fn golden_options(frame_form: FrameForm) -> WriteOptions {
+    WriteOptions {
         frame_form,
         kinds: vec![(7, "Step".to_owned()), (9, "Shutdown".to_owned())],
         block_bytes_max: 400,
         allocate_bytes: 1,
         ..WriteOptions::new("casper", *b"golden golden go", 1_000)
-    };
-    let Opened { mut writer, .. } = Writer::open(storage, options).unwrap();
+    }
+}
+
+/// A log with everything in it: segments, marks, a version that rises twice, folded payloads, a large event, names.
+fn write_golden(storage: Arc<dyn Storage>, frame_form: FrameForm) {
+    let Opened { mut writer, .. } = Writer::open(storage, golden_options(frame_form)).unwrap();
     let large = format!("\"{}\"", "0123456789".repeat(150_000));
     for number in 0..40u64 {
         let version = ApiVersion { major: 2, minor: (number / 25) as u32, patch: 0 };
@@ -186,8 +192,10 @@ fn the_golden_logs_of_format_1_read_as_they_always_did() {
     for (name, frame_form) in GOLDEN {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
         if std::env::var_os("SIDECAR_WRITE_GOLDEN").is_some() {
-            std::fs::create_dir_all(&directory).unwrap();
-            write_golden(Arc::new(Directory::at(&directory)), frame_form);
+            // A log that is there would be continued.
+            std::fs::remove_dir_all(&directory).unwrap();
+            write_golden(Arc::new(Directory::create(&directory).unwrap()), frame_form);
+            std::fs::remove_file(directory.join("lock")).unwrap();
         }
         let log = Log::open(Arc::new(Directory::at(&directory)), ReadOptions::default()).unwrap();
         let found = listing(&log);
@@ -208,6 +216,164 @@ fn this_release_reads_what_it_writes_as_the_golden_logs_read() {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).join("listing.txt");
         assert_eq!(listing(&log), std::fs::read_to_string(golden).unwrap());
     }
+}
+
+const SEGMENTS: [&str; 3] =
+    ["00000000000000000000.segment", "00000000000000000015.segment", "00000000000000000030.segment"];
+
+/// The golden log with plain frames, at home on a disk of its own, after `damage` was done to its files.
+fn damaged(damage: impl FnOnce(&mut BTreeMap<String, Vec<u8>>)) -> SimulatedDisk {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/format-1");
+    let names = [SEGMENTS[0], SEGMENTS[1], SEGMENTS[2], "head", "oldest"];
+    let mut files: BTreeMap<_, _> =
+        names.map(|name| (name.to_owned(), std::fs::read(directory.join(name)).unwrap())).into();
+    damage(&mut files);
+    let disk = SimulatedDisk::with_files(1, files);
+    if let Ok(identity) = disk.identity("head") {
+        // Otherwise it is a copy's.
+        disk.edit("head", |head| {
+            for start in [0, 512] {
+                let slot = &mut head[start..start + 96];
+                let is_sound = slot[92..] == crc32fast::hash(&slot[..92]).to_le_bytes();
+                slot[48..56].copy_from_slice(&identity.to_le_bytes());
+                let crc = crc32fast::hash(&slot[..92]).to_le_bytes();
+                slot[92..].copy_from_slice(&if is_sound { crc } else { [0; 4] });
+            }
+        });
+    }
+    disk
+}
+
+/// Where the blocks of a segment begin, the footer last if there is one.
+fn blocks(segment: &[u8]) -> Vec<usize> {
+    let number = |at: usize| u32::from_le_bytes(segment[at..at + 4].try_into().unwrap()) as usize;
+    let mut at = usize::from(u16::from_le_bytes([segment[10], segment[11]]));
+    let mut offsets = Vec::new();
+    while segment.get(at..).is_some_and(|rest| rest.starts_with(b"SBLK")) {
+        offsets.push(at);
+        at += 144 + number(at + 72) + number(at + 80);
+    }
+    offsets
+}
+
+type Damage = fn(&mut BTreeMap<String, Vec<u8>>);
+
+/// What is done to a golden log, and what it is called.
+const DAMAGE: [(&str, Damage); 14] = [
+    ("a flipped bit in the header of a sealed segment", |files| flip(files, SEGMENTS[1], 80)),
+    ("no header before a sealed segment's blocks", |files| files.get_mut(SEGMENTS[0]).unwrap()[..150].fill(0)),
+    ("a flipped bit in the header of the newest segment", |files| flip(files, SEGMENTS[2], 80)),
+    ("the same, and in its copy in the head", |files| {
+        flip(files, SEGMENTS[2], 80);
+        flip(files, "head", 1100);
+    }),
+    ("a cut footer", |files| {
+        let segment = files.get_mut(SEGMENTS[1]).unwrap();
+        segment.truncate(segment.len() - 20);
+    }),
+    ("a flipped bit in a footer", |files| {
+        let footer = *blocks(&files[SEGMENTS[1]]).last().unwrap();
+        flip(files, SEGMENTS[1], footer + 200);
+    }),
+    ("a flipped bit in a block of events", |files| {
+        let segment = &files[SEGMENTS[1]];
+        let events = blocks(segment).into_iter().find(|&at| segment[at + 4] == 1).unwrap();
+        flip(files, SEGMENTS[1], events + 160);
+    }),
+    ("a flipped bit in a block of marks", |files| {
+        let segment = &files[SEGMENTS[1]];
+        let marks = blocks(segment).into_iter().find(|&at| segment[at + 4] == 2).unwrap();
+        flip(files, SEGMENTS[1], marks + 20);
+    }),
+    ("a flipped bit in a large event", |files| {
+        let segment = &files[SEGMENTS[0]];
+        let raw_bytes = |at: usize| u32::from_le_bytes(segment[at + 84..at + 88].try_into().unwrap());
+        let large = blocks(segment).into_iter().find(|&at| raw_bytes(at) > 1 << 20).unwrap();
+        flip(files, SEGMENTS[0], large + 200);
+    }),
+    ("a newest segment that is cut in its last block", |files| {
+        let segment = files.get_mut(SEGMENTS[2]).unwrap();
+        let last = *blocks(segment).last().unwrap();
+        segment.truncate(last + 150);
+    }),
+    ("a half-written block after the head's end", |files| {
+        let segment = files.get_mut(SEGMENTS[2]).unwrap();
+        let end = segment.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+        segment.truncate(end);
+        let first = blocks(segment)[0];
+        segment.extend_from_within(first..first + 100);
+    }),
+    ("a missing segment", |files| drop(files.remove(SEGMENTS[1]))),
+    ("a lost head", |files| drop(files.remove("head"))),
+    ("a flipped bit in a slot of the head, and in one of `oldest`", |files| {
+        flip(files, "head", 20);
+        flip(files, "oldest", 20);
+    }),
+];
+
+fn flip(files: &mut BTreeMap<String, Vec<u8>>, file: &str, byte: usize) {
+    files.get_mut(file).unwrap()[byte] ^= 0x10;
+}
+
+/// What readers, verify, repair and the next writer say of a log.
+fn findings(damage: Damage) -> String {
+    let mut out = String::new();
+    let disk = damaged(damage);
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    match Log::open(Arc::clone(&storage), ReadOptions::default()) {
+        Ok(log) => {
+            let mut cursor = Cursor::new(&log, 0);
+            let mut events = 0;
+            while let Some(run) = cursor.next_run().unwrap() {
+                for item in run.items() {
+                    match item {
+                        Item::Event(..) => events += 1,
+                        Item::Missing(range, why) => {
+                            writeln!(out, "a reader misses {} to {}: {why}", range.start, range.end - 1).unwrap();
+                        }
+                    }
+                }
+            }
+            writeln!(out, "a reader gets {events} events and {} marks", log.marks(0).unwrap().len()).unwrap();
+        }
+        Err(error) => writeln!(out, "a reader cannot open it: {error}").unwrap(),
+    }
+    verified(&mut out, &storage);
+    let written = SimulatedDisk::with_files(1, disk.files());
+    match Writer::open(Arc::new(written), golden_options(FrameForm::Plain)) {
+        Ok(opened) => writeln!(out, "a writer opens it: {:?}", opened.recovery).unwrap(),
+        Err(error) => writeln!(out, "a writer cannot open it: {error}").unwrap(),
+    }
+    for action in repair(&storage, RepairOptions { dry_run: false, now: 5_000 }).unwrap() {
+        writeln!(out, "repair: {action:?}").unwrap();
+    }
+    verified(&mut out, &storage);
+    out
+}
+
+fn verified(out: &mut String, storage: &Arc<dyn Storage>) {
+    let found = verify(storage, &mut |_| {}).unwrap();
+    for problem in &found.problems {
+        let Problem { file, offset, first_sequence, last_sequence, reason } = problem;
+        let range = first_sequence.zip(*last_sequence).map(|(first, last)| format!(", events {first} to {last}"));
+        writeln!(out, "verify: {file} at {offset}{}: {reason}", range.unwrap_or_default()).unwrap();
+    }
+    let sound = if found.is_sound { "sound" } else { "not sound" };
+    let lost: u64 = found.losses.ranges().iter().map(|lost| lost.events()).sum();
+    writeln!(out, "verify: {sound}, {} events checked, {lost} lost", found.events).unwrap();
+}
+
+#[test]
+fn each_damaged_golden_log_is_reported_and_repaired_as_it_always_was() {
+    let mut found = String::new();
+    for (name, damage) in DAMAGE {
+        write!(found, "## {name}\n\n{}\n", findings(damage)).unwrap();
+    }
+    let expected = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/format-1-damaged.txt");
+    if std::env::var_os("SIDECAR_WRITE_GOLDEN").is_some() {
+        std::fs::write(&expected, &found).unwrap();
+    }
+    assert_eq!(found, std::fs::read_to_string(expected).unwrap());
 }
 
 #[test]

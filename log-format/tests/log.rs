@@ -5,12 +5,15 @@
 use std::{
     io,
     ops::ControlFlow,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use sidecar_log_format::{
     ApiVersion, Error, Event, Kind, Log, LossKind, Missing, Opened, Read, ReadOptions, WriteOptions, Writer,
-    storage::{Directory, File, Lock, Storage},
+    storage::{Directory, File, FileLayer, Layer, Storage},
 };
 
 const VERSION: ApiVersion = ApiVersion { major: 2, minor: 0, patch: 0 };
@@ -246,9 +249,9 @@ struct Interrupted {
     before_open: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
-impl Storage for Interrupted {
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.directory.create(name)
+impl Layer for Interrupted {
+    fn below(&self) -> &dyn Storage {
+        &self.directory
     }
 
     fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
@@ -257,34 +260,6 @@ impl Storage for Interrupted {
             happens();
         }
         self.directory.open(name, write)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.directory.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.directory.remove(name)
-    }
-
-    fn sync_directory(&self) -> io::Result<()> {
-        self.directory.sync_directory()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.directory.list()
-    }
-
-    fn lock(&self) -> io::Result<Option<Box<dyn Lock>>> {
-        self.directory.lock()
-    }
-
-    fn free_space(&self) -> io::Result<u64> {
-        self.directory.free_space()
-    }
-
-    fn name(&self) -> String {
-        self.directory.name()
     }
 }
 
@@ -502,4 +477,57 @@ fn a_segment_from_a_time_when_the_clock_was_ahead_is_sealed_once_it_is_right_aga
         files.filter(|file| file.extension().is_some_and(|extension| extension == "segment")).count()
     };
     assert_eq!([8_760 * hour, hour, 2 * hour - 1, hour / 2, 3 * hour].map(store), [1, 2, 2, 2, 3]);
+}
+
+/// A folder in which a sync of a segment panics, once.
+struct Panicking {
+    directory: Directory,
+    is_due: Arc<AtomicBool>,
+}
+
+struct PanickingFile {
+    file: Arc<dyn File>,
+    is_due: Arc<AtomicBool>,
+}
+
+impl Layer for Panicking {
+    fn below(&self) -> &dyn Storage {
+        &self.directory
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let file = Storage::create(&self.directory, name)?;
+        Ok(Arc::new(PanickingFile { file, is_due: Arc::clone(&self.is_due) }))
+    }
+}
+
+impl FileLayer for PanickingFile {
+    fn below(&self) -> &dyn File {
+        self.file.as_ref()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        assert!(!self.is_due.swap(false, Ordering::Relaxed), "a bug in the middle of a commit");
+        self.file.sync()
+    }
+}
+
+#[test]
+fn a_panic_in_the_middle_of_a_commit_poisons_the_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let is_due = Arc::new(AtomicBool::new(false));
+    let storage = Panicking { directory: Directory::at(directory.path()), is_due: Arc::clone(&is_due) };
+    let Opened { mut writer, log, .. } = Writer::open(Arc::new(storage), options()).unwrap();
+    append(&mut writer, 0..10);
+    let head = log.head();
+    let appended = writer.append(&event(&payload(10), 10)).unwrap();
+    is_due.store(true, Ordering::Relaxed);
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.commit()));
+    assert!(caught.is_err() && writer.is_poisoned());
+    assert!(matches!(writer.commit(), Err(Error::Poisoned)));
+    assert_eq!(log.head(), head, "nothing became visible");
+    drop(writer);
+    let Opened { writer, .. } = Writer::reopen(&log, options()).unwrap();
+    assert!(writer.next_sequence() >= appended);
+    assert_eq!(log.head().next_sequence, writer.next_sequence());
 }

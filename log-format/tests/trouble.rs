@@ -271,7 +271,12 @@ fn a_newer_format_and_unknown_flags_are_refused_by_name() {
     disk.restart_process();
     let open = |disk: &SimulatedDisk| Writer::open(Arc::new(disk.clone()), options()).err().unwrap().to_string();
     let newer = SimulatedDisk::with_files(1, disk.files());
-    newer.edit(SEGMENT, |bytes| bytes[8] = 9);
+    newer.edit(SEGMENT, |bytes| {
+        bytes[8] = 9;
+        let length = usize::from(u16::from_le_bytes([bytes[10], bytes[11]]));
+        let crc = crc32fast::hash(&bytes[..length - 4]).to_le_bytes();
+        bytes[length - 4..length].copy_from_slice(&crc);
+    });
     assert!(open(&newer).contains("format version 9, this release reads up to 1"), "{}", open(&newer));
     let flagged = SimulatedDisk::with_files(1, disk.files());
     flagged.edit(SEGMENT, |bytes| {

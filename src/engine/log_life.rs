@@ -187,6 +187,9 @@ pub(super) fn report(recovery: &Recovery) {
     if let Some(file) = &recovery.kept_aside {
         warn!("what could not be read after the last stored event is kept in {file}, beside the log's segments");
     }
+    if let Some(reason) = &recovery.header_restored {
+        error!(%reason, "the newest segment's header was damaged and is restored from its copy; check the disk");
+    }
     for damage in &recovery.damage {
         error!("{damage}");
     }

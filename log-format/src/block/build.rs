@@ -8,7 +8,7 @@ use super::{
     table::{FLAG_FOLDED, FLAG_UPSTREAM_ID, Rise, Table, numbers},
 };
 use crate::{
-    ApiVersion, ChainValue, Event, Kind, Mark, Sequence, Timestamp, buffers, form::Form, segment::Position, wire,
+    ApiVersion, ChainValue, Event, Kind, Mark, Sequence, Timestamp, buffers, form::Form, position::Position, wire,
 };
 
 /// Entries of the tables that a strong level searches: 4 MiB each. Twice as many win nothing on blocks of 1 MiB.

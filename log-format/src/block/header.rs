@@ -5,8 +5,10 @@
 use std::borrow::Cow;
 
 use crate::{
-    ApiVersion, ChainValue, Sequence, Timestamp,
+    ApiVersion, ChainValue, Error, Sequence, Timestamp,
     bytes_codec::{Reader, put_version},
+    error::{Operation, storage_error},
+    storage::File,
 };
 
 /// Bytes of a block header on disk.
@@ -15,6 +17,8 @@ pub(crate) const BLOCK_HEADER_BYTES: usize = 144;
 pub(crate) const PAYLOAD_BYTES_MAX: u32 = 1 << 30;
 /// The largest wire form of a block of more than one event: what a reader must hold in memory.
 pub(crate) const SHARED_PAYLOAD_BYTES_MAX: u32 = 16 << 20;
+/// An event larger than this has a block of its own. It is read in pieces and not cached.
+pub(crate) const LARGE_BYTES: u32 = 1 << 20;
 /// The largest table: the footer of a segment of a million blocks.
 const TABLE_BYTES_MAX: u32 = 64 << 20;
 /// What the name table, the versions and the rises of a block take at most.
@@ -80,7 +84,30 @@ pub(crate) enum BlockError {
     Unknown(u32),
 }
 
+impl BlockError {
+    /// The same of the block at `offset` of a file.
+    pub(crate) fn at(self, file: &str, offset: u64) -> Error {
+        let file = file.to_owned();
+        match self {
+            BlockError::End => Error::Corrupt { file, offset, reason: "the block is missing".to_owned() },
+            BlockError::Corrupt(reason) => Error::Corrupt { file, offset, reason: reason.into_owned() },
+            BlockError::Unknown(flags) => Error::UnknownFeature { file, offset, flags },
+        }
+    }
+}
+
 impl BlockHeader {
+    /// Reads the header at `offset` of a file; `None` where the blocks end.
+    pub(crate) fn read(name: &str, file: &dyn File, offset: u64) -> crate::Result<Option<BlockHeader>> {
+        let mut bytes = [0; BLOCK_HEADER_BYTES];
+        let read = file.read_at(&mut bytes, offset).map_err(storage_error(Operation::Read, name))?;
+        match BlockHeader::decode(bytes.get(..read).unwrap_or_default()) {
+            Ok(header) => Ok(Some(header)),
+            Err(BlockError::End) => Ok(None),
+            Err(error) => Err(error.at(name, offset)),
+        }
+    }
+
     /// Bytes of the whole block on disk.
     pub(crate) fn stored_bytes(&self) -> u64 {
         BLOCK_HEADER_BYTES as u64 + u64::from(self.table_stored) + u64::from(self.payload_stored)

@@ -9,15 +9,17 @@
 //! - [`table`][]: the rows, read in place.
 //! - [`build`][]: events in, bytes out.
 //! - [`read`][]: bytes in, events out.
+//! - [`chain`][]: the chain over the rows.
 
 mod build;
+mod chain;
 mod header;
 mod read;
 mod table;
 
 pub(crate) use build::{BlockBuilder, Built, Encoder, encode_plain};
 pub(crate) use header::{
-    BLOCK_EVENTS_MAX, BLOCK_HEADER_BYTES, BlockError, BlockHeader, BlockType, PAYLOAD_BYTES_MAX, corrupt,
+    BLOCK_EVENTS_MAX, BLOCK_HEADER_BYTES, BlockError, BlockHeader, BlockType, LARGE_BYTES, PAYLOAD_BYTES_MAX, corrupt,
 };
 pub use read::{Block, Row};
 pub(crate) use read::{WINDOW_LOG_MAX, checked_payload, decode_marks, decode_table_part};

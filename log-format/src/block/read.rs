@@ -406,7 +406,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::super::{BLOCK_HEADER_BYTES, BlockBuilder, BlockType, Encoder};
-    use crate::{Event, FrameForm, segment::Position};
+    use crate::{Event, FrameForm, position::Position};
 
     use super::*;
 

@@ -469,8 +469,12 @@ impl Model {
             lossable,
         };
         if file == "head" {
-            let is_slot = byte % 512 < 96;
-            return flipped(if is_slot { Place::Head } else { Place::Nowhere }, 0..0, 0..0);
+            // Two slots, and the copy of a segment's header.
+            let copy_length =
+                content.get(1028..1032).map_or(0, |length| u32::from_le_bytes(length.try_into().unwrap()));
+            let is_copy = (1024..1036 + copy_length as usize).contains(&byte);
+            let counts = is_copy || (byte < 1024 && byte % 512 < 96);
+            return flipped(if counts { Place::Head } else { Place::Nowhere }, 0..0, 0..0);
         }
         if file == "oldest" {
             let is_slot = byte % 512 < 32;
@@ -479,7 +483,8 @@ impl Model {
         let first: usize = file[..20].parse().unwrap();
         let mut at = usize::from(u16::from_le_bytes([content[10], content[11]]));
         if byte < at {
-            return flipped(Place::SegmentHeader, first..end, 0..0);
+            // The newest segment's copy of it may have gone with a power cut; the others have one in their footer.
+            return flipped(Place::SegmentHeader, if is_newest { first..end } else { 0..0 }, 0..0);
         }
         let durable_end = head.map_or(0, |head| newest_slot(head, first as u64));
         let number = |at: usize| u32::from_le_bytes(content[at..at + 4].try_into().unwrap()) as usize;

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use super::action::Action;
 use crate::{
     Result, Sequence,
-    log::list_segments,
-    repair::Action,
-    segment::{SegmentHeader, file_name, parse_file_name, storage_error},
+    error::{Operation, storage_error},
+    segment::{file_name, find_header, list_segments, parse_file_name},
     storage::Storage,
 };
 
@@ -20,7 +20,9 @@ pub(crate) fn put_right(storage: &dyn Storage, dry_run: bool) -> Result<Vec<Acti
     let misnamed = misnamed(storage)?;
     if !dry_run {
         for (&file, &right) in &misnamed {
-            storage.rename(&file_name(file), &aside_name(right)).map_err(storage_error("rename", &file_name(file)))?;
+            storage
+                .rename(&file_name(file), &aside_name(right))
+                .map_err(storage_error(Operation::Rename, &file_name(file)))?;
         }
         sync(storage)?;
     }
@@ -28,7 +30,7 @@ pub(crate) fn put_right(storage: &dyn Storage, dry_run: bool) -> Result<Vec<Acti
     for (&file, &right) in &misnamed {
         actions.push(Action::Rename { file: file_name(file), renamed_to: file_name(right) });
     }
-    let names = storage.list().map_err(storage_error("list", "the directory"))?;
+    let names = storage.list().map_err(storage_error(Operation::List, "the directory"))?;
     for aside in &names {
         let Some(right) = aside.strip_suffix(SUFFIX).filter(|right| parse_file_name(right).is_some()) else { continue };
         if names.iter().any(|name| name == right) {
@@ -37,7 +39,7 @@ pub(crate) fn put_right(storage: &dyn Storage, dry_run: bool) -> Result<Vec<Acti
             continue;
         }
         if !dry_run {
-            storage.rename(aside, right).map_err(storage_error("rename", aside))?;
+            storage.rename(aside, right).map_err(storage_error(Operation::Rename, aside))?;
         }
         if !misnamed.values().any(|&known| file_name(known) == right) {
             actions.push(Action::Rename { file: aside.clone(), renamed_to: right.to_owned() });
@@ -60,15 +62,17 @@ fn misnamed(storage: &dyn Storage) -> Result<BTreeMap<Sequence, Sequence>> {
     let mut misnamed = BTreeMap::new();
     for &named in &segments {
         let name = file_name(named);
-        let file = storage.open(&name, false).map_err(storage_error("open", &name))?;
-        match SegmentHeader::read(&name, file.as_ref()) {
-            Ok((header, _)) if header.first_sequence != named => drop(misnamed.insert(named, header.first_sequence)),
+        let file = storage.open(&name, false).map_err(storage_error(Operation::Open, &name))?;
+        match find_header(storage, &name, file.as_ref()) {
+            Ok(found) if found.header.first_sequence != named => {
+                misnamed.insert(named, found.header.first_sequence);
+            }
             Ok(_) => {}
             Err(error) if error.is_damage() => {}
             Err(error) => return Err(error),
         }
     }
-    let names = storage.list().map_err(storage_error("list", "the directory"))?;
+    let names = storage.list().map_err(storage_error(Operation::List, "the directory"))?;
     // Of two copies of a segment one stays where it is, and a name that is rightly taken is not free. Nor is one whose
     // intermediate name is taken: what an earlier repair left there would be overwritten.
     loop {
@@ -86,5 +90,5 @@ fn misnamed(storage: &dyn Storage) -> Result<BTreeMap<Sequence, Sequence>> {
 }
 
 fn sync(storage: &dyn Storage) -> Result<()> {
-    storage.sync_directory().map_err(storage_error("sync", "the directory"))
+    storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
 }

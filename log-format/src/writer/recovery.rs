@@ -6,14 +6,20 @@
 
 use std::{ops::Range, sync::Arc};
 
+use super::{
+    active::ActiveSegment,
+    options::{Durability, WriteOptions},
+};
 use crate::{
-    ApiVersion, CHAIN_START, Durability, Error, Head, Log, Mark, MarkKind, Result, Sequence,
+    ApiVersion, CHAIN_START, Error, Head, Log, Mark, MarkKind, Result, Sequence,
+    error::{Operation, storage_error},
     head::{self, HeadState},
-    log::{list_segments, read_segment_marks},
+    loss_mark::{ChainAfterLoss, loss_body},
+    pieces::{copy, end_of_written, write_again},
+    position::Position,
     scan::Scan,
-    segment::{Footer, PIECE_BYTES, Position, SegmentFile, SegmentHeader, read_exact, storage_error},
-    storage::{File, Storage},
-    writer::{ActiveSegment, WriteOptions},
+    segment::{Footer, SegmentFile, SegmentHeader, list_segments},
+    storage::Storage,
 };
 
 /// What opening found and did, for the operator.
@@ -29,6 +35,8 @@ pub struct Recovery {
     pub kept_aside: Option<String>,
     /// Damage before the end, left as it is: the events in it are quarantined.
     pub damage: Vec<String>,
+    /// What was wrong with the header of the newest segment, which was written again from its copy.
+    pub header_restored: Option<String>,
     /// The directory is a copy of the log that the head was written for.
     pub copied: bool,
 }
@@ -100,7 +108,7 @@ pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions, known: Opti
     let mut found = Found {
         sealed,
         active: None,
-        position: start_of(&header),
+        position: header.start(),
         epoch: header.epoch,
         head_counter: head_state.slot().map_or(0, |slot| slot.counter),
         // The names that its events have from their kinds are those of its header.
@@ -114,9 +122,9 @@ pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions, known: Opti
             found.position = footer.position();
             found.sealed.push(newest);
             // Whoever wrote the footer may have come no further, and nobody syncs this segment again.
-            let length = file.file.len().map_err(storage_error("read", &file.name))?;
+            let length = file.file.len().map_err(storage_error(Operation::Read, &file.name))?;
             write_again(&file.name, file.file.as_ref(), offset..length)?;
-            file.file.sync().map_err(storage_error("sync", &file.name))?;
+            file.file.sync().map_err(storage_error(Operation::Sync, &file.name))?;
         }
         // A broken footer is a tail like any other: behind the last block.
         Ok(None) | Err(Error::Corrupt { .. }) => found.take_up_active(storage, file, &head_state)?,
@@ -130,13 +138,13 @@ pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions, known: Opti
 
 /// Files that a crash left half-made: nothing refers to them.
 fn remove_leftovers(storage: &dyn Storage) -> Result<()> {
-    for name in storage.list().map_err(storage_error("list", "the directory"))? {
+    for name in storage.list().map_err(storage_error(Operation::List, "the directory"))? {
         if name.ends_with(".segment.new") {
-            storage.remove(&name).map_err(storage_error("remove", &name))?;
+            storage.remove(&name).map_err(storage_error(Operation::Remove, &name))?;
         }
     }
     // A segment that a crash left with its name, but without a synced directory, is about to be trusted.
-    storage.sync_directory().map_err(storage_error("sync", "the directory"))
+    storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
 }
 
 fn new_log(options: &WriteOptions, head_state: &HeadState) -> Found {
@@ -159,22 +167,13 @@ fn new_log(options: &WriteOptions, head_state: &HeadState) -> Found {
     Found {
         sealed: Vec::new(),
         active: None,
-        position: start_of(&header),
+        position: header.start(),
         epoch: header.epoch,
         head_counter: slot.map_or(0, |slot| slot.counter),
         seal_active: false,
         marks: Vec::new(),
         recovery: Recovery { created: true, ..Recovery::default() },
         header,
-    }
-}
-
-fn start_of(header: &SegmentHeader) -> Position {
-    Position {
-        next_sequence: header.first_sequence,
-        wire_version: header.version_before,
-        announced_version: header.version_announced,
-        chain: header.chain_before,
     }
 }
 
@@ -194,17 +193,18 @@ impl Found {
 
     /// Goes on with a segment that was not sealed.
     fn take_up_active(&mut self, storage: &dyn Storage, file: SegmentFile, head_state: &HeadState) -> Result<()> {
-        let slot = match head_state {
-            HeadState::Own(slot) if slot.segment == file.header.first_sequence => Some(slot),
-            _ => None,
-        };
+        let slot = head_state.own().filter(|slot| slot.segment == file.header.first_sequence);
         // What was written without syncs may be torn before the head, too.
         let trusted = slot.filter(|slot| !slot.unsynced).map_or(0, |slot| slot.offset);
         let mut scan = if self.recovery.copied { Scan::begin_copied(&file) } else { Scan::begin(&file) };
         scan.advance(&file, trusted, u64::MAX)?;
         self.recovery.damage = scan.damage.iter().map(ToString::to_string).collect();
         self.position = scan.footer.position();
-        let length = file.file.len().map_err(storage_error("read", &file.name))?;
+        let length = file.file.len().map_err(storage_error(Operation::Read, &file.name))?;
+        if let Some(damage) = &file.header_damage {
+            file.file.write_at(&file.header.encode(), 0).map_err(storage_error(Operation::Write, &file.name))?;
+            self.recovery.header_restored = Some(damage.reason.clone());
+        }
         let (file, end) = (Arc::new(file), scan.end);
         let mut active =
             ActiveSegment { file: Arc::clone(&file), footer: scan.footer, end, allocated: length, uncounted: true };
@@ -215,7 +215,7 @@ impl Found {
         // Readers in other processes know what stood there, and must not find something else in its place. An opening
         // that failed may have cut it already.
         self.seal_active |= was_visible;
-        let written_end = file.end_of_written(end)?;
+        let written_end = end_of_written(&file.name, file.file.as_ref(), end)?;
         if written_end > end {
             if self.recovery.copied || was_visible {
                 self.recovery.kept_aside = Some(keep_aside(storage, &file, end..written_end)?);
@@ -223,8 +223,8 @@ impl Found {
                 self.recovery.cut_bytes = written_end - end;
             }
             // Left there, it could be taken for a block once others stand before it.
-            file.file.set_len(end).map_err(storage_error("cut", &file.name))?;
-            file.file.sync().map_err(storage_error("sync", &file.name))?;
+            file.file.set_len(end).map_err(storage_error(Operation::Cut, &file.name))?;
+            file.file.sync().map_err(storage_error(Operation::Sync, &file.name))?;
             active.allocated = end;
         }
         self.active = Some(active);
@@ -236,10 +236,7 @@ impl Found {
     ///
     /// The head of a copy does not count: its segments are older than its head, and nothing is gone where it came from.
     fn account_for_loss(&mut self, head_state: &HeadState, options: &WriteOptions, known: Option<&Known>) {
-        let own = match head_state {
-            HeadState::Own(slot) => Some(slot),
-            HeadState::Missing | HeadState::Copied(_) => None,
-        };
+        let own = head_state.own();
         let seen = known.map_or(0, |known| known.head.next_sequence);
         let (from, to) = (self.position.next_sequence, own.map_or(0, |slot| slot.next_sequence).max(seen));
         if to <= from {
@@ -259,7 +256,7 @@ impl Found {
             position: to,
             source: String::new(),
             received: options.now,
-            body: format!("{{\"from\":{from},\"to\":{},\"reason\":\"{reason}\"}}", to - 1),
+            body: loss_body(&(from..to), reason, ChainAfterLoss::Unchanged),
         });
     }
 
@@ -286,7 +283,7 @@ impl Found {
         else {
             return Ok(());
         };
-        let mut marks = read_segment_marks(&active.file, &active.footer)?;
+        let mut marks = active.file.all_marks(&active.footer)?;
         marks.append(&mut self.marks);
         self.marks = marks;
         self.seal_active = false;
@@ -294,31 +291,12 @@ impl Found {
     }
 }
 
-/// Writes over themselves, in pieces, what the head does not say was synced.
-///
-/// A sync of it may have failed: then the kernel takes it for written, and the next sync would say so without writing
-/// it.
-pub(crate) fn write_again(name: &str, file: &dyn File, place: Range<u64>) -> Result<()> {
-    let mut at = place.start;
-    while at < place.end {
-        let length = (place.end - at).min(PIECE_BYTES as u64) as usize;
-        let piece = read_exact(name, file, at, length)?;
-        file.write_at(&piece, at).map_err(storage_error("write", name))?;
-        at += length as u64;
-    }
-    Ok(())
-}
-
-/// Copies what stands behind the last sound block to a file of its own.
+/// Copies what is after the last sound block to a file of its own.
 fn keep_aside(storage: &dyn Storage, segment: &SegmentFile, place: Range<u64>) -> Result<String> {
     let name = format!("{}.{}.lost", segment.name, place.start);
-    let aside = storage.create(&name).map_err(storage_error("create", &name))?;
-    segment.read_pieces(place.start, |at, piece| {
-        let length = place.end.saturating_sub(at).min(piece.len() as u64) as usize;
-        let piece = piece.get(..length).unwrap_or_default();
-        aside.write_at(piece, at - place.start).map_err(storage_error("write", &name))
-    })?;
-    aside.sync().map_err(storage_error("sync", &name))?;
-    storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
+    let aside = storage.create(&name).map_err(storage_error(Operation::Create, &name))?;
+    copy(&segment.name, segment.file.as_ref(), place, &name, aside.as_ref(), 0)?;
+    aside.sync().map_err(storage_error(Operation::Sync, &name))?;
+    storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))?;
     Ok(name)
 }

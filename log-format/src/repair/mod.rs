@@ -7,22 +7,26 @@
 //! A second run does nothing, and names again what the first one left: a segment that was written anew is examined again
 //! before the next one is, so that every segment is judged and set right by what stands before it from then on.
 
+mod action;
+mod misplaced;
+
 use std::{io, ops::Range, sync::Arc};
 
-use serde::Serialize;
+pub use action::Action;
+pub(crate) use misplaced::SUFFIX as MISPLACED_SUFFIX;
 
 use crate::{
     ApiVersion, ChainValue, Error, Result, Sequence, Timestamp,
     block::{BlockHeader, BlockType},
+    error::{Operation, storage_error},
     examine::{Damage, Examined, Extent, Survey, chain_behind},
     head::{self, HeadFile, HeadSlot, HeadState},
-    misplaced,
+    lock::lock,
     oldest::OldestFile,
-    recovery::write_again,
-    rewrite::{Loss, Replacement, copy_bytes},
-    segment::{SegmentFile, SegmentHeader, file_name, storage_error},
+    pieces::{copy, write_again},
+    rewrite::{Loss, Replacement},
+    segment::{SegmentFile, SegmentHeader, file_name},
     storage::Storage,
-    writer::lock,
 };
 
 /// How a log is repaired.
@@ -32,96 +36,6 @@ pub struct RepairOptions {
     pub dry_run: bool,
     /// The time of the marks that are written.
     pub now: Timestamp,
-}
-
-/// Something that repair did, or would do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "action", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Action {
-    /// A damaged block was taken out and a mark put in its place.
-    Quarantine {
-        /// The segment.
-        file: String,
-        /// Where the damage was.
-        offset: u64,
-        /// Its length.
-        bytes: u64,
-        /// The first event that is gone with it.
-        first_sequence: Option<Sequence>,
-        /// The last one.
-        last_sequence: Option<Sequence>,
-        /// Where the bytes are kept.
-        kept_as: String,
-        /// What did not fit.
-        reason: String,
-    },
-    /// What stood behind the last sound block was set aside.
-    SetTailAside {
-        /// The segment.
-        file: String,
-        /// Where the tail began.
-        offset: u64,
-        /// Its length.
-        bytes: u64,
-        /// The first durable event that is gone with it.
-        first_sequence: Option<Sequence>,
-        /// The last one.
-        last_sequence: Option<Sequence>,
-        /// Where the bytes are kept.
-        kept_as: String,
-        /// What did not fit.
-        reason: String,
-    },
-    /// Missing events that had no mark got one.
-    MarkHole {
-        /// The segment that has the mark now.
-        file: String,
-        /// The first missing sequence.
-        first_sequence: Sequence,
-        /// The last one.
-        last_sequence: Sequence,
-    },
-    /// A segment's header was put together from its blocks and the other segments.
-    RebuildHeader {
-        /// The segment.
-        file: String,
-        /// What was wrong.
-        reason: String,
-    },
-    /// A segment's footer was put together from its blocks.
-    RebuildFooter {
-        /// The segment.
-        file: String,
-        /// What was wrong.
-        reason: String,
-    },
-    /// The head file was written anew.
-    RebuildHead {
-        /// What was wrong.
-        reason: String,
-    },
-    /// The file `oldest` was written again.
-    RebuildOldest {
-        /// What was wrong.
-        reason: String,
-    },
-    /// A segment got its own name back.
-    Rename {
-        /// The file it was in.
-        file: String,
-        /// The file it is in now.
-        renamed_to: String,
-    },
-    /// Nothing can be done about this from the log alone.
-    Leave {
-        /// The file.
-        file: String,
-        /// Where in it.
-        offset: u64,
-        /// What is wrong.
-        reason: String,
-    },
 }
 
 /// How often one segment is written anew at most.
@@ -260,8 +174,8 @@ impl Repair {
     /// Says what is done to a segment.
     fn announce(&mut self, examined: &Examined) -> Result<()> {
         let file = examined.file.name.clone();
-        if let Some(damage) = &examined.header_damage {
-            self.actions.push(Action::RebuildHeader { file: file.clone(), reason: damage.reason.clone() });
+        if let Some(damage) = &examined.file.header_damage {
+            self.actions.push(Action::RebuildHeader { file: file.clone(), reason: damage.to_string() });
         }
         for damage in &examined.damage {
             let (offset, bytes, reason) = (damage.offset, damage.length, damage.reason.clone());
@@ -298,7 +212,7 @@ impl Repair {
         };
         let first = examined.file.header.first_sequence;
         // Where segments contradict each other, a mark could stand nowhere.
-        if examined.header_damage.is_some() && state.chain.is_none() && before <= first {
+        if examined.file.header_damage.is_some() && state.chain.is_none() && before <= first {
             self.mark(&mut new, &state, first..first, "the segment's header was damaged")?;
         }
         let mut damage = examined.damage.iter().peekable();
@@ -331,7 +245,7 @@ impl Repair {
         let is_sealed = !is_last || new.footer.end_sequence > first;
         new.complete(is_sealed, examined.mismatches.len())?;
         new.put_in_place()?;
-        storage.sync_directory().map_err(storage_error("sync", "the directory"))
+        storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
     }
 
     /// Finds out what the log goes on from behind damage.
@@ -409,7 +323,7 @@ impl Repair {
     /// Writes the head anew where it is damaged, missing, or speaks of a file that was replaced.
     fn head(&mut self, end: Option<End>) -> Result<()> {
         let storage = self.survey.storage.as_ref();
-        let damaged = head::damaged_slots(storage)?;
+        let damaged = head::damaged_places(storage)?;
         let Some(end) = end else { return Ok(()) };
         let from_blocks = |slot: Option<&HeadSlot>| HeadSlot {
             counter: 0,
@@ -440,7 +354,7 @@ impl Repair {
                 // Retention may have dropped what an older head names.
                 let is_there = self.survey.segments.contains(&slot.segment);
                 let slot = if is_there { *slot } else { from_blocks(Some(slot)) };
-                (slot, "one of its slots is damaged".to_owned())
+                (slot, "a part of it is damaged".to_owned())
             }
             HeadState::Own(_) => return Ok(()),
         };
@@ -449,19 +363,19 @@ impl Repair {
             // segment that was written anew is on the disk.
             if !end.was_rewritten {
                 let newest = file_name(slot.segment);
-                let segment = storage.open(&newest, true).map_err(storage_error("open", &newest))?;
+                let segment = storage.open(&newest, true).map_err(storage_error(Operation::Open, &newest))?;
                 // A head may name more than is left.
-                let length = segment.len().map_err(storage_error("read", &newest))?;
+                let length = segment.len().map_err(storage_error(Operation::Read, &newest))?;
                 write_again(&newest, segment.as_ref(), 0..slot.offset.min(length))?;
-                segment.sync().map_err(storage_error("sync", &newest))?;
+                segment.sync().map_err(storage_error(Operation::Sync, &newest))?;
             }
             let counter = self.survey.head.slot().map_or(0, |slot| slot.counter);
             let mut file = HeadFile::open(storage, counter)?;
             // Both slots.
             file.write(slot)?;
             file.write(slot)?;
-            file.sync()?;
-            storage.sync_directory().map_err(storage_error("sync", "the directory"))?;
+            file.copy_segment_header(&end.header.encode())?;
+            storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))?;
         }
         self.actions.push(Action::RebuildHead { reason });
         Ok(())
@@ -501,7 +415,7 @@ fn kept_as(storage: &dyn Storage, file: &str, damage: &Damage) -> Result<String>
                 name = format!("{file}.{offset}-{number}.{suffix}");
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(name),
-            Err(error) => return Err(storage_error("open", &name)(error)),
+            Err(error) => return Err(storage_error(Operation::Open, &name)(error)),
         }
     }
 }
@@ -509,8 +423,9 @@ fn kept_as(storage: &dyn Storage, file: &str, damage: &Damage) -> Result<String>
 /// Copies damaged bytes to a file of their own.
 fn keep_aside(storage: &dyn Storage, examined: &Examined, damage: &Damage) -> Result<()> {
     let name = kept_as(storage, &examined.file.name, damage)?;
-    let aside = storage.create(&name).map_err(storage_error("create", &name))?;
-    copy_bytes(&examined.file, damage.offset, damage.length, aside.as_ref(), 0, &name)?;
-    aside.sync().map_err(storage_error("sync", &name))?;
-    storage.sync_directory().map_err(storage_error("sync", "the directory"))
+    let aside = storage.create(&name).map_err(storage_error(Operation::Create, &name))?;
+    let damaged = damage.offset..damage.offset + damage.length;
+    copy(&examined.file.name, examined.file.file.as_ref(), damaged, &name, aside.as_ref(), 0)?;
+    aside.sync().map_err(storage_error(Operation::Sync, &name))?;
+    storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
 }

@@ -1,112 +1,42 @@
 //! Writing a log: append, commit, seal.
 //!
 //! Events flow in through [`Writer::append`], gather in a block in memory, and become durable and then visible with
-//! [`Writer::commit`]. A segment that is full is sealed on the way. The writer starts no thread and reads no clock: who
-//! calls it decides when to commit, and the events' own receive times decide when a segment is old.
+//! [`Writer::commit`]. A segment that is full is sealed on the way. The writer starts no thread and reads no clock: its
+//! caller decides when to commit, and the events' own receive times decide when a segment is old.
+//!
+//! - [`opening`][]: making a writer, after [`recovery`][] has found out what the disk holds.
+//! - [`options`][], [`check`][]: what can be asked for, and what a log can hold.
+//! - [`active`][]: the segment that is being written.
+
+mod active;
+mod check;
+mod opening;
+mod options;
+mod recovery;
 
 use std::{io, sync::Arc};
 
+pub use options::{Durability, WriteOptions};
+pub use recovery::Recovery;
+
+use active::{ActiveSegment, write_new_segment};
+use check::check_mark;
+
 use crate::{
-    ApiVersion, Error, Event, Head, Log, Maintenance, Mark, MarkKind, ReadOptions, Result, Sequence, Timestamp,
-    block::{BlockBuilder, BlockType, Built, Encoder, PAYLOAD_BYTES_MAX},
+    ApiVersion, Error, Event, Head, Log, Maintenance, Mark, MarkKind, Result, Sequence, Timestamp,
+    block::{BlockBuilder, BlockType, Built, Encoder, LARGE_BYTES},
     chain::next_chain_value,
-    form::{Form, FrameForm},
+    error::{Operation, storage_error},
+    form::Form,
     head::{self, HeadFile, HeadSlot},
-    log::{Active, LARGE_BYTES, Reading, Shared},
+    lock::{check_lock, not_in_place},
+    log::{Active, Shared},
     maintenance,
-    oldest::OldestFile,
-    recovery::{self, Found, Known, Recovery},
-    scan,
-    segment::{
-        BlockEntry, DIALECT_BYTES, Footer, Position, SEGMENT_BLOCKS_MAX, SegmentFile, SegmentHeader, file_name,
-        storage_error,
-    },
-    storage::{LOCK_FILE, Lock, Storage},
-    wire,
+    position::Position,
+    segment::{BlockEntry, Footer, SegmentFile, SegmentHeader, file_name},
+    storage::Lock,
+    wire::FrameForm,
 };
-
-/// What a commit waits for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// Every commit is synced, then visible.
-    #[default]
-    Commit,
-    /// Commits are written; [`Writer::sync`] makes them durable and visible, at the caller's interval.
-    Interval,
-    /// Commits are visible once written. After a power cut the newest events may be gone and their sequences come again,
-    /// under another epoch.
-    Os,
-}
-
-/// How a log is written.
-#[derive(Clone, Debug)]
-pub struct WriteOptions {
-    /// The dialect of the log's source, at most 16 bytes; an existing log must be of the same.
-    pub dialect: String,
-    /// The dialect's kinds: number (1 to 62) and name.
-    pub kinds: Vec<(u8, String)>,
-    /// How its events look on the wire; an existing log must have the same.
-    pub frame_form: FrameForm,
-    /// The id of a log that is made anew: 16 random bytes.
-    pub new_log_id: [u8; 16],
-    /// The first sequence of a log that is made anew.
-    pub first_sequence: Sequence,
-    /// Whether a log is begun where there is none. Without, that is [`Error::LogMissing`].
-    pub create_if_missing: bool,
-    /// The time of opening, for the header of a segment that is made then.
-    pub now: Timestamp,
-    /// What a commit waits for.
-    pub durability: Durability,
-    /// zstd level of the blocks.
-    pub compression_level: i32,
-    /// Wire bytes after which a block is closed.
-    pub block_bytes_max: usize,
-    /// Bytes on disk after which a segment is sealed.
-    pub segment_bytes_max: u64,
-    /// Blocks after which a segment is sealed: opening looks at each block of the unsealed one.
-    pub segment_blocks_max: usize,
-    /// Microseconds between the first event of a segment and the event that has it sealed.
-    pub segment_age_max: u64,
-    /// The active segment grows in steps of this many bytes.
-    pub allocate_bytes: u64,
-    /// It does not grow where fewer bytes than these would then be free on the device: commits fail as on a full one, and
-    /// what else lives there can go on.
-    pub free_bytes_min: u64,
-    /// How it is read.
-    pub read: ReadOptions,
-}
-
-impl WriteOptions {
-    /// The defaults, for a log of this dialect.
-    #[must_use]
-    pub fn new(dialect: &str, new_log_id: [u8; 16], now: Timestamp) -> Self {
-        WriteOptions {
-            dialect: dialect.to_owned(),
-            kinds: Vec::new(),
-            frame_form: FrameForm::default(),
-            new_log_id,
-            first_sequence: 0,
-            create_if_missing: true,
-            now,
-            durability: Durability::Commit,
-            compression_level: 1,
-            block_bytes_max: 512 << 10,
-            segment_bytes_max: 128 << 20,
-            segment_blocks_max: 1 << 16,
-            segment_age_max: 24 * 3600 * 1_000_000,
-            allocate_bytes: 16 << 20,
-            free_bytes_min: 0,
-            read: ReadOptions::default(),
-        }
-    }
-}
-
-impl WriteOptions {
-    /// The form of the segments that are begun.
-    pub(crate) fn form(&self) -> Form {
-        Form::new(self.frame_form, self.kinds.clone())
-    }
-}
 
 /// A log opened for writing.
 pub struct Opened {
@@ -145,127 +75,17 @@ pub struct Writer {
     lock: Arc<dyn Lock>,
 }
 
-/// The segment that is being written.
-pub(crate) struct ActiveSegment {
-    pub(crate) file: Arc<SegmentFile>,
-    pub(crate) footer: Footer,
-    /// Where the last block ends.
-    pub(crate) end: u64,
-    /// How far the file is preallocated.
-    pub(crate) allocated: u64,
-    /// Whether its footer lacks counts by kind and source, because another process wrote its first blocks.
-    pub(crate) uncounted: bool,
-}
-
 struct Written {
     entry: BlockEntry,
     block: Option<crate::Block>,
 }
 
-const EVENT_BYTES_MAX: usize = 256 << 20;
-/// The largest block that may be asked for: a reader holds a whole one in memory.
-const BLOCK_BYTES_MAX: usize = 8 << 20;
 /// How far the last event of a block goes beyond the block's size, nearly always.
 const BLOCK_SLACK_BYTES: usize = 64 << 10;
 /// A buffer that grew larger for one event is not kept.
 const PENDING_KEPT_BYTES_MAX: usize = 4 << 20;
-const NAME_BYTES_MAX: usize = 255;
 
 impl Writer {
-    /// Opens a log for writing, making it if the directory holds none, and recovers what a crash left behind.
-    ///
-    /// # Errors
-    /// [`Error::Locked`] when another process writes it, [`Error::LogMissing`] when there is none and none may be made,
-    /// [`Error::OtherDialect`], [`Error::NewerFormat`], or what the storage answers.
-    pub fn open(storage: Arc<dyn Storage>, options: WriteOptions) -> Result<Opened> {
-        check_options(&options)?;
-        if !options.create_if_missing {
-            // Before the lock, which makes a file.
-            recovery::check_log_is_there(storage.as_ref(), None)?;
-        }
-        let lock = lock(storage.as_ref())?;
-        let found = recovery::recover(storage.as_ref(), &options, None)?;
-        let log = Log::assemble(Arc::clone(&storage), options.read, found.newest_header(), Reading::ThisProcess);
-        Writer::begin(log, lock, options, found)
-    }
-
-    /// Opens again, for writing, a log whose writer has failed or was dropped: recovers it from disk as [`Writer::open`]
-    /// does, and has all readers of `log` see the result. They can read at any time meanwhile.
-    ///
-    /// A log is never begun, and no sequence that a reader has seen is given out again: where the disk lacks one, the log
-    /// carries a mark. After an error this can be tried again.
-    ///
-    /// # Errors
-    /// [`Error::LogMissing`] and [`Error::OtherLog`] when the log is not where it was; nothing is touched then. Else as
-    /// [`Writer::open`].
-    pub fn reopen(log: &Log, options: WriteOptions) -> Result<Opened> {
-        check_options(&options)?;
-        let storage = log.shared.storage.as_ref();
-        let known = Known::of(log);
-        // Before the lock, which makes a file.
-        recovery::check_log_is_there(storage, Some(&known))?;
-        let lock = lock(storage)?;
-        let found = recovery::recover(storage, &options, Some(&known))?;
-        Writer::begin(log.clone(), lock, options, found)
-    }
-
-    /// Continues where recovery ended, and has the readers of `log` see what it found.
-    fn begin(log: Log, lock: Arc<dyn Lock>, options: WriteOptions, found: Found) -> Result<Opened> {
-        let encoder = Encoder::new(options.compression_level).map_err(storage_error("set up", "zstd"))?;
-        let header = found.newest_header();
-        let log_id = header.log_id;
-        let active = found.active.as_ref().map(|active| Active::new(Arc::clone(&active.file), &active.footer));
-        let oldest = found.sealed.first().copied();
-        let oldest =
-            oldest.unwrap_or_else(|| active.as_ref().map_or(found.position.next_sequence, Active::first_sequence));
-        log.shared.replace_segments(header, found.sealed, active);
-        let storage = Arc::clone(&log.shared.storage);
-        let mut writer = Writer {
-            shared: Arc::clone(&log.shared),
-            form: options.form(),
-            options,
-            encoder,
-            active: found.active,
-            head_file: HeadFile::open(storage.as_ref(), found.head_counter)?,
-            log_id,
-            epoch: found.epoch,
-            open_block: None,
-            pending: Vec::new(),
-            pending_blocks: Vec::new(),
-            unpublished: Vec::new(),
-            // What a killed process left may be in the page cache only.
-            is_dirty: true,
-            position: found.position,
-            written: found.position,
-            poisoned: false,
-            lock,
-        };
-        if found.recovery.created && found.head_counter == 0 {
-            // A file of that name that a log before this one left says nothing about it.
-            OldestFile::make(storage.as_ref(), oldest)?;
-        }
-        log.shared.retained.keep(storage.as_ref(), oldest)?;
-        // A head, or a footer, must not say more than the disk holds.
-        writer.sync_active()?;
-        if found.seal_active {
-            writer.seal()?;
-        }
-        for mark in found.marks {
-            writer.mark(&mark)?;
-        }
-        if writer.active.is_none() {
-            writer.begin_segment(writer.options.now)?;
-        }
-        writer.write_pending()?;
-        writer.sync()?;
-        // Over the other slot too: none may be left that says that the log was closed in order.
-        writer.publish()?;
-        writer.head_file.sync()?;
-        // Only now: readers may have met what a mark explains since then, and what was lost before may be back.
-        log.shared.losses.clear();
-        Ok(Opened { writer, log, recovery: found.recovery })
-    }
-
     /// What the next event will get.
     #[must_use]
     pub fn next_sequence(&self) -> Sequence {
@@ -411,8 +231,8 @@ impl Writer {
         // Without one, the device was too full to begin the next segment; the next writer does.
         if let Some(active) = &self.active {
             let file = &active.file;
-            file.file.set_len(active.end).map_err(storage_error("cut", &file.name))?;
-            file.file.sync().map_err(storage_error("sync", &file.name))?;
+            file.file.set_len(active.end).map_err(storage_error(Operation::Cut, &file.name))?;
+            file.file.sync().map_err(storage_error(Operation::Sync, &file.name))?;
         }
         self.head_file.write_clean()?;
         self.head_file.sync()
@@ -455,7 +275,7 @@ impl Writer {
         check_lock(self.lock.as_ref(), self.shared.storage.as_ref())?;
         self.find_file(head::FILE, self.head_file.identity())?;
         let Some(ActiveSegment { file, .. }) = &self.active else { return Ok(()) };
-        self.find_file(&file.name, file.file.identity().map_err(storage_error("look at", &file.name))?)
+        self.find_file(&file.name, file.file.identity().map_err(storage_error(Operation::Look, &file.name))?)
     }
 
     fn find_file(&self, name: &str, identity: u64) -> Result<()> {
@@ -463,7 +283,7 @@ impl Writer {
         let found = match storage.identity(name) {
             Ok(identity) => Some(identity),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
-            Err(error) => return Err(storage_error("look for", name)(error)),
+            Err(error) => return Err(storage_error(Operation::LookFor, name)(error)),
         };
         if found == Some(identity) { Ok(()) } else { Err(not_in_place(storage, name)) }
     }
@@ -486,14 +306,15 @@ impl Writer {
         if self.poisoned { Err(Error::Poisoned) } else { Ok(()) }
     }
 
-    /// Poisons the writer when a step failed after which nobody knows what the disk holds.
+    /// Takes a step of which nobody knows what the disk holds if it fails, and poisons the writer then. A step that panics
+    /// counts as failed.
     ///
-    /// A device without room leaves no doubt: what was to be written is still in memory, stands behind everything that
-    /// was acknowledged, and is written to the same place again.
-    fn guard<T>(&mut self, result: Result<T>) -> Result<T> {
-        if let Err(error) = &result {
-            self.poisoned |= !is_out_of_room(error);
-        }
+    /// A device without room leaves no doubt: the bytes to write are still in memory, come after everything that was
+    /// acknowledged, and are written to the same place again.
+    fn step<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.poisoned = true;
+        let result = step(self);
+        self.poisoned = result.as_ref().is_err_and(|error| !error.is_out_of_room());
         result
     }
 
@@ -505,10 +326,10 @@ impl Writer {
     }
 
     fn encode_block(&mut self, builder: BlockBuilder, block_type: BlockType) -> Result<()> {
-        let built = builder
-            .finish(block_type, &mut self.encoder, &mut self.pending)
-            .map_err(storage_error("compress", "a block"));
-        let built = self.guard(built)?;
+        let built = self.step(|writer| {
+            let built = builder.finish(block_type, &mut writer.encoder, &mut writer.pending);
+            built.map_err(storage_error(Operation::Compress, "a block"))
+        })?;
         self.pending_blocks.push(built);
         Ok(())
     }
@@ -522,14 +343,16 @@ impl Writer {
             self.sync()?;
             self.roll(newest)?;
         }
-        let result = self.make_room().and_then(|()| self.write_blocks());
-        self.guard(result)
+        self.step(|writer| {
+            writer.make_room()?;
+            writer.write_blocks()
+        })
     }
 
     fn sync_active(&mut self) -> Result<()> {
         if let Some(active) = self.active.as_ref().filter(|_| self.is_dirty) {
-            let result = active.file.file.sync().map_err(storage_error(SYNC, &active.file.name));
-            self.guard(result)?;
+            let file = Arc::clone(&active.file);
+            self.step(|_| file.file.sync().map_err(storage_error(Operation::Sync, &file.name)))?;
             self.is_dirty = false;
         }
         Ok(())
@@ -537,8 +360,11 @@ impl Writer {
 
     /// Seals the active segment, if there is one, and begins the next.
     fn roll(&mut self, created: Timestamp) -> Result<()> {
-        let result = self.find_in_place().and_then(|()| self.seal()).and_then(|()| self.begin_segment(created));
-        self.guard(result)
+        self.step(|writer| {
+            writer.find_in_place()?;
+            writer.seal()?;
+            writer.begin_segment(created)
+        })
     }
 
     /// Preallocates, so that a full disk shows here and not in the write. Room for the footer is reserved too: a segment on
@@ -548,11 +374,13 @@ impl Writer {
         let end = active.end + self.pending.len() as u64 + active.footer.encoded_bytes_max(self.pending_blocks.len());
         let Some(needed) = end.checked_sub(active.allocated).filter(|&needed| needed > 0) else { return Ok(()) };
         let name = &active.file.name;
-        let full = |reason: String| storage_error(RESERVE, name)(io::Error::new(io::ErrorKind::StorageFull, reason));
+        let full = |reason: String| {
+            storage_error(Operation::Reserve, name)(io::Error::new(io::ErrorKind::StorageFull, reason))
+        };
         let room = match self.options.free_bytes_min {
             0 => u64::MAX,
             min => {
-                let free = self.shared.storage.free_space().map_err(storage_error("look for room for", name))?;
+                let free = self.shared.storage.free_space().map_err(storage_error(Operation::LookForRoom, name))?;
                 free.checked_sub(min)
                     .filter(|&room| room >= needed)
                     .ok_or_else(|| full(format!("{free} bytes are free on the device, and {min} are to stay free")))?
@@ -570,7 +398,7 @@ impl Writer {
             }
             result => result,
         }
-        .map_err(storage_error(RESERVE, name))?;
+        .map_err(storage_error(Operation::Reserve, name))?;
         active.allocated += reserved;
         Ok(())
     }
@@ -582,7 +410,7 @@ impl Writer {
             first.write_header(&mut self.pending, 0);
         }
         let file = &active.file;
-        file.file.write_at(&self.pending, active.end).map_err(storage_error("write", &file.name))?;
+        file.file.write_at(&self.pending, active.end).map_err(storage_error(Operation::Write, &file.name))?;
         self.is_dirty = true;
         self.take_up_pending();
         Ok(())
@@ -634,10 +462,11 @@ impl Writer {
         if self.active.is_none() {
             return Ok(head);
         }
-        // What was synced into a directory that others no longer find is not durable.
-        let result = check_lock(self.lock.as_ref(), self.shared.storage.as_ref())
-            .and_then(|()| self.head_file.write(self.head_slot(head)));
-        self.guard(result)?;
+        self.step(|writer| {
+            // What was synced into a directory that others no longer find is not durable.
+            check_lock(writer.lock.as_ref(), writer.shared.storage.as_ref())?;
+            writer.head_file.write(writer.head_slot(head))
+        })?;
         let entries: Vec<_> = self.unpublished.iter().map(|written| written.entry).collect();
         for written in self.unpublished.drain(..) {
             if let Some(block) = written.block.filter(|_| !written.entry.is_large()) {
@@ -652,16 +481,19 @@ impl Writer {
     fn seal(&mut self) -> Result<()> {
         let Some(active) = &mut self.active else { return Ok(()) };
         if active.uncounted {
-            scan::count_events(&active.file, &mut active.footer)?;
+            // A damaged block counts for nothing; verify reports it.
+            active.file.count_events(&mut active.footer, drop)?;
             active.uncounted = false;
         }
         let file = &active.file;
-        let bytes =
-            active.footer.encode(active.end, &mut self.encoder).map_err(storage_error("compress", &file.name))?;
+        let bytes = active
+            .footer
+            .encode(active.end, &mut self.encoder)
+            .map_err(storage_error(Operation::Compress, &file.name))?;
         // Into the reserved room first, and only then is what is left of it given back.
-        file.file.write_at(&bytes, active.end).map_err(storage_error("write", &file.name))?;
-        file.file.set_len(active.end + bytes.len() as u64).map_err(storage_error("cut", &file.name))?;
-        file.file.sync().map_err(storage_error(SYNC, &file.name))?;
+        file.file.write_at(&bytes, active.end).map_err(storage_error(Operation::Write, &file.name))?;
+        file.file.set_len(active.end + bytes.len() as u64).map_err(storage_error(Operation::Cut, &file.name))?;
+        file.file.sync().map_err(storage_error(Operation::Sync, &file.name))?;
         self.active = None;
         self.is_dirty = false;
         self.shared.active_was_sealed();
@@ -687,12 +519,14 @@ impl Writer {
         let mut bytes = header.encode();
         let blocks_start = bytes.len() as u64;
         let only_marks = self.pending_blocks.iter().all(|built| built.header.block_type == BlockType::MARKS);
+        // First: the segment has no footer for a long time, and until then nothing else tells what a damaged header said.
+        self.head_file.copy_segment_header(&bytes)?;
         if only_marks {
             bytes.extend_from_slice(&self.pending);
         }
         let name = file_name(header.first_sequence);
         let file = write_new_segment(self.shared.storage.as_ref(), &name, &bytes)?;
-        let file = Arc::new(SegmentFile { name, file, header, blocks_start });
+        let file = Arc::new(SegmentFile { name, file, header, blocks_start, header_damage: None });
         let footer = Footer::empty(&file.header);
         let active = ActiveSegment { file, footer, end: blocks_start, allocated: bytes.len() as u64, uncounted: false };
         self.shared.active_has_begun(Active::new(Arc::clone(&active.file), &active.footer));
@@ -702,139 +536,4 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-/// Takes the lock of the one writer.
-pub(crate) fn lock(storage: &dyn Storage) -> Result<Arc<dyn Lock>> {
-    let lock = storage.lock().map_err(storage_error("lock", &storage.name()))?;
-    lock.map(Arc::from).ok_or_else(|| Error::Locked { directory: storage.name() })
-}
-
-/// Refuses to change a directory whose lock is not held any more.
-pub(crate) fn check_lock(lock: &dyn Lock, storage: &dyn Storage) -> Result<()> {
-    match lock.is_held().map_err(storage_error("look for", LOCK_FILE))? {
-        true => Ok(()),
-        false => Err(not_in_place(storage, LOCK_FILE)),
-    }
-}
-
-fn not_in_place(storage: &dyn Storage, file: &str) -> Error {
-    Error::NotInPlace { directory: storage.name(), file: file.to_owned() }
-}
-
-/// The name of the operation after whose failure the disk is in doubt, whatever the reason.
-const SYNC: &str = "sync";
-const RESERVE: &str = "reserve room in";
-
-fn is_out_of_room(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Storage { operation, source, .. }
-            if *operation != SYNC
-                && matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-    )
-}
-
-/// Makes a segment file: written aside, synced, renamed.
-pub(crate) fn write_new_segment(
-    storage: &dyn Storage,
-    name: &str,
-    bytes: &[u8],
-) -> Result<Arc<dyn crate::storage::File>> {
-    let aside = format!("{name}.new");
-    let file = storage.create(&aside).map_err(storage_error("create", &aside))?;
-    file.write_at(bytes, 0).map_err(storage_error("write", &aside))?;
-    file.sync().map_err(storage_error("write", &aside))?;
-    storage.rename(&aside, name).map_err(storage_error("rename", &aside))?;
-    storage.sync_directory().map_err(storage_error("write", "the directory"))?;
-    Ok(file)
-}
-
-impl ActiveSegment {
-    pub(crate) fn has_events(&self) -> bool {
-        self.footer.end_sequence > self.file.header.first_sequence
-    }
-
-    fn is_due(&self, options: &WriteOptions, more_bytes: usize, newest: Timestamp) -> bool {
-        // A segment without an event would have the same name as the next.
-        if !self.has_events() {
-            return false;
-        }
-        self.end + more_bytes as u64 > options.segment_bytes_max
-            || self.footer.blocks.len() >= options.segment_blocks_max
-            // Also of a segment from a time when the clock was ahead.
-            || newest.abs_diff(self.file.header.created) > options.segment_age_max
-    }
-
-    fn add(&mut self, built: &Built) {
-        self.footer.add(&built.header, self.end);
-        match &built.block {
-            Some(block) => {
-                for row in block.rows() {
-                    self.footer.count(row.kind(), row.source());
-                }
-            }
-            None => self.uncounted |= built.header.block_type == BlockType::EVENTS,
-        }
-    }
-}
-
-impl Event<'_> {
-    /// Whether a log can hold the event, by the rules of [`Writer::append`].
-    ///
-    /// # Errors
-    /// [`Error::Refused`] with the rule that it breaks.
-    pub fn check(&self) -> Result<()> {
-        check_event(self)
-    }
-}
-
-fn check_event(event: &Event<'_>) -> Result<()> {
-    let refuse = |reason: String| Err(Error::Refused { reason });
-    if event.payload.is_empty() {
-        return refuse("the payload is empty".to_owned());
-    }
-    if event.payload.len() > EVENT_BYTES_MAX {
-        return refuse(format!("the payload has {} bytes, at most {EVENT_BYTES_MAX} fit", event.payload.len()));
-    }
-    if memchr::memchr(b'\r', event.payload.as_bytes()).is_some() {
-        return refuse("the payload holds a carriage return, which the wire form cannot carry".to_owned());
-    }
-    if !wire::frame_fits(event.payload, PAYLOAD_BYTES_MAX as usize) {
-        return refuse(format!("the payload has so many lines that its wire form exceeds {PAYLOAD_BYTES_MAX} bytes"));
-    }
-    if [event.name, event.source, event.network].into_iter().any(|name| name.len() > NAME_BYTES_MAX) {
-        return refuse(format!("the name of an event, source or network is longer than {NAME_BYTES_MAX} bytes"));
-    }
-    if event.name.contains(['\n', '\r', '\0']) {
-        return refuse(format!("the event's name {:?} does not fit on a line", event.name));
-    }
-    Ok(())
-}
-
-fn check_mark(mark: &Mark) -> Result<()> {
-    let refuse = |reason: String| Err(Error::Refused { reason });
-    if mark.body.contains(['\n', '\r']) || mark.body.is_empty() || mark.body.len() > EVENT_BYTES_MAX {
-        return refuse("a mark's body must be one line of at most 256 MiB".to_owned());
-    }
-    if mark.source.len() > NAME_BYTES_MAX {
-        return refuse(format!("the name of a source is longer than {NAME_BYTES_MAX} bytes"));
-    }
-    Ok(())
-}
-
-fn check_options(options: &WriteOptions) -> Result<()> {
-    let bad = |option, reason: String| Err(Error::BadOption { option, reason });
-    if options.dialect.is_empty() || options.dialect.len() > DIALECT_BYTES || options.dialect.contains('\0') {
-        return bad("dialect", format!("{:?} is not a name of 1 to {DIALECT_BYTES} bytes", options.dialect));
-    }
-    options.form().check()?;
-    if !(1..=BLOCK_BYTES_MAX).contains(&options.block_bytes_max) {
-        return bad("block_bytes_max", format!("{} is not in 1 to {BLOCK_BYTES_MAX}", options.block_bytes_max));
-    }
-    if !(1..=SEGMENT_BLOCKS_MAX / 2).contains(&options.segment_blocks_max) {
-        let most = SEGMENT_BLOCKS_MAX / 2;
-        return bad("segment_blocks_max", format!("{} is not in 1 to {most}", options.segment_blocks_max));
-    }
-    Ok(())
 }

@@ -1,0 +1,60 @@
+//! The chain value after any event of a log.
+
+use super::{
+    locate::Place,
+    reader::{Log, Read},
+};
+use crate::{ChainValue, Result, Sequence, segment::SegmentFile};
+
+impl Log {
+    /// The chain value after the event at `sequence`, to compare this log with a replica, a back-up or its earlier self.
+    ///
+    /// `None` where nothing tells it: no event is stored there, or what stands before it in its block's chain is damaged.
+    /// For the sequence right before the oldest retained event, the oldest segment's header tells it.
+    ///
+    /// # Errors
+    /// What the storage answers.
+    pub fn chain_after(&self, sequence: Sequence) -> Result<Option<ChainValue>> {
+        let head = self.head();
+        if head.next_sequence.checked_sub(1) == Some(sequence) {
+            return Ok(Some(head.chain));
+        }
+        let (block, index) = match self.read(sequence)? {
+            Read::Events { block, index } => (block, index),
+            Read::Large(large) => return Ok(Some(large.chain_after())),
+            Read::Missing { .. } => return self.chain_before_segment(sequence.saturating_add(1)),
+            Read::End => return Ok(None),
+        };
+        if index + 1 == block.len() {
+            return Ok(Some(block.chain_after()));
+        }
+        let Some(before) = self.chain_before(block.first_sequence())? else { return Ok(None) };
+        // After a loss the value to begin with may not be known: then the block does not end where it says.
+        Ok(block.chain_values_from(before).and_then(|values| values.get(index).copied()))
+    }
+
+    /// The chain value before the block that begins at `sequence`: after the block before it, or in its segment's header.
+    fn chain_before(&self, sequence: Sequence) -> Result<Option<ChainValue>> {
+        let Place::Block(file, entry) = self.shared.locate(sequence)? else { return Ok(None) };
+        let Some(before) = self.shared.block_before(file.header.first_sequence, entry.offset)? else {
+            return Ok(Some(file.header.chain_before));
+        };
+        match file.read_header(before.offset) {
+            Ok(header) => Ok(header.map(|header| header.chain_after)),
+            Err(error) if error.is_damage() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The chain value before the segment that begins at `sequence`, if one does.
+    fn chain_before_segment(&self, sequence: Sequence) -> Result<Option<ChainValue>> {
+        if !self.shared.segment_list().contains(&sequence) {
+            return Ok(None);
+        }
+        match SegmentFile::open(self.shared.storage.as_ref(), sequence, false) {
+            Ok(segment) => Ok(Some(segment.header.chain_before)),
+            Err(error) if error.is_damage() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
