@@ -20,10 +20,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
+use sidecar::engine::dialect::Identity;
 use sidecar::engine::ingest::identity::{
     self, Durable, Fingerprint, IdentityIndex, Known, LogPosition, Opened, Options, Room,
 };
-use sidecar::engine::source::Identity;
 
 /// The mean size of these events on the wire; the disk target is stated per raw byte.
 const RAW_BYTES_PER_EVENT: f64 = 765.0;

@@ -5,18 +5,19 @@
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use sidecar_log_format::{ReadOptions, RewriteOptions, Sequence, WriteOptions};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::broadcast;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{Span, info};
 
 use crate::admin::{self, AdminOptions, Follower, Role};
+use crate::casper::dialect::Casper;
 use crate::casper::event::{KINDS, SHUTDOWN};
 use crate::casper::export::{self, Exporters};
 use crate::casper::rest::{self, LogAnswers, PostgreSqlAnswers, RestOptions};
@@ -27,15 +28,17 @@ use crate::config::{
     AdminApiServer, AnswerFrom, Config, CorsOrigin, Durability, NodeConnection, ReplayChunks, RestApiServer,
     RpcListener, SseServer, Storage, ZstdPassThrough,
 };
+use crate::engine::dialect::write_options;
 use crate::engine::http::BindError;
 use crate::engine::ingest::{self, LiveLog, Retention, Rewriting, identity};
 use crate::engine::log_set::{LogSet, OpenedLog, Sources};
 use crate::engine::source::LogNetwork;
+use crate::engine::storage_folder::{self, LogPlaces};
 use crate::engine::stream::{self, Server, StreamOptions};
 use crate::engine::view::{self, Views};
 
-/// The name of the log, as its folder has it.
-const CASPER: &str = "casper";
+/// The name of the log in its storage folder.
+pub const LOG_NAME: &str = "casper";
 /// How long clients of `/events/sidecar` are given to read that it ends.
 const FAREWELL: Duration = Duration::from_millis(200);
 /// How long the servers may take to let go of their connections at the end.
@@ -74,18 +77,18 @@ async fn run_without_log(config: &Config, end: impl Future<Output = ()>) -> anyh
     let rest = rest.transpose()?;
     let rpc = start_rpc(config)?;
     Addresses::of(None, rest.as_ref(), admin.as_ref()).log();
-    let (cut, _) = broadcast::channel::<()>(1);
+    let cut = CancellationToken::new();
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
         let (rest, rpc) = (rest.as_ref().map(rest::Server::counters), rpc.as_ref().map(|rpc| rpc.watch.clone()));
         let parts = admin::Parts { logs: Vec::new(), rest, postgresql, rpc };
-        servers.spawn(admin.run(parts, until_cut(&cut)));
+        servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {
-        servers.spawn(rest.run(until_cut(&cut)));
+        servers.spawn(rest.run(cut.clone().cancelled_owned()));
     }
     end.await;
-    drop(cut);
+    cut.cancel();
     servers.join_all().await;
     Ok(())
 }
@@ -111,24 +114,24 @@ pub(crate) async fn run_until(
 ) -> anyhow::Result<()> {
     // First of all, because the others would make files in its folder.
     if !storage.log.create_if_missing {
-        check_there_is_a_log(&storage.folder)?;
+        check_there_is_a_log(&log_places(storage).directory())?;
     }
     let exporters = Exporters::new(export_options(storage));
     exporters.check().await.map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     // After the exporters, which may have made the tables.
     let postgresql = answers_from_postgresql(config).await?;
-    check_no_unfinished_import(&storage.folder)?;
+    check_no_unfinished_import(&log_places(storage).directory())?;
     // The lines of a process with one log do not name it.
     let opened = OpenedLog::open(ingest_options(sse, storage)?, Span::none())
         .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     let live = Arc::clone(&opened.live);
     let nodes = nodes(config, sse, storage, &log_network(config, storage, &live)?);
-    let (cut, _) = broadcast::channel::<()>(1);
+    let cut = CancellationToken::new();
     let outside = Outside { exporters, postgresql, rpc: start_rpc(config)? };
     let Serving { servers, handle, addresses } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
     let mut logs = LogSet::default();
     // After all ports are taken: to look for losses takes as long as there are segments.
-    logs.start(CASPER, opened, sources(nodes))
+    logs.start(LOG_NAME, opened, sources(nodes))
         .context("Error initializing component 'sse_event_server': cannot start a thread that looks for losses")?;
     started(&live, addresses);
     let exporting = outside
@@ -150,7 +153,8 @@ pub(crate) async fn run_until(
         rpc.watch.log.set(None);
     }
     // The views end when nobody can write the log any more.
-    drop((live, cut));
+    drop(live);
+    cut.cancel();
     let _ = tokio::time::timeout(SERVERS_END_TIME_MAX, servers.join_all()).await;
     match outcome {
         Outcome::Signal => Ok(()),
@@ -190,7 +194,7 @@ fn log_network(config: &Config, storage: &Storage, live: &LiveLog) -> anyhow::Re
         bail!(
             "the log in {} holds events of network {known}, and `network_name` is {configured}; give another storage \
              folder, or allow the change with `allow_network_change = true` in `[storage.log]`",
-            log_directory(&storage.folder).display()
+            log_places(storage).directory().display()
         );
     }
     Ok(LogNetwork::known(known))
@@ -212,7 +216,7 @@ struct Serving {
     addresses: Addresses,
 }
 
-/// Starts everything that reads the log: first all ports are taken, then all are served, until `cut` is gone.
+/// Starts everything that reads the log: first all ports are taken, then all are served, until `cut` is cancelled.
 fn serve(
     config: &Config,
     sse: &SseServer,
@@ -220,7 +224,7 @@ fn serve(
     live: &LiveLog,
     outside: &Outside,
     nodes: &[Node],
-    cut: &broadcast::Sender<()>,
+    cut: &CancellationToken,
 ) -> anyhow::Result<Serving> {
     // Without look-ups in the log nobody needs the views; they catch up when somebody does.
     let rpc_from_log = config.rpc_server.as_ref().is_some_and(|rpc| rpc.answer_from_log);
@@ -257,9 +261,9 @@ fn serve(
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
         let logged = admin::Logged {
-            name: CASPER.into(),
+            name: LOG_NAME.into(),
             log: live.log.clone(),
-            log_directory: log_directory(&storage.folder),
+            log_directory: log_places(storage).directory(),
             ingest: Arc::clone(&live.counters),
             sources,
             stream: Arc::clone(handle.counters()),
@@ -270,12 +274,12 @@ fn serve(
         let rest = rest.as_ref().map(rest::Server::counters);
         let rpc = outside.rpc.as_ref().map(|rpc| rpc.watch.clone());
         let parts = admin::Parts { logs: vec![logged], rest, postgresql: outside.postgresql.clone(), rpc };
-        servers.spawn(admin.run(parts, until_cut(cut)));
+        servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {
-        servers.spawn(rest.run(until_cut(cut)));
+        servers.spawn(rest.run(cut.clone().cancelled_owned()));
     }
-    servers.spawn(stream.run(until_cut(cut)));
+    servers.spawn(stream.run(cut.clone().cancelled_owned()));
     if let Some(views) = views {
         servers.spawn(async move { views.views().ended().await });
     }
@@ -302,15 +306,6 @@ impl Addresses {
         if let Some(admin) = self.admin {
             info!("the admin server listens on {admin}");
         }
-    }
-}
-
-/// Ends when `cut` is gone.
-fn until_cut(cut: &broadcast::Sender<()>) -> impl Future<Output = ()> + use<> {
-    let mut cut = cut.subscribe();
-    async move {
-        // Nothing is ever sent.
-        let _ = cut.recv().await;
     }
 }
 
@@ -456,8 +451,8 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
         Some(_) => log.segment_bytes_max.min(SHORT_LOG_SEGMENT_BYTES),
         None => log.segment_bytes_max,
     };
+    let dialect = Arc::new(Casper::default());
     let write = WriteOptions {
-        kinds: KINDS.iter().map(|(kind, name)| (kind.0, (*name).to_owned())).collect(),
         first_sequence: reference_index(&storage.folder),
         create_if_missing: log.create_if_missing,
         durability,
@@ -467,7 +462,7 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
         segment_age_max: u64::try_from(log.segment_age_max.as_micros()).unwrap_or(u64::MAX),
         free_bytes_min: log.free_bytes_min,
         read: ReadOptions { cache_bytes: usize::try_from(log.block_cache_bytes).unwrap_or(usize::MAX) },
-        ..WriteOptions::new("casper", new_log_id, u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
+        ..write_options(&*dialect, new_log_id, u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
     };
     // What is soon dropped is not worth the work.
     let rewriting = match log.compaction.filter(|_| sse.keep_only_newest.is_none()) {
@@ -477,11 +472,12 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
         },
         None => Rewriting::Merge(RewriteOptions { level: write.compression_level, block_bytes: write.block_bytes_max }),
     };
-    let [index_file, _] = projection_files(&storage.folder);
+    let places = log_places(storage);
     Ok(ingest::Options {
-        log_directory: log_directory(&storage.folder),
-        index_file,
+        log_directory: places.directory(),
+        index_file: places.index_file(),
         write,
+        dialect,
         sync_interval,
         index: identity::Options {
             tail_bytes_max: log.index_tail_bytes_max as u64,
@@ -512,48 +508,14 @@ pub fn reference_index(folder: &Path) -> Sequence {
     bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, |bytes| Sequence::from(u32::from_le_bytes(bytes)))
 }
 
-/// Where the log is in a storage folder.
-#[must_use]
-pub fn log_directory(storage_folder: &Path) -> PathBuf {
-    storage_folder.join("logs").join("casper")
-}
-
-/// What is made from the log in a storage folder, and made again when it is missing: the index of identities and the views.
-#[must_use]
-pub fn projection_files(storage_folder: &Path) -> [PathBuf; 2] {
-    ["index", "views"].map(|folder| storage_folder.join(folder).join("casper.redb"))
-}
-
-/// Whether a directory holds a log.
-///
-/// # Errors
-/// What the file system answers.
-pub fn is_log(directory: &Path) -> std::io::Result<bool> {
-    for entry in std::fs::read_dir(directory)? {
-        if Path::new(&entry?.file_name()).extension().is_some_and(|extension| extension == "segment") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// What `sidecar-log import` appends to the name of a log's directory until the log is whole.
-pub const IMPORTING: &str = "importing";
-
-/// Where `sidecar-log import` writes the log that `log_directory` shall be: beside it, on the same disk.
-#[must_use]
-pub fn importing_directory(log_directory: &Path) -> PathBuf {
-    let resolved = std::fs::canonicalize(log_directory).unwrap_or_else(|_| log_directory.to_owned());
-    let mut name = resolved.into_os_string();
-    name.push(".");
-    name.push(IMPORTING);
-    name.into()
+/// Where the log of a storage folder is.
+fn log_places(storage: &Storage) -> LogPlaces {
+    LogPlaces::new(&storage.folder, LOG_NAME)
 }
 
 /// Refuses to begin a log where the configuration forbids it: a volume that is not mounted looks like a first start.
-fn check_there_is_a_log(storage_folder: &Path) -> anyhow::Result<()> {
-    let log = log_directory(storage_folder);
-    if is_log(&log).unwrap_or(false) {
+fn check_there_is_a_log(log: &Path) -> anyhow::Result<()> {
+    if storage_folder::is_log(log).unwrap_or(false) {
         return Ok(());
     }
     bail!(
@@ -564,10 +526,9 @@ fn check_there_is_a_log(storage_folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Refuses to make a log where an import was about to: its first events would take the ids of the history.
-fn check_no_unfinished_import(storage_folder: &Path) -> anyhow::Result<()> {
-    let log = log_directory(storage_folder);
-    let importing = importing_directory(&log);
-    if importing.exists() && !is_log(&log).unwrap_or(false) {
+fn check_no_unfinished_import(log: &Path) -> anyhow::Result<()> {
+    let importing = storage_folder::importing_directory(log);
+    if importing.exists() && !storage_folder::is_log(log).unwrap_or(false) {
         bail!(
             "an import of history to {} is under way or was stopped; let `sidecar-log import` end, or remove {} to begin \
              without that history",
@@ -579,8 +540,7 @@ fn check_no_unfinished_import(storage_folder: &Path) -> anyhow::Result<()> {
 }
 
 fn view_options(storage: &Storage) -> view::Options {
-    let [_, views] = projection_files(&storage.folder);
-    view::Options::new(views, storage.log.view_cache_bytes)
+    view::Options::new(log_places(storage).views_file(), storage.log.view_cache_bytes)
 }
 
 fn rest_options(settings: &RestApiServer) -> RestOptions {

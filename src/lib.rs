@@ -9,6 +9,8 @@
 
 pub mod admin;
 pub mod appliance;
+#[cfg(test)]
+mod boundary;
 pub mod casper;
 pub mod config;
 pub mod demo;

@@ -1,13 +1,11 @@
-//! What operators see of a running process: log lines on standard output, and what every part counts with.
+//! What operators see of a running process: log lines on standard output.
 //!
 //! The form of a line is the reference's (config.md section 2): time, level, target, message, then each field as
 //! `; key=value`. A line goes from the part that reports it into the queue of an [`Output`], whose thread writes it.
 
 mod filter;
-mod histogram;
 mod output;
 
-pub use histogram::{Histogram, Snapshot};
 pub use output::Output;
 
 use std::fmt::{self, Write};
@@ -17,9 +15,6 @@ use std::sync::OnceLock;
 use tracing::warn;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format;
-
-/// The bounds of sizes, in bytes; the reference's.
-pub const SIZE_BYTES: &[u64] = &[500, 1000, 2000, 5000, 50_000, 500_000, 5_000_000, 50_000_000];
 
 /// The target of the lines about single events.
 pub const EVENT_LINES: &str = "sidecar::events";

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use crate::telemetry::Snapshot;
+use crate::engine::counters::Snapshot;
 
 /// What kind of metric a family is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +155,7 @@ impl Family {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::Histogram;
+    use crate::engine::counters::Histogram;
 
     #[test]
     fn families_are_sorted_and_one_without_a_sample_does_not_appear() {

@@ -15,8 +15,8 @@ use crate::casper::event::KINDS;
 use crate::casper::export::counters::Counters as ExporterCounters;
 use crate::casper::rest;
 use crate::casper::rpc;
-use crate::casper::source::counters::{Count, Tally};
 use crate::casper::source::{CountedError, Counters, NamedSource};
+use crate::engine::counters::{Count, Tally};
 use crate::engine::stream::ReaderClass;
 use crate::engine::view::Views;
 use crate::telemetry;
@@ -127,7 +127,7 @@ fn received(group: &mut Group, parts: &Parts) {
 
     let all: u64 = parts.sources().map(|source| source.counters.contract_messages.get()).sum();
     if all > 0 {
-        let unique = parts.logs.iter().map(|logged| logged.ingest.stored_messages.get()).sum();
+        let unique = parts.logs.iter().map(|logged| logged.ingest.stored_richness.get()).sum();
         let help = "Number of messages received in TransactionProcessed events.";
         group
             .gauge("sse_server_received_contract_messages", help)
@@ -181,8 +181,9 @@ fn ingest(group: &mut OfLog<'_>, logged: &Logged) {
     counted(
         "sidecar_ingest_missing_blocks_total",
         "Block heights in gaps, which no node has any more",
-        &counters.missing_blocks,
+        &counters.missing_ordinals,
     );
+    counted("sidecar_ingest_gaps_total", "Gaps marked in the log: events that cannot be had any more", &counters.gaps);
     group
         .gauge("sidecar_log_waits_for_room", "1 while ingest waits for room on the device")
         .count(&[], counters.waits_for_room.get().into());

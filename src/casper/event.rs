@@ -11,7 +11,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::engine::source::{ApiVersion, Identity, Kind};
+use crate::engine::dialect::{Facts, Identity};
+use crate::engine::source::{ApiVersion, Kind};
 
 /// A block was added to the node's chain.
 pub const BLOCK_ADDED: Kind = Kind(1);
@@ -100,6 +101,18 @@ enum Subject<'a> {
     Era(u64),
     Key { public_key: &'a str, era: u64 },
     Signature { block_hash: &'a str, public_key: &'a str },
+}
+
+impl EventFacts<'_> {
+    /// What the engine needs of them.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        Facts {
+            identity: self.identity,
+            richness: u32::try_from(self.message_count).unwrap_or(u32::MAX),
+            ordinal: self.block_height,
+        }
+    }
 }
 
 /// Reads what is needed of one payload.

@@ -1,12 +1,13 @@
 //! What is Casper's own: a node's events, and how its users ask for them.
 //!
-//! - [`event`][]: what a payload says, and [`keys`][]: the keys that a stored one is found by, and its form in answers.
+//! - [`event`][]: what a payload says, [`dialect`][]: what of it the engine must know, and [`keys`][]: the keys that a stored one is found by, and its form in answers.
 //! - [`source`][]: the listeners to nodes.
 //! - [`view`][]: what stored events are found by.
 //! - [`rest`][]: look-ups, from the views and the log or from PostgreSQL.
 //! - [`export`][]: the reference's tables, in SQLite and PostgreSQL.
 //! - [`rpc`][]: the JSON-RPC bridge to a node's binary port; it reads no log.
 
+pub mod dialect;
 pub mod event;
 pub mod export;
 pub mod keys;

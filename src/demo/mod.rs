@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::appliance::{self, Addresses};
 use crate::config::{Config, Loaded};
 use crate::engine::ingest::LiveLog;
+use crate::engine::storage_folder::LogPlaces;
 use crate::engine::{http, stream};
 use crate::telemetry::Output;
 use node::{DemoNode, Recording};
@@ -147,7 +148,8 @@ async fn narrate(
 ) {
     let Ok(started) = running.wait_for(Option::is_some).await.map(|running| running.clone()) else { return };
     let Some((addresses, log, mut committed)) = started else { return };
-    output.write_lines(introduction(addresses, &appliance::log_directory(&storage_path), about).as_bytes());
+    let directory = LogPlaces::new(&storage_path, appliance::LOG_NAME).directory();
+    output.write_lines(introduction(addresses, &directory, about).as_bytes());
     while committed.changed().await.is_ok() {
         let head = committed.borrow_and_update().next_sequence;
         let newest = head.checked_sub(1).and_then(|newest| log.read_cached(newest));

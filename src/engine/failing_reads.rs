@@ -10,11 +10,9 @@ use std::{
 };
 
 use sidecar_log_format::{
-    ApiVersion, Event, Log, Opened, ReadOptions, WriteOptions, Writer,
+    ApiVersion, Event, Kind, Log, Opened, ReadOptions, WriteOptions, Writer,
     storage::{Directory, File, FileLayer, Layer, Storage},
 };
-
-use crate::casper::event::BLOCK_ADDED;
 
 /// Which reads fail.
 #[derive(Clone, Default)]
@@ -64,7 +62,7 @@ pub(crate) fn log_of_blocks(folder: &Path, bytes: &[usize]) -> (Log, FailingRead
         let header = format!(r#"{{"Version2":{{"header":{{"height":{height}}}}}}}"#);
         let payload = format!(r#"{{"BlockAdded":{{"block_hash":"00","block":{header},"filler":"{filler}"}}}}"#);
         let event = Event {
-            kind: BLOCK_ADDED,
+            kind: Kind(1),
             name: "",
             source: "10.0.0.1:9999",
             network: "casper-test",

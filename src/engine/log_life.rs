@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::backoff::Backoff;
 use super::ingest::{IngestError, LiveLog, Run};
-use super::source::Batch;
-use crate::casper::source::End;
+use super::source::{Batch, End};
 
 /// How long closing the log may take before the process ends without (nothing durable is lost then).
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(20);
@@ -34,7 +34,7 @@ pub(super) struct LogLife {
     sources: Sources,
     /// Cancelled when the log is to be closed.
     end: CancellationToken,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 /// A log whose life is over, and which is being closed.
@@ -61,7 +61,7 @@ enum RunEnd {
 
 impl LogLife {
     pub(super) fn new(live: Arc<LiveLog>, sources: Sources, end: CancellationToken) -> Self {
-        LogLife { live, sources, end, pause: PAUSE_MIN }
+        LogLife { live, sources, end, backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX) }
     }
 
     /// Begins with `run` and lives until the end is asked for, or until every source has ended by itself.
@@ -73,7 +73,7 @@ impl LogLife {
                 RunEnd::Failed(failure) => failure,
             };
             if begun.elapsed() > PAUSE_MAX {
-                self.pause = PAUSE_MIN;
+                self.backoff.reset();
             }
             let end = self.end.clone();
             run = tokio::select! {
@@ -113,8 +113,7 @@ impl LogLife {
         self.live.counters.stopped.set(Some(reason.clone()));
         error!(reason, "storing has stopped, serving continues; the log is opened again as soon as its storage works");
         loop {
-            tokio::time::sleep(self.pause).await;
-            self.pause = (self.pause * 2).min(PAUSE_MAX);
+            tokio::time::sleep(self.backoff.take()).await;
             let live = Arc::clone(&self.live);
             // A disk that hangs must not hold up what serves.
             let failure = match tokio::task::spawn_blocking(move || live.resume()).await {

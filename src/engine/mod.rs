@@ -1,11 +1,15 @@
 //! The engine: one log's life, and its readers. It knows no chain, no configuration file, no SQL and no metric's name.
 //!
+//! What must be known of a chain is behind the trait [`dialect::Dialect`].
 //! Data flows one way: what a [`source`] hands over is ordered and de-duplicated by [`ingest`], which appends it durably to
 //! the log; the event streams ([`stream`]), the views ([`view`]) and whatever a dialect adds are cursors in that log.
 //! [`http`] is what all servers stand on, `derived` the files that can be made anew from the log, and `losses` tells the
 //! operator of events that are stored and lost.
 
+pub(crate) mod backoff;
+pub mod counters;
 pub(crate) mod derived;
+pub mod dialect;
 #[cfg(test)]
 pub(crate) mod failing_reads;
 pub mod http;
@@ -14,5 +18,8 @@ mod log_life;
 pub mod log_set;
 pub(crate) mod losses;
 pub mod source;
+pub mod storage_folder;
 pub mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod view;

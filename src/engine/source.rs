@@ -1,26 +1,21 @@
 //! Sources: where events come from.
 //!
-//! Owns the connections to upstream nodes. Bytes of a node's stream flow in; batches of [`Received`] events, with what
-//! identity needs already borrowed out of the raw payload, flow out to `ingest`. Nothing here stores or orders anything.
+//! What a source hands over, whatever chain it reads: [`Batch`]es of [`Received`] events and of what only a source can know,
+//! each with the [`Connection`] that it came on. A source is a task that sends them until it [ends](End). Nothing here stores
+//! or orders anything; that is `ingest`'s.
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use crate::casper::source::EventLines;
 pub use sidecar_log_format::{ApiVersion, ApiVersionError, Kind, Timestamp};
 
-/// What makes two reports of one event the same event (design: *identity*).
-///
-/// Equal `class` and `hash` mean the same event. `time` says when, in the chain's own terms, so that an index ordered
-/// by `(class, time)` grows at its right edge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Identity {
-    /// Which kind of natural key this is; identities of different classes never meet.
-    pub class: u8,
-    /// Block height, era or transaction timestamp in milliseconds; 0 where the event tells none.
-    pub time: u64,
-    /// 16 bytes that stand for the natural key: of a BLAKE3 hash over it.
-    pub hash: [u8; 16],
-}
+use super::dialect::Facts;
+
+/// The most events of one batch.
+pub const BATCH_EVENTS_MAX: usize = 512;
+/// A batch is sent on as soon as its payloads have this many bytes.
+pub const BATCH_BYTES: usize = 256 * 1024;
 
 /// The network whose events a log holds, known to all of its sources: they take no other's.
 ///
@@ -54,14 +49,20 @@ impl LogNetwork {
 /// What is true of every event of one connection to one node.
 #[derive(Debug)]
 pub struct Connection {
-    /// `HOST:SSE_PORT` of the node, as configured.
+    /// Its name in the log and for operators: `HOST:PORT` of the node, as configured.
     pub source: String,
-    /// The chain's name, from the node's `/status`.
+    /// The network that the node is on.
     pub network: String,
-    /// The version of this connection's handshake.
+    /// The version of this connection's handshake; [`ApiVersion::NONE`] where the dialect has no versions.
     pub api_version: ApiVersion,
-    /// The log lines about its events, which are written once an event is known to be new.
-    pub event_lines: Arc<EventLines>,
+    /// Writes the log lines about its events, where there are such.
+    pub event_lines: Option<Arc<dyn EventLines>>,
+}
+
+/// Log lines about single events. A source sends what it has sent before, so only ingest knows which events are new.
+pub trait EventLines: fmt::Debug + Send + Sync {
+    /// Writes the line that an event [came with](Received::line), which was stored just now.
+    fn stored(&self, kind: Kind, line: &str);
 }
 
 /// One event as its source said it.
@@ -71,13 +72,10 @@ pub struct Received {
     pub payload: String,
     /// Its kind.
     pub kind: Kind,
-    /// What makes it this event and no other.
-    pub identity: Identity,
-    /// The entries in the `messages` of a processed transaction, 0 otherwise: a copy with some is richer than one with
-    /// none.
-    pub message_count: u64,
-    /// The block height this event announces, for gap detection (`BlockAdded` only).
-    pub block_height: Option<u64>,
+    /// Its name on the wire, where that is not its kind's; logs with plain frames have no use for it.
+    pub name: Box<str>,
+    /// What makes it this event, and what else ingest needs to know of it.
+    pub facts: Facts,
     /// The id that the node gave it.
     pub upstream_id: Option<u64>,
     /// When it was received.
@@ -103,6 +101,37 @@ pub enum Batch {
         /// The events; never empty.
         events: Vec<Received>,
     },
+    /// Events that this source will never have, which nothing but the source can know. The log carries a mark.
+    Gap {
+        /// The connection that showed it.
+        connection: Arc<Connection>,
+        /// What `from` and `to` count, for instance `time` in microseconds since the Unix epoch.
+        of: &'static str,
+        /// The first number in the gap.
+        from: u64,
+        /// The last number in the gap.
+        to: u64,
+    },
+}
+
+/// The time, as events and marks carry it.
+pub(crate) fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Why a source ended for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum End {
+    /// As many attempts in a row have failed as are allowed.
+    AttemptsUsedUp,
+    /// The node is too old.
+    Incompatible,
+    /// The node is on another network than configured, or than the log.
+    WrongNetwork,
+    /// Nobody takes the events any more.
+    ReceiverGone,
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
+/// The most of a payload that a log line shows, in bytes.
+const SHOWN_BYTES_MAX: usize = 80;
+
 const LINES_PER_PERIOD: u32 = 20;
 const PERIOD: Duration = Duration::from_secs(60);
 
@@ -63,6 +66,12 @@ impl LineBudget {
         }
         (may_write, left_out)
     }
+}
+
+/// The first bytes of a payload, fit for a log line.
+pub(crate) fn shown(payload: &[u8]) -> String {
+    let first_bytes = payload.get(..SHOWN_BYTES_MAX).unwrap_or(payload);
+    first_bytes.escape_ascii().to_string()
 }
 
 #[cfg(test)]

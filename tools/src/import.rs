@@ -26,8 +26,9 @@ use std::{
 use anyhow::{Context, anyhow, bail, ensure};
 use indicatif::ProgressBar;
 use serde_json::value::RawValue;
-use sidecar::casper::event::{self, Classified, KINDS, classify, kind_name};
-use sidecar::engine::source::Identity;
+use sidecar::casper::dialect::Casper;
+use sidecar::casper::event::{self, Classified, classify, kind_name};
+use sidecar::engine::dialect::{Identity, write_options};
 use sidecar_log_format::{
     ApiVersion, Durability, Event, Kind, Log, Mark, MarkKind, Opened, Read, ReadOptions, Timestamp, WriteOptions,
     Writer, history::IN_FRONT_OF,
@@ -215,11 +216,10 @@ impl Importer {
             }
         };
         let options = WriteOptions {
-            kinds: KINDS.iter().map(|(kind, name)| (kind.0, (*name).to_owned())).collect(),
             first_sequence: self.place.first_sequence(self.events)?,
             // The disk has to have it when it is put in its place, and not before.
             durability: Durability::Os,
-            ..WriteOptions::new(DIALECT, log_id, now())
+            ..write_options(&Casper::default(), log_id, now())
         };
         let directory = self.place.begin()?;
         let Opened { mut writer, .. } = Writer::open(Arc::new(directory), options)
@@ -408,16 +408,24 @@ fn with_line_feeds(json: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{ops::RangeInclusive, path::Path};
+    use std::{
+        ops::RangeInclusive,
+        path::{Path, PathBuf},
+    };
 
-    use sidecar::appliance;
+    use sidecar::appliance::LOG_NAME;
+    use sidecar::engine::storage_folder::{LogPlaces, is_log};
     use sidecar_log_format::storage::Directory;
 
     use super::*;
 
+    fn log_directory(storage_path: &Path) -> PathBuf {
+        LogPlaces::new(storage_path, LOG_NAME).directory()
+    }
+
     /// A log with a block for each of these eras' faults; the fault of era N was received at N.5 seconds.
     fn begun_log(storage_path: &Path, eras: RangeInclusive<u64>, has_import: bool) {
-        let directory = Directory::create(appliance::log_directory(storage_path)).unwrap();
+        let directory = Directory::create(log_directory(storage_path)).unwrap();
         let options = WriteOptions { first_sequence: 100, ..WriteOptions::new(DIALECT, [5; 16], 1) };
         let Opened { mut writer, .. } = Writer::open(Arc::new(directory), options).unwrap();
         if has_import {
@@ -506,6 +514,6 @@ mod tests {
         importer.take(&row).unwrap();
         let refused = importer.finish(&mut std::io::sink()).unwrap_err().to_string();
         assert!(refused.starts_with("1 events were counted in the database and 2 read"), "{refused}");
-        assert!(!appliance::is_log(&appliance::log_directory(storage_path.path())).unwrap());
+        assert!(!is_log(&log_directory(storage_path.path())).unwrap());
     }
 }

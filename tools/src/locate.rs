@@ -6,21 +6,21 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use sidecar::appliance;
+use sidecar::engine::storage_folder::{IMPORTING, is_log, logs_directory};
 
 /// The log's directory: `path` itself, or the one log under `path/logs`.
 pub(crate) fn log_directory(path: &Path) -> anyhow::Result<PathBuf> {
-    if appliance::is_log(path).with_context(|| format!("cannot read {}", path.display()))? {
+    if is_log(path).with_context(|| format!("cannot read {}", path.display()))? {
         return Ok(path.to_owned());
     }
     let mut logs = Vec::new();
     let mut others = Vec::new();
-    for entry in fs::read_dir(path.join("logs")).into_iter().flatten().flatten() {
-        if entry.path().extension().is_some_and(|extension| extension == appliance::IMPORTING) {
+    for entry in fs::read_dir(logs_directory(path)).into_iter().flatten().flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == IMPORTING) {
             continue;
         }
-        let is_log = appliance::is_log(&entry.path()).unwrap_or(false);
-        if is_log { &mut logs } else { &mut others }.push(entry.path());
+        let place = if is_log(&entry.path()).unwrap_or(false) { &mut logs } else { &mut others };
+        place.push(entry.path());
     }
     logs.sort();
     others.sort();

@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context, bail};
 use indicatif::HumanBytes;
 use serde::Serialize;
-use sidecar::{casper::view, engine::view::Options};
+use sidecar::{
+    casper::view,
+    engine::{storage_folder::LogPlaces, view::Options},
+};
 use sidecar_log_format::{
     Error, Log, ReadOptions,
     storage::{Directory, Storage},
@@ -73,12 +76,11 @@ pub(crate) fn rebuild_views(arguments: &RebuildViewsArguments, out: &mut impl Wr
 /// Where the sidecar has the views of the log at `<storage_path>/logs/<log>`.
 fn views_of(log: &Path) -> anyhow::Result<PathBuf> {
     let log = fs::canonicalize(log).with_context(|| format!("cannot read {}", log.display()))?;
-    let storage = log.parent().filter(|logs| logs.ends_with("logs")).and_then(Path::parent);
-    let (Some(storage), Some(name)) = (storage, log.file_name()) else {
+    let Some(places) = LogPlaces::of(&log) else {
         bail!(
             "{} is not in a storage path's logs directory, so its views could be anywhere: name their file with --views",
             log.display()
         );
     };
-    Ok(storage.join("views").join(name).with_added_extension("redb"))
+    Ok(places.views_file())
 }

@@ -15,7 +15,6 @@ use parquet::{
     record::{Field, RowAccessor},
 };
 use sidecar::{
-    appliance,
     casper::event::{Classified, KINDS, classify},
     casper::export::{ExportError, export_range, sqlite},
     config::ExportFrom,
@@ -795,8 +794,6 @@ fn a_log_is_imported_to_where_the_sidecar_looks_for_it() {
         assert_eq!(out, format!("10 events in {made}\n"));
         assert!(run(&["cat", &made]).starts_with(&format!("{{\"sequence\":{first},")), "{made}");
     }
-    let storage = in_folder(&folder, "fresh");
-    assert_eq!(appliance::log_directory(storage.as_ref()), Path::new(&storage).join("logs/casper"));
 }
 
 #[test]

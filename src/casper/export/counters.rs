@@ -7,7 +7,7 @@ use std::sync::{
 
 use sidecar_log_format::Sequence;
 
-use crate::casper::source::counters::Count;
+use crate::engine::counters::Count;
 
 /// How far an exporter is, and what became of the events on its way.
 #[derive(Debug, Default)]

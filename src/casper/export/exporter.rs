@@ -22,7 +22,7 @@ use super::{
     rows::EventRow,
     tables::{MIGRATION, Tables},
 };
-use crate::{config::ExportFrom, sse_client::log_lines::LineBudget};
+use crate::{config::ExportFrom, engine::backoff::Backoff, sse_client::log_lines::LineBudget};
 
 /// Pauses before the database is tried again.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -235,7 +235,7 @@ pub(super) struct Exporter<D> {
     stopping: watch::Receiver<bool>,
     counters: Arc<Counters>,
     runtime: Handle,
-    pause: Duration,
+    backoff: Backoff,
     /// The most events of the next transaction.
     events_max: usize,
     /// Where the last transaction ended, in whatever file or tables it was.
@@ -271,7 +271,7 @@ impl<D: Database> Exporter<D> {
             stopping,
             counters,
             runtime: Handle::current(),
-            pause: PAUSE_MIN,
+            backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX),
             events_max: BATCH_EVENTS_MAX,
             exported_to: None,
             refusals: LineBudget::new(),
@@ -292,10 +292,10 @@ impl<D: Database> Exporter<D> {
                     self.report(&error);
                 }
             }
-            if !self.wait(self.pause) {
+            let pause = self.backoff.take();
+            if !self.wait(pause) {
                 return;
             }
-            self.pause = (self.pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -305,7 +305,7 @@ impl<D: Database> Exporter<D> {
         if self.reported.as_ref().is_some_and(|(last, at)| *last == reason && at.elapsed() < REPORT_INTERVAL) {
             return;
         }
-        let (exporter, next_sequence, retry_in) = (self.name, self.counters.next_sequence(), self.pause);
+        let (exporter, next_sequence, retry_in) = (self.name, self.counters.next_sequence(), self.backoff.pause());
         if error.is_refusal() {
             error!(exporter, next_sequence, ?retry_in, %error, "export failed, it is retried");
         } else {
@@ -456,7 +456,7 @@ impl<D: Database> Exporter<D> {
         for (sequence, reason) in &written.refused {
             self.refuse(*sequence, reason);
         }
-        self.pause = PAUSE_MIN;
+        self.backoff.reset();
         self.reported = None;
         self.events_max = (self.events_max * 2).min(BATCH_EVENTS_MAX);
         Ok(Some(Checkpoint { filled: written.filled, ..advance.to }))

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::endpoints;
 use crate::casper::event::KINDS;
+use crate::engine::counters::{Histogram, SIZE_BYTES, Snapshot};
 use crate::engine::source::Kind;
-use crate::telemetry::{Histogram, SIZE_BYTES, Snapshot};
 
 /// The bounds of response times, in microseconds; shown in milliseconds.
 const RESPONSE_MICROSECONDS: &[u64] = &[1000, 5000, 10_000, 30_000, 50_000, 100_000, 200_000, 300_000];

@@ -5,8 +5,7 @@ use std::time::Duration;
 use super::failure::Code;
 use super::methods::{MAIN, Method, SPECULATIVE};
 use super::node_link::TIME_MICROSECONDS;
-use crate::casper::source::counters::Count;
-use crate::telemetry::{Histogram, SIZE_BYTES, Snapshot};
+use crate::engine::counters::{Count, Histogram, SIZE_BYTES, Snapshot};
 
 /// How a call that no method answers is labelled.
 const UNKNOWN: &str = "unknown-handler";

@@ -4,11 +4,11 @@
 //! the only value that does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI8, Ordering};
 
 use crate::casper::event::KINDS;
+use crate::engine::counters::{Count, Tally};
 use crate::engine::source::Kind;
-use crate::telemetry::{Histogram, SIZE_BYTES, Snapshot};
 
 /// Where a listener is in its life; the numbers are those of the gauge `node_statuses`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,44 +95,6 @@ impl CountedError {
             Self::ApiVersionExpected => "api_version_expected",
             Self::ApiVersionDeserialization => "api_version_deserialization_failed",
         }
-    }
-}
-
-/// A count that only grows.
-#[derive(Debug, Default)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    /// How many there were so far.
-    #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
-    }
-}
-
-/// Payloads by their bytes.
-#[derive(Debug)]
-pub struct Tally(Histogram);
-
-impl Default for Tally {
-    fn default() -> Self {
-        Tally(Histogram::new(SIZE_BYTES))
-    }
-}
-
-impl Tally {
-    pub(super) fn add(&self, payload: &str) {
-        self.0.observe(u64::try_from(payload.len()).unwrap_or(u64::MAX));
-    }
-
-    /// How many payloads there were, and how large.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        self.0.snapshot()
     }
 }
 

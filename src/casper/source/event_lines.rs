@@ -7,13 +7,13 @@
 use tracing::{Level, debug, enabled, info, warn};
 
 use crate::casper::event::{self, EventFacts};
-use crate::engine::source::Kind;
+use crate::engine::source::{self, Kind};
 use crate::sse_client::log_lines::LineBudget;
 use crate::telemetry::EVENT_LINES;
 
 /// Writes the lines about one node's events.
-#[derive(Debug, Default)]
-pub struct EventLines {
+#[derive(Debug)]
+pub(super) struct EventLines {
     source: String,
     /// Whether there is a line for every event, as `enable_logging` asks.
     is_every_event_wanted: bool,
@@ -36,9 +36,10 @@ impl EventLines {
         };
         is_wanted.then(|| facts.to_string().into_boxed_str())
     }
+}
 
-    /// Writes the line about an event that was stored just now.
-    pub fn stored(&self, kind: Kind, line: &str) {
+impl source::EventLines for EventLines {
+    fn stored(&self, kind: Kind, line: &str) {
         let source = &self.source;
         match kind {
             event::FAULT | event::SHUTDOWN => {

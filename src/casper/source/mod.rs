@@ -1,7 +1,7 @@
 //! The Casper source: one listener per node.
 //!
 //! Owns everything between a node's two ports and the ingest channel. A [`NodeOptions`] flows in; batches of events in
-//! the node's order flow out, until the listener [ends](End). What happens on the way is told by [`Counters`].
+//! the node's order flow out, until the listener [ends](crate::engine::source::End). What happens on the way is told by [`Counters`].
 //!
 //! - [`connection`]: one node's life: check, connect, handshake, read, retry.
 //! - [`status`]: the check of `/status` before every connection.
@@ -17,9 +17,7 @@ use std::time::Duration;
 
 use crate::engine::source::LogNetwork;
 
-pub use connection::{End, run};
-pub use event_lines::EventLines;
-
+pub use connection::run;
 pub use counters::{CountedError, Counters, NamedSource, NodeStatus};
 
 /// The default of [`NodeOptions::event_bytes_max`]: 32 MiB.

@@ -7,39 +7,38 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use sidecar_log_format::{self as log_format, Durability, Event, Head, Log, Mark, MarkKind, Read, Sequence, Writer};
+use serde::Deserialize;
+use sidecar_log_format::{
+    self as log_format, Cursor, Durability, Event, Head, Item, Kind, Log, Mark, MarkKind, Sequence, Writer,
+};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::counters::Counters;
 use super::disk::Disk;
-use super::gaps::Gaps;
+use super::gaps::{Gap, Gaps};
 use super::identity::{self, Durable, Fingerprint, IdentityIndex, IdentityIndexError, Known, Opened, Room};
 use super::{IngestError, SharedForgetter};
-use crate::casper::event::{BLOCK_ADDED, Classified, SHUTDOWN, classify};
-use crate::engine::source::{Batch, Connection, Identity, Received, Timestamp};
+use crate::engine::dialect::{Dialect, Identity, facts_of};
+use crate::engine::source::{BATCH_BYTES, BATCH_EVENTS_MAX, Batch, Connection, Received, Timestamp, now};
 
 /// How long a commit waits for a source that has more.
 const FILL_TIME_MAX: Duration = Duration::from_millis(2);
 /// How much wire form one commit takes: several blocks, so that under load the syncs cost a small part of the time.
 const COMMIT_BYTES_MAX: usize = 2 << 20;
-/// A batch with this many events or bytes was cut off by its source's limits: there is more.
-const FULL_BATCH_EVENTS: usize = 512;
-const FULL_BATCH_BYTES: usize = 256 << 10;
 /// How long to wait before a full device is tried again.
 pub(super) const DISK_FULL_PAUSE: Duration = Duration::from_secs(1);
 /// How often a writer that has nothing to do looks whether the log is still where it was.
 pub(super) const LOOK_PERIOD: Duration = Duration::from_secs(1);
-/// How far back the newest block height is looked for when a log is opened.
-const HEIGHT_SEARCH_EVENTS: u64 = 20_000;
 
 /// The state of the committer's thread.
 pub(super) struct Committer {
     pub(super) writer: Writer,
     pub(super) log: Log,
+    pub(super) dialect: Arc<dyn Dialect>,
     pub(super) index: IdentityIndex,
     pub(super) index_file: PathBuf,
     pub(super) index_options: identity::Options,
@@ -157,12 +156,13 @@ impl Committer {
             Batch::Events { connection, events } => {
                 events.iter().try_for_each(|received| self.take_event(&connection, received))
             }
+            Batch::Gap { connection, of, from, to } => self.mark_gap(Some(&connection.source), Gap { of, from, to }),
         }
     }
 
     fn take_event(&mut self, connection: &Connection, received: &Received) -> Result<(), IngestError> {
-        let fingerprint = Fingerprint::new(crc32fast::hash(received.payload.as_bytes()), received.message_count > 0);
-        match self.with_index(|index| index.check(&received.identity, fingerprint))? {
+        let fingerprint = Fingerprint::new(crc32fast::hash(received.payload.as_bytes()), received.facts.richness > 0);
+        match self.with_index(|index| index.check(&received.facts.identity, fingerprint))? {
             Known::New => self.append(connection, received, fingerprint),
             Known::Same => {
                 self.counters.duplicates.add(1);
@@ -185,7 +185,7 @@ impl Committer {
     ) -> Result<(), IngestError> {
         let event = Event {
             kind: received.kind,
-            name: "",
+            name: &received.name,
             source: &connection.source,
             network: &connection.network,
             api_version: connection.api_version,
@@ -203,34 +203,31 @@ impl Committer {
         };
         self.counters.stored.add(1);
         self.counters.stored_bytes.add(received.payload.len() as u64);
-        self.counters.stored_messages.add(received.message_count);
-        if let Some(line) = &received.line {
-            connection.event_lines.stored(received.kind, line);
+        self.counters.stored_richness.add(received.facts.richness.into());
+        if let (Some(line), Some(event_lines)) = (&received.line, &connection.event_lines) {
+            event_lines.stored(received.kind, line);
         }
-        if let Some(height) = received.block_height {
-            self.gaps.block(height, self.begun.elapsed());
-        }
-        if received.kind == SHUTDOWN {
+        self.gaps.stored(received.kind, received.facts.ordinal, self.begun.elapsed());
+        if self.dialect.marked_kinds() & received.kind.bit() != 0 {
             self.remember(sequence, received, connection)?;
         }
-        self.note(&received.identity, fingerprint, sequence)
+        self.note(&received.facts.identity, fingerprint, sequence)
     }
 
-    /// A shutdown's identity hangs on the event before it in its stream, which the log may not hold: a mark keeps it, so
-    /// that the index can be rebuilt.
+    /// Keeps the identity of an event whose payload cannot tell it in a mark, so that the index can be rebuilt.
     fn remember(
         &mut self,
         sequence: Sequence,
         received: &Received,
         connection: &Connection,
     ) -> Result<(), IngestError> {
-        let Identity { class, time, hash } = received.identity;
+        let Identity { class, time, hash } = received.facts.identity;
         let hash = u128::from_be_bytes(hash);
         let body = format!(r#"{{"sequence":{sequence},"class":{class},"time":{time},"hash":"{hash:032x}"}}"#);
         self.mark(MarkKind::IDENTITY, &connection.source, received.received_at, body)
     }
 
-    /// Keeps a later copy that carries messages where the stored event has none.
+    /// Keeps a later copy that is richer than the stored event.
     fn amend(
         &mut self,
         connection: &Connection,
@@ -240,7 +237,7 @@ impl Committer {
         self.counters.duplicates.add(1);
         self.counters.identity_conflicts.add(1);
         let body = serde_json::json!({
-            "reason": "carries messages, the stored event has none",
+            "reason": "richer than the stored event",
             "kind": received.kind.0,
             "upstream_id": received.upstream_id,
             "payload": received.payload,
@@ -256,7 +253,25 @@ impl Committer {
         }
         // Of a copy that was refused too: when a node brings it again, it is no news.
         let sequence = self.writer.next_sequence();
-        self.note(&received.identity, fingerprint, sequence)
+        self.note(&received.facts.identity, fingerprint, sequence)
+    }
+
+    /// Marks in the log which events `source` does not have any more, or no source has.
+    fn mark_gap(&mut self, source: Option<&str>, gap: Gap) -> Result<(), IngestError> {
+        let Gap { of, from, to } = gap;
+        warn!(source, of, from, to, "events are missing that cannot be had any more, the log carries a mark");
+        let of = serde_json::Value::from(of);
+        let body = format!(r#"{{"of":{of},"from":{from},"to":{to}}}"#);
+        match self.mark(MarkKind::GAP, source.unwrap_or_default(), now(), body) {
+            Err(IngestError::Log(log_format::Error::Refused { reason })) => {
+                warn!(source, reason, "gap not marked");
+                Ok(())
+            }
+            result => {
+                self.counters.gaps.add(1);
+                result
+            }
+        }
     }
 
     /// What the log cannot hold is left out, and everything else continues.
@@ -331,10 +346,8 @@ impl Committer {
 
     fn commit(&mut self) -> Result<(), IngestError> {
         for gap in self.gaps.certain(self.begun.elapsed()) {
-            let (from, to) = (gap.start(), gap.end());
-            warn!("no node has the blocks from height {from} to {to} any more: the log carries a mark");
-            self.counters.missing_blocks.add(to - from + 1);
-            self.mark(MarkKind::GAP, "", now(), format!(r#"{{"of":"height","from":{from},"to":{to}}}"#))?;
+            self.counters.missing_ordinals.add(gap.to.saturating_sub(gap.from).saturating_add(1));
+            self.mark_gap(None, gap)?;
         }
         let head = self.when_there_is_room(Writer::commit)?;
         self.counters.commits.add(1);
@@ -405,47 +418,36 @@ impl Committer {
     fn read_into_index(&mut self, checkpoint: Option<Sequence>) -> Result<(), IngestError> {
         let head = self.log.head().next_sequence;
         let start = checkpoint.map_or(0, |checkpoint| checkpoint + 1).max(self.log.oldest());
-        if start >= head {
-            return Ok(());
+        if start < head {
+            info!(events = head - start, "reading events of the log into the identity index");
         }
-        info!(events = head - start, "reading events of the log into the identity index");
+        // A richer copy may have come after the last event that the index has.
         let marks = self.log.marks(start)?;
         let mut remembered: HashMap<Sequence, Identity> =
             marks.iter().filter(|mark| mark.kind == MarkKind::IDENTITY).filter_map(parse_identity_mark).collect();
-        let mut next = start;
-        while next < head {
-            match self.log.read(next)? {
-                Read::Events { block, index } => {
-                    for row in block.rows().skip(index) {
-                        let identity = remembered.remove(&row.sequence());
-                        self.insert_again(row.sequence(), &row.payload(), identity)?;
+        let mut cursor = Cursor::new(&self.log, start).until(head);
+        while let Some(run) = cursor.next_run()? {
+            for item in run.items() {
+                match item {
+                    Item::Event(row, payload) => {
+                        let remembered = remembered.remove(&row.sequence());
+                        self.insert_again(row.sequence(), row.kind(), &payload, remembered)?;
                     }
-                    next = block.end_sequence();
-                }
-                Read::Large(large) => {
-                    match large.payload() {
-                        Ok(payload) => self.insert_again(next, &payload, None)?,
-                        Err(error @ log_format::Error::Corrupt { .. }) => {
-                            warn!("event {next} cannot be read ({error}): a node may bring it again");
-                        }
-                        Err(error) => return Err(error.into()),
+                    Item::Missing(sequences, reason) => {
+                        let (from, to) = (sequences.start, sequences.end.saturating_sub(1));
+                        warn!(from, to, %reason, "events of the log cannot be read, a node may bring them again");
                     }
-                    next += 1;
                 }
-                Read::Missing { from, to, why } => {
-                    warn!("events {from} to {} are missing ({why}): a node may bring them again", to - 1);
-                    next = to;
-                }
-                Read::End => break,
             }
-            let chain = self.log.chain_after(next - 1)?;
-            self.index.committed(Durable { sequence: next - 1, chain })?;
+            let sequence = cursor.position().saturating_sub(1);
+            let chain = self.log.chain_after(sequence)?;
+            self.index.committed(Durable { sequence, chain })?;
             let _room = self.index.wait_for_room()?;
         }
         // The richer copies last: they are what the index compares with from now on.
         for mark in marks.iter().filter(|mark| mark.kind == MarkKind::AMENDMENT) {
-            if let Some(payload) = amended_payload(mark) {
-                self.insert_again(head - 1, payload.as_bytes(), None)?;
+            if let Some((kind, payload)) = parse_amendment(mark) {
+                self.insert_again(head.saturating_sub(1), kind, payload.as_bytes(), None)?;
             }
         }
         Ok(())
@@ -454,55 +456,25 @@ impl Committer {
     fn insert_again(
         &mut self,
         sequence: Sequence,
+        kind: Kind,
         payload: &[u8],
         remembered: Option<Identity>,
     ) -> Result<(), IngestError> {
-        // What was stored was one JSON value; should it not be any more, it has no identity that could come again.
-        let Some(Classified::Event(facts)) = std::str::from_utf8(payload).ok().and_then(|text| classify(text).ok())
-        else {
-            return Ok(());
-        };
-        let fingerprint = Fingerprint::new(crc32fast::hash(payload), facts.message_count > 0);
+        // Should a stored payload not be an event any more, it has no identity that could come again.
+        let Some(facts) = facts_of(&*self.dialect, kind, payload) else { return Ok(()) };
+        let fingerprint = Fingerprint::new(crc32fast::hash(payload), facts.richness > 0);
         let _room = self.index.insert(&remembered.unwrap_or(facts.identity), fingerprint, sequence)?;
         Ok(())
     }
-
-    /// The greatest height among the newest stored blocks, for gap detection across a restart.
-    pub(super) fn newest_height(log: &Log) -> Result<Option<u64>, IngestError> {
-        let head = log.head().next_sequence;
-        let mut next = log.oldest().max(head.saturating_sub(HEIGHT_SEARCH_EVENTS));
-        let mut newest = None;
-        while next < head {
-            next = match log.read(next)? {
-                Read::Events { block, .. } => {
-                    if block.kinds() & BLOCK_ADDED.bit() != 0 {
-                        let blocks = block.rows().filter(|row| row.kind() == BLOCK_ADDED);
-                        newest = newest.max(blocks.filter_map(|row| height_of(&row.payload())).max());
-                    }
-                    block.end_sequence()
-                }
-                Read::Large(large) => large.sequence() + 1,
-                Read::Missing { to, .. } => to,
-                Read::End => break,
-            };
-        }
-        Ok(newest)
-    }
 }
 
-fn height_of(payload: &[u8]) -> Option<u64> {
-    match classify(std::str::from_utf8(payload).ok()?) {
-        Ok(Classified::Event(facts)) => facts.block_height,
-        _ => None,
-    }
-}
-
+/// Whether a batch was cut off by the limits of batches, so that there is more.
 fn is_full(batch: &Batch) -> bool {
     match batch {
-        Batch::Version { .. } => false,
+        Batch::Version { .. } | Batch::Gap { .. } => false,
         Batch::Events { events, .. } => {
-            events.len() >= FULL_BATCH_EVENTS
-                || events.iter().map(|event| event.payload.len()).sum::<usize>() >= FULL_BATCH_BYTES
+            events.len() >= BATCH_EVENTS_MAX
+                || events.iter().map(|event| event.payload.len()).sum::<usize>() >= BATCH_BYTES
         }
     }
 }
@@ -510,14 +482,6 @@ fn is_full(batch: &Batch) -> bool {
 fn is_out_of_room(failure: &log_format::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     matches!(failure, log_format::Error::Storage { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
-}
-
-/// What makes a stored event this event; `None` where its payload cannot tell.
-pub(super) fn identity_of(payload: &[u8]) -> Option<Identity> {
-    match classify(std::str::from_utf8(payload).ok()?) {
-        Ok(Classified::Event(facts)) => Some(facts.identity),
-        _ => None,
-    }
 }
 
 /// The sequence and the identity of an event, from the mark that remembers it.
@@ -529,12 +493,14 @@ pub(super) fn parse_identity_mark(mark: &Mark) -> Option<(Sequence, Identity)> {
     Some((body.get("sequence")?.as_u64()?, identity))
 }
 
-fn amended_payload(mark: &Mark) -> Option<String> {
-    let body: serde_json::Value = serde_json::from_str(&mark.body).ok()?;
-    Some(body.get("payload")?.as_str()?.to_owned())
+/// What is used again of the body of an amendment mark.
+#[derive(Deserialize)]
+struct Amendment {
+    kind: Option<u8>,
+    payload: String,
 }
 
-pub(super) fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
+fn parse_amendment(mark: &Mark) -> Option<(Kind, String)> {
+    let Amendment { kind, payload } = serde_json::from_str(&mark.body).ok()?;
+    Some((kind.map_or(Kind::OTHER, Kind), payload))
 }

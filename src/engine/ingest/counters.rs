@@ -1,10 +1,8 @@
 //! What ingest counts, for whoever shows it: plain atomics that only grow, but for what waits at the moment.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::casper::source::counters::Count;
-use crate::telemetry::Histogram;
+use crate::engine::counters::{Count, Flag, Histogram};
 
 /// The bounds of sync times, in microseconds.
 const SYNC_MICROSECONDS: &[u64] =
@@ -32,8 +30,8 @@ pub struct Counters {
     pub stored: Count,
     /// Payload bytes stored.
     pub stored_bytes: Count,
-    /// Entries in the `messages` of the processed transactions that were stored.
-    pub stored_messages: Count,
+    /// The [richness](crate::engine::dialect::Facts::richness) of the stored events, summed.
+    pub stored_richness: Count,
     /// Events dropped because the log has them, byte for byte.
     pub duplicates: Count,
     /// Events dropped because the log has them, with other bytes.
@@ -42,8 +40,10 @@ pub struct Counters {
     pub amendments: Count,
     /// Events that the log cannot hold.
     pub refused: Count,
-    /// Block heights that no node has any more.
-    pub missing_blocks: Count,
+    /// Gaps marked in the log: events that cannot be had any more.
+    pub gaps: Count,
+    /// Ordinals of the dialect's series in those gaps.
+    pub missing_ordinals: Count,
     /// Group commits.
     pub commits: Count,
     /// How many times ingest had to wait for room on the device.
@@ -86,21 +86,5 @@ impl Stopped {
     /// Sets the reason; returns the one before.
     pub(crate) fn set(&self, reason: Option<String>) -> Option<String> {
         std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), reason)
-    }
-}
-
-/// Something that is so at the moment, or not.
-#[derive(Debug, Default)]
-pub struct Flag(AtomicBool);
-
-impl Flag {
-    /// Whether it is so.
-    #[must_use]
-    pub fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set(&self, is_so: bool) {
-        self.0.store(is_so, Ordering::Relaxed);
     }
 }

@@ -32,7 +32,7 @@ use redb::{ReadOnlyTable, ReadableDatabase};
 use sidecar_log_format::{ChainValue, Sequence};
 
 use crate::engine::derived::Database;
-use crate::engine::source::Identity;
+use crate::engine::dialect::Identity;
 use memory::Memory;
 use rows::{Entry, Key, ROWS, RowError};
 pub use store::Rebuild;
@@ -58,21 +58,21 @@ impl Default for Options {
     }
 }
 
-/// Tells one content of an event from another: the CRC-32 of its payload, in whose lowest bit stands instead whether this
-/// copy carries messages.
+/// Tells one content of an event from another: the CRC-32 of its payload, whose lowest bit is replaced by whether this copy is
+/// rich.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(u32);
 
 impl Fingerprint {
-    const HAS_MESSAGES: u32 = 1;
+    const IS_RICH: u32 = 1;
 
-    /// Of the CRC-32 of a payload, and whether that payload carries messages.
-    pub fn new(payload_crc: u32, has_messages: bool) -> Self {
-        Self(payload_crc & !Self::HAS_MESSAGES | u32::from(has_messages))
+    /// Of the CRC-32 of a payload, and whether that payload carries what some copies lack.
+    pub fn new(payload_crc: u32, is_rich: bool) -> Self {
+        Self(payload_crc & !Self::IS_RICH | u32::from(is_rich))
     }
 
-    fn has_messages(self) -> bool {
-        self.0 & Self::HAS_MESSAGES != 0
+    fn is_rich(self) -> bool {
+        self.0 & Self::IS_RICH != 0
     }
 }
 
@@ -85,7 +85,7 @@ pub enum Known {
     Same,
     /// The log holds it with other content.
     Conflict,
-    /// The log holds it without messages, and this copy has some.
+    /// The log holds it without what this copy carries.
     RicherCopy,
 }
 
@@ -290,7 +290,7 @@ impl IdentityIndex {
         Ok(match stored {
             None => Known::New,
             Some(stored) if stored == fingerprint => Known::Same,
-            Some(stored) if fingerprint.has_messages() && !stored.has_messages() => Known::RicherCopy,
+            Some(stored) if fingerprint.is_rich() && !stored.is_rich() => Known::RicherCopy,
             Some(_) => Known::Conflict,
         })
     }

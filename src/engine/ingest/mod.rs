@@ -14,6 +14,8 @@ mod gaps;
 pub mod identity;
 mod measured;
 mod network;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::io;
@@ -27,10 +29,12 @@ use sidecar_log_format::storage::{Directory, Storage};
 use sidecar_log_format::{Durability, Head, Log, Opened, Recovery, Sequence, WriteOptions, Writer};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine::source::Batch;
+use crate::engine::dialect::Dialect;
+use crate::engine::source::{self, Batch};
 use committer::Committer;
 use counters::Counters;
 use disk::Disk;
+use gaps::Gaps;
 use identity::{Forgetter, IdentityIndex, LogPosition, Rebuild};
 use measured::Measured;
 pub use upkeep::Rewriting;
@@ -41,6 +45,8 @@ pub use upkeep::retention::{NeededFrom, Retention};
 /// How events are ordered and stored.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// What the events are.
+    pub dialect: Arc<dyn Dialect>,
     /// The log's directory; made if missing, unless [`WriteOptions::create_if_missing`] forbids it.
     pub log_directory: PathBuf,
     /// The identity index's file; its directory is made if missing.
@@ -172,7 +178,7 @@ impl LiveLog {
     /// While the log cannot be opened again, or is not where it was: another one is never begun. Must be called within a
     /// tokio runtime.
     pub fn resume(&self) -> Result<Run, IngestError> {
-        let write = WriteOptions { now: committer::now(), ..self.options.write.clone() };
+        let write = WriteOptions { now: source::now(), ..self.options.write.clone() };
         let opened = Writer::reopen(&self.log, write).map_err(|error| self.options.explain(error))?;
         self.publisher.send_replace(opened.log.head());
         let run = self.run(opened)?;
@@ -194,6 +200,7 @@ impl LiveLog {
         let retainer = Retainer {
             options: options.retention.clone(),
             log: log.clone(),
+            dialect: Arc::clone(&options.dialect),
             forgetter: Arc::clone(&forgetter),
             counters: Arc::clone(&self.counters),
             state: Default::default(),
@@ -206,6 +213,7 @@ impl LiveLog {
             writer,
             lost_from: recovery.lost.as_ref().map(|lost| lost.start),
             log,
+            dialect: Arc::clone(&options.dialect),
             index_file: options.index_file.clone(),
             index: options.index,
             batches: receiver,
@@ -264,6 +272,7 @@ struct Start {
     /// The first of the events that opening the log found gone, if any.
     lost_from: Option<Sequence>,
     log: Log,
+    dialect: Arc<dyn Dialect>,
     index_file: PathBuf,
     index: identity::Options,
     batches: mpsc::Receiver<Batch>,
@@ -302,9 +311,10 @@ impl Start {
             }
         }
         let mut committer = Committer {
-            gaps: gaps::Gaps::starting_at(Committer::newest_height(&self.log)?),
+            gaps: Gaps::after(&self.log, &*self.dialect)?,
             writer: self.writer,
             log: self.log,
+            dialect: self.dialect,
             index: opened.index,
             index_file: self.index_file,
             index_options: self.index,
@@ -339,143 +349,5 @@ impl Start {
             }
             thread::sleep(committer::DISK_FULL_PAUSE);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use sidecar_log_format::{Read, WriteOptions};
-
-    use super::*;
-    use crate::engine::failing_reads::log_with_a_large_event;
-    use crate::engine::source::{Connection, Received};
-    use identity::{Fingerprint, Known};
-
-    #[tokio::test]
-    async fn no_stored_event_is_new_because_a_read_failed() {
-        let folder = tempfile::tempdir().unwrap();
-        let (log, reads) = log_with_a_large_event(folder.path());
-        let index_file = |read: u64| folder.path().join(format!("{read}.redb"));
-        let catch_up = |read: u64| {
-            let options = WriteOptions::new("casper", [1; 16], 1);
-            let Opened { writer, .. } = Writer::open(Arc::new(Directory::at(folder.path())), options).unwrap();
-            let start = Start {
-                writer,
-                lost_from: None,
-                log: log.clone(),
-                index_file: index_file(read),
-                index: identity::Options::default(),
-                batches: mpsc::channel(1).1,
-                committed: watch::channel(log.head()).0,
-                counters: Arc::default(),
-                durability: Durability::Commit,
-                sync_interval: Duration::from_secs(1),
-                free_bytes_min: 0,
-                forgetter: Arc::default(),
-                runtime: tokio::runtime::Handle::current(),
-            };
-            reads.fail_after(read);
-            // On a thread that may wait for the runtime.
-            thread::scope(|scope| scope.spawn(|| start.run()).join().unwrap())
-        };
-        let failed = (0..).find(|&read| catch_up(read).is_ok()).unwrap();
-        assert!(failed > 2, "the event is read more than once");
-
-        reads.fail_after(1000);
-        let Read::Large(event) = log.read(0).unwrap() else { panic!("a large event") };
-        let payload = event.payload().unwrap();
-        let fingerprint = Fingerprint::new(crc32fast::hash(&payload), false);
-        let position =
-            LogPosition { id: log.id(), head: Some(0), oldest: 0, chain_after: &|sequence| log.chain_after(sequence) };
-        let mut opened = IdentityIndex::open(&index_file(failed), position, identity::Options::default()).unwrap();
-        let identity = committer::identity_of(&payload).unwrap();
-        assert_eq!(opened.index.check(&identity, fingerprint).unwrap(), Known::Same);
-    }
-
-    fn options(folder: &Path) -> Options {
-        Options {
-            log_directory: folder.join("logs/casper"),
-            index_file: folder.join("index/casper.redb"),
-            write: WriteOptions::new("casper", [1; 16], 1),
-            sync_interval: Duration::from_secs(1),
-            index: identity::Options::default(),
-            retention: Retention::default(),
-            rewriting: Rewriting::Merge(sidecar_log_format::RewriteOptions::COMPACTION),
-            queued_batches: 4,
-        }
-    }
-
-    /// A processed transaction, with as many messages.
-    fn processed(number: u64, messages: u64) -> Received {
-        Received {
-            payload: format!(r#"{{"TransactionProcessed":{{"number":{number},"messages":{messages}}}}}"#),
-            kind: crate::engine::source::Kind(2),
-            identity: crate::engine::source::Identity { class: 2, time: 1, hash: u128::from(number).to_be_bytes() },
-            message_count: messages,
-            block_height: None,
-            upstream_id: Some(number),
-            received_at: 1,
-            line: None,
-        }
-    }
-
-    #[tokio::test]
-    async fn what_the_log_cannot_hold_is_refused_once_and_everything_else_is_stored() {
-        let folder = tempfile::tempdir().unwrap();
-        let (live, Run { batches, ended, .. }) = LiveLog::open(options(folder.path())).unwrap();
-        let version = "2.0.0".parse().unwrap();
-        let connection = |name_bytes: usize| {
-            Arc::new(Connection {
-                source: "s".repeat(name_bytes),
-                network: "casper-test".to_owned(),
-                api_version: version,
-                event_lines: Arc::default(),
-            })
-        };
-        // No node has so long a name; it stands for all that a log refuses.
-        let (good, too_long) = (connection(10), connection(256));
-        let events =
-            |connection: &Arc<Connection>, events| Batch::Events { connection: Arc::clone(connection), events };
-        batches.send(events(&good, vec![processed(1, 0)])).await.unwrap();
-        batches.send(Batch::Version { connection: Arc::clone(&too_long), version }).await.unwrap();
-        for _ in 0..3 {
-            batches.send(events(&too_long, vec![processed(1, 5)])).await.unwrap();
-        }
-        batches.send(events(&too_long, vec![processed(2, 0)])).await.unwrap();
-        batches.send(events(&good, vec![processed(3, 0)])).await.unwrap();
-        drop(batches);
-        ended.await.unwrap().unwrap();
-        let counters = &live.counters;
-        assert_eq!([counters.stored.get(), counters.refused.get(), counters.amendments.get()], [2, 2, 0]);
-        assert_eq!(live.log.head().next_sequence, 2);
-    }
-
-    #[tokio::test]
-    async fn a_log_is_resumed_around_its_readers() {
-        let folder = tempfile::tempdir().unwrap();
-        let (live, Run { batches, ended, .. }) = LiveLog::open(options(folder.path())).unwrap();
-        let log = live.log.clone();
-        let mut committed = live.committed.clone();
-        let (logs, away) = (folder.path().join("logs"), folder.path().join("away"));
-        std::fs::rename(&logs, &away).unwrap();
-        let failure = ended.await.unwrap().unwrap_err();
-        assert!(matches!(failure, IngestError::Log(sidecar_log_format::Error::NotInPlace { .. })), "{failure}");
-        drop(batches);
-        let refused = live.resume().err().unwrap();
-        assert!(matches!(refused, IngestError::Log(sidecar_log_format::Error::LogMissing { .. })), "{refused}");
-        assert!(!logs.exists());
-        std::fs::rename(&away, &logs).unwrap();
-        let Run { batches, .. } = live.resume().unwrap();
-        let connection = Arc::new(Connection {
-            source: "node".to_owned(),
-            network: "casper-test".to_owned(),
-            api_version: "2.0.0".parse().unwrap(),
-            event_lines: Arc::default(),
-        });
-        batches.send(Batch::Events { connection, events: vec![processed(1, 0)] }).await.unwrap();
-        committed.wait_for(|head| head.next_sequence == 1).await.unwrap();
-        assert!(matches!(log.read(0).unwrap(), Read::Events { .. }));
-        assert_eq!(live.newest_network().unwrap().as_deref(), Some("casper-test"));
-        assert_eq!(live.counters.reopened.get(), 1);
     }
 }

@@ -39,9 +39,9 @@ mod tests {
     fn the_newest_event_that_has_a_network_tells_it() {
         let folder = tempfile::tempdir().unwrap();
         let mut opened =
-            Writer::open(Arc::new(Directory::at(folder.path())), WriteOptions::new("casper", [7; 16], 5)).unwrap();
+            Writer::open(Arc::new(Directory::at(folder.path())), WriteOptions::new("notes", [7; 16], 5)).unwrap();
         assert_eq!(newest_network(&opened.log).unwrap(), None);
-        for network in ["casper", "casper", "casper-test", "", ""] {
+        for network in ["main", "main", "test", "", ""] {
             let event = Event {
                 kind: Kind(1),
                 name: "",
@@ -56,12 +56,12 @@ mod tests {
         }
         opened.writer.commit().unwrap();
         // Back by 1, 2 and 4: the fourth event from the end is the first that is looked at and has one.
-        assert_eq!(newest_network(&opened.log).unwrap().as_deref(), Some("casper"));
+        assert_eq!(newest_network(&opened.log).unwrap().as_deref(), Some("main"));
         let event = Event {
             kind: Kind(1),
             name: "",
             source: "",
-            network: "casper-test",
+            network: "test",
             api_version: ApiVersion::NONE,
             upstream_id: None,
             received: 5,
@@ -69,6 +69,6 @@ mod tests {
         };
         opened.writer.append(&event).unwrap();
         opened.writer.commit().unwrap();
-        assert_eq!(newest_network(&opened.log).unwrap().as_deref(), Some("casper-test"));
+        assert_eq!(newest_network(&opened.log).unwrap().as_deref(), Some("test"));
     }
 }

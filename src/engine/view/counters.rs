@@ -1,6 +1,6 @@
 //! What the views count, for whoever shows it: plain atomics.
 
-use crate::casper::source::counters::Count;
+use crate::engine::counters::Count;
 
 /// The work of the views' thread. How far it has come is [`super::Views::next_sequence`].
 #[derive(Debug, Default)]

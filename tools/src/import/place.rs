@@ -9,7 +9,8 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use sidecar::appliance;
+use sidecar::appliance::{self, LOG_NAME};
+use sidecar::engine::storage_folder::{LogPlaces, importing_directory, is_log};
 use sidecar_log_format::{
     Sequence,
     history::{self, Beginning},
@@ -22,7 +23,7 @@ use crate::unfinished::sync_folder;
 /// The place of the log to come, or of the log that history is put in front of.
 pub(super) struct Place {
     pub(super) directory: PathBuf,
-    pub(super) storage_folder: PathBuf,
+    pub(super) places: LogPlaces,
     storage: Directory,
     /// Where the log begins, if there is one.
     pub(super) beginning: Option<Beginning>,
@@ -34,14 +35,14 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn claim(path: &Path) -> anyhow::Result<Self> {
-        let (directory, storage_folder) = places(path)?;
+        let (directory, places) = places(path)?;
         let cannot_write = || format!("cannot write {}", directory.display());
         let storage = Directory::create(&directory)
             .with_context(|| format!("cannot make the directory {}", directory.display()))?;
         let lock = storage.lock().with_context(cannot_write)?.with_context(|| {
             format!("another process writes {}; stop the sidecar, or wait for the other import", directory.display())
         })?;
-        let beginning = if appliance::is_log(&directory).with_context(cannot_write)? {
+        let beginning = if is_log(&directory).with_context(cannot_write)? {
             Some(history::beginning(&storage)?)
         } else {
             ensure!(
@@ -51,8 +52,8 @@ impl Place {
             );
             None
         };
-        let unfinished = appliance::importing_directory(&directory);
-        Ok(Place { directory, storage_folder, storage, beginning, unfinished, lock })
+        let unfinished = importing_directory(&directory);
+        Ok(Place { directory, places, storage, beginning, unfinished, lock })
     }
 
     /// The log's directory.
@@ -78,7 +79,7 @@ impl Place {
 
     /// The way back where history cannot be put in front of the log.
     pub(super) fn begin_again(&self) -> String {
-        let [index, views] = appliance::projection_files(&self.storage_folder);
+        let [index, views] = self.places.derived_files();
         format!(
             "to have the history all the same, stop the sidecar, move {}, {} and {} away, import, and start it: nodes send \
              again what they still have",
@@ -91,7 +92,7 @@ impl Place {
     /// The sequence of the first of so many imported events.
     pub(super) fn first_sequence(&self, events: u64) -> anyhow::Result<Sequence> {
         let Some(beginning) = &self.beginning else {
-            return Ok(appliance::reference_index(&self.storage_folder).saturating_sub(events));
+            return Ok(appliance::reference_index(self.places.storage_folder()).saturating_sub(events));
         };
         let begins_at = beginning.first_sequence;
         begins_at.checked_sub(events).with_context(|| {
@@ -144,7 +145,7 @@ impl Place {
 
     fn put_in_front(&self) -> anyhow::Result<Sequence> {
         // They know nothing of the history, and are made again from the whole log.
-        for file in appliance::projection_files(&self.storage_folder) {
+        for file in self.places.derived_files() {
             match fs::remove_file(&file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(error).with_context(|| format!("cannot remove {}", file.display()));
@@ -163,15 +164,14 @@ impl Place {
 /// In the folder of an import that has only to be put in its place: the id of the log that it belongs to.
 const WHOLE: &str = "whole";
 
-/// The log's directory, and the storage folder that it is in: the one that is named, or, where a log's directory is
-/// named, the one around it.
-fn places(path: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
+/// The log's directory, and the places of what belongs to it: in the storage folder that is named or, where a log's
+/// directory is named, in the one around it.
+fn places(path: &Path) -> anyhow::Result<(PathBuf, LogPlaces)> {
     let path = std::path::absolute(path).with_context(|| format!("cannot import to {}", path.display()))?;
-    let logs = path.parent().filter(|logs| logs.ends_with("logs") && path.file_name().is_some());
-    let around = logs.and_then(Path::parent).map(Path::to_owned);
-    Ok(match around {
-        Some(storage_folder) => (path, storage_folder),
-        None if appliance::is_log(&path).unwrap_or(false) => (path.clone(), path),
-        None => (appliance::log_directory(&path), path),
+    let in_folder = LogPlaces::new(&path, LOG_NAME);
+    Ok(match LogPlaces::of(&path) {
+        Some(places) => (path, places),
+        None if is_log(&path).unwrap_or(false) => (path, in_folder),
+        None => (in_folder.directory(), in_folder),
     })
 }

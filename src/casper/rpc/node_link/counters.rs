@@ -1,7 +1,6 @@
 //! What the link counts, for the metrics.
 
-use crate::casper::source::counters::Count;
-use crate::telemetry::Histogram;
+use crate::engine::counters::{Count, Histogram};
 
 /// The bounds of round trips and reconnects, in microseconds; shown in milliseconds.
 pub(crate) const TIME_MICROSECONDS: &[u64] =

@@ -46,6 +46,7 @@ pub(crate) use request::{
     DictionaryItem, EntityIdentifier, EntityItems, EraIdentifier, PackageIdentifier, Purse, Request,
 };
 
+use crate::engine::backoff;
 use connection::{Connection, Unanswered};
 
 /// Where the node is, and how it is asked.
@@ -312,7 +313,8 @@ impl Shared {
     /// Makes a connection that answers, however long that takes.
     async fn connect(&self) -> Connection {
         let Backoff { initial_delay, max_delay, coefficient, max_attempts } = self.options.backoff;
-        let mut pause = initial_delay;
+        let coefficient = u32::try_from(coefficient).unwrap_or(u32::MAX);
+        let mut backoff = backoff::Backoff::new(initial_delay, max_delay).with_factor(coefficient);
         let mut failed = 0_u32;
         loop {
             let reason = match self.try_to_connect().await {
@@ -322,6 +324,7 @@ impl Shared {
             self.counters.failed_attempts.add(1);
             failed = failed.saturating_add(1);
             let node = self.options.address;
+            let pause = backoff.take();
             if failed == max_attempts {
                 error!(
                     %node, attempts = failed, %reason,
@@ -335,8 +338,6 @@ impl Shared {
                 debug!(%node, attempts = failed, %reason, pause = ?pause, "cannot connect to the node's binary port");
             }
             self.pause(pause, failed >= max_attempts).await;
-            let next = u32::try_from(coefficient).ok().and_then(|coefficient| pause.checked_mul(coefficient));
-            pause = next.unwrap_or(max_delay).min(max_delay);
         }
     }
 

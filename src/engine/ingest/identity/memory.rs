@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use super::Fingerprint;
-use crate::engine::source::Identity;
+use crate::engine::dialect::Identity;
 
 #[derive(Debug)]
 pub(super) struct Memory {

@@ -19,7 +19,7 @@ use std::ops::Bound::{Excluded, Included};
 use redb::{AccessGuard, ReadableTable, Table, TableDefinition};
 
 use super::Fingerprint;
-use crate::engine::source::Identity;
+use crate::engine::dialect::Identity;
 
 /// Class, time, hash (as a big-endian number, so that it is ordered as its bytes are).
 pub(super) type Key = (u8, u64, u128);

@@ -8,13 +8,12 @@
 
 use std::collections::VecDeque;
 
-use sidecar_log_format::{Log, Maintenance, MarkKind, Read, Sequence};
+use sidecar_log_format::{Kind, Log, Maintenance, MarkKind, Read, Sequence};
 use tracing::warn;
 
-use crate::casper::event::SHUTDOWN;
-use crate::engine::ingest::committer::{identity_of, parse_identity_mark};
+use crate::engine::dialect::{Dialect, Identity, facts_of};
+use crate::engine::ingest::committer::parse_identity_mark;
 use crate::engine::ingest::identity::Forgetter;
-use crate::engine::source::Identity;
 
 /// Dropped events are recognised until so many newer ones are stored: twenty times what a node sends again unless it is
 /// configured otherwise.
@@ -37,17 +36,24 @@ impl Forgetting {
         maintenance: &Maintenance,
         segment: Sequence,
         log: &Log,
+        dialect: &dyn Dialect,
         forgetter: &Forgetter,
     ) {
+        // The identities of marked kinds are in the segment's marks.
+        let is_marked = |kind: Kind| dialect.marked_kinds() & kind.bit() != 0;
+        let identity_of = |kind, payload: &[u8]| Some(facts_of(dialect, kind, payload)?.identity);
         let result = maintenance.read_segment(segment, &mut |read| {
             match read {
                 Read::Events { block, .. } => {
-                    // A shutdown's identity stands in a mark.
-                    let rows = block.rows().filter(|row| row.kind() != SHUTDOWN);
-                    self.dropped.extend(rows.filter_map(|row| Some((row.sequence(), identity_of(&row.payload())?))));
+                    let rows = block.rows().filter(|row| !is_marked(row.kind()));
+                    self.dropped.extend(
+                        rows.filter_map(|row| Some((row.sequence(), identity_of(row.kind(), &row.payload())?))),
+                    );
                 }
                 Read::Large(event) => {
-                    let identity = event.payload().ok().and_then(|payload| identity_of(&payload));
+                    let kind = event.shape().row(0).map(|row| row.kind()).filter(|kind| !is_marked(*kind));
+                    let payload = kind.and_then(|kind| Some((kind, event.payload().ok()?)));
+                    let identity = payload.and_then(|(kind, payload)| identity_of(kind, &payload));
                     self.dropped.extend(identity.map(|identity| (event.sequence(), identity)));
                 }
                 Read::Missing { .. } | Read::End => {}
@@ -92,31 +98,33 @@ mod tests {
     use std::sync::Arc;
 
     use sidecar_log_format::storage::Directory;
-    use sidecar_log_format::{ApiVersion, Event, Kind, Mark, Opened, WriteOptions, Writer};
+    use sidecar_log_format::{ApiVersion, Event, Mark, Opened, Writer};
 
     use super::*;
+    use crate::engine::dialect::write_options;
     use crate::engine::ingest::identity::{Durable, Fingerprint, IdentityIndex, Known, LogPosition, Options};
+    use crate::engine::testing::{BELL, NOTE, Notes};
 
-    const SHUTDOWN_IDENTITY: Identity = Identity { class: 7, time: 3, hash: [9; 16] };
+    const BELL_IDENTITY: Identity = Identity { class: 7, time: 3, hash: [9; 16] };
     const ANY: u32 = 4;
 
     fn fingerprint() -> Fingerprint {
         Fingerprint::new(ANY, false)
     }
 
-    fn append(writer: &mut Writer, kind: Kind, payload: &str) -> Option<Identity> {
+    fn append(writer: &mut Writer, kind: Kind, payload: &str) -> Identity {
         let event = Event {
             kind,
             name: "",
             source: "node",
-            network: "casper-test",
+            network: "notes-test",
             api_version: ApiVersion::NONE,
             upstream_id: None,
             received: 1,
             payload,
         };
         writer.append(&event).unwrap();
-        identity_of(payload.as_bytes())
+        Notes::default().facts(kind, payload).unwrap().identity
     }
 
     fn open(path: &Path, log: &Log) -> IdentityIndex {
@@ -134,17 +142,17 @@ mod tests {
     fn the_index_forgets_what_was_dropped_when_the_log_has_gone_on_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let storage = Arc::new(Directory::create(folder.path().join("log")).unwrap());
-        let Opened { mut writer, log, .. } = Writer::open(storage, WriteOptions::new("casper", [1; 16], 1)).unwrap();
-        let mut identities: Vec<Identity> = (0..10)
-            .map(|number| append(&mut writer, Kind::OTHER, &format!(r#"{{"SomethingNew":{number}}}"#)).unwrap())
-            .collect();
-        append(&mut writer, SHUTDOWN, "\"Shutdown\"");
-        identities.push(SHUTDOWN_IDENTITY);
+        let Opened { mut writer, log, .. } =
+            Writer::open(storage, write_options(&Notes::default(), [1; 16], 1)).unwrap();
+        let mut identities: Vec<Identity> =
+            (0..10).map(|number| append(&mut writer, NOTE, &format!(r#"{{"key":"{number}"}}"#))).collect();
+        append(&mut writer, BELL, "\"bell\"");
+        identities.push(BELL_IDENTITY);
         let body = format!(r#"{{"sequence":10,"class":7,"time":3,"hash":"{}"}}"#, "09".repeat(16));
         let mark = Mark { kind: MarkKind::IDENTITY, position: 11, source: String::new(), received: 1, body };
         writer.mark(&mark).unwrap();
         writer.seal_now(1).unwrap();
-        let kept = append(&mut writer, Kind::OTHER, r#"{"SomethingNew":"kept"}"#).unwrap();
+        let kept = append(&mut writer, NOTE, r#"{"key":"kept"}"#);
         writer.commit().unwrap();
 
         let path = folder.path().join("index.redb");
@@ -167,7 +175,7 @@ mod tests {
         let at_head = |forgetting: &mut Forgetting, head| {
             let forgetter = open(&path, &log).forgetter();
             if head == 0 {
-                forgetting.take_leave(&maintenance, 0, &log, &forgetter);
+                forgetting.take_leave(&maintenance, 0, &log, &Notes::default(), &forgetter);
             }
             forgetting.forget(head, &forgetter);
         };

@@ -15,10 +15,11 @@ use tracing::{error, info, warn};
 use super::Carried;
 use super::clock::BelievedClock;
 use super::forgetting::Forgetting;
+use crate::engine::dialect::Dialect;
 use crate::engine::ingest::SharedForgetter;
-use crate::engine::ingest::committer::now;
 use crate::engine::ingest::counters::Counters;
 use crate::engine::ingest::identity::{Forgetter, Scrub};
+use crate::engine::source::now;
 
 /// How long to leave the log alone after a failure.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
@@ -115,6 +116,7 @@ struct Verdict {
 pub(in crate::engine::ingest) struct Retainer {
     pub(in crate::engine::ingest) options: Retention,
     pub(in crate::engine::ingest) log: Log,
+    pub(in crate::engine::ingest) dialect: Arc<dyn Dialect>,
     /// There while the index is complete; nothing is dropped otherwise.
     pub(in crate::engine::ingest) forgetter: SharedForgetter,
     pub(in crate::engine::ingest) counters: Arc<Counters>,
@@ -177,7 +179,8 @@ impl Retainer {
         for (segment, next) in segments.iter().zip(ends).take(verdict.drop) {
             // What the index knows goes first: once the segment is gone, nobody could tell what that was. Should we be
             // killed in between, an event that is about to go could be stored once more, if a node still sent it.
-            self.state.forgetting.take_leave(maintenance, segment.first_sequence, &self.log, forgetter);
+            let (log, dialect) = (&self.log, &*self.dialect);
+            self.state.forgetting.take_leave(maintenance, segment.first_sequence, log, dialect, forgetter);
             maintenance.drop_before(next)?;
             bytes += segment.bytes;
             end = Some(segment.end_sequence);

@@ -1,6 +1,65 @@
-//! Counting how often values were small or large, without a lock.
+//! What every part counts with: plain atomics without a lock, written by the part and read at any time.
+//!
+//! Each part has a struct of these. What they are called outside is known to the admin server only.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// The bounds of sizes, in bytes.
+pub const SIZE_BYTES: &[u64] = &[500, 1000, 2000, 5000, 50_000, 500_000, 5_000_000, 50_000_000];
+
+/// A count that only grows.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// How many there were so far.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+}
+
+/// Something that is so at the moment, or not.
+#[derive(Debug, Default)]
+pub struct Flag(AtomicBool);
+
+impl Flag {
+    /// Whether it is so.
+    #[must_use]
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, is_so: bool) {
+        self.0.store(is_so, Ordering::Relaxed);
+    }
+}
+
+/// Payloads by their bytes.
+#[derive(Debug)]
+pub struct Tally(Histogram);
+
+impl Default for Tally {
+    fn default() -> Self {
+        Tally(Histogram::new(SIZE_BYTES))
+    }
+}
+
+impl Tally {
+    pub(crate) fn add(&self, payload: &str) {
+        self.0.observe(u64::try_from(payload.len()).unwrap_or(u64::MAX));
+    }
+
+    /// How many payloads there were, and how large.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.snapshot()
+    }
+}
 
 /// How often observed values were within each of some bounds. Values and bounds are whole numbers of one unit; the sum
 /// wraps after 2^64 of it.

@@ -1,0 +1,183 @@
+//! One event stream, from the request to its end: its messages, under the eye of the silence monitor.
+
+use std::error::Error;
+use std::iter;
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventsource_client::{BoxStream, Client, ClientBuilder, Event, ReconnectOptions, SSE};
+use futures_util::{FutureExt, StreamExt};
+use reqwest::redirect::Policy;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+use super::frames::DroppedFrame;
+use super::silence::SilenceMonitor;
+use super::transport::{FilteringTransport, StreamObserver};
+
+/// How often a node may redirect a request.
+const REDIRECTS_MAX: usize = 5;
+
+/// How to read one event stream.
+#[derive(Clone, Debug)]
+pub struct StreamOptions {
+    /// What to ask for.
+    pub url: String,
+    /// The longest frame that is taken, in bytes.
+    pub event_bytes_max: usize,
+    /// The longest silence before the stream is given up.
+    pub no_message_timeout: Duration,
+    /// How often silence is checked.
+    pub silence_check_interval: Duration,
+}
+
+/// Why a stream is over.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// Nothing was asked.
+    #[error("the HTTP client cannot be set up: {0}")]
+    Client(String),
+    /// There was no stream, or it broke off.
+    #[error("{0}")]
+    Failed(String),
+    /// Nothing came for too long.
+    #[error("no bytes for {} s", no_message_timeout.as_secs())]
+    Silent {
+        /// How long.
+        no_message_timeout: Duration,
+    },
+    /// The stream ended in order.
+    #[error("the node ended the stream")]
+    Ended,
+}
+
+/// The HTTP client for the requests of one connection.
+///
+/// # Errors
+/// [`StreamError::Client`].
+pub fn http_client(connection_timeout: Duration) -> Result<reqwest::Client, StreamError> {
+    reqwest::Client::builder()
+        .connect_timeout(connection_timeout)
+        .tcp_nodelay(true)
+        .no_proxy()
+        .redirect(same_host())
+        .build()
+        .map_err(|error| StreamError::Client(with_causes(&error)))
+}
+
+/// A node may send a client on to another of its ports or paths, but not elsewhere: it does not decide whom Sidecar reads.
+fn same_host() -> Policy {
+    Policy::custom(|attempt| {
+        let asked_first = attempt.previous().first().and_then(|url| url.host_str());
+        if attempt.previous().len() > REDIRECTS_MAX || asked_first != attempt.url().host_str() {
+            return attempt.stop();
+        }
+        attempt.follow()
+    })
+}
+
+/// The messages of one connection.
+pub struct EventStream {
+    events: BoxStream<eventsource_client::Result<SSE>>,
+    monitor: Arc<SilenceMonitor>,
+    checks: Interval,
+    no_message_timeout: Duration,
+}
+
+impl EventStream {
+    /// A stream that is not asked for before its first message is awaited. `dropped` is called with every frame that was
+    /// taken out of it.
+    ///
+    /// # Errors
+    /// [`StreamError::Client`].
+    pub fn open(
+        client: reqwest::Client,
+        options: &StreamOptions,
+        dropped: impl Fn(DroppedFrame) + Send + Sync + 'static,
+    ) -> Result<Self, StreamError> {
+        let monitor = Arc::new(SilenceMonitor::new());
+        let observer = Arc::new(Observer { monitor: Arc::clone(&monitor), dropped });
+        let transport = FilteringTransport::new(client, options.event_bytes_max, observer);
+        let events = ClientBuilder::for_url(&options.url)
+            .map_err(|error| StreamError::Client(error.to_string()))?
+            .reconnect(ReconnectOptions::reconnect(false).retry_initial(false).build())
+            .build_with_transport(transport)
+            .stream();
+        // An interval of zero would never let anything else happen.
+        let check_interval = options.silence_check_interval.max(Duration::from_millis(1));
+        let mut checks = interval_at(Instant::now() + check_interval, check_interval);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { events, monitor, checks, no_message_timeout: options.no_message_timeout })
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn next(&mut self) -> Result<Event, StreamError> {
+        loop {
+            tokio::select! {
+                biased;
+                item = self.events.next() => if let Some(message) = message(item) {
+                    return message;
+                },
+                _ = self.checks.tick() => if self.is_silent() {
+                    return Err(StreamError::Silent { no_message_timeout: self.no_message_timeout });
+                },
+            }
+        }
+    }
+
+    /// The next message if it is there already.
+    pub(super) fn ready(&mut self) -> Option<Result<Event, StreamError>> {
+        loop {
+            let item = self.events.next().now_or_never()?;
+            if let Some(message) = message(item) {
+                return Some(message);
+            }
+        }
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.monitor.is_silent(self.no_message_timeout)
+    }
+
+    /// Nobody has listened until now, so the node was not silent.
+    pub(super) fn was_not_listened_to(&self) {
+        self.monitor.heard();
+    }
+}
+
+/// The message or the end that eventsource-client's item stands for, if it does for any.
+fn message(item: Option<eventsource_client::Result<SSE>>) -> Option<Result<Event, StreamError>> {
+    use eventsource_client::Error;
+    match item {
+        Some(Ok(SSE::Event(event))) => Some(Ok(event)),
+        Some(Ok(SSE::Connected(_) | SSE::Comment(_))) => None,
+        Some(Err(Error::Eof | Error::UnexpectedEof)) | None => Some(Err(StreamError::Ended)),
+        Some(Err(Error::Transport(error))) => Some(Err(StreamError::Failed(with_causes(error.inner())))),
+        Some(Err(error)) => Some(Err(StreamError::Failed(with_causes(&error)))),
+    }
+}
+
+/// Is notified for one connection of what its messages do not show.
+struct Observer<F> {
+    monitor: Arc<SilenceMonitor>,
+    dropped: F,
+}
+
+impl<F: Fn(DroppedFrame) + Send + Sync + 'static> StreamObserver for Observer<F> {
+    fn bytes_received(&self) {
+        self.monitor.heard();
+    }
+
+    fn frame_dropped(&self, frame: DroppedFrame) {
+        (self.dropped)(frame);
+    }
+}
+
+/// An error with all that led to it.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let texts: Vec<_> = iter::successors(Some(error), |error| (*error).source()).map(ToString::to_string).collect();
+    texts.join(": ")
+}
