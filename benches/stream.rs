@@ -17,7 +17,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use sidecar::engine::stream::{ReplayChunks, Server, StreamOptions};
+use sidecar::casper::events::{Options, READER_CLASSES, Server};
+use sidecar::engine::stream::{Hub, PortOptions, ReplayChunks, Resources};
 use sidecar_log_format::{
     ApiVersion, Durability, Event, Kind, Log, Opened, ReadOptions, WriteOptions, Writer,
     storage::{Directory, Storage},
@@ -27,9 +28,6 @@ use tokio::sync::watch;
 const EVENTS: u64 = 1_300_000;
 const RUNS: usize = 3;
 const SIGNATURE: Kind = Kind(6);
-const STEP: Kind = Kind(7);
-const SHUTDOWN: Kind = Kind(8);
-const KINDS: &[(Kind, &str)] = &[(SIGNATURE, "FinalitySignature"), (STEP, "Step"), (SHUTDOWN, "Shutdown")];
 const STALLED_CLIENTS: usize = 1_000;
 /// More than the cache has blocks.
 const CLIENTS: u64 = 200;
@@ -182,14 +180,16 @@ fn run_client(arguments: &[&str]) -> Result<Run> {
 }
 
 fn serve(runtime: &tokio::runtime::Runtime, log: &Log, replay_chunks: ReplayChunks) -> Result<SocketAddr> {
-    let options = StreamOptions {
+    let port = PortOptions {
         listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
         replay_chunks,
-        max_concurrent_subscribers: 2_000,
-        ..StreamOptions::new(KINDS, SHUTDOWN)
+        streams_max: 2_000,
+        ..PortOptions::default()
     };
+    let committed = watch::channel(log.head()).1;
+    let hub = Arc::new(Hub::new(log.clone(), committed, Arc::new(Resources::new(2)), READER_CLASSES));
     runtime.block_on(async {
-        let server = Server::bind(options, log.clone(), watch::channel(log.head()).1)?;
+        let server = Server::bind(Options { port, ..Options::default() }, hub)?;
         let address = server.local_addr();
         tokio::spawn(server.run(std::future::pending()));
         Ok(address)

@@ -18,7 +18,7 @@ use tracing::{Span, info};
 
 use crate::admin::{self, AdminOptions, Follower, Role};
 use crate::casper::dialect::Casper;
-use crate::casper::event::{KINDS, SHUTDOWN};
+use crate::casper::events;
 use crate::casper::export::{self, Exporters};
 use crate::casper::rest::{self, LogAnswers, PostgreSqlAnswers, RestOptions};
 use crate::casper::rpc::{self, Rpc, RpcOptions};
@@ -34,7 +34,7 @@ use crate::engine::ingest::{self, LiveLog, Retention, Rewriting, identity};
 use crate::engine::log_set::{LogSet, OpenedLog, Sources};
 use crate::engine::source::LogNetwork;
 use crate::engine::storage_folder::{self, LogPlaces};
-use crate::engine::stream::{self, Server, StreamOptions};
+use crate::engine::stream::{self, Hub, PortOptions, Resources};
 use crate::engine::view::{self, Views};
 
 /// The name of the log in its storage folder.
@@ -128,7 +128,7 @@ pub(crate) async fn run_until(
     let nodes = nodes(config, sse, storage, &log_network(config, storage, &live)?);
     let cut = CancellationToken::new();
     let outside = Outside { exporters, postgresql, rpc: start_rpc(config)? };
-    let Serving { servers, handle, addresses } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
+    let Serving { servers, hub, addresses } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
     let mut logs = LogSet::default();
     // After all ports are taken: to look for losses takes as long as there are segments.
     logs.start(LOG_NAME, opened, sources(nodes))
@@ -144,7 +144,7 @@ pub(crate) async fn run_until(
         _ = logs.next_over() => Outcome::NodesUnavailable,
     };
     if outcome == Outcome::NodesUnavailable {
-        handle.announce_own_shutdown();
+        hub.say_farewell();
         tokio::time::sleep(FAREWELL).await;
     }
     logs.close().await;
@@ -212,7 +212,7 @@ pub(crate) struct Addresses {
 /// What reads the log, running.
 struct Serving {
     servers: JoinSet<()>,
-    handle: stream::Handle,
+    hub: Arc<Hub>,
     addresses: Addresses,
 }
 
@@ -251,9 +251,10 @@ fn serve(
     let rest = config.rest_api_server.as_ref().zip(answers);
     let rest = rest.map(|(settings, answers)| bind_rest(rest_options(settings), answers));
     let rest = rest.transpose()?;
-    let stream = Server::bind(stream_options(sse, storage), live.log.clone(), live.committed.clone())
+    let resources = Arc::new(Resources::new(storage.log.decode_concurrency));
+    let hub = Arc::new(Hub::new(live.log.clone(), live.committed.clone(), resources, events::READER_CLASSES));
+    let stream = events::Server::bind(events_options(sse), Arc::clone(&hub))
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
-    let handle = stream.handle();
     let addresses = Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref());
     addresses.log();
     let addresses = Addresses { rpc: outside.rpc.as_ref().and_then(|rpc| rpc.address), ..addresses };
@@ -266,7 +267,8 @@ fn serve(
             log_directory: log_places(storage).directory(),
             ingest: Arc::clone(&live.counters),
             sources,
-            stream: Arc::clone(handle.counters()),
+            stream: Arc::clone(hub.counters()),
+            stream_port: Arc::clone(stream.counters()),
             views: views.as_ref().map(|views| views.views().clone()),
             followers,
             exporters: outside.exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),
@@ -283,13 +285,13 @@ fn serve(
     if let Some(views) = views {
         servers.spawn(async move { views.views().ended().await });
     }
-    Ok(Serving { servers, handle, addresses })
+    Ok(Serving { servers, hub, addresses })
 }
 
 impl Addresses {
-    fn of(stream: Option<&Server>, rest: Option<&rest::Server>, admin: Option<&admin::Server>) -> Self {
+    fn of(stream: Option<&events::Server>, rest: Option<&rest::Server>, admin: Option<&admin::Server>) -> Self {
         Addresses {
-            stream: stream.map(Server::local_addr),
+            stream: stream.map(events::Server::local_addr),
             rest: rest.map(rest::Server::local_addr),
             admin: admin.map(admin::Server::local_addr),
             rpc: None,
@@ -571,27 +573,30 @@ fn export_options(storage: &Storage) -> export::Options {
     export::Options { sqlite, postgresql: storage.postgresql.clone() }
 }
 
-fn stream_options(sse: &SseServer, storage: &Storage) -> StreamOptions {
+fn events_options(sse: &SseServer) -> events::Options {
     let server = &sse.event_stream_server;
-    StreamOptions {
+    let port = PortOptions {
         port: server.port,
-        max_concurrent_subscribers: server.max_concurrent_subscribers,
+        streams_max: server.max_concurrent_subscribers as usize,
         replay_chunks: match server.replay_chunks {
             ReplayChunks::Event => stream::ReplayChunks::Event,
             ReplayChunks::Block => stream::ReplayChunks::Block,
-        },
-        zstd: match server.zstd {
-            ZstdPassThrough::Sole => stream::ZstdPassThrough::Sole,
-            ZstdPassThrough::Any => stream::ZstdPassThrough::Any,
-            ZstdPassThrough::Off => stream::ZstdPassThrough::Off,
         },
         client_buffer_bytes: server.client_buffer_bytes,
         max_connections: server.max_connections,
         header_timeout: server.header_timeout,
         idle_timeout: server.idle_timeout,
         write_stall_timeout: server.write_stall_timeout,
-        decode_concurrency: storage.log.decode_concurrency,
+        ..PortOptions::default()
+    };
+    events::Options {
+        port,
+        zstd: match server.zstd {
+            ZstdPassThrough::Sole => events::ZstdPassThrough::Sole,
+            ZstdPassThrough::Any => events::ZstdPassThrough::Any,
+            ZstdPassThrough::Off => events::ZstdPassThrough::Off,
+        },
         legacy_enabled: !sse.emulate_legacy_sse_apis.is_empty(),
-        ..StreamOptions::new(&KINDS, SHUTDOWN)
+        ..events::Options::default()
     }
 }

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use serde::de::IgnoredAny;
 
 use crate::casper::event::{self, Classified, classify};
+use crate::casper::events::request_door;
 use crate::casper::rpc;
 use crate::config::Config;
-use crate::engine::stream::request_door;
 use crate::sse_client::transport::canned;
 
 /// A configuration file is taken or refused, in words.
@@ -49,7 +49,8 @@ pub fn event(bytes: &[u8]) {
     }
 }
 
-/// The head of a request for a stream, in lines: method, path, query, `Last-Event-ID`, `Accept-Encoding`.
+/// The head of a request for a stream, in lines: method, path, query, `Last-Event-ID`, `Accept-Encoding`
+/// twice, `Accept`.
 pub fn query(bytes: &[u8]) {
     request_door(bytes);
 }

@@ -38,6 +38,7 @@ mod scan;
 mod segment;
 pub mod storage;
 mod time_search;
+mod unfolding;
 pub mod verify;
 mod wire;
 mod writer;

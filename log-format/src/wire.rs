@@ -17,7 +17,7 @@ use std::fmt;
 use crate::{ApiVersion, Sequence};
 
 const EVENT: &[u8] = b"event: ";
-const END: &[u8] = b"\n\n";
+pub(crate) const END: &[u8] = b"\n\n";
 
 /// How the events of a log look on the wire, and so in its blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,14 +53,14 @@ impl fmt::Display for FrameForm {
 }
 
 impl FrameForm {
-    const fn data(self) -> &'static [u8] {
+    pub(crate) const fn data(self) -> &'static [u8] {
         match self {
             FrameForm::Plain => b"data:",
             FrameForm::Named => b"data: ",
         }
     }
 
-    const fn id(self) -> &'static [u8] {
+    pub(crate) const fn id(self) -> &'static [u8] {
         match self {
             FrameForm::Plain => b"\nid:",
             FrameForm::Named => b"\nid: ",

@@ -17,7 +17,7 @@ use crate::casper::rest;
 use crate::casper::rpc;
 use crate::casper::source::{CountedError, Counters, NamedSource};
 use crate::engine::counters::{Count, Tally};
-use crate::engine::stream::ReaderClass;
+use crate::engine::stream::{ClassLag, ReaderClass};
 use crate::engine::view::Views;
 use crate::telemetry;
 
@@ -238,30 +238,35 @@ fn segments(directory: &Path) -> io::Result<(u64, u64)> {
 }
 
 fn stream(group: &mut OfLog<'_>, logged: &Logged) {
-    let counters = &logged.stream;
+    let (counters, port) = (&logged.stream, &logged.stream_port);
     let head = logged.log.head().next_sequence;
-    let lags = ReaderClass::ALL.map(|class| (class.name(), counters.readers.lag(class, head)));
+    let lags: Vec<(ReaderClass, ClassLag)> = counters.readers.lags(head).collect();
     let subscribers = group.gauge("sidecar_stream_subscribers", "Open event streams");
-    for (class, lag) in &lags {
+    for (ReaderClass(class), lag) in &lags {
         subscribers.count(&[("class", class)], lag.readers);
     }
     let behind = group.gauge("sidecar_stream_lag_events", "Events that the slowest open stream still has to be sent");
-    for (class, lag) in &lags {
+    for (ReaderClass(class), lag) in &lags {
         behind.count(&[("class", class)], lag.events_max);
     }
     group
         .gauge("sidecar_stream_connections", "Open connections to the event stream server")
-        .count(&[], counters.front.connections.load(Ordering::Relaxed) as u64);
+        .count(&[], port.front.connections.load(Ordering::Relaxed) as u64);
     let mut counted = |name, help, count: &std::sync::atomic::AtomicU64| {
         group.counter(name, help).count(&[], count.load(Ordering::Relaxed));
     };
     counted("sidecar_stream_sent_bytes_total", "Bytes of event streams handed to HTTP", &counters.bytes_sent);
     counted("sidecar_stream_opened_total", "Event streams opened", &counters.streams_opened);
-    counted("sidecar_stream_refused_total", "Requests for event streams that were refused", &counters.refused);
+    counted(
+        "sidecar_stream_blocks_rendered_total",
+        "Blocks put into another form than the stored one, for all streams that want it",
+        &counters.blocks_rendered,
+    );
+    counted("sidecar_stream_refused_total", "Requests for event streams that were refused", &port.refused);
     counted(
         "sidecar_stream_connections_refused_total",
         "Connections closed because too many were open",
-        &counters.front.refused,
+        &port.front.refused,
     );
 }
 

@@ -75,8 +75,10 @@ pub struct Logged {
     pub ingest: Arc<ingest::counters::Counters>,
     /// The nodes that are read.
     pub sources: Vec<NamedSource>,
-    /// What the event stream server counts.
-    pub stream: Arc<stream::Counters>,
+    /// What the log's event streams count.
+    pub stream: Arc<stream::HubCounters>,
+    /// What the port of the event streams counts.
+    pub stream_port: Arc<stream::PortCounters>,
     /// What look-ups in the log need, if there are any.
     pub views: Option<Views>,
     /// Who follows the log, with the next sequence that each will read.

@@ -10,7 +10,7 @@ use sidecar_log_format::Sequence;
 
 use super::{Follower, Logged, Parts, Role};
 use crate::engine::losses::Lost;
-use crate::engine::stream::ReaderClass;
+use crate::engine::stream::{ClassLag, ReaderClass};
 
 /// What `/status` answers.
 #[derive(Debug, Serialize)]
@@ -102,14 +102,17 @@ fn log(logged: &Logged) -> Log<'_> {
 
 fn streams(logged: &Logged) -> Streams {
     let head = logged.log.head().next_sequence;
-    let classes = ReaderClass::ALL.map(|class| {
-        let lag = logged.stream.readers.lag(class, head);
-        Class { class: class.name(), open: lag.readers, lag_max: lag.events_max, slowest: lag.slowest }
-    });
+    let class = |(ReaderClass(class), ClassLag { readers, events_max, slowest })| Class {
+        class,
+        open: readers,
+        lag_max: events_max,
+        slowest,
+    };
+    let classes: Vec<Class> = logged.stream.readers.lags(head).map(class).collect();
     Streams {
-        connections: logged.stream.front.connections.load(Ordering::Relaxed),
+        connections: logged.stream_port.front.connections.load(Ordering::Relaxed),
         open: classes.iter().map(|class| class.open).sum(),
-        classes: classes.into(),
+        classes,
     }
 }
 

@@ -1,6 +1,8 @@
 //! What is Casper's own: a node's events, and how its users ask for them.
 //!
-//! - [`event`][]: what a payload says, [`dialect`][]: what of it the engine must know, and [`keys`][]: the keys that a stored one is found by, and its form in answers.
+//! - [`event`][]: what a payload says, [`dialect`][]: what of it the engine must know, and [`keys`][]: the keys that a stored
+//!   one is found by, and its form in answers.
+//! - [`events`][]: the event streams, `/events` and `/events/sidecar`.
 //! - [`source`][]: the listeners to nodes.
 //! - [`view`][]: what stored events are found by.
 //! - [`rest`][]: look-ups, from the views and the log or from PostgreSQL.
@@ -9,6 +11,7 @@
 
 pub mod dialect;
 pub mod event;
+pub mod events;
 pub mod export;
 pub mod keys;
 pub mod rest;

@@ -18,10 +18,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::appliance::{self, Addresses};
+use crate::casper::events;
 use crate::config::{Config, Loaded};
+use crate::engine::http;
 use crate::engine::ingest::LiveLog;
 use crate::engine::storage_folder::LogPlaces;
-use crate::engine::{http, stream};
 use crate::telemetry::Output;
 use node::{DemoNode, Recording};
 
@@ -120,8 +121,8 @@ fn refused_address(cause: &(dyn Error + 'static)) -> Option<(SocketAddr, String)
         (Some(http::BindError { address, source }), _) if source.kind() != ErrorKind::AddrInUse => {
             (address, Some(source))
         }
-        (Some(http::BindError { address, .. }), _) | (_, Some(stream::BindError::Taken { address })) => (address, None),
-        (_, Some(stream::BindError::Refused { address, source })) => (address, Some(source)),
+        (Some(http::BindError { address, .. }), _) | (_, Some(events::BindError::Taken { address })) => (address, None),
+        (_, Some(events::BindError::Refused { address, source })) => (address, Some(source)),
         (None, None) => return None,
     };
     let reason = refusal.map_or_else(|| "is taken".to_owned(), |refusal| format!("cannot be listened on: {refusal}"));

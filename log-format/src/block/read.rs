@@ -10,8 +10,8 @@ use super::{
     table::{ArchivedTable, FLAG_FOLDED, FLAG_UPSTREAM_ID, Rows, version},
 };
 use crate::{
-    ApiVersion, ChainValue, Kind, Mark, MarkKind, Sequence, Timestamp, buffers, decompression::with_decompressor,
-    form::Form, wire,
+    ApiVersion, ChainValue, FrameForm, Kind, Mark, MarkKind, Sequence, Timestamp, buffers,
+    decompression::with_decompressor, form::Form, wire,
 };
 
 /// What decoding may need: a window of 8 MiB, so that every HTTP client can decode the frame (RFC 9659).
@@ -123,6 +123,12 @@ impl Block {
     #[must_use]
     pub fn kinds(&self) -> u64 {
         self.kinds
+    }
+
+    /// How its frames look.
+    #[must_use]
+    pub fn frame_form(&self) -> FrameForm {
+        self.form.frames
     }
 
     /// The API version in force before the first event.

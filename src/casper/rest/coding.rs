@@ -7,6 +7,8 @@ use std::ops::RangeInclusive;
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
+use crate::engine::http::weights::{weighed, weight_of};
+
 /// Sizes of the answers that are worth compressing: less fits into few packets anyway, more would take long.
 pub(super) const COMPRESSED_BYTES: RangeInclusive<usize> = 8 << 10..=64 << 20;
 
@@ -24,15 +26,10 @@ pub(super) enum Coding {
 impl Coding {
     /// The coding that `Accept-Encoding` weighs most, if it weighs more than nothing and no less than `identity`.
     pub(super) fn accepted(headers: &HeaderMap) -> Option<Coding> {
-        let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-        let weighed: Vec<(&str, f32)> = values.flat_map(|value| value.split(',')).map(weighed).collect();
-        let weight = |name: &str| {
-            let of = |name: &str| weighed.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-            of(name).or_else(|| of("*")).map_or(0.0, |(_, weight)| *weight)
-        };
+        let weighed: Vec<(&str, f32)> = weighed(headers, &header::ACCEPT_ENCODING).collect();
+        let weight = |name: &str| weight_of(&weighed, &[name, "*"]).unwrap_or_default();
         // One that is not mentioned is acceptable, but not asked for.
-        let identity = weighed.iter().find(|(name, _)| name.eq_ignore_ascii_case("identity"));
-        let least = identity.map_or(f32::MIN_POSITIVE, |(_, weight)| weight.max(f32::MIN_POSITIVE));
+        let least = weight_of(&weighed, &["identity"]).unwrap_or_default().max(f32::MIN_POSITIVE);
         let codings = [Coding::Gzip, Coding::Zstd].map(|coding| (coding, weight(coding.name())));
         let accepted = codings.into_iter().filter(|(_, weight)| *weight >= least);
         accepted.max_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(coding, _)| coding)
@@ -65,14 +62,6 @@ impl Coding {
             }
         }
     }
-}
-
-/// A coding's name and its weight, which is 1 if it is not given and 0 if it is not a number.
-fn weighed(coding: &str) -> (&str, f32) {
-    let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
-    let weight = parameters.trim().split_once('=').filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
-    let weight = weight.map_or(1.0, |(_, weight)| weight.trim().parse::<f32>().unwrap_or(0.0));
-    (name.trim(), if weight.is_finite() { weight } else { 0.0 })
 }
 
 #[cfg(test)]

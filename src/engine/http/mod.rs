@@ -7,7 +7,7 @@
 //! - `descriptors`: how many connections fit into the limit of open files.
 //! - [`access`][]: a client's address, and a debug line per request.
 //! - [`turns`][]: requests that wait in line.
-//! - [`query`][]: the parameters of a request; [`cors`][]: what pages of other origins may read.
+//! - [`query`][]: the parameters of a request; [`weights`][]: how much it wants each form of an answer; [`cors`][]: what pages of other origins may read.
 //! - [`episode`][]: log lines about what clients can cause as often as they like.
 
 pub mod access;
@@ -24,6 +24,7 @@ pub mod query;
 #[cfg(test)]
 mod tests;
 pub mod turns;
+pub mod weights;
 
 pub use places::counted_client;
 

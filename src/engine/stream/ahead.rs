@@ -17,6 +17,8 @@ use std::{
 use sidecar_log_format::{Log, Sequence};
 use tokio::{sync::Semaphore, task::JoinHandle};
 
+use super::rendered::Renderer;
+
 /// How many blocks a client has ahead: one core decodes about as fast as another sends.
 const BLOCKS: usize = 2;
 /// How many all clients have together.
@@ -61,6 +63,8 @@ impl Drop for Place {
 /// What is ahead of one client.
 pub(super) struct ReadAhead {
     log: Log,
+    /// Makes the form that the client gets, if that is not the stored one.
+    renderer: Option<Renderer>,
     decoders: Arc<Semaphore>,
     places: Arc<Places>,
     /// The last sequence that the client wants.
@@ -77,8 +81,14 @@ struct BlockAhead {
 }
 
 impl ReadAhead {
-    pub(super) fn new(log: Log, decoders: Arc<Semaphore>, places: Arc<Places>, until: Sequence) -> Self {
-        ReadAhead { log, decoders, places, until, from: 0, blocks: VecDeque::new() }
+    pub(super) fn new(
+        log: Log,
+        renderer: Option<Renderer>,
+        decoders: Arc<Semaphore>,
+        places: Arc<Places>,
+        until: Sequence,
+    ) -> Self {
+        ReadAhead { log, renderer, decoders, places, until, from: 0, blocks: VecDeque::new() }
     }
 
     /// The client has come to a block, which holds these sequences.
@@ -93,7 +103,7 @@ impl ReadAhead {
             self.blocks.clear();
             return;
         }
-        if self.blocks.is_empty() && self.log.read_cached(self.from).is_some() {
+        if self.blocks.is_empty() && self.is_at_hand(self.from) {
             // Others had it read.
             self.blocks.push_back(None);
         }
@@ -103,16 +113,28 @@ impl ReadAhead {
         }
     }
 
+    fn is_at_hand(&self, position: Sequence) -> bool {
+        match &self.renderer {
+            Some(renderer) => renderer.at_hand(position).is_some(),
+            None => self.log.read_cached(position).is_some(),
+        }
+    }
+
     /// Begins to read the block that stands `skipped` blocks behind the first, if there is a place and a decoder for it.
     fn read(&self, skipped: usize) -> Option<BlockAhead> {
         let place = self.places.take(Instant::now())?;
         let decoder = Arc::clone(&self.decoders).try_acquire_owned().ok()?;
         let (log, from, until) = (self.log.clone(), self.from, self.until);
+        let renderer = self.renderer.clone();
         let read = tokio::task::spawn_blocking(move || {
             // What is wrong shows again when the client gets there.
             let end_of_block = |position| Some(log.outline(position).ok().flatten()?.end_sequence);
             let position = (0..skipped).try_fold(from, |position, _| end_of_block(position));
-            let _ = position.filter(|&position| position <= until).map(|position| log.read(position));
+            match (position.filter(|&position| position <= until), renderer) {
+                (Some(position), Some(renderer)) => drop(renderer.read(position)),
+                (Some(position), None) => drop(log.read(position)),
+                (None, _) => {}
+            }
             drop(decoder);
         });
         Some(BlockAhead { read, _place: place })
@@ -129,7 +151,7 @@ impl ReadAhead {
 mod tests {
     use sidecar_log_format::{ReadOptions, storage::Directory};
 
-    use super::super::tests::Written;
+    use super::super::written::Written;
     use super::*;
 
     /// A log of blocks of ten events, where each begins, and where the last one ends.
@@ -146,7 +168,7 @@ mod tests {
         // As in another process: what was just written is not in this reader's cache.
         let storage = Arc::new(Directory::at(written.directory.path()));
         let log = Log::open(storage, ReadOptions::default()).unwrap();
-        ReadAhead::new(log, Arc::new(Semaphore::new(8)), Arc::clone(places), until)
+        ReadAhead::new(log, None, Arc::new(Semaphore::new(8)), Arc::clone(places), until)
     }
 
     fn taken(places: &Arc<Places>) -> usize {

@@ -7,17 +7,18 @@
 //! One rule makes the API versions right for every start and interleaving: `version_due` rises with all that the
 //! position passes, and whatever is sent next, a version that is due and higher than the one sent goes before it.
 
-use std::{
-    ops::Range,
-    sync::{Arc, Weak},
-};
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use sidecar_log_format::{
-    ApiVersion, Block, Head, LargeEvent, Log, Missing, Read, Sequence, StoredBlock, version_frame,
-};
+use sidecar_log_format::{ApiVersion, Head, LargeEvent, Log, Read, Sequence, StoredBlock};
 
-use super::lending::{Budget, COPIED_BYTES_MAX};
+use super::{
+    frames::{Frames, WeakFrames},
+    framing::Framing,
+    lending::{Budget, COPIED_BYTES_MAX},
+    rendered::Renderer,
+    rendering::RenderedBlock,
+};
 
 /// After this many events passed in silence a filtered stream tells its position.
 const PROGRESS_EVENTS: u64 = 10_000;
@@ -32,8 +33,10 @@ pub(super) enum Hold {
 }
 
 /// Which events a client gets, and in what pieces.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Selection {
+    /// Makes their form, if that is not the stored one.
+    pub(super) renderer: Option<Renderer>,
     /// Bits of the kinds that pass.
     pub(super) kinds: u64,
     /// Whether API versions are sent.
@@ -91,7 +94,7 @@ pub(super) struct Cursor {
     position: Sequence,
     /// Bytes of the event at the position that were sent.
     event_bytes_sent: usize,
-    block: Weak<Block>,
+    frames: WeakFrames,
     /// The block that was entered last, until somebody asks.
     entered: Option<Range<Sequence>>,
     version_sent: ApiVersion,
@@ -107,7 +110,7 @@ impl Cursor {
             selection,
             position,
             event_bytes_sent: 0,
-            block: Weak::new(),
+            frames: WeakFrames::default(),
             entered: None,
             version_sent: ApiVersion::NONE,
             version_due: ApiVersion::NONE,
@@ -133,16 +136,24 @@ impl Cursor {
             if let Some(mark) = self.take_overdue_mark() {
                 return Step::Send(mark);
             }
-            let Some((block, index)) = self.block_at_position() else {
-                match self.log.read_cached(self.position) {
-                    Some(Read::Events { block, index }) => self.enter(&block, index),
-                    Some(_) => return self.at_head(),
-                    None => return Step::Read,
+            if let Some((frames, index)) = self.frames_at_position() {
+                if let Some(bytes) = self.next_in(&frames, index) {
+                    return Step::Send(bytes);
                 }
                 continue;
+            }
+            let at_hand = match &self.selection.renderer {
+                None => match self.log.read_cached(self.position) {
+                    Some(Read::Events { block, .. }) => Some(Frames::Stored(block)),
+                    Some(_) => return self.at_head(),
+                    None => None,
+                },
+                Some(_) if self.position >= self.log.head().next_sequence => return self.at_head(),
+                Some(renderer) => renderer.at_hand(self.position).map(Frames::Rendered),
             };
-            if let Some(bytes) = self.next_in(&block, index) {
-                return Step::Send(bytes);
+            match at_hand {
+                Some(frames) => self.enter(&frames),
+                None => return Step::Read,
             }
         }
     }
@@ -153,11 +164,7 @@ impl Cursor {
     /// [`Torn`] when the rest of an event is gone: the stream cannot go on.
     pub(super) fn accept(&mut self, read: Read) -> Result<Accepted, Torn> {
         match read {
-            Read::Events { block, index } => {
-                self.enter(&block, index);
-                // Sent from here, so that every read moves the cursor even when the cache has no room for the block.
-                Ok(self.next_in(&block, index).map_or(Accepted::Continue, Accepted::Send))
-            }
+            Read::Events { block, .. } => Ok(self.accept_frames(&Frames::Stored(block))),
             Read::Large(event) => {
                 self.version_due = self.version_due.max(event.version_after());
                 if event.shape().kinds() & self.selection.kinds == 0 {
@@ -171,10 +178,32 @@ impl Cursor {
                     return Err(Torn { sequence: from, why: why.to_string() });
                 }
                 self.position = to.max(self.position + 1);
-                Ok(Accepted::Send(missing_comment(from, self.position, &why)))
+                Ok(Accepted::Send(self.framing().missing(from, self.position, &why)))
             }
             Read::End => Ok(Accepted::NotYet),
         }
+    }
+
+    /// Takes what was rendered at the position.
+    pub(super) fn accept_rendered(&mut self, block: Arc<RenderedBlock>) -> Accepted {
+        self.accept_frames(&Frames::Rendered(block))
+    }
+
+    /// Sends from here, so that every read moves the cursor even when the cache has no room for the block.
+    fn accept_frames(&mut self, frames: &Frames) -> Accepted {
+        self.enter(frames);
+        let index = frames.index_of(self.position);
+        let next = index.and_then(|index| self.next_in(frames, index));
+        next.map_or(Accepted::Continue, Accepted::Send)
+    }
+
+    /// Makes the form of the events, if that is not the stored one.
+    pub(super) fn renderer(&self) -> Option<&Renderer> {
+        self.selection.renderer.as_ref()
+    }
+
+    pub(super) fn framing(&self) -> Framing {
+        self.selection.renderer.as_ref().map_or(Framing::EventStream, |renderer| renderer.rendering().framing())
     }
 
     /// The version frame that has to go before anything else.
@@ -183,7 +212,7 @@ impl Cursor {
             return None;
         }
         self.version_sent = self.version_due;
-        Some(Bytes::from(version_frame(self.version_due)))
+        Some(Bytes::from(self.framing().version(self.version_due)))
     }
 
     /// The sequences of the block that was entered last, if that has not been told yet.
@@ -201,6 +230,11 @@ impl Cursor {
         self.event_bytes_sent = 0;
         self.position += 1;
         self.told = self.position;
+    }
+
+    /// Nothing of the event at the position is sent.
+    pub(super) fn leave_out_event(&mut self) {
+        self.position += 1;
     }
 
     /// Whether a stored frame can stand for the events from the position on: it holds nothing past the end, and its
@@ -230,11 +264,11 @@ impl Cursor {
         if self.event_bytes_sent > 0 {
             return true;
         }
-        let found = self.block_at_position().or_else(|| match self.log.read_cached(self.position)? {
-            Read::Events { block, index } => Some((block, index)),
+        let found = self.frames_at_position().or_else(|| match self.log.read_cached(self.position)? {
+            Read::Events { block, index } => Some((Frames::Stored(block), index)),
             _ => None,
         });
-        found.is_some_and(|(block, index)| index > 0 || block.wire().len() <= small)
+        found.is_some_and(|(frames, index)| index > 0 || frames.wire().len() <= small)
     }
 
     /// A mark that tells the position, if marks are wanted and the client does not know it.
@@ -252,48 +286,49 @@ impl Cursor {
         self.take_progress()
     }
 
-    /// An `id:` line without data moves a client's last id and dispatches nothing.
     fn take_mark(&mut self, id: Sequence) -> Option<Bytes> {
         if self.told > id {
             return None;
         }
         self.told = id.saturating_add(1);
-        Some(Bytes::from(format!("id:{id}\n\n")))
+        Some(self.framing().mark(id))
     }
 
-    fn block_at_position(&self) -> Option<(Arc<Block>, usize)> {
-        let block = self.block.upgrade()?;
-        let index = block.index_of(self.position)?;
-        Some((block, index))
+    fn frames_at_position(&self) -> Option<(Frames, usize)> {
+        let frames = self.frames.upgrade()?;
+        let index = frames.index_of(self.position)?;
+        Some((frames, index))
     }
 
-    fn enter(&mut self, block: &Arc<Block>, index: usize) {
-        let rise = block.row(index).and_then(|row| row.rise());
-        self.version_due = self.version_due.max(rise.unwrap_or_else(|| block.version_in_force(index)));
-        self.block = Arc::downgrade(block);
-        self.entered = Some(block.first_sequence()..block.end_sequence());
+    fn enter(&mut self, frames: &Frames) {
+        if let Some(index) = frames.index_of(self.position) {
+            let version = frames.rise(index).unwrap_or_else(|| frames.version_in_force(index));
+            self.version_due = self.version_due.max(version);
+        }
+        self.frames = frames.downgrade();
+        self.entered = Some(frames.sequences());
     }
 
     /// What is sent next out of a block; `None` once the position is past it, or past `until`.
-    fn next_in(&mut self, block: &Block, index: usize) -> Option<Bytes> {
-        if block.kinds() & self.selection.kinds == 0 {
-            let end = block.end_sequence();
+    fn next_in(&mut self, frames: &Frames, index: usize) -> Option<Bytes> {
+        if frames.kinds() & self.selection.kinds == 0 {
+            let end = frames.sequences().end;
             let whole = end.saturating_sub(1) <= self.selection.until;
-            self.version_due = if whole { self.version_due.max(block.version_after()) } else { self.version_due };
+            self.version_due = if whole { self.version_due.max(frames.version_after()) } else { self.version_due };
             self.position = end;
             return None;
         }
         let mut index = index;
         while self.position <= self.selection.until {
-            let row = block.row(index)?;
-            if let Some(rise) = row.rise() {
+            let kind_bit = frames.kind_bit(index)?;
+            if let Some(rise) = frames.rise(index) {
                 self.version_due = self.version_due.max(rise);
             }
             if let Some(version) = self.take_version() {
                 return Some(version);
             }
-            if self.selects(row.kind()) {
-                return Some(self.take_piece(block, index, row.range()));
+            if kind_bit & self.selection.kinds != 0 {
+                return Some(self.take_piece(frames, index, frames.range(index)));
             }
             index += 1;
             self.position += 1;
@@ -301,21 +336,17 @@ impl Cursor {
         None
     }
 
-    fn selects(&self, kind: sidecar_log_format::Kind) -> bool {
-        kind.bit() & self.selection.kinds != 0
-    }
-
     /// The rest of the event in row `index`, or what fits of it, or it and as many after it as fit.
-    fn take_piece(&mut self, block: &Block, index: usize, range: Range<usize>) -> Bytes {
+    fn take_piece(&mut self, frames: &Frames, index: usize, range: Range<usize>) -> Bytes {
         let start = range.start + self.event_bytes_sent;
-        let wire = block.wire();
+        let wire = frames.wire();
         let Hold::Keeps(budget) = &self.selection.hold else {
-            let end = self.pass_piece(block, index, start, range.end, self.selection.piece_bytes_max);
+            let end = self.pass_piece(frames, index, start, range.end, self.selection.piece_bytes_max);
             return wire.slice(start..end);
         };
         let reserved = (wire.len() - start > COPIED_BYTES_MAX).then(|| budget.reserve(wire.len())).flatten();
         let bytes_max = if reserved.is_some() { wire.len() } else { COPIED_BYTES_MAX };
-        let end = self.pass_piece(block, index, start, range.end, bytes_max);
+        let end = self.pass_piece(frames, index, start, range.end, bytes_max);
         let piece = wire.slice(start..end);
         match reserved.filter(|_| piece.len() > COPIED_BYTES_MAX) {
             Some(reserved) => reserved.lend(piece),
@@ -325,7 +356,7 @@ impl Cursor {
 
     /// Moves past a piece of at most `bytes_max`, which begins at `start` in the event that ends at `event_end`; returns
     /// where the piece ends.
-    fn pass_piece(&mut self, block: &Block, index: usize, start: usize, event_end: usize, bytes_max: usize) -> usize {
+    fn pass_piece(&mut self, frames: &Frames, index: usize, start: usize, event_end: usize, bytes_max: usize) -> usize {
         let end_max = start + bytes_max;
         if event_end > end_max {
             self.event_bytes_sent += bytes_max;
@@ -336,10 +367,10 @@ impl Cursor {
         self.position += 1;
         if !self.selection.single_events {
             let mut index = index + 1;
-            while let Some(row) = block.row(index).filter(|_| self.position <= self.selection.until) {
-                let range = row.range();
+            while let Some(kind_bit) = frames.kind_bit(index).filter(|_| self.position <= self.selection.until) {
+                let range = frames.range(index);
                 // A version frame between two events shows as a gap; it is sent on its own or not at all.
-                if range.start != end || range.end > end_max || !self.selects(row.kind()) {
+                if range.start != end || range.end > end_max || kind_bit & self.selection.kinds == 0 {
                     break;
                 }
                 end = range.end;
@@ -361,18 +392,13 @@ impl Cursor {
     }
 }
 
-/// Names the events `from` (inclusive) to `to` (exclusive) that a client will not get.
-pub(super) fn missing_comment(from: Sequence, to: Sequence, why: &Missing) -> Bytes {
-    Bytes::from(format!(":events {from} to {} are missing: {}\n\n", to.saturating_sub(1), why.for_clients()))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use sidecar_log_format::Kind;
 
     use super::*;
-    use crate::engine::stream::tests::Written;
+    use crate::engine::stream::written::Written;
 
     /// What the writer does, and how far clients get in between.
     #[derive(Clone, Debug)]
@@ -407,6 +433,7 @@ mod tests {
         fn join(log: &Log, start: Sequence, kinds: u64, single_events: bool) -> Client {
             let start = start.min(log.head().next_sequence);
             let selection = Selection {
+                renderer: None,
                 kinds,
                 versions: true,
                 progress_marks: false,

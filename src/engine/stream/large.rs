@@ -16,6 +16,8 @@ use std::{
 use bytes::Bytes;
 use sidecar_log_format::LargeEvent;
 
+use super::rendering::Rendering;
+
 /// Decoders that stand open.
 const READERS_MAX: usize = 4;
 /// Bytes read at a time.
@@ -37,23 +39,34 @@ struct Idle {
 /// One client's way through one large event.
 pub(super) struct LargePass {
     event: Arc<LargeEvent>,
+    /// Makes its form, if that is not the stored one.
+    rendering: Option<Arc<dyn Rendering>>,
     readers: Arc<LargeReaders>,
     id: u64,
-    /// Bytes of the wire form passed.
+    /// Bytes of the form that were passed.
     at: u64,
 }
 
-impl LargePass {
-    /// Begins `sent` bytes into the event's own frame; the version frame before it is left out.
-    pub(super) fn new(event: Arc<LargeEvent>, sent: usize, readers: &Arc<LargeReaders>) -> Self {
-        let preamble = event.shape().row(0).map_or(0, |row| row.range().start as u64);
-        let id = readers.next_id.fetch_add(1, Ordering::Relaxed);
-        LargePass { event, readers: Arc::clone(readers), id, at: preamble + sent as u64 }
-    }
+/// The next bytes of a large event.
+pub(super) struct LargePiece {
+    pub(super) bytes: Bytes,
+    pub(super) is_last: bool,
+}
 
-    /// Whether all of it has been read.
-    pub(super) fn is_done(&self) -> bool {
-        self.at >= self.event.wire_bytes()
+impl LargePass {
+    /// Begins `sent` bytes into the event's own message; the version frame before it is left out.
+    pub(super) fn new(
+        event: Arc<LargeEvent>,
+        rendering: Option<Arc<dyn Rendering>>,
+        sent: usize,
+        readers: &Arc<LargeReaders>,
+    ) -> Self {
+        let preamble = match rendering {
+            Some(_) => 0,
+            None => event.shape().row(0).map_or(0, |row| row.range().start as u64),
+        };
+        let id = readers.next_id.fetch_add(1, Ordering::Relaxed);
+        LargePass { event, rendering, readers: Arc::clone(readers), id, at: preamble + sent as u64 }
     }
 
     /// The next piece has been read.
@@ -61,24 +74,31 @@ impl LargePass {
         self.at += bytes as u64;
     }
 
-    /// What reads the next piece, on a thread that may block.
-    pub(super) fn read_piece(&self) -> impl FnOnce() -> io::Result<Bytes> + Send + use<> {
-        let (event, readers, id, at) = (Arc::clone(&self.event), Arc::clone(&self.readers), self.id, self.at);
+    /// What reads the next piece, on a thread that may block; `None` if the rendering leaves the event out.
+    pub(super) fn read_piece(&self) -> impl FnOnce() -> io::Result<Option<LargePiece>> + Send + use<> {
+        let (event, rendering) = (Arc::clone(&self.event), self.rendering.clone());
+        let (readers, id, at) = (Arc::clone(&self.readers), self.id, self.at);
         move || {
             let mut reader = match readers.take(id, at) {
                 Some(reader) => reader,
-                None => open_at(&event, at)?,
+                None => match open_at(&event, rendering.as_deref(), at)? {
+                    Some(reader) => reader,
+                    None => return Ok(None),
+                },
             };
             let mut piece = Vec::with_capacity(PIECE_BYTES as usize);
             reader.by_ref().take(PIECE_BYTES).read_to_end(&mut piece)?;
-            if piece.is_empty() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
             let at = at + piece.len() as u64;
-            if at < event.wire_bytes() {
+            let is_last = match rendering {
+                // How long it is shows at its end.
+                Some(_) => piece.len() < PIECE_BYTES as usize,
+                None if piece.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+                None => at >= event.wire_bytes(),
+            };
+            if !is_last {
                 readers.put(Idle { id, at, reader });
             }
-            Ok(Bytes::from(piece))
+            Ok(Some(LargePiece { bytes: Bytes::from(piece), is_last }))
         }
     }
 }
@@ -110,11 +130,21 @@ impl LargeReaders {
     }
 }
 
-fn open_at(event: &LargeEvent, at: u64) -> io::Result<Box<dyn io::Read + Send>> {
-    let mut reader = event.wire()?;
+fn open_at(
+    event: &LargeEvent,
+    rendering: Option<&dyn Rendering>,
+    at: u64,
+) -> io::Result<Option<Box<dyn io::Read + Send>>> {
+    let mut reader: Box<dyn io::Read + Send> = match rendering {
+        None => Box::new(event.wire()?),
+        Some(rendering) => match rendering.render_large(event)? {
+            Some(reader) => reader,
+            None => return Ok(None),
+        },
+    };
     let skipped = io::copy(&mut reader.by_ref().take(at), &mut io::sink())?;
     if skipped < at {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(Box::new(reader))
+    Ok(Some(reader))
 }

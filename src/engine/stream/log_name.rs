@@ -6,18 +6,21 @@ use sidecar_log_format::Log;
 
 /// A log's name, as the header `sidecar-log` and the field `log` have it: `ID` or `ID;epoch=N`, the id in hexadecimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LogName {
+pub struct LogName {
     id: [u8; 16],
     epoch: Option<u64>,
 }
 
 impl LogName {
     /// The full name of a log.
-    pub(super) fn of(log: &Log) -> LogName {
+    #[must_use]
+    pub fn of(log: &Log) -> LogName {
         LogName { id: log.id(), epoch: Some(log.head().epoch) }
     }
 
-    pub(super) fn parse(text: &str) -> Option<LogName> {
+    /// Reads a name in this form.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<LogName> {
         let (id, epoch) = match text.split_once(";epoch=") {
             Some((id, epoch)) => (id, Some(epoch.parse().ok()?)),
             None => (text, None),
@@ -28,7 +31,8 @@ impl LogName {
     }
 
     /// Whether this names the log that `other` names, as far as both say.
-    pub(super) fn matches(&self, other: &LogName) -> bool {
+    #[must_use]
+    pub fn matches(&self, other: &LogName) -> bool {
         self.id == other.id && self.epoch.zip(other.epoch).is_none_or(|(one, another)| one == another)
     }
 }

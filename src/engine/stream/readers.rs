@@ -6,34 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sidecar_log_format::Sequence;
 
-/// What kind of stream a client reads; lags are counted per class.
+/// What kind of stream a client reads, by its name in metrics; lags are counted per class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReaderClass {
-    /// `/events`, every event.
-    Whole,
-    /// `/events` with `types` or `until`.
-    Filtered,
-    /// `/events` as stored zstd frames.
-    Zstd,
-    /// `/events/sidecar`.
-    Sidecar,
-}
-
-impl ReaderClass {
-    /// Every class.
-    pub const ALL: [Self; 4] = [Self::Whole, Self::Filtered, Self::Zstd, Self::Sidecar];
-
-    /// Its name in metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Whole => "whole",
-            Self::Filtered => "filtered",
-            Self::Zstd => "zstd",
-            Self::Sidecar => "sidecar",
-        }
-    }
-}
+pub struct ReaderClass(pub &'static str);
 
 /// The open streams of one class at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,8 +22,11 @@ pub struct ClassLag {
 }
 
 /// Every open stream's position.
-#[derive(Debug, Default)]
-pub struct Readers(Mutex<Vec<Weak<Position>>>);
+#[derive(Debug)]
+pub struct Readers {
+    classes: &'static [ReaderClass],
+    positions: Mutex<Vec<Weak<Position>>>,
+}
 
 /// One open stream's position; the stream holds it.
 #[derive(Debug)]
@@ -65,9 +43,13 @@ impl Position {
 }
 
 impl Readers {
+    pub(super) fn new(classes: &'static [ReaderClass]) -> Self {
+        Readers { classes, positions: Mutex::default() }
+    }
+
     pub(super) fn enter(&self, class: ReaderClass, client: Option<SocketAddr>, next: Sequence) -> Arc<Position> {
         let position = Arc::new(Position { class, client, next: AtomicU64::new(next) });
-        let mut positions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut positions = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
         if positions.len() == positions.capacity() {
             positions.retain(|position| position.strong_count() > 0);
         }
@@ -75,10 +57,15 @@ impl Readers {
         position
     }
 
+    /// Every class, with how far its streams are behind `head`, the sequence that the next event will get.
+    pub fn lags(&self, head: Sequence) -> impl Iterator<Item = (ReaderClass, ClassLag)> {
+        self.classes.iter().map(move |&class| (class, self.lag(class, head)))
+    }
+
     /// How far the streams of `class` are behind `head`, the sequence that the next event will get.
     #[must_use]
     pub fn lag(&self, class: ReaderClass, head: Sequence) -> ClassLag {
-        let positions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let positions = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
         let open = positions.iter().filter_map(Weak::upgrade).filter(|position| position.class == class);
         open.fold(ClassLag::default(), |lag, position| {
             let events = head.saturating_sub(position.next.load(Ordering::Relaxed));
@@ -98,21 +85,26 @@ mod tests {
 
     #[test]
     fn the_slowest_of_a_class_gives_its_lag_and_closed_streams_do_not_count() {
-        let readers = Readers::default();
+        const WHOLE: ReaderClass = ReaderClass("whole");
+        const ZSTD: ReaderClass = ReaderClass("zstd");
+        const SIDECAR: ReaderClass = ReaderClass("sidecar");
+        let readers = Readers::new(&[WHOLE, ZSTD]);
         let client = |port| Some(SocketAddr::from(([192, 0, 2, 1], port)));
-        let slow = readers.enter(ReaderClass::Whole, client(1), 10);
-        let fast = readers.enter(ReaderClass::Whole, client(2), 10);
-        let other = readers.enter(ReaderClass::Zstd, client(3), 0);
+        let slow = readers.enter(WHOLE, client(1), 10);
+        let fast = readers.enter(WHOLE, client(2), 10);
+        let other = readers.enter(ZSTD, client(3), 0);
         fast.set(100);
         let lag = |class| readers.lag(class, 100);
-        assert_eq!(lag(ReaderClass::Whole), ClassLag { readers: 2, events_max: 90, slowest: client(1) });
-        assert_eq!(lag(ReaderClass::Zstd), ClassLag { readers: 1, events_max: 100, slowest: client(3) });
-        assert_eq!(lag(ReaderClass::Sidecar), ClassLag::default());
+        assert_eq!(lag(WHOLE), ClassLag { readers: 2, events_max: 90, slowest: client(1) });
+        assert_eq!(lag(ZSTD), ClassLag { readers: 1, events_max: 100, slowest: client(3) });
+        assert_eq!(lag(SIDECAR), ClassLag::default());
+        let all: Vec<_> = readers.lags(100).map(|(class, lag)| (class, lag.events_max)).collect();
+        assert_eq!(all, [(WHOLE, 90), (ZSTD, 100)]);
         drop((slow, other));
-        assert_eq!(lag(ReaderClass::Whole), ClassLag { readers: 1, events_max: 0, slowest: None });
+        assert_eq!(lag(WHOLE), ClassLag { readers: 1, events_max: 0, slowest: None });
         for _ in 0..100 {
-            drop(readers.enter(ReaderClass::Filtered, None, 0));
+            drop(readers.enter(SIDECAR, None, 0));
         }
-        assert!(readers.0.lock().unwrap().len() < 10, "closed streams are forgotten");
+        assert!(readers.positions.lock().unwrap().len() < 10, "closed streams are forgotten");
     }
 }

@@ -6,8 +6,8 @@
 //! the next blocks read into the cache.
 
 use std::{
+    collections::VecDeque,
     io,
-    net::SocketAddr,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use sidecar_log_format::{Error as LogError, Read, Sequence, StoredBlock};
+use sidecar_log_format::{Error as LogError, Head, Log, Read, Sequence, StoredBlock};
 use tokio::{
     sync::watch,
     task::JoinError,
@@ -27,15 +27,18 @@ use tokio_util::sync::ReusableBoxFuture;
 use super::{
     ahead::ReadAhead,
     compression,
+    counters::HubCounters,
     cursor::{Accepted, Cursor, Step, Torn},
-    large::LargePass,
-    readers::{Position, ReaderClass},
-    server::{Shared, Slot},
+    large::{LargePass, LargePiece},
+    port::{Delivery, OpenStream},
+    readers::Position,
+    rendered::{RenderedRead, Renderer},
+    rendering::RenderedBlock,
+    resources::Resources,
 };
 
 /// How long a client may hear nothing.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-const KEEP_ALIVE_COMMENT: &[u8] = b":\n\n";
 /// A block up to this size is compressed here when it is in memory: that is cheaper than reading its stored form.
 pub(super) const COMPRESSED_PIECE_BYTES: usize = 64 << 10;
 /// How long a stream rests before it looks again for what another process is still writing.
@@ -45,7 +48,7 @@ const COUNT_BYTES: u64 = 256 << 10;
 
 /// The coding in which a client gets its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coding {
+pub enum Coding {
     /// None.
     Identity,
     /// zstd frames.
@@ -67,13 +70,23 @@ pub(super) enum StreamError {
     GivenUp(#[from] JoinError),
 }
 
+/// What a hub gives each of its streams.
+#[derive(Clone)]
+pub(super) struct Supply {
+    pub(super) log: Log,
+    pub(super) committed: watch::Receiver<Head>,
+    pub(super) resources: Arc<Resources>,
+    pub(super) counters: Arc<HubCounters>,
+}
+
 /// A client's stream.
 pub(super) struct Subscriber {
-    shared: Arc<Shared>,
+    log: Log,
     cursor: Cursor,
     coding: Coding,
+    delivery: Delivery,
     /// Sent before anything else.
-    greeting: Option<Bytes>,
+    greetings: VecDeque<Bytes>,
     /// What is being read for this client.
     reading: Option<Reading>,
     ahead: ReadAhead,
@@ -81,13 +94,20 @@ pub(super) struct Subscriber {
     /// Where the stored form was found to be of no use.
     stored_unfit_at: Option<Sequence>,
     large: Option<LargePass>,
-    commits: Changes<sidecar_log_format::Head>,
-    /// For clients that are told of it: the sidecar's own end.
-    own_shutdown: Option<Changes<u64>>,
+    commits: Changes<Head>,
+    farewell: Option<Farewell>,
     keep_alive: KeepAlive,
     bytes_uncounted: u64,
+    resources: Arc<Resources>,
+    counters: Arc<HubCounters>,
     position: Arc<Position>,
-    _slot: Slot,
+    _place: OpenStream,
+}
+
+/// Sent whenever the end is announced.
+struct Farewell {
+    announced: Changes<u64>,
+    bytes: Bytes,
 }
 
 /// A stored frame on its way to the client. It is lent, because unlike a block it cannot be let go of half-way.
@@ -100,58 +120,59 @@ type Reading = Pin<Box<dyn Future<Output = Result<Outcome, StreamError>> + Send>
 
 enum Outcome {
     Read(Box<Read>),
+    Rendered(Arc<RenderedBlock>),
     Stored(Option<StoredBlock>),
-    LargePiece(Bytes),
+    LargePiece(Option<LargePiece>),
     Nothing,
 }
 
 impl Subscriber {
     pub(super) fn new(
-        shared: Arc<Shared>,
-        slot: Slot,
-        class: ReaderClass,
-        client: Option<SocketAddr>,
+        supply: Supply,
         cursor: Cursor,
         coding: Coding,
+        delivery: Delivery,
+        position: Arc<Position>,
+        place: OpenStream,
     ) -> Self {
-        let position = shared.counters.readers.enter(class, client, cursor.position());
-        let commits = Changes::new(shared.committed.clone());
-        let (decoders, places) = (Arc::clone(&shared.decoders), Arc::clone(&shared.places_ahead));
-        let ahead = ReadAhead::new(shared.log.clone(), decoders, places, cursor.until());
+        let Supply { log, committed, resources, counters } = supply;
+        let (decoders, places) = (Arc::clone(&resources.decoders), Arc::clone(&resources.places_ahead));
+        let ahead = ReadAhead::new(log.clone(), cursor.renderer().cloned(), decoders, places, cursor.until());
         Subscriber {
-            shared,
+            log,
             cursor,
             coding,
-            greeting: None,
+            delivery,
+            greetings: VecDeque::new(),
             reading: None,
             ahead,
             stored: None,
             stored_unfit_at: None,
             large: None,
-            commits,
-            own_shutdown: None,
+            commits: Changes::new(committed),
+            farewell: None,
             keep_alive: KeepAlive::new(),
             bytes_uncounted: 0,
+            resources,
+            counters,
             position,
-            _slot: slot,
+            _place: place,
         }
     }
 
-    /// Says this first.
-    pub(super) fn greet(mut self, greeting: Bytes) -> Self {
-        self.greeting = Some(greeting);
-        self
+    /// Says this first, after what was to be said first before.
+    pub(super) fn greet(&mut self, greeting: Bytes) {
+        self.greetings.push_back(greeting);
     }
 
-    /// Tells the client of the sidecar's own end.
-    pub(super) fn tell_own_shutdown(mut self) -> Self {
-        self.own_shutdown = Some(Changes::new(self.shared.own_shutdowns.subscribe()));
-        self
+    /// Says this whenever the end is announced.
+    pub(super) fn say_at_end(&mut self, announced: watch::Receiver<u64>, bytes: Bytes) {
+        self.farewell = Some(Farewell { announced: Changes::new(announced), bytes });
     }
 
     /// The next bytes in the identity form or, where they come from a stored frame, as they are.
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
-        if let Some(greeting) = self.greeting.take() {
+        if let Some(greeting) = self.greetings.pop_front() {
             return Poll::Ready(Some(self.finish(greeting)));
         }
         loop {
@@ -200,52 +221,69 @@ impl Subscriber {
         if self.commits.poll(context).is_ready() {
             return Poll::Ready(None);
         }
-        if let Some(own_shutdown) = &mut self.own_shutdown
-            && own_shutdown.poll(context).is_ready()
+        if let Some(farewell) = &mut self.farewell
+            && farewell.announced.poll(context).is_ready()
         {
-            return Poll::Ready(Some(Bytes::from_static(b"data:\"Shutdown\"\n\n")));
+            return Poll::Ready(Some(farewell.bytes.clone()));
         }
         ready!(self.keep_alive.poll(context));
         let mark = self.cursor.take_progress();
-        Poll::Ready(Some(mark.unwrap_or(Bytes::from_static(KEEP_ALIVE_COMMENT))))
+        Poll::Ready(Some(mark.unwrap_or_else(|| self.cursor.framing().keep_alive())))
     }
 
     fn take_up(&mut self, outcome: Outcome) -> Result<Option<Bytes>, StreamError> {
         match outcome {
-            Outcome::Read(read) => match self.cursor.accept(*read)? {
-                Accepted::Continue => Ok(None),
-                Accepted::Send(bytes) => {
-                    self.note_entered();
-                    Ok(Some(bytes))
-                }
-                Accepted::NotYet => {
-                    self.reading = Some(Box::pin(async {
-                        tokio::time::sleep(RETRY_PAUSE).await;
-                        Ok(Outcome::Nothing)
-                    }));
-                    Ok(None)
-                }
-                Accepted::Large(event) => {
-                    let sent = self.cursor.event_bytes_sent();
-                    self.large = Some(LargePass::new(event, sent, &self.shared.large_readers));
-                    Ok(None)
-                }
-            },
+            Outcome::Read(read) => {
+                let accepted = self.cursor.accept(*read)?;
+                Ok(self.carry_on(accepted))
+            }
+            Outcome::Rendered(block) => {
+                let accepted = self.cursor.accept_rendered(block);
+                Ok(self.carry_on(accepted))
+            }
             Outcome::Nothing => Ok(None),
             Outcome::Stored(block) => {
                 self.stored = block.and_then(|block| self.admit(block));
                 self.stored_unfit_at = self.stored.is_none().then(|| self.cursor.position());
                 Ok(None)
             }
-            Outcome::LargePiece(piece) => {
+            Outcome::LargePiece(None) => {
+                self.large = None;
+                self.cursor.leave_out_event();
+                Ok(None)
+            }
+            Outcome::LargePiece(Some(LargePiece { bytes, is_last })) => {
                 if let Some(large) = &mut self.large {
-                    large.advance(piece.len());
-                    if large.is_done() {
-                        self.large = None;
-                        self.cursor.pass_event();
-                    }
+                    large.advance(bytes.len());
                 }
-                Ok(Some(piece))
+                if is_last {
+                    self.large = None;
+                    self.cursor.pass_event();
+                }
+                Ok((!bytes.is_empty()).then_some(bytes))
+            }
+        }
+    }
+
+    fn carry_on(&mut self, accepted: Accepted) -> Option<Bytes> {
+        match accepted {
+            Accepted::Continue => None,
+            Accepted::Send(bytes) => {
+                self.note_entered();
+                Some(bytes)
+            }
+            Accepted::NotYet => {
+                self.reading = Some(Box::pin(async {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    Ok(Outcome::Nothing)
+                }));
+                None
+            }
+            Accepted::Large(event) => {
+                let sent = self.cursor.event_bytes_sent();
+                let rendering = self.cursor.renderer().map(|renderer| Arc::clone(renderer.rendering()));
+                self.large = Some(LargePass::new(event, rendering, sent, &self.resources.large_readers));
+                None
             }
         }
     }
@@ -253,21 +291,22 @@ impl Subscriber {
     /// Whether to look for the stored form of what comes next.
     fn wants_stored(&mut self) -> bool {
         self.coding == Coding::Zstd
+            && self.cursor.renderer().is_none()
             && self.stored_unfit_at != Some(self.cursor.position())
-            && self.cursor.position() < self.shared.log.head().next_sequence
+            && self.cursor.position() < self.log.head().next_sequence
             && !self.cursor.is_mid_block_or_small(COMPRESSED_PIECE_BYTES)
     }
 
     /// Takes a stored frame that fits this client, while there is room for it. Without room the client is served from the
     /// shared block, a small frame at a time, so that clients who stall cannot take the memory or stop the others.
     fn admit(&mut self, mut block: StoredBlock) -> Option<StoredPass> {
-        let reserved = self.shared.budget.reserve(block.frame.len())?;
+        let reserved = self.resources.budget.reserve(block.frame.len())?;
         block.frame = reserved.lend(block.frame);
         self.cursor.fits(&block).then_some(StoredPass { block, sent: 0 })
     }
 
     fn next_stored_piece(&mut self) -> Option<Bytes> {
-        let piece_bytes = self.shared.stored_piece_bytes();
+        let piece_bytes = self.delivery.stored_piece_bytes();
         let stored = self.stored.as_mut()?;
         let frame = &stored.block.frame;
         let end = frame.len().min(stored.sent.saturating_add(piece_bytes));
@@ -290,8 +329,28 @@ impl Subscriber {
     }
 
     fn read(&self) -> Reading {
-        let (log, position) = (self.shared.log.clone(), self.cursor.position());
+        if let Some(renderer) = self.cursor.renderer() {
+            return self.read_rendered(renderer.clone());
+        }
+        let (log, position) = (self.log.clone(), self.cursor.position());
         self.on_blocking_thread(move || Ok(Outcome::Read(Box::new(log.read(position)?))))
+    }
+
+    fn read_rendered(&self, renderer: Renderer) -> Reading {
+        let (decoders, position) = (Arc::clone(&self.resources.decoders), self.cursor.position());
+        Box::pin(async move {
+            // As for every job, below.
+            let permit = decoders.acquire_owned().await;
+            // Many wait for the same block; most find it here, and need no thread.
+            if let Some(block) = renderer.at_hand(position) {
+                return Ok(Outcome::Rendered(block));
+            }
+            let (read, _permit) = tokio::task::spawn_blocking(move || (renderer.read(position), permit)).await?;
+            Ok(match read? {
+                RenderedRead::Block(block) => Outcome::Rendered(block),
+                RenderedRead::Other(read) => Outcome::Read(read),
+            })
+        })
     }
 
     /// Waits for what is read ahead already.
@@ -311,7 +370,7 @@ impl Subscriber {
     }
 
     fn read_stored(&self) -> Reading {
-        let (log, position) = (self.shared.log.clone(), self.cursor.position());
+        let (log, position) = (self.log.clone(), self.cursor.position());
         self.on_blocking_thread(move || {
             Ok(Outcome::Stored(match log.read_stored(position) {
                 // Reading it as events says what is damaged, and goes on after it.
@@ -327,7 +386,7 @@ impl Subscriber {
     }
 
     fn on_blocking_thread(&self, job: impl FnOnce() -> Result<Outcome, StreamError> + Send + 'static) -> Reading {
-        let decoders = Arc::clone(&self.shared.decoders);
+        let decoders = Arc::clone(&self.resources.decoders);
         Box::pin(async move {
             // Never closed. The permit goes with the job, for its client may leave while the job waits for a thread, and
             // lasts until the outcome is taken up, so that blocks that nobody has looked at yet are bounded too.
@@ -338,7 +397,7 @@ impl Subscriber {
     }
 
     fn count(&mut self) {
-        self.shared.counters.bytes_sent.fetch_add(self.bytes_uncounted, Ordering::Relaxed);
+        self.counters.bytes_sent.fetch_add(self.bytes_uncounted, Ordering::Relaxed);
         self.bytes_uncounted = 0;
     }
 }

@@ -1,951 +1,356 @@
-//! The server over real sockets, with a real log behind it.
+//! Streams in another form than the stored one, and logs side by side.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, atomic::Ordering},
 };
 
+use axum::body::Body;
 use http_body_util::BodyExt;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use sidecar_log_format::{
-    ApiVersion, Event, Head, Kind, Log, Opened, WriteOptions, Writer,
-    storage::{Directory, Storage},
-};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
-    sync::{oneshot, watch},
-    task::JoinHandle,
+use proptest::prelude::*;
+use serde_json::Value;
+use sidecar_log_format::{FrameForm, Kind, LargeEvent, Row, Sequence};
+
+use super::{
+    Coding, Framing, Hub, JsonLines, Port, PortOptions, ReaderClass, Rendering, ReplayChunks, Resources, Subscription,
+    written::{STEP, VERSION_FRAME, Written, frames, payload, version},
 };
 
-use super::*;
-
-const STEP: Kind = Kind(7);
 const FAULT: Kind = Kind(5);
-const SHUTDOWN: Kind = Kind(8);
-const KINDS: &[(Kind, &str)] = &[(FAULT, "Fault"), (STEP, "Step"), (SHUTDOWN, "Shutdown")];
+const CLASS: ReaderClass = ReaderClass("all");
 
-fn version(major: u32, minor: u32) -> ApiVersion {
-    ApiVersion { major, minor, patch: 0 }
+/// A port on which streams can be opened without a connection.
+fn port(replay_chunks: ReplayChunks) -> Port {
+    let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    Port::bind(&PortOptions { listen, replay_chunks, streams_max: 2_000, ..PortOptions::default() }).unwrap()
 }
 
-pub(super) fn options() -> StreamOptions {
-    StreamOptions { listen: IpAddr::V4(Ipv4Addr::LOCALHOST), ..StreamOptions::new(KINDS, SHUTDOWN) }
+fn hub(written: &Written, resources: &Arc<Resources>) -> Hub {
+    Hub::new(written.log.clone(), written.committed.subscribe(), Arc::clone(resources), &[CLASS])
 }
 
-fn payload(number: u64) -> String {
-    format!("{{\"Step\":{{\"era_id\":{number},\"filler\":\"{}\"}}}}", "x".repeat((number * 37 % 300) as usize))
+/// Every event from `start` to `until`, as it is stored.
+fn stored(port: &Port, start: Sequence, until: Sequence) -> Subscription {
+    let any = Subscription::new(CLASS, port.delivery(), port.open_streams().open().unwrap());
+    Subscription { start, until: Some(until), progress_marks: true, explains_start: true, ..any }
 }
 
-fn frame(number: u64) -> String {
-    format!("data:{}\nid:{number}\n\n", payload(number))
+fn rendered(port: &Port, rendering: impl Rendering, start: Sequence, until: Sequence) -> Subscription {
+    Subscription { rendering: Some(Arc::new(rendering)), ..stored(port, start, until) }
 }
 
-fn frames(range: std::ops::Range<u64>) -> String {
-    range.map(frame).collect()
+async fn bytes(body: Body) -> Vec<u8> {
+    body.collect().await.unwrap().to_bytes().to_vec()
 }
 
-const VERSION_FRAME: &str = "data:{\"ApiVersion\":\"2.0.0\"}\n\n";
-
-/// A log, and who writes it.
-pub(super) struct Written {
-    pub(super) directory: tempfile::TempDir,
-    pub(super) writer: Writer,
-    pub(super) log: Log,
-    pub(super) committed: watch::Sender<Head>,
+async fn text(body: Body) -> String {
+    String::from_utf8(bytes(body).await).unwrap()
 }
 
-impl Written {
-    pub(super) fn new() -> Written {
-        Written::with(|_| {})
+async fn next(body: &mut Body) -> String {
+    let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    String::from_utf8(piece.to_vec()).unwrap()
+}
+
+/// Only steps of even number, in capital letters.
+struct EvenSteps;
+
+impl EvenSteps {
+    fn has(row: &Row<'_>) -> bool {
+        row.kind() == STEP && row.sequence().is_multiple_of(2)
+    }
+}
+
+impl Rendering for EvenSteps {
+    fn id(&self) -> u16 {
+        900
     }
 
-    fn with(change: impl FnOnce(&mut WriteOptions)) -> Written {
-        let directory = tempfile::tempdir().unwrap();
-        let storage: Arc<dyn Storage> = Arc::new(Directory::at(directory.path()));
-        let mut options = WriteOptions::new("casper", [7; 16], 1_000);
-        options.block_bytes_max = 4096;
-        options.segment_bytes_max = 60_000;
-        options.durability = sidecar_log_format::Durability::Os;
-        change(&mut options);
-        let Opened { writer, log, .. } = Writer::open(storage, options).unwrap();
-        let committed = watch::Sender::new(log.head());
-        Written { directory, writer, log, committed }
+    fn framing(&self) -> Framing {
+        Framing::EventStream
     }
 
-    /// A log of Step events under version 2.0.0.
-    fn steps(count: u64) -> Written {
-        let mut written = Written::new();
-        written.announce(version(2, 0));
-        written.append_steps(count);
-        written.commit();
-        written
-    }
-
-    pub(super) fn announce(&mut self, version: ApiVersion) {
-        self.writer.announce_version(version, "node", 1).unwrap();
-    }
-
-    pub(super) fn append(&mut self, kind: Kind, payload: &str) -> u64 {
-        self.append_received(kind, payload, 1_000_000)
-    }
-
-    fn append_received(&mut self, kind: Kind, payload: &str, received: u64) -> u64 {
-        let event = Event {
-            kind,
-            name: "",
-            source: "node",
-            network: "casper-test",
-            api_version: version(2, 0),
-            upstream_id: None,
-            received,
-            payload,
-        };
-        self.writer.append(&event).unwrap()
-    }
-
-    pub(super) fn append_steps(&mut self, count: u64) {
-        for _ in 0..count {
-            let number = self.writer.next_sequence();
-            self.append(STEP, &payload(number));
+    fn render(&self, row: &Row<'_>, payload: &[u8], out: &mut Vec<u8>) {
+        if Self::has(row) {
+            out.extend_from_slice(b"data:");
+            out.extend(payload.to_ascii_uppercase());
+            out.extend_from_slice(format!("\nid:{}\n\n", row.sequence()).as_bytes());
         }
     }
 
-    pub(super) fn commit(&mut self) {
-        let head = self.writer.commit().unwrap();
-        self.committed.send_replace(head);
-    }
-}
-
-/// A server that runs until it is dropped.
-struct Running {
-    address: SocketAddr,
-    handle: Handle,
-    cancel: Option<oneshot::Sender<()>>,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    fn start(written: &Written, options: StreamOptions) -> Running {
-        let server = Server::bind(options, written.log.clone(), written.committed.subscribe()).unwrap();
-        let (address, handle) = (server.local_addr(), server.handle());
-        let (cancel, cancelled) = oneshot::channel::<()>();
-        let task = tokio::spawn(server.run(async {
-            let _ = cancelled.await;
-        }));
-        Running { address, handle, cancel: Some(cancel), task }
-    }
-
-    async fn get(&self, target: &str) -> Response {
-        self.get_with(target, "").await
-    }
-
-    async fn get_with(&self, target: &str, headers: &str) -> Response {
-        self.request(&format!("GET {target} HTTP/1.1\r\nhost: sidecar\r\n{headers}\r\n")).await
-    }
-
-    async fn request(&self, request: &str) -> Response {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut reader = BufReader::new(stream);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert_ne!(reader.read_line(&mut head).await.unwrap(), 0, "cut off in the head: {head:?}");
-        }
-        Response { head, reader, read: Vec::new() }
-    }
-
-    async fn stop(&mut self) {
-        drop(self.cancel.take());
-        (&mut self.task).await.unwrap();
-    }
-}
-
-/// A response whose chunks are read one by one.
-struct Response {
-    head: String,
-    reader: BufReader<TcpStream>,
-    read: Vec<u8>,
-}
-
-impl Response {
-    fn status(&self) -> u16 {
-        self.head[9..12].parse().unwrap()
-    }
-
-    fn header(&self, name: &str) -> Option<&str> {
-        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines.find(|(found, _)| *found == name).map(|(_, value)| value)
-    }
-
-    /// The next chunk; `None` for the last. What never comes fails the test instead of hanging it.
-    async fn chunk(&mut self) -> std::io::Result<Option<Vec<u8>>> {
-        tokio::time::timeout(Duration::from_secs(10), self.read_chunk()).await?
-    }
-
-    async fn read_chunk(&mut self) -> std::io::Result<Option<Vec<u8>>> {
-        let mut line = String::new();
-        self.reader.read_line(&mut line).await?;
-        let length = usize::from_str_radix(line.trim_end(), 16).map_err(std::io::Error::other)?;
-        let mut chunk = vec![0; length + 2];
-        self.reader.read_exact(&mut chunk).await?;
-        chunk.truncate(length);
-        Ok((length > 0).then_some(chunk))
-    }
-
-    async fn read_until(&mut self, end: &str) -> String {
-        while !self.read.ends_with(end.as_bytes()) {
-            let chunk = self.chunk().await.unwrap().expect("the stream goes on");
-            self.read.extend_from_slice(&chunk);
-        }
-        String::from_utf8(std::mem::take(&mut self.read)).unwrap()
-    }
-
-    async fn read_until_id(&mut self, id: u64) -> String {
-        self.read_until(&format!("\nid:{id}\n\n")).await
-    }
-
-    async fn read_to_end(&mut self) -> Vec<u8> {
-        while let Some(chunk) = self.chunk().await.unwrap() {
-            self.read.extend_from_slice(&chunk);
-        }
-        std::mem::take(&mut self.read)
-    }
-
-    async fn text_to_end(&mut self) -> String {
-        String::from_utf8(self.read_to_end().await).unwrap()
-    }
-
-    async fn fixed_body(&mut self) -> String {
-        let length = self.header("content-length").unwrap().parse().unwrap();
-        let mut body = vec![0; length];
-        self.reader.read_exact(&mut body).await.unwrap();
-        String::from_utf8(body).unwrap()
-    }
-}
-
-const UNKNOWN_PATH: &str = "invalid path: expected '/events' or '/events/sidecar'\n";
-const BAD_QUERY: &str = "invalid query: expected single field 'start_from=<EVENT ID>'\n";
-const FULL: &str = "server has reached limit of subscribers";
-
-#[tokio::test]
-async fn refusals_have_the_references_status_body_and_headers() {
-    let written = Written::steps(3);
-    let running = Running::start(&written, options());
-    assert_eq!((BAD_QUERY.len(), FULL.len()), (61, 39));
-    let paths = ["//events", "/events//", "/Events", "/events/%6dain", "/events/main", "/a/b/c", "/events/sigs"];
-    for path in paths {
-        let mut response = running.get(path).await;
-        assert_eq!((response.status(), response.fixed_body().await.as_str()), (404, UNKNOWN_PATH), "{path}");
-        assert_eq!(response.header("content-type"), None);
-        assert!(response.header("date").is_some());
-    }
-    let queries = [
-        "start_from=",
-        "start_from",
-        "start_from=-1",
-        "start_from=18446744073709551616",
-        "start_from=abc",
-        "start_from=+",
-        "start_from=+1",
-        "start_from=1&start_from=x",
-    ];
-    for query in queries {
-        let mut response = running.get(&format!("/events?{query}")).await;
-        assert_eq!((response.status(), response.fixed_body().await.as_str()), (422, BAD_QUERY), "{query}");
-        assert_eq!(response.header("content-type"), None);
-    }
-    let types = "invalid query: expected 'types=' with any of ApiVersion, Fault, Step, Shutdown\n";
-    for (query, body) in [
-        ("until=x", "invalid query: expected 'until=<EVENT ID>'\n"),
-        ("encoding=gzip", "invalid query: expected 'encoding=zstd' or 'encoding=identity'\n"),
-        ("types=Step,Stop", types),
-        ("types=", types),
-        ("types=Step&types=Stop", types),
-        ("until=5&until=5", "invalid query: `until` is given more than once; give it once\n"),
-        ("since=yesterday", "invalid query: expected 'since=<RFC 3339 TIME>', for instance 2026-01-31T12:00:00Z\n"),
-        (
-            "log=casper",
-            "invalid query: expected 'log=<LOG ID>' as the header sidecar-log has it, with or without its epoch\n",
-        ),
-    ] {
-        let mut response = running.get(&format!("/events?{query}")).await;
-        assert_eq!((response.status(), response.fixed_body().await.as_str()), (422, body), "{query}");
-    }
-    for query in ["other=1", "start_from=1&other=1", "until=1&=", "Start_from=1"] {
-        let mut response = running.get(&format!("/events?{query}")).await;
-        assert_eq!(response.status(), 422, "{query}");
-        let body = response.fixed_body().await;
-        for field in ["start_from", "until", "since", "types", "encoding", "log", "lastEventId"] {
-            assert!(body.contains(&format!("'{field}=")), "{field} is missing in {body}");
-        }
+    fn render_large(&self, event: &LargeEvent) -> io::Result<Option<Box<dyn io::Read + Send>>> {
+        let row = event.shape().row(0).filter(Self::has);
+        Ok(row.map(|row| {
+            let mut out = Vec::new();
+            self.render(&row, &event.payload().unwrap(), &mut out);
+            Box::new(io::Cursor::new(out)) as Box<dyn io::Read + Send>
+        }))
     }
 }
 
 #[tokio::test]
-async fn every_method_but_get_and_head_is_an_unknown_path() {
-    let written = Written::steps(3);
-    let running = Running::start(&written, options());
-    for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
-        let request = format!("{method} /events HTTP/1.1\r\nhost: sidecar\r\ncontent-length: 0\r\n\r\n");
-        let mut response = running.request(&request).await;
-        assert_eq!((response.status(), response.fixed_body().await.as_str()), (404, UNKNOWN_PATH), "{method}");
-    }
-}
-
-/// The lines of a response's head that GET and HEAD have in common, sorted.
-fn of_head(head: &str) -> String {
-    const OTHERS: [&str; 3] = ["date", "connection", "transfer-encoding"];
-    let mut lines: Vec<&str> =
-        head.lines().filter(|line| !OTHERS.iter().any(|other| line.starts_with(other))).collect();
-    lines.sort_unstable();
-    lines.join("\n")
-}
-
-#[tokio::test]
-async fn head_has_the_headers_of_get_and_takes_no_place() {
-    let written = Written::steps(3);
-    let running = Running::start(&written, StreamOptions { max_concurrent_subscribers: 1, ..options() });
-    for target in ["/events", "/events?start_from=1", "/events/sidecar", "/events?bad=1", "/nothing", "/"] {
-        let get = running.get(target).await;
-        let wanted = of_head(&get.head);
-        drop(get);
-        while running.handle.counters().subscribers.load(std::sync::atomic::Ordering::Relaxed) > 0 {
-            tokio::task::yield_now().await;
-        }
-        let opened = running.handle.counters().streams_opened.load(std::sync::atomic::Ordering::Relaxed);
-        let request = format!("HEAD {target} HTTP/1.1\r\nhost: sidecar\r\nconnection: close\r\n\r\n");
-        let mut head = running.request(&request).await;
-        assert_eq!(of_head(&head.head), wanted, "{target}");
-        let mut body = Vec::new();
-        head.reader.read_to_end(&mut body).await.unwrap();
-        assert_eq!(body, b"", "{target}");
-        let now_opened = running.handle.counters().streams_opened.load(std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(now_opened, opened, "{target}");
-    }
-}
-
-#[tokio::test]
-async fn the_root_says_what_is_there() {
-    let written = Written::steps(3);
-    let running = Running::start(&written, options());
-    let mut root = running.get("/").await;
-    let body = root.fixed_body().await;
-    assert!(root.status() == 200 && body.contains("/events?start_from=0") && body.lines().count() == 1, "{body}");
-}
-
-#[tokio::test]
-async fn a_preflight_succeeds_for_get_with_any_header() {
-    let written = Written::steps(3);
-    let running = Running::start(&written, options());
-    let preflight = async |headers: &str| {
-        let head = "OPTIONS /events HTTP/1.1\r\nhost: sidecar\r\norigin: http://a\r\naccess-control-request-";
-        running.request(&format!("{head}{headers}\r\n\r\n")).await
-    };
-    for headers in [
-        "method: GET",
-        "method: GET\r\naccess-control-request-headers: last-event-id",
-        "method: GET\r\naccess-control-request-headers: cache-control,Last-Event-ID, authorization",
-    ] {
-        let response = preflight(headers).await;
-        assert_eq!(response.status(), 204, "{headers}");
-        assert_eq!(response.header("access-control-allow-origin"), Some("http://a"));
-        assert_eq!(response.header("access-control-allow-methods"), Some("GET, HEAD"));
-        let wanted = headers.split_once("headers: ").map(|(_, wanted)| wanted);
-        assert_eq!(response.header("access-control-allow-headers"), wanted);
-    }
-    for headers in ["method: POST", "headers: last-event-id"] {
-        let mut response = preflight(headers).await;
-        assert_eq!(response.status(), 403, "{headers}");
-        assert_eq!(response.fixed_body().await, "CORS request forbidden: request-method not allowed");
-        assert_eq!(response.header("content-type"), Some("text/plain; charset=utf-8"));
-        assert_eq!(response.header("access-control-allow-methods"), None);
-    }
-}
-
-#[tokio::test]
-async fn every_origin_may_read_streams_and_refusals() {
-    let written = Written::steps(3);
-    let running = Running::start(&written, options());
-    for (target, status) in
-        [("/events", 200), ("/none", 404), ("/events?x=1", 422), ("/events?start_from=2&until=1", 204)]
-    {
-        let response = running.get_with(target, "origin: http://a\r\n").await;
-        assert_eq!(response.status(), status);
-        assert_eq!(response.header("access-control-allow-origin"), Some("http://a"), "{target}");
-        let exposed = response.header("access-control-expose-headers").unwrap_or_default();
-        let is_about_ids = status < 300;
-        for name in [LOG_HEADER, RETAINED_RANGE_HEADER] {
-            assert_eq!(exposed.split(", ").any(|exposed| exposed == name), is_about_ids, "{target}: {exposed}");
-        }
-    }
-    let response = running.get("/events").await;
-    for name in ["access-control-allow-origin", "access-control-expose-headers"] {
-        assert_eq!(response.header(name), None);
-    }
-}
-
-const LOG: &str = "07070707070707070707070707070707";
-
-#[tokio::test]
-async fn a_client_that_names_another_log_is_refused() {
-    let written = Written::steps(3);
-    let running = Running::start(&written, options());
-    let name = running.get("/events").await.header(LOG_HEADER).unwrap().to_owned();
-    let epoch = written.log.head().epoch;
-    assert_eq!(name, format!("{LOG};epoch={epoch}"));
-    for same in [LOG, &name, &name.replace(';', "%3B")] {
-        let mut client = running.get(&format!("/events?start_from=1&until=2&log={same}")).await;
-        assert_eq!(client.text_to_end().await, format!("{VERSION_FRAME}{}", frames(1..3)), "{same}");
-    }
-    for other in [LOG.replace("07", "08"), format!("{LOG};epoch={}", epoch + 1)] {
-        let mut refused = running.get(&format!("/events?start_from=1&log={other}")).await;
-        assert_eq!((refused.status(), refused.header(LOG_HEADER)), (409, Some(name.as_str())));
-        let body = refused.fixed_body().await;
-        assert!(body.starts_with(&format!("this log is {name}, not {other}: ")) && body.ends_with('\n'), "{body}");
-    }
-}
-
-#[tokio::test]
-async fn a_client_that_is_ahead_of_the_log_is_told_once_and_gets_what_comes() {
-    let mut written = Written::steps(3);
-    let running = Running::start(&written, options());
-    let comment = |start: u64| {
-        format!(":the newest event of this log is 2, before the start {start}; the stream continues with event 3\n\n")
-    };
-    let mut clients = Vec::new();
-    for (target, header, start) in [
-        ("/events?start_from=4", "", Some(4)),
-        ("/events", "last-event-id: 99999\r\n", Some(100_000)),
-        ("/events?lastEventId=3&start_from=0", "", Some(4)),
-        ("/events?start_from=4&types=Step", "", Some(4)),
-        ("/events?start_from=3", "", None),
-        ("/events", "last-event-id: 2\r\n", None),
-        ("/events", "", None),
-    ] {
-        let mut client = running.get_with(target, header).await;
-        let expected = format!("{}{VERSION_FRAME}", start.map(comment).unwrap_or_default());
-        assert_eq!(client.read_until(VERSION_FRAME).await, expected, "{target} {header}");
-        clients.push(client);
-    }
-    written.append_steps(1);
-    written.commit();
-    for client in &mut clients {
-        assert_eq!(client.read_until_id(3).await, frame(3));
-    }
-    let empty = Written::new();
-    let mut client = Running::start(&empty, options()).get("/events?start_from=5").await;
-    let comment = ":this log has no events yet, before the start 5; the stream continues with event 0\n\n";
-    assert_eq!(client.read_until("\n\n").await, comment);
-}
-
-#[tokio::test]
-async fn a_list_that_is_given_twice_counts_as_one() {
-    let mut written = Written::new();
+async fn rows_that_a_rendering_leaves_out_keep_their_place() {
+    let mut written = Written::with(|options| options.block_bytes_max = 2_000);
     written.announce(version(2, 0));
-    for (kind, payload) in [(STEP, "0"), (FAULT, "1"), (Kind::OTHER, "2")] {
-        written.append(kind, payload);
+    let large = "x".repeat(2 << 20);
+    let kinds = [STEP, STEP, FAULT, STEP, STEP, STEP, STEP, STEP, FAULT, STEP];
+    for (number, kind) in kinds.into_iter().enumerate() {
+        if number == 4 {
+            written.announce(version(2, 1));
+        }
+        let payload = if (6..9).contains(&number) { large.clone() } else { format!("{{\"a\":{number}}}") };
+        written.append(kind, &payload);
     }
     written.commit();
-    let running = Running::start(&written, options());
-    let mut client = running.get("/events?start_from=0&types=Step&types=Fault&until=1").await;
-    assert_eq!(client.text_to_end().await, format!("{VERSION_FRAME}data:0\nid:0\n\ndata:1\nid:1\n\n"));
+    let hub = hub(&written, &Arc::new(Resources::new(2)));
+    let capital = |number: u64| format!("data:{{\"A\":{number}}}\nid:{number}\n\n");
+    let large = format!("data:{}\nid:6\n\n", "X".repeat(2 << 20));
+    let new_version = "data:{\"ApiVersion\":\"2.1.0\"}\n\n";
+    for replay_chunks in [ReplayChunks::Event, ReplayChunks::Block] {
+        let port = port(replay_chunks);
+        let whole = [VERSION_FRAME, &capital(0), new_version, &capital(4), &large, "id:9\n\n"].concat();
+        assert!(text(hub.subscribe(rendered(&port, EvenSteps, 0, 9))).await == whole);
+        // From the middle of a block, and to it.
+        let part = [VERSION_FRAME, new_version, &capital(4), "id:5\n\n"].concat();
+        assert_eq!(text(hub.subscribe(rendered(&port, EvenSteps, 1, 5))).await, part);
+        let none = [new_version, "id:9\n\n"].concat();
+        assert_eq!(text(hub.subscribe(rendered(&port, EvenSteps, 7, 9))).await, none);
+        // What a filter leaves out is out, and what is left out does not come back by a filter.
+        let faults = Subscription { kinds: FAULT.bit(), ..rendered(&port, EvenSteps, 0, 9) };
+        assert_eq!(text(hub.subscribe(faults)).await, none);
+    }
 }
 
 #[tokio::test]
-async fn since_starts_with_the_first_event_received_then_or_later() {
-    let mut written = Written::new();
+async fn a_thousand_subscribers_share_one_rendering_in_replay_and_live() {
+    let mut written = Written::with(|options| options.block_bytes_max = 40_000);
     written.announce(version(2, 0));
-    const SECOND: u64 = 1_000_000;
-    for number in 0..100 {
-        written.append_received(STEP, &payload(number), number * SECOND);
-    }
+    written.append_steps(1_000);
     written.commit();
-    let running = Running::start(&written, options());
-    for (query, start) in [
-        ("since=1970-01-01T00:00:00Z", 0),
-        ("since=1970-01-01T00:00:41.5Z", 42),
-        ("since=1970-01-01T00:00:42Z&start_from=7", 42),
-        ("since=1970-01-01T01:00:42%2B01:00&start_from=70", 70),
-        ("since=1970-01-01T00:00:42Z&lastEventId=50", 51),
-    ] {
-        let mut client = running.get(&format!("/events?{query}&until=99")).await;
-        assert_eq!(client.text_to_end().await, format!("{VERSION_FRAME}{}", frames(start..100)), "{query}");
+    let hub = hub(&written, &Arc::new(Resources::new(2)));
+    let port = port(ReplayChunks::Block);
+    let made = || hub.counters().blocks_rendered.load(Ordering::Relaxed);
+    let mut bodies = Vec::new();
+    for _ in 0..1_000 {
+        bodies.push(hub.subscribe(rendered(&port, JsonLines::of(&written.log), 0, 1_009)));
     }
-    // Nothing was received so late: what comes next is the first.
-    let mut client = running.get("/events?since=2026-01-01T00:00:00Z").await;
-    client.read_until(VERSION_FRAME).await;
-    written.append_steps(1);
-    written.commit();
-    assert_eq!(client.read_until_id(100).await, frame(100));
-}
-
-#[tokio::test]
-async fn the_limit_of_subscribers_comes_before_path_and_query_and_a_closed_stream_makes_room() {
-    let mut written = Written::steps(3);
-    let running = Running::start(&written, StreamOptions { max_concurrent_subscribers: 2, ..options() });
-    let first = running.get("/events").await;
-    let second = running.get("/events/sidecar").await;
-    assert_eq!((first.status(), second.status()), (200, 200));
-    for target in ["/events", "/events/nothing", "/events/nothing/", "/events?bad=1"] {
-        let mut response = running.get(target).await;
-        assert_eq!((response.status(), response.fixed_body().await.as_str()), (503, FULL), "{target}");
-        assert_eq!(response.header("retry-after"), Some("5"));
+    // All of them at once, so that many want the same block at the same time.
+    let readers: Vec<_> = bodies.into_iter().map(|body| tokio::spawn(text(body))).collect();
+    let mut blocks = 0;
+    let mut at = 0;
+    while let Some(block) = written.log.outline(at).unwrap() {
+        (blocks, at) = (blocks + 1, block.end_sequence);
     }
-    for target in ["/nothing", "/Events", "/event/sidecar", "/eventss", "/events/a/b", "/a/b/c", "//events"] {
-        let mut response = running.get(target).await;
-        assert_eq!((response.status(), response.fixed_body().await.as_str()), (404, UNKNOWN_PATH), "{target}");
+    assert!(blocks > 3, "{blocks}");
+    while made() < blocks {
+        tokio::task::yield_now().await;
     }
-    assert_eq!(running.request("POST /events HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await.status(), 404);
-    drop(first);
-    while running.get("/events").await.status() != 200 {
+    for _ in 0..10 {
         written.append_steps(1);
         written.commit();
-    }
-}
-
-#[tokio::test]
-async fn a_stream_has_the_references_headers_and_the_retained_range() {
-    let written = Written::steps(100);
-    let running = Running::start(&written, StreamOptions { zstd: ZstdPassThrough::Off, ..options() });
-    for path in ["/events", "/events/", "/events/events", "/events/events/", "/events?", "/events?&"] {
-        let response = running.get(path).await;
-        assert_eq!(response.status(), 200, "{path}");
-        let mut headers: Vec<_> =
-            response.head.lines().skip(1).filter_map(|line| Some(line.split_once(": ")?.0)).collect();
-        headers.sort_unstable();
-        let of_the_reference = ["cache-control", "content-type", "date", "transfer-encoding"];
-        let mut expected = [&of_the_reference[..], &[LOG_HEADER, RETAINED_RANGE_HEADER, "x-accel-buffering"]].concat();
-        expected.sort_unstable();
-        assert_eq!(headers, expected);
-        assert_eq!(response.header("content-type"), Some("text/event-stream"));
-        assert_eq!(response.header("cache-control"), Some("no-cache"));
-        assert_eq!(response.header(RETAINED_RANGE_HEADER), Some("0-99"));
-    }
-    for path in ["/events/sidecar", "/events/sidecar/"] {
-        assert_eq!(running.get(path).await.header(RETAINED_RANGE_HEADER), None);
-    }
-}
-
-#[tokio::test]
-async fn every_start_replays_from_there_and_goes_on_live() {
-    let mut written = Written::steps(1_000);
-    for replay_chunks in [ReplayChunks::Event, ReplayChunks::Block] {
-        let running = Running::start(&written, StreamOptions { replay_chunks, ..options() });
-        let mut clients = Vec::new();
-        let next = written.log.head().next_sequence;
-        for start in [0, 1, 7, 500, next - 1, next, next + 5, u64::MAX] {
-            clients.push((start.min(next), running.get(&format!("/events?start_from=%2B0{start}")).await));
-        }
-        clients.push((next, running.get("/events").await));
-        for (_, client) in &mut clients {
-            let text = client.read_until(VERSION_FRAME).await;
-            assert!(text == VERSION_FRAME || text.starts_with(":the newest event of this log is "), "{text}");
-        }
-        written.append_steps(3);
-        written.commit();
-        for (start, client) in &mut clients {
-            assert_eq!(client.read_until_id(next + 2).await, frames(*start..next + 3));
+        blocks += 1;
+        while made() < blocks {
+            tokio::task::yield_now().await;
         }
     }
-}
-
-#[tokio::test]
-async fn one_event_is_one_chunk_unless_blocks_are_asked_for() {
-    let written = Written::steps(500);
-    let running = Running::start(&written, options());
-    let mut client = running.get("/events?start_from=3&until=400").await;
-    assert_eq!(client.chunk().await.unwrap().unwrap(), VERSION_FRAME.as_bytes());
-    for number in 3..=400 {
-        assert_eq!(client.chunk().await.unwrap().unwrap(), frame(number).as_bytes());
+    let line = |number: u64| format!("{{\"id\":{number},\"data\":{}}}\n", payload(number));
+    let lines: String = (0..1_010).map(line).collect();
+    let expected = format!("{{\"data\":{{\"ApiVersion\":\"2.0.0\"}}}}\n{lines}");
+    for reader in readers {
+        assert!(reader.await.unwrap() == expected);
     }
-    assert_eq!(client.chunk().await.unwrap(), None);
+    assert_eq!(made(), blocks);
+}
 
-    let running = Running::start(&written, StreamOptions { replay_chunks: ReplayChunks::Block, ..options() });
-    let mut client = running.get("/events?start_from=3&until=400").await;
-    let mut chunks = 0;
-    while let Some(chunk) = client.chunk().await.unwrap() {
-        assert!(chunk.len() <= 16 << 10);
-        client.read.extend_from_slice(&chunk);
-        chunks += 1;
+#[tokio::test]
+async fn two_logs_share_what_the_process_has_and_nothing_else() {
+    let resources = Arc::new(Resources::new(1));
+    let (first, mut second) = (Written::steps(300), Written::new());
+    for _ in 0..300 {
+        second.append(STEP, "2");
     }
-    assert!(chunks < 60, "{chunks}");
-    assert_eq!(String::from_utf8(client.read).unwrap(), format!("{VERSION_FRAME}{}", frames(3..401)));
-}
-
-#[tokio::test]
-async fn the_later_of_start_from_and_last_event_id_wins() {
-    let written = Written::steps(50);
-    let running = Running::start(&written, options());
-    for (query, header, start) in [
-        ("?start_from=10&", "last-event-id: 20\r\n", 21),
-        ("?start_from=30&", "last-event-id: 20\r\n", 30),
-        ("?", "last-event-id: 20\r\n", 21),
-        ("?start_from=10&", "last-event-id: x\r\n", 10),
-        ("?start_from=10&", "last-event-id: \r\n", 10),
-        ("?start_from=10&", "last-event-id: 18446744073709551616\r\n", 10),
-        ("?start_from=10&", "last-event-id: -1\r\n", 10),
-    ] {
-        let mut client = running.get_with(&format!("/events{query}until=49"), header).await;
-        assert_eq!(client.text_to_end().await, format!("{VERSION_FRAME}{}", frames(start..50)), "{query} {header}");
+    second.commit();
+    let (first, second) = (hub(&first, &resources), hub(&second, &resources));
+    let port = port(ReplayChunks::Event);
+    // Both wait for the same decoder and the same cache, in turns.
+    for _ in 0..2 {
+        let (one, two) = tokio::join!(
+            text(first.subscribe(stored(&port, 0, 299))),
+            text(second.subscribe(rendered(&port, JsonLines::of(second.log()), 0, 299)))
+        );
+        assert_eq!(one, format!("{VERSION_FRAME}{}", frames(0..300)));
+        assert_eq!(two, (0..300).map(|number| format!("{{\"id\":{number},\"data\":2}}\n")).collect::<String>());
+        let lines = text(first.subscribe(rendered(&port, JsonLines::of(first.log()), 299, 299))).await;
+        assert!(lines.ends_with(&format!("{{\"id\":299,\"data\":{}}}\n", payload(299))));
     }
+    let rendered = |hub: &Hub| hub.counters().blocks_rendered.load(Ordering::Relaxed);
+    assert!(rendered(&first) > 0 && rendered(&second) > 0);
 }
 
 #[tokio::test]
-async fn until_ends_the_stream_and_a_reconnect_past_it_gets_no_content() {
-    let mut written = Written::steps(50);
-    let running = Running::start(&written, options());
-    let mut replay = running.get("/events?start_from=48&until=48").await;
-    assert_eq!(replay.text_to_end().await, format!("{VERSION_FRAME}{}", frames(48..49)));
-    let mut live = running.get("/events?start_from=48&until=51").await;
-    written.append_steps(5);
-    written.commit();
-    assert_eq!(live.text_to_end().await, format!("{VERSION_FRAME}{}", frames(48..52)));
-    for (target, header) in [
-        ("/events?start_from=48&until=51", "last-event-id: 51\r\n"),
-        ("/events?start_from=52&until=51", ""),
-        ("/events?until=51", ""),
-        ("/events?start_from=999&until=998", ""),
-    ] {
-        let response = running.get_with(target, header).await;
-        assert_eq!((response.status(), response.header("content-type")), (204, None), "{target}");
+async fn a_farewell_goes_to_those_who_want_one_and_a_silent_stream_stays_alive_in_its_form() {
+    tokio::time::pause();
+    let written = Written::steps(1);
+    let hub = hub(&written, &Arc::new(Resources::new(1)));
+    let port = port(ReplayChunks::Event);
+    let silent = |farewell| Subscription {
+        rendering: Some(Arc::new(JsonLines::of(&written.log))),
+        progress_marks: false,
+        farewell,
+        ..stored(&port, 1, u64::MAX)
+    };
+    let mut with = hub.subscribe(silent(Some("bye\n".into())));
+    let mut without = hub.subscribe(silent(None));
+    for body in [&mut with, &mut without] {
+        assert_eq!(next(body).await, "{\"data\":{\"ApiVersion\":\"2.0.0\"}}\n");
+        assert_eq!(next(body).await, "\n");
     }
+    hub.say_farewell();
+    assert_eq!(next(&mut with).await, "bye\n");
+    assert_eq!(next(&mut without).await, "\n");
 }
 
 #[tokio::test]
-async fn types_select_events_and_versions_and_shutdowns_always_pass() {
-    let mut written = Written::new();
-    written.announce(version(2, 0));
-    written.append(STEP, "0");
-    written.append(FAULT, "1");
-    written.append(SHUTDOWN, "\"Shutdown\"");
-    written.append(Kind::OTHER, "3");
-    written.announce(version(2, 1));
-    written.append(STEP, "4");
-    written.append(FAULT, "5");
-    written.append(STEP, "6");
-    written.commit();
-    let running = Running::start(&written, options());
-    let mut client = running.get("/events?start_from=0&until=6&types=Fault").await;
-    let expected = "data:{\"ApiVersion\":\"2.0.0\"}\n\ndata:1\nid:1\n\ndata:\"Shutdown\"\nid:2\n\n\
-                    data:{\"ApiVersion\":\"2.1.0\"}\n\ndata:5\nid:5\n\nid:6\n\n";
-    assert_eq!(client.text_to_end().await, expected);
-    let mut client = running.get("/events?start_from=0&until=4&types=Step,Fault,ApiVersion,Shutdown").await;
-    let expected = "data:{\"ApiVersion\":\"2.0.0\"}\n\ndata:0\nid:0\n\ndata:1\nid:1\n\ndata:\"Shutdown\"\nid:2\n\n\
-                    data:{\"ApiVersion\":\"2.1.0\"}\n\ndata:4\nid:4\n\n";
-    assert_eq!(client.text_to_end().await, expected);
-}
-
-#[tokio::test]
-async fn a_filtered_stream_tells_its_position_once_it_has_passed_many_events() {
-    let mut written = Written::steps(25_000);
-    let number = written.append(FAULT, "found");
-    written.commit();
-    let running = Running::start(&written, options());
-    let mut client = running.get("/events?start_from=0&types=Fault").await;
-    let text = client.read_until_id(number).await;
-    let marks: Vec<u64> = text.split("\n\n").filter_map(|message| message.strip_prefix("id:")?.parse().ok()).collect();
-    assert_eq!(marks.len(), 2);
-    assert!(marks.iter().zip([10_000, 20_000]).all(|(mark, about)| mark.abs_diff(about) < 200), "{marks:?}");
-    assert_eq!(text.split("\n\n").filter(|message| message.starts_with("data:")).count(), 2);
-}
-
-#[tokio::test]
-async fn zstd_streams_decode_to_the_identity_stream() {
-    let mut written = Written::with(|options| options.block_bytes_max = 300 << 10);
-    written.announce(version(2, 0));
-    written.append_steps(3_000);
-    written.announce(version(2, 1));
-    written.append_steps(3_000);
-    written.commit();
-    written.append_steps(5);
-    written.commit();
-    let running = Running::start(&written, options());
-    for start in [0, 1, 2_000, 2_999, 3_000, 3_001, 6_000, 6_004] {
-        for until in
-            [start, start + 10, 2_999, 3_000, 5_000, 6_004].into_iter().filter(|until| (start..=6_004).contains(until))
-        {
-            let target = format!("/events?start_from={start}&until={until}");
-            let identity = running.get(&target).await.text_to_end().await;
-            let mut compressed = running.get_with(&target, "accept-encoding: zstd\r\n").await;
-            assert_eq!(compressed.header("content-encoding"), Some("zstd"));
-            let bytes = compressed.read_to_end().await;
-            assert!(until - start < 100 || bytes.len() < identity.len() / 2);
-            assert_eq!(String::from_utf8(zstd::decode_all(&bytes[..]).unwrap()).unwrap(), identity, "{target}");
-        }
-    }
-    // All of it in stored blocks is as small as the log.
-    let whole =
-        running.get_with("/events?start_from=0&until=5999", "accept-encoding: zstd\r\n").await.read_to_end().await;
-    let block = written.log.read_stored(0).unwrap().unwrap();
-    assert_eq!(whole[..block.frame.len()], block.frame[..]);
-}
-
-#[tokio::test]
-async fn zstd_goes_on_live() {
-    let mut written = Written::steps(10);
-    let running = Running::start(&written, options());
-    let mut client = running.get("/events?encoding=zstd&until=14").await;
-    let first = client.chunk().await.unwrap().unwrap();
-    assert_eq!(zstd::decode_all(&first[..]).unwrap(), VERSION_FRAME.as_bytes());
-    written.append_steps(1);
-    written.commit();
-    let second = client.chunk().await.unwrap().unwrap();
-    assert_eq!(zstd::decode_all(&second[..]).unwrap(), frame(10).as_bytes());
-    written.append_steps(10);
-    written.commit();
-    assert_eq!(zstd::decode_all(&client.read_to_end().await[..]).unwrap(), frames(11..15).as_bytes());
-}
-
-#[tokio::test]
-async fn zstd_is_for_those_who_name_it_as_the_mode_wants() {
-    let written = Written::steps(10);
-    let asks = [
-        ("/events", "accept-encoding: zstd\r\n", [true, true, false]),
-        ("/events", "accept-encoding: ZSTD;q=0.5\r\n", [true, true, false]),
-        ("/events", "accept-encoding: gzip, zstd\r\n", [false, true, false]),
-        ("/events", "accept-encoding: gzip\r\naccept-encoding: zstd\r\n", [false, true, false]),
-        ("/events", "accept-encoding: zstd;q=0\r\n", [false, false, false]),
-        ("/events", "accept-encoding: gzip, br\r\n", [false, false, false]),
-        ("/events", "", [false, false, false]),
-        ("/events?encoding=zstd", "", [true, true, false]),
-        ("/events?encoding=identity", "accept-encoding: zstd\r\n", [false, false, false]),
-        ("/events?types=Step", "accept-encoding: zstd\r\n", [false, false, false]),
-        ("/events/sidecar", "accept-encoding: zstd\r\n", [false, false, false]),
-    ];
-    for (column, zstd) in [ZstdPassThrough::Sole, ZstdPassThrough::Any, ZstdPassThrough::Off].into_iter().enumerate() {
-        let running = Running::start(&written, StreamOptions { zstd, ..options() });
-        for (target, header, encoded) in asks {
-            let response = running.get_with(target, header).await;
-            let wanted = encoded[column].then_some("zstd");
-            assert_eq!(response.header("content-encoding"), wanted, "{zstd:?} {target} {header}");
-            let varies = zstd != ZstdPassThrough::Off && !target.contains("sidecar");
-            assert_eq!(response.header("vary"), varies.then_some("accept-encoding"));
-        }
-    }
-}
-
-#[tokio::test]
-async fn the_sidecar_endpoint_sends_its_version_then_shutdowns() {
-    let mut written = Written::steps(10);
-    written.append(SHUTDOWN, "\"Shutdown\"");
-    written.append_steps(5);
-    written.commit();
-    let running = Running::start(&written, StreamOptions { sidecar_version: "1.2.3".into(), ..options() });
-    let mut all = running.get("/events/sidecar?start_from=0").await;
-    let greeting = "data:{\"SidecarVersion\":\"1.2.3\"}\n\n";
-    let expected = format!("{greeting}data:\"Shutdown\"\nid:10\n\n");
-    assert_eq!(all.read_until_id(10).await, expected);
-    let mut live = running.get("/events/sidecar").await;
-    assert_eq!(live.read_until(greeting).await, greeting);
-    written.announce(version(3, 0));
-    written.append(SHUTDOWN, "\"Shutdown\"");
-    written.commit();
-    assert_eq!(all.read_until_id(16).await, "data:\"Shutdown\"\nid:16\n\n");
-    assert_eq!(live.read_until_id(16).await, "data:\"Shutdown\"\nid:16\n\n");
-
-    let mut events = running.get("/events").await;
-    running.handle.announce_own_shutdown();
-    assert_eq!(all.chunk().await.unwrap().unwrap(), b"data:\"Shutdown\"\n\n");
-    assert_eq!(live.chunk().await.unwrap().unwrap(), b"data:\"Shutdown\"\n\n");
-    written.append_steps(1);
-    written.commit();
-    assert_eq!(events.read_until_id(17).await, format!("data:{{\"ApiVersion\":\"3.0.0\"}}\n\n{}", frame(17)));
-}
-
-#[tokio::test]
-async fn what_is_missing_is_named_in_a_comment() {
+async fn a_start_that_the_log_does_not_hold_is_explained_in_json() {
     let mut written = Written::steps(1_000);
     written.writer.seal_now(2_000_000).unwrap();
     written.append_steps(1_000);
     written.commit();
     written.writer.drop_before(1_000).unwrap();
-    let oldest = written.log.oldest();
-    assert_eq!(oldest, 1_000);
-    let running = Running::start(&written, options());
-    let mut client = running.get(&format!("/events?start_from=3&until={oldest}")).await;
-    assert_eq!(client.header(RETAINED_RANGE_HEADER), Some(format!("{oldest}-1999").as_str()));
-    let gap = oldest - 1;
-    let expected = format!(
-        ":events 3 to {gap} are missing: older than the oldest retained event\n\n{VERSION_FRAME}{}",
-        frame(oldest)
-    );
-    assert_eq!(client.text_to_end().await, expected);
+    let hub = hub(&written, &Arc::new(Resources::new(1)));
+    let port = port(ReplayChunks::Event);
+    let lines = text(hub.subscribe(rendered(&port, JsonLines::of(&written.log), 3, 1_000))).await;
+    let parsed: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let missing = &parsed[0]["missing"];
+    assert_eq!((missing["from"].as_u64(), missing["to"].as_u64()), (Some(3), Some(999)));
+    assert_eq!(missing["why"], "older than the oldest retained event");
+    assert_eq!((parsed.len(), parsed[2]["id"].as_u64()), (3, Some(1_000)));
+    let mut ahead =
+        hub.subscribe(Subscription { until: None, ..rendered(&port, JsonLines::of(&written.log), 5_000, u64::MAX) });
+    let comment = "the newest event of this log is 1999, before the start 5000; the stream continues with event 2000";
+    assert_eq!(next(&mut ahead).await, format!("{{\"comment\":\"{comment}\"}}\n"));
 }
 
 #[tokio::test]
-async fn a_damaged_block_is_named_and_passed_also_in_zstd() {
-    let written = Written::steps(2_000);
-    let directory = written.directory.path();
-    let mut segments: Vec<_> = std::fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "segment"))
-        .collect();
-    segments.sort();
-    let mut bytes = std::fs::read(&segments[0]).unwrap();
-    // What follows is preallocated.
-    let middle = bytes.iter().rposition(|&byte| byte != 0).unwrap() / 2;
-    bytes[middle..middle + 64].fill(0xff);
-    std::fs::write(&segments[0], bytes).unwrap();
-    let log = Log::open(Arc::new(Directory::at(directory)), Default::default()).unwrap();
-    let (_committed, watched) = watch::channel(log.head());
-    let server = Server::bind(options(), log, watched).unwrap();
-    let address = server.local_addr();
-    let handle = server.handle();
-    let task = tokio::spawn(server.run(std::future::pending()));
-    let running = Running { address, handle, cancel: None, task };
-    let text = running.get("/events?start_from=0&until=1999").await.text_to_end().await;
-    let comment = text.split("\n\n").find(|message| message.starts_with(":events ")).unwrap();
-    let range: Vec<u64> = comment.split(' ').filter_map(|word| word.parse().ok()).collect();
-    let expected = format!("{VERSION_FRAME}{}{comment}\n\n{}", frames(0..range[0]), frames(range[1] + 1..2_000));
-    assert!(text == expected);
-    let zstd = running.get("/events?start_from=0&until=1999&encoding=zstd").await.read_to_end().await;
-    assert!(zstd::decode_all(&zstd[..]).unwrap() == text.as_bytes());
-    running.task.abort();
-}
-
-#[tokio::test]
-async fn large_events_are_streamed_in_every_form() {
-    let mut written = Written::with(|options| options.read.cache_bytes = 1 << 20);
-    written.announce(version(2, 0));
-    let large: String = (0..400_000u64).map(|number| format!("{:x}", number * 2_654_435_761 % 4096)).collect();
-    assert!(large.len() > 1 << 20);
-    let medium = &large[..200_000];
-    let mut expected = VERSION_FRAME.to_owned();
-    for (number, payload) in [medium, &large, "small", &large, &large].into_iter().enumerate() {
-        written.append(if number == 3 { FAULT } else { STEP }, payload);
-        expected.push_str(&format!("data:{payload}\nid:{number}\n\n"));
-    }
+async fn the_lines_of_a_named_log_have_the_events_names() {
+    let mut written = Written::with(|options| options.frame_form = FrameForm::Named);
+    written.append_named("head", "{\"slot\":\"10\"}");
+    written.append_named("", "not json");
     written.commit();
-    for replay_chunks in [ReplayChunks::Event, ReplayChunks::Block] {
-        let running = Running::start(&written, StreamOptions { replay_chunks, ..options() });
-        // More clients than decoders that stand open, half-way at the same time.
-        let mut clients = Vec::new();
-        for _ in 0..12 {
-            clients.push(running.get("/events?start_from=0&until=4").await);
-        }
-        for client in &mut clients {
-            assert_eq!(client.text_to_end().await, expected);
-        }
-        let zstd = running.get("/events?start_from=0&until=4&encoding=zstd").await.read_to_end().await;
-        assert_eq!(zstd::decode_all(&zstd[..]).unwrap(), expected.as_bytes());
-        let mut faults = running.get("/events?start_from=0&until=4&types=Fault").await;
-        assert_eq!(faults.text_to_end().await, format!("{VERSION_FRAME}data:{large}\nid:3\n\nid:4\n\n"));
-    }
+    let hub = hub(&written, &Arc::new(Resources::new(1)));
+    let lines = text(hub.subscribe(rendered(&port(ReplayChunks::Event), JsonLines::of(&written.log), 0, 1))).await;
+    assert_eq!(lines, "{\"id\":0,\"event\":\"head\",\"data\":{\"slot\":\"10\"}}\n{\"id\":1,\"text\":\"not json\"}\n");
 }
 
-#[tokio::test]
-async fn a_client_that_does_not_read_keeps_its_place() {
-    let mut written = Written::with(|options| options.read.cache_bytes = 64 << 10);
-    written.announce(version(2, 0));
-    written.commit();
-    let running = Running::start(&written, options());
-    let mut slow = running.get("/events").await;
-    assert_eq!(slow.read_until(VERSION_FRAME).await, VERSION_FRAME);
-    for _ in 0..500 {
-        written.append_steps(100);
-        written.commit();
-        tokio::task::yield_now().await;
-    }
-    // 10 MB are more than the sockets hold, and the cache forgot them long ago.
-    assert_eq!(slow.read_until_id(49_999).await, frames(0..50_000));
+/// An event's id and what it says, a text where that is not JSON; or a mark's id.
+#[derive(Debug, PartialEq)]
+struct Message {
+    id: Option<u64>,
+    data: Option<Result<Value, String>>,
 }
 
-/// Everything on one thread, and one more for what blocks.
-#[test]
-fn one_thread_serves_many_replays_while_the_log_grows() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .max_blocking_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut written = Written::with(|options| options.read.cache_bytes = 64 << 10);
-        written.announce(version(2, 0));
-        written.append_steps(3_000);
-        written.commit();
-        let running = Running::start(&written, options());
-        let mut clients = Vec::new();
-        for number in 0..50u64 {
-            let start = number * 97 % 4_000;
-            let encoding = if number % 5 == 0 { "zstd" } else { "identity" };
-            let target = format!("/events?start_from={start}&encoding={encoding}&until=5999");
-            let mut client = running.get(&target).await;
-            let start = start.min(written.log.head().next_sequence);
-            clients.push(tokio::spawn(async move {
-                let mut bytes = client.read_to_end().await;
-                if encoding == "zstd" {
-                    bytes = zstd::decode_all(&bytes[..]).unwrap();
+fn of_event_stream(text: &str) -> Vec<Message> {
+    let message = |message: &str| {
+        let mut data: Option<String> = None;
+        let mut id = None;
+        for line in message.split('\n') {
+            let (name, value) = line.split_once(':').unwrap();
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match name {
+                "data" => data = Some(data.map_or(value.to_owned(), |data| format!("{data}\n{value}"))),
+                "id" => id = Some(value.parse().unwrap()),
+                other => panic!("{other}"),
+            }
+        }
+        Message { id, data: data.map(|data| serde_json::from_str(&data).map_err(|_| data)) }
+    };
+    text.split_terminator("\n\n").map(message).collect()
+}
+
+fn of_lines(text: &str) -> Vec<Message> {
+    let message = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let text = line.get("text").map(|text| Err(text.as_str().unwrap().to_owned()));
+        Message { id: line.get("id").map(|id| id.as_u64().unwrap()), data: line.get("data").cloned().map(Ok).or(text) }
+    };
+    text.lines().map(message).collect()
+}
+
+/// Payloads of every kind that a log may hold: JSON in one line and in several, text, and what looks like a frame.
+fn payloads() -> impl Strategy<Value = Vec<String>> {
+    let payload = prop_oneof![
+        4 => Just("{\"a\":[1,\"é\\n\"]}".to_owned()),
+        2 => Just("{\n  \"a\": 1\n}".to_owned()),
+        1 => Just(" \n17\n ".to_owned()),
+        2 => "[^\r]{0,40}",
+        1 => Just("\nid:7\n\ndata:{}".to_owned()),
+        1 => Just("\u{1}\"\\\t\u{7f}".repeat(300_000)),
+        1 => Just(format!("[\n\"{}\"]", "x".repeat(1_200_000))),
+    ];
+    prop::collection::vec(payload, 1..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn ids_and_data_of_ndjson_are_those_of_the_event_stream(
+        payloads in payloads(),
+        commits in prop::collection::vec(any::<bool>(), 12),
+        start in 0..12_u64,
+        kinds in prop_oneof![Just(u64::MAX), Just(FAULT.bit())],
+        by_block: bool,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut written = Written::new();
+            written.announce(version(2, 0));
+            for (number, payload) in payloads.iter().enumerate() {
+                written.append(if number % 3 == 0 { FAULT } else { STEP }, payload);
+                if commits[number] {
+                    written.commit();
                 }
-                assert!(String::from_utf8(bytes).unwrap() == format!("{VERSION_FRAME}{}", frames(start..6_000)));
-            }));
-            written.append_steps(40);
+            }
             written.commit();
-        }
-        while written.log.head().next_sequence < 6_000 {
-            written.append_steps(7);
-            written.commit();
-            tokio::task::yield_now().await;
-        }
-        for client in clients {
-            client.await.unwrap();
-        }
-    });
-}
-
-#[tokio::test]
-async fn cancelling_cuts_the_streams_without_a_last_chunk() {
-    let written = Written::steps(3);
-    let mut running = Running::start(&written, options());
-    let mut client = running.get("/events?start_from=0").await;
-    client.read_until_id(2).await;
-    running.stop().await;
-    assert!(client.chunk().await.is_err());
-    assert!(TcpStream::connect(running.address).await.is_err());
-}
-
-#[tokio::test]
-async fn a_taken_port_is_named() {
-    let written = Written::steps(1);
-    let taken = Running::start(&written, options());
-    let again = StreamOptions { port: taken.address.port(), ..options() };
-    let error = Server::bind(again, written.log.clone(), written.committed.subscribe()).err().unwrap();
-    assert!(matches!(error, BindError::Taken { .. }));
-    assert!(error.to_string().contains(&taken.address.to_string()), "{error}");
-}
-
-#[tokio::test]
-async fn a_connection_that_asks_for_nothing_is_closed() {
-    let written = Written::steps(1);
-    let running = Running::start(&written, StreamOptions { header_timeout: Duration::from_millis(50), ..options() });
-    // The second looks like the beginning of HTTP/2, the third like a request.
-    for start in ["", "PRI * HTTP", "GET /events HTTP/1.1\r\nhost:"] {
-        let mut stream = TcpStream::connect(running.address).await.unwrap();
-        stream.write_all(start.as_bytes()).await.unwrap();
-        let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).await.unwrap();
-        assert!(!String::from_utf8_lossy(&rest).contains("200 OK"), "{start}");
+            let (start, until) = (start.min(payloads.len() as u64 - 1), payloads.len() as u64 - 1);
+            let port = port(if by_block { ReplayChunks::Block } else { ReplayChunks::Event });
+            let hub = hub(&written, &Arc::new(Resources::new(2)));
+            let sse = text(hub.subscribe(Subscription { kinds, ..stored(&port, start, until) })).await;
+            let lines = || Subscription { kinds, ..rendered(&port, JsonLines::of(&written.log), start, until) };
+            let ndjson = text(hub.subscribe(lines())).await;
+            let (expected, got) = (of_event_stream(&sse), of_lines(&ndjson));
+            assert!(got == expected, "{} and {} messages", got.len(), expected.len());
+            // Compressed, it is the same.
+            let zstd = bytes(hub.subscribe(Subscription { coding: Coding::Zstd, ..lines() })).await;
+            assert!(zstd::decode_all(&zstd[..]).unwrap() == ndjson.as_bytes());
+        });
     }
-    assert_eq!(running.get("/events").await.status(), 200);
 }
 
 #[tokio::test]
-async fn http_2_with_prior_knowledge_gets_the_same_bytes() {
-    let written = Written::steps(1_000);
-    let running = Running::start(&written, options());
-    let stream = TcpStream::connect(running.address).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    let connection = tokio::spawn(connection);
-    let request = hyper::Request::get(format!("http://{}/events?start_from=0&until=999", running.address))
-        .body(http_body_util::Empty::<bytes::Bytes>::new())
-        .unwrap();
-    let response = sender.send_request(request).await.unwrap();
-    assert_eq!(response.version(), hyper::Version::HTTP_2);
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    assert!(body == format!("{VERSION_FRAME}{}", frames(0..1_000)));
-    connection.abort();
+async fn what_is_rendered_stays_within_its_bound() {
+    let mut written = Written::with(|options| {
+        options.block_bytes_max = 256 << 10;
+        options.segment_bytes_max = 64 << 20;
+    });
+    written.announce(version(2, 0));
+    // More in this form than is kept.
+    let payload = format!("{{\"Step\":\"{}\"}}", "x".repeat(60_000));
+    let events = 600;
+    for _ in 0..events {
+        written.append(STEP, &payload);
+    }
+    written.commit();
+    let resources = Arc::new(Resources::new(2));
+    let hub = hub(&written, &resources);
+    let port = port(ReplayChunks::Block);
+    let mut body = hub.subscribe(rendered(&port, JsonLines::of(&written.log), 0, events - 1));
+    let mut read = 0;
+    while let Some(piece) = body.frame().await {
+        read += piece.unwrap().into_data().unwrap().len();
+        assert!(resources.rendered.kept_bytes() <= super::resources::RENDERED_BYTES_MAX);
+    }
+    assert!(read > 2 * super::resources::RENDERED_BYTES_MAX);
+    assert!(resources.rendered.kept_bytes() > super::resources::RENDERED_BYTES_MAX / 2);
 }

@@ -9,9 +9,16 @@ use std::borrow::Cow;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use sidecar_log_format::{Kind, Sequence, Timestamp};
 
-use super::{StreamOptions, ZstdPassThrough, log_name::LogName};
+use super::ZstdPassThrough;
 use crate::{
-    engine::http::query::{Parameters, Repeated},
+    casper::event::{KINDS, SHUTDOWN},
+    engine::{
+        http::{
+            query::{Parameters, Repeated},
+            weights::{weighed, weight_of},
+        },
+        stream::{Framing, LogName},
+    },
     rfc3339,
 };
 
@@ -49,7 +56,9 @@ pub(super) struct StreamRequest {
     pub(super) until: Option<Sequence>,
     /// Bits of the kinds wanted (see [`Kind::bit`]), if not all.
     pub(super) kinds: Option<u64>,
-    /// Whether stored frames may go out as they are.
+    /// Whether it is wanted as NDJSON.
+    pub(super) json_lines: bool,
+    /// Whether it is wanted in zstd frames.
     pub(super) zstd: bool,
     /// The log that the client believes it reads.
     pub(super) log: Option<LogName>,
@@ -163,7 +172,7 @@ pub(super) fn parse(
     endpoint: Endpoint,
     query: Option<&str>,
     headers: &HeaderMap,
-    options: &StreamOptions,
+    zstd_mode: ZstdPassThrough,
 ) -> Result<StreamRequest, Refusal> {
     let fields = Parameters::parse(query);
     if fields.unknown(&FIELDS).is_some() {
@@ -175,7 +184,7 @@ pub(super) fn parse(
         fields.last("start_from").map(|value| value.parse().map_err(|_| Refusal::StartFrom)).transpose()?;
     let until = single("until")?.map(|value| value.parse().map_err(|_| Refusal::Until)).transpose()?;
     let since = single("since")?.map(|value| rfc3339::parse(value).ok_or(Refusal::Since)).transpose()?;
-    let kinds = fields.list("types").map(|names| kinds_named(names, options)).transpose()?;
+    let kinds = fields.list("types").map(kinds_named).transpose()?;
     let encoding = single("encoding")?.map(|value| match value {
         "zstd" => Ok(true),
         "identity" => Ok(false),
@@ -186,8 +195,8 @@ pub(super) fn parse(
     let last_id_in_query = single("lastEventId")?.and_then(event_id);
     let last_id_in_header = headers.get("last-event-id").and_then(|value| event_id(value.to_str().ok()?));
     let after_last_id = last_id_in_query.max(last_id_in_header).map(|last| last.saturating_add(1));
-    let asks_zstd = encoding.transpose()?.unwrap_or_else(|| accepts_zstd(headers, options.zstd));
-    let zstd = asks_zstd && options.zstd != ZstdPassThrough::Off && kinds.is_none() && endpoint == Endpoint::Events;
+    let asks_zstd = encoding.transpose()?.unwrap_or_else(|| accepts_zstd(headers, zstd_mode));
+    let zstd = asks_zstd && zstd_mode != ZstdPassThrough::Off && kinds.is_none() && endpoint == Endpoint::Events;
     Ok(StreamRequest {
         endpoint,
         // `None` is less than any start: with both, the later one wins.
@@ -195,28 +204,29 @@ pub(super) fn parse(
         since,
         until,
         kinds,
+        json_lines: endpoint == Endpoint::Events && accepts_json_lines(headers),
         zstd,
         log,
     })
 }
 
 const API_VERSION: &str = "ApiVersion";
-const SHUTDOWN: &str = "Shutdown";
+const SHUTDOWN_NAME: &str = "Shutdown";
 
 /// The bits of the kinds with these names; a shutdown always passes, and so does an API version, which is not a kind.
-fn kinds_named<'a>(mut names: impl Iterator<Item = &'a str>, options: &StreamOptions) -> Result<u64, Refusal> {
+fn kinds_named<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<u64, Refusal> {
     let kind_of = |name: &str| match name {
-        API_VERSION | SHUTDOWN => Some(options.shutdown_kind),
-        _ => options.kinds.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind),
+        API_VERSION => Some(SHUTDOWN),
+        _ => KINDS.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind),
     };
     names
-        .try_fold(options.shutdown_kind.bit(), |bits, name| Some(bits | kind_of(name).map(Kind::bit)?))
-        .ok_or_else(|| Refusal::Type(known_types(options)))
+        .try_fold(SHUTDOWN.bit(), |bits, name| Some(bits | kind_of(name).map(Kind::bit)?))
+        .ok_or_else(|| Refusal::Type(known_types()))
 }
 
-fn known_types(options: &StreamOptions) -> String {
-    let kinds = options.kinds.iter().map(|(_, name)| *name).filter(|name| *name != SHUTDOWN);
-    let names: Vec<_> = [API_VERSION].into_iter().chain(kinds).chain([SHUTDOWN]).collect();
+fn known_types() -> String {
+    let kinds = KINDS.iter().map(|(_, name)| *name).filter(|name| *name != SHUTDOWN_NAME);
+    let names: Vec<_> = [API_VERSION].into_iter().chain(kinds).chain([SHUTDOWN_NAME]).collect();
     names.join(", ")
 }
 
@@ -227,8 +237,8 @@ fn event_id(value: &str) -> Option<Sequence> {
 
 /// Whether `Accept-Encoding` asks for zstd as the mode wants it.
 fn accepts_zstd(headers: &HeaderMap, mode: ZstdPassThrough) -> bool {
-    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let mut codings = values.flat_map(|value| value.split(',')).map(str::trim).filter(|coding| !coding.is_empty());
+    let is_wanted_zstd = |(name, weight): (&str, f32)| name.eq_ignore_ascii_case("zstd") && weight > 0.0;
+    let mut codings = weighed(headers, &header::ACCEPT_ENCODING);
     match mode {
         ZstdPassThrough::Off => false,
         ZstdPassThrough::Any => codings.any(is_wanted_zstd),
@@ -236,10 +246,19 @@ fn accepts_zstd(headers: &HeaderMap, mode: ZstdPassThrough) -> bool {
     }
 }
 
-fn is_wanted_zstd(coding: &str) -> bool {
-    let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
-    let weight = parameters.trim().strip_prefix("q=").map(|weight| weight.trim().parse::<f32>().unwrap_or(0.0));
-    name.trim().eq_ignore_ascii_case("zstd") && weight.is_none_or(|weight| weight > 0.0)
+/// Whether `Accept` names NDJSON and does not want an event stream more. A client that names both alike gets an event stream,
+/// and so does one that names neither.
+fn accepts_json_lines(headers: &HeaderMap) -> bool {
+    let accepted: Vec<(&str, f32)> = weighed(headers, &header::ACCEPT).collect();
+    let event_stream = Framing::EventStream.media_type();
+    let Some(json_lines) = weight_of(&accepted, &[Framing::JsonLines.media_type()]).filter(|weight| *weight > 0.0)
+    else {
+        return false;
+    };
+    match weight_of(&accepted, &[event_stream]) {
+        Some(event_stream) => json_lines > event_stream,
+        None => weight_of(&accepted, &["text/*", "*/*"]).is_none_or(|any| json_lines >= any),
+    }
 }
 
 /// For `crate::fuzzing`: whatever a client asks for, it is a stream or a refusal in words, and what a stream was asked
@@ -251,8 +270,6 @@ pub(crate) fn door(bytes: &[u8]) {
 
     use axum::http::HeaderValue;
 
-    use crate::casper::event::{KINDS, SHUTDOWN};
-
     let rfc3339 = |time| humantime::format_rfc3339_micros(std::time::UNIX_EPOCH + Duration::from_micros(time));
     let mut lines = bytes.split(|&byte| byte == b'\n');
     let mut line = || lines.next().unwrap_or_default();
@@ -260,7 +277,7 @@ pub(crate) fn door(bytes: &[u8]) {
     let path = String::from_utf8_lossy(line()).into_owned();
     let query = String::from_utf8_lossy(line()).into_owned();
     let mut headers = HeaderMap::new();
-    for name in ["last-event-id", "accept-encoding", "accept-encoding"] {
+    for name in ["last-event-id", "accept-encoding", "accept-encoding", "accept"] {
         if let Ok(value) = HeaderValue::from_bytes(line()) {
             headers.append(name, value);
         }
@@ -270,8 +287,7 @@ pub(crate) fn door(bytes: &[u8]) {
         Route::Index | Route::UnknownStream | Route::Nowhere => Endpoint::Events,
     };
     for zstd in [ZstdPassThrough::Sole, ZstdPassThrough::Any, ZstdPassThrough::Off] {
-        let options = StreamOptions { zstd, ..StreamOptions::new(&KINDS, SHUTDOWN) };
-        match parse(endpoint, Some(&query), &headers, &options) {
+        match parse(endpoint, Some(&query), &headers, zstd) {
             Err(refusal) => assert!(refusal.status().is_client_error() && refusal.body().ends_with('\n')),
             Ok(wanted) => {
                 let mut again: Vec<String> = Vec::new();
@@ -284,7 +300,11 @@ pub(crate) fn door(bytes: &[u8]) {
                     let names = KINDS.iter().filter(|(kind, _)| kinds & kind.bit() != 0).map(|(_, name)| *name);
                     again.push(format!("types={}", names.collect::<Vec<_>>().join(",")));
                 }
-                let parsed = parse(endpoint, Some(&again.join("&")), &HeaderMap::new(), &options).unwrap();
+                let mut headers = HeaderMap::new();
+                if wanted.json_lines {
+                    headers.insert(header::ACCEPT, HeaderValue::from_static(Framing::JsonLines.media_type()));
+                }
+                let parsed = parse(endpoint, Some(&again.join("&")), &headers, zstd).unwrap();
                 assert_eq!(parsed, wanted);
             }
         }

@@ -1,0 +1,329 @@
+//! Casper's event streams: `GET /events` and `GET /events/sidecar`.
+//!
+//! Owns what the reference's clients know of them: paths, queries, refusals, greetings, and that a node's shutdown passes
+//! every filter. `/events` comes as NDJSON, too, for a client that accepts `application/x-ndjson`. Requests flow in; what they ask for goes to the [`Hub`] as a [`Subscription`].
+//!
+//! Not in here: the streams themselves (`engine::stream`), and the 1.x endpoints.
+
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts},
+    response::Response,
+};
+use bytes::Bytes;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use request::door as request_door;
+use request::{Endpoint, Refusal, Route, StreamRequest};
+
+use super::event::SHUTDOWN;
+use crate::engine::{
+    http::{
+        access::Client,
+        episode::{Episode, Over},
+    },
+    stream::{
+        Coding, Delivery, Framing, Hub, JsonLines, LogName, OpenStream, OpenStreams, Port, PortCounters, PortOptions,
+        ReaderClass, Rendering, Subscription,
+    },
+};
+
+/// `/events`, every event.
+const WHOLE: ReaderClass = ReaderClass("whole");
+/// `/events` with `types` or `until`.
+const FILTERED: ReaderClass = ReaderClass("filtered");
+/// `/events` as NDJSON.
+const JSON_LINES: ReaderClass = ReaderClass("ndjson");
+/// `/events` as stored zstd frames.
+const ZSTD: ReaderClass = ReaderClass("zstd");
+/// `/events/sidecar`.
+const SIDECAR: ReaderClass = ReaderClass("sidecar");
+
+/// The kinds of streams that metrics tell apart.
+pub const READER_CLASSES: &[ReaderClass] = &[WHOLE, FILTERED, ZSTD, JSON_LINES, SIDECAR];
+
+/// Asks nginx, and proxies that follow it, to pass a stream on as it comes.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// What the answer of `/events` depends on beside its path.
+const VARY: HeaderValue = HeaderValue::from_static("accept");
+const VARY_WITH_CODING: HeaderValue = HeaderValue::from_static("accept, accept-encoding");
+/// Seconds after which a client that found no place may ask again.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+/// The paths that exist, for people with a browser.
+const INDEX: &str = "Sidecar's event streams: /events?start_from=0 replays every stored event and continues with new ones; \
+                     /events/sidecar has the sidecar's version.\n";
+
+/// How the server listens and what it grants a client.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The port, and what is granted there.
+    pub port: PortOptions,
+    /// Who gets a zstd stream.
+    pub zstd: ZstdPassThrough,
+    /// Whether `emulate_legacy_sse_apis` names `V1`: the 404 then names other paths.
+    pub legacy_enabled: bool,
+    /// What `/events/sidecar` announces.
+    pub sidecar_version: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            port: PortOptions::default(),
+            zstd: ZstdPassThrough::Sole,
+            legacy_enabled: false,
+            sidecar_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// Who gets stored blocks as they are, with `content-encoding: zstd`. Only unfiltered streams do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZstdPassThrough {
+    /// A client whose `Accept-Encoding` names zstd and no other coding, or that asks with `?encoding=zstd`.
+    #[default]
+    Sole,
+    /// Also a client that names zstd among others.
+    Any,
+    /// Nobody.
+    Off,
+}
+
+/// Why the server cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Somebody else listens there.
+    #[error(
+        "cannot listen on {address}: the port is taken; stop the program that has it, or set another `port` in [sse_server.event_stream_server]"
+    )]
+    Taken {
+        /// Address and port.
+        address: SocketAddr,
+    },
+    /// The system refuses for another reason.
+    #[error("cannot listen on {address}, the `port` of [sse_server.event_stream_server]: {source}")]
+    Refused {
+        /// Address and port.
+        address: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// A bound server.
+pub struct Server {
+    port: Port,
+    events: Arc<Events>,
+}
+
+/// What requests are answered from.
+struct Events {
+    hub: Arc<Hub>,
+    json_lines: Arc<dyn Rendering>,
+    open_streams: OpenStreams,
+    delivery: Delivery,
+    zstd: ZstdPassThrough,
+    legacy_enabled: bool,
+    sidecar_version: String,
+    /// Streams for which there was no place.
+    refusals: Episode,
+}
+
+impl Server {
+    /// Takes the port. Within a Tokio runtime only.
+    ///
+    /// # Errors
+    /// [`BindError::Taken`] names the address; [`BindError::Refused`] what else is wrong.
+    pub fn bind(options: Options, hub: Arc<Hub>) -> Result<Server, BindError> {
+        let port = Port::bind(&options.port).map_err(|error| match error.source.kind() {
+            io::ErrorKind::AddrInUse => BindError::Taken { address: error.address },
+            _ => BindError::Refused { address: error.address, source: error.source },
+        })?;
+        let events = Events {
+            json_lines: Arc::new(JsonLines::of(hub.log())),
+            hub,
+            open_streams: port.open_streams(),
+            delivery: port.delivery(),
+            zstd: options.zstd,
+            legacy_enabled: options.legacy_enabled,
+            sidecar_version: options.sidecar_version,
+            refusals: Episode::default(),
+        };
+        Ok(Server { port, events: Arc::new(events) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.port.local_addr()
+    }
+
+    /// What its port has done so far.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<PortCounters> {
+        self.events.open_streams.counters()
+    }
+
+    /// Serves until `cancel` is done; then every connection is cut, without a message.
+    pub async fn run(self, cancel: impl Future<Output = ()>) {
+        self.port.serve(router(self.events), cancel).await;
+    }
+}
+
+/// Paths are matched raw, not decoded, and every method is answered: all of it is the fallback's.
+fn router(events: Arc<Events>) -> Router {
+    Router::new().fallback(respond).with_state(events)
+}
+
+async fn respond(State(events): State<Arc<Events>>, request: Request) -> Response {
+    let (request, _) = request.into_parts();
+    events.answer(&request).await.unwrap_or_else(|refusal| events.refuse(&refusal, &request))
+}
+
+impl Events {
+    async fn answer(&self, request: &Parts) -> Result<Response, Refusal> {
+        let unknown_path = Refusal::UnknownPath { legacy: self.legacy_enabled };
+        let route = request::route(&request.method, request.uri.path());
+        match route {
+            Route::Nowhere => return Err(unknown_path),
+            Route::Index => return Ok(index()),
+            Route::Stream(_) | Route::UnknownStream => {}
+        }
+        if self.open_streams.is_full() {
+            return Err(Refusal::Full);
+        }
+        let Route::Stream(endpoint) = route else { return Err(unknown_path) };
+        let wanted = request::parse(endpoint, request.uri.query(), &request.headers, self.zstd)?;
+        let served = LogName::of(self.hub.log());
+        if let Some(wanted) = wanted.log.filter(|wanted| !wanted.matches(&served)) {
+            return Err(Refusal::OtherLog { served, wanted });
+        }
+        let mut response = match request.method {
+            // The headers of a stream, without one; its length is not known either.
+            Method::HEAD => Response::new(Body::from_stream(futures_util::stream::empty::<io::Result<Bytes>>())),
+            _ => self.open(&wanted, request).await?,
+        };
+        if endpoint == Endpoint::Events {
+            self.hub.name_log(response.headers_mut());
+        }
+        if response.status() == StatusCode::OK {
+            self.describe(&wanted, &mut response);
+        }
+        Ok(response)
+    }
+
+    async fn open(&self, wanted: &StreamRequest, request: &Parts) -> Result<Response, Refusal> {
+        let place = self.open_streams.open().ok_or(Refusal::Full)?;
+        let since = match wanted.since {
+            Some(time) => Some(self.hub.start_at_time(time).await.map_err(|_| Refusal::Unsearchable)?),
+            None => None,
+        };
+        let next = self.hub.log().head().next_sequence;
+        let start = wanted.start.max(since).unwrap_or(next);
+        if wanted.until.is_some_and(|until| start > until) {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        }
+        let subscription = Subscription {
+            start,
+            until: wanted.until,
+            client: client(request),
+            is_http2: request.version >= Version::HTTP_2,
+            ..self.subscription(wanted, place)
+        };
+        Ok(Response::new(self.hub.subscribe(subscription)))
+    }
+
+    /// What an endpoint sends.
+    fn subscription(&self, wanted: &StreamRequest, place: OpenStream) -> Subscription {
+        let is_partial = wanted.kinds.is_some() || wanted.until.is_some();
+        let class = match wanted {
+            StreamRequest { endpoint: Endpoint::Sidecar, .. } => SIDECAR,
+            StreamRequest { json_lines: true, .. } => JSON_LINES,
+            StreamRequest { zstd: true, .. } => ZSTD,
+            _ if is_partial => FILTERED,
+            _ => WHOLE,
+        };
+        let kinds = wanted.kinds.unwrap_or(u64::MAX);
+        let any = Subscription { kinds, progress_marks: is_partial, ..Subscription::new(class, self.delivery, place) };
+        match wanted.endpoint {
+            Endpoint::Events => Subscription {
+                rendering: wanted.json_lines.then(|| Arc::clone(&self.json_lines)),
+                explains_start: true,
+                coding: if wanted.zstd { Coding::Zstd } else { Coding::Identity },
+                ..any
+            },
+            Endpoint::Sidecar => Subscription {
+                kinds: kinds & SHUTDOWN.bit(),
+                versions: false,
+                greeting: Some(format!("data:{{\"SidecarVersion\":\"{}\"}}\n\n", self.sidecar_version).into()),
+                farewell: Some(Bytes::from_static(b"data:\"Shutdown\"\n\n")),
+                ..any
+            },
+        }
+    }
+
+    /// The headers of a stream, but for those that name the log.
+    fn describe(&self, wanted: &StreamRequest, response: &mut Response) {
+        let headers = response.headers_mut();
+        let framing = if wanted.json_lines { Framing::JsonLines } else { Framing::EventStream };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(framing.media_type()));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        if wanted.endpoint == Endpoint::Events {
+            headers.insert(header::VARY, if self.zstd == ZstdPassThrough::Off { VARY } else { VARY_WITH_CODING });
+        }
+        if wanted.zstd {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
+        }
+    }
+
+    fn refuse(&self, refusal: &Refusal, request: &Parts) -> Response {
+        self.open_streams.counters().refused.fetch_add(1, Ordering::Relaxed);
+        if *refusal == Refusal::Full {
+            self.note_full(client(request));
+        }
+        let mut response = Response::new(Body::from(refusal.body()));
+        *response.status_mut() = refusal.status();
+        if refusal.status() == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        if let Refusal::OtherLog { .. } = refusal {
+            self.hub.name_log(response.headers_mut());
+        }
+        response
+    }
+
+    fn note_full(&self, client: Option<SocketAddr>) {
+        let places = self.open_streams.max();
+        let client = client.map(tracing::field::display);
+        self.refusals.note(
+            || tracing::info!(client, places, "streams are refused; raise `max_concurrent_subscribers` to take more"),
+            |Over { times, seconds }| tracing::info!(refused = times, seconds, "streams are not refused any more"),
+        );
+    }
+}
+
+fn client(request: &Parts) -> Option<SocketAddr> {
+    request.extensions.get::<Client>().map(|Client(address)| *address)
+}
+
+fn index() -> Response {
+    let mut response = Response::new(Body::from(INDEX));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

@@ -1,0 +1,194 @@
+//! Rendered blocks that subscribers share, within a byte bound.
+//!
+//! A block that is needed and not here is rendered by one thread, and all others who need it take what that one has made. Of
+//! a subscriber that stalls nothing stays in here for its sake: it asks again when it comes back.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::Ordering},
+};
+
+use sidecar_log_format::{Block, Log, Read, Result, Sequence};
+
+use super::{
+    counters::HubCounters,
+    rendering::{RenderedBlock, Rendering},
+};
+
+/// A stored block up to this size is rendered where it is asked for; a larger one on a blocking thread.
+const AT_ONCE_BYTES: usize = 16 << 10;
+/// Blocks that may be rendered at a time: more than there are threads that do.
+const TURNS: usize = 16;
+
+/// The rendered blocks of all logs of a process.
+pub(super) struct RenderedBlocks {
+    bytes_max: usize,
+    kept: Mutex<Kept>,
+    /// Held while a block is rendered; which one is the block's number's matter.
+    turns: [Mutex<()>; TURNS],
+}
+
+/// The least recently used go first.
+#[derive(Default)]
+struct Kept {
+    blocks: BTreeMap<Key, (u64, Arc<RenderedBlock>)>,
+    by_use: BTreeMap<u64, Key>,
+    clock: u64,
+    bytes: usize,
+}
+
+/// What was rendered, and the first sequence of the block.
+type Key = (Rendered, Sequence);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rendered {
+    hub: u64,
+    /// In another epoch the same sequences may name other events.
+    epoch: u64,
+    rendering: u16,
+}
+
+impl RenderedBlocks {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        RenderedBlocks { bytes_max, kept: Mutex::default(), turns: Default::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        // Nothing in here can stop half-way through a change that matters.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, of: Rendered, sequence: Sequence) -> Option<Arc<RenderedBlock>> {
+        let mut kept = self.lock();
+        let kept = &mut *kept;
+        let (key, (used, block)) = kept.blocks.range_mut((of, 0)..=(of, sequence)).next_back()?;
+        block.index_of(sequence)?;
+        kept.by_use.remove(used);
+        kept.clock += 1;
+        *used = kept.clock;
+        kept.by_use.insert(kept.clock, *key);
+        Some(Arc::clone(block))
+    }
+
+    fn insert(&self, of: Rendered, block: Arc<RenderedBlock>) {
+        let mut kept = self.lock();
+        let key = (of, block.first_sequence());
+        kept.remove(&key);
+        kept.clock += 1;
+        let clock = kept.clock;
+        kept.bytes += block.memory_bytes();
+        kept.by_use.insert(clock, key);
+        kept.blocks.insert(key, (clock, block));
+        // The newest stays, whatever its size: somebody is about to read it.
+        while kept.bytes > self.bytes_max && kept.blocks.len() > 1 {
+            let Some((_, oldest)) = kept.by_use.pop_first() else { break };
+            kept.remove(&oldest);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    fn turn(&self, sequence: Sequence) -> Option<&Mutex<()>> {
+        self.turns.get(sequence as usize % TURNS)
+    }
+}
+
+impl Kept {
+    fn remove(&mut self, key: &Key) {
+        if let Some((used, block)) = self.blocks.remove(key) {
+            self.by_use.remove(&used);
+            self.bytes = self.bytes.saturating_sub(block.memory_bytes());
+        }
+    }
+}
+
+/// One log's blocks in one rendering.
+#[derive(Clone)]
+pub(super) struct Renderer {
+    log: Log,
+    rendering: Arc<dyn Rendering>,
+    hub: u64,
+    blocks: Arc<RenderedBlocks>,
+    counters: Arc<HubCounters>,
+}
+
+/// What a read of rendered events finds.
+pub(super) enum RenderedRead {
+    /// The block that holds the event.
+    Block(Arc<RenderedBlock>),
+    /// What needs no rendering, or is too large for a block.
+    Other(Box<Read>),
+}
+
+impl Renderer {
+    pub(super) fn new(
+        log: Log,
+        rendering: Arc<dyn Rendering>,
+        hub: u64,
+        blocks: Arc<RenderedBlocks>,
+        counters: Arc<HubCounters>,
+    ) -> Self {
+        Renderer { log, rendering, hub, blocks, counters }
+    }
+
+    pub(super) fn rendering(&self) -> &Arc<dyn Rendering> {
+        &self.rendering
+    }
+
+    /// The rendered block that holds an event, if that takes no I/O and little time.
+    pub(super) fn at_hand(&self, sequence: Sequence) -> Option<Arc<RenderedBlock>> {
+        let of = self.rendered();
+        if let Some(block) = self.blocks.get(of, sequence) {
+            return Some(block);
+        }
+        let Read::Events { block, .. } = self.log.read_cached(sequence)? else { return None };
+        if block.wire().len() > AT_ONCE_BYTES {
+            return None;
+        }
+        // Where another renders, what it makes is waited for elsewhere.
+        let turn = self.blocks.turn(block.first_sequence()).and_then(|turn| match turn.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        })?;
+        Some(self.render_in(turn, of, &block, sequence))
+    }
+
+    /// Reads and renders, on a thread that may block.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    pub(super) fn read(&self, sequence: Sequence) -> Result<RenderedRead> {
+        // Before the read: what is read in an earlier epoch must not be taken for the later one's.
+        let of = self.rendered();
+        if let Some(block) = self.blocks.get(of, sequence) {
+            return Ok(RenderedRead::Block(block));
+        }
+        match self.log.read(sequence)? {
+            Read::Events { block, .. } => {
+                let turn = self.blocks.turn(block.first_sequence());
+                let turn = turn.map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
+                Ok(RenderedRead::Block(self.render_in(turn, of, &block, sequence)))
+            }
+            other => Ok(RenderedRead::Other(Box::new(other))),
+        }
+    }
+
+    /// Renders a block, unless another has while this one waited for its turn.
+    fn render_in(&self, _turn: impl Sized, of: Rendered, block: &Block, sequence: Sequence) -> Arc<RenderedBlock> {
+        if let Some(made) = self.blocks.get(of, sequence) {
+            return made;
+        }
+        let made = Arc::new(RenderedBlock::of(block, &*self.rendering));
+        self.counters.blocks_rendered.fetch_add(1, Ordering::Relaxed);
+        self.blocks.insert(of, Arc::clone(&made));
+        made
+    }
+
+    fn rendered(&self) -> Rendered {
+        Rendered { hub: self.hub, epoch: self.log.head().epoch, rendering: self.rendering.id() }
+    }
+}
