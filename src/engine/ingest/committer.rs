@@ -268,8 +268,9 @@ impl Committer {
                 Ok(())
             }
             result => {
+                result?;
                 self.counters.gaps.add(1);
-                result
+                Ok(())
             }
         }
     }
