@@ -182,8 +182,8 @@ fn code_of(source: &str) -> String {
             end_of_string(rest)
         } else if rest.starts_with("'\"'") {
             Some(3)
-        } else if let Some(quoted) = rest.strip_prefix("'\\") {
-            quoted.find('\'').map(|end| end + 3)
+        } else if let Some(escaped) = rest.strip_prefix("'\\") {
+            escaped.find('\'').map(|end| end + 3)
         } else {
             code.push(character);
             Some(character.len_utf8())
