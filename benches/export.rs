@@ -13,8 +13,11 @@ use std::{
 
 use sidecar::{
     casper::event::{Classified, classify},
-    casper::export::{Exporters, Options, postgresql, sqlite},
-    config::{ExportFrom, Password, PostgreSql as PostgreSqlSettings, SslMode},
+    casper::export::{
+        ExportFrom, Exporters, Options,
+        postgresql::{self, Password, SslMode},
+        sqlite,
+    },
 };
 use sidecar_log_format::{
     ApiVersion, Durability, Event, Log, Opened, WriteOptions, Writer,
@@ -58,7 +61,7 @@ fn main() {
     print("SQLite", events, rate, one_by_one_sqlite(&sqlite("single.db3")));
     let rate = export(&runtime, &log, &Options { sqlite: None, postgresql: Some(settings.clone()) });
     server.psql("postgres", "CREATE DATABASE single");
-    let single = PostgreSqlSettings { database_name: "single".to_owned(), ..settings };
+    let single = postgresql::Options { database_name: "single".to_owned(), ..settings };
     print("PostgreSQL", events, rate, one_by_one_postgresql(&runtime, &single));
 }
 
@@ -66,8 +69,8 @@ fn print(name: &str, events: u64, rate: f64, one_by_one: f64) {
     println!("{name:<12} {events:>10} {rate:>10.0} {one_by_one:>20.0} {:>8.1}", rate / one_by_one);
 }
 
-fn settings(server: &PostgreSql, database: &str) -> PostgreSqlSettings {
-    PostgreSqlSettings {
+fn settings(server: &PostgreSql, database: &str) -> postgresql::Options {
+    postgresql::Options {
         host: "127.0.0.1".to_owned(),
         port: server.port(),
         database_name: database.to_owned(),
@@ -162,7 +165,7 @@ fn one_by_one_sqlite(options: &sqlite::Options) -> f64 {
     SINGLE_EVENTS as f64 / start.elapsed().as_secs_f64()
 }
 
-fn one_by_one_postgresql(runtime: &Runtime, settings: &PostgreSqlSettings) -> f64 {
+fn one_by_one_postgresql(runtime: &Runtime, settings: &postgresql::Options) -> f64 {
     runtime.block_on(async {
         postgresql::check(settings).await.expect("the server");
         let mut client = postgresql::connect(settings).await.expect("the server");

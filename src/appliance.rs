@@ -4,7 +4,7 @@
 //! between, to one log and its nodes, is in [`log_set`](crate::engine::log_set). Data does not pass through here.
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,25 +16,22 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, info};
 
-use crate::admin::{self, AdminOptions, Follower, Role};
+use crate::admin::{self, Follower, Role};
 use crate::casper::dialect::Casper;
 use crate::casper::events;
-use crate::casper::export::{self, Exporters};
-use crate::casper::rest::{self, LogAnswers, PostgreSqlAnswers, RestOptions};
-use crate::casper::rpc::{self, Rpc, RpcOptions};
+use crate::casper::export::Exporters;
+use crate::casper::rest::{self, LogAnswers, PostgreSqlAnswers};
+use crate::casper::rpc::{self, Rpc};
 use crate::casper::source::{self, NamedSource, NodeOptions};
 use crate::casper::view::CasperViews;
-use crate::config::{
-    AdminApiServer, AnswerFrom, Config, CorsOrigin, Durability, NodeConnection, ReplayChunks, RestApiServer,
-    RpcListener, SseServer, Storage, ZstdPassThrough,
-};
+use crate::config::{Config, NodeConnection, RestApiServer, SseServer, Storage};
 use crate::engine::dialect::write_options;
 use crate::engine::http::BindError;
 use crate::engine::ingest::{self, LiveLog, Retention, Rewriting, identity};
 use crate::engine::log_set::{LogSet, OpenedLog, Sources};
 use crate::engine::source::LogNetwork;
 use crate::engine::storage_folder::{self, LogPlaces};
-use crate::engine::stream::{self, Hub, PortOptions, Resources};
+use crate::engine::stream::{Hub, PortOptions, Resources};
 use crate::engine::view::{self, Views};
 
 /// The name of the log in its storage folder.
@@ -72,8 +69,7 @@ async fn run_without_log(config: &Config, end: impl Future<Output = ()>) -> anyh
     let postgresql = answers_from_postgresql(config).await?;
     let admin = bind_admin(config)?;
     let rest = config.rest_api_server.as_ref().zip(postgresql.clone());
-    let rest =
-        rest.map(|(settings, database)| bind_rest(rest_options(settings), rest::AnswerFrom::PostgreSql(database)));
+    let rest = rest.map(|(settings, database)| bind_rest(settings, rest::AnswerFrom::PostgreSql(database)));
     let rest = rest.transpose()?;
     let rpc = start_rpc(config)?;
     Addresses::of(None, rest.as_ref(), admin.as_ref()).log();
@@ -95,12 +91,10 @@ async fn run_without_log(config: &Config, end: impl Future<Output = ()>) -> anyh
 
 /// The database that REST answers from, if it does.
 async fn answers_from_postgresql(config: &Config) -> anyhow::Result<Option<PostgreSqlAnswers>> {
-    let Some(RestApiServer { answer_from: AnswerFrom::PostgreSql(database), request_timeout, .. }) =
-        &config.rest_api_server
-    else {
+    let Some(RestApiServer { postgresql: Some(database), options }) = &config.rest_api_server else {
         return Ok(None);
     };
-    let opened = PostgreSqlAnswers::open(database.clone(), *request_timeout).await;
+    let opened = PostgreSqlAnswers::open(database.clone(), options.request_timeout).await;
     opened.map(Some).map_err(|error| anyhow!("Error initializing component 'rest_api_server': {error}"))
 }
 
@@ -116,7 +110,7 @@ pub(crate) async fn run_until(
     if !storage.log.create_if_missing {
         check_there_is_a_log(&log_places(storage).directory())?;
     }
-    let exporters = Exporters::new(export_options(storage));
+    let exporters = Exporters::new(storage.exports.clone());
     exporters.check().await.map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     // After the exporters, which may have made the tables.
     let postgresql = answers_from_postgresql(config).await?;
@@ -249,7 +243,7 @@ fn serve(
         (None, None) => None,
     };
     let rest = config.rest_api_server.as_ref().zip(answers);
-    let rest = rest.map(|(settings, answers)| bind_rest(rest_options(settings), answers));
+    let rest = rest.map(|(settings, answers)| bind_rest(settings, answers));
     let rest = rest.transpose()?;
     let resources = Arc::new(Resources::new(storage.log.decode_concurrency));
     let hub = Arc::new(Hub::new(live.log.clone(), live.committed.clone(), resources, events::READER_CLASSES));
@@ -312,14 +306,15 @@ impl Addresses {
 }
 
 fn bind_admin(config: &Config) -> anyhow::Result<Option<admin::Server>> {
-    let admin = config.admin_api_server.as_ref().map(|settings| admin::Server::bind(&admin_options(settings)));
+    let admin = config.admin_api_server.as_ref().map(admin::Server::bind);
     admin.transpose().map_err(|error| cannot_run("admin_api_server", error))
 }
 
 /// Takes the ports of the JSON-RPC servers and serves them.
 fn start_rpc(config: &Config) -> anyhow::Result<Option<RunningRpc>> {
-    let Some(options) = rpc_options(config) else { return Ok(None) };
-    let Rpc { servers, watch } = Rpc::bind(options).map_err(|error| cannot_run("rpc_api_server", error))?;
+    let Some(settings) = &config.rpc_server else { return Ok(None) };
+    let Rpc { servers, watch } =
+        Rpc::bind(settings.options.clone()).map_err(|error| cannot_run("rpc_api_server", error))?;
     let is_main = |server: &&rpc::Server| server.role() == rpc::Role::Main;
     let address = servers.iter().find(is_main).map(rpc::Server::local_addr);
     let mut running = JoinSet::new();
@@ -330,49 +325,8 @@ fn start_rpc(config: &Config) -> anyhow::Result<Option<RunningRpc>> {
     Ok(Some(RunningRpc { watch, address, _servers: running }))
 }
 
-fn rpc_options(config: &Config) -> Option<RpcOptions> {
-    let settings = config.rpc_server.as_ref()?;
-    let server = |role, listener: &RpcListener| rpc::ServerOptions {
-        role,
-        listen: SocketAddr::new(listener.ip_address, listener.port),
-        qps_limit: listener.qps_limit,
-        max_body_bytes: listener.max_body_bytes,
-        cors: match &listener.cors_origin {
-            CorsOrigin::Disabled => rpc::Cors::Off,
-            CorsOrigin::Any => rpc::Cors::Any,
-            CorsOrigin::Only(origin) => rpc::Cors::Only(origin.clone()),
-        },
-        trust_client_ip_headers: listener.trust_client_ip_headers,
-        batch_requests_max: listener.batch_requests_max,
-    };
-    let main = settings.main_server.iter().map(|listener| server(rpc::Role::Main, listener));
-    let speculative = settings.speculative_exec_server.iter();
-    let speculative = speculative.map(|listener| server(rpc::Role::Speculative, listener));
-    let node = settings.node_client;
-    Some(RpcOptions {
-        servers: main.chain(speculative).collect(),
-        link: rpc::NodeLinkOptions {
-            address: SocketAddr::new(node.ip_address, node.port),
-            network_name: config.network_name.clone(),
-            message_bytes_max: node.max_message_size_bytes,
-            message_timeout: node.message_timeout,
-            access_timeout: node.client_access_timeout,
-            keepalive_interval: node.keepalive_timeout,
-            backoff: rpc::Backoff {
-                initial_delay: node.exponential_backoff.initial_delay,
-                max_delay: node.exponential_backoff.max_delay,
-                coefficient: node.exponential_backoff.coefficient,
-                max_attempts: node.exponential_backoff.max_attempts,
-            },
-            request_limit: node.request_limit,
-            request_buffer_size: node.request_buffer_size,
-        },
-        answer_cache_bytes: settings.answer_cache_bytes,
-    })
-}
-
-fn bind_rest(options: RestOptions, answers: rest::AnswerFrom) -> anyhow::Result<rest::Server> {
-    rest::Server::bind(options, answers).map_err(|error| cannot_run("rest_api_server", error))
+fn bind_rest(settings: &RestApiServer, answers: rest::AnswerFrom) -> anyhow::Result<rest::Server> {
+    rest::Server::bind(settings.options.clone(), answers).map_err(|error| cannot_run("rest_api_server", error))
 }
 
 fn followers(views: Option<&Views>, exporters: &Exporters) -> Vec<Follower> {
@@ -423,7 +377,7 @@ fn nodes(config: &Config, sse: &SseServer, storage: &Storage, log_network: &LogN
             keep_alive_check_interval: connection.sleep_between_keep_alive_checks,
             network_name: config.network_name.clone(),
             log_network: log_network.clone(),
-            event_bytes_max: storage.log.event_bytes_max as usize,
+            event_bytes_max: storage.log.event_bytes_max,
         };
         let source = NamedSource { name: options.source(), counters: Arc::default() };
         Node { options, source }
@@ -441,11 +395,6 @@ fn sources(nodes: Vec<Node>) -> Sources {
 
 fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::Options> {
     let log = &storage.log;
-    let (durability, sync_interval) = match log.durability {
-        Durability::Commit => (sidecar_log_format::Durability::Commit, Duration::ZERO),
-        Durability::Interval(interval) => (sidecar_log_format::Durability::Interval, interval),
-        Durability::Os => (sidecar_log_format::Durability::Os, Duration::ZERO),
-    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut new_log_id = [0; 16];
     getrandom::fill(&mut new_log_id).map_err(|error| anyhow!("no random numbers for a log's id: {error}"))?;
@@ -457,13 +406,13 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
     let write = WriteOptions {
         first_sequence: reference_index(&storage.folder),
         create_if_missing: log.create_if_missing,
-        durability,
+        durability: log.durability,
         compression_level: log.compression_level,
-        block_bytes_max: log.block_bytes_max as usize,
+        block_bytes_max: log.block_bytes_max,
         segment_bytes_max,
         segment_age_max: u64::try_from(log.segment_age_max.as_micros()).unwrap_or(u64::MAX),
         free_bytes_min: log.free_bytes_min,
-        read: ReadOptions { cache_bytes: usize::try_from(log.block_cache_bytes).unwrap_or(usize::MAX) },
+        read: ReadOptions { cache_bytes: log.block_cache_bytes },
         ..write_options(&*dialect, new_log_id, u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
     };
     // What is soon dropped is not worth the work.
@@ -480,11 +429,8 @@ fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::
         index_file: places.index_file(),
         write,
         dialect,
-        sync_interval,
-        index: identity::Options {
-            tail_bytes_max: log.index_tail_bytes_max as u64,
-            cache_bytes: log.index_cache_bytes,
-        },
+        sync_interval: log.sync_interval,
+        index: identity::Options { tail_bytes_max: log.index_tail_bytes_max, cache_bytes: log.index_cache_bytes },
         retention: Retention {
             bytes_max: log.retention_bytes_max,
             age_max: log.retention_age_max,
@@ -545,43 +491,12 @@ fn view_options(storage: &Storage) -> view::Options {
     view::Options::new(log_places(storage).views_file(), storage.log.view_cache_bytes)
 }
 
-fn rest_options(settings: &RestApiServer) -> RestOptions {
-    RestOptions {
-        port: settings.port,
-        max_concurrent_requests: settings.max_concurrent_requests,
-        max_requests_per_second: settings.max_requests_per_second,
-        request_timeout: settings.request_timeout,
-        ..RestOptions::new()
-    }
-}
-
-fn admin_options(settings: &AdminApiServer) -> AdminOptions {
-    AdminOptions {
-        port: settings.port,
-        listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        max_concurrent_requests: settings.max_concurrent_requests,
-        max_requests_per_second: settings.max_requests_per_second,
-    }
-}
-
-fn export_options(storage: &Storage) -> export::Options {
-    let sqlite = storage.sqlite.as_ref().map(|sqlite| export::sqlite::Options {
-        file: storage.folder.join(&sqlite.file_name),
-        wal_autocheckpointing_interval: sqlite.wal_autocheckpointing_interval,
-        export_from: sqlite.export_from,
-    });
-    export::Options { sqlite, postgresql: storage.postgresql.clone() }
-}
-
 fn events_options(sse: &SseServer) -> events::Options {
     let server = &sse.event_stream_server;
     let port = PortOptions {
         port: server.port,
         streams_max: server.max_concurrent_subscribers as usize,
-        replay_chunks: match server.replay_chunks {
-            ReplayChunks::Event => stream::ReplayChunks::Event,
-            ReplayChunks::Block => stream::ReplayChunks::Block,
-        },
+        replay_chunks: server.replay_chunks,
         client_buffer_bytes: server.client_buffer_bytes,
         max_connections: server.max_connections,
         header_timeout: server.header_timeout,
@@ -591,11 +506,7 @@ fn events_options(sse: &SseServer) -> events::Options {
     };
     events::Options {
         port,
-        zstd: match server.zstd {
-            ZstdPassThrough::Sole => events::ZstdPassThrough::Sole,
-            ZstdPassThrough::Any => events::ZstdPassThrough::Any,
-            ZstdPassThrough::Off => events::ZstdPassThrough::Off,
-        },
+        zstd: server.zstd,
         legacy_enabled: !sse.emulate_legacy_sse_apis.is_empty(),
         ..events::Options::default()
     }

@@ -32,7 +32,7 @@ use crate::engine::{ingest, stream};
 pub use server::Server;
 
 /// How the server listens and what it grants its clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminOptions {
     /// The TCP port; 0 lets the system choose one.
     pub port: u16,

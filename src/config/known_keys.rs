@@ -1,4 +1,4 @@
-//! Every key that the file may have, taken from the structs of [`file`](super::file) themselves.
+//! Every key that the file may have, taken from the structs of [`sections`](super::sections) themselves.
 
 use serde::{
     Deserialize, Deserializer,
@@ -6,7 +6,10 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::file;
+use super::sections::{
+    File, admin_api_server, event_stream_server, log, node_client, node_connection, postgresql, rest_api_server,
+    rpc_server, sqlite, sse_server, storage,
+};
 
 /// The known key whose full path is most like `unknown`'s: a slip of the finger in the right section first of all, and
 /// also a good key in the wrong section.
@@ -26,21 +29,21 @@ pub(super) fn without_indices(path: &str) -> String {
 /// The full path of every key and section.
 pub(super) fn all() -> impl Iterator<Item = String> {
     let sections = [
-        ("", fields_of::<file::File>()),
-        ("storage.", fields_of::<file::Storage>()),
-        ("storage.log.", fields_of::<file::Log>()),
-        ("storage.sqlite_config.", fields_of::<file::SqliteConfig>()),
-        ("storage.postgresql_config.", fields_of::<file::PostgresqlConfig>()),
-        ("sse_server.", fields_of::<file::SseServer>()),
-        ("sse_server.connections.", fields_of::<file::Connection>()),
-        ("sse_server.event_stream_server.", fields_of::<file::EventStreamServer>()),
-        ("rest_api_server.", fields_of::<file::RestApiServer>()),
-        ("admin_api_server.", fields_of::<file::AdminApiServer>()),
-        ("rpc_server.", fields_of::<file::RpcServer>()),
-        ("rpc_server.main_server.", fields_of::<file::RpcListener>()),
-        ("rpc_server.speculative_exec_server.", fields_of::<file::RpcListener>()),
-        ("rpc_server.node_client.", fields_of::<file::NodeClient>()),
-        ("rpc_server.node_client.exponential_backoff.", fields_of::<file::ExponentialBackoff>()),
+        ("", fields_of::<File>()),
+        ("storage.", fields_of::<storage::Keys>()),
+        ("storage.log.", fields_of::<log::Keys>()),
+        ("storage.sqlite_config.", fields_of::<sqlite::Keys>()),
+        ("storage.postgresql_config.", fields_of::<postgresql::Keys>()),
+        ("sse_server.", fields_of::<sse_server::Keys>()),
+        ("sse_server.connections.", fields_of::<node_connection::Keys>()),
+        ("sse_server.event_stream_server.", fields_of::<event_stream_server::Keys>()),
+        ("rest_api_server.", fields_of::<rest_api_server::Keys>()),
+        ("admin_api_server.", fields_of::<admin_api_server::Keys>()),
+        ("rpc_server.", fields_of::<rpc_server::Keys>()),
+        ("rpc_server.main_server.", fields_of::<rpc_server::ListenerKeys>()),
+        ("rpc_server.speculative_exec_server.", fields_of::<rpc_server::ListenerKeys>()),
+        ("rpc_server.node_client.", fields_of::<node_client::Keys>()),
+        ("rpc_server.node_client.exponential_backoff.", fields_of::<node_client::BackoffKeys>()),
     ];
     sections.into_iter().flat_map(|(section, fields)| fields.iter().map(move |field| format!("{section}{field}")))
 }

@@ -7,21 +7,26 @@
 //!
 //! The steps, each in its own file:
 //!
-//! 1. `document`: text to a TOML table that remembers positions, and from there to the structs of `file`;
-//! 2. `spelling`: in between, old spellings in that table become new ones;
-//! 3. `known_keys`: the nearest known key for an unknown one;
-//! 4. `checks`: from `file` to `settings`: defaults, limits, refused combinations;
-//! 5. `postgresql`: the one exporter whose settings may come from the environment.
+//! 1. `document`: text to a TOML table that remembers positions;
+//! 2. `spelling`: old spellings in that table become new ones;
+//! 3. `file`: the table to the structs of `sections`; `known_keys` has the nearest known key for an unknown one;
+//! 4. `combinations`: what the sections mean together, and from each section's keys to its settings;
+//! 5. `sections`: one file a section, with its keys, its settings, its defaults and limits. `section` names keys in full and
+//!    holds numbers to their limits.
+//!
+//! Where one part of the program takes just what a section says, the settings are that part's own options.
 
-mod checks;
+mod combinations;
 mod document;
 mod error;
 mod file;
 mod known_keys;
-mod postgresql;
-mod settings;
+mod section;
+mod sections;
 mod spelling;
 
+#[cfg(test)]
+mod limits_page;
 #[cfg(test)]
 mod samples;
 
@@ -31,14 +36,20 @@ use std::{
     path::Path,
 };
 
+pub use combinations::Config;
 pub use error::{
     ConfigError, DatabaseError, Fix, InvalidValue, NotConstructed, Refusal, TomlError, TwoSpellings, UnreadableFile,
     Warning,
 };
-pub use settings::{
-    AdminApiServer, AnswerFrom, Compaction, Config, CorsOrigin, Durability, EventStreamServer, ExponentialBackoff,
-    ExportFrom, LegacySseApi, LogSettings, NodeClient, NodeConnection, Password, PostgreSql, ReplayChunks,
-    RestApiServer, RpcListener, RpcServer, Sqlite, SseServer, SslMode, Storage, Threads, ZstdPassThrough,
+pub use sections::{
+    event_stream_server::EventStreamServer,
+    log::{Compaction, LogSettings},
+    node_connection::NodeConnection,
+    rest_api_server::RestApiServer,
+    rpc_server::RpcServer,
+    sse_server::{LegacySseApi, SseServer},
+    storage::Storage,
+    threads::Threads,
 };
 
 use document::Document;
@@ -72,10 +83,11 @@ impl Config {
     pub fn parse(text: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Loaded, ConfigError> {
         let mut document = Document::parse(text).map_err(NotConstructed::Toml)?;
         let mut warnings = spelling::modernise(&mut document)?;
-        let (file, unknown_keys) = document.read().map_err(NotConstructed::Toml)?;
+        let (file, unknown_keys) = file::read(&document).map_err(NotConstructed::Toml)?;
         warnings.extend(unknown_keys);
-        warnings.extend(checks::nothing_to_export(&file, &document));
-        let config = checks::check(file, &document, &environment).map_err(|error| error.explained_by(&warnings))?;
+        warnings.extend(combinations::nothing_to_export(&file, &document));
+        let config =
+            combinations::check(file, &document, &environment).map_err(|error| error.explained_by(&warnings))?;
         Ok(Loaded { config, warnings })
     }
 }
@@ -302,7 +314,7 @@ mod tests {
             format!("host = 'h'\ndatabase_name = 'd'\ndatabase_username = 'u'\ndatabase_password = '{PASSWORD}'");
         let loaded = loaded(&format!("{DEFAULT_SSE_ONLY}\n[storage.postgresql_config]\n{database}\n"));
         assert!(!format!("{loaded:?}").contains(PASSWORD));
-        let password = loaded.config.storage.unwrap().postgresql.unwrap().password;
+        let password = loaded.config.storage.unwrap().exports.postgresql.unwrap().password;
         assert_eq!(password.reveal(), PASSWORD);
     }
 

@@ -8,6 +8,14 @@ pub(super) const DEFAULT_SSE_ONLY: &str = include_str!("../../resources/example_
 pub(super) const DEFAULT_FULL: &str = include_str!("../../resources/example_configs/default_full.toml");
 pub(super) const REST_FROM_POSTGRESQL: &str = include_str!("../../resources/example_configs/rest_from_postgresql.toml");
 
+/// The smallest file with JSON-RPC.
+pub(super) const RPC_ONLY: &str = "
+    [rpc_server.main_server]
+    ip_address = '0.0.0.0'
+    port = 7777
+    [rpc_server.node_client]
+";
+
 /// No part of any other text, so that finding it anywhere means that it leaked.
 pub(super) const PASSWORD: &str = "xyzzyQ9";
 

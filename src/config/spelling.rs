@@ -203,9 +203,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{
-        CorsOrigin,
-        samples::{self, DEFAULT_FULL, DEFAULT_SSE_ONLY, EVERY_ERA, loaded, refused},
+    use crate::{
+        casper::rpc::{Cors, RpcOptions},
+        config::samples::{self, DEFAULT_FULL, DEFAULT_SSE_ONLY, EVERY_ERA, loaded, refused},
     };
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
             assert_eq!((first.max_attempts, second.max_attempts), (5, 6));
             assert_eq!((first.enable_logging, second.enable_logging), (true, false));
             assert_eq!(second.delay_between_retries, Duration::from_secs(8));
-            assert_eq!(loaded.config.rest_api_server.unwrap().port, 17777);
+            assert_eq!(loaded.config.rest_api_server.unwrap().options.port, 17777);
             let without_effect: Vec<String> = loaded.warnings.iter().map(Warning::to_string).collect();
             assert_eq!(without_effect.len(), 4, "{without_effect:?}");
             assert!(without_effect[0].contains("`storage.sqlite_config.max_read_connections` (line "));
@@ -249,7 +249,7 @@ mod tests {
             .replace("storage_path", "storage_folder");
         assert_eq!(old, loaded(&today).config);
         assert_eq!(old.admin_api_server.unwrap().port, 18887);
-        assert_eq!(old.storage.unwrap().postgresql.unwrap().max_connections, 30);
+        assert_eq!(old.storage.unwrap().exports.postgresql.unwrap().max_connections, 30);
     }
 
     #[test]
@@ -261,32 +261,31 @@ mod tests {
             .replace("[sse_server.admin_server]", "[admin_api_server]");
         assert_eq!(old, loaded(&today).config);
         assert!(old.rest_api_server.is_some() && old.admin_api_server.is_some());
-        assert!(old.storage.unwrap().sqlite.is_some());
+        assert!(old.storage.unwrap().exports.sqlite.is_some());
     }
 
     #[test]
     fn rpc_addresses_and_message_sizes_of_2024_are_taken_over() {
         let loaded = loaded(samples::ERA_2024_01);
-        let rpc = loaded.config.rpc_server.unwrap();
-        let (main, speculative) = (rpc.main_server.unwrap(), rpc.speculative_exec_server.unwrap());
-        assert_eq!((main.ip_address.to_string().as_str(), main.port), ("0.0.0.0", 7777));
-        assert_eq!(speculative.port, 7778);
-        assert_eq!((main.cors_origin, speculative.cors_origin), (CorsOrigin::Disabled, CorsOrigin::Any));
-        assert_eq!((rpc.node_client.ip_address.to_string().as_str(), rpc.node_client.port), ("127.0.0.1", 28101));
-        assert_eq!(rpc.node_client.max_message_size_bytes, 8_388_608);
-        assert_eq!(rpc.node_client.message_timeout, Duration::from_secs(30));
-        assert_eq!(rpc.node_client.client_access_timeout, Duration::from_secs(10));
-        assert_eq!(rpc.node_client.keepalive_timeout, Duration::from_secs(1));
-        assert_eq!(rpc.node_client.exponential_backoff.max_delay, Duration::from_secs(32));
-        assert_eq!(rpc.node_client.exponential_backoff.max_attempts, 3);
-        assert_eq!((rpc.node_client.request_limit, rpc.node_client.request_buffer_size), (3, 16));
+        let RpcOptions { servers, link, .. } = loaded.config.rpc_server.unwrap().options;
+        let [main, speculative] = servers.as_slice() else { panic!("{servers:?}") };
+        assert_eq!((main.listen.to_string().as_str(), speculative.listen.port()), ("0.0.0.0:7777", 7778));
+        assert_eq!((&main.cors, &speculative.cors), (&Cors::Off, &Cors::Any));
+        assert_eq!(link.address.to_string(), "127.0.0.1:28101");
+        assert_eq!(link.message_bytes_max, 8_388_608);
+        assert_eq!(link.message_timeout, Duration::from_secs(30));
+        assert_eq!(link.access_timeout, Duration::from_secs(10));
+        assert_eq!(link.keepalive_interval, Duration::from_secs(1));
+        assert_eq!(link.backoff.max_delay, Duration::from_secs(32));
+        assert_eq!(link.backoff.max_attempts, 3);
+        assert_eq!((link.request_limit, link.request_buffer_size), (3, 16));
         assert_eq!(loaded.warnings, []);
     }
 
     #[test]
     fn the_larger_of_two_old_message_sizes_counts_in_either_order() {
         let swapped = samples::ERA_2024_01.replace("4_194_304", "0x90_0000");
-        let size = |text: &str| loaded(text).config.rpc_server.unwrap().node_client.max_message_size_bytes;
+        let size = |text: &str| loaded(text).config.rpc_server.unwrap().options.link.message_bytes_max;
         assert_eq!(size(&swapped), 0x90_0000);
         let error = refused(&samples::ERA_2024_01.replace("8_388_608", "'8'"));
         assert!(error.contains("max_response_size_bytes = '8'"), "{error}");
@@ -295,8 +294,8 @@ mod tests {
     #[test]
     fn an_ipv6_address_is_split_too() {
         let text = samples::ERA_2024_01.replace("0.0.0.0:7777", "[::1]:7777");
-        let main = loaded(&text).config.rpc_server.unwrap().main_server.unwrap();
-        assert_eq!((main.ip_address.to_string().as_str(), main.port), ("::1", 7777));
+        let main = loaded(&text).config.rpc_server.unwrap().options.servers.remove(0);
+        assert_eq!(main.listen.to_string(), "[::1]:7777");
     }
 
     #[test]

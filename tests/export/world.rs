@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use sidecar::casper::event::{Classified, classify};
 use sidecar::casper::export::counters::Counters;
-use sidecar::casper::export::{Exporters, Options, Running, sqlite};
-use sidecar::config::{ExportFrom, Password, PostgreSql as PostgreSqlSettings, SslMode};
+use sidecar::casper::export::postgresql::{self, Password, SslMode};
+use sidecar::casper::export::{ExportFrom, Exporters, Options, Running, sqlite};
 use sidecar_log_format::{ApiVersion, Head, Log, Opened, WriteOptions, Writer, storage::Directory};
 use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql, USER};
 use tokio::runtime::Runtime;
@@ -44,7 +44,7 @@ impl World {
                 wal_autocheckpointing_interval: 1000,
                 export_from: ExportFrom::Oldest,
             }),
-            postgresql: postgresql.map(|(server, database)| PostgreSqlSettings {
+            postgresql: postgresql.map(|(server, database)| postgresql::Options {
                 host: "127.0.0.1".to_owned(),
                 port: server.port(),
                 database_name: database.to_owned(),

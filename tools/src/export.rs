@@ -13,10 +13,7 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use indicatif::{HumanBytes, ProgressBar};
-use sidecar::{
-    casper::export::{export_range, sqlite},
-    config::ExportFrom,
-};
+use sidecar::casper::export::{ExportFrom, export_range, sqlite};
 use sidecar_log_format::{Kind, Log, Missing, Read, Row, Sequence, inspect::kind_name};
 
 use crate::{

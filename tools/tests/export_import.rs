@@ -16,8 +16,7 @@ use parquet::{
 };
 use sidecar::{
     casper::event::{Classified, KINDS, classify},
-    casper::export::{ExportError, export_range, sqlite},
-    config::ExportFrom,
+    casper::export::{ExportError, ExportFrom, export_range, sqlite},
 };
 use sidecar_log_format::{
     ApiVersion, Event, Log, Missing, Opened, ReadOptions, WriteOptions, Writer,

@@ -11,7 +11,8 @@ use crate::{
 const BLOCK_BYTES_MAX: usize = 8 << 20;
 
 /// What a commit waits for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// Every commit is synced, then visible.
     #[default]

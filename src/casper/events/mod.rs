@@ -90,7 +90,8 @@ impl Default for Options {
 }
 
 /// Who gets stored blocks as they are, with `content-encoding: zstd`. Only unfiltered streams do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ZstdPassThrough {
     /// A client whose `Accept-Encoding` names zstd and no other coding, or that asks with `?encoding=zstd`.
     #[default]

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::Deserialize;
 use sidecar_log_format::{Head, Log, Missing, Sequence};
 use tokio::{runtime::Handle, sync::watch};
 use tracing::{error, info, warn};
@@ -22,7 +23,7 @@ use super::{
     rows::EventRow,
     tables::{MIGRATION, Tables},
 };
-use crate::{config::ExportFrom, engine::backoff::Backoff, sse_client::log_lines::LineBudget};
+use crate::{engine::backoff::Backoff, sse_client::log_lines::LineBudget};
 
 /// Pauses before the database is tried again.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -213,6 +214,17 @@ pub(super) trait Database: Send {
     fn look_after(&mut self) -> Result<(), ExportError> {
         Ok(())
     }
+}
+
+/// Where an export begins in a database that has no checkpoint of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExportFrom {
+    /// With the oldest event of the log.
+    #[default]
+    Oldest,
+    /// With the next event that the log gets.
+    Head,
 }
 
 /// What an exporter works with.

@@ -29,10 +29,9 @@ use tokio::{
     time::error::Elapsed,
 };
 
-pub use exporter::ExportError;
+pub use exporter::{ExportError, ExportFrom};
 pub use range::{Summary, export_range};
 
-use crate::config::PostgreSql;
 use counters::Counters;
 use exporter::{Database, Exporter};
 use tables::Tables;
@@ -77,12 +76,12 @@ struct Written {
 }
 
 /// What is exported where.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// To SQLite.
     pub sqlite: Option<sqlite::Options>,
     /// To PostgreSQL.
-    pub postgresql: Option<PostgreSql>,
+    pub postgresql: Option<postgresql::Options>,
 }
 
 /// How long a database that does not answer may hold up the start.

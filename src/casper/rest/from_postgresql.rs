@@ -32,9 +32,8 @@ use crate::casper::event::{
     BLOCK_ADDED, FAULT, FINALITY_SIGNATURE, STEP, TRANSACTION_ACCEPTED, TRANSACTION_EXPIRED, TRANSACTION_PROCESSED,
 };
 use crate::casper::export::ExportError;
-use crate::casper::export::postgresql::{connect_to_read, connector, failed_to_read};
+use crate::casper::export::postgresql::{Options, connect_to_read, connector, failed_to_read};
 use crate::casper::keys::{Stage, TransactionType};
-use crate::config::PostgreSql as Options;
 
 /// More sessions than any server lets one client have.
 const SESSIONS_MAX: u32 = 1000;

@@ -43,7 +43,7 @@ pub use from_postgresql::PostgreSqlAnswers;
 pub use server::Server;
 
 /// How the server listens and what it grants its clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestOptions {
     /// The TCP port; 0 lets the system choose one.
     pub port: u16,

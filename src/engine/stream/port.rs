@@ -65,7 +65,8 @@ impl Default for PortOptions {
 }
 
 /// How a stream is cut into HTTP chunks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ReplayChunks {
     /// One message per chunk, as many client libraries expect; one of more than 64 KiB takes several.
     #[default]

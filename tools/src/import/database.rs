@@ -9,8 +9,10 @@ use anyhow::{Context, bail, ensure};
 use futures_util::TryStreamExt;
 use sidecar::{
     casper::event::{self, KINDS},
-    casper::export::postgresql,
-    config::{ExportFrom, Password, PostgreSql, SslMode},
+    casper::export::{
+        ExportFrom,
+        postgresql::{self, Options, Password, SslMode},
+    },
 };
 use sidecar_log_format::Kind;
 use tokio_postgres::IsolationLevel;
@@ -20,7 +22,7 @@ use super::Importer;
 /// What `--from` names. It is read here and not by clap, whose messages would show a password.
 pub(super) enum Database {
     Sqlite(PathBuf),
-    PostgreSql(PostgreSql),
+    PostgreSql(Options),
 }
 
 impl Database {
@@ -44,7 +46,7 @@ impl Database {
 }
 
 /// The settings in a URL. No error shows a password.
-fn postgresql_settings(text: &str) -> anyhow::Result<PostgreSql> {
+fn postgresql_settings(text: &str) -> anyhow::Result<Options> {
     let mut url = url::Url::parse(text).context("neither sqlite:FILE nor a postgresql:// URL")?;
     ensure!(matches!(url.scheme(), "postgresql" | "postgres"), "neither sqlite:FILE nor a postgresql:// URL");
     let (mut ssl_mode, mut ssl_root_certificate, mut login) = (SslMode::default(), None, Vec::new());
@@ -80,7 +82,7 @@ fn postgresql_settings(text: &str) -> anyhow::Result<PostgreSql> {
         _ => bail!("the URL must name one host"),
     };
     let password = config.get_password().and_then(|password| String::from_utf8(password.to_vec()).ok());
-    Ok(PostgreSql {
+    Ok(Options {
         host,
         port: config.get_ports().first().copied().unwrap_or(5432),
         database_name: config.get_dbname().context("the URL must name the database")?.to_owned(),
@@ -227,7 +229,7 @@ fn sqlite_row<'a>(id: i64, row: &'a rusqlite::Row<'_>) -> anyhow::Result<Row<'a>
     })
 }
 
-async fn read_postgresql(settings: &PostgreSql, importer: &mut Importer) -> anyhow::Result<()> {
+async fn read_postgresql(settings: &Options, importer: &mut Importer) -> anyhow::Result<()> {
     let place = settings.place();
     let cannot_read = || format!("cannot read {place}");
     // Its errors name the place.

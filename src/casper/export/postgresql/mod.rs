@@ -1,10 +1,12 @@
 //! Export to PostgreSQL: how to connect, what errors mean, how the tables are checked, also for the servers that read them.
 //!
+//! - `options`: which database, and how it is connected to.
 //! - `write`: a batch of rows in one transaction, by `COPY`.
 //! - `copy`: rows in the form that `COPY` takes.
 //! - `tls`: TLS as `sslmode` says.
 
 mod copy;
+mod options;
 mod tls;
 mod write;
 
@@ -23,7 +25,7 @@ use super::{
     rows::EventRow,
     tables::{Tables, must_make, must_migrate},
 };
-use crate::config::{PostgreSql as Options, SslMode};
+pub use options::{Options, Password, SslMode};
 pub(crate) use tls::connector;
 use write::{Outcome, Session, emptied};
 

@@ -23,7 +23,10 @@ use super::{
     rows::{Content, EventRow},
     tables::{Tables, must_make},
 };
-use crate::{casper::keys::Stage, config::ExportFrom};
+use crate::{
+    casper::{export::ExportFrom, keys::Stage},
+    rfc3339,
+};
 use open_file::OpenFile;
 
 /// The reference's tables.
@@ -425,9 +428,7 @@ fn number(value: u64) -> Value {
     i64::try_from(value).map_or(Value::Real(value as f64), Value::Integer)
 }
 
-/// The last second that SQLite's dates can name.
-const SECONDS_MAX: i64 = 253_402_300_799;
-
+/// SQLite's dates end where those of RFC 3339 do.
 fn seconds(received: sidecar_log_format::Timestamp) -> i64 {
-    i64::try_from(received / 1_000_000).unwrap_or(i64::MAX).min(SECONDS_MAX)
+    i64::try_from(received.min(rfc3339::LAST) / 1_000_000).unwrap_or(i64::MAX)
 }

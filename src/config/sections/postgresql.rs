@@ -1,17 +1,22 @@
-//! PostgreSQL's settings, which come from the environment first and from the file second, key by key.
+//! `[storage.postgresql_config]`: its settings come from the environment first and from the file second, key by key.
 
 use std::{
     num::{NonZero, ParseIntError},
+    path::PathBuf,
     str::FromStr,
 };
 
 use serde::{Deserialize, de::IntoDeserializer};
 
-use super::{
-    checks::{COUNT_MAX, PORT_MAX, Section},
-    error::{ConfigError, DatabaseError, Fix},
-    file,
-    settings::{Password, PostgreSql, SslMode},
+use crate::{
+    casper::export::{
+        ExportFrom,
+        postgresql::{Options, Password, SslMode},
+    },
+    config::{
+        error::{ConfigError, DatabaseError, Fix},
+        section::{COUNT_MAX, PORT_MAX, Section, yes},
+    },
 };
 
 /// The variable that alone asks for PostgreSQL where the file has no database section.
@@ -20,42 +25,59 @@ pub(super) const HOST: &str = "SIDECAR_POSTGRES_HOST";
 const SSL_MODE: &str = "SIDECAR_POSTGRES_SSLMODE";
 const SSL_ROOT_CERTIFICATE: &str = "SIDECAR_POSTGRES_SSLROOTCERT";
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct PostgresqlConfig")]
+pub(in crate::config) struct Keys {
+    #[serde(default = "yes")]
+    pub(in crate::config) enabled: bool,
+    host: Option<String>,
+    database_name: Option<String>,
+    database_username: Option<String>,
+    database_password: Option<Password>,
+    max_connections_in_pool: Option<i64>,
+    port: Option<i64>,
+    sslmode: Option<SslMode>,
+    sslrootcert: Option<PathBuf>,
+    #[serde(default)]
+    export_from: ExportFrom,
+}
+
 /// The settings of an enabled `[storage.postgresql_config]`, or of an empty one where only the environment asks for it.
 pub(super) fn check(
-    file: file::PostgresqlConfig,
+    keys: Keys,
     section: &Section<'_>,
     environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<PostgreSql, ConfigError> {
+) -> Result<Options, ConfigError> {
     let required = |variable, key, in_file: Option<String>| {
         environment(variable).or(in_file).ok_or_else(|| {
             let fix = Fix(format!("set the environment variable {variable} or the key `{}`", section.path_of(key)));
             ConfigError::Database { reason: DatabaseError::Missing { variable }, fix }
         })
     };
-    let password = file.database_password.map(Password::into_inner);
-    Ok(PostgreSql {
-        host: required(HOST, "host", file.host)?,
-        database_name: required("SIDECAR_POSTGRES_DATABASE_NAME", "database_name", file.database_name)?,
-        username: required("SIDECAR_POSTGRES_USERNAME", "database_username", file.database_username)?,
+    let password = keys.database_password.map(Password::into_inner);
+    Ok(Options {
+        host: required(HOST, "host", keys.host)?,
+        database_name: required("SIDECAR_POSTGRES_DATABASE_NAME", "database_name", keys.database_name)?,
+        username: required("SIDECAR_POSTGRES_USERNAME", "database_username", keys.database_username)?,
         password: Password::new(required("SIDECAR_POSTGRES_PASSWORD", "database_password", password)?),
         max_connections: match number(environment, "SIDECAR_POSTGRES_MAX_CONNECTIONS", "Max connections")? {
             Some(max_connections) => NonZero::<u32>::get(max_connections),
-            None => section.number_or("max_connections_in_pool", file.max_connections_in_pool, 10, 1..=COUNT_MAX)?,
+            None => section.number_or("max_connections_in_pool", keys.max_connections_in_pool, 10, 1..=COUNT_MAX)?,
         },
         port: match number(environment, "SIDECAR_POSTGRES_PORT", "Port")? {
             Some(port) => NonZero::<u16>::get(port),
-            None => section.number_or("port", file.port, 5432, 1..=PORT_MAX)?,
+            None => section.number_or("port", keys.port, 5432, 1..=PORT_MAX)?,
         },
         ssl_mode: match environment(SSL_MODE) {
             Some(mode) => ssl_mode(&mode)?,
-            None => file.sslmode.unwrap_or_default(),
+            None => keys.sslmode.unwrap_or_default(),
         },
-        ssl_root_certificate: environment(SSL_ROOT_CERTIFICATE).map(Into::into).or(file.sslrootcert),
-        export_from: file.export_from,
+        ssl_root_certificate: environment(SSL_ROOT_CERTIFICATE).map(Into::into).or(keys.sslrootcert),
+        export_from: keys.export_from,
     })
 }
 
-/// The mode in the variable [`SSL_MODE`], in the words of the file.
+/// The mode in the variable [`SSL_MODE`], in the words of the keys.
 fn ssl_mode(text: &str) -> Result<SslMode, ConfigError> {
     let mode: Result<_, serde::de::value::Error> = SslMode::deserialize(text.into_deserializer());
     mode.map_err(|error| {
@@ -81,7 +103,7 @@ fn number<Number: FromStr<Err = ParseIntError>>(
 mod tests {
     use super::*;
     use crate::config::{
-        Config, ExportFrom,
+        Config,
         samples::{DEFAULT_SSE_ONLY, explained},
     };
 
@@ -104,17 +126,17 @@ mod tests {
     ];
 
     /// PostgreSQL's settings from `DEFAULT_SSE_ONLY` with `sections`, in an environment with `variables`.
-    fn postgresql(sections: &str, variables: &[(&str, &str)]) -> Result<Option<PostgreSql>, ConfigError> {
+    fn postgresql(sections: &str, variables: &[(&str, &str)]) -> Result<Option<Options>, ConfigError> {
         let environment = |asked: &str| {
             let found = variables.iter().find(|(variable, _)| *variable == asked);
             found.map(|(_, value)| (*value).to_owned())
         };
         let loaded = Config::parse(&format!("{DEFAULT_SSE_ONLY}{sections}"), environment)?;
-        Ok(loaded.config.storage.unwrap().postgresql)
+        Ok(loaded.config.storage.unwrap().exports.postgresql)
     }
 
-    fn settings(from: &str, max_connections: u32, port: u16) -> PostgreSql {
-        PostgreSql {
+    fn settings(from: &str, max_connections: u32, port: u16) -> Options {
+        Options {
             host: format!("{from}-host"),
             port,
             database_name: format!("{from}-name"),
@@ -135,7 +157,7 @@ mod tests {
     #[test]
     fn the_environment_wins_over_the_file_key_by_key() {
         assert_eq!(postgresql(SECTION, &VARIABLES).unwrap(), Some(settings("variable", 8, 8000)));
-        let expected = PostgreSql { host: "variable-host".into(), ..settings("file", 7, 7000) };
+        let expected = Options { host: "variable-host".into(), ..settings("file", 7, 7000) };
         assert_eq!(postgresql(SECTION, &VARIABLES[..1]).unwrap(), Some(expected));
     }
 
@@ -222,6 +244,6 @@ mod tests {
         let no_persistence = DEFAULT_SSE_ONLY.replace("[sse_server]", "[sse_server]\ndisable_event_persistence = true");
         let text = format!("{no_persistence}[storage.postgresql_config]\n[storage.sqlite_config]\nfile_name = 'x'\n");
         let storage = Config::parse(&text, |_| None).unwrap().config.storage.unwrap();
-        assert_eq!((storage.sqlite, storage.postgresql), (None, None));
+        assert_eq!((storage.exports.sqlite, storage.exports.postgresql), (None, None));
     }
 }

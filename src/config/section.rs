@@ -1,0 +1,102 @@
+//! One section of the file while its keys are checked: names each key in full and holds numbers to their limits.
+
+use std::{fmt, ops::RangeInclusive, time::Duration};
+
+use super::{
+    document::Document,
+    error::{ConfigError, InvalidValue},
+};
+
+pub(super) const KIB: i64 = 1024;
+pub(super) const MIB: i64 = 1024 * KIB;
+pub(super) const GIB: i64 = 1024 * MIB;
+pub(super) const TIB: i64 = 1024 * GIB;
+pub(super) const PIB: i64 = 1024 * TIB;
+pub(super) const COUNT_MAX: i64 = u32::MAX as i64;
+pub(super) const PORT_MAX: i64 = u16::MAX as i64;
+pub(super) const DAY_SECONDS: i64 = 24 * 60 * 60;
+/// Any time limit: more than anybody waits, and far from where adding it to a clock would overflow.
+pub(super) const SECONDS_MAX: i64 = 366 * 100 * DAY_SECONDS;
+pub(super) const MILLISECONDS_MAX: i64 = SECONDS_MAX * 1000;
+
+/// serde's default for a switch: a section that is there is on unless it says otherwise.
+pub(super) fn yes() -> bool {
+    true
+}
+
+/// A section of the file, for messages that name its keys in full.
+pub(super) struct Section<'a> {
+    document: &'a Document<'a>,
+    path: String,
+}
+
+impl<'a> Section<'a> {
+    /// The section at `path` in `document`; the whole file when `path` is empty.
+    pub(super) fn new(document: &'a Document<'a>, path: &str) -> Self {
+        Self { document, path: path.to_owned() }
+    }
+
+    /// The section `name` inside this one.
+    pub(super) fn below(&self, name: &str) -> Section<'a> {
+        Section { document: self.document, path: self.path_of(name) }
+    }
+
+    /// The full path of `key`.
+    pub(super) fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// `value` of `key`, if it is `allowed`.
+    pub(super) fn number<Number: TryFrom<i64>>(
+        &self,
+        key: &str,
+        value: i64,
+        allowed: RangeInclusive<i64>,
+    ) -> Result<Number, ConfigError> {
+        let inside = if allowed.contains(&value) { Number::try_from(value).ok() } else { None };
+        inside.ok_or_else(|| {
+            let fix = format!("set it to a number from {} to {}", allowed.start(), allowed.end());
+            self.invalid(key, value, &fix)
+        })
+    }
+
+    /// The same for a key with a default, which is not checked.
+    pub(super) fn number_or<Number: TryFrom<i64>>(
+        &self,
+        key: &str,
+        value: Option<i64>,
+        default: Number,
+        allowed: RangeInclusive<i64>,
+    ) -> Result<Number, ConfigError> {
+        value.map_or(Ok(default), |value| self.number(key, value, allowed))
+    }
+
+    /// The same for a time in whole seconds.
+    pub(super) fn seconds_or(
+        &self,
+        key: &str,
+        value: Option<i64>,
+        default: Duration,
+        allowed: RangeInclusive<i64>,
+    ) -> Result<Duration, ConfigError> {
+        value.map_or(Ok(default), |value| self.number(key, value, allowed).map(Duration::from_secs))
+    }
+
+    /// The same for a time in milliseconds.
+    pub(super) fn milliseconds_or(
+        &self,
+        key: &str,
+        value: Option<i64>,
+        default: Duration,
+        allowed: RangeInclusive<i64>,
+    ) -> Result<Duration, ConfigError> {
+        value.map_or(Ok(default), |value| self.number(key, value, allowed).map(Duration::from_millis))
+    }
+
+    /// The error that `value` of `key` is not usable.
+    pub(super) fn invalid<E: From<InvalidValue>>(&self, key: &str, value: impl fmt::Display, fix: &str) -> E {
+        let key = self.path_of(key);
+        let line = self.document.line_of(&key);
+        InvalidValue { value: value.to_string(), line, fix: fix.to_owned(), key }.into()
+    }
+}

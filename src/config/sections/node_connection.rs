@@ -1,0 +1,151 @@
+//! `[[sse_server.connections]]`: one table for each node to read.
+
+use std::{net::IpAddr, time::Duration};
+
+use serde::Deserialize;
+use url::Host;
+
+use crate::config::{
+    error::{ConfigError, Refusal},
+    section::{PORT_MAX, SECONDS_MAX, Section},
+};
+
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "struct Connection")]
+pub(in crate::config) struct Keys {
+    ip_address: String,
+    sse_port: i64,
+    rest_port: i64,
+    max_attempts: i64,
+    delay_between_retries_in_seconds: i64,
+    // A leftover of the time when a node had several streams.
+    #[serde(rename = "allow_partial_connection")]
+    _allow_partial_connection: Option<bool>,
+    #[serde(default)]
+    enable_logging: bool,
+    connection_timeout_in_seconds: Option<i64>,
+    no_message_timeout_in_seconds: Option<i64>,
+    sleep_between_keep_alive_checks_in_seconds: Option<i64>,
+}
+
+/// One of `[[sse_server.connections]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConnection {
+    /// The node's address or host name; displayed, it is ready for a URL.
+    pub host: Host,
+    /// The port of its event stream.
+    pub sse_port: u16,
+    /// The port of its REST server.
+    pub rest_port: u16,
+    /// How many failures in a row end the attempts; at least 1.
+    pub max_attempts: u64,
+    /// The pause before another attempt; may be zero.
+    pub delay_between_retries: Duration,
+    /// Whether each of this node's events is logged.
+    pub enable_logging: bool,
+    /// The limit for the TCP connection to come about.
+    pub connection_timeout: Duration,
+    /// The silence after which the stream is given up and connected again.
+    pub no_message_timeout: Duration,
+    /// How often silence is looked for.
+    pub sleep_between_keep_alive_checks: Duration,
+}
+
+pub(in crate::config) fn check(keys: &Keys, section: &Section<'_>) -> Result<NodeConnection, ConfigError> {
+    if keys.max_attempts < 1 {
+        let fix = "set it to 1 or more, or delete this connection";
+        return Err(Refusal::NoAttempts(section.invalid("max_attempts", keys.max_attempts, fix)).into());
+    }
+    let delay = keys.delay_between_retries_in_seconds;
+    let at_least_one = 1..=SECONDS_MAX;
+    Ok(NodeConnection {
+        host: host(&keys.ip_address, section)?,
+        sse_port: section.number("sse_port", keys.sse_port, 1..=PORT_MAX)?,
+        rest_port: section.number("rest_port", keys.rest_port, 1..=PORT_MAX)?,
+        max_attempts: section.number("max_attempts", keys.max_attempts, 1..=i64::MAX)?,
+        delay_between_retries: section
+            .number("delay_between_retries_in_seconds", delay, 0..=SECONDS_MAX)
+            .map(Duration::from_secs)?,
+        enable_logging: keys.enable_logging,
+        connection_timeout: section.seconds_or(
+            "connection_timeout_in_seconds",
+            keys.connection_timeout_in_seconds,
+            Duration::from_secs(5),
+            at_least_one.clone(),
+        )?,
+        no_message_timeout: section.seconds_or(
+            "no_message_timeout_in_seconds",
+            keys.no_message_timeout_in_seconds,
+            Duration::from_secs(120),
+            at_least_one.clone(),
+        )?,
+        sleep_between_keep_alive_checks: section.seconds_or(
+            "sleep_between_keep_alive_checks_in_seconds",
+            keys.sleep_between_keep_alive_checks_in_seconds,
+            Duration::from_secs(60),
+            at_least_one,
+        )?,
+    })
+}
+
+/// A node's address, or a name that a URL can carry.
+fn host(text: &str, section: &Section<'_>) -> Result<Host, ConfigError> {
+    match (text.parse::<IpAddr>(), Host::parse(text)) {
+        (Ok(IpAddr::V4(address)), _) => Ok(Host::Ipv4(address)),
+        (Ok(IpAddr::V6(address)), _) => Ok(Host::Ipv6(address)),
+        (Err(_), Ok(Host::Domain(name))) => Ok(Host::Domain(name)),
+        // URLs also read `127.1` as an address; here that is a slip.
+        (Err(_), _) => {
+            let fix = "set it to an IP address or a host name, without scheme and port";
+            Err(section.invalid("ip_address", format_args!("'{text}'"), fix))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::samples::{DEFAULT_SSE_ONLY, load, loaded, refused, with};
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let node = &loaded(DEFAULT_SSE_ONLY).config.sse_server.unwrap().connections[0];
+        assert_eq!(node.connection_timeout, Duration::from_secs(5));
+        assert_eq!(node.no_message_timeout, Duration::from_secs(120));
+        assert_eq!(node.sleep_between_keep_alive_checks, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn no_attempts_are_refused_in_the_words_operators_know() {
+        let error = refused(&DEFAULT_SSE_ONLY.replace("max_attempts = 10", "max_attempts = 0"));
+        let expected = "Error running component 'sse_event_server': \
+                        Unable to run: max_attempts setting must be above 0 for the sidecar to attempt connection\n\
+                        `sse_server.connections[0].max_attempts` is 0 (line 21); set it to 1 or more, or delete this connection";
+        assert_eq!(error, expected);
+        let largest = with(DEFAULT_SSE_ONLY, "sse_server.connections.max_attempts", toml::Value::Integer(i64::MAX));
+        assert_eq!(loaded(&largest).config.sse_server.unwrap().connections[0].max_attempts, i64::MAX as u64);
+    }
+
+    #[test]
+    fn a_node_has_an_address_or_a_name() {
+        let host = |text: &str| {
+            let file = DEFAULT_SSE_ONLY.replace("\"127.0.0.1\"", &format!("\"{text}\""));
+            load(&file).map(|loaded| loaded.config.sse_server.unwrap().connections.remove(0).host.to_string())
+        };
+        for (text, shown) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("::1", "[::1]"),
+            ("localhost", "localhost"),
+            ("casper_node-1.internal", "casper_node-1.internal"),
+            ("node.example.org", "node.example.org"),
+        ] {
+            assert_eq!(host(text).unwrap(), shown);
+        }
+        for text in ["", "http://node", "node:9999", "300.1.1.1", "127.1", "a b", "node/path"] {
+            let error = refused(&DEFAULT_SSE_ONLY.replace("\"127.0.0.1\"", &format!("\"{text}\"")));
+            let expected =
+                format!("`sse_server.connections[0].ip_address` is '{text}' (line 15); set it to an IP address or");
+            assert!(error.contains(&expected), "{error}");
+        }
+    }
+}

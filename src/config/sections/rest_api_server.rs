@@ -1,0 +1,85 @@
+//! `[rest_api_server]`.
+
+use serde::Deserialize;
+
+use crate::{
+    casper::{export::postgresql, rest::RestOptions},
+    config::{
+        error::ConfigError,
+        section::{COUNT_MAX, PORT_MAX, SECONDS_MAX, Section, yes},
+    },
+};
+
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "struct RestApiServer")]
+pub(in crate::config) struct Keys {
+    #[serde(default = "yes")]
+    pub(in crate::config) enable_server: bool,
+    port: i64,
+    max_concurrent_requests: Option<i64>,
+    max_requests_per_second: Option<i64>,
+    request_timeout_in_seconds: Option<i64>,
+    #[serde(default)]
+    pub(in crate::config) answer_from: AnswerFrom,
+}
+
+/// Where the answers come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum AnswerFrom {
+    /// From the log, which is there when `[sse_server]` is.
+    #[default]
+    Log,
+    /// From the database of `[storage.postgresql_config]`, filled here or elsewhere.
+    PostgreSql,
+}
+
+/// `[rest_api_server]`, enabled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestApiServer {
+    /// How the server listens, and what it grants its clients.
+    pub options: RestOptions,
+    /// The database that answers come from; from the log when `None`.
+    pub postgresql: Option<postgresql::Options>,
+}
+
+/// The settings of an enabled server, where `postgresql` is the database that is configured.
+pub(in crate::config) fn check(
+    keys: &Keys,
+    postgresql: Option<postgresql::Options>,
+    section: &Section<'_>,
+) -> Result<RestApiServer, ConfigError> {
+    let postgresql = match (keys.answer_from, postgresql) {
+        (AnswerFrom::Log, _) => None,
+        (AnswerFrom::PostgreSql, Some(database)) => Some(database),
+        (AnswerFrom::PostgreSql, None) => {
+            let fix = "no PostgreSQL database is configured: add `[storage.postgresql_config]`, enabled, or set \
+                       SIDECAR_POSTGRES_HOST and its like in the environment, or set this key to 'log'";
+            return Err(section.invalid("answer_from", "'postgresql'", fix));
+        }
+    };
+    let defaults = RestOptions::new();
+    let options = RestOptions {
+        port: section.number("port", keys.port, 0..=PORT_MAX)?,
+        max_concurrent_requests: section.number_or(
+            "max_concurrent_requests",
+            keys.max_concurrent_requests,
+            defaults.max_concurrent_requests,
+            1..=COUNT_MAX,
+        )?,
+        max_requests_per_second: section.number_or(
+            "max_requests_per_second",
+            keys.max_requests_per_second,
+            defaults.max_requests_per_second,
+            1..=COUNT_MAX,
+        )?,
+        request_timeout: section.seconds_or(
+            "request_timeout_in_seconds",
+            keys.request_timeout_in_seconds,
+            defaults.request_timeout,
+            1..=SECONDS_MAX,
+        )?,
+        ..defaults
+    };
+    Ok(RestApiServer { options, postgresql })
+}

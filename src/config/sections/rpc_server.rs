@@ -1,0 +1,147 @@
+//! `[rpc_server]` and its two servers, `[rpc_server.main_server]` and `[rpc_server.speculative_exec_server]`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Deserialize;
+
+use super::node_client;
+use crate::{
+    casper::rpc::{Cors, Role, RpcOptions, ServerOptions},
+    config::{
+        error::ConfigError,
+        section::{COUNT_MAX, PORT_MAX, Section, TIB, yes},
+    },
+};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "struct RpcServer")]
+pub(in crate::config) struct Keys {
+    pub(in crate::config) main_server: ListenerKeys,
+    speculative_exec_server: Option<ListenerKeys>,
+    node_client: node_client::Keys,
+    answer_cache_bytes: Option<i64>,
+    #[serde(default)]
+    answer_from_log: bool,
+}
+
+/// One of the two servers.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "struct RpcListener")]
+pub(in crate::config) struct ListenerKeys {
+    #[serde(default = "yes")]
+    pub(in crate::config) enable_server: bool,
+    ip_address: IpAddr,
+    port: i64,
+    qps_limit: Option<i64>,
+    max_body_bytes: Option<i64>,
+    #[serde(default)]
+    cors_origin: String,
+    #[serde(default)]
+    trust_client_ip_headers: bool,
+    batch_requests_max: Option<i64>,
+}
+
+/// `[rpc_server]` with at least one enabled server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RpcServer {
+    /// The enabled servers, and the link to the node.
+    pub options: RpcOptions,
+    /// Whether the log answers while the node is away.
+    pub answer_from_log: bool,
+}
+
+/// The settings, or `None` when no server is enabled. `has_log` says whether there is a log to answer from.
+pub(in crate::config) fn check(
+    keys: Keys,
+    has_log: bool,
+    network_name: Option<&str>,
+    section: &Section<'_>,
+) -> Result<Option<RpcServer>, ConfigError> {
+    let main = Some(keys.main_server).filter(|server| server.enable_server);
+    let main = main.map(|server| check_listener(server, Role::Main, &section.below("main_server"))).transpose()?;
+    let speculative = keys.speculative_exec_server.filter(|server| server.enable_server);
+    let speculative =
+        speculative.map(|server| check_listener(server, Role::Speculative, &section.below("speculative_exec_server")));
+    let servers: Vec<_> = main.into_iter().chain(speculative.transpose()?).collect();
+    if servers.is_empty() {
+        return Ok(None);
+    }
+    let link = node_client::check(&keys.node_client, network_name, &section.below("node_client"))?;
+    let answer_cache_bytes = section.number_or("answer_cache_bytes", keys.answer_cache_bytes, 32 << 20, 0..=TIB)?;
+    let answer_from_log = keys.answer_from_log;
+    if answer_from_log && !has_log {
+        let fix = "add `[sse_server]`, which makes the log, or set it to false";
+        return Err(section.invalid("answer_from_log", "true", fix));
+    }
+    Ok(Some(RpcServer { options: RpcOptions { servers, link, answer_cache_bytes }, answer_from_log }))
+}
+
+fn check_listener(keys: ListenerKeys, role: Role, section: &Section<'_>) -> Result<ServerOptions, ConfigError> {
+    let default_qps_limit = match role {
+        Role::Main => 100,
+        Role::Speculative => 1,
+    };
+    Ok(ServerOptions {
+        role,
+        listen: SocketAddr::new(keys.ip_address, section.number("port", keys.port, 0..=PORT_MAX)?),
+        qps_limit: section.number_or("qps_limit", keys.qps_limit, default_qps_limit, 1..=COUNT_MAX)?,
+        max_body_bytes: section.number_or("max_body_bytes", keys.max_body_bytes, 2_621_440, 1..=i64::MAX)?,
+        cors: match keys.cors_origin {
+            origin if origin.is_empty() => Cors::Off,
+            origin if origin == "*" => Cors::Any,
+            origin if origin.bytes().all(|byte| byte.is_ascii_graphic()) => Cors::Only(origin),
+            origin => {
+                let fix = "set it to one origin such as 'https://example.org', to '*' for any, or to '' for none";
+                return Err(section.invalid("cors_origin", format_args!("'{origin}'"), fix));
+            }
+        },
+        trust_client_ip_headers: keys.trust_client_ip_headers,
+        batch_requests_max: section.number_or("batch_requests_max", keys.batch_requests_max, 100, 0..=10_000)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::samples::{DEFAULT_FULL, RPC_ONLY, loaded, refused};
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let speculative = "[rpc_server.speculative_exec_server]\nip_address = '::'\nport = 0\n";
+        let rpc = loaded(&format!("{RPC_ONLY}{speculative}")).config.rpc_server.unwrap();
+        let main = ServerOptions {
+            role: Role::Main,
+            listen: "0.0.0.0:7777".parse().unwrap(),
+            qps_limit: 100,
+            max_body_bytes: 2_621_440,
+            cors: Cors::Off,
+            trust_client_ip_headers: false,
+            batch_requests_max: 100,
+        };
+        let listen = "[::]:0".parse().unwrap();
+        let speculative = ServerOptions { role: Role::Speculative, listen, qps_limit: 1, ..main.clone() };
+        assert_eq!(rpc.options.servers, [main, speculative]);
+        assert_eq!((rpc.options.answer_cache_bytes, rpc.answer_from_log), (32 << 20, false));
+    }
+
+    #[test]
+    fn answers_from_the_log_need_a_log() {
+        let error = refused(&format!("[rpc_server]\nanswer_from_log = true\n{RPC_ONLY}"));
+        assert!(error.contains("`rpc_server.answer_from_log` is true (line 2); add `[sse_server]`"), "{error}");
+        let full = DEFAULT_FULL.replace("answer_from_log = false", "answer_from_log = true");
+        assert!(loaded(&full).config.rpc_server.unwrap().answer_from_log);
+    }
+
+    #[test]
+    fn a_cors_origin_is_none_any_or_one() {
+        let cors = |text: &str| {
+            let file = DEFAULT_FULL.replace("cors_origin = \"\"", &format!("cors_origin = \"{text}\""));
+            loaded(&file).config.rpc_server.unwrap().options.servers.remove(0).cors
+        };
+        assert_eq!(cors(""), Cors::Off);
+        assert_eq!(cors("*"), Cors::Any);
+        assert_eq!(cors("https://example.org"), Cors::Only("https://example.org".into()));
+        let error = refused(&DEFAULT_FULL.replace("cors_origin = \"\"", "cors_origin = \"a b\""));
+        assert!(error.contains("`rpc_server.main_server.cors_origin` is 'a b' (line "), "{error}");
+    }
+}

@@ -1,0 +1,95 @@
+//! `[sse_server]`: which nodes to read, and what is above the sections for each node and for the server.
+
+use serde::Deserialize;
+
+use super::{
+    event_stream_server::{self, EventStreamServer},
+    node_connection::{self, NodeConnection},
+};
+use crate::config::{
+    error::ConfigError,
+    section::{COUNT_MAX, Section, yes},
+};
+
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "struct SseServer")]
+pub(in crate::config) struct Keys {
+    #[serde(default = "yes")]
+    pub(in crate::config) enable_server: bool,
+    #[serde(default)]
+    emulate_legacy_sse_apis: Vec<LegacySseApi>,
+    #[serde(default)]
+    pub(in crate::config) disable_event_persistence: bool,
+    inbound_channel_size: Option<i64>,
+    // Subscribers read the log themselves, so no queue is between the handler and them.
+    #[serde(rename = "outbound_channel_size")]
+    _outbound_channel_size: Option<i64>,
+    connections: Vec<node_connection::Keys>,
+    event_stream_server: event_stream_server::Keys,
+}
+
+/// `[sse_server]`, enabled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SseServer {
+    /// `[[sse_server.connections]]`: the nodes to read, in the file's order. With none, there is nothing to connect to.
+    pub connections: Vec<NodeConnection>,
+    /// `[sse_server.event_stream_server]`.
+    pub event_stream_server: EventStreamServer,
+    /// The legacy APIs to serve beside the current one.
+    pub emulate_legacy_sse_apis: Vec<LegacySseApi>,
+    /// How many events may wait between a node's reader and the writer of the log.
+    pub inbound_channel_size: usize,
+    /// With `disable_event_persistence`: how many of the newest events to keep at least, `event_stream_buffer_length`.
+    /// `None` keeps all.
+    pub keep_only_newest: Option<u64>,
+}
+
+/// A former API of the event stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum LegacySseApi {
+    /// `/events/main`, `/events/deploys` and `/events/sigs` of 1.x nodes.
+    V1,
+}
+
+pub(in crate::config) fn check(keys: Keys, section: &Section<'_>) -> Result<SseServer, ConfigError> {
+    let connections = keys.connections.into_iter().enumerate();
+    let stream = &keys.event_stream_server;
+    let stream_section = section.below("event_stream_server");
+    let buffer_length = stream.event_stream_buffer_length;
+    let buffer_length = stream_section.number_or("event_stream_buffer_length", buffer_length, 5000, 1..=COUNT_MAX)?;
+    Ok(SseServer {
+        connections: connections
+            .map(|(index, node)| node_connection::check(&node, &section.below(&format!("connections[{index}]"))))
+            .collect::<Result<_, _>>()?,
+        event_stream_server: event_stream_server::check(stream, &stream_section)?,
+        emulate_legacy_sse_apis: keys.emulate_legacy_sse_apis,
+        inbound_channel_size: section.number_or(
+            "inbound_channel_size",
+            keys.inbound_channel_size,
+            1000,
+            1..=1_000_000,
+        )?,
+        keep_only_newest: keys.disable_event_persistence.then_some(buffer_length),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::samples::{DEFAULT_FULL, DEFAULT_SSE_ONLY, loaded};
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let sse = loaded(DEFAULT_SSE_ONLY).config.sse_server.unwrap();
+        assert_eq!((sse.inbound_channel_size, sse.keep_only_newest), (1000, None));
+        assert_eq!(sse.emulate_legacy_sse_apis, []);
+    }
+
+    #[test]
+    fn without_event_persistence_the_buffer_length_says_how_many_events_to_keep() {
+        let text = DEFAULT_FULL.replace("disable_event_persistence = false", "disable_event_persistence = true");
+        let kept = |text: &str| loaded(text).config.sse_server.unwrap().keep_only_newest;
+        assert_eq!(kept(&text), Some(5000));
+        assert_eq!(kept(&text.replace("event_stream_buffer_length = 5000", "event_stream_buffer_length = 7")), Some(7));
+        assert_eq!(kept(DEFAULT_FULL), None);
+    }
+}

@@ -1,0 +1,104 @@
+//! `[storage]`: where everything is kept, and the databases below it.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::{
+    log::{self, LogSettings},
+    postgresql, sqlite,
+};
+use crate::{
+    casper::export,
+    config::{error::ConfigError, section::Section},
+};
+
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "struct Storage")]
+pub(in crate::config) struct Keys {
+    pub(in crate::config) storage_folder: Option<PathBuf>,
+    #[serde(default)]
+    log: log::Keys,
+    pub(in crate::config) sqlite_config: Option<sqlite::Keys>,
+    pub(in crate::config) postgresql_config: Option<postgresql::Keys>,
+}
+
+/// `[storage]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Storage {
+    /// `storage_folder`; a relative path is relative to the working directory.
+    pub folder: PathBuf,
+    /// `[storage.log]`.
+    pub log: LogSettings,
+    /// `[storage.sqlite_config]` and `[storage.postgresql_config]`, as far as events are exported there.
+    pub exports: export::Options,
+}
+
+/// The settings, with the exports that there are to be. `None` without a folder, which only the log needs.
+pub(in crate::config) fn check(
+    keys: Keys,
+    exports: Exports,
+    rest_from_log: bool,
+    section: &Section<'_>,
+) -> Result<Option<Storage>, ConfigError> {
+    let Some(folder) = keys.storage_folder else { return Ok(None) };
+    if folder == PathBuf::new() {
+        return Err(section.invalid("storage_folder", "''", "set it to the folder that is to hold the log"));
+    }
+    let log = log::check(&keys.log, rest_from_log, &section.below("log"))?;
+    let exports = match exports {
+        Exports::Off => export::Options::default(),
+        Exports::On { postgresql } => {
+            let sqlite = keys.sqlite_config.filter(|sqlite| sqlite.enabled);
+            let sqlite = sqlite.map(|sqlite| sqlite::check(sqlite, &folder, &section.below("sqlite_config")));
+            export::Options { sqlite: sqlite.transpose()?, postgresql }
+        }
+    };
+    Ok(Some(Storage { folder, log, exports }))
+}
+
+/// Whether events are exported to databases.
+pub(in crate::config) enum Exports {
+    /// To none.
+    Off,
+    /// To those that are enabled; to this one if it is there.
+    On { postgresql: Option<export::postgresql::Options> },
+}
+
+/// The PostgreSQL database that `[storage]` or, without any database section, the environment asks for.
+pub(in crate::config) fn check_postgresql(
+    keys: Option<&mut Keys>,
+    section: &Section<'_>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<export::postgresql::Options>, ConfigError> {
+    let (in_file, has_sqlite) = match keys {
+        Some(keys) => (keys.postgresql_config.take(), keys.sqlite_config.is_some()),
+        None => (None, false),
+    };
+    let asked_for_by_environment = in_file.is_none() && !has_sqlite && environment(postgresql::HOST).is_some();
+    let keys = match asked_for_by_environment {
+        true => Some(postgresql::Keys::default()),
+        false => in_file.filter(|postgresql| postgresql.enabled),
+    };
+    keys.map(|keys| postgresql::check(keys, &section.below("postgresql_config"), environment)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::samples::{DEFAULT_FULL, DEFAULT_SSE_ONLY, loaded, refused};
+
+    #[test]
+    fn an_empty_folder_is_refused_with_the_fix() {
+        let error = refused(&DEFAULT_SSE_ONLY.replace("./storage", ""));
+        assert!(error.contains("`storage.storage_folder` is '' (line 6); set it to the folder"), "{error}");
+    }
+
+    #[test]
+    fn both_databases_may_be_on_at_once() {
+        for enabled in ["enabled = true\n", ""] {
+            let text = DEFAULT_FULL.replace("enabled = false\n", enabled);
+            let exports = loaded(&text).config.storage.unwrap().exports;
+            assert!(exports.sqlite.is_some() && exports.postgresql.is_some());
+        }
+    }
+}
