@@ -53,10 +53,11 @@ fn measure(events: u64) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let (log, _writer) = write_log(directory.path(), events)?;
     let raw_bytes = events * 765;
-    let modes: [(&str, ReplayChunks, &str, &str); 5] = [
+    let modes: [(&str, ReplayChunks, &str, &str); 6] = [
         ("one event per chunk", ReplayChunks::Event, "", ""),
         ("large pieces", ReplayChunks::Block, "", ""),
         ("zstd, as stored", ReplayChunks::Event, "", "accept-encoding: zstd\r\n"),
+        ("NDJSON", ReplayChunks::Event, "", "accept: application/x-ndjson\r\n"),
         ("types=FinalitySignature", ReplayChunks::Event, "&types=FinalitySignature", ""),
         ("types=Step (none there)", ReplayChunks::Block, "&types=Step", ""),
     ];
