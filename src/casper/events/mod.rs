@@ -70,7 +70,7 @@ const INDEX: &str = "Sidecar's event streams: /events?start_from=0 replays every
 pub struct Options {
     /// The port, and what is granted there.
     pub port: PortOptions,
-    /// Who gets a zstd stream.
+    /// Which clients get a zstd stream.
     pub zstd: ZstdPassThrough,
     /// Whether `emulate_legacy_sse_apis` names `V1`: the 404 then names other paths.
     pub legacy_enabled: bool,
@@ -89,7 +89,7 @@ impl Default for Options {
     }
 }
 
-/// Who gets stored blocks as they are, with `content-encoding: zstd`. Only unfiltered streams do.
+/// Which clients get stored blocks as they are, with `content-encoding: zstd`. Only unfiltered streams do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ZstdPassThrough {
@@ -98,7 +98,7 @@ pub enum ZstdPassThrough {
     Sole,
     /// Also a client that names zstd among others.
     Any,
-    /// Nobody.
+    /// None.
     Off,
 }
 
@@ -106,7 +106,7 @@ pub enum ZstdPassThrough {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// Somebody else listens there.
+    /// Another program listens there.
     #[error(
         "cannot listen on {address}: the port is taken; stop the program that has it, or set another `port` in [sse_server.event_stream_server]"
     )]

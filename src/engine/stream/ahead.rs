@@ -2,7 +2,7 @@
 //!
 //! A client that enters a block has the two after it read, on blocking threads. Nothing of them is held here: when the
 //! client stalls, they leave the cache like any others and are read again. Only a few blocks are ahead of their clients at
-//! a time, because the cache has no room for more and where many replay, others keep the decoders busy.
+//! a time, because the cache has no room for more, and where many replay, other clients keep the decoders busy.
 
 use std::{
     collections::VecDeque,
@@ -104,7 +104,7 @@ impl ReadAhead {
             return;
         }
         if self.blocks.is_empty() && self.is_at_hand(self.from) {
-            // Others had it read.
+            // It was read for another client.
             self.blocks.push_back(None);
         }
         while self.blocks.len() < BLOCKS {
@@ -120,7 +120,7 @@ impl ReadAhead {
         }
     }
 
-    /// Begins to read the block that stands `skipped` blocks behind the first, if there is a place and a decoder for it.
+    /// Begins to read the block `skipped` blocks after the first, if there is a place and a decoder for it.
     fn read(&self, skipped: usize) -> Option<BlockAhead> {
         let place = self.places.take(Instant::now())?;
         let decoder = Arc::clone(&self.decoders).try_acquire_owned().ok()?;
@@ -226,7 +226,7 @@ mod tests {
         let almost = now + PLACE_HELD_MAX - Duration::from_millis(1);
         assert!(places.take(almost).is_none());
         let others: Vec<_> = (0..PLACES).map(|_| places.take(now + PLACE_HELD_MAX).unwrap()).collect();
-        // Who has lost one gives back no other's.
+        // A client that has lost its place frees no other client's.
         drop(held);
         assert!(places.take(now + PLACE_HELD_MAX).is_none());
         drop(others);

@@ -20,7 +20,7 @@ use super::{
     rendering::RenderedBlock,
 };
 
-/// After this many events passed in silence a filtered stream tells its position.
+/// After this many events passed in silence a filtered stream reports its position.
 const PROGRESS_EVENTS: u64 = 10_000;
 
 /// What HTTP does with a piece of a block.
@@ -41,7 +41,7 @@ pub(super) struct Selection {
     pub(super) kinds: u64,
     /// Whether API versions are sent.
     pub(super) versions: bool,
-    /// Whether the position is told when events were passed in silence.
+    /// Whether the position is reported when events were passed in silence.
     pub(super) progress_marks: bool,
     /// The last sequence wanted.
     pub(super) until: Sequence,
@@ -58,18 +58,18 @@ pub(super) struct Selection {
 pub(super) enum Step {
     /// These bytes.
     Send(Bytes),
-    /// What stands at the position, once it is read.
+    /// The bytes at the position, once they are read.
     Read,
     /// Nothing before the next commit.
     CaughtUp,
-    /// Nothing any more.
+    /// Nothing: the stream is complete.
     End,
 }
 
 /// What became of a read.
 #[derive(Debug)]
 pub(super) enum Accepted {
-    /// The cursor goes on.
+    /// The cursor continues.
     Continue,
     /// This comes first.
     Send(Bytes),
@@ -87,7 +87,7 @@ pub(super) struct Torn {
     why: String,
 }
 
-/// A position in the log, and what the client behind it has been told.
+/// A position in the log, and what its client knows of it.
 pub(super) struct Cursor {
     log: Log,
     selection: Selection,
@@ -95,12 +95,12 @@ pub(super) struct Cursor {
     /// Bytes of the event at the position that were sent.
     event_bytes_sent: usize,
     frames: WeakFrames,
-    /// The block that was entered last, until somebody asks.
+    /// The block that was entered last, until it is taken.
     entered: Option<Range<Sequence>>,
     version_sent: ApiVersion,
     version_due: ApiVersion,
     /// What the client would ask for if it reconnected now.
-    told: Sequence,
+    known: Sequence,
 }
 
 impl Cursor {
@@ -114,7 +114,7 @@ impl Cursor {
             entered: None,
             version_sent: ApiVersion::NONE,
             version_due: ApiVersion::NONE,
-            told: position,
+            known: position,
         }
     }
 
@@ -130,7 +130,7 @@ impl Cursor {
     pub(super) fn next(&mut self) -> Step {
         loop {
             if self.position > self.selection.until {
-                // Without this, a browser whose last match is long past would come back for the rest for ever.
+                // Without this, a browser whose last match is long past would reconnect for the rest indefinitely.
                 return self.take_mark(self.selection.until).map_or(Step::End, Step::Send);
             }
             if let Some(mark) = self.take_overdue_mark() {
@@ -215,7 +215,7 @@ impl Cursor {
         Some(Bytes::from(self.framing().version(self.version_due)))
     }
 
-    /// The sequences of the block that was entered last, if that has not been told yet.
+    /// The sequences of the block that was entered last, if that was not taken yet.
     pub(super) fn take_entered(&mut self) -> Option<Range<Sequence>> {
         self.entered.take()
     }
@@ -229,7 +229,7 @@ impl Cursor {
     pub(super) fn pass_event(&mut self) {
         self.event_bytes_sent = 0;
         self.position += 1;
-        self.told = self.position;
+        self.known = self.position;
     }
 
     /// Nothing of the event at the position is sent.
@@ -253,7 +253,7 @@ impl Cursor {
     /// A stored frame was sent.
     pub(super) fn pass_stored(&mut self, stored: &StoredBlock) {
         self.position = stored.end_sequence;
-        self.told = self.position;
+        self.known = self.position;
         self.version_sent = self.version_sent.max(stored.version_after);
         self.version_due = self.version_due.max(stored.version_after);
     }
@@ -271,7 +271,7 @@ impl Cursor {
         found.is_some_and(|(frames, index)| index > 0 || frames.wire().len() <= small)
     }
 
-    /// A mark that tells the position, if marks are wanted and the client does not know it.
+    /// A mark that reports the position, if marks are wanted and the client does not know it.
     pub(super) fn take_progress(&mut self) -> Option<Bytes> {
         if !self.selection.progress_marks || self.event_bytes_sent > 0 {
             return None;
@@ -280,17 +280,17 @@ impl Cursor {
     }
 
     fn take_overdue_mark(&mut self) -> Option<Bytes> {
-        if self.position.saturating_sub(self.told) < PROGRESS_EVENTS {
+        if self.position.saturating_sub(self.known) < PROGRESS_EVENTS {
             return None;
         }
         self.take_progress()
     }
 
     fn take_mark(&mut self, id: Sequence) -> Option<Bytes> {
-        if self.told > id {
+        if self.known > id {
             return None;
         }
-        self.told = id.saturating_add(1);
+        self.known = id.saturating_add(1);
         Some(self.framing().mark(id))
     }
 
@@ -378,7 +378,7 @@ impl Cursor {
                 self.position += 1;
             }
         }
-        self.told = self.position;
+        self.known = self.position;
         end
     }
 

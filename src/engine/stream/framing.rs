@@ -1,4 +1,4 @@
-//! What a stream says beside its events: versions, positions, what is missing, and that it is still there.
+//! The messages of a stream that are not events: versions, positions, missing events, comments and keep-alives.
 
 use std::fmt;
 
@@ -13,14 +13,14 @@ pub enum Framing {
     /// One JSON object a line:
     ///
     /// - `{"id":7,"data":…}` is an event, `{"data":…}` a message that has no id, as an API version;
-    /// - `{"id":7}` moves the position to resume from, and says nothing else;
+    /// - `{"id":7}` only moves the position to resume from;
     /// - `{"missing":{"from":3,"to":5,"why":"…"}}` names events that the client will not get;
-    /// - `{"comment":"…"}` is for people; an empty line only shows that the stream is alive.
+    /// - `{"comment":"…"}` is for people, and an empty line is a keep-alive.
     JsonLines,
 }
 
 impl Framing {
-    /// What `Content-Type` says of it.
+    /// Its media type, as `Content-Type` and `Accept` have it.
     #[must_use]
     pub const fn media_type(self) -> &'static str {
         match self {
@@ -29,7 +29,7 @@ impl Framing {
         }
     }
 
-    /// Announces an API version.
+    /// The message that announces an API version.
     pub(super) fn version(self, version: ApiVersion) -> Vec<u8> {
         match self {
             Framing::EventStream => version_frame(version),
@@ -37,7 +37,7 @@ impl Framing {
         }
     }
 
-    /// Moves a client's last id, and dispatches nothing.
+    /// A message that moves a client's last id and dispatches nothing.
     pub(super) fn mark(self, id: Sequence) -> Bytes {
         Bytes::from(match self {
             Framing::EventStream => format!("id:{id}\n\n"),
@@ -45,7 +45,7 @@ impl Framing {
         })
     }
 
-    /// Says something to people. `text` has no line break, and nothing that JSON would have to escape.
+    /// A comment for people. `text` has no line break, and nothing that JSON would have to escape.
     pub(super) fn comment(self, text: impl fmt::Display) -> Bytes {
         Bytes::from(match self {
             Framing::EventStream => format!(":{text}\n\n"),
@@ -64,7 +64,7 @@ impl Framing {
         }
     }
 
-    /// Shows that the stream is alive.
+    /// A keep-alive: it shows that the stream is alive, and carries nothing.
     pub(super) const fn keep_alive(self) -> Bytes {
         Bytes::from_static(match self {
             Framing::EventStream => b":\n\n",

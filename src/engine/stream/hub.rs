@@ -1,7 +1,7 @@
 //! One log's readers: a dialect describes a stream, and the hub opens it.
 //!
-//! Paths, queries and refusals are the dialect's. The hub knows one log; what the streams of all logs take from the
-//! machine is in [`Resources`], what those of one port may take is the [`super::port`]'s.
+//! Paths, queries and refusals are the dialect's. A hub knows one log. Limits that all logs share are in [`Resources`], the
+//! limits of a port in [`super::port`].
 
 use std::{
     fmt,
@@ -57,7 +57,7 @@ pub struct Subscription {
     pub rendering: Option<Arc<dyn Rendering>>,
     /// Whether API versions are sent.
     pub versions: bool,
-    /// Whether the position is told when events were passed in silence.
+    /// Whether the position is reported when events were passed in silence.
     pub progress_marks: bool,
     /// Whether a start that the log does not hold is explained.
     pub explains_start: bool,

@@ -1,6 +1,6 @@
 //! Events too large to be held in memory: sent piece by piece, each read when the client takes it.
 //!
-//! A decoder half-way through an event holds up to 8 MiB, so only a few stand open, whoever they belong to. The one used
+//! A decoder half-way through an event holds up to 8 MiB, so only a few are open, for all clients together. The one used
 //! longest ago is closed for a new one; its client, when it comes back, opens another and skips what it has had. So no
 //! stalled client holds memory or makes others wait, and no thread ever waits for a client.
 
@@ -18,7 +18,7 @@ use sidecar_log_format::LargeEvent;
 
 use super::rendering::Rendering;
 
-/// Decoders that stand open.
+/// Decoders that are open between two pieces.
 const READERS_MAX: usize = 4;
 /// Bytes read at a time.
 const PIECE_BYTES: u64 = 64 << 10;

@@ -8,7 +8,7 @@
 //! - [`Hub`][]: one log's readers; a dialect hands it a [`Subscription`] and gets an HTTP body.
 //! - `subscriber`: that body; `cursor`: its place in the log; `ahead`, `large`, `compression`: what it reads and sends.
 //! - [`Rendering`][]: events in another form; `rendered`: blocks in it, which subscribers share; [`JsonLines`][]: NDJSON.
-//! - `frames`: a block in the form in which it is sent; [`Framing`][]: what a stream says beside its events.
+//! - `frames`: a block in the form in which it is sent; [`Framing`][]: the messages that are not events.
 //! - [`Resources`][]: what the streams of all logs share; [`Port`][]: what those of one port share.
 //!
 //! Not in here: paths, queries and refusals, which are the dialects', and how an event got its sequence (`ingest`).

@@ -1,7 +1,7 @@
 //! Rendered blocks that subscribers share, within a byte bound.
 //!
-//! A block that is needed and not here is rendered by one thread, and all others who need it take what that one has made. Of
-//! a subscriber that stalls nothing stays in here for its sake: it asks again when it comes back.
+//! A block that is missing here is rendered by one thread, and all subscribers that need it share the result. No block is
+//! kept for a subscriber that stalls: it asks again when it continues.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ const TURNS: usize = 16;
 pub(super) struct RenderedBlocks {
     bytes_max: usize,
     kept: Mutex<Kept>,
-    /// Held while a block is rendered; which one is the block's number's matter.
+    /// Held while a block is rendered; the block's first sequence chooses one.
     turns: [Mutex<()>; TURNS],
 }
 
@@ -79,7 +79,7 @@ impl RenderedBlocks {
         kept.bytes += block.memory_bytes();
         kept.by_use.insert(clock, key);
         kept.blocks.insert(key, (clock, block));
-        // The newest stays, whatever its size: somebody is about to read it.
+        // The newest stays, whatever its size: a subscriber is about to read it.
         while kept.bytes > self.bytes_max && kept.blocks.len() > 1 {
             let Some((_, oldest)) = kept.by_use.pop_first() else { break };
             kept.remove(&oldest);

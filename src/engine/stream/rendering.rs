@@ -1,6 +1,6 @@
 //! Renderings: the log's events in another form than the stored one.
 //!
-//! A block is rendered once, and everybody who wants that form shares it. Every row keeps its place, so that resuming,
+//! A block is rendered once, and all subscribers of that form share it. Every row keeps its place, so that resuming,
 //! filters and ends work as they do on the stored form; a row that a rendering leaves out is an empty one.
 
 use std::{io, ops::Range};

@@ -37,7 +37,7 @@ use super::{
     resources::Resources,
 };
 
-/// How long a client may hear nothing.
+/// How long a stream may be silent.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A block up to this size is compressed here when it is in memory: that is cheaper than reading its stored form.
 pub(super) const COMPRESSED_PIECE_BYTES: usize = 64 << 10;
@@ -91,7 +91,7 @@ pub(super) struct Subscriber {
     reading: Option<Reading>,
     ahead: ReadAhead,
     stored: Option<StoredPass>,
-    /// Where the stored form was found to be of no use.
+    /// Where the stored form was found to be unusable.
     stored_unfit_at: Option<Sequence>,
     large: Option<LargePass>,
     commits: Changes<Head>,
@@ -160,12 +160,12 @@ impl Subscriber {
         }
     }
 
-    /// Says this first, after what was to be said first before.
+    /// Adds a message that is sent before the events.
     pub(super) fn greet(&mut self, greeting: Bytes) {
         self.greetings.push_back(greeting);
     }
 
-    /// Says this whenever the end is announced.
+    /// Sets the message that is sent whenever the end is announced.
     pub(super) fn say_at_end(&mut self, announced: watch::Receiver<u64>, bytes: Bytes) {
         self.farewell = Some(Farewell { announced: Changes::new(announced), bytes });
     }
@@ -179,7 +179,7 @@ impl Subscriber {
             if let Some(reading) = &mut self.reading {
                 let outcome = ready!(reading.as_mut().poll(context));
                 self.reading = None;
-                match outcome.and_then(|outcome| self.take_up(outcome)) {
+                match outcome.and_then(|outcome| self.accept(outcome)) {
                     Ok(Some(bytes)) => return Poll::Ready(Some(self.finish(bytes))),
                     Ok(None) => continue,
                     Err(error) => return Poll::Ready(Some(Err(error))),
@@ -215,7 +215,7 @@ impl Subscriber {
         }
     }
 
-    /// Waits for a commit (`None`), or until something else is to be said.
+    /// Waits for a commit (`None`), or until another message is due.
     fn poll_wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         self.count();
         if self.commits.poll(context).is_ready() {
@@ -231,7 +231,7 @@ impl Subscriber {
         Poll::Ready(Some(mark.unwrap_or_else(|| self.cursor.framing().keep_alive())))
     }
 
-    fn take_up(&mut self, outcome: Outcome) -> Result<Option<Bytes>, StreamError> {
+    fn accept(&mut self, outcome: Outcome) -> Result<Option<Bytes>, StreamError> {
         match outcome {
             Outcome::Read(read) => {
                 let accepted = self.cursor.accept(*read)?;
@@ -298,7 +298,7 @@ impl Subscriber {
     }
 
     /// Takes a stored frame that fits this client, while there is room for it. Without room the client is served from the
-    /// shared block, a small frame at a time, so that clients who stall cannot take the memory or stop the others.
+    /// shared block, a small frame at a time, so that clients that stall cannot take the memory or stop the others.
     fn admit(&mut self, mut block: StoredBlock) -> Option<StoredPass> {
         let reserved = self.resources.budget.reserve(block.frame.len())?;
         block.frame = reserved.lend(block.frame);
@@ -339,9 +339,9 @@ impl Subscriber {
     fn read_rendered(&self, renderer: Renderer) -> Reading {
         let (decoders, position) = (Arc::clone(&self.resources.decoders), self.cursor.position());
         Box::pin(async move {
-            // As for every job, below.
+            // The permit lasts as long as that of any other job, see `on_blocking_thread`.
             let permit = decoders.acquire_owned().await;
-            // Many wait for the same block; most find it here, and need no thread.
+            // Many subscribers wait for the same block; most find it here, and need no thread.
             if let Some(block) = renderer.at_hand(position) {
                 return Ok(Outcome::Rendered(block));
             }
@@ -373,7 +373,7 @@ impl Subscriber {
         let (log, position) = (self.log.clone(), self.cursor.position());
         self.on_blocking_thread(move || {
             Ok(Outcome::Stored(match log.read_stored(position) {
-                // Reading it as events says what is damaged, and goes on after it.
+                // Reading it as events names what is damaged, and continues after it.
                 Err(LogError::Corrupt { .. } | LogError::UnknownFeature { .. }) => None,
                 read => read?,
             }))
@@ -389,7 +389,7 @@ impl Subscriber {
         let decoders = Arc::clone(&self.resources.decoders);
         Box::pin(async move {
             // Never closed. The permit goes with the job, for its client may leave while the job waits for a thread, and
-            // lasts until the outcome is taken up, so that blocks that nobody has looked at yet are bounded too.
+            // lasts until the outcome is accepted, so that blocks that no client has taken yet are bounded too.
             let permit = decoders.acquire_owned().await;
             let (outcome, _permit) = tokio::task::spawn_blocking(move || (job(), permit)).await?;
             outcome
@@ -442,7 +442,7 @@ impl<T: Send + Sync + 'static> Changes<T> {
         Changes { next: ReusableBoxFuture::new(change(receiver)) }
     }
 
-    /// Ready once per change, or per several at once; never again when nobody is left to make one.
+    /// Ready once per change, or per several at once; never again when no sender is left.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let receiver = ready!(self.next.poll(context));
         self.next.set(change(receiver));

@@ -1,4 +1,4 @@
-//! A log to be read in tests, and who writes it.
+//! A log for tests, and its writer.
 
 use std::{ops::Range, sync::Arc};
 
@@ -27,7 +27,7 @@ pub(crate) fn frames(range: Range<u64>) -> String {
     range.map(frame).collect()
 }
 
-/// A log, and who writes it.
+/// A log, and its writer.
 pub(crate) struct Written {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) writer: Writer,
