@@ -29,18 +29,22 @@ struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
+    /// Its members come in the order in which nodes write them.
     fn signature(&mut self) -> Option<Keys<'a>> {
-        let (mut block_hash, mut block_height, mut public_key) = (None, None, None);
-        self.literal(r#"{"FinalitySignature":{"V2":"#)?;
-        self.members(|scanner, name| match name {
-            "block_hash" => once(&mut block_hash, scanner.string()?),
-            "block_height" => once(&mut block_height, scanner.number()?),
-            "public_key" => once(&mut public_key, scanner.string()?),
-            _ => scanner.pass_value(),
-        })?;
-        self.literal("}}")?;
-        block_height?;
-        Some(Keys::Signature { block_hash: in_lower_case(block_hash?), public_key: in_lower_case(public_key?) })
+        self.literal(r#"{"FinalitySignature":{"V2":{"block_hash":"#)?;
+        let block_hash = in_lower_case(self.string()?);
+        self.literal(r#","block_height":"#)?;
+        self.number()?;
+        self.literal(r#","era_id":"#)?;
+        self.number()?;
+        self.literal(r#","chain_name_hash":"#)?;
+        self.string()?;
+        self.literal(r#","signature":"#)?;
+        self.string()?;
+        self.literal(r#","public_key":"#)?;
+        let public_key = in_lower_case(self.string()?);
+        self.literal("}}}")?;
+        Some(Keys::Signature { block_hash, public_key })
     }
 
     fn accepted(&mut self) -> Option<Keys<'a>> {
@@ -157,7 +161,10 @@ impl<'a> Scanner<'a> {
 
     /// A number of 64 bits.
     fn number(&mut self) -> Option<u64> {
-        self.value()?.parse().ok()
+        let digits = self.rest().iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let start = self.at;
+        self.at += digits;
+        self.text.get(start..self.at)?.parse().ok()
     }
 
     /// Any value, as it is written.
@@ -169,28 +176,21 @@ impl<'a> Scanner<'a> {
 
     /// Passes over any value.
     fn pass_value(&mut self) -> Option<()> {
-        let mut depth = 0_u32;
+        let (mut rest, mut depth) = (self.rest(), 0_u32);
         loop {
-            match self.next()? {
-                b'"' => self.pass_string()?,
+            let (byte, after) = rest.split_first()?;
+            rest = after;
+            match byte {
+                b'"' => rest = after_string(rest)?,
                 b'{' | b'[' => depth += 1,
                 b'}' | b']' => depth = depth.checked_sub(1)?,
-                _ => {}
+                _ if depth > 0 => continue,
+                _ => rest = rest.get(rest.iter().position(|byte| matches!(byte, b',' | b'}' | b']'))?..)?,
             }
-            if depth == 0 && matches!(self.rest().first()?, b',' | b'}' | b']') {
+            if depth == 0 {
+                self.at = self.text.len() - rest.len();
                 return Some(());
             }
-        }
-    }
-
-    /// Passes over a string whose first quote is read.
-    fn pass_string(&mut self) -> Option<()> {
-        loop {
-            self.at += memchr::memchr2(b'"', b'\\', self.rest())?;
-            if self.next()? == b'"' {
-                return Some(());
-            }
-            self.at += 1;
         }
     }
 
@@ -202,6 +202,17 @@ impl<'a> Scanner<'a> {
         let byte = self.text.as_bytes().get(self.at)?;
         self.at += 1;
         Some(*byte)
+    }
+}
+
+/// What is after a string, whose first quote is read.
+fn after_string(mut rest: &[u8]) -> Option<&[u8]> {
+    loop {
+        let (byte, after) = rest.get(memchr::memchr2(b'"', b'\\', rest)?..)?.split_first()?;
+        if *byte == b'"' {
+            return Some(after);
+        }
+        rest = after.get(1..)?;
     }
 }
 

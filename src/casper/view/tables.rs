@@ -60,15 +60,19 @@ impl Projection for CasperProjection {
                 postings.add(&BLOCKS_BY_HEIGHT, &height.to_be_bytes(), 0);
             }
             Some(Keys::Transaction { stage, transaction_type, hash, initiator }) => {
-                let account = initiator.and_then(account_of_initiator);
+                let account = initiator.and_then(|initiator| {
+                    postings.key_in(&INITIATORS, initiator, |initiator| account_of_initiator(initiator).map(digest))
+                });
                 let tag = TransactionTag { stage, transaction_type, names_initiator: account.is_some() };
                 postings.add(&TRANSACTIONS, &digest(hash.as_bytes()), tag.packed());
                 if let Some(account) = account {
-                    postings.list(digest(account));
+                    postings.list(account);
                 }
             }
             Some(Keys::Signature { block_hash, public_key }) => {
-                postings.add_to(&SIGNATURES, &digest(block_hash.as_bytes()), signer_tag(&public_key));
+                if let Some(block) = postings.key_in(&SIGNATURES, &block_hash, |hash| Some(digest(hash))) {
+                    postings.add_to(&SIGNATURES, &block, signer_tag(&public_key));
+                }
             }
             Some(Keys::Fault { era, public_key }) => {
                 let public_key = digest(public_key.as_bytes());

@@ -36,11 +36,27 @@ pub(crate) struct Postings {
     entries: Vec<Vec<Entry>>,
     /// Which list an event's subject is on, in the order of the sequences.
     lists: Vec<(Sequence, Digest)>,
+    remembered: Vec<Remembered>,
 }
+
+/// The text of a list's key, and its digest; no text at first.
+#[derive(Clone, Debug, Default)]
+struct Remembered {
+    /// The list's place.
+    place: usize,
+    text: String,
+    digest: Option<Digest>,
+}
+
+/// How many digests a batch remembers. The signatures of a block, and an account's transactions, come close together.
+const REMEMBERED: usize = 64;
+/// Longer texts are not remembered.
+const REMEMBERED_BYTES_MAX: usize = 128;
 
 impl Postings {
     pub(super) fn new(tables: usize) -> Self {
-        Self { sequence: 0, entries: vec![Vec::new(); tables], lists: Vec::new() }
+        let remembered = vec![Remembered::default(); REMEMBERED];
+        Self { sequence: 0, entries: vec![Vec::new(); tables], lists: Vec::new(), remembered }
     }
 
     /// What follows is about the event at `sequence`, which is after those before.
@@ -61,6 +77,30 @@ impl Postings {
     /// What the event is about is on the list `key`, see [`Rows::listed_in`].
     pub(crate) fn list(&mut self, key: Digest) {
         self.lists.push((self.sequence, key));
+    }
+
+    /// The key in a list that `make` finds for a text, if there is one; remembered, because the same text may come again
+    /// soon. A list has one `make`.
+    pub(crate) fn key_in(
+        &mut self,
+        lists: &Lists,
+        text: &str,
+        make: impl FnOnce(&str) -> Option<Digest>,
+    ) -> Option<Digest> {
+        // The last bytes of hashes and keys differ most.
+        let number = text.bytes().rev().take(4).fold(0, |number, byte| number * 31 + usize::from(byte));
+        match self.remembered.get_mut(number % REMEMBERED) {
+            Some(remembered) if !text.is_empty() && text.len() <= REMEMBERED_BYTES_MAX => {
+                if remembered.place != lists.place || remembered.text != text {
+                    remembered.digest = make(text);
+                    remembered.place = lists.place;
+                    remembered.text.clear();
+                    remembered.text.push_str(text);
+                }
+                remembered.digest
+            }
+            _ => make(text),
+        }
     }
 
     pub(super) fn push(&mut self, place: usize, key: &[u8], posting: Posting) {

@@ -100,6 +100,17 @@ fn a_row_keeps_its_first_events_and_the_first_of_each_further_tag() {
 }
 
 #[test]
+fn a_remembered_key_is_that_of_its_own_list() {
+    let others = Lists::new(2, "others");
+    let mut postings = Postings::new(3);
+    let mut key = |lists: &Lists, made: Option<u8>| postings.key_in(lists, "a", |_| made.map(|made| [made; 16]));
+    assert_eq!(key(&OWNERS, Some(1)), Some([1; 16]));
+    assert_eq!(key(&OWNERS, Some(9)), Some([1; 16]), "it is remembered");
+    assert_eq!(key(&others, Some(2)), Some([2; 16]));
+    assert_eq!(key(&OWNERS, None), None);
+}
+
+#[test]
 fn views_of_another_projection_are_rebuilt() {
     let folder = tempfile::tempdir().unwrap();
     let log = log_of(folder.path(), [(1, "7 a")].into_iter());
