@@ -15,9 +15,10 @@ use super::tables::{
 };
 use crate::casper::keys::{Keys, Stage, TransactionType, account_of_key, keys};
 use crate::engine::view::Result;
+use crate::engine::view::keys::{digest, digest_and_number, number_and_digest};
 use crate::engine::view::posting::Posting;
 use crate::engine::view::snapshot::Snapshot;
-use crate::engine::view::tables::{self, digest, digest_and_number, number_and_digest};
+use crate::engine::view::tables;
 
 impl CasperViews {
     /// The block of the greatest height.

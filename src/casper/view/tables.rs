@@ -17,8 +17,10 @@
 use sidecar_log_format::Kind;
 
 use crate::casper::keys::{Keys, Stage, TransactionType, account_of_initiator, keys};
-use crate::engine::view::projection::{Postings, Projection};
-use crate::engine::view::tables::{Lists, Result, RowError, Rows, Table, digest, digest_and_number, number_and_digest};
+use crate::engine::view::keys::{digest, digest_and_number, number_and_digest};
+use crate::engine::view::postings::Postings;
+use crate::engine::view::projection::Projection;
+use crate::engine::view::tables::{Lists, Result, RowError, Rows, Table};
 
 pub(super) static BLOCKS_BY_HASH: Rows<16> = Rows::new(0, "blocks_by_hash");
 pub(super) static BLOCKS_BY_HEIGHT: Rows<8> = Rows::new(1, "blocks_by_height");
@@ -56,30 +58,30 @@ impl Projection for CasperProjection {
     fn project(&self, kind: Kind, payload: &str, postings: &mut Postings) {
         match keys(kind, payload) {
             Some(Keys::Block { hash, height }) => {
-                postings.add(&BLOCKS_BY_HASH, &digest(hash.as_bytes()), 0);
-                postings.add(&BLOCKS_BY_HEIGHT, &height.to_be_bytes(), 0);
+                BLOCKS_BY_HASH.add(postings, &digest(hash.as_bytes()), 0);
+                BLOCKS_BY_HEIGHT.add(postings, &height.to_be_bytes(), 0);
             }
             Some(Keys::Transaction { stage, transaction_type, hash, initiator }) => {
                 let account = initiator.and_then(|initiator| {
-                    postings.key_in(&INITIATORS, initiator, |initiator| account_of_initiator(initiator).map(digest))
+                    INITIATORS.key(postings, initiator, |initiator| account_of_initiator(initiator).map(digest))
                 });
                 let tag = TransactionTag { stage, transaction_type, names_initiator: account.is_some() };
-                postings.add(&TRANSACTIONS, &digest(hash.as_bytes()), tag.packed());
+                TRANSACTIONS.add(postings, &digest(hash.as_bytes()), tag.packed());
                 if let Some(account) = account {
                     postings.list(account);
                 }
             }
             Some(Keys::Signature { block_hash, public_key }) => {
-                if let Some(block) = postings.key_in(&SIGNATURES, &block_hash, |hash| Some(digest(hash))) {
-                    postings.add_to(&SIGNATURES, &block, signer_tag(&public_key));
+                if let Some(block) = SIGNATURES.key(postings, &block_hash, |hash| Some(digest(hash))) {
+                    SIGNATURES.add(postings, &block, signer_tag(&public_key));
                 }
             }
             Some(Keys::Fault { era, public_key }) => {
                 let public_key = digest(public_key.as_bytes());
-                postings.add(&FAULTS_BY_KEY, &digest_and_number(public_key, era), 0);
-                postings.add(&FAULTS_BY_ERA, &number_and_digest(era, public_key), 0);
+                FAULTS_BY_KEY.add(postings, &digest_and_number(public_key, era), 0);
+                FAULTS_BY_ERA.add(postings, &number_and_digest(era, public_key), 0);
             }
-            Some(Keys::Step { era }) => postings.add(&STEPS, &era.to_be_bytes(), 0),
+            Some(Keys::Step { era }) => STEPS.add(postings, &era.to_be_bytes(), 0),
             None => {}
         }
     }

@@ -704,7 +704,7 @@ fn views_that_cannot_be_trusted_are_made_anew() {
     assert!(matches!(cut, Some(Rebuild::Damaged(_))), "{cut:?}");
     let bad_page = reopened_after(|told| {
         let mut bytes = fs::read(told.path()).unwrap();
-        let row = crate::engine::view::tables::digest(hash(2));
+        let row = crate::engine::view::keys::digest(hash(2));
         let at = bytes.windows(16).rposition(|window| window == row).unwrap();
         bytes[at] ^= 1;
         fs::write(told.path(), bytes).unwrap();

@@ -6,8 +6,8 @@
 use redb::WriteTransaction;
 use sidecar_log_format::{ChainValue, Cursor, Item, Log, Run, Sequence};
 
-use super::projection::{Postings, Projection};
-use super::store::chain_before;
+use super::postings::Postings;
+use super::projection::Projection;
 use super::tables;
 
 /// The keys of consecutive events.
@@ -81,4 +81,9 @@ fn project(projection: &dyn Projection, run: &Run, postings: &mut Postings) -> u
         }
     }
     events
+}
+
+/// The log's chain value before `sequence`; `None` where the log cannot tell, or has no event before.
+pub(super) fn chain_before(log: &Log, sequence: Sequence) -> sidecar_log_format::Result<Option<ChainValue>> {
+    sequence.checked_sub(1).map_or(Ok(None), |before| log.chain_after(before))
 }

@@ -16,10 +16,12 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::batch::Batch;
+use super::error::ViewError;
+use super::options::Options;
 use super::projection::Projection;
+use super::shared::Shared;
 use super::store::{self, Rebuild, Store};
 use super::tables::RowError;
-use super::{Options, Shared, ViewError};
 
 /// Most events of a batch, which bounds its memory: some 60 bytes an event.
 const BATCH_EVENTS: usize = 65_536;

@@ -20,70 +20,44 @@ pub(crate) mod batch;
 pub mod counters;
 mod error;
 mod follower;
+pub(crate) mod keys;
+mod options;
 pub(crate) mod posting;
+pub(crate) mod postings;
 pub(crate) mod projection;
+mod shared;
 pub(crate) mod snapshot;
 pub(crate) mod store;
 pub(crate) mod tables;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use sidecar_log_format::{Head, Log, Sequence};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
-use crate::engine::derived::Database;
 use batch::Batch;
 use counters::Counters;
 pub use error::{Result, ViewError};
 use follower::Follower;
+pub use options::Options;
 use projection::Projection;
+use shared::Shared;
+use snapshot::Snapshot;
 pub use store::Rebuild;
-
-/// Where the views live, and what they may use.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The file; its directory is made if missing.
-    pub path: PathBuf,
-    /// redb's page cache, in bytes.
-    pub cache_bytes: usize,
-    /// A commit is durable when this many events have come since the last such one,
-    pub sync_events: usize,
-    /// or so much time. What is projected again after a crash is no more than that.
-    pub sync_period: Duration,
-}
-
-impl Options {
-    /// Views at `path`; a crash costs a million events or ten seconds.
-    #[must_use]
-    pub fn new(path: PathBuf, cache_bytes: usize) -> Self {
-        Self { path, cache_bytes, sync_events: 1_000_000, sync_period: Duration::from_secs(10) }
-    }
-}
 
 /// The views of one log. Clones share everything; see the module's description.
 #[derive(Clone)]
 pub struct Views {
     shared: Arc<Shared>,
     projected: watch::Receiver<Sequence>,
-}
-
-/// What the thread and look-ups have in common.
-pub(crate) struct Shared {
-    path: PathBuf,
-    log: Log,
-    /// The open database, or why there is none.
-    database: RwLock<std::result::Result<Arc<Database>, String>>,
-    next: Arc<AtomicU64>,
-    /// A look-up has found damage.
-    damaged: Notify,
-    counters: Counters,
 }
 
 impl Views {
@@ -98,14 +72,7 @@ impl Views {
         log: Log,
         committed: watch::Receiver<Head>,
     ) -> Result<Self> {
-        let shared = Arc::new(Shared {
-            path: options.path.clone(),
-            log: log.clone(),
-            database: RwLock::new(Err("they are being opened".to_owned())),
-            next: Arc::default(),
-            damaged: Notify::new(),
-            counters: Counters::default(),
-        });
+        let shared = Arc::new(Shared::new(options.path.clone(), log.clone()));
         let (projected, receiver) = watch::channel(0);
         let runtime = Handle::current();
         let follower =
@@ -118,20 +85,37 @@ impl Views {
     /// Look-ups in a store without a thread.
     #[cfg(test)]
     pub(crate) fn of_store(store: &store::Store, path: PathBuf, log: Log) -> Self {
-        let shared = Shared {
-            path,
-            log,
-            database: RwLock::new(Ok(Arc::clone(store.database()))),
-            next: Arc::default(),
-            damaged: Notify::new(),
-            counters: Counters::default(),
-        };
+        let shared = Shared::new(path, log);
+        shared.open(store.database());
         Self { shared: Arc::new(shared), projected: watch::channel(0).1 }
     }
 
     /// The log that they are of.
     pub(crate) fn log(&self) -> &Log {
         &self.shared.log
+    }
+
+    /// Answers from one snapshot.
+    ///
+    /// # Errors
+    /// [`ViewError::Closed`] for a moment around a failure of the file, or what redb answers.
+    pub(crate) fn query<T>(&self, look: impl FnOnce(&Snapshot) -> tables::Result<T>) -> Result<T> {
+        let shared = &self.shared;
+        let database = match &*shared.database.read().unwrap_or_else(PoisonError::into_inner) {
+            Ok(database) => Arc::clone(database),
+            Err(reason) => {
+                return Err(ViewError::Closed { path: shared.path.clone(), reason: reason.clone() });
+            }
+        };
+        let oldest = shared.log.oldest();
+        let answer = database.run(|database| look(&Snapshot::new(database, oldest)?));
+        answer.map_err(|error| {
+            let error = store::of(&shared.path, &database, error);
+            if database.damage().is_some() {
+                shared.damaged.notify_one();
+            }
+            error
+        })
     }
 
     /// Waits until every event before `sequence` is in the views, at most `timeout`; returns whether it is so. With the log's
@@ -171,24 +155,6 @@ impl Views {
     pub async fn ended(&self) {
         let mut projected = self.projected.clone();
         while projected.changed().await.is_ok() {}
-    }
-}
-
-impl Shared {
-    fn open(&self, database: &Arc<Database>) {
-        self.set_database(Ok(Arc::clone(database)));
-    }
-
-    fn close(&self, reason: &str) {
-        self.set_database(Err(reason.to_owned()));
-    }
-
-    fn set_database(&self, database: std::result::Result<Arc<Database>, String>) {
-        *self.database.write().unwrap_or_else(PoisonError::into_inner) = database;
-    }
-
-    fn publish(&self, next: Sequence) {
-        self.next.store(next, Ordering::Release);
     }
 }
 

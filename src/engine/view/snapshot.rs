@@ -4,14 +4,13 @@
 //! in no answer, even while rows still name it.
 
 use std::ops::{RangeBounds, RangeInclusive};
-use std::sync::{Arc, PoisonError};
 
 use redb::{ReadTransaction, ReadableDatabase};
 use sidecar_log_format::Sequence;
 
+use super::keys::{Digest, digest_and_number};
 use super::posting::{Posting, unpack};
-use super::tables::{Digest, Lists, Result, Rows, digest_and_number};
-use super::{ViewError, Views, store};
+use super::tables::{Lists, Result, Rows};
 
 /// The tables at one moment, and from where on they count.
 pub(crate) struct Snapshot {
@@ -20,32 +19,11 @@ pub(crate) struct Snapshot {
     oldest: Sequence,
 }
 
-impl Views {
-    /// Answers from one snapshot.
-    ///
-    /// # Errors
-    /// [`ViewError::Closed`] for a moment around a failure of the file, or what redb answers.
-    pub(crate) fn query<T>(&self, look: impl FnOnce(&Snapshot) -> Result<T>) -> super::Result<T> {
-        let shared = &self.shared;
-        let database = match &*shared.database.read().unwrap_or_else(PoisonError::into_inner) {
-            Ok(database) => Arc::clone(database),
-            Err(reason) => {
-                return Err(ViewError::Closed { path: shared.path.clone(), reason: reason.clone() });
-            }
-        };
-        let oldest = shared.log.oldest();
-        let answer = database.run(|database| look(&Snapshot { transaction: database.begin_read()?, oldest }));
-        answer.map_err(|error| {
-            let error = store::of(&shared.path, &database, error);
-            if database.damage().is_some() {
-                shared.damaged.notify_one();
-            }
-            error
-        })
-    }
-}
-
 impl Snapshot {
+    pub(super) fn new(database: &redb::Database, oldest: Sequence) -> Result<Self> {
+        Ok(Self { transaction: database.begin_read()?, oldest })
+    }
+
     /// The events of a key.
     pub(crate) fn find<const N: usize>(&self, table: &Rows<N>, key: &[u8; N]) -> Result<Vec<Posting>> {
         let row = self.transaction.open_table(table.definition)?.get(key)?;

@@ -14,10 +14,11 @@ use std::sync::Arc;
 use redb::{Durability, ReadableDatabase, TableDefinition, WriteTransaction};
 use sidecar_log_format::{ChainValue, Log, MarkKind, Sequence};
 
-use super::batch::Batch;
+use super::batch::{Batch, chain_before};
+use super::error::ViewError;
+use super::options::Options;
 use super::projection::Projection;
 use super::tables::{RowError, Sweep};
-use super::{Options, ViewError};
 use crate::engine::derived::{self, Database, Unusable};
 
 /// Raised when rows change their form: then the views are rebuilt.
@@ -309,11 +310,6 @@ fn set_checkpoint(
 fn has_other_history(log: &Log, next: Sequence, stored: Option<ChainValue>) -> sidecar_log_format::Result<bool> {
     let now = chain_before(log, next)?;
     Ok(now != stored && (now.is_some() || next > log.oldest()))
-}
-
-/// The log's chain value before `sequence`; `None` where the log cannot tell, or has no event before.
-pub(super) fn chain_before(log: &Log, sequence: Sequence) -> sidecar_log_format::Result<Option<ChainValue>> {
-    sequence.checked_sub(1).map_or(Ok(None), |before| log.chain_after(before))
 }
 
 /// A sweep looks at every row, so it waits until the dropped events are this part of those retained.

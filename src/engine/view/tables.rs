@@ -1,9 +1,7 @@
 //! The tables: how their rows grow, and how the rows of dropped events are removed.
 //!
 //! Owns the two forms of a table in redb; a projection names its own. Sorted postings flow in from a batch. Rows flow out to
-//! look-ups. Hashes and keys are represented by 16 bytes of BLAKE3 over them: two meet by chance or malice as rarely as the
-//! identities of two events do, and nobody can find another key that meets a given one. Numbers in keys are big-endian, so
-//! that rows are in their order.
+//! look-ups.
 //!
 //! | form | key | a row has |
 //! |---|---|---|
@@ -13,16 +11,13 @@
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use sidecar_log_format::Sequence;
 
+use super::keys::{Digest, KEY_BYTES_MAX, digest_and_number};
 use super::posting::{Malformed, Packed, Posting, unpack};
-use super::projection::{Entry, Postings};
+use super::postings::{Entry, Postings};
 
-/// 16 bytes that represent a hash, a public key or an account.
-pub(crate) type Digest = [u8; 16];
 type Definition<const N: usize> = TableDefinition<'static, &'static [u8; N], &'static [u8]>;
 type OpenTable<'a, const N: usize> = redb::Table<'a, &'static [u8; N], &'static [u8]>;
 
-/// The longest key of a table.
-pub(super) const KEY_BYTES_MAX: usize = 24;
 /// A hundred validators' signatures of a block are one row, well within a page.
 const CHUNK_POSTINGS_MAX: usize = 200;
 /// A second event of one key is a rare duplicate: the first is the answer.
@@ -49,27 +44,6 @@ impl From<Malformed> for RowError {
 
 pub(crate) type Result<T> = std::result::Result<T, RowError>;
 
-/// The digest of the text, or bytes, of a key.
-pub(crate) fn digest(key: impl AsRef<[u8]>) -> Digest {
-    joined(blake3::hash(key.as_ref()).as_bytes(), &[])
-}
-
-/// A key of two parts: 16 bytes, then 8 of a number.
-pub(crate) fn digest_and_number(digest: Digest, number: u64) -> [u8; 24] {
-    joined(&digest, &number.to_be_bytes())
-}
-
-/// A key of two parts: 8 bytes of a number, then 16.
-pub(crate) fn number_and_digest(number: u64, digest: Digest) -> [u8; 24] {
-    joined(&number.to_be_bytes(), &digest)
-}
-
-pub(super) fn joined<const N: usize>(first: &[u8], second: &[u8]) -> [u8; N] {
-    let mut key = [0; N];
-    key.iter_mut().zip(first.iter().chain(second)).for_each(|(place, byte)| *place = *byte);
-    key
-}
-
 /// A table, as all of them are handled alike.
 pub(crate) trait Table: Sync {
     /// Makes the table if it is not there yet.
@@ -94,7 +68,7 @@ pub(crate) trait Table: Sync {
 pub(crate) struct Rows<const N: usize> {
     pub(crate) definition: Definition<N>,
     /// Its place among the projection's tables.
-    pub(super) place: usize,
+    place: usize,
     listed_in: Option<Listing>,
 }
 
@@ -110,7 +84,7 @@ struct Listing {
 /// is about the same thing, see [`Rows::listed_in`].
 pub(crate) struct Lists {
     pub(crate) definition: Definition<24>,
-    pub(super) place: usize,
+    place: usize,
 }
 
 impl<const N: usize> Rows<N> {
@@ -125,11 +99,32 @@ impl<const N: usize> Rows<N> {
     pub(crate) const fn listed_in(self, lists: &'static Lists, tag_mask: u64) -> Self {
         Self { listed_in: Some(Listing { lists, tag_mask }), ..self }
     }
+
+    /// The event at hand is found by `key`; `tag` describes it to look-ups.
+    pub(crate) fn add(&self, postings: &mut Postings, key: &[u8; N], tag: u64) {
+        postings.add(self.place, key, tag);
+    }
 }
 
 impl Lists {
     pub(crate) const fn new(place: usize, name: &'static str) -> Self {
         Self { definition: TableDefinition::new(name), place }
+    }
+
+    /// The event at hand is among those of `key`; `tag` describes it to look-ups.
+    pub(crate) fn add(&self, postings: &mut Postings, key: &Digest, tag: u64) {
+        postings.add(self.place, key, tag);
+    }
+
+    /// The key that `make` finds for a text, if there is one; remembered for when the same text comes again soon, so it has to
+    /// be the same for the same text.
+    pub(crate) fn key(
+        &self,
+        postings: &mut Postings,
+        text: &str,
+        make: impl FnOnce(&str) -> Option<Digest>,
+    ) -> Option<Digest> {
+        postings.remembered(self.place, text, make)
     }
 }
 

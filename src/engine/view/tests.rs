@@ -6,9 +6,10 @@ use redb::Durability;
 use sidecar_log_format::storage::Directory;
 use sidecar_log_format::{ApiVersion, Event, Kind, Opened, WriteOptions, Writer};
 
-use super::projection::Postings;
+use super::keys::digest;
+use super::postings::Postings;
 use super::store::Store;
-use super::tables::{Lists, Rows, Table, digest};
+use super::tables::{Lists, Rows, Table};
 use super::*;
 
 static NUMBERS: Rows<8> = Rows::new(0, "numbers").listed_in(&OWNERS, 0b1);
@@ -31,7 +32,7 @@ impl Projection for Toy {
 
     fn project(&self, kind: Kind, payload: &str, postings: &mut Postings) {
         let Some((number, owner)) = payload.split_once(' ') else { return };
-        postings.add(&NUMBERS, &number.parse::<u64>().unwrap().to_be_bytes(), kind.0.into());
+        NUMBERS.add(postings, &number.parse::<u64>().unwrap().to_be_bytes(), kind.0.into());
         postings.list(digest(owner));
     }
 }
@@ -103,7 +104,7 @@ fn a_row_keeps_its_first_events_and_the_first_of_each_further_tag() {
 fn a_remembered_key_is_that_of_its_own_list() {
     let others = Lists::new(2, "others");
     let mut postings = Postings::new(3);
-    let mut key = |lists: &Lists, made: Option<u8>| postings.key_in(lists, "a", |_| made.map(|made| [made; 16]));
+    let mut key = |lists: &Lists, made: Option<u8>| lists.key(&mut postings, "a", |_| made.map(|made| [made; 16]));
     assert_eq!(key(&OWNERS, Some(1)), Some([1; 16]));
     assert_eq!(key(&OWNERS, Some(9)), Some([1; 16]), "it is remembered");
     assert_eq!(key(&others, Some(2)), Some([2; 16]));
