@@ -9,7 +9,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use serde::Serialize;
-use sidecar_log_format::{Kind, Missing, Row, Sequence};
+use sidecar_log_format::{Kind, Missing, Read, Row, Sequence};
 
 use super::counters::Counters;
 use super::memory::{LARGE_ANSWERS_BYTES, Memory, Room};
@@ -232,6 +232,32 @@ impl Found {
     /// Adds text that is no event.
     pub(super) fn push_text(&mut self, text: &str) {
         self.body.extend_from_slice(text.as_bytes());
+    }
+
+    /// Adds what was read. A large event gets its room before its payload is read; a damaged one is skipped, like other damage.
+    pub(super) fn push(&mut self, read: Read) -> Result<Pushed, Failure> {
+        match read {
+            Read::Events { block, index } => match block.row(index) {
+                Some(row) => self.push_row(&row, &row.payload()),
+                None => Ok(Pushed::Yes),
+            },
+            Read::Large(event) => {
+                let Some(row) = event.shape().row(0) else { return Ok(Pushed::Yes) };
+                let room = self.room_for(usize::try_from(event.wire_bytes()).unwrap_or(usize::MAX))?;
+                if room != Pushed::Yes {
+                    return Ok(room);
+                }
+                match event.payload() {
+                    Ok(payload) => self.push_row(&row, &payload),
+                    Err(error) if error.is_damage() => {
+                        self.skip(row.sequence(), Missing::Quarantined(error.to_string())).map(|()| Pushed::Yes)
+                    }
+                    Err(error) => Err(Failure::Storage(error.to_string())),
+                }
+            }
+            Read::Missing { from, why, .. } => self.skip(from, why).map(|()| Pushed::Yes),
+            Read::End => Ok(Pushed::Yes),
+        }
     }
 
     /// Adds an event of the log.

@@ -3,6 +3,8 @@
 //! Each says how a request to it is read, what its response times are counted under, and how the OpenAPI document describes
 //! it. The server, its counters and the document read the table. Only `/` and the files of the Swagger UI are not in it.
 
+use axum::http::Method;
+
 use super::question::{self, Question, Refusal, Request};
 use crate::casper::keys::Stage;
 
@@ -109,8 +111,28 @@ const KEY_OR_NUMBER: &str = "^(0[12]([0-9a-fA-F]{64}|[0-9a-fA-F]{66})|[0-9]{1,19
 const ACCOUNT: &str = "^(0[12]([0-9a-fA-F]{64}|[0-9a-fA-F]{66})|account-hash-[0-9a-fA-F]{64})$";
 const TRANSACTION_TYPE: &str = "^([dD][eE][pP][lL][oO][yY]|[vV][eE][rR][sS][iI][oO][nN]1)$";
 
-/// Reads a path without its first slash, and the query.
-pub(super) fn read<'a>(path: &'a str, query: Option<&'a str>) -> Result<Request<'a>, Refusal> {
+/// Reads a request. Which paths are taken, and how the others are refused, is the reference's: paths are matched as they
+/// come, nothing is decoded, one slash may follow, and a wrong path, method or parameter is all the same. HEAD is understood
+/// as GET.
+pub(super) fn parse<'a>(method: &Method, path: &'a str, query: Option<&'a str>) -> Result<Request<'a>, Refusal> {
+    let path = path.strip_prefix('/').ok_or(Refusal::Path)?;
+    if path.starts_with('/') {
+        return Err(Refusal::EmptySegment);
+    }
+    if method != Method::GET && method != Method::HEAD {
+        return Err(Refusal::Path);
+    }
+    if path.is_empty() {
+        return Ok(Request::Contents);
+    }
+    if let Some(file) = path.strip_prefix("swagger-ui/") {
+        return Ok(Request::SwaggerFile(file));
+    }
+    read(path.strip_suffix('/').unwrap_or(path), query)
+}
+
+/// Reads a path without its first and last slash, and the query.
+fn read<'a>(path: &'a str, query: Option<&'a str>) -> Result<Request<'a>, Refusal> {
     let segments = || path.split('/');
     let fits = |endpoint: &&Endpoint| endpoint.parameters(segments()).is_some();
     let endpoint = ENDPOINTS.iter().find(fits).ok_or(Refusal::Path)?;
@@ -449,10 +471,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
 
 #[cfg(test)]
 mod tests {
-    use axum::http::Method;
     use proptest::prelude::*;
 
-    use super::super::question::parse;
     use super::*;
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sidecar_log_format::{Log, Missing, Read, Sequence};
+use sidecar_log_format::{Log, Read, Sequence};
 use tokio::sync::Semaphore;
 
 use super::answers::{Failure, Found, Pushed};
@@ -266,7 +266,7 @@ impl Reading {
     }
 
     fn take(&mut self, read: Read) -> Result<Option<Stop>, Failure> {
-        match push(&mut self.found, read)? {
+        match self.found.push(read)? {
             Pushed::Yes => self.next += 1,
             Pushed::NeedsRoom => return Ok(Some(Stop::NeedsRoom)),
             Pushed::PageIsFull => return Ok(Some(Stop::Done)),
@@ -302,38 +302,12 @@ impl ReadLately {
     }
 }
 
-/// Adds what was read. A large event gets its room before its payload is read; a damaged one is skipped, like other damage.
-pub(super) fn push(found: &mut Found, read: Read) -> Result<Pushed, Failure> {
-    match read {
-        Read::Events { block, index } => match block.row(index) {
-            Some(row) => found.push_row(&row, &row.payload()),
-            None => Ok(Pushed::Yes),
-        },
-        Read::Large(event) => {
-            let Some(row) = event.shape().row(0) else { return Ok(Pushed::Yes) };
-            let room = found.room_for(usize::try_from(event.wire_bytes()).unwrap_or(usize::MAX))?;
-            if room != Pushed::Yes {
-                return Ok(room);
-            }
-            match event.payload() {
-                Ok(payload) => found.push_row(&row, &payload),
-                Err(error) if error.is_damage() => {
-                    found.skip(row.sequence(), Missing::Quarantined(error.to_string())).map(|()| Pushed::Yes)
-                }
-                Err(error) => Err(Failure::Storage(error.to_string())),
-            }
-        }
-        Read::Missing { from, why, .. } => found.skip(from, why).map(|()| Pushed::Yes),
-        Read::End => Ok(Pushed::Yes),
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use std::path::Path;
 
     use sidecar_log_format::storage::Directory;
-    use sidecar_log_format::{ApiVersion, Event, Kind, ReadOptions, WriteOptions, Writer};
+    use sidecar_log_format::{ApiVersion, Event, Kind, Missing, ReadOptions, WriteOptions, Writer};
 
     use super::super::answers::Form;
     use super::*;

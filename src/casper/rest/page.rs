@@ -7,7 +7,6 @@
 use sidecar_log_format::{Log, Outline, Read, Sequence};
 
 use super::answers::{Failure, Found, MissingRange, Pushed};
-use super::from_log::push;
 use super::question::PageOfEvents;
 
 /// Blocks that one page reads, and that it passes over because the index knows of no event of its kinds there, before it
@@ -96,7 +95,7 @@ pub(super) fn scan(
                     next = row.sequence() + 1;
                 }
             }
-            Read::Large(event) => match push(found, Read::Large(event))? {
+            Read::Large(event) => match found.push(Read::Large(event))? {
                 Pushed::Yes => next += 1,
                 Pushed::NeedsRoom => return Ok(None),
                 Pushed::PageIsFull => break,
@@ -158,7 +157,7 @@ pub(super) fn scan_back(
                     before = row.sequence();
                 }
             }
-            Read::Large(event) => match push(found, Read::Large(event))? {
+            Read::Large(event) => match found.push(Read::Large(event))? {
                 Pushed::Yes => before = outline.first_sequence,
                 Pushed::NeedsRoom => return Ok(None),
                 Pushed::PageIsFull => break,

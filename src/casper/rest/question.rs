@@ -1,14 +1,10 @@
-//! What can be asked: method, path and query of a request in, a [`Request`] or a [`Refusal`] out.
+//! What can be asked: segments of a path and the query in, parts of a [`Request`] or a [`Refusal`] out.
 //!
-//! Owns what a path's segments and the query mean; which paths there are is in the table of [`endpoints`]. Which are taken,
-//! and how the others are refused, is the reference's: paths are matched as they come, nothing is decoded, one slash may
-//! follow, and a wrong path, method or parameter is all the same. Only the endpoints that it does not have look at the query,
-//! and their refusal names what is wrong with it. HEAD is understood as GET.
+//! Owns what they mean; which paths there are is in the table of endpoints. Only the endpoints that the reference does not
+//! have look at the query, and their refusal names what is wrong with it.
 
-use axum::http::Method;
 use sidecar_log_format::{Sequence, Timestamp};
 
-use super::endpoints;
 use crate::casper::event::KINDS;
 use crate::casper::keys::{Stage, TransactionType};
 use crate::engine::http::query::{Parameters, Repeated};
@@ -154,24 +150,6 @@ pub(super) enum Refusal {
     Query(String),
 }
 
-/// Reads a request.
-pub(super) fn parse<'a>(method: &Method, path: &'a str, query: Option<&'a str>) -> Result<Request<'a>, Refusal> {
-    let path = path.strip_prefix('/').ok_or(Refusal::Path)?;
-    if path.starts_with('/') {
-        return Err(Refusal::EmptySegment);
-    }
-    if method != Method::GET && method != Method::HEAD {
-        return Err(Refusal::Path);
-    }
-    if path.is_empty() {
-        return Ok(Request::Contents);
-    }
-    if let Some(file) = path.strip_prefix("swagger-ui/") {
-        return Ok(Request::SwaggerFile(file));
-    }
-    endpoints::read(path.strip_suffix('/').unwrap_or(path), query)
-}
-
 pub(super) fn hash(text: &str) -> Option<Hash> {
     let mut hash = Hash::default();
     hex::decode_to_slice(text, &mut hash).ok()?;
@@ -304,9 +282,11 @@ fn kinds(query: &Parameters<'_>) -> Result<u64, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::Method;
     use proptest::prelude::*;
     use sidecar_log_format::Kind;
 
+    use super::super::endpoints::parse;
     use super::*;
 
     const HASH: &str = "d59359690ca5a251b513185da0767f744e77645adec82bb6ff785a89edc7591c";

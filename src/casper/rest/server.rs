@@ -23,7 +23,7 @@ use super::counters::Counters;
 use super::finishing::Finishing;
 use super::log_budget::LogBudget;
 use super::memory::Room;
-use super::question::{self, Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Request};
+use super::question::{Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Request};
 use super::{RestOptions, document, endpoints};
 use crate::casper::keys::{Stage, TransactionType};
 use crate::engine::http::{
@@ -123,7 +123,7 @@ async fn respond(State(shared): State<Arc<Shared>>, request: HttpRequest) -> Res
 
 impl Shared {
     async fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response {
-        let request = match question::parse(method, uri.path(), uri.query()) {
+        let request = match endpoints::parse(method, uri.path(), uri.query()) {
             Ok(request) => request,
             Err(refusal) => return refused(&refusal),
         };
