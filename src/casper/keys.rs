@@ -4,6 +4,8 @@
 //! its kind flow in; [`Keys`] borrowed from it, or slices of it with a little text around them, flow out. Whatever the
 //! classifier knows the shape of has keys here, and nothing else has.
 
+mod account;
+mod key;
 mod scan;
 
 use std::borrow::Cow;
@@ -16,70 +18,9 @@ use super::event::{
     TransactionExpired, TransactionHash, TransactionProcessed, folded,
 };
 use crate::engine::source::Kind;
-
-/// The natural key of an event and what else it is looked up by. Hashes and keys are hex digits in lower case, in whatever
-/// case the payload has them: two spellings are one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Keys<'a> {
-    /// `BlockAdded`.
-    Block {
-        /// The block's hash.
-        hash: Cow<'a, str>,
-        /// Its height in the chain.
-        height: u64,
-    },
-    /// `TransactionAccepted`, `TransactionProcessed` or `TransactionExpired`.
-    Transaction {
-        /// Which of the three.
-        stage: Stage,
-        /// In which of its two forms the transaction is.
-        transaction_type: TransactionType,
-        /// The transaction's hash.
-        hash: Cow<'a, str>,
-        /// Who it is from: a public key with its algorithm tag, or `account-hash-` and a hash. An expired transaction
-        /// does not say.
-        initiator: Option<&'a str>,
-    },
-    /// `Fault`.
-    Fault {
-        /// The era it happened in.
-        era: u64,
-        /// The faulty validator, with its algorithm tag.
-        public_key: Cow<'a, str>,
-    },
-    /// `FinalitySignature`.
-    Signature {
-        /// The hash of the signed block.
-        block_hash: Cow<'a, str>,
-        /// The signer, with its algorithm tag.
-        public_key: Cow<'a, str>,
-    },
-    /// `Step`.
-    Step {
-        /// The era that ended with it.
-        era: u64,
-    },
-}
-
-/// How far a transaction has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Stage {
-    /// In a node's pool.
-    Accepted,
-    /// Executed in a block.
-    Processed,
-    /// Too old to be executed any more.
-    Expired,
-}
-
-/// The form of a transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum TransactionType {
-    /// As in Casper 1.x.
-    Deploy,
-    /// As of Casper 2.0.
-    Version1,
-}
+use account::initiator;
+pub use account::{account_of_initiator, account_of_key};
+pub use key::{Keys, Stage, TransactionType};
 
 /// The keys of a payload of this kind; `None` for kinds without any (`Shutdown`, unknown ones) and for unknown shapes.
 ///
@@ -169,58 +110,6 @@ impl Step {
         Keys::Step { era: self.era_id }
     }
 }
-
-/// The account in either of its spellings, whatever is around it: `"01…"`, as a deploy writes it, or
-/// `{"PublicKey":"01…"}` or `{"AccountHash":"account-hash-…"}`. Takes one JSON value.
-fn initiator(written: &str) -> Option<&str> {
-    #[derive(serde::Deserialize)]
-    enum InitiatorAddress<'a> {
-        PublicKey(&'a str),
-        AccountHash(&'a str),
-    }
-
-    let is_plain = |text: &&str| memchr::memchr2(b'"', b'\\', text.as_bytes()).is_none();
-    let key = written.strip_prefix(r#"{"PublicKey":""#).and_then(|rest| rest.strip_suffix(r#""}"#));
-    if let Some(key) = key.filter(is_plain) {
-        return Some(key);
-    }
-    if written.starts_with('"') {
-        return serde_json::from_str(written).ok();
-    }
-    let (InitiatorAddress::PublicKey(account) | InitiatorAddress::AccountHash(account)) =
-        serde_json::from_str(written).ok()?;
-    Some(account)
-}
-
-/// The account hash that stands for an initiator, in either of its spellings in [`Keys::Transaction`]: 32 bytes, the same
-/// for a public key and for its own `account-hash-…`. `None` for what is neither.
-#[must_use]
-pub fn account_of_initiator(initiator: &str) -> Option<[u8; 32]> {
-    if let Some(digits) = initiator.strip_prefix("account-hash-") {
-        let mut account = [0; 32];
-        return hex::decode_to_slice(digits, &mut account).is_ok().then_some(account);
-    }
-    let mut bytes = [0; PUBLIC_KEY_BYTES_MAX];
-    let public_key = bytes.get_mut(..initiator.len() / 2)?;
-    hex::decode_to_slice(initiator, public_key).ok()?;
-    account_of_key(public_key)
-}
-
-/// The account hash of a public key, which is its algorithm tag and 32 or 33 bytes: BLAKE2b-256 of the algorithm's name, a
-/// zero byte and the key without its tag. `None` for an unknown tag or another length.
-#[must_use]
-pub fn account_of_key(public_key: &[u8]) -> Option<[u8; 32]> {
-    let (algorithm, key) = match public_key {
-        [1, key @ ..] if key.len() == 32 => ("ed25519", key),
-        [2, key @ ..] if key.len() == 33 => ("secp256k1", key),
-        _ => return None,
-    };
-    let mut state = blake2b_simd::Params::new().hash_length(32).to_state();
-    state.update(algorithm.as_bytes()).update(&[0]).update(key);
-    state.finalize().as_bytes().try_into().ok()
-}
-
-const PUBLIC_KEY_BYTES_MAX: usize = 34;
 
 /// The payload as REST answers and the SQL tables have it: the wrapper that names the kind is off, an accepted transaction
 /// stands in a member `transaction`, and a step's `execution_effects` is called `execution_effect`. Everything else is

@@ -7,8 +7,9 @@
 
 use std::borrow::Cow;
 
-use super::{Keys, Stage, TransactionType, folded, initiator};
-use crate::casper::event::{FINALITY_SIGNATURE, TRANSACTION_ACCEPTED, TRANSACTION_PROCESSED};
+use super::account::initiator;
+use super::key::{Keys, Stage, TransactionType};
+use crate::casper::event::{FINALITY_SIGNATURE, TRANSACTION_ACCEPTED, TRANSACTION_PROCESSED, folded};
 use crate::engine::source::Kind;
 
 /// The keys of a signature or a transaction in a node's own spelling.
