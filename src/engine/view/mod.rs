@@ -1,7 +1,7 @@
 //! Views: from a key to the sequences of the events that have it.
 //!
 //! Owns one redb file beside the log and the thread that keeps it up with the log. Committed events flow in, and a
-//! dialect's [`Projection`] names their keys. Sequences flow out, never events: a caller reads the event itself from the
+//! dialect's `Projection` names their keys. Sequences flow out, never events: a caller reads the event itself from the
 //! log. The views hold nothing that the log does not, so they may be deleted at any time. Views that cannot be trusted are
 //! rebuilt.
 //!
