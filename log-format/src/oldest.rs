@@ -134,11 +134,7 @@ impl Retained {
             *kept = Some(OldestFile::open(storage, self.from())?);
         }
         if let Some(file) = kept.as_ref() {
-            if sequence > file.sequence() {
-                file.record(sequence)?;
-                // The other slot too: one of them may be damaged, and must not bring back what the other had replaced.
-                file.record(sequence)?;
-            }
+            file.record(sequence.max(file.sequence()))?;
             self.from.store(file.sequence(), Ordering::Release);
         }
         Ok(())
@@ -156,6 +152,8 @@ struct Written {
     file: Arc<dyn File>,
     /// What is on the device for sure.
     slot: OldestSlot,
+    /// Whether the other slot has the same sequence, for sure.
+    is_in_both: bool,
 }
 
 impl OldestFile {
@@ -165,13 +163,11 @@ impl OldestFile {
         let state = read(storage)?;
         let Some(slot) = state.newest else { return Self::make(storage, first) };
         let file = storage.open(FILE, true).map_err(storage_error(Operation::Open, FILE))?;
-        let written = Written { file, slot };
+        let written = Written { file, slot, is_in_both: false };
         // A sync of it may have failed before: then the kernel takes it for written.
         written.store(slot)?;
         let oldest = OldestFile(Mutex::new(written));
-        if state.is_damaged {
-            oldest.record(slot.sequence)?;
-        }
+        oldest.record(slot.sequence)?;
         Ok(oldest)
     }
 
@@ -179,7 +175,7 @@ impl OldestFile {
     pub(crate) fn make(storage: &dyn Storage, first: Sequence) -> Result<Self> {
         let slot = OldestSlot { counter: 1, sequence: first };
         let file = storage.create(FILE).map_err(storage_error(Operation::Create, FILE))?;
-        let written = Written { file, slot };
+        let written = Written { file, slot, is_in_both: false };
         written.store(slot)?;
         storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))?;
         let oldest = OldestFile(Mutex::new(written));
@@ -197,18 +193,31 @@ impl OldestFile {
         if sequence < self.sequence() { self.record(sequence) } else { Ok(()) }
     }
 
-    /// Records durably that the log has to hold everything from `sequence` on, and nothing before it.
+    /// Records durably that the log has to hold everything from `sequence` on, and nothing before it. In both slots: one of
+    /// them may be damaged later, and must not bring back what the other had replaced.
     pub(crate) fn record(&self, sequence: Sequence) -> Result<()> {
         let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = OldestSlot { counter: written.slot.counter.saturating_add(1), sequence };
-        written.store(next)?;
-        // Only now: a slot that was not synced is written again in the same place, and the other one stays whole.
-        written.slot = next;
+        if written.slot.sequence != sequence {
+            written.is_in_both = false;
+            written.store_next(sequence)?;
+        }
+        if !written.is_in_both {
+            written.store_next(sequence)?;
+            written.is_in_both = true;
+        }
         Ok(())
     }
 }
 
 impl Written {
+    fn store_next(&mut self, sequence: Sequence) -> Result<()> {
+        let next = OldestSlot { counter: self.slot.counter.saturating_add(1), sequence };
+        self.store(next)?;
+        // Only now: a slot that was not synced is written again in the same place, and the other one stays whole.
+        self.slot = next;
+        Ok(())
+    }
+
     fn store(&self, slot: OldestSlot) -> Result<()> {
         self.file.write_at(&slot.encode(), slot.offset()).map_err(storage_error(Operation::Write, FILE))?;
         self.file.sync().map_err(storage_error(Operation::Sync, FILE))

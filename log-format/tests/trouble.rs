@@ -343,6 +343,29 @@ fn a_full_disk_at_any_call_of_a_commit_or_a_seal_loses_nothing() {
 }
 
 #[test]
+fn a_drop_that_failed_and_is_repeated_is_on_record_in_both_slots() {
+    for calls in 0..6 {
+        let disk = SimulatedDisk::new(calls);
+        let Opened { mut writer, .. } = open(&disk);
+        for first in [0, 3, 6] {
+            append(&mut writer, first..first + 3);
+            writer.seal_now(9).unwrap();
+        }
+        disk.fail_after(calls, Fault::Io);
+        let _ = writer.drop_before(6);
+        disk.clear_fault();
+        writer.drop_before(6).unwrap();
+        drop(writer);
+        for slot in [0, 512] {
+            let damaged = SimulatedDisk::with_files(1, disk.files());
+            damaged.edit("oldest", |oldest| oldest[slot + 20] ^= 1);
+            let (found, missing) = readable(&reader(&damaged));
+            assert_eq!((found, missing), (vec![6, 7, 8], vec![(0, 6, Missing::Dropped)]), "slot {slot}, call {calls}");
+        }
+    }
+}
+
+#[test]
 fn a_copy_of_a_log_that_is_being_written_opens_as_a_clean_prefix() {
     let original = tempfile::tempdir().unwrap();
     let options = WriteOptions { segment_bytes_max: 40_000, segment_blocks_max: 50, ..options() };
