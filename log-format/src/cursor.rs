@@ -14,13 +14,14 @@ pub struct Cursor {
     position: Sequence,
     end: Sequence,
     kinds: u64,
+    reads_large: bool,
 }
 
 impl Cursor {
     /// Reads from `position` on; what was dropped or lost there comes as [`Item::Missing`].
     #[must_use]
     pub fn new(log: &Log, position: Sequence) -> Self {
-        Cursor { position, log: log.clone(), end: Sequence::MAX, kinds: u64::MAX }
+        Cursor { position, log: log.clone(), end: Sequence::MAX, kinds: u64::MAX, reads_large: true }
     }
 
     /// Reads no event at or after `end`.
@@ -36,6 +37,13 @@ impl Cursor {
         Cursor { kinds, ..self }
     }
 
+    /// Leaves the payloads of large events alone: their items have an empty one, and the caller reads them in pieces, from
+    /// [`Run::large`].
+    #[must_use]
+    pub fn without_large_payloads(self) -> Self {
+        Cursor { reads_large: false, ..self }
+    }
+
     /// The first sequence that was not read yet.
     #[must_use]
     pub fn position(&self) -> Sequence {
@@ -43,10 +51,11 @@ impl Cursor {
     }
 
     /// Reads on; `None` when there is nothing more, for now or because the range ends. A run is never empty of sequences,
-    /// and the next one begins where it ends. A large event is read whole into memory.
+    /// and the next one begins where it ends. A large event is read whole into memory, unless
+    /// [`Cursor::without_large_payloads`] says otherwise.
     ///
     /// # Errors
-    /// What the storage answers; the position stays, so that the same can be tried again. Damage is no error: it comes as
+    /// What the storage answers; the position stays, so that the same can be tried again. Damage is not an error: it comes as
     /// [`Item::Missing`].
     pub fn next_run(&mut self) -> Result<Option<Run>> {
         if self.position >= self.end {
@@ -65,7 +74,8 @@ impl Cursor {
                 Some(self.advance(block.end_sequence(), Content::Events { block, rows }))
             }
             Read::Large(large) => {
-                let content = match large.payload() {
+                let is_wanted = self.reads_large && large.shape().kinds() & self.kinds != 0;
+                let content = match if is_wanted { large.payload() } else { Ok(Vec::new()) } {
                     Ok(payload) => Content::Large(Box::new(large), payload),
                     Err(error) if error.is_damage() => Content::Missing(Missing::Quarantined(error.to_string())),
                     Err(error) => return Err(error),
@@ -133,6 +143,15 @@ impl Run {
         let end = self.sequences.end;
         let rows = rows.filter_map(move |index| block?.row(index));
         rows.take_while(move |row| row.sequence() < end)
+    }
+
+    /// The large event that it is, if it is one.
+    #[must_use]
+    pub fn large(&self) -> Option<&LargeEvent> {
+        match &self.content {
+            Content::Large(large, _) => Some(large),
+            _ => None,
+        }
     }
 
     /// The block that holds its events, where one does, to keep it for as long as they are needed.

@@ -8,7 +8,7 @@ use std::{
 use clap::ValueEnum;
 use serde::Serialize;
 use sidecar_log_format::{
-    ApiVersion, LargeEvent, Log, Read, Row, Sequence, Timestamp, inspect::kind_name, version_frame,
+    ApiVersion, Cursor, Item, LargeEvent, Log, Read, Row, Run, Sequence, Timestamp, inspect::kind_name, version_frame,
 };
 
 use crate::{
@@ -56,8 +56,8 @@ pub(crate) fn cat(arguments: &CatArguments, out: &mut impl Write) -> anyhow::Res
     selection.check()?;
     let log = arguments.log.open()?;
     let names = log.kinds();
+    let kinds = selection.kinds(&names)?;
     let mut printer = Printer {
-        kinds: selection.kinds(&names)?,
         names,
         format: arguments.format,
         announced: ApiVersion::NONE,
@@ -76,33 +76,20 @@ pub(crate) fn cat(arguments: &CatArguments, out: &mut impl Write) -> anyhow::Res
         },
         None => selection.until.unwrap_or(Sequence::MAX),
     };
-    let mut next = match (arguments.since, arguments.last) {
+    let start = match (arguments.since, arguments.last) {
         (Some(time), _) => log.start_at_time(time)?,
-        (None, Some(events)) => start_of_last(&log, events, printer.kinds, until)?,
+        (None, Some(events)) => start_of_last(&log, events, kinds, until)?,
         // Lost events at the beginning are named, too.
         (None, None) => selection.from.unwrap_or_else(|| log.beginning()),
     };
+    let end = until.saturating_add(1);
+    let mut cursor = Cursor::new(&log, start).until(end).of_kinds(kinds).without_large_payloads();
     let mut is_whole = true;
-    while next <= until {
-        match log.read(next)? {
-            Read::Events { block, index } => {
-                let mut version = block.version_in_force(index);
-                for row in block.rows().skip(index).take_while(|row| row.sequence() <= until) {
-                    version = row.rise().unwrap_or(version);
-                    printer.event(&row, version, row.frame(), &row.payload())?;
-                }
-                next = block.end_sequence();
-            }
-            Read::Large(large) => {
-                printer.large(&large)?;
-                next = large.sequence().saturating_add(1);
-            }
-            Read::Missing { from, to, why } => {
-                warn_missing(from, to.min(until.saturating_add(1)), &why);
-                is_whole &= !is_unsettled(&why);
-                next = to;
-            }
-            Read::End => {
+    loop {
+        match cursor.next_run()? {
+            Some(run) => is_whole &= printer.run(&run)?,
+            None if cursor.position() >= end => break,
+            None => {
                 printer.caught_up(log.head().api_version)?;
                 if !arguments.follow {
                     break;
@@ -143,7 +130,6 @@ fn start_of_last(log: &Log, events: u64, kinds: u64, until: Sequence) -> anyhow:
 }
 
 struct Printer<W: Write> {
-    kinds: u64,
     names: Vec<(u8, String)>,
     format: Format,
     /// The API version that the output has announced last.
@@ -164,24 +150,34 @@ struct Line<'a> {
 }
 
 impl<W: Write> Printer<W> {
-    fn event(&mut self, row: &Row<'_>, version: ApiVersion, frame: &[u8], payload: &[u8]) -> io::Result<()> {
-        if self.kinds & row.kind().bit() == 0 {
-            return Ok(());
+    /// Prints the events of a run; says whether none of its sequences had to be left out because of damage.
+    fn run(&mut self, run: &Run) -> io::Result<bool> {
+        let mut is_whole = true;
+        for item in run.items() {
+            match (item, run.large()) {
+                (Item::Event(row, _), Some(large)) => self.large(&row, large)?,
+                (Item::Event(row, payload), None) => self.event(&row, &payload)?,
+                (Item::Missing(sequences, why), _) => {
+                    warn_missing(&sequences, why);
+                    is_whole &= !is_unsettled(why);
+                }
+            }
         }
+        Ok(is_whole)
+    }
+
+    fn event(&mut self, row: &Row<'_>, payload: &[u8]) -> io::Result<()> {
         match self.format {
             Format::Sse => {
-                self.announce(version)?;
-                self.out.write_all(frame)
+                self.announce(row.version_in_force())?;
+                self.out.write_all(row.frame())
             }
             Format::Jsonl => write_line(&mut self.out, &self.names, row, payload),
         }
     }
 
-    fn large(&mut self, large: &LargeEvent) -> io::Result<()> {
-        let Some(row) = large.shape().row(0) else { return Ok(()) };
-        if self.kinds & row.kind().bit() == 0 {
-            return Ok(());
-        }
+    /// Prints an event whose bytes are read in pieces.
+    fn large(&mut self, row: &Row<'_>, large: &LargeEvent) -> io::Result<()> {
         let mut wire = large.wire()?;
         // The version frame before it is announced here, once.
         let mut frame_start = io::sink();
@@ -194,7 +190,7 @@ impl<W: Write> Printer<W> {
             Format::Jsonl => {
                 let mut frame = Vec::new();
                 wire.read_to_end(&mut frame)?;
-                write_line(&mut self.out, &self.names, &row, &row.payload_in(&frame))
+                write_line(&mut self.out, &self.names, row, &row.payload_in(&frame))
             }
         }
     }

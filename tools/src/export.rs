@@ -14,7 +14,7 @@ use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use indicatif::{HumanBytes, ProgressBar};
 use sidecar::casper::export::{ExportFrom, export_range, sqlite};
-use sidecar_log_format::{Kind, Log, Missing, Read, Row, Sequence, inspect::kind_name};
+use sidecar_log_format::{Cursor, Item, Kind, Log, Missing, Row, Sequence, inspect::kind_name};
 
 use crate::{
     LogArgument,
@@ -237,30 +237,14 @@ impl Export<'_> {
         bar: &ProgressBar,
         mut take: impl FnMut(&Row<'_>, &[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let (kinds, range) = (self.kinds, &self.range);
-        let mut next = start;
-        while next < range.end {
-            bar.set_position(next - range.start);
-            match self.log.read(next)? {
-                Read::Events { block, index } => {
-                    for row in block.rows().skip(index).take_while(|row| row.sequence() < range.end) {
-                        if kinds & row.kind().bit() != 0 {
-                            take(&row, &row.payload())?;
-                        }
-                    }
-                    next = block.end_sequence();
+        let mut cursor = Cursor::new(self.log, start).until(self.range.end).of_kinds(self.kinds);
+        while let Some(run) = cursor.next_run()? {
+            bar.set_position(run.sequences.start - self.range.start);
+            for item in run.items() {
+                match item {
+                    Item::Event(row, payload) => take(&row, &payload)?,
+                    Item::Missing(sequences, why) => self.pass(sequences, why, bar)?,
                 }
-                Read::Large(large) => {
-                    if let Some(row) = large.shape().row(0).filter(|row| kinds & row.kind().bit() != 0) {
-                        take(&row, &large.payload()?)?;
-                    }
-                    next = large.sequence().saturating_add(1);
-                }
-                Read::Missing { from, to, why } => {
-                    self.pass(from..to.min(range.end), &why, bar)?;
-                    next = to;
-                }
-                Read::End => break,
             }
         }
         Ok(())
@@ -268,7 +252,7 @@ impl Export<'_> {
 
     /// Warns of sequences that name no event any more. That there was damage is remembered, for a run that resumes.
     fn pass(&self, sequences: Range<Sequence>, why: &Missing, bar: &ProgressBar) -> anyhow::Result<()> {
-        bar.suspend(|| warn_missing(sequences.start, sequences.end, why));
+        bar.suspend(|| warn_missing(&sequences, why));
         if is_unsettled(why) {
             let file = self.damage_file();
             File::create(&file).with_context(|| format!("cannot write {}", file.display()))?;

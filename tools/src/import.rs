@@ -30,8 +30,8 @@ use sidecar::casper::dialect::Casper;
 use sidecar::casper::event::{self, Classified, classify, kind_name};
 use sidecar::engine::dialect::{Identity, write_options};
 use sidecar_log_format::{
-    ApiVersion, Durability, Event, Kind, Log, Mark, MarkKind, Opened, Read, ReadOptions, Timestamp, WriteOptions,
-    Writer, history::IN_FRONT_OF,
+    ApiVersion, Cursor, Durability, Event, Item, Kind, Log, Mark, MarkKind, Opened, ReadOptions, Timestamp,
+    WriteOptions, Writer, history::IN_FRONT_OF,
 };
 
 use crate::{WrongUsage, print};
@@ -89,32 +89,21 @@ impl Known {
     /// Reads the log, up to the block that has the `events_max`th event.
     fn read(log: &Log, events_max: usize) -> anyhow::Result<Self> {
         let mut known = Known::default();
-        let mut next = log.oldest();
+        let mut cursor = Cursor::new(log, log.oldest());
         let mut last_received = 0;
-        loop {
-            next = match log.read(next)? {
-                Read::End => break,
-                _ if known.len() >= events_max => {
-                    // Databases that keep whole seconds have the next events from the beginning of this one.
-                    known.read_until = Some(last_received - last_received % 1_000_000);
-                    break;
+        while let Some(run) = cursor.next_run()? {
+            if known.len() >= events_max {
+                // Databases that keep whole seconds have the next events from the beginning of this one.
+                known.read_until = Some(last_received - last_received % 1_000_000);
+                break;
+            }
+            for item in run.items() {
+                // What is missing is not known here, so that an import may bring it again.
+                if let Item::Event(row, payload) = item {
+                    known.add(row.kind(), row.source(), row.upstream_id(), &payload);
+                    last_received = row.received();
                 }
-                Read::Events { block, index } => {
-                    for row in block.rows().skip(index) {
-                        known.add(row.kind(), row.source(), row.upstream_id(), &row.payload());
-                        last_received = row.received();
-                    }
-                    block.end_sequence()
-                }
-                Read::Large(large) => {
-                    if let Some(row) = large.shape().row(0) {
-                        known.add(row.kind(), row.source(), row.upstream_id(), &large.payload()?);
-                        last_received = row.received();
-                    }
-                    large.sequence() + 1
-                }
-                Read::Missing { to, .. } => to,
-            };
+            }
         }
         Ok(known)
     }

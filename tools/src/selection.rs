@@ -1,5 +1,7 @@
 //! Which events of a log somebody asks for, and what is to be said about those that it does not have.
 
+use std::ops::Range;
+
 use anyhow::bail;
 use sidecar_log_format::{Kind, Log, Missing, Sequence, inspect::copy_lacks};
 
@@ -82,8 +84,10 @@ impl Selection {
     }
 }
 
-pub(crate) fn warn_missing(from: Sequence, to: Sequence, why: &Missing) {
-    print::to_stderr(format_args!("warning: sequences {from} to {} are {why}", to.saturating_sub(1)));
+/// Warns of sequences that name no event.
+pub(crate) fn warn_missing(sequences: &Range<Sequence>, why: &Missing) {
+    let (first, last) = (sequences.start, sequences.end.saturating_sub(1));
+    print::to_stderr(format_args!("warning: sequences {first} to {last} are {why}"));
 }
 
 /// Whether events are left out that should be there: a file is gone or damaged, and no mark settles it.

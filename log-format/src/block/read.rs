@@ -187,6 +187,12 @@ impl Block {
 }
 
 impl<'a> Row<'a> {
+    /// The API version in force at the event: what the wire form has announced last before its own frame.
+    #[must_use]
+    pub fn version_in_force(&self) -> ApiVersion {
+        self.rise().unwrap_or_else(|| self.block.version_in_force(self.index))
+    }
+
     /// Its value in a column. Opening the table has checked that each column is as long as the block.
     fn value<T>(&self, column: &'a [T]) -> Option<&'a T> {
         column.get(self.index)
@@ -275,7 +281,7 @@ impl<'a> Row<'a> {
         self.block.payload.get(self.range_with_rise()).unwrap_or_default()
     }
 
-    /// Where the version frame before it and its own frame stand in [`Block::wire`].
+    /// Where the version frame before it and its own frame are in [`Block::wire`].
     #[must_use]
     pub fn range_with_rise(&self) -> Range<usize> {
         self.block.rows.bound(self.index)..self.block.rows.bound(self.index + 1)
@@ -288,7 +294,7 @@ impl<'a> Row<'a> {
         self.block.rows.bound(self.index) + rise_length..self.block.rows.bound(self.index + 1)
     }
 
-    /// The API version whose frame stands right before it.
+    /// The API version whose frame is right before it.
     #[must_use]
     pub fn rise(&self) -> Option<ApiVersion> {
         self.block.rows.rise(self.index)
