@@ -15,7 +15,7 @@ pub enum Error {
         operation: Operation,
         /// The file, relative to the log's directory.
         file: String,
-        /// The operating system's answer. The message has it, so it is no `source()` that would be printed once more.
+        /// The operating system's answer. The message has it, so it is no `source()` that would be printed again.
         r#source: io::Error,
     },
     /// The directory holds no log.
@@ -132,7 +132,7 @@ pub enum Error {
         /// Which limit or rule it breaks.
         reason: String,
     },
-    /// A sync or write failed earlier: what the disk holds is unknown until the log is opened anew.
+    /// A sync or write failed earlier: what the disk holds is unknown until the log is opened again.
     #[error("the log was closed after a failed write or sync; open it again to go on from what the disk really holds")]
     Poisoned,
     /// Sequence numbers are used up.

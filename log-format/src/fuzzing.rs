@@ -124,7 +124,7 @@ fn encode_again(form: &Form, header: &BlockHeader, block: &Block) {
     }
 }
 
-/// Where a footer is put: far enough behind the blocks that it may list.
+/// Where a footer is put: far enough after the blocks that it may list.
 const FOOTER_AT: u64 = 1 << 40;
 
 fn read_footer(bytes: Vec<u8>) {
@@ -182,7 +182,7 @@ fn seal(block: &mut [u8], [table, payload]: [usize; 2]) {
     block[BLOCK_HEADER_BYTES - 4..BLOCK_HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Gives the header and every block of a segment checksums that fit, as far as one is found behind the other.
+/// Gives the header and every block of a segment checksums that fit, as far as one is found after the other.
 fn mend_segment(segment: &mut [u8]) {
     let Some(length) = segment.get(10..12).map(|length| u16::from_le_bytes([length[0], length[1]]) as usize) else {
         return;

@@ -15,7 +15,7 @@ use crate::{
 pub(crate) const FILE: &str = "head";
 const MAGIC: [u8; 4] = *b"HEAD";
 const SLOT_BYTES: usize = 96;
-/// Slots stand a disk sector apart.
+/// Slots are a disk sector apart.
 const SLOT_DISTANCE: u64 = 512;
 /// Where the copy of the newest segment's header is.
 const COPY_AT: u64 = 1024;
@@ -43,7 +43,7 @@ pub(crate) struct HeadSlot {
     pub(crate) file_identity: u64,
     /// The log was closed in order.
     pub(crate) clean: bool,
-    /// The log was written without syncs: behind a power cut, sequences beyond this head may have been given out.
+    /// The log was written without syncs: after a power cut, sequences beyond this head may have been given out.
     pub(crate) unsynced: bool,
 }
 
@@ -93,7 +93,7 @@ impl HeadSlot {
 pub(crate) enum HeadState {
     /// There is none, or no whole slot.
     Missing,
-    /// It was written where it lies.
+    /// It was written where it is.
     Own(HeadSlot),
     /// It came here with a copy of the log; the copy's segments may be older than it.
     Copied(HeadSlot),
@@ -208,7 +208,7 @@ pub(crate) struct HeadFile {
 }
 
 impl HeadFile {
-    /// Opens the file for writing, going on from counter `counter`.
+    /// Opens the file for writing, continuing from counter `counter`.
     pub(crate) fn open(storage: &dyn Storage, counter: u64) -> Result<Self> {
         let file = match storage.open(FILE, true) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -250,7 +250,7 @@ impl HeadFile {
         self.sync()
     }
 
-    /// Says of what was written last that the log was closed in order behind it.
+    /// Says of what was written last that the log was closed in order after it.
     pub(crate) fn write_clean(&mut self) -> Result<()> {
         self.last.map_or(Ok(()), |last| self.write(HeadSlot { clean: true, ..last }))
     }

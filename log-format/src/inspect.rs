@@ -213,11 +213,11 @@ pub struct MarkReport {
     pub source: String,
     /// When it was made, in microseconds since the Unix epoch.
     pub received: Timestamp,
-    /// Its JSON object, as it stands.
+    /// Its JSON object, as it is stored.
     pub body: String,
 }
 
-/// Looks at a log as it stood when `log` was opened or last refreshed; also while it is being written.
+/// Looks at a log as it was when `log` was opened or last refreshed; also while it is being written.
 ///
 /// # Errors
 /// What the storage answers. Damage is part of the report.

@@ -2,7 +2,71 @@
 //!
 //! One [`Writer`] appends events and commits them; any number of [`Log`] readers, in this and other processes, read from
 //! any sequence on. There is no thread, no clock, no network and no async runtime in here: bytes in, bytes out.
-//! `FORMAT.md` beside this crate describes every byte on disk and what the log promises.
+//!
+//! # Writing a log and following it
+//!
+//! ```
+//! use std::sync::Arc;
+//! use sidecar_log_format::{
+//!     ApiVersion, Cursor, Event, Item, Kind, Log, Opened, ReadOptions, WriteOptions, Writer, storage::Directory,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("my-log");
+//! let storage = Arc::new(Directory::create(&path)?);
+//! // The kinds of events that the source has, by number; the id of a new log is 16 random bytes.
+//! let options = WriteOptions {
+//!     kinds: vec![(1, "Tick".to_owned())],
+//!     ..WriteOptions::new("example", *b"16 random bytes!", 0)
+//! };
+//! let Opened { mut writer, log, .. } = Writer::open(storage, options)?;
+//!
+//! let tick = Event {
+//!     kind: Kind(1),
+//!     name: "",
+//!     source: "clock",
+//!     network: "",
+//!     api_version: ApiVersion::NONE,
+//!     upstream_id: None,
+//!     received: 1_700_000_000_000_000,
+//!     payload: r#"{"tick":1}"#,
+//! };
+//! assert_eq!(writer.append(&tick)?, 0);
+//! assert_eq!(log.head().next_sequence, 0, "nothing is visible before it is durable");
+//! writer.commit()?;
+//!
+//! // A cursor is a position; damage and lost sequences come as items.
+//! let mut cursor = Cursor::new(&log, 0);
+//! let run = cursor.next_run()?.expect("an event was committed");
+//! for item in run.items() {
+//!     match item {
+//!         Item::Event(row, payload) => assert_eq!((row.name(), &*payload), ("Tick", &br#"{"tick":1}"#[..])),
+//!         Item::Missing(range, why) => eprintln!("{range:?} are missing: {why}"),
+//!     }
+//! }
+//! assert!(cursor.next_run()?.is_none(), "nothing more for now");
+//!
+//! // A reader in another process takes no lock, and looks again when it wants to.
+//! let elsewhere = Log::open(Arc::new(Directory::at(&path)), ReadOptions::default())?;
+//! writer.append(&Event { payload: r#"{"tick":2}"#, ..tick })?;
+//! writer.commit()?;
+//! assert_eq!(elsewhere.refresh()?.next_sequence, 2);
+//! assert!(cursor.next_run()?.is_some());
+//! writer.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to continue
+//!
+//! - [`Writer`], [`WriteOptions`] and [`Durability`]: what a commit promises. [`Writer::reopen`]: after a failure.
+//! - [`Cursor`]: reading in order. [`Log`]: reading one event, the stored blocks, marks, chain values, losses.
+//! - [`Maintenance`]: compacting and dropping sealed segments while the log is written.
+//! - [`verify`], [`repair`], [`inspect`]: looking after a log. [`history`]: putting older events in front.
+//! - [`storage`]: what the log needs of a disk; a test can put another one there.
+//! - [`mod@format`]: every byte on disk, all limits, and what is promised for each failure.
+//! - The folder `examples`: `follow` and `range`.
 //!
 //! It is not a queue (readers keep their own positions), not a database (nothing is ever changed) and not replicated.
 
@@ -19,6 +83,8 @@ mod estimate;
 mod event;
 mod examine;
 mod form;
+#[doc = include_str!("../FORMAT.md")]
+pub mod format {}
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod head;

@@ -16,7 +16,7 @@ pub(crate) enum ChainAfterLoss {
     Unchanged,
     /// It follows on this value, which the lost block's header told.
     Value(ChainValue),
-    /// Nothing tells: the next block's value is taken as it stands.
+    /// Nothing tells: the next block's value is taken as it is.
     Unknown,
 }
 

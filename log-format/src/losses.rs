@@ -192,7 +192,7 @@ impl Collection {
         (sequence < *end).then(|| (*end, *kind, Arc::clone(reason)))
     }
 
-    /// The ranges from `oldest` on; what retention has dropped meanwhile is no loss any more.
+    /// The ranges from `oldest` on; what retention has dropped meanwhile is not a loss any more.
     pub(crate) fn losses(&self, oldest: Sequence) -> Losses {
         let ranges = self.ranges.iter().filter(|(_, (end, ..))| *end > oldest);
         let ranges = ranges.map(|(&start, (end, kind, reason))| LostRange {

@@ -1,4 +1,4 @@
-//! What can be done to the sealed segments of a log while others read it and its writer goes on.
+//! What can be done to the sealed segments of a log while others read it and its writer continues.
 //!
 //! Owns the right to do so: [`Maintenance`] shares the writer's lock, or holds it alone where no writer runs. It rewrites
 //! segments, drops the oldest ones, and reads what a dropped one held. When any of it is due is for the caller to know.
@@ -157,7 +157,7 @@ impl Maintenance {
         self.shared.segment_list().last().copied()
     }
 
-    /// Cuts the sealed segment that begins at `first_sequence` anew into blocks and compresses them. `None` when retention
+    /// Cuts the sealed segment that begins at `first_sequence` again into blocks and compresses them. `None` when retention
     /// has dropped the segment meanwhile; nothing is changed then, nor after an error.
     ///
     /// # Errors
@@ -239,7 +239,7 @@ pub(crate) fn drop_before(shared: &Shared, sequence: Sequence) -> Result<usize> 
     Ok(to_drop.len())
 }
 
-/// Removes a segment's file, and sees to it that a crash cannot bring it back without those behind it.
+/// Removes a segment's file, and sees to it that a crash cannot bring it back without those after it.
 fn remove_segment(storage: &dyn Storage, first_sequence: Sequence) -> Result<()> {
     let name = file_name(first_sequence);
     match storage.remove(&name) {

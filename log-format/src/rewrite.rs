@@ -179,7 +179,7 @@ fn is_mergeable(entry: &BlockEntry) -> bool {
     entry.block_type == BlockType::EVENTS.0 && entry.payload_raw <= LARGE_BYTES
 }
 
-/// Whether a block of this index entry is decoded and compressed anew.
+/// Whether a block of this index entry is decoded and compressed again.
 pub(crate) fn is_recompressed(entry: &BlockEntry) -> bool {
     entry.block_type == BlockType::EVENTS.0 && entry.payload_raw <= RECOMPRESSED_BYTES_MAX
 }
@@ -234,12 +234,12 @@ fn digest_events(digest: &mut blake3::Hasher, block: &Block) {
     }
 }
 
-/// Cuts a run of events anew into blocks.
+/// Cuts a run of events again into blocks.
 pub(crate) struct Cutter {
     form: Form,
     block_bytes: usize,
     builder: Option<BlockBuilder>,
-    /// The sequence that the open block goes on with.
+    /// The sequence that the open block continues with.
     next: Sequence,
     /// The chain value after what was taken in last.
     chain: ChainValue,
@@ -341,7 +341,7 @@ impl<'a> Replacement<'a> {
         builder.map_or(Ok(()), |builder| self.append(builder, BlockType::EVENTS))
     }
 
-    /// The digest of all events that were compressed anew, read back from the file.
+    /// The digest of all events that were compressed again, read back from the file.
     fn digest(&self) -> Result<blake3::Hash> {
         let written = SegmentFile::open_aside(self.storage, &self.name)?;
         let mut digest = blake3::Hasher::new();
@@ -363,7 +363,7 @@ impl<'a> Replacement<'a> {
         Ok(())
     }
 
-    /// Writes the mark of a loss. Its block says what the log goes on from, as every block of marks does.
+    /// Writes the mark of a loss. Its block says what the log continues from, as every block of marks does.
     pub(crate) fn mark_loss(&mut self, lost: &Loss, now: Timestamp) -> Result<()> {
         let chain = lost.chain.unwrap_or(self.footer.chain_after);
         let position = Position {
@@ -424,11 +424,11 @@ impl<'a> Replacement<'a> {
     }
 }
 
-/// A hole to be marked, and what the log goes on from behind it.
+/// A hole to be marked, and what the log continues from after it.
 pub(crate) struct Loss {
     pub(crate) sequences: std::ops::Range<Sequence>,
     pub(crate) reason: String,
-    /// `None`: the next block's chain value is taken as it stands.
+    /// `None`: the next block's chain value is taken as it is.
     pub(crate) chain: Option<ChainValue>,
     pub(crate) wire_version: ApiVersion,
     pub(crate) announced_version: ApiVersion,

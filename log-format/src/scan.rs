@@ -13,9 +13,9 @@ pub(crate) struct Scan {
     pub(crate) footer: Footer,
     /// Where the last sound block ends.
     pub(crate) end: u64,
-    /// Bytes in the middle that are no block, with sound blocks behind them.
+    /// Bytes in the middle that are not a block, with sound blocks after them.
     pub(crate) damage: Vec<Error>,
-    /// What stands at `end`, when it is neither zeros nor the end of the file.
+    /// What is at `end`, when it is neither zeros nor the end of the file.
     pub(crate) tail: Option<Error>,
     /// The segment came here with a copy, so that any part of it may be older than what follows.
     copied: bool,
@@ -27,7 +27,7 @@ impl Scan {
         Scan { footer, end: segment.blocks_start, damage: Vec::new(), tail: None, copied: false }
     }
 
-    /// For a segment that was copied while it was being written: what stands behind a torn block proves nothing.
+    /// For a segment that was copied while it was being written: what is after a torn block proves nothing.
     pub(crate) fn begin_copied(segment: &SegmentFile) -> Self {
         Scan { copied: true, ..Self::begin(segment) }
     }
@@ -42,7 +42,7 @@ impl Scan {
         let length = segment.file.len().map_err(storage_error(Operation::Read, &segment.name))?;
         while self.end < limit {
             let error = match self.next_block(segment, trusted, length) {
-                // The end, as zeros are, unless blocks stand behind it: those were committed.
+                // The end, as zeros are, unless blocks are after it: those were committed.
                 Ok(Some(header)) if header.block_type == BlockType::FOOTER => None,
                 Ok(Some(header)) => {
                     self.footer.add(&header, self.end);
@@ -78,7 +78,7 @@ impl Scan {
         }
         let expected = self.footer.end_sequence;
         let follows = match header.block_type {
-            // A mark of a loss stands behind what is lost.
+            // A mark of a loss is after what is lost.
             BlockType::MARKS => header.first_sequence >= expected,
             _ => header.first_sequence == expected,
         };
@@ -94,7 +94,7 @@ impl Scan {
         Ok(Some(header))
     }
 
-    /// Where the segment goes on behind what is no block: at which byte and sequence.
+    /// Where the segment continues after what is not a block: at which byte and sequence.
     fn next_sound_block(&self, segment: &SegmentFile, trusted: u64) -> Result<Option<(u64, Sequence)>> {
         if self.copied {
             return Ok(None);

@@ -1,7 +1,7 @@
 //! Checking a whole log: every checksum, row, sequence, version and chain value, and the head.
 //!
 //! A storage goes in, a [`Verification`] comes out; nothing is changed and no lock is taken. It works on a read-only
-//! directory and while the log is being written, up to the head as it stood at the start.
+//! directory and while the log is being written, up to the head as it was at the start.
 
 use std::{ops::Range, sync::Arc};
 
@@ -216,7 +216,7 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
     Ok(verification)
 }
 
-/// What of a segment a reader does not get before a repair. The log goes on at `end`, as far as that is known.
+/// What of a segment a reader does not get before a repair. The log continues at `end`, as far as that is known.
 fn collect_losses(losses: &mut Collection, examined: &Examined, end: Option<Sequence>) {
     for damage in &examined.damage {
         // Where no byte is wrong, a file or a part of it is gone.
@@ -325,7 +325,7 @@ impl Verification {
         }
     }
 
-    /// Takes a copy that ends before its head for wrong, which it is where nobody goes on writing the original.
+    /// Counts it as a problem that a copy ends before its head, which it is when the original is not written any more.
     pub fn require_whole(&mut self) {
         if let Some(lacks) = self.copy_lacks {
             let sequences = lacks.first_sequence..lacks.last_sequence.saturating_add(1);

@@ -16,6 +16,13 @@ use sidecar_log_format::{
     storage::{Directory, File, FileLayer, Layer, Storage},
 };
 
+#[path = "../examples/follow.rs"]
+#[allow(dead_code, reason = "its entry point")]
+mod follow;
+#[path = "../examples/range.rs"]
+#[allow(dead_code, reason = "its entry point")]
+mod range;
+
 const VERSION: ApiVersion = ApiVersion { major: 2, minor: 0, patch: 0 };
 
 fn storage(directory: &tempfile::TempDir) -> Arc<dyn Storage> {
@@ -530,4 +537,28 @@ fn a_panic_in_the_middle_of_a_commit_poisons_the_writer() {
     let Opened { writer, .. } = Writer::reopen(&log, options()).unwrap();
     assert!(writer.next_sequence() >= appended);
     assert_eq!(log.head().next_sequence, writer.next_sequence());
+}
+
+#[test]
+fn the_example_that_follows_a_log_prints_every_event_also_of_a_log_that_it_continues() {
+    let directory = tempfile::tempdir().unwrap();
+    for (begins, first) in [("a new log", 0), ("an older log, continued", 5)] {
+        let mut out = Vec::new();
+        follow::run(directory.path(), &mut out).unwrap();
+        let events: String = (0..5).map(|number| format!("{} Tick: {{\"tick\":{number}}}\n", first + number)).collect();
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{begins}\n{events}"));
+    }
+}
+
+#[test]
+fn the_example_that_reads_a_range_names_what_is_damaged_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    range::damaged_log(directory.path()).unwrap();
+    let mut out = Vec::new();
+    range::run(directory.path(), 3..12, &mut out).unwrap();
+    let out = String::from_utf8(out).unwrap();
+    let lines: Vec<_> = out.lines().collect();
+    assert_eq!(lines[..3], ["a log of example, from 0 to before 20", "3: {\"number\":3}", "4: {\"number\":4}"]);
+    assert!(lines[3].starts_with("5 to 9: stored and damaged: 00000000000000000000.segment at byte "), "{}", lines[3]);
+    assert_eq!(lines[4..], ["10: {\"number\":10}", "11: {\"number\":11}", "4 events, 5 missing"]);
 }

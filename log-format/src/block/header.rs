@@ -31,7 +31,7 @@ const HEADER_VERSION: u8 = 1;
 const ROW_VERSION: u16 = 1;
 /// What a row takes in the table's columns together.
 const ROW_BYTES: u16 = 34;
-/// Everything before this block was durable when it was written, so damage before it is no torn write.
+/// Everything before this block was durable when it was written, so damage before it is not a torn write.
 const FLAG_SYNCED_BEFORE: u16 = 1;
 
 /// What a block holds. Readers skip a type they don't know by its length.
@@ -43,7 +43,7 @@ impl BlockType {
     pub(crate) const MARKS: BlockType = BlockType(2);
     pub(crate) const FOOTER: BlockType = BlockType(3);
 
-    /// Whether its first sequence says where in the log it stands.
+    /// Whether its first sequence says where in the log it is.
     pub(crate) fn has_position(self) -> bool {
         matches!(self, Self::EVENTS | Self::MARKS)
     }
@@ -76,7 +76,7 @@ pub(crate) struct BlockHeader {
 /// Why bytes are not a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum BlockError {
-    /// Zeros, or nothing at all, where a header would stand: the end of what was written.
+    /// Zeros, or nothing at all, where a header would be: the end of what was written.
     End,
     /// Not what was written.
     Corrupt(Cow<'static, str>),

@@ -1,7 +1,7 @@
 //! The table of a block: what is known about each event, one row per event.
 //!
 //! Stored column by column, because columns compress to a few bytes a row, as an rkyv archive that is checked once and
-//! then read in place. Every value stands by itself, or relative to what the block's header and the row's own sequence
+//! then read in place. Every value is absolute, or relative to what the block's header and the row's own sequence
 //! say: no row needs the ones before it, except for the place of its frame, which [`Rows`] adds up when it is opened.
 
 use rkyv::rancor;
@@ -43,7 +43,7 @@ pub(super) struct Table {
     pub(super) received: Vec<u64>,
 }
 
-/// A version frame stands before the frame of this row.
+/// A version frame is before the frame of this row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize)]
 pub(super) struct Rise {
     pub(super) row: u32,
@@ -109,12 +109,12 @@ impl Rows {
         self.bounds.len().saturating_sub(1)
     }
 
-    /// Where row `index` begins, its version frame included; of the index behind the last row, where that one ends.
+    /// Where row `index` begins, its version frame included; of the index after the last row, where that one ends.
     pub(super) fn bound(&self, index: usize) -> usize {
         self.bounds.get(index).copied().unwrap_or_default() as usize
     }
 
-    /// The version frame that stands right before row `index`.
+    /// The version frame that is right before row `index`.
     pub(super) fn rise(&self, index: usize) -> Option<ApiVersion> {
         let rises = &self.table().rises;
         let at = rises.binary_search_by_key(&index, |rise| rise.row.to_native() as usize).ok()?;

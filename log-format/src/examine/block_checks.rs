@@ -9,9 +9,9 @@ use crate::{
     wire::version_frame,
 };
 
-/// The chain value behind a damaged block, by its header and what is lost with it.
+/// The chain value after a damaged block, by its header and what is lost with it.
 ///
-/// Marks that name a loss also say whether the chain goes on from there, and they are gone.
+/// Marks that name a loss also say whether the chain continues from there, and they are gone.
 pub(crate) fn chain_behind(header: &BlockHeader, lost: &Range<Sequence>) -> Option<ChainValue> {
     (header.block_type != BlockType::MARKS || lost.is_empty()).then_some(header.chain_after)
 }

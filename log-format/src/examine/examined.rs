@@ -16,14 +16,14 @@ pub(crate) struct Damage {
     pub(crate) length: u64,
     /// The events that are gone with it.
     pub(crate) lost: Range<Sequence>,
-    /// The header of the last damaged block, where that at least is sound: it says how the log goes on.
+    /// The header of the last damaged block, where that at least is sound: it says how the log continues.
     pub(crate) header: Option<BlockHeader>,
     /// No sound block follows.
     pub(crate) is_tail: bool,
     pub(crate) reason: String,
 }
 
-/// Sound bytes that do not fit what stands before them: nothing that could be repaired from the log alone.
+/// Sound bytes that do not fit what is before them: nothing that could be repaired from the log alone.
 #[derive(Clone, Debug)]
 pub(crate) struct Mismatch {
     pub(crate) offset: u64,
@@ -55,15 +55,15 @@ pub(crate) struct Stretch {
 pub enum StretchStart {
     /// The first event of the log.
     NewLog,
-    /// The value in the header of the oldest segment: what stood before was dropped and cannot be checked.
+    /// The value in the header of the oldest segment: what was before was dropped and cannot be checked.
     OldestSegment,
     /// The first event that the log had before history was imported in front of it.
     AfterHistory,
-    /// The value that the log says it goes on from behind a hole.
+    /// The value that the log says it continues from after a hole.
     AfterHole,
-    /// Nothing tells what stood before: the first block is taken as it stands.
+    /// Nothing tells what was before: the first block is taken as it is.
     Unknown,
-    /// The events do not follow from what stands before them: something was changed.
+    /// The events do not follow from what is before them: something was changed.
     Broken,
 }
 
@@ -78,7 +78,7 @@ pub(crate) struct Examined {
     /// Where the blocks end.
     pub(crate) end: u64,
     pub(crate) damage: Vec<Damage>,
-    /// What stands behind `end` and was never visible: a copy's torn end, or a write that a crash cut short.
+    /// What is after `end` and was never visible: a copy's torn end, or a write that a crash cut short.
     pub(crate) torn_end: Option<Damage>,
     pub(crate) mismatches: Vec<Mismatch>,
     /// The chain value before the first event, where it is known.
@@ -94,7 +94,7 @@ impl Examined {
     }
 
     /// Where the newest segment of a log that was copied while it was being written is torn: a copy is not made at one
-    /// moment, so nothing behind the first bad block proves anything, and what the copied head does not speak of was not
+    /// moment, so nothing after the first bad block proves anything, and what the copied head does not speak of was not
     /// visible then.
     pub(super) fn torn_end_of_copy(&self, head: Sequence) -> Option<Damage> {
         if self.is_sealed && self.footer_damage.is_none() {
@@ -104,7 +104,7 @@ impl Examined {
         self.damage.iter().find(is_torn).map(|damage| self.torn_from(damage))
     }
 
-    /// A write that a crash cut short behind `durable_end`: it was never acknowledged.
+    /// A write that a crash cut short after `durable_end`: it was never acknowledged.
     pub(crate) fn torn_write(&self, durable_end: u64) -> Option<Damage> {
         let last = self.damage.last().filter(|last| last.offset + last.length == self.end)?;
         (last.length > 0 && last.offset >= durable_end).then(|| self.torn_from(last))

@@ -38,7 +38,7 @@ pub(crate) struct Examiner {
     pub(crate) stretches: Vec<Stretch>,
 }
 
-/// What stands at an offset.
+/// What is at an offset.
 enum Found {
     Block(BlockHeader, Content),
     Footer,
@@ -155,7 +155,7 @@ impl Examiner {
         Ok(examined)
     }
 
-    /// Checks a segment's header against what stands before it, and goes on from what it says.
+    /// Checks a segment's header against what is before it, and continues from what it says.
     fn begin(&mut self, examined: &mut Examined) {
         let header = &examined.file.header;
         let first = header.first_sequence;
@@ -246,7 +246,7 @@ impl Examiner {
         Ok(Ok(Found::Block(header, content)))
     }
 
-    /// Takes a sound block into account and checks it against what stands before it.
+    /// Takes a sound block into account and checks it against what is before it.
     fn take_in(&mut self, examined: &mut Examined, header: &BlockHeader, content: &Content) {
         let at = examined.end;
         let sequences = header.first_sequence..header.end_sequence();
@@ -343,7 +343,7 @@ impl Examiner {
         }
     }
 
-    /// Remembers what LOSS marks name; says how the chain goes on if one of them speaks of that.
+    /// Remembers what LOSS marks name; says how the chain continues if one of them speaks of that.
     fn hear_losses(&mut self, marks: &[Mark]) -> Option<ChainAfterLoss> {
         let mut told = None;
         for (sequences, reason, chain) in
@@ -355,7 +355,7 @@ impl Examiner {
         told
     }
 
-    /// The log goes on at `to`: whatever is missing before it must have a mark.
+    /// The log continues at `to`: whatever is missing before it must have a mark.
     fn settle_hole(&mut self, examined: &mut Examined, to: Sequence) {
         let mut next = self.next_sequence();
         while next < to {
@@ -448,7 +448,7 @@ impl Examiner {
             return Ok(true);
         }
         let lost = next..end_sequence.max(next);
-        // Where the damage reaches further than the block, its header does not tell what stands behind.
+        // Where the damage reaches further than the block, its header does not tell what is after.
         let is_last = |header: &BlockHeader| header.first_sequence >= next && at + header.stored_bytes() == end;
         let header = bad.header.filter(is_last);
         if let Some(header) = &header {

@@ -72,7 +72,7 @@ impl Survey {
         Ok(examined)
     }
 
-    /// Examines a segment as if it ended where `torn` begins, from what stood `before` it.
+    /// Examines a segment as if it ended where `torn` begins, from what was `before` it.
     pub(crate) fn examine_before(
         &mut self,
         index: usize,

@@ -63,7 +63,7 @@ impl Shared {
         }
     }
 
-    /// The place of an event that no block holds: the segment goes on at `to`, or is over and the log goes on at `next`.
+    /// The place of an event that no block holds: the segment continues at `to`, or is over and the log continues at `next`.
     fn missing(
         &self,
         sequence: Sequence,
@@ -102,7 +102,7 @@ impl Shared {
         Ok(last_before(self.open_sealed(first_sequence)?.index()))
     }
 
-    /// The block of events or marks that stands before `offset` in a segment.
+    /// The block of events or marks that is before `offset` in a segment.
     pub(super) fn block_before(&self, first_sequence: Sequence, offset: u64) -> Result<Option<BlockEntry>> {
         let before = |entry: &&BlockEntry| entry.offset < offset;
         {

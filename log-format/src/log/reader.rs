@@ -56,7 +56,7 @@ impl Default for ReadOptions {
     }
 }
 
-/// What stands at a sequence.
+/// What is at a sequence.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "it is matched at once and not kept in numbers")]
 pub enum Read {
@@ -69,7 +69,7 @@ pub enum Read {
     },
     /// An event too large to be held in memory: it is read in pieces.
     Large(LargeEvent),
-    /// No event; the log goes on at `to`.
+    /// No event; the log continues at `to`.
     Missing {
         /// The sequence that was asked for.
         from: Sequence,
@@ -145,7 +145,7 @@ impl Log {
         self.oldest().min(self.retained_from())
     }
 
-    /// How many sequences that are stored and retained are left for who goes on with `next`.
+    /// How many sequences that are stored and retained are left for a reader that continues with `next`.
     #[must_use]
     pub fn left_from(&self, next: Sequence) -> u64 {
         self.head().next_sequence.saturating_sub(next.max(self.oldest()))
@@ -175,7 +175,7 @@ impl Log {
         self.shared.read_header().form.frames
     }
 
-    /// What stands at `sequence`, if that takes no I/O: the block is in the cache, or the log ends before.
+    /// What is at `sequence`, if that takes no I/O: the block is in the cache, or the log ends before.
     #[must_use]
     pub fn read_cached(&self, sequence: Sequence) -> Option<Read> {
         if sequence >= self.head().next_sequence {
@@ -186,10 +186,10 @@ impl Log {
         Some(Read::Events { block, index })
     }
 
-    /// What stands at `sequence`.
+    /// What is at `sequence`.
     ///
     /// # Errors
-    /// What the storage answers. Damage is no error: it comes back as [`Missing::Quarantined`].
+    /// What the storage answers. Damage is not an error: it comes back as [`Missing::Quarantined`].
     pub fn read(&self, sequence: Sequence) -> Result<Read> {
         self.read_to(sequence, Extent::Whole)
     }
@@ -292,7 +292,7 @@ impl Log {
         }))
     }
 
-    /// Waits until the log goes on beyond `sequence`, at most `timeout`; says whether it does. For readers in the
+    /// Waits until the log continues beyond `sequence`, at most `timeout`; says whether it does. For readers in the
     /// writer's process; others call [`Log::refresh`].
     #[must_use]
     pub fn wait(&self, sequence: Sequence, timeout: Duration) -> bool {

@@ -42,7 +42,7 @@ pub(crate) struct Shared {
     pub(crate) losses: losses::Known,
     open: Mutex<OpenSegments>,
     pub(super) reading: Reading,
-    /// Held while a refresh goes on, so that an older look at the disk never replaces a newer one.
+    /// Held during a refresh, so that an older look at the disk never replaces a newer one.
     pub(super) following: Mutex<Option<Following>>,
     head: Mutex<Head>,
     pub(super) committed: Condvar,
@@ -239,7 +239,7 @@ impl Shared {
         self.segments.write().unwrap_or_else(PoisonError::into_inner).active = Some(active);
     }
 
-    /// A sealed segment was rewritten or removed: readers open it anew.
+    /// A sealed segment was rewritten or removed: readers open it again.
     pub(crate) fn forget(&self, first_sequence: Sequence, removed: bool) {
         if removed {
             self.segments.write().unwrap_or_else(PoisonError::into_inner).sealed.remove(&first_sequence);
@@ -253,7 +253,7 @@ impl Shared {
     }
 
     /// Puts another file in the place of a sealed segment, unless it was dropped meanwhile; says whether it did. Readers
-    /// open it anew; those who read the old one go on with it.
+    /// open it again; those who read the old one continue with it.
     pub(crate) fn replace_sealed(
         &self,
         first_sequence: Sequence,

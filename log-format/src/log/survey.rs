@@ -54,7 +54,7 @@ impl Log {
     /// `step` before each segment, which may stop it.
     ///
     /// # Errors
-    /// What the storage answers. Damage is no error: it is among [`Log::losses`] afterwards.
+    /// What the storage answers. Damage is not an error: it is among [`Log::losses`] afterwards.
     pub fn find_losses(&self, step: &mut dyn FnMut() -> ControlFlow<()>) -> Result<()> {
         self.survey(Depth::Lists, &mut |_| step())
     }
@@ -103,7 +103,7 @@ struct Contents {
 }
 
 impl Shared {
-    /// Why `sequence` is in no block though the log goes on at `to`, and up to where that holds.
+    /// Why `sequence` is in no block though the log continues at `to`, and up to where that holds.
     pub(crate) fn explain(
         &self,
         sequence: Sequence,
@@ -151,7 +151,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Looks at one segment, after which the log goes on at `end`; returns where its events end, unless `step` stopped it.
+    /// Looks at one segment, after which the log continues at `end`; returns where its events end, unless `step` stopped it.
     fn survey_segment(
         &self,
         first: Sequence,
@@ -262,7 +262,7 @@ impl Shared {
         Ok(pieces)
     }
 
-    /// What LOSS marks say of a gap: they are where the log goes on, in the segment before it or in the next one.
+    /// What LOSS marks say of a gap: they are where the log continues, in the segment before it or in the next one.
     fn marks_of_losses(&self, gap: &Range<Sequence>) -> Result<Vec<(Range<Sequence>, String)>> {
         let segments = self.segment_list();
         let before = segments.iter().rev().find(|&&first| first <= gap.start);

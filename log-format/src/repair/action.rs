@@ -26,7 +26,7 @@ pub enum Action {
         /// What did not fit.
         reason: String,
     },
-    /// What stood behind the last sound block was set aside.
+    /// What was after the last sound block was set aside.
     SetTailAside {
         /// The segment.
         file: String,
@@ -66,7 +66,7 @@ pub enum Action {
         /// What was wrong.
         reason: String,
     },
-    /// The head file was written anew.
+    /// The head file was rewritten.
     RebuildHead {
         /// What was wrong.
         reason: String,

@@ -1,11 +1,11 @@
 //! Making a damaged log whole again, losing nothing that can still be read.
 //!
 //! What verify finds is set right segment by segment: a bad block, a broken tail, a lost footer or header. The segment is
-//! written anew without what is broken (aside, synced, read back, renamed), the broken bytes are kept in a file of their
-//! own, and a LOSS mark stands where events are gone, with the chain value to go on from.
+//! rewritten without what is broken (aside, synced, read back, renamed), the broken bytes are kept in a file of their
+//! own, and a LOSS mark is where events are gone, with the chain value to continue from.
 //!
-//! A second run does nothing, and names again what the first one left: a segment that was written anew is examined again
-//! before the next one is, so that every segment is judged and set right by what stands before it from then on.
+//! A second run does nothing, and names again what the first one left: a segment that was rewritten is examined again
+//! before the next one is, so that every segment is judged and set right by what is before it from then on.
 
 mod action;
 mod misplaced;
@@ -38,7 +38,7 @@ pub struct RepairOptions {
     pub now: Timestamp,
 }
 
-/// How often one segment is written anew at most.
+/// How often one segment is rewritten at most.
 const REWRITES_MAX: usize = 4;
 
 /// Repairs a log; returns what was done, in order, and nothing for a sound log. What [`Action::Leave`] names is still
@@ -151,12 +151,12 @@ impl Repair {
         }))
     }
 
-    /// Examines a segment, as far as it would be written anew.
+    /// Examines a segment, as far as it would be rewritten.
     fn look_at(&mut self, index: usize, extent: Extent) -> Result<Examined> {
         let before = self.survey.examiner.clone();
         let mut examined = self.survey.examine(index, extent, &mut |_| {})?;
         if let Some(durable_end) = extent.durable_end.filter(|_| examined.needs_repair()) {
-            // It is written anew whole: sound blocks behind the head come along, which may be older than they are.
+            // It is rewritten whole: sound blocks after the head come along, which may be older than they are.
             self.survey.examiner = before.clone();
             let extent = Extent { durable_end: None, ..extent };
             examined = self.survey.examine(index, extent, &mut |_| {})?;
@@ -165,7 +165,7 @@ impl Repair {
             }
         }
         if examined.needs_repair() {
-            // Only what is written anew loses it: it is kept beside the log.
+            // Only what is rewritten loses it: it is kept beside the log.
             examined.damage.extend(examined.torn_end.take());
         }
         Ok(examined)
@@ -200,7 +200,7 @@ impl Repair {
         Ok(())
     }
 
-    /// Writes a segment anew without its damage. The segments before it end at `before`.
+    /// Writes a segment again without its damage. The segments before it end at `before`.
     fn rewrite(&self, index: usize, examined: &Examined, before: Sequence) -> Result<()> {
         let storage = self.survey.storage.as_ref();
         let mut new = Replacement::begin(storage, &examined.file.header, 1)?;
@@ -211,7 +211,7 @@ impl Repair {
             has_events: false,
         };
         let first = examined.file.header.first_sequence;
-        // Where segments contradict each other, a mark could stand nowhere.
+        // Where segments contradict each other, a mark would have no place.
         if examined.file.header_damage.is_some() && state.chain.is_none() && before <= first {
             self.mark(&mut new, &state, first..first, "the segment's header was damaged")?;
         }
@@ -248,7 +248,7 @@ impl Repair {
         storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
     }
 
-    /// Finds out what the log goes on from behind damage.
+    /// Finds out what the log continues from after damage.
     fn step_over(&self, state: &mut GoingOn, index: usize, damage: &Damage, next: Option<&BlockHeader>) -> Result<()> {
         if let Some(header) = &damage.header {
             state.follow(header);
@@ -320,7 +320,7 @@ impl Repair {
         Ok(())
     }
 
-    /// Writes the head anew where it is damaged, missing, or speaks of a file that was replaced.
+    /// Writes the head again where it is damaged, missing, or speaks of a file that was replaced.
     fn head(&mut self, end: Option<End>) -> Result<()> {
         let storage = self.survey.storage.as_ref();
         let damaged = head::damaged_places(storage)?;
@@ -360,7 +360,7 @@ impl Repair {
         };
         if !self.options.dry_run {
             // What a killed process left may be in the page cache only, and a head must not say more than the disk holds. A
-            // segment that was written anew is on the disk.
+            // segment that was rewritten is on the disk.
             if !end.was_rewritten {
                 let newest = file_name(slot.segment);
                 let segment = storage.open(&newest, true).map_err(storage_error(Operation::Open, &newest))?;
@@ -382,7 +382,7 @@ impl Repair {
     }
 }
 
-/// What the log goes on from while a segment is written anew.
+/// What the log continues from while a segment is rewritten.
 struct GoingOn {
     chain: Option<ChainValue>,
     wire_version: ApiVersion,

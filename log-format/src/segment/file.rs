@@ -150,7 +150,7 @@ impl SegmentFile {
         error.at(&self.name, offset)
     }
 
-    /// The first offset from `from` on where a sound block of events or marks stands that begins at `sequence` or later
+    /// The first offset from `from` on where a sound block of events or marks is that begins at `sequence` or later
     /// and is `wanted`, and the sequence that it begins at.
     pub(crate) fn find_block_after(
         &self,

@@ -30,7 +30,7 @@ pub(crate) const SEGMENT_BLOCKS_MAX: usize = 1 << 20;
 /// The most sources that a footer lists.
 const SOURCES_MAX: usize = 256;
 
-/// Where one block of a segment stands, and what a reader must know to skip it.
+/// Where one block of a segment is, and what a reader must know to skip it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub(crate) struct BlockEntry {
     pub(crate) first_sequence: Sequence,
@@ -62,7 +62,7 @@ impl BlockEntry {
         self.first_sequence.saturating_add(self.count.into())
     }
 
-    /// Whether it stands for bytes that were no block when it was listed: a block of events is never empty.
+    /// Whether it stands for bytes that were not a block when it was listed: a block of events is never empty.
     pub(crate) fn is_unreadable(&self) -> bool {
         self.count > 0 && self.payload_raw == 0
     }
@@ -135,7 +135,7 @@ impl Footer {
             }
             BlockType::MARKS => {
                 self.marks += u64::from(header.count);
-                // The same as before, except behind a loss, where the log goes on from what its mark says.
+                // The same as before, except after a loss, where the log continues from what its mark says.
                 self.chain_after = header.chain_after;
                 self.version_after = numbers(header.version_before);
             }
@@ -144,7 +144,7 @@ impl Footer {
         self.version_announced = self.version_announced.max(numbers(header.version_after));
     }
 
-    /// Lists bytes that are no block as if they were one that holds the events up to `end_sequence`: who reads it will
+    /// Lists bytes that are not a block as if they were one that holds the events up to `end_sequence`: who reads it will
     /// find what is wrong with it.
     pub(crate) fn add_unreadable(&mut self, end_sequence: Sequence, place: Range<u64>) {
         let count = u32::try_from(end_sequence - self.end_sequence).unwrap_or(u32::MAX);
@@ -186,7 +186,7 @@ impl Footer {
         BlockEntry::split(&self.blocks)
     }
 
-    /// Where the log stands after this segment.
+    /// Where the log is after this segment.
     pub(crate) fn position(&self) -> Position {
         Position {
             next_sequence: self.end_sequence,
@@ -203,7 +203,7 @@ impl Footer {
         (BLOCK_HEADER_BYTES + FOOTER_FIXED_BYTES_MAX + self.header.len() + sources + blocks) as u64 + TRAILER_BYTES
     }
 
-    /// The footer block and the trailer behind it, for a segment whose blocks end at `offset`.
+    /// The footer block and the trailer after it, for a segment whose blocks end at `offset`.
     pub(crate) fn encode(&self, offset: u64, encoder: &mut Encoder) -> std::io::Result<Vec<u8>> {
         let raw = rkyv::to_bytes::<rancor::Error>(self).map_err(std::io::Error::other)?;
         let header = BlockHeader {
@@ -275,7 +275,7 @@ impl Footer {
         Ok(Some((footer, offset)))
     }
 
-    /// Whether the blocks it lists stand one behind the other, in the file and in their sequences.
+    /// Whether the blocks it lists are one after the other, in the file and in their sequences.
     fn check(&self, footer_offset: u64) -> std::result::Result<(), String> {
         let (mut offset, mut sequence) = (0, 0);
         for entry in &self.blocks {

@@ -29,7 +29,7 @@ pub(crate) const DIALECT_BYTES: usize = 16;
 pub(crate) struct SegmentHeader {
     /// Which writing of this range it is: compaction counts it up.
     pub(crate) generation: u32,
-    /// The zstd level that the blocks of events were compressed anew with; 0 while they are as they were committed.
+    /// The zstd level that the blocks of events were compressed again with; 0 while they are as they were committed.
     pub(crate) rewritten_level: u8,
     pub(crate) epoch: u64,
     pub(crate) log_id: [u8; 16],

@@ -172,7 +172,7 @@ impl Writer {
         self.mark(&mark)
     }
 
-    /// Adds a mark behind what was appended so far; durable with the next commit. Its position is filled in.
+    /// Adds a mark after what was appended so far; durable with the next commit. Its position is filled in.
     ///
     /// # Errors
     /// [`Error::Refused`] when its body is not one line or its source's name too long, [`Error::Poisoned`], or when compression fails.
@@ -189,7 +189,7 @@ impl Writer {
     ///
     /// # Errors
     /// When the device has no room: nothing is lost, and the same commit can be tried again. After any other failure the
-    /// writer is poisoned and the log must be opened anew.
+    /// writer is poisoned and the log must be opened again.
     pub fn commit(&mut self) -> Result<Head> {
         self.check_alive()?;
         self.close_block()?;
@@ -238,7 +238,7 @@ impl Writer {
         self.head_file.sync()
     }
 
-    /// Whether an earlier failure has closed the log for writing: it must be opened anew.
+    /// Whether an earlier failure has closed the log for writing: it must be opened again.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         self.poisoned
@@ -416,7 +416,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The pending blocks stand at the end of the active segment now.
+    /// The pending blocks are at the end of the active segment now.
     fn take_up_pending(&mut self) {
         let Some(active) = &mut self.active else { return };
         self.pending.clear();

@@ -33,9 +33,9 @@ pub struct WriteOptions {
     pub kinds: Vec<(u8, String)>,
     /// How its events look on the wire; an existing log must have the same.
     pub frame_form: FrameForm,
-    /// The id of a log that is made anew: 16 random bytes.
+    /// The id of a new log: 16 random bytes.
     pub new_log_id: [u8; 16],
-    /// The first sequence of a log that is made anew.
+    /// The first sequence of a new log.
     pub first_sequence: Sequence,
     /// Whether a log is begun where there is none. Without, that is [`Error::LogMissing`].
     pub create_if_missing: bool,
@@ -56,7 +56,7 @@ pub struct WriteOptions {
     /// The active segment grows in steps of this many bytes.
     pub allocate_bytes: u64,
     /// It does not grow where fewer bytes than these would then be free on the device: commits fail as on a full one, and
-    /// what else lives there can go on.
+    /// other users of the device can continue.
     pub free_bytes_min: u64,
     /// How it is read.
     pub read: ReadOptions,

@@ -2,7 +2,7 @@
 //!
 //! Only the newest segment is looked at, so opening costs the same whatever the log's size. What was durable is kept, a
 //! torn tail that was never acknowledged is cut, and where the disk lost what it had acknowledged, nothing is cut: the
-//! bytes are kept aside, a mark says what is missing, and numbering goes on above it.
+//! bytes are kept aside, a mark says what is missing, and numbering continues above it.
 
 use std::{ops::Range, sync::Arc};
 
@@ -25,7 +25,7 @@ use crate::{
 /// What opening found and did, for the operator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// The log was made anew.
+    /// A new log was begun.
     pub created: bool,
     /// Bytes of a torn, never acknowledged tail that were cut off.
     pub cut_bytes: u64,
@@ -41,7 +41,7 @@ pub struct Recovery {
     pub copied: bool,
 }
 
-/// What the writer goes on from.
+/// What the writer continues from.
 pub(crate) struct Found {
     pub(crate) sealed: Vec<Sequence>,
     pub(crate) active: Option<ActiveSegment>,
@@ -126,7 +126,7 @@ pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions, known: Opti
             write_again(&file.name, file.file.as_ref(), offset..length)?;
             file.file.sync().map_err(storage_error(Operation::Sync, &file.name))?;
         }
-        // A broken footer is a tail like any other: behind the last block.
+        // A broken footer is a tail like any other: after the last block.
         Ok(None) | Err(Error::Corrupt { .. }) => found.take_up_active(storage, file, &head_state)?,
         Err(error) => return Err(error),
     }
@@ -212,7 +212,7 @@ impl Found {
             write_again(&file.name, file.file.as_ref(), trusted.max(file.blocks_start)..end)?;
         }
         let was_visible = slot.is_some_and(|slot| end < slot.offset);
-        // Readers in other processes know what stood there, and must not find something else in its place. An opening
+        // Readers in other processes know what was there, and must not find something else in its place. An opening
         // that failed may have cut it already.
         self.seal_active |= was_visible;
         let written_end = end_of_written(&file.name, file.file.as_ref(), end)?;
@@ -222,7 +222,7 @@ impl Found {
             } else {
                 self.recovery.cut_bytes = written_end - end;
             }
-            // Left there, it could be taken for a block once others stand before it.
+            // Left there, it could be taken for a block once others are before it.
             file.file.set_len(end).map_err(storage_error(Operation::Cut, &file.name))?;
             file.file.sync().map_err(storage_error(Operation::Sync, &file.name))?;
             active.allocated = end;
