@@ -116,8 +116,14 @@ const CASES: [Case; 9] = [
         lost: &[(14, 15, LossKind::Damaged)],
     },
     Case {
-        name: "a header is damaged",
-        happens: |storage| change(&segment(storage, 10), |bytes| bytes[30..40].fill(0xAA)),
+        name: "a header and the footer with its copy are damaged",
+        happens: |storage| {
+            change(&segment(storage, 10), |bytes| {
+                bytes[30..40].fill(0xAA);
+                let end = bytes.len();
+                bytes[end - 10..].fill(0xAA);
+            });
+        },
         lost: &[(10, 19, LossKind::Damaged)],
     },
     Case {

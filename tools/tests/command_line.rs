@@ -429,6 +429,22 @@ fn inspect_and_cat_show_the_rest_of_a_log_with_a_bad_header() {
     for (bad, events) in [(SEALED, "9 to 11"), (NEWEST, "0 to 8")] {
         let (_storage, log) = some_storage();
         flip(&log, bad, 30);
+        // It is read from its copy.
+        let (out, _, status) = run(&log, &["inspect"]);
+        assert!(out.contains(&format!("health         the header of {bad}: ")), "{out}");
+        assert_eq!(status, 1);
+        let (out, _, status) = run(&log, &["verify"]);
+        assert!(out.contains("(read from its copy in the ") && !out.contains("lost "), "{out}");
+        assert_eq!(status, 1);
+        let (out, err, status) = run(&log, &["cat"]);
+        assert_eq!((out.lines().count(), err.as_str(), status), (12, "", 0));
+        // Without a copy, all else is shown.
+        if bad == SEALED {
+            let end = fs::metadata(log.join(bad)).unwrap().len() as usize;
+            flip(&log, bad, end - 1);
+        } else {
+            flip(&log, "head", 1100);
+        }
         let (out, _, status) = run(&log, &["inspect"]);
         assert!(out.contains(&format!("health         {bad} at byte 0 is corrupt")), "{out}");
         let (good, count) = if bad == SEALED { (NEWEST, 3) } else { (SEALED, 9) };

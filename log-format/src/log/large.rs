@@ -64,7 +64,7 @@ impl LargeEvent {
     /// Its payload, byte for byte as the source said it, whole in memory.
     ///
     /// # Errors
-    /// What the storage answers, and [`Error::Corrupt`] when it gives something else than what was sound before.
+    /// What the storage answers, and [`crate::Error::Corrupt`] when it gives something else than what was sound before.
     pub fn payload(&self) -> Result<Vec<u8>> {
         let corrupt = |error| self.file.corrupt(self.offset, error);
         let mut stored = vec![0; self.header.stored_bytes() as usize];

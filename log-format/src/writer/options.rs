@@ -17,7 +17,7 @@ pub enum Durability {
     /// Every commit is synced, then visible.
     #[default]
     Commit,
-    /// Commits are written; [`Writer::sync`] makes them durable and visible, at the caller's interval.
+    /// Commits are written; [`crate::Writer::sync`] makes them durable and visible, at the caller's interval.
     Interval,
     /// Commits are visible once written. After a power cut the newest events may be gone and their sequences come again,
     /// under another epoch.
