@@ -190,6 +190,7 @@ fn options(dialect: Arc<dyn Dialect>, folder: &Path) -> ingest::Options {
     let write = WriteOptions {
         durability: Durability::Commit,
         segment_bytes_max: 1 << 20,
+        allocate_bytes: 1 << 20,
         ..write_options(&*dialect, [dialect.name().len() as u8; 16], 1)
     };
     ingest::Options {
@@ -207,7 +208,7 @@ fn options(dialect: Arc<dyn Dialect>, folder: &Path) -> ingest::Options {
 
 fn open(dialect: Arc<dyn Dialect>, folder: &Path) -> OpenedLog {
     let name = dialect.name().to_owned();
-    OpenedLog::open(options(dialect, folder), tracing::info_span!("log", name)).unwrap()
+    OpenedLog::open(options(dialect, folder), tracing::info_span!(target: "sidecar", "log", name)).unwrap()
 }
 
 fn casper_sources(node: SocketAddr, counters: NamedSource) -> Sources {
@@ -562,7 +563,7 @@ async fn a_log_whose_folder_goes_away_leaves_the_other_ones_readers_alone() {
     fs::rename(&away, &there).unwrap();
     logs.process.wait_for_output(RESUMED).await;
     let line = logs.process.output().lines().find(|line| line.contains(STOPPED)).unwrap().to_owned();
-    assert!(line.contains("tides"), "the log is named: {line}");
+    assert!(line.contains("log{name=\"tides\"}"), "the log is named: {line}");
     assert_eq!(logs.ready().await, (200, "ready".to_owned()));
     let (events, longest) = follower.end().await;
     println!("{events} events of the other log, the longest pause between two {longest:?}");

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{Span, debug, error, info, warn};
 
 use super::backoff::Backoff;
 use super::ingest::{IngestError, LiveLog, Run};
@@ -115,8 +115,9 @@ impl LogLife {
         loop {
             tokio::time::sleep(self.backoff.take()).await;
             let live = Arc::clone(&self.live);
+            let span = Span::current();
             // A disk that hangs must not hold up what serves.
-            let failure = match tokio::task::spawn_blocking(move || live.resume()).await {
+            let failure = match tokio::task::spawn_blocking(move || span.in_scope(|| live.resume())).await {
                 Ok(Ok(run)) => {
                     report(&run.recovery);
                     self.live.counters.stopped.set(None);

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -82,7 +82,7 @@ impl LossWatch {
     pub(crate) fn start(log: Log) -> std::io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
         let mut watch = Watch { log, stopped, logged: Logged::default(), generation: 0, is_announced: false };
-        let thread = thread::Builder::new().name("losses".to_owned()).spawn(move || {
+        let thread = crate::engine::thread::start("losses", move || {
             let _stopped = watch.run();
         })?;
         Ok(LossWatch { stop: Some(stop), thread: Some(thread) })

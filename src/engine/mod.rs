@@ -24,4 +24,5 @@ pub mod storage_folder;
 pub mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod thread;
 pub mod view;

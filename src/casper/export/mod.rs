@@ -20,7 +20,7 @@ mod rows;
 pub mod sqlite;
 mod tables;
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use sidecar_log_format::{Head, Log, Sequence};
 use tokio::{
@@ -32,6 +32,7 @@ use tokio::{
 pub use exporter::{ExportError, ExportFrom};
 pub use range::{Summary, export_range};
 
+use crate::engine::thread;
 use counters::Counters;
 use exporter::{Database, Exporter};
 use tables::Tables;
@@ -188,7 +189,7 @@ impl Running {
     ) -> std::io::Result<()> {
         let exporter = Exporter::new(name, database, setting);
         let (end, ended) = oneshot::channel();
-        thread::Builder::new().name(format!("export-{name}")).spawn(move || {
+        thread::start(&format!("export-{name}"), move || {
             exporter.run();
             // Nobody may be left who waits for it.
             let _ = end.send(());

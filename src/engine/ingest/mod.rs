@@ -22,7 +22,6 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use sidecar_log_format::storage::{Directory, Storage};
@@ -31,6 +30,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::dialect::Dialect;
 use crate::engine::source::{self, Batch};
+use crate::engine::thread;
 use committer::Committer;
 use counters::Counters;
 use disk::Disk;
@@ -225,7 +225,7 @@ impl LiveLog {
             forgetter,
             runtime: tokio::runtime::Handle::current(),
         };
-        let committing = thread::Builder::new().name("committer".to_owned()).spawn(move || {
+        let committing = thread::start("committer", move || {
             // Nothing of the committer is used after a panic; the panic itself is on standard error already.
             let result = catch_unwind(AssertUnwindSafe(|| committer.run())).unwrap_or(Err(IngestError::Panicked));
             // The next run opens the log and the index again, which the upkeep would keep locked.
@@ -347,7 +347,7 @@ impl Start {
             if self.batches.is_closed() {
                 return Err(IngestError::EndedWithoutRoom);
             }
-            thread::sleep(committer::DISK_FULL_PAUSE);
+            std::thread::sleep(committer::DISK_FULL_PAUSE);
         }
     }
 }

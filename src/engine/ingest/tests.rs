@@ -33,7 +33,7 @@ async fn no_stored_event_is_new_because_a_read_failed() {
         };
         reads.fail_after(read);
         // On a thread that may wait for the runtime.
-        thread::scope(|scope| scope.spawn(|| start.run()).join().unwrap())
+        std::thread::scope(|scope| scope.spawn(|| start.run()).join().unwrap())
     };
     let failed = (0..).find(|&read| catch_up(read).is_ok()).unwrap();
     assert!(failed > 2, "the event is read more than once");

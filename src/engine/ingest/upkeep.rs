@@ -95,7 +95,7 @@ impl Upkeep {
                 }
             }
         };
-        let thread = thread::Builder::new().name("upkeep".to_owned()).spawn(run)?;
+        let thread = crate::engine::thread::start("upkeep", run)?;
         Ok(Upkeep { stop: Some(stop), thread: Some(thread) })
     }
 }

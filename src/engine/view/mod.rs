@@ -36,13 +36,13 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use sidecar_log_format::{Head, Log, Sequence};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::engine::thread;
 use batch::Batch;
 use counters::Counters;
 pub use error::{Result, ViewError};
@@ -77,7 +77,7 @@ impl Views {
         let runtime = Handle::current();
         let follower =
             Follower { projection, options, log, committed, shared: Arc::clone(&shared), projected, runtime };
-        let thread = thread::Builder::new().name("views".to_owned()).spawn(|| follower.run());
+        let thread = thread::start("views", || follower.run());
         thread.map_err(ViewError::Thread)?;
         Ok(Self { shared, projected: receiver })
     }
