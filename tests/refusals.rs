@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -266,34 +266,68 @@ async fn a_log_of_another_dialect_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_segment_with_a_corrupt_header_is_refused_and_nothing_is_lost_by_it() {
-    refused_until_restored(|header| header[40] ^= 0xFF, &["corrupt", "sidecar-log repair"]).await;
+async fn a_damaged_header_of_the_newest_segment_is_named_and_restored_from_its_copy() {
+    let (_node, mut sidecar, history) = with_history().await;
+    assert!(sidecar.terminate().success());
+    let (file, sound) = newest_segment(&sidecar);
+    let mut damaged = sound.clone();
+    damaged[40] ^= 0xFF;
+    std::fs::write(&file, &damaged).unwrap();
+    sidecar.restart().await;
+    sidecar.wait_for_output("header was damaged and is restored from its copy").await;
+    SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.expect_bytes(&history).await;
+    assert_eq!(std::fs::read(&file).unwrap()[40], sound[40]);
+}
+
+#[tokio::test]
+async fn a_segment_whose_header_has_no_copy_either_is_refused_and_nothing_is_lost_by_it() {
+    let without_header = |segment: &mut [u8], head: &mut [u8]| {
+        segment[40] ^= 0xFF;
+        head[1024..].fill(0);
+    };
+    refused_until_restored(without_header, &["corrupt", "sidecar-log repair"]).await;
 }
 
 #[tokio::test]
 async fn a_newer_format_is_refused_with_its_version_and_nothing_is_lost_by_it() {
-    // The version follows eight bytes that say what the file is.
-    let newer = |header: &mut [u8]| header[8..10].copy_from_slice(&999_u16.to_le_bytes());
+    // The version follows eight bytes that say what the file is; the last four of the header are its checksum.
+    let newer = |segment: &mut [u8], _: &mut [u8]| {
+        segment[8..10].copy_from_slice(&999_u16.to_le_bytes());
+        let end = usize::from(u16::from_le_bytes([segment[10], segment[11]])) - 4;
+        let checksum = crc32fast::hash(&segment[..end]);
+        segment[end..end + 4].copy_from_slice(&checksum.to_le_bytes());
+    };
     refused_until_restored(newer, &["999", "newer release"]).await;
 }
 
-/// A log whose newest segment was changed is refused in these words and left alone; changed back, it serves all it had.
-async fn refused_until_restored(change: impl Fn(&mut [u8]), words: &[&str]) {
+fn newest_segment(sidecar: &Sidecar) -> (PathBuf, Vec<u8>) {
+    let log = sidecar.storage_path().join("logs/casper");
+    let (name, bytes) = files(&log).into_iter().rfind(|(name, _)| name.ends_with(".segment")).unwrap();
+    (log.join(name), bytes)
+}
+
+/// A log whose newest segment and head were changed is refused in these words and left alone; changed back, it serves all
+/// it had.
+async fn refused_until_restored(change: impl Fn(&mut [u8], &mut [u8]), words: &[&str]) {
     let (_node, mut sidecar, history) = with_history().await;
     assert!(sidecar.terminate().success());
-    let log = sidecar.storage_path().join("logs/casper");
-    let (name, sound) = files(&log).into_iter().rfind(|(name, _)| name.ends_with(".segment")).unwrap();
-    let mut changed = sound.clone();
-    change(&mut changed);
-    std::fs::write(log.join(&name), &changed).unwrap();
+    let (segment, sound_segment) = newest_segment(&sidecar);
+    let head = segment.with_file_name("head");
+    let sound_head = std::fs::read(&head).unwrap();
+    let (mut changed_segment, mut changed_head) = (sound_segment.clone(), sound_head.clone());
+    change(&mut changed_segment, &mut changed_head);
+    std::fs::write(&segment, &changed_segment).unwrap();
+    std::fs::write(&head, &changed_head).unwrap();
 
     sidecar.spawn_again();
     assert_eq!(sidecar.wait_for_exit().code(), Some(1), "{}", sidecar.output());
-    assert_names(&sidecar.errors(), &["Error: Error initializing component 'sse_event_server': ", &name]);
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    assert_names(&sidecar.errors(), &["Error: Error initializing component 'sse_event_server': ", name]);
     assert_names(&sidecar.errors(), words);
-    assert!(files(&log).get(&name) == Some(&changed), "what it cannot read it does not touch");
+    assert!(std::fs::read(&segment).unwrap() == changed_segment, "what it cannot read it does not touch");
 
-    std::fs::write(log.join(&name), sound).unwrap();
+    std::fs::write(&segment, sound_segment).unwrap();
+    std::fs::write(&head, sound_head).unwrap();
     sidecar.restart().await;
     SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.expect_bytes(&history).await;
 }

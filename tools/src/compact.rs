@@ -1,12 +1,19 @@
 //! `sidecar-log compact`: sealed segments rewritten smaller, one after the other.
 
-use std::{io::Write, ops::ControlFlow};
+use std::{
+    io::{self, Write},
+    ops::ControlFlow,
+};
 
 use anyhow::bail;
 use serde::Serialize;
 use sidecar_log_format::{Error, Maintenance, RewriteOptions, Sequence, estimate};
 
-use crate::{LogArgument, print, print_json};
+use crate::{
+    LogArgument,
+    print::{self, Align, human},
+    print_json,
+};
 
 /// The block sizes that may be asked for: a reader holds a whole block in memory.
 const BLOCK_BYTES_MIN: usize = 64 << 10;
@@ -68,7 +75,7 @@ pub(crate) fn compact(arguments: &CompactArguments, out: &mut impl Write) -> any
     } else {
         rewrite(&arguments.log, options, &mut compaction)
     }?;
-    if arguments.json { print_json(out, &compaction) } else { print::compaction(out, &compaction) }?;
+    if arguments.json { print_json(out, &compaction) } else { print_compaction(out, &compaction) }?;
     Ok(compaction.failures.is_empty())
 }
 
@@ -140,4 +147,53 @@ fn block_bytes(text: &str) -> Result<usize, String> {
     bytes
         .filter(|bytes| (BLOCK_BYTES_MIN..=BLOCK_BYTES_MAX).contains(bytes))
         .ok_or_else(|| "give a number of bytes from 64KiB to 8MiB, such as 1MiB".to_owned())
+}
+
+/// For people.
+fn print_compaction(out: &mut impl Write, compaction: &Compaction) -> io::Result<()> {
+    for failure in &compaction.failures {
+        writeln!(out, "{:<14} {failure}", "left alone")?;
+    }
+    for segment in &compaction.would_grow {
+        let (before, after) = (human(segment.bytes_before), human(segment.bytes_after));
+        writeln!(
+            out,
+            "{:<14} {:020}.segment: it would grow from {before} to {after} at level {}",
+            "left as it is", segment.first_sequence, compaction.level
+        )?;
+    }
+    if compaction.segments.is_empty() && !compaction.would_grow.is_empty() {
+        return Ok(());
+    }
+    if compaction.segments.is_empty() {
+        return writeln!(
+            out,
+            "{:<14} no sealed segment that is not at level {} already",
+            "nothing to do", compaction.level
+        );
+    }
+    let row = |name: String, raw: u64, before: u64, after: u64| {
+        let share = |bytes: u64| if raw > 0 { format!("{:.3}", bytes as f64 / raw as f64) } else { "-".to_owned() };
+        vec![name, human(raw), human(before), share(before), human(after), share(after)]
+    };
+    let rows = compaction.segments.iter().map(|segment| {
+        let file = format!("{:020}.segment", segment.first_sequence);
+        row(file, segment.bytes_raw, segment.bytes_before, segment.bytes_after)
+    });
+    let sum = |bytes: fn(&CompactedSegment) -> u64| compaction.segments.iter().map(bytes).sum::<u64>();
+    let (raw, before) = (sum(|segment| segment.bytes_raw), sum(|segment| segment.bytes_before));
+    let after = sum(|segment| segment.bytes_after);
+    let what = if compaction.dry_run { "after, about" } else { "after" };
+    print::table(
+        out,
+        &["segment", "raw", "before", "of raw", what, "of raw"],
+        &[Align::Left, Align::Right, Align::Right, Align::Right, Align::Right, Align::Right],
+        rows.chain([row("all of these".to_owned(), raw, before, after)]),
+    )?;
+    writeln!(out)?;
+    let freed = human(before.saturating_sub(after));
+    match compaction.dry_run {
+        true => writeln!(out, "would free     about {freed}"),
+        false => writeln!(out, "freed          {freed}"),
+    }
 }

@@ -14,8 +14,6 @@ use sidecar_log_format::{
     verify::{ChainStretch, StretchStart, Verification},
 };
 
-use crate::compact::{CompactedSegment, Compaction};
-
 /// A time in RFC 3339, UTC, with microseconds.
 pub(crate) fn time(micros: Timestamp) -> String {
     rfc3339::format(micros).to_string()
@@ -212,54 +210,6 @@ fn last_checked(verification: &Verification) -> String {
     format!("{chain} after sequence {last}{}", if is_last { "" } else { ", the last that could be checked" })
 }
 
-pub(crate) fn compaction(out: &mut impl Write, compaction: &Compaction) -> io::Result<()> {
-    for failure in &compaction.failures {
-        writeln!(out, "{:<14} {failure}", "left alone")?;
-    }
-    for segment in &compaction.would_grow {
-        let (before, after) = (human(segment.bytes_before), human(segment.bytes_after));
-        writeln!(
-            out,
-            "{:<14} {:020}.segment: it would grow from {before} to {after} at level {}",
-            "left as it is", segment.first_sequence, compaction.level
-        )?;
-    }
-    if compaction.segments.is_empty() && !compaction.would_grow.is_empty() {
-        return Ok(());
-    }
-    if compaction.segments.is_empty() {
-        return writeln!(
-            out,
-            "{:<14} no sealed segment that is not at level {} already",
-            "nothing to do", compaction.level
-        );
-    }
-    let row = |name: String, raw: u64, before: u64, after: u64| {
-        let share = |bytes: u64| if raw > 0 { format!("{:.3}", bytes as f64 / raw as f64) } else { "-".to_owned() };
-        vec![name, human(raw), human(before), share(before), human(after), share(after)]
-    };
-    let rows = compaction.segments.iter().map(|segment| {
-        let file = format!("{:020}.segment", segment.first_sequence);
-        row(file, segment.bytes_raw, segment.bytes_before, segment.bytes_after)
-    });
-    let sum = |bytes: fn(&CompactedSegment) -> u64| compaction.segments.iter().map(bytes).sum::<u64>();
-    let (raw, before) = (sum(|segment| segment.bytes_raw), sum(|segment| segment.bytes_before));
-    let after = sum(|segment| segment.bytes_after);
-    let what = if compaction.dry_run { "after, about" } else { "after" };
-    table(
-        out,
-        &["segment", "raw", "before", "of raw", what, "of raw"],
-        &[Align::Left, Align::Right, Align::Right, Align::Right, Align::Right, Align::Right],
-        rows.chain([row("all of these".to_owned(), raw, before, after)]),
-    )?;
-    writeln!(out)?;
-    let freed = human(before.saturating_sub(after));
-    match compaction.dry_run {
-        true => writeln!(out, "would free     about {freed}"),
-        false => writeln!(out, "freed          {freed}"),
-    }
-}
-
 /// The chain in order, with the holes between its stretches.
 fn stretches(out: &mut impl Write, verification: &Verification) -> io::Result<()> {
     let log_id = verification.log_id.as_deref().unwrap_or("unknown, no segment tells it");
@@ -364,7 +314,7 @@ fn or_none(list: &[String]) -> String {
     if list.is_empty() { "none".to_owned() } else { list.join(", ") }
 }
 
-fn human(bytes: u64) -> String {
+pub(crate) fn human(bytes: u64) -> String {
     BinaryBytes(bytes).to_string()
 }
 
@@ -386,13 +336,13 @@ fn shortened(body: &str) -> String {
 }
 
 #[derive(Clone, Copy)]
-enum Align {
+pub(crate) enum Align {
     Left,
     Right,
 }
 
 /// Columns as wide as their widest cell, two spaces apart.
-fn table(
+pub(crate) fn table(
     out: &mut impl Write,
     header: &[&str],
     align: &[Align],

@@ -1,6 +1,7 @@
 //! Where answers come from. What both can answer is asked here; what only the log has, through [`AnswerFrom::log`].
 
-use super::answers::{Failure, Found};
+use super::answers::Found;
+use super::failure::Failure;
 use super::from_log::LogAnswers;
 use super::from_postgresql::PostgreSqlAnswers;
 use super::memory::Memory;

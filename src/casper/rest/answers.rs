@@ -1,5 +1,4 @@
-//! What answers are made of: [`Found`] collects stored events in the form in which clients see them, and [`Failure`] says
-//! why there are none.
+//! What answers are made of: [`Found`] collects stored events in the form in which clients see them.
 //!
 //! This is the seam between where events are looked up (the views and the log, or PostgreSQL) and HTTP, which only sees
 //! bytes. Nothing is parsed and written again: an answer is the event's own bytes with fixed text around them.
@@ -12,85 +11,20 @@ use serde::Serialize;
 use sidecar_log_format::{Kind, Missing, Read, Row, Sequence};
 
 use super::counters::Counters;
-use super::memory::{LARGE_ANSWERS_BYTES, Memory, Room};
+use super::failure::{Failure, LIST_BYTES_MAX};
+use super::memory::{FREE_BYTES, LARGE_ANSWERS_BYTES, Memory, Room};
 use crate::casper::event::kind_name;
 use crate::casper::keys::rest_payload;
 use crate::rfc3339;
 
-/// Answers are made up to this size whenever they are asked for: only so many requests are worked on at once. One that
-/// grows larger needs [`Memory`]. A page ends before it does, unless its only event is larger.
-pub(super) const FREE_BYTES: usize = 1 << 20;
 /// Answers up to this size are sent whenever they are made: HTTP takes them at once, and only so many connections are open.
 /// A larger one needs [`Memory`] for as long as its client takes it.
 pub(super) const SMALL_BYTES: usize = 64 << 10;
-/// No list becomes longer than this. A single event may be: the log and the exporters have their own limit for those.
-const LIST_BYTES_MAX: usize = 64 << 20;
 /// What an answer may have beside its events' payloads.
 const AROUND_BYTES: usize = 4 << 10;
 
 /// Sequences (both ends inclusive) that hold no event any more, and why.
 pub(super) type MissingRange = (Sequence, Sequence, &'static str);
-
-/// Why a question has no answer.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub(super) enum Failure {
-    /// There is no such event.
-    #[error("Query returned no results")]
-    NotFound,
-    /// The event is there, but has no form that answers show.
-    #[error("Error deserializing returned data: event {sequence} is not of a known shape")]
-    UnknownShape {
-        /// Its sequence.
-        sequence: Sequence,
-    },
-    /// What the database holds is not JSON.
-    #[error("Error deserializing returned data: {0}")]
-    NotJson(String),
-    /// It was stored, and the log has lost it.
-    #[error("Event {sequence} is {}", why.for_clients())]
-    Lost {
-        /// Its sequence.
-        sequence: Sequence,
-        /// What became of it.
-        why: Missing,
-    },
-    /// The log or the views cannot be read. Why, and in which file, is the operator's business, and is logged.
-    #[error("Unhandled error occurred in storage: the log of this server says why")]
-    Storage(String),
-    /// PostgreSQL cannot be asked. Where it is and what it says is the operator's business, and is logged.
-    #[error("Unhandled error occurred in storage: the database does not answer as it should")]
-    Database,
-    /// PostgreSQL answers this question with an error. What it says is the operator's business, and is logged.
-    #[error("Unhandled error occurred in storage: the database refuses this question; the log of this server says why")]
-    Refused,
-    /// The tables in PostgreSQL do not have it.
-    #[error(
-        "This server answers from PostgreSQL, which knows neither the sequences of the log nor the transactions of an \
-         account; ask a Sidecar that answers from its log, or for /blocks, /block, /transaction, /faults, /signatures or /step"
-    )]
-    OnlyInLog,
-    /// The views are too far behind the log to know.
-    #[error("The views are {events} events behind the log and cannot tell yet; ask again")]
-    Behind {
-        /// How many events they still have to read.
-        events: u64,
-    },
-    /// The views are not open. Why is logged by the views.
-    #[error("The views are not open now; ask again")]
-    Closed,
-    /// The list is too long for one answer.
-    #[error(
-        "Unhandled error occurred in storage: the answer is longer than {LIST_BYTES_MAX} bytes; read it with /events"
-    )]
-    TooLong,
-    /// Too many answers wait for memory already.
-    #[error("Too many large answers wait to be sent; ask again")]
-    Crowded,
-    /// It took longer than `request_timeout_in_seconds`.
-    #[error("The answer took longer than request_timeout_in_seconds")]
-    TooSlow,
-}
 
 /// How events stand in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::answers::{FREE_BYTES, Failure, Found, SMALL_BYTES};
+use super::answers::{Found, SMALL_BYTES};
 use super::coding::Coding;
+use super::failure::Failure;
+use super::memory::FREE_BYTES;
 use crate::engine::http::turns;
 
 /// As many as a small machine has cores.

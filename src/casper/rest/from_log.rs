@@ -11,7 +11,8 @@ use std::time::Duration;
 use sidecar_log_format::{Log, Read, Sequence};
 use tokio::sync::Semaphore;
 
-use super::answers::{Failure, Found, Pushed};
+use super::answers::{Found, Pushed};
+use super::failure::Failure;
 use super::memory::Memory;
 use super::page::{self, PageEnd, Range};
 use super::question::{Order, PageOfBlocks, PageOfEvents, Question};

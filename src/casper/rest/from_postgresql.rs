@@ -23,8 +23,10 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row, RowStream, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::answers::{FREE_BYTES, Failure, Found, Pushed};
+use super::answers::{Found, Pushed};
+use super::failure::Failure;
 use super::log_budget::LogBudget;
+use super::memory::FREE_BYTES;
 use super::memory::Memory;
 use super::question::{Hash, Order, PageOfBlocks, Question};
 use super::status;

@@ -10,9 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-use super::answers::{FREE_BYTES, Failure};
+use super::failure::Failure;
 use crate::engine::http::{counted_client, turns};
 
+/// Answers are made up to this size whenever they are asked for: only so many requests are worked on at once. One that
+/// grows larger needs [`Memory`]. A page ends before it does, unless its only event is larger.
+pub(super) const FREE_BYTES: usize = 1 << 20;
 /// What answers of more than [`FREE_BYTES`] may take together. Any event of a log fits.
 pub(super) const LARGE_ANSWERS_BYTES: usize = 272 << 20;
 /// What the others may take together.

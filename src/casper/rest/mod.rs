@@ -23,6 +23,7 @@ mod coding;
 pub mod counters;
 pub mod document;
 mod endpoints;
+mod failure;
 mod finishing;
 mod from_log;
 mod from_postgresql;

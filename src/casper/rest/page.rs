@@ -6,7 +6,8 @@
 
 use sidecar_log_format::{Log, Outline, Read, Sequence};
 
-use super::answers::{Failure, Found, MissingRange, Pushed};
+use super::answers::{Found, MissingRange, Pushed};
+use super::failure::Failure;
 use super::question::PageOfEvents;
 
 /// Blocks that one page reads, and that it passes over because the index knows of no event of its kinds there, before it

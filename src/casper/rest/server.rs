@@ -17,9 +17,10 @@ use http_body::{Frame, SizeHint};
 use sidecar_log_format::Sequence;
 
 use super::answer_from::AnswerFrom;
-use super::answers::{Failure, Form, Found};
+use super::answers::{Form, Found};
 use super::coding::{COMPRESSED_BYTES, Coding};
 use super::counters::Counters;
+use super::failure::Failure;
 use super::finishing::Finishing;
 use super::log_budget::LogBudget;
 use super::memory::Room;

@@ -24,7 +24,7 @@ use super::{
     access::{AccessLine, Client},
     activity::{Activity, Busy},
     body::Observed,
-    front::FrontCounters,
+    counters::FrontCounters,
     limits::FrontLimits,
     places::Places,
 };

@@ -9,10 +9,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -26,6 +23,7 @@ use super::{
     BindError,
     activity::Activity,
     connection::Connection,
+    counters::FrontCounters,
     descriptors::{self, Fit},
     episode::{Episode, Over},
     limits::FrontLimits,
@@ -36,24 +34,6 @@ use super::{
 const BACKLOG: u32 = 1024;
 /// Pause before the next try when no connection can be accepted, as when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-
-/// What happened at a front, for metrics.
-#[derive(Debug, Default)]
-pub struct FrontCounters {
-    /// Open connections.
-    pub connections: AtomicUsize,
-    /// Connections ever accepted.
-    pub accepted: AtomicU64,
-    /// Connections closed at once because all others were busy.
-    pub refused: AtomicU64,
-    /// Idle connections closed to make room for others.
-    pub displaced: AtomicU64,
-    /// Connections closed because they asked for nothing in time.
-    pub idled_out: AtomicU64,
-    /// Connections closed because the client took an answer too slowly, or in HTTP/2 nothing in time; of HTTP/1.1 the system
-    /// closes those that take nothing.
-    pub stalled: AtomicU64,
-}
 
 /// A bound front.
 pub struct Front {

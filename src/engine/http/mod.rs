@@ -4,6 +4,7 @@
 //!
 //! - [`front`][]: the listening socket; [`limits`][]: what its clients may take; `places`: how many connections, and whose.
 //! - `connection`: one connection; `activity` knows what it does, `body` how its answers get away.
+//! - [`counters`][]: what metrics show of connections.
 //! - `descriptors`: how many connections fit into the limit of open files.
 //! - [`access`][]: a client's address, and a debug line per request.
 //! - [`turns`][]: requests that wait in line.
@@ -15,6 +16,7 @@ mod activity;
 mod body;
 mod connection;
 pub mod cors;
+pub mod counters;
 mod descriptors;
 pub mod episode;
 pub mod front;

@@ -24,7 +24,8 @@ use tokio::{
 };
 
 use super::{
-    front::{Front, FrontCounters},
+    counters::FrontCounters,
+    front::Front,
     limits::{BYTES_PER_SECOND_MIN, FrontLimits},
 };
 

@@ -32,7 +32,7 @@ const COMMIT_BYTES_MAX: usize = 2 << 20;
 /// How long to wait before a full device is tried again.
 pub(super) const DISK_FULL_PAUSE: Duration = Duration::from_secs(1);
 /// How often a writer that has nothing to do looks whether the log is still where it was.
-pub(super) const LOOK_PERIOD: Duration = Duration::from_secs(1);
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 /// The state of the committer's thread.
 pub(super) struct Committer {
@@ -93,7 +93,7 @@ impl Committer {
     /// Looks whether the log is still where it was. A failure of the look itself proves nothing.
     fn look(&mut self) -> Result<(), IngestError> {
         match self.writer.check_in_place() {
-            Err(failure) if !self.writer.is_poisoned() => self.disk.look_failed(&failure),
+            Err(failure) if !self.writer.is_poisoned() => self.disk.look_failed(&failure, LOOK_PERIOD),
             result => {
                 result?;
                 self.disk.look_succeeded();

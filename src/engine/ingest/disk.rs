@@ -46,10 +46,10 @@ impl Disk {
         }
     }
 
-    /// Whether the log is still in its place could not be told.
-    pub(super) fn look_failed(&mut self, failure: &dyn Display) {
+    /// Whether the log is still in its place could not be told; it is looked again after `retry`.
+    pub(super) fn look_failed(&mut self, failure: &dyn Display, retry: Duration) {
         if !std::mem::replace(&mut self.look_fails, true) {
-            warn!(%failure, retry = ?super::committer::LOOK_PERIOD, "cannot look whether the log is still in its place");
+            warn!(%failure, ?retry, "cannot look whether the log is still in its place");
         }
     }
 

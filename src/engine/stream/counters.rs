@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use super::readers::{ReaderClass, Readers};
-use crate::engine::http::front::FrontCounters;
+use crate::engine::http::counters::FrontCounters;
 
 /// What one log's hub has done.
 #[derive(Debug)]

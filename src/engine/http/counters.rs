@@ -1,0 +1,21 @@
+//! What metrics show of connections.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+
+/// What happened at a front, for metrics.
+#[derive(Debug, Default)]
+pub struct FrontCounters {
+    /// Open connections.
+    pub connections: AtomicUsize,
+    /// Connections ever accepted.
+    pub accepted: AtomicU64,
+    /// Connections closed at once because all others were busy.
+    pub refused: AtomicU64,
+    /// Idle connections closed to make room for others.
+    pub displaced: AtomicU64,
+    /// Connections closed because they asked for nothing in time.
+    pub idled_out: AtomicU64,
+    /// Connections closed because the client took an answer too slowly, or in HTTP/2 nothing in time; of HTTP/1.1 the system
+    /// closes those that take nothing.
+    pub stalled: AtomicU64,
+}
