@@ -2,48 +2,43 @@
 //!
 //! Owns the life of the process: everything is started once, and ends by signal or because all nodes are gone. What happens
 //! between, to one log and its nodes, is in [`log_set`](crate::engine::log_set). Data does not pass through here.
+//! What a configuration asks of each part is in `plan`.
+
+mod plan;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use sidecar_log_format::{ReadOptions, RewriteOptions, Sequence, WriteOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, info};
 
 use crate::admin::{self, Follower, Role};
-use crate::casper::dialect::Casper;
 use crate::casper::events;
 use crate::casper::export::Exporters;
 use crate::casper::rest::{self, LogAnswers, PostgreSqlAnswers};
 use crate::casper::rpc::{self, Rpc};
-use crate::casper::source::{self, NamedSource, NodeOptions};
+use crate::casper::source::NamedSource;
 use crate::casper::view::CasperViews;
-use crate::config::{Config, NodeConnection, RestApiServer, SseServer, Storage};
-use crate::engine::dialect::write_options;
+use crate::config::{Config, RestApiServer, SseServer, Storage};
 use crate::engine::http::BindError;
-use crate::engine::ingest::{self, LiveLog, Retention, Rewriting, identity};
-use crate::engine::log_set::{LogSet, OpenedLog, Sources};
-use crate::engine::source::LogNetwork;
-use crate::engine::storage_folder::{self, LogPlaces};
-use crate::engine::stream::{Hub, PortOptions, Resources};
-use crate::engine::view::{self, Views};
+use crate::engine::ingest::LiveLog;
+use crate::engine::log_set::{LogSet, OpenedLog};
+use crate::engine::stream::{Hub, Resources};
+use crate::engine::view::Views;
+use plan::Node;
+pub use plan::{LOG_NAME, reference_index};
 
-/// The name of the log in its storage folder.
-pub const LOG_NAME: &str = "casper";
 /// How long clients of `/events/sidecar` are given to read that it ends.
 const FAREWELL: Duration = Duration::from_millis(200);
 /// How long the servers may take to let go of their connections at the end.
 const SERVERS_END_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long the exporters' last transactions may take at the end.
 const EXPORT_END_TIME_MAX: Duration = Duration::from_secs(10);
-/// Segments of a log that keeps only the newest events, so that dropping whole ones keeps little too much.
-const SHORT_LOG_SEGMENT_BYTES: u64 = 4 << 20;
 
 /// The JSON-RPC servers, until this is dropped. They need no log, so none of its failures ends them.
 struct RunningRpc {
@@ -108,24 +103,24 @@ pub(crate) async fn run_until(
 ) -> anyhow::Result<()> {
     // First of all, because the others would make files in its folder.
     if !storage.log.create_if_missing {
-        check_there_is_a_log(&log_places(storage).directory())?;
+        plan::check_there_is_a_log(&plan::log_places(storage).directory())?;
     }
     let exporters = Exporters::new(storage.exports.clone());
     exporters.check().await.map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     // After the exporters, which may have made the tables.
     let postgresql = answers_from_postgresql(config).await?;
-    check_no_unfinished_import(&log_places(storage).directory())?;
+    plan::check_no_unfinished_import(&plan::log_places(storage).directory())?;
     // The lines of a process with one log do not name it.
-    let opened = OpenedLog::open(ingest_options(sse, storage)?, Span::none())
+    let opened = OpenedLog::open(plan::ingest_options(sse, storage)?, Span::none())
         .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     let live = Arc::clone(&opened.live);
-    let nodes = nodes(config, sse, storage, &log_network(config, storage, &live)?);
+    let nodes = plan::nodes(config, sse, storage, &plan::log_network(config, storage, &live)?);
     let cut = CancellationToken::new();
     let outside = Outside { exporters, postgresql, rpc: start_rpc(config)? };
     let Serving { servers, hub, addresses } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
     let mut logs = LogSet::default();
     // After all ports are taken: to look for losses takes as long as there are segments.
-    logs.start(LOG_NAME, opened, sources(nodes))
+    logs.start(LOG_NAME, opened, plan::sources(nodes))
         .context("Error initializing component 'sse_event_server': cannot start a thread that looks for losses")?;
     started(&live, addresses);
     let exporting = outside
@@ -176,24 +171,6 @@ struct Outside {
     rpc: Option<RunningRpc>,
 }
 
-/// The network that the log's nodes must be on, where the log tells it and it may not change.
-fn log_network(config: &Config, storage: &Storage, live: &LiveLog) -> anyhow::Result<LogNetwork> {
-    if storage.log.allow_network_change {
-        return Ok(LogNetwork::default());
-    }
-    let known = live.newest_network().context("Error initializing component 'sse_event_server'")?;
-    if let (Some(known), Some(configured)) = (&known, &config.network_name)
-        && known != configured
-    {
-        bail!(
-            "the log in {} holds events of network {known}, and `network_name` is {configured}; give another storage \
-             folder, or allow the change with `allow_network_change = true` in `[storage.log]`",
-            log_places(storage).directory().display()
-        );
-    }
-    Ok(LogNetwork::known(known))
-}
-
 /// Where the servers listen.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addresses {
@@ -223,7 +200,8 @@ fn serve(
     // Without look-ups in the log nobody needs the views; they catch up when somebody does.
     let rpc_from_log = config.rpc_server.as_ref().is_some_and(|rpc| rpc.answer_from_log);
     let needs_views = rpc_from_log || (config.rest_api_server.is_some() && outside.postgresql.is_none());
-    let views = needs_views.then(|| CasperViews::open(view_options(storage), live.log.clone(), live.committed.clone()));
+    let views =
+        needs_views.then(|| CasperViews::open(plan::view_options(storage), live.log.clone(), live.committed.clone()));
     let views = views.transpose().context("Error initializing component 'rest_api_server'")?;
     if let Some(rpc) = outside.rpc.as_ref().filter(|_| rpc_from_log) {
         rpc.watch.log.set(views.clone().map(|views| rpc::LogAnswers::new(live.log.clone(), views)));
@@ -247,7 +225,7 @@ fn serve(
     let rest = rest.transpose()?;
     let resources = Arc::new(Resources::new(storage.log.decode_concurrency));
     let hub = Arc::new(Hub::new(live.log.clone(), live.committed.clone(), resources, events::READER_CLASSES));
-    let stream = events::Server::bind(events_options(sse), Arc::clone(&hub))
+    let stream = events::Server::bind(plan::events_options(sse), Arc::clone(&hub))
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
     let addresses = Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref());
     addresses.log();
@@ -258,7 +236,7 @@ fn serve(
         let logged = admin::Logged {
             name: LOG_NAME.into(),
             log: live.log.clone(),
-            log_directory: log_places(storage).directory(),
+            log_directory: plan::log_places(storage).directory(),
             ingest: Arc::clone(&live.counters),
             sources,
             stream: Arc::clone(hub.counters()),
@@ -355,159 +333,4 @@ pub(crate) fn termination() -> anyhow::Result<impl Future<Output = ()>> {
         };
         info!("Received {name} signal. Shutting down...");
     })
-}
-
-/// A node to read.
-struct Node {
-    options: NodeOptions,
-    source: NamedSource,
-}
-
-fn nodes(config: &Config, sse: &SseServer, storage: &Storage, log_network: &LogNetwork) -> Vec<Node> {
-    let node = |connection: &NodeConnection| {
-        let options = NodeOptions {
-            host: connection.host.to_string(),
-            sse_port: connection.sse_port,
-            rest_port: connection.rest_port,
-            max_attempts: u32::try_from(connection.max_attempts).unwrap_or(u32::MAX),
-            delay_between_retries: connection.delay_between_retries,
-            enable_logging: connection.enable_logging,
-            connection_timeout: connection.connection_timeout,
-            no_message_timeout: connection.no_message_timeout,
-            keep_alive_check_interval: connection.sleep_between_keep_alive_checks,
-            network_name: config.network_name.clone(),
-            log_network: log_network.clone(),
-            event_bytes_max: storage.log.event_bytes_max,
-        };
-        let source = NamedSource { name: options.source(), counters: Arc::default() };
-        Node { options, source }
-    };
-    sse.connections.iter().map(node).collect()
-}
-
-/// Listens to the nodes, whenever the log is ready for what they say.
-fn sources(nodes: Vec<Node>) -> Sources {
-    Box::new(move |batches| {
-        let run = |node: &Node| source::run(node.options.clone(), batches.clone(), Arc::clone(&node.source.counters));
-        nodes.iter().map(run).collect()
-    })
-}
-
-fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::Options> {
-    let log = &storage.log;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut new_log_id = [0; 16];
-    getrandom::fill(&mut new_log_id).map_err(|error| anyhow!("no random numbers for a log's id: {error}"))?;
-    let segment_bytes_max = match sse.keep_only_newest {
-        Some(_) => log.segment_bytes_max.min(SHORT_LOG_SEGMENT_BYTES),
-        None => log.segment_bytes_max,
-    };
-    let dialect = Arc::new(Casper::default());
-    let write = WriteOptions {
-        first_sequence: reference_index(&storage.folder),
-        create_if_missing: log.create_if_missing,
-        durability: log.durability,
-        compression_level: log.compression_level,
-        block_bytes_max: log.block_bytes_max,
-        segment_bytes_max,
-        segment_age_max: u64::try_from(log.segment_age_max.as_micros()).unwrap_or(u64::MAX),
-        free_bytes_min: log.free_bytes_min,
-        read: ReadOptions { cache_bytes: log.block_cache_bytes },
-        ..write_options(&*dialect, new_log_id, u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
-    };
-    // What is soon dropped is not worth the work.
-    let rewriting = match log.compaction.filter(|_| sse.keep_only_newest.is_none()) {
-        Some(compaction) => Rewriting::Compact {
-            options: RewriteOptions { level: compaction.level, ..RewriteOptions::COMPACTION },
-            bytes_per_second: compaction.bytes_per_second,
-        },
-        None => Rewriting::Merge(RewriteOptions { level: write.compression_level, block_bytes: write.block_bytes_max }),
-    };
-    let places = log_places(storage);
-    Ok(ingest::Options {
-        log_directory: places.directory(),
-        index_file: places.index_file(),
-        write,
-        dialect,
-        sync_interval: log.sync_interval,
-        index: identity::Options { tail_bytes_max: log.index_tail_bytes_max, cache_bytes: log.index_cache_bytes },
-        retention: Retention {
-            bytes_max: log.retention_bytes_max,
-            age_max: log.retention_age_max,
-            newest_events: sse.keep_only_newest,
-            wait_bytes_max: log.retention_wait_bytes_max,
-            ..Retention::default()
-        },
-        rewriting,
-        queued_batches: (sse.inbound_channel_size / QUEUED_BATCH_EVENTS).clamp(1, QUEUED_BATCHES_MAX),
-    })
-}
-
-/// `inbound_channel_size` counts events; a busy source brings about this many in a batch.
-const QUEUED_BATCH_EVENTS: usize = 250;
-/// Batches of up to 256 KiB each: more would only hold memory.
-const QUEUED_BATCHES_MAX: usize = 16;
-
-/// The next id that the reference would have given out in this folder: four bytes, little-endian, in `sse_index`. 0
-/// when there is none. A log that is made anew starts there, so that no id is reused.
-#[must_use]
-pub fn reference_index(folder: &Path) -> Sequence {
-    let bytes = std::fs::read(folder.join("sse_index")).ok();
-    bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, |bytes| Sequence::from(u32::from_le_bytes(bytes)))
-}
-
-/// Where the log of a storage folder is.
-fn log_places(storage: &Storage) -> LogPlaces {
-    LogPlaces::new(&storage.folder, LOG_NAME)
-}
-
-/// Refuses to begin a log where the configuration forbids it: a volume that is not mounted looks like a first start.
-fn check_there_is_a_log(log: &Path) -> anyhow::Result<()> {
-    if storage_folder::is_log(log).unwrap_or(false) {
-        return Ok(());
-    }
-    bail!(
-        "{} holds no log, and `create_if_missing = false` in `[storage.log]` forbids to begin one; mount the volume that \
-         holds it, correct `storage_folder`, or set `create_if_missing = true` for a first start",
-        log.display()
-    );
-}
-
-/// Refuses to make a log where an import was about to: its first events would take the ids of the history.
-fn check_no_unfinished_import(log: &Path) -> anyhow::Result<()> {
-    let importing = storage_folder::importing_directory(log);
-    if importing.exists() && !storage_folder::is_log(log).unwrap_or(false) {
-        bail!(
-            "an import of history to {} is under way or was stopped; let `sidecar-log import` end, or remove {} to begin \
-             without that history",
-            log.display(),
-            importing.display()
-        );
-    }
-    Ok(())
-}
-
-fn view_options(storage: &Storage) -> view::Options {
-    view::Options::new(log_places(storage).views_file(), storage.log.view_cache_bytes)
-}
-
-fn events_options(sse: &SseServer) -> events::Options {
-    let server = &sse.event_stream_server;
-    let port = PortOptions {
-        port: server.port,
-        streams_max: server.max_concurrent_subscribers as usize,
-        replay_chunks: server.replay_chunks,
-        client_buffer_bytes: server.client_buffer_bytes,
-        max_connections: server.max_connections,
-        header_timeout: server.header_timeout,
-        idle_timeout: server.idle_timeout,
-        write_stall_timeout: server.write_stall_timeout,
-        ..PortOptions::default()
-    };
-    events::Options {
-        port,
-        zstd: server.zstd,
-        legacy_enabled: !sse.emulate_legacy_sse_apis.is_empty(),
-        ..events::Options::default()
-    }
 }

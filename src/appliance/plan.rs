@@ -1,0 +1,200 @@
+//! The plan: what a configuration asks of the log and of what is around it.
+//!
+//! Settings flow in; the options of the parts flow out, and refusals of what must not be begun. Nothing is started here.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow, bail};
+use sidecar_log_format::{ReadOptions, RewriteOptions, Sequence, WriteOptions};
+
+use crate::casper::dialect::Casper;
+use crate::casper::events;
+use crate::casper::source::{self, NamedSource, NodeOptions};
+use crate::config::{Config, NodeConnection, SseServer, Storage};
+use crate::engine::dialect::write_options;
+use crate::engine::ingest::{self, LiveLog, Retention, Rewriting, identity};
+use crate::engine::log_set::Sources;
+use crate::engine::source::LogNetwork;
+use crate::engine::storage_folder::{self, LogPlaces};
+use crate::engine::stream::PortOptions;
+use crate::engine::view;
+
+/// The name of the log in its storage folder.
+pub const LOG_NAME: &str = "casper";
+/// Segments of a log that keeps only the newest events, so that dropping whole ones keeps little too much.
+const SHORT_LOG_SEGMENT_BYTES: u64 = 4 << 20;
+/// `inbound_channel_size` counts events; a busy source brings about this many in a batch.
+const QUEUED_BATCH_EVENTS: usize = 250;
+/// Batches of up to 256 KiB each: more would only hold memory.
+const QUEUED_BATCHES_MAX: usize = 16;
+
+/// A node to read.
+pub(super) struct Node {
+    options: NodeOptions,
+    /// Its name and what is counted of it.
+    pub(super) source: NamedSource,
+}
+
+pub(super) fn nodes(config: &Config, sse: &SseServer, storage: &Storage, log_network: &LogNetwork) -> Vec<Node> {
+    let node = |connection: &NodeConnection| {
+        let options = NodeOptions {
+            host: connection.host.to_string(),
+            sse_port: connection.sse_port,
+            rest_port: connection.rest_port,
+            max_attempts: u32::try_from(connection.max_attempts).unwrap_or(u32::MAX),
+            delay_between_retries: connection.delay_between_retries,
+            enable_logging: connection.enable_logging,
+            connection_timeout: connection.connection_timeout,
+            no_message_timeout: connection.no_message_timeout,
+            keep_alive_check_interval: connection.sleep_between_keep_alive_checks,
+            network_name: config.network_name.clone(),
+            log_network: log_network.clone(),
+            event_bytes_max: storage.log.event_bytes_max,
+        };
+        let source = NamedSource { name: options.source(), counters: Arc::default() };
+        Node { options, source }
+    };
+    sse.connections.iter().map(node).collect()
+}
+
+/// Listens to the nodes, whenever the log is ready for what they say.
+pub(super) fn sources(nodes: Vec<Node>) -> Sources {
+    Box::new(move |batches| {
+        let run = |node: &Node| source::run(node.options.clone(), batches.clone(), Arc::clone(&node.source.counters));
+        nodes.iter().map(run).collect()
+    })
+}
+
+pub(super) fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::Options> {
+    let log = &storage.log;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut new_log_id = [0; 16];
+    getrandom::fill(&mut new_log_id).map_err(|error| anyhow!("no random numbers for a log's id: {error}"))?;
+    let segment_bytes_max = match sse.keep_only_newest {
+        Some(_) => log.segment_bytes_max.min(SHORT_LOG_SEGMENT_BYTES),
+        None => log.segment_bytes_max,
+    };
+    let dialect = Arc::new(Casper::default());
+    let write = WriteOptions {
+        first_sequence: reference_index(&storage.folder),
+        create_if_missing: log.create_if_missing,
+        durability: log.durability,
+        compression_level: log.compression_level,
+        block_bytes_max: log.block_bytes_max,
+        segment_bytes_max,
+        segment_age_max: u64::try_from(log.segment_age_max.as_micros()).unwrap_or(u64::MAX),
+        free_bytes_min: log.free_bytes_min,
+        read: ReadOptions { cache_bytes: log.block_cache_bytes },
+        ..write_options(&*dialect, new_log_id, u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
+    };
+    // What is soon dropped is not worth the work.
+    let rewriting = match log.compaction.filter(|_| sse.keep_only_newest.is_none()) {
+        Some(compaction) => Rewriting::Compact {
+            options: RewriteOptions { level: compaction.level, ..RewriteOptions::COMPACTION },
+            bytes_per_second: compaction.bytes_per_second,
+        },
+        None => Rewriting::Merge(RewriteOptions { level: write.compression_level, block_bytes: write.block_bytes_max }),
+    };
+    let places = log_places(storage);
+    Ok(ingest::Options {
+        log_directory: places.directory(),
+        index_file: places.index_file(),
+        write,
+        dialect,
+        sync_interval: log.sync_interval,
+        index: identity::Options { tail_bytes_max: log.index_tail_bytes_max, cache_bytes: log.index_cache_bytes },
+        retention: Retention {
+            bytes_max: log.retention_bytes_max,
+            age_max: log.retention_age_max,
+            newest_events: sse.keep_only_newest,
+            wait_bytes_max: log.retention_wait_bytes_max,
+            ..Retention::default()
+        },
+        rewriting,
+        queued_batches: (sse.inbound_channel_size / QUEUED_BATCH_EVENTS).clamp(1, QUEUED_BATCHES_MAX),
+    })
+}
+
+/// The next id that the reference would have given out in this folder: four bytes, little-endian, in `sse_index`. 0
+/// when there is none. A log that is made anew starts there, so that no id is reused.
+#[must_use]
+pub fn reference_index(folder: &Path) -> Sequence {
+    let bytes = std::fs::read(folder.join("sse_index")).ok();
+    bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, |bytes| Sequence::from(u32::from_le_bytes(bytes)))
+}
+
+/// Where the log of a storage folder is.
+pub(super) fn log_places(storage: &Storage) -> LogPlaces {
+    LogPlaces::new(&storage.folder, LOG_NAME)
+}
+
+/// Refuses to begin a log where the configuration forbids it: a volume that is not mounted looks like a first start.
+pub(super) fn check_there_is_a_log(log: &Path) -> anyhow::Result<()> {
+    if storage_folder::is_log(log).unwrap_or(false) {
+        return Ok(());
+    }
+    bail!(
+        "{} holds no log, and `create_if_missing = false` in `[storage.log]` forbids to begin one; mount the volume that \
+         holds it, correct `storage_folder`, or set `create_if_missing = true` for a first start",
+        log.display()
+    );
+}
+
+/// Refuses to make a log where an import was about to: its first events would take the ids of the history.
+pub(super) fn check_no_unfinished_import(log: &Path) -> anyhow::Result<()> {
+    let importing = storage_folder::importing_directory(log);
+    if importing.exists() && !storage_folder::is_log(log).unwrap_or(false) {
+        bail!(
+            "an import of history to {} is under way or was stopped; let `sidecar-log import` end, or remove {} to begin \
+             without that history",
+            log.display(),
+            importing.display()
+        );
+    }
+    Ok(())
+}
+
+pub(super) fn view_options(storage: &Storage) -> view::Options {
+    view::Options::new(log_places(storage).views_file(), storage.log.view_cache_bytes)
+}
+
+pub(super) fn events_options(sse: &SseServer) -> events::Options {
+    let server = &sse.event_stream_server;
+    let port = PortOptions {
+        port: server.port,
+        streams_max: server.max_concurrent_subscribers as usize,
+        replay_chunks: server.replay_chunks,
+        client_buffer_bytes: server.client_buffer_bytes,
+        max_connections: server.max_connections,
+        header_timeout: server.header_timeout,
+        idle_timeout: server.idle_timeout,
+        write_stall_timeout: server.write_stall_timeout,
+        ..PortOptions::default()
+    };
+    events::Options {
+        port,
+        zstd: server.zstd,
+        legacy_enabled: !sse.emulate_legacy_sse_apis.is_empty(),
+        ..events::Options::default()
+    }
+}
+
+/// The network that the log's nodes must be on, where the log tells it and it may not change.
+pub(super) fn log_network(config: &Config, storage: &Storage, live: &LiveLog) -> anyhow::Result<LogNetwork> {
+    if storage.log.allow_network_change {
+        return Ok(LogNetwork::default());
+    }
+    let known = live.newest_network().context("Error initializing component 'sse_event_server'")?;
+    if let (Some(known), Some(configured)) = (&known, &config.network_name)
+        && known != configured
+    {
+        bail!(
+            "the log in {} holds events of network {known}, and `network_name` is {configured}; give another storage \
+             folder, or allow the change with `allow_network_change = true` in `[storage.log]`",
+            log_places(storage).directory().display()
+        );
+    }
+    Ok(LogNetwork::known(known))
+}
