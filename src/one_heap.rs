@@ -8,10 +8,8 @@ use std::env;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// One heap for all threads; what is as large as a page of a few events is a mapping of its own; and what was freed is put
-/// together with what is free beside it at once.
-const SETTINGS: [(&str, &str); 3] =
-    [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "32768"), ("GLIBC_TUNABLES", "glibc.malloc.mxfast=0")];
+/// One heap for all threads; what is as large as a block's buffer is a mapping of its own.
+const SETTINGS: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "65536")];
 /// Not a setting of glibc, which takes its own out of the environment of a program with file capabilities.
 const IS_RESTARTED: &str = "SIDECAR_HAS_ONE_HEAP";
 /// An operator's own settings stay.
