@@ -17,6 +17,8 @@ pub mod demo;
 pub mod engine;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+#[cfg(test)]
+mod invariants_page;
 pub mod rfc3339;
 pub mod sse_client;
 pub mod telemetry;
