@@ -342,6 +342,7 @@ async fn a_log_takes_the_events_of_its_own_network_only() {
     let mut sidecar = build(&[&wrong, &right]).start().await;
     sidecar.wait_for_output("the log holds events of network casper-test and the node is on network another-net").await;
     assert!(sidecar.output().contains("ERROR"));
+    sidecar.wait_for_output("connected, protocol version").await;
     assert_eq!((node_status(&sidecar, &wrong).await, node_status(&sidecar, &right).await), (-2, 2));
     // And where a node changes.
     right.set_status("2.0.3", "another-net");
@@ -373,6 +374,7 @@ async fn of_two_networks_at_the_first_start_one_wins() {
     let builder = sidecar().admin_api();
     let mut sidecar = nodes.iter().fold(builder, |builder, node| builder.node(node.address())).start().await;
     sidecar.wait_for_output("listening to node ends: the log holds events of network").await;
+    sidecar.wait_for_output("connected, protocol version").await;
     let statuses = [node_status(&sidecar, &nodes[0]).await, node_status(&sidecar, &nodes[1]).await];
     let winner = statuses.iter().position(|&status| status == 2).unwrap();
     assert_eq!(statuses[1 - winner], -2, "{statuses:?}");

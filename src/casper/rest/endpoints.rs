@@ -212,8 +212,12 @@ const EXPIRED: Described = Described(
     "5a76e2fee5f7e3ca856edc7366a4f458f5d1ee38d1a00dcc3c64fcb44f2e4fb4",
 );
 const LIMIT: Described = Described("limit", "How many to answer with at most.", Form::Limit, "2");
-const NEWEST: Described =
-    Described("newest", "The newest first, and how many at most. It takes the place of `limit`.", Form::Newest, "2");
+const NEWEST: Described = Described(
+    "newest",
+    "The newest first, and how many at most. Beside `limit` the smaller one counts.",
+    Form::Newest,
+    "2",
+);
 
 /// The table. Endpoints of one label are neighbours.
 pub(super) const ENDPOINTS: &[Endpoint] = &[

@@ -225,10 +225,7 @@ fn only(query: &Parameters<'_>, known: &[&str]) -> Result<(), Refusal> {
 
 fn order_and_limit(query: &Parameters<'_>) -> Result<(Order, usize), Refusal> {
     match (number_of_events(query, "newest")?, number_of_events(query, "limit")?) {
-        (Some(_), Some(_)) => {
-            Err(Refusal::Query("`newest` says how many there may be; leave `limit` out beside it".to_owned()))
-        }
-        (Some(newest), None) => Ok((Order::NewestFirst, newest)),
+        (Some(newest), limit) => Ok((Order::NewestFirst, limit.map_or(newest, |limit| newest.min(limit)))),
         (None, limit) => Ok((Order::OldestFirst, limit.unwrap_or(PAGE_EVENTS))),
     }
 }
@@ -400,6 +397,9 @@ mod tests {
         assert_eq!(get("/events/?from=5&limit=1000&types=Fault&types=Step"), Ok(Request::Events(fifth)));
         let newest = PageOfEvents { before: Some(9), order: Order::NewestFirst, limit: 3, ..EVENTS };
         assert_eq!(get("/events?newest=3&before=9"), Ok(Request::Events(newest)));
+        for both in ["/events?newest=3&limit=9&before=9", "/events?newest=9&limit=3&before=9"] {
+            assert_eq!(get(both), Ok(Request::Events(newest)), "{both}");
+        }
         let (since, until) = (Some(1_767_225_600_000_000), Some(1_767_225_601_500_000));
         let of_a_time = PageOfEvents { since, until, ..EVENTS };
         let target = "/events?since=2026-01-01T00:00:00Z&until_time=2026-01-01T01:00:01.5%2B01:00";
@@ -427,7 +427,6 @@ mod tests {
             ("/events?from=1&from=2", "`from` is given more than once; give it once"),
             ("/events?limit=2&limit=2", "`limit` is given more than once"),
             ("/events?newest=0", "`newest` is a decimal number from 1 to 1000, received: 0"),
-            ("/events?newest=2&limit=2", "`newest` says how many there may be; leave `limit` out beside it"),
             (
                 "/events?since=yesterday",
                 "`since` is a time as RFC 3339 writes it, like 2026-01-31T12:00:00Z, received: yesterday",

@@ -31,16 +31,10 @@ use crate::sse_client::stream::{EventStream, StreamError, StreamOptions, http_cl
 /// May be dropped at any moment; events that were read but not sent yet are then read again by the next listener.
 pub async fn run(node: NodeOptions, out: mpsc::Sender<Batch>, counters: Arc<Counters>) -> End {
     let listener = Listener::new(node, out, counters);
-    let end = tokio::select! {
+    tokio::select! {
         end = listener.listen() => end,
         () = listener.out.closed() => End::ReceiverGone,
-    };
-    match end {
-        End::AttemptsUsedUp => listener.counters.set_status(NodeStatus::AttemptsUsedUp),
-        End::Incompatible | End::WrongNetwork => listener.counters.set_status(NodeStatus::Incompatible),
-        End::ReceiverGone => {}
     }
-    end
 }
 
 /// Why an attempt is over.
@@ -131,6 +125,7 @@ impl Listener {
             if let Some(end) = lost.end() {
                 // Where nobody takes the events, the committer has reported why.
                 if end != End::ReceiverGone {
+                    counters.set_status(NodeStatus::Incompatible);
                     error!(node = source, "listening to node ends: {}", with_causes(&lost));
                 }
                 return end;
@@ -149,6 +144,7 @@ impl Listener {
                 attempts.pause().await;
             }
         }
+        counters.set_status(NodeStatus::AttemptsUsedUp);
         error!(node = source, "Max connection attempts reached");
         End::AttemptsUsedUp
     }
