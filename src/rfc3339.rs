@@ -14,7 +14,7 @@ pub fn format(time: Timestamp) -> impl Display {
 }
 
 /// Reads a time as RFC 3339 has it, in microseconds since the Unix epoch. A `+` before the offset that came unescaped, as a
-/// space, is understood.
+/// space, is understood. Nothing was received before the epoch: an earlier time counts as the epoch, one after [`LAST`] as that.
 #[must_use]
 pub fn parse(text: &str) -> Option<Timestamp> {
     let (local, offset_minutes) = match text.strip_suffix(['Z', 'z']) {
@@ -24,12 +24,20 @@ pub fn parse(text: &str) -> Option<Timestamp> {
             (local, minutes_east(offset)?)
         }
     };
-    let local = humantime::parse_rfc3339_weak(&local.to_ascii_uppercase()).ok()?;
+    let local = local.to_ascii_uppercase();
+    let (year, within_year) = local.split_at_checked(4)?;
+    let year: u16 = year.parse().ok().filter(|_| year.bytes().all(|digit| digit.is_ascii_digit()))?;
+    if year < 1970 {
+        // humantime reads none before the epoch. The calendar repeats itself after 400 years.
+        let later = year + 400 * (1 + (1970 - year) / 400);
+        return humantime::parse_rfc3339_weak(&format!("{later}{within_year}")).ok().map(|_| 0);
+    }
+    let local = humantime::parse_rfc3339_weak(&local).ok()?;
     let seconds_east = offset_minutes.unsigned_abs() * 60;
     let offset = Duration::from_secs(seconds_east);
     let time = if offset_minutes < 0 { local.checked_add(offset)? } else { local.checked_sub(offset)? };
-    let time = u64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_micros()).ok()?;
-    (time <= LAST).then_some(time)
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Some(Timestamp::try_from(since_epoch.as_micros()).unwrap_or(LAST).min(LAST))
 }
 
 fn minutes_east(offset: &str) -> Option<i64> {
@@ -69,6 +77,12 @@ mod tests {
         }
         assert_eq!(parse("2026-01-01T00:00:00.000001Z"), Some(1_767_225_600_000_001));
         assert_eq!(parse("9999-12-31T23:59:59.999999Z"), Some(LAST));
+        for early in
+            ["1969-12-31T00:00:00Z", "0916-03-10T22:44:38.8Z", "0000-02-29T00:00:00Z", "1970-01-01T00:00:00+02:00"]
+        {
+            assert_eq!(parse(early), Some(0), "{early}");
+        }
+        assert_eq!(parse("9999-12-31T23:59:59-00:01"), Some(LAST));
         for wrong in [
             "",
             "Z",
@@ -79,8 +93,8 @@ mod tests {
             "2026-01-01T00:00:00+2:00",
             "2026-01-01T00:00:00+24:00",
             "2026-01-01T00:00:00ä00:00",
-            "1969-12-31T00:00:00Z",
-            "9999-12-31T23:59:59-00:01",
+            "1969-02-29T00:00:00Z",
+            "+969-12-31T00:00:00Z",
         ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
