@@ -15,61 +15,52 @@ pub(super) enum Type {
     Histogram,
 }
 
-/// Families of metrics that belong together.
+/// Families of metrics, by name.
 #[derive(Debug, Default)]
-pub(super) struct Group {
-    /// By name.
-    families: Vec<Family>,
-}
+pub(super) struct Families(Vec<Family>);
 
-/// The metrics of one log: the families of a group, whose samples from here carry the label `log`.
-pub(super) struct OfLog<'a> {
-    group: &'a mut Group,
-    log: &'a str,
+/// The families, whose samples from here are about the process, or about one log, which a label then names.
+pub(super) struct Group<'a> {
+    families: &'a mut Families,
+    log: Option<&'a str>,
 }
 
 /// All samples of one name.
 #[derive(Debug)]
-pub(super) struct Family {
+struct Family {
     name: &'static str,
     help: &'static str,
     kind: Type,
-    /// The log that the next samples are about, if they are about one.
-    log: Option<String>,
     samples: String,
 }
 
-impl Group {
-    pub(super) fn of_log<'a>(&'a mut self, log: &'a str) -> OfLog<'a> {
-        OfLog { group: self, log }
+/// A family to which samples are added.
+pub(super) struct Samples<'a> {
+    family: &'a mut Family,
+    log: Option<&'a str>,
+}
+
+impl Families {
+    pub(super) fn of_process(&mut self) -> Group<'_> {
+        Group { families: self, log: None }
     }
 
-    pub(super) fn counter(&mut self, name: &'static str, help: &'static str) -> &mut Family {
-        self.family(name, help, Type::Counter)
-    }
-
-    pub(super) fn gauge(&mut self, name: &'static str, help: &'static str) -> &mut Family {
-        self.family(name, help, Type::Gauge)
-    }
-
-    pub(super) fn histogram(&mut self, name: &'static str, help: &'static str) -> &mut Family {
-        self.family(name, help, Type::Histogram)
+    pub(super) fn of_log<'a>(&'a mut self, log: &'a str) -> Group<'a> {
+        Group { families: self, log: Some(log) }
     }
 
     fn family(&mut self, name: &'static str, help: &'static str, kind: Type) -> &mut Family {
-        let place = self.families.partition_point(|family| family.name < name);
-        if self.families.get(place).is_none_or(|family| family.name != name) {
-            self.families.insert(place, Family { name, help, kind, log: None, samples: String::new() });
+        let place = self.0.partition_point(|family| family.name < name);
+        if self.0.get(place).is_none_or(|family| family.name != name) {
+            self.0.insert(place, Family { name, help, kind, samples: String::new() });
         }
         #[expect(clippy::indexing_slicing, reason = "it is there, or was inserted")]
-        let family = &mut self.families[place];
-        family.log = None;
-        family
+        &mut self.0[place]
     }
 
-    /// The group's text, families by name; one without a sample does not appear.
+    /// Their text; one without a sample does not appear.
     pub(super) fn write(&self, text: &mut String) {
-        for Family { name, help, kind, samples, .. } in &self.families {
+        for Family { name, help, kind, samples } in &self.0 {
             if samples.is_empty() {
                 continue;
             }
@@ -84,27 +75,25 @@ impl Group {
     }
 }
 
-impl OfLog<'_> {
-    pub(super) fn counter(&mut self, name: &'static str, help: &'static str) -> &mut Family {
-        self.of_this(name, help, Type::Counter)
+impl Group<'_> {
+    pub(super) fn counter(&mut self, name: &'static str, help: &'static str) -> Samples<'_> {
+        self.samples(name, help, Type::Counter)
     }
 
-    pub(super) fn gauge(&mut self, name: &'static str, help: &'static str) -> &mut Family {
-        self.of_this(name, help, Type::Gauge)
+    pub(super) fn gauge(&mut self, name: &'static str, help: &'static str) -> Samples<'_> {
+        self.samples(name, help, Type::Gauge)
     }
 
-    pub(super) fn histogram(&mut self, name: &'static str, help: &'static str) -> &mut Family {
-        self.of_this(name, help, Type::Histogram)
+    pub(super) fn histogram(&mut self, name: &'static str, help: &'static str) -> Samples<'_> {
+        self.samples(name, help, Type::Histogram)
     }
 
-    fn of_this(&mut self, name: &'static str, help: &'static str, kind: Type) -> &mut Family {
-        let family = self.group.family(name, help, kind);
-        family.log = Some(self.log.to_owned());
-        family
+    fn samples(&mut self, name: &'static str, help: &'static str, kind: Type) -> Samples<'_> {
+        Samples { family: self.families.family(name, help, kind), log: self.log }
     }
 }
 
-impl Family {
+impl Samples<'_> {
     /// Adds the value of one set of labels. Whole numbers are written without a decimal point.
     pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: f64) -> &mut Self {
         self.line("", labels, None, value);
@@ -129,9 +118,9 @@ impl Family {
     }
 
     fn line(&mut self, suffix: &str, labels: &[(&str, &str)], bound: Option<&str>, value: f64) {
-        let text = &mut self.samples;
-        let _ = write!(text, "{}{suffix}", self.name);
-        let log = self.log.as_deref().map(|log| ("log", log));
+        let text = &mut self.family.samples;
+        let _ = write!(text, "{}{suffix}", self.family.name);
+        let log = self.log.map(|log| ("log", log));
         let bound = bound.map(|bound| ("le", bound));
         let mut separator = '{';
         for (name, value) in log.into_iter().chain(labels.iter().copied()).chain(bound) {
@@ -159,12 +148,12 @@ mod tests {
 
     #[test]
     fn families_are_sorted_and_one_without_a_sample_does_not_appear() {
-        let mut group = Group::default();
-        group.gauge("b_things", "Things").sample(&[], 1.5);
-        group.counter("a_errors", "Errors").count(&[("kind", "q\"\\\n")], 2);
-        group.counter("never", "Never used");
+        let mut families = Families::default();
+        families.of_process().gauge("b_things", "Things").sample(&[], 1.5);
+        families.of_process().counter("a_errors", "Errors").count(&[("kind", "q\"\\\n")], 2);
+        families.of_process().counter("never", "Never used");
         let mut text = String::new();
-        group.write(&mut text);
+        families.write(&mut text);
         let expected = "# HELP a_errors Errors\n# TYPE a_errors counter\na_errors{kind=\"q\\\"\\\\\\n\"} 2\n\
                         # HELP b_things Things\n# TYPE b_things gauge\nb_things 1.5\n";
         assert_eq!(text, expected);
@@ -172,13 +161,13 @@ mod tests {
 
     #[test]
     fn what_several_logs_count_is_one_family_with_their_names() {
-        let mut group = Group::default();
+        let mut families = Families::default();
         for (log, count) in [("casper", 1), ("beacon", 2)] {
-            group.of_log(log).counter("events_total", "Events").count(&[("kind", "a")], count);
+            families.of_log(log).counter("events_total", "Events").count(&[("kind", "a")], count);
         }
-        group.gauge("logs", "Logs").count(&[], 2);
+        families.of_process().gauge("logs", "Logs").count(&[], 2);
         let mut text = String::new();
-        group.write(&mut text);
+        families.write(&mut text);
         let expected = "# HELP events_total Events\n# TYPE events_total counter\n\
                         events_total{log=\"casper\",kind=\"a\"} 1\nevents_total{log=\"beacon\",kind=\"a\"} 2\n\
                         # HELP logs Logs\n# TYPE logs gauge\nlogs 2\n";
@@ -190,10 +179,14 @@ mod tests {
         let histogram = Histogram::new(&[1000, 5000]);
         histogram.observe(1500);
         histogram.observe(9000);
-        let mut group = Group::default();
-        group.histogram("times", "Times").distribution(&[("label", "/block")], &histogram.snapshot(), 1000);
+        let mut families = Families::default();
+        families.of_process().histogram("times", "Times").distribution(
+            &[("label", "/block")],
+            &histogram.snapshot(),
+            1000,
+        );
         let mut text = String::new();
-        group.write(&mut text);
+        families.write(&mut text);
         let expected = "# HELP times Times\n# TYPE times histogram\n\
                         times_bucket{label=\"/block\",le=\"1\"} 0\n\
                         times_bucket{label=\"/block\",le=\"5\"} 1\n\

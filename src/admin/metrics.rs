@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use sidecar_log_format::LossKind;
 
-use super::exposition::{Group, OfLog};
+use super::exposition::{Families, Group};
 use super::{Logged, Parts, Role, process};
 use crate::casper::event::KINDS;
 use crate::casper::export::counters::Counters as ExporterCounters;
@@ -32,17 +32,9 @@ const NODE_STATUSES: &str = "Current status of node to which sidecar is connecte
 
 /// All metrics, as the text that Prometheus reads.
 pub(super) fn text(parts: &Parts) -> String {
-    let mut group = Group::default();
-    group
-        .gauge("sidecar_build_info", "The version that runs; the value is always 1")
-        .count(&[("version", env!("CARGO_PKG_VERSION"))], 1);
-    group
-        .counter("sidecar_log_lines_dropped_total", "Log lines dropped because standard output did not take them")
-        .count(&[], telemetry::log_lines_dropped());
-    nodes(&mut group, parts);
-    received(&mut group, parts);
+    let mut families = Families::default();
     for logged in &parts.logs {
-        let group = &mut group.of_log(&logged.name);
+        let group = &mut families.of_log(&logged.name);
         sources(group, &logged.sources);
         ingest(group, logged);
         log(group, logged);
@@ -51,11 +43,20 @@ pub(super) fn text(parts: &Parts) -> String {
         views(group, logged);
         exporters(group, logged);
     }
+    let group = &mut families.of_process();
+    group
+        .gauge("sidecar_build_info", "The version that runs; the value is always 1")
+        .count(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    group
+        .counter("sidecar_log_lines_dropped_total", "Log lines dropped because standard output did not take them")
+        .count(&[], telemetry::log_lines_dropped());
+    nodes(group, parts);
+    received(group, parts);
     if let Some(counters) = &parts.rest {
-        rest(&mut group, counters);
+        rest(group, counters);
     }
     if let Some(watch) = &parts.rpc {
-        rpc(&mut group, watch);
+        rpc(group, watch);
     }
     if let Some(database) = &parts.postgresql {
         group
@@ -63,19 +64,19 @@ pub(super) fn text(parts: &Parts) -> String {
             .count(&[], database.has_answered().into());
     }
     let mut text = String::new();
-    group.write(&mut text);
+    families.write(&mut text);
     process::families().write(&mut text);
     text
 }
 
-fn nodes(group: &mut Group, parts: &Parts) {
-    let statuses = group.gauge("node_statuses", NODE_STATUSES);
+fn nodes(group: &mut Group<'_>, parts: &Parts) {
+    let mut statuses = group.gauge("node_statuses", NODE_STATUSES);
     for source in parts.sources() {
         statuses.sample(&[("node", &source.name)], f64::from(source.counters.status()));
     }
     // A counter's name should end with `_total`, as `promtool check metrics` says; but people's alerts ask for this one,
     // which is the reference's.
-    let errors = group.counter("error_counts", "Error counts");
+    let mut errors = group.counter("error_counts", "Error counts");
     for error in CountedError::ALL {
         let count = parts.sources().map(|source| source.counters.errors(error)).sum();
         if count > 0 {
@@ -84,9 +85,9 @@ fn nodes(group: &mut Group, parts: &Parts) {
     }
 }
 
-fn sources(group: &mut OfLog<'_>, sources: &[NamedSource]) {
+fn sources(group: &mut Group<'_>, sources: &[NamedSource]) {
     let mut per_node = |name, help, counted: fn(&Counters) -> &Count| {
-        let family = group.counter(name, help);
+        let mut family = group.counter(name, help);
         for source in sources {
             family.count(&[("node", &source.name)], counted(&source.counters).get());
         }
@@ -111,8 +112,8 @@ fn sources(group: &mut OfLog<'_>, sources: &[NamedSource]) {
     });
 }
 
-fn received(group: &mut Group, parts: &Parts) {
-    let sizes = group.histogram("sse_server_received_bytes", "Received bytes from SSE inbound per message type");
+fn received(group: &mut Group<'_>, parts: &Parts) {
+    let mut sizes = group.histogram("sse_server_received_bytes", "Received bytes from SSE inbound per message type");
     let mut add = |name: &str, tally: &dyn Fn(&Counters) -> &Tally| {
         let snapshots = parts.sources().map(|source| tally(&source.counters).snapshot());
         if let Some(sum) = snapshots.reduce(|sum, more| sum.plus(&more)).filter(|sum| sum.count > 0) {
@@ -136,7 +137,7 @@ fn received(group: &mut Group, parts: &Parts) {
     }
 }
 
-fn ingest(group: &mut OfLog<'_>, logged: &Logged) {
+fn ingest(group: &mut Group<'_>, logged: &Logged) {
     let counters = &logged.ingest;
     let mut counted = |name, help, count: &Count| {
         group.counter(name, help).count(&[], count.get());
@@ -197,12 +198,12 @@ fn ingest(group: &mut OfLog<'_>, logged: &Logged) {
     );
 }
 
-fn log(group: &mut OfLog<'_>, logged: &Logged) {
+fn log(group: &mut Group<'_>, logged: &Logged) {
     let (oldest, head) = (logged.log.oldest(), logged.log.head().next_sequence);
     group.gauge("sidecar_log_head", "The sequence that the next event will get").count(&[], head);
     group.gauge("sidecar_log_oldest", "The oldest retained sequence").count(&[], oldest);
     let losses = logged.log.losses();
-    let lost = group.gauge(
+    let mut lost = group.gauge(
         "sidecar_log_lost_events",
         "Events that were stored and are lost: missing, in a damaged place that was met, or named by a mark",
     );
@@ -237,15 +238,16 @@ fn segments(directory: &Path) -> io::Result<(u64, u64)> {
     Ok(together)
 }
 
-fn stream(group: &mut OfLog<'_>, logged: &Logged) {
+fn stream(group: &mut Group<'_>, logged: &Logged) {
     let (counters, port) = (&logged.stream, &logged.stream_port);
     let head = logged.log.head().next_sequence;
     let lags: Vec<(ReaderClass, ClassLag)> = counters.readers.lags(head).collect();
-    let subscribers = group.gauge("sidecar_stream_subscribers", "Open event streams");
+    let mut subscribers = group.gauge("sidecar_stream_subscribers", "Open event streams");
     for (ReaderClass(class), lag) in &lags {
         subscribers.count(&[("class", class)], lag.readers);
     }
-    let behind = group.gauge("sidecar_stream_lag_events", "Events that the slowest open stream still has to be sent");
+    let mut behind =
+        group.gauge("sidecar_stream_lag_events", "Events that the slowest open stream still has to be sent");
     for (ReaderClass(class), lag) in &lags {
         behind.count(&[("class", class)], lag.events_max);
     }
@@ -270,13 +272,13 @@ fn stream(group: &mut OfLog<'_>, logged: &Logged) {
     );
 }
 
-fn rest(group: &mut Group, counters: &rest::Counters) {
-    let sizes = group.histogram("db_raw_data_size", "Size (in bytes) of raw data fetched from the database.");
+fn rest(group: &mut Group<'_>, counters: &rest::Counters) {
+    let mut sizes = group.histogram("db_raw_data_size", "Size (in bytes) of raw data fetched from the database.");
     for (kind, snapshot) in counters.read_bytes() {
         sizes.distribution(&[("message_type", kind)], &snapshot, BYTE);
     }
     let help = "Time it takes the service to produce a response in milliseconds";
-    let times = group.histogram("rest_api_response_times", help);
+    let mut times = group.histogram("rest_api_response_times", help);
     let mut is_used = false;
     for (label, status, snapshot) in counters.response_times() {
         is_used = true;
@@ -288,7 +290,7 @@ fn rest(group: &mut Group, counters: &rest::Counters) {
     }
 }
 
-fn rpc(group: &mut Group, watch: &rpc::Watch) {
+fn rpc(group: &mut Group<'_>, watch: &rpc::Watch) {
     rpc_methods(group, &watch.counters);
     let (state, link) = (watch.link.state(), watch.link.counters());
     let help = "1 while the binary port of the JSON-RPC servers' node is connected";
@@ -303,7 +305,7 @@ fn rpc(group: &mut Group, watch: &rpc::Watch) {
         ("reacquiring_connection", &link.reconnect_timeouts),
     ];
     let help = "Counters for how many of the requests failed due to internal timeout";
-    let family = group.counter("rpc_server_timeout_counts", help);
+    let mut family = group.counter("rpc_server_timeout_counts", help);
     for (timer, count) in timeouts.into_iter().filter(|(_, count)| count.get() > 0) {
         family.count(&[("timer", timer)], count.get());
     }
@@ -343,22 +345,22 @@ fn rpc(group: &mut Group, watch: &rpc::Watch) {
         .distribution(&[], &link.round_trips.snapshot(), SECOND);
 }
 
-fn rpc_methods(group: &mut Group, counters: &rpc::Counters) {
-    let calls = group.counter("rpc_server_endpoint_calls", "Endpoint calls");
+fn rpc_methods(group: &mut Group<'_>, counters: &rpc::Counters) {
+    let mut calls = group.counter("rpc_server_endpoint_calls", "Endpoint calls");
     for (method, count) in counters.calls() {
         calls.count(&[("endpoint_name", method)], count);
     }
-    let sizes = group.histogram("rpc_server_request_sizes", "Endpoint request sizes");
+    let mut sizes = group.histogram("rpc_server_request_sizes", "Endpoint request sizes");
     for (method, snapshot) in counters.sizes() {
         sizes.distribution(&[("endpoint", method)], &snapshot, BYTE);
     }
     let help = "Time it takes the service to produce a response in milliseconds";
-    let times = group.histogram("rpc_server_endpoint_response_times", help);
+    let mut times = group.histogram("rpc_server_endpoint_response_times", help);
     for (method, status, snapshot) in counters.response_times() {
         times.distribution(&[("method", method), ("status", &status)], &snapshot, MILLISECOND);
     }
     let help = "How long calls waited for the node";
-    let waits = group.histogram("sidecar_rpc_node_wait_seconds", help);
+    let mut waits = group.histogram("sidecar_rpc_node_wait_seconds", help);
     for (method, snapshot) in counters.node_waits() {
         waits.distribution(&[("method", method)], &snapshot, SECOND);
     }
@@ -375,7 +377,7 @@ fn rpc_methods(group: &mut Group, counters: &rpc::Counters) {
     counted("sidecar_rpc_cache_misses_total", "Answers put into the cache", &counters.cache_misses);
 }
 
-fn followers(group: &mut OfLog<'_>, logged: &Logged) {
+fn followers(group: &mut Group<'_>, logged: &Logged) {
     for (role, name, help, label) in [
         (Role::View, "sidecar_view_lag_events", "Stored events that a view has not read yet", "view"),
         (
@@ -385,14 +387,14 @@ fn followers(group: &mut OfLog<'_>, logged: &Logged) {
             "exporter",
         ),
     ] {
-        let lags = group.gauge(name, help);
+        let mut lags = group.gauge(name, help);
         for follower in logged.followers.iter().filter(|follower| follower.role == role) {
             lags.count(&[(label, follower.name)], follower.lag(&logged.log));
         }
     }
 }
 
-fn views(group: &mut OfLog<'_>, logged: &Logged) {
+fn views(group: &mut Group<'_>, logged: &Logged) {
     let Some(counters) = logged.views.as_ref().map(Views::counters) else { return };
     let mut counted = |name, help, count: &Count| {
         group.counter(name, help).count(&[("view", "casper")], count.get());
@@ -408,13 +410,14 @@ fn views(group: &mut OfLog<'_>, logged: &Logged) {
     );
 }
 
-fn exporters(group: &mut OfLog<'_>, logged: &Logged) {
-    let connected = group.gauge("sidecar_exporter_connected", "1 if an exporter's database was there when last needed");
+fn exporters(group: &mut Group<'_>, logged: &Logged) {
+    let mut connected =
+        group.gauge("sidecar_exporter_connected", "1 if an exporter's database was there when last needed");
     for (name, counters) in &logged.exporters {
         connected.count(&[("exporter", name)], counters.is_connected.load(Ordering::Relaxed).into());
     }
     let mut counted = |name, help, count: fn(&ExporterCounters) -> &Count| {
-        let family = group.counter(name, help);
+        let mut family = group.counter(name, help);
         for (exporter, counters) in &logged.exporters {
             family.count(&[("exporter", exporter)], count(counters).get());
         }

@@ -3,18 +3,18 @@
 use procfs::process::{LimitValue, Process};
 use procfs::{ProcResult, WithCurrentSystemInfo};
 
-use super::exposition::Group;
+use super::exposition::{Families, Group};
 
 /// The `process_*` families; one that the system does not tell does not appear.
-pub(super) fn families() -> Group {
-    let mut group = Group::default();
-    if let Err(error) = collect(&mut group) {
+pub(super) fn families() -> Families {
+    let mut families = Families::default();
+    if let Err(error) = collect(&mut families.of_process()) {
         tracing::debug!(%error, "the process's figures cannot be read");
     }
-    group
+    families
 }
 
-fn collect(group: &mut Group) -> ProcResult<()> {
+fn collect(group: &mut Group<'_>) -> ProcResult<()> {
     let process = Process::myself()?;
     let stat = process.stat()?;
     let ticks = procfs::ticks_per_second() as f64;
