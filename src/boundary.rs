@@ -11,10 +11,6 @@ const DIALECTS: [&str; 3] = ["beacon", "casper", "grpc"];
 /// Modules that anything may name, because they name nothing of this crate themselves.
 const LEAVES: [&str; 1] = ["rfc3339"];
 
-/// Files that still name what they should not, each with the one module that it names. One that is mended must leave the
-/// list.
-const EXCEPTIONS: &[(&str, &str)] = &[];
-
 #[test]
 fn no_part_names_what_it_must_not_know() {
     let modules = top_level_modules();
@@ -37,11 +33,7 @@ fn no_part_names_what_it_must_not_know() {
             );
         }
     }
-    let known = EXCEPTIONS.iter().map(|(file, module)| ((*file).to_owned(), (*module).to_owned())).collect();
-    let new: Vec<_> = found.difference(&known).collect();
-    assert!(new.is_empty(), "these files name modules that they must not know: {new:?}");
-    let mended: Vec<_> = known.difference(&found).collect();
-    assert!(mended.is_empty(), "these exceptions are not needed any more, remove them: {mended:?}");
+    assert!(found.is_empty(), "these files name modules that they must not know: {found:?}");
 }
 
 #[test]
