@@ -17,6 +17,8 @@ use serde::Serialize;
 use sidecar_log_format::{Log, LossKind, LostRange, Sequence};
 use tracing::{error, info, warn};
 
+use super::thread;
+
 /// How often it is looked whether more is known to be lost.
 const PERIOD: Duration = Duration::from_secs(5);
 /// How long until the lists are looked through again while something is lost.
@@ -82,7 +84,7 @@ impl LossWatch {
     pub(crate) fn start(log: Log) -> std::io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
         let mut watch = Watch { log, stopped, logged: Logged::default(), generation: 0, is_announced: false };
-        let thread = crate::engine::thread::start("losses", move || {
+        let thread = thread::start("losses", move || {
             let _stopped = watch.run();
         })?;
         Ok(LossWatch { stop: Some(stop), thread: Some(thread) })

@@ -22,6 +22,7 @@ use super::projection::Projection;
 use super::shared::Shared;
 use super::store::{self, Rebuild, Store};
 use super::tables::RowError;
+use crate::engine::backoff::Backoff;
 
 /// Most events of a batch, which bounds its memory: some 60 bytes an event.
 const BATCH_EVENTS: usize = 65_536;
@@ -228,24 +229,23 @@ enum Wake {
     AtEnd,
 }
 
-/// Pauses between attempts, each longer than the one before.
+/// The pauses between attempts, and the one that lasts.
 struct Pauses {
-    next: Duration,
+    backoff: Backoff,
     until: Option<Instant>,
 }
 
 impl Default for Pauses {
     fn default() -> Self {
-        Self { next: PAUSE_MIN, until: None }
+        Self { backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX), until: None }
     }
 }
 
 impl Pauses {
     /// Begins one; returns how long it is.
     fn begin(&mut self) -> Duration {
-        let pause = self.next;
+        let pause = self.backoff.take();
         self.until = Some(Instant::now() + pause);
-        self.next = (pause * 2).min(PAUSE_MAX);
         pause
     }
 
