@@ -225,7 +225,7 @@ fn serve(
     let rest = rest.transpose()?;
     let resources = Arc::new(Resources::new(storage.log.decode_concurrency));
     let hub = Arc::new(Hub::new(live.log.clone(), live.committed.clone(), resources, events::READER_CLASSES));
-    let stream = events::Server::bind(plan::events_options(sse), Arc::clone(&hub))
+    let stream = events::Server::bind(sse.event_stream_server.clone(), Arc::clone(&hub))
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
     let addresses = Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref());
     addresses.log();

@@ -10,7 +10,6 @@ use anyhow::{Context, anyhow, bail};
 use sidecar_log_format::{ReadOptions, RewriteOptions, Sequence, WriteOptions};
 
 use crate::casper::dialect::Casper;
-use crate::casper::events;
 use crate::casper::source::{self, NamedSource, NodeOptions};
 use crate::config::{Config, NodeConnection, SseServer, Storage};
 use crate::engine::dialect::write_options;
@@ -18,7 +17,6 @@ use crate::engine::ingest::{self, LiveLog, Retention, Rewriting, identity};
 use crate::engine::log_set::Sources;
 use crate::engine::source::LogNetwork;
 use crate::engine::storage_folder::{self, LogPlaces};
-use crate::engine::stream::PortOptions;
 use crate::engine::view;
 
 /// The name of the log in its storage folder.
@@ -158,27 +156,6 @@ pub(super) fn check_no_unfinished_import(log: &Path) -> anyhow::Result<()> {
 
 pub(super) fn view_options(storage: &Storage) -> view::Options {
     view::Options::new(log_places(storage).views_file(), storage.log.view_cache_bytes)
-}
-
-pub(super) fn events_options(sse: &SseServer) -> events::Options {
-    let server = &sse.event_stream_server;
-    let port = PortOptions {
-        port: server.port,
-        streams_max: server.max_concurrent_subscribers as usize,
-        replay_chunks: server.replay_chunks,
-        client_buffer_bytes: server.client_buffer_bytes,
-        max_connections: server.max_connections,
-        header_timeout: server.header_timeout,
-        idle_timeout: server.idle_timeout,
-        write_stall_timeout: server.write_stall_timeout,
-        ..PortOptions::default()
-    };
-    events::Options {
-        port,
-        zstd: server.zstd,
-        legacy_enabled: !sse.emulate_legacy_sse_apis.is_empty(),
-        ..events::Options::default()
-    }
 }
 
 /// The network that the log's nodes must be on, where the log tells it and it may not change.

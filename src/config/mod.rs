@@ -42,12 +42,11 @@ pub use error::{
     Warning,
 };
 pub use sections::{
-    event_stream_server::EventStreamServer,
     log::{Compaction, LogSettings},
     node_connection::NodeConnection,
     rest_api_server::RestApiServer,
     rpc_server::RpcServer,
-    sse_server::{LegacySseApi, SseServer},
+    sse_server::SseServer,
     storage::Storage,
     threads::Threads,
 };
@@ -109,6 +108,8 @@ mod tests {
     use proptest::prelude::*;
     use tempfile::NamedTempFile;
 
+    use crate::casper::events;
+
     use super::{
         samples::{
             DEFAULT_FULL, DEFAULT_SSE_ONLY, EVERY_ERA, PASSWORD, REST_FROM_POSTGRESQL, explained, load, loaded, refused,
@@ -136,7 +137,9 @@ mod tests {
         let (small_log, full_log) = (small.storage.unwrap().log, full.storage.unwrap().log);
         // Look-ups need a larger cache, and only the full example has them.
         assert_eq!(LogSettings { block_cache_bytes: full_log.block_cache_bytes, ..small_log }, full_log);
-        assert_eq!(small_sse.event_stream_server, full_sse.event_stream_server);
+        let legacy_enabled = small_sse.event_stream_server.legacy_enabled;
+        let full_stream = events::Options { legacy_enabled, ..full_sse.event_stream_server };
+        assert_eq!(small_sse.event_stream_server, full_stream);
         assert_eq!(small_sse.inbound_channel_size, full_sse.inbound_channel_size);
     }
 

@@ -214,7 +214,7 @@ mod tests {
             let loaded = loaded(text);
             assert!(loaded.warnings.iter().all(|w| matches!(w, Warning::NoEffect { .. })), "{:?}", loaded.warnings);
             let sse = loaded.config.sse_server.unwrap();
-            assert_eq!(sse.event_stream_server.port, 19999);
+            assert_eq!(sse.event_stream_server.port.port, 19999);
             assert!(!sse.connections.is_empty());
             assert_eq!(sse.keep_only_newest, None);
             assert!(loaded.config.storage.is_some());

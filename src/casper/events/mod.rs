@@ -66,7 +66,7 @@ const INDEX: &str = "Sidecar's event streams: /events?start_from=0 replays every
                      /events/sidecar has the sidecar's version.\n";
 
 /// How the server listens and what it grants a client.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The port, and what is granted there.
     pub port: PortOptions,

@@ -3,9 +3,10 @@
 use serde::Deserialize;
 
 use super::{
-    event_stream_server::{self, EventStreamServer},
+    event_stream_server,
     node_connection::{self, NodeConnection},
 };
+use crate::casper::events;
 use crate::config::{
     error::ConfigError,
     section::{COUNT_MAX, Section, yes},
@@ -34,9 +35,7 @@ pub struct SseServer {
     /// `[[sse_server.connections]]`: the nodes to read, in the file's order. With none, there is nothing to connect to.
     pub connections: Vec<NodeConnection>,
     /// `[sse_server.event_stream_server]`.
-    pub event_stream_server: EventStreamServer,
-    /// The legacy APIs to serve beside the current one.
-    pub emulate_legacy_sse_apis: Vec<LegacySseApi>,
+    pub event_stream_server: events::Options,
     /// How many events may wait between a node's reader and the writer of the log.
     pub inbound_channel_size: usize,
     /// With `disable_event_persistence`: how many of the newest events to keep at least, `event_stream_buffer_length`.
@@ -46,7 +45,7 @@ pub struct SseServer {
 
 /// A former API of the event stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum LegacySseApi {
+pub(in crate::config) enum LegacySseApi {
     /// `/events/main`, `/events/deploys` and `/events/sigs` of 1.x nodes.
     V1,
 }
@@ -61,8 +60,11 @@ pub(in crate::config) fn check(keys: Keys, section: &Section<'_>) -> Result<SseS
         connections: connections
             .map(|(index, node)| node_connection::check(&node, &section.below(&format!("connections[{index}]"))))
             .collect::<Result<_, _>>()?,
-        event_stream_server: event_stream_server::check(stream, &stream_section)?,
-        emulate_legacy_sse_apis: keys.emulate_legacy_sse_apis,
+        event_stream_server: event_stream_server::check(
+            stream,
+            !keys.emulate_legacy_sse_apis.is_empty(),
+            &stream_section,
+        )?,
         inbound_channel_size: section.number_or(
             "inbound_channel_size",
             keys.inbound_channel_size,
@@ -81,7 +83,7 @@ mod tests {
     fn defaults_are_the_documented_ones() {
         let sse = loaded(DEFAULT_SSE_ONLY).config.sse_server.unwrap();
         assert_eq!((sse.inbound_channel_size, sse.keep_only_newest), (1000, None));
-        assert_eq!(sse.emulate_legacy_sse_apis, []);
+        assert!(!sse.event_stream_server.legacy_enabled);
     }
 
     #[test]

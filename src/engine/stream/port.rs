@@ -26,7 +26,7 @@ const BUFFER_ROOM_BYTES: usize = 1 << 10;
 const BESIDE_PIECE_BYTES: usize = 512;
 
 /// How a port listens, and what it grants a client.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortOptions {
     /// The TCP port; 0 lets the system choose one.
     pub port: u16,
