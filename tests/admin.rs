@@ -344,15 +344,8 @@ async fn the_dashboard_asks_only_for_metrics_that_there_are_and_for_all_of_datab
         ReservedPort::new().number()
     );
     let (node, rpc) = (BinaryPort::start(|command| Reply::Answer(default_answer(command))), ReservedPort::new());
-    let bridge = format!(
-        "[rpc_server.main_server]\nip_address = '127.0.0.1'\nport = {}\n\
-         [rpc_server.node_client]\nip_address = '127.0.0.1'\nport = {}\n",
-        rpc.number(),
-        node.address().port()
-    );
     let rest_alone = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).without_sse_server().sections(&database);
-    let rest_alone = rest_alone.sections(&bridge);
-    let rest_alone = rest_alone.rest_api().admin_api();
+    let rest_alone = rest_alone.rpc(rpc.number(), node.address()).rest_api().admin_api();
     let rest_alone = rest_alone.replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'postgresql'");
     let mut rest_alone = rest_alone.start().await;
     rest_alone.wait_until_listening(rpc.address()).await;

@@ -9,13 +9,13 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::process::{Resource, Rlimit, prlimit};
 use sidecar_test_support::client::{Request, SseClient, events};
+use sidecar_test_support::disk::SmallDisk;
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::story;
@@ -40,36 +40,6 @@ fn payloads(numbers: std::ops::Range<u64>) -> Vec<String> {
         LazyLock::new(|| (0..8).map(|number| story::of_random_text(100_000, number).payload).collect());
     let payload = |number: u64| format!("{{\"Numbered\":[{number},{}]}}", TEXTS[number as usize % TEXTS.len()]);
     numbers.map(payload).collect()
-}
-
-/// A file system of its own, gone with the test.
-struct SmallDisk {
-    path: PathBuf,
-    _parent: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    /// `None` where mounting is not permitted.
-    fn mount(bytes: u64) -> Option<SmallDisk> {
-        let parent = tempfile::tempdir().unwrap();
-        let path = parent.path().join("disk");
-        std::fs::create_dir(&path).unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(&path);
-        let is_mounted = mount.output().is_ok_and(|output| output.status.success());
-        is_mounted.then_some(SmallDisk { path, _parent: parent })
-    }
-
-    fn free(&self) -> u64 {
-        free(&self.path)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a process that is being killed may still be there.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
-    }
 }
 
 fn free(path: &Path) -> u64 {
@@ -168,15 +138,15 @@ async fn a_full_disk_is_waited_for_and_nothing_is_lost_or_doubled() {
     let node = node();
     let mut told = payloads(0..500);
     node.push_all(&told);
-    let other = ballast(&disk.path, 34 * MIB);
+    let other = ballast(disk.path(), 34 * MIB);
     let mut sidecar = sidecar()
         .node(node.address())
-        .storage_folder(disk.path.join("storage"))
+        .storage_folder(disk.path().join("storage"))
         .sections("[storage.log]\nfree_bytes_min = 4_194_304\nsegment_bytes_max = 4_194_304\ncompaction = 'off'")
         .start()
         .await;
     is_waited_for(&node, &mut sidecar, &mut told, || std::fs::remove_file(other).unwrap()).await;
-    assert!(disk.free() >= 4 * MIB, "the reserve was left alone: {}", disk.free());
+    assert!(free(disk.path()) >= 4 * MIB, "the reserve was left alone: {}", free(disk.path()));
 }
 
 #[tokio::test]
@@ -188,12 +158,12 @@ async fn a_disk_that_others_fill_to_the_last_byte_is_recovered_from() {
     // Each batch of the index is small, so that redb needs room while there is none.
     let mut sidecar = sidecar()
         .node_with(node.address(), "delay_between_retries_in_seconds = 0")
-        .storage_folder(disk.path.join("storage"))
+        .storage_folder(disk.path().join("storage"))
         .sections("[storage.log]\nfree_bytes_min = 1_048_576\nindex_tail_bytes_max = 1_048_576")
         .start()
         .await;
     expect_stored(&sidecar, &told).await;
-    let other = ballast(&disk.path, disk.free() / 4096 * 4096);
+    let other = ballast(disk.path(), free(disk.path()) / 4096 * 4096);
     // 40,000 small events fit into what the log has reserved; what the index must write of them does not.
     let more: Vec<String> = (0..40_000).map(|number| story::unknown_kind(number + 10).payload).collect();
     node.push_all(&more);
@@ -218,7 +188,7 @@ async fn a_full_disk_does_not_keep_the_log_from_being_closed() {
     node.push_all(&told);
     let mut sidecar = sidecar()
         .node(node.address())
-        .storage_folder(disk.path.join("storage"))
+        .storage_folder(disk.path().join("storage"))
         .sections("[storage.log]\nfree_bytes_min = 4_194_304\nsegment_bytes_max = 4_194_304\ncompaction = 'off'")
         .start()
         .await;

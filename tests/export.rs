@@ -7,13 +7,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 use sidecar_test_support::client::Request;
+use sidecar_test_support::disk::SmallDisk;
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql, PostgreSqlOptions};
@@ -541,37 +541,19 @@ async fn wait_for_metrics(sidecar: &Sidecar, labels: &str, values: &[&str]) -> S
     }
 }
 
-/// A small file system of its own, unmounted when this is dropped.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None` where mounting is not permitted.
-    fn mount(on: PathBuf) -> Option<Self> {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=24m,mode=0777", "tmpfs"]).arg(&on);
-        mount.output().ok().filter(|output| output.status.success()).map(|_| Self(on))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 type Act<'a> = Box<dyn Fn() + 'a>;
 
 #[tokio::test]
 async fn a_full_disk_under_postgresql_holds_the_export_up_until_there_is_room() {
     let node = SimulatedNode::start();
     let server = PostgreSql::start();
-    let disk = SmallDisk::mount(server.make_folder("small-disk"));
+    let disk = SmallDisk::mount_on(server.make_folder("small-disk"), 24 << 20);
     let (fill, free): (Act<'_>, Act<'_>) = match &disk {
         Some(disk) => {
-            server.give_to_account(&disk.0);
-            server.psql("postgres", &format!("CREATE TABLESPACE small LOCATION '{}'", disk.0.display()));
+            server.give_to_account(disk.path());
+            server.psql("postgres", &format!("CREATE TABLESPACE small LOCATION '{}'", disk.path().display()));
             server.psql("postgres", &format!("ALTER DATABASE {DATABASE} SET TABLESPACE small"));
-            let ballast = disk.0.join("ballast");
+            let ballast = disk.path().join("ballast");
             let remove = ballast.clone();
             (
                 Box::new(move || {

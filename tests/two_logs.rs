@@ -32,6 +32,7 @@ use sidecar::engine::stream::{
 };
 use sidecar_log_format::{ApiVersion, Durability, FrameForm, Kind, RewriteOptions, WriteOptions};
 use sidecar_test_support::client::{Message, Request, SseClient, events as with_ids, get};
+use sidecar_test_support::disk::SmallDisk;
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
 use sidecar_test_support::process::Process;
 use sidecar_test_support::story;
@@ -441,31 +442,6 @@ impl Follower {
     }
 }
 
-/// A file system of its own, gone with the test.
-struct SmallDisk {
-    path: PathBuf,
-    _parent: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    /// `None` where mounting is not permitted.
-    fn mount(bytes: u64) -> Option<SmallDisk> {
-        let parent = tempfile::tempdir().unwrap();
-        let path = parent.path().join("disk");
-        fs::create_dir(&path).unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(&path);
-        let is_mounted = mount.output().is_ok_and(|output| output.status.success());
-        is_mounted.then_some(SmallDisk { path, _parent: parent })
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
-    }
-}
-
 /// This is also the process that the other tests start: then it runs until it is killed.
 #[tokio::test(flavor = "multi_thread")]
 async fn both_logs_begin_serve_and_end_in_one_process() {
@@ -583,13 +559,13 @@ async fn a_log_on_a_full_disk_leaves_the_other_ones_readers_alone() {
     told.more(&node, &station, 1_000);
     let role = Role {
         casper_folder: folder.path().to_owned(),
-        tides_folder: disk.path.join("storage"),
+        tides_folder: disk.path().join("storage"),
         node: node.address(),
         station: station.address(),
     };
     let mut logs = TwoLogs::start(role).await;
     told.expect(logs.addresses).await;
-    let ballast = disk.path.join("ballast");
+    let ballast = disk.path().join("ballast");
     fs::write(&ballast, vec![1; 1 << 20]).unwrap();
     let follower = Follower::begin(logs.addresses.casper, Arc::clone(&node)).await;
     // As much as there is room for.

@@ -27,14 +27,11 @@ fn node() -> BinaryPort {
     })
 }
 
-fn sections(node: &BinaryPort, port: &ReservedPort) -> String {
-    format!(
-        "[rpc_server.main_server]\nip_address = '127.0.0.1'\nport = {}\n\
-         [rpc_server.node_client]\nip_address = '127.0.0.1'\nport = {}\n\
-         [rpc_server.node_client.exponential_backoff]\ninitial_delay_ms = 10\nmax_delay_ms = 20\nmax_attempts = 2\n",
-        port.number(),
-        node.address().port()
-    )
+/// The binary with the bridge, which soon gives a node up.
+fn with_bridge(port: u16, node: &BinaryPort) -> SidecarBuilder {
+    let backoff =
+        "[rpc_server.node_client.exponential_backoff]\ninitial_delay_ms = 10\nmax_delay_ms = 20\nmax_attempts = 2\n";
+    SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).rpc(port, node.address()).sections(backoff)
 }
 
 async fn ask(port: &ReservedPort) -> String {
@@ -64,8 +61,7 @@ async fn ready(sidecar: &Sidecar) -> (u16, String) {
 #[tokio::test]
 async fn the_bridge_runs_alone_outlives_its_node_and_says_how_it_is() {
     let (mut node, port) = (node(), ReservedPort::new());
-    let builder = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).without_sse_server();
-    let mut sidecar = builder.sections(&sections(&node, &port)).admin_api().spawn();
+    let mut sidecar = with_bridge(port.number(), &node).without_sse_server().admin_api().spawn();
     sidecar.wait_until_listening(port.address()).await;
     assert_eq!(ask(&port).await, ANSWER);
     until("ready", async || ready(&sidecar).await == (200, "ready".to_owned())).await;
@@ -98,8 +94,7 @@ async fn the_bridge_runs_alone_outlives_its_node_and_says_how_it_is() {
 async fn the_bridge_serves_beside_the_log_whether_its_node_is_there_or_not() {
     let (mut node, port, source) = (node(), ReservedPort::new(), SimulatedNode::start());
     node.kill();
-    let builder = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).node(source.address());
-    let sidecar = builder.sections(&sections(&node, &port)).admin_api().start().await;
+    let sidecar = with_bridge(port.number(), &node).node(source.address()).admin_api().start().await;
     until("given up", async || ask(&port).await.contains(LOST)).await;
     let (status, _) = get(format!("http://{}/health", sidecar.admin_address())).await;
     assert_eq!(status, 200);
@@ -123,9 +118,8 @@ async fn the_log_answers_while_the_node_is_away_where_that_is_wanted() {
             break;
         }
     }
-    let builder = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).node(source.address());
-    let sections = format!("[rpc_server]\nanswer_from_log = true\n{}", sections(&node, &port));
-    let sidecar = builder.sections(&sections).start().await;
+    let builder = with_bridge(port.number(), &node).node(source.address());
+    let sidecar = builder.sections("[rpc_server]\nanswer_from_log = true").start().await;
     let call = async |method: &str, params: Value| {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
         let request = reqwest::Client::new().post(format!("http://{}/rpc", port.address()));
@@ -160,12 +154,10 @@ async fn the_log_answers_while_the_node_is_away_where_that_is_wanted() {
 
 #[tokio::test]
 async fn a_port_that_is_taken_ends_the_start() {
-    let (node, port) = (node(), ReservedPort::new());
+    let node = node();
     let _taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let taken = _taken.local_addr().unwrap().port().to_string();
-    let sections = sections(&node, &port).replace(&port.number().to_string(), &taken);
-    let builder = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).without_sse_server();
-    let mut sidecar = builder.sections(&sections).spawn();
+    let taken = _taken.local_addr().unwrap().port();
+    let mut sidecar = with_bridge(taken, &node).without_sse_server().spawn();
     assert_eq!(sidecar.wait_for_exit().code(), Some(1));
     let errors = sidecar.errors();
     assert!(errors.contains("Error: Error running component 'rpc_api_server': Address already in use"), "{errors}");

@@ -6,6 +6,7 @@
 
 pub mod binary_port;
 pub mod client;
+pub mod disk;
 pub mod fast;
 mod http;
 pub mod node;

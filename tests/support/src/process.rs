@@ -121,6 +121,16 @@ impl SidecarBuilder {
         ))
     }
 
+    /// Adds an `[rpc_server]` that listens on `port` of the loopback interface, in front of the binary port at `node`.
+    pub fn rpc(self, port: u16, node: SocketAddr) -> Self {
+        self.sections(&format!(
+            "[rpc_server.main_server]\nip_address = '127.0.0.1'\nport = {port}\n\
+             [rpc_server.node_client]\nip_address = '{}'\nport = {}\n",
+            node.ip(),
+            node.port()
+        ))
+    }
+
     /// Adds keys to `[sse_server.event_stream_server]`.
     pub fn event_stream_server(mut self, toml: &str) -> Self {
         self.event_stream_server += &format!("{toml}\n");
