@@ -9,15 +9,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use sidecar_log_format::{Log, LossKind, LostRange, Sequence};
 use tracing::{error, info, warn};
 
-use super::thread;
+use super::thread::{Stoppable, Stopped};
 
 /// How often it is looked whether more is known to be lost.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -70,11 +68,8 @@ impl Lost {
     }
 }
 
-/// The running thread; it ends when this is dropped.
-pub(crate) struct LossWatch {
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
+/// The running thread; it ends, before the next segment or block, when this is dropped.
+pub(crate) struct LossWatch(#[expect(dead_code, reason = "it is held for its end")] Stoppable);
 
 impl LossWatch {
     /// Starts the thread.
@@ -82,28 +77,17 @@ impl LossWatch {
     /// # Errors
     /// When the system has no room for a thread.
     pub(crate) fn start(log: Log) -> std::io::Result<Self> {
-        let (stop, stopped) = mpsc::channel();
-        let mut watch = Watch { log, stopped, logged: Logged::default(), generation: 0, is_announced: false };
-        let thread = thread::start("losses", move || {
+        let run = move |stopped| {
+            let mut watch = Watch { log, stopped, logged: Logged::default(), generation: 0, is_announced: false };
             let _stopped = watch.run();
-        })?;
-        Ok(LossWatch { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for LossWatch {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // It ends before the next segment or block, and has nothing to report.
-            let _ = thread.join();
-        }
+        };
+        Stoppable::start("losses", run).map(LossWatch)
     }
 }
 
 struct Watch {
     log: Log,
-    stopped: mpsc::Receiver<()>,
+    stopped: Stopped,
     logged: Logged,
     /// Of the losses, when the last survey began.
     generation: u64,
@@ -128,7 +112,7 @@ impl Watch {
                 next_check = Instant::now() + self.check()?;
                 continue;
             }
-            wait(&self.stopped, PERIOD)?;
+            self.stopped.wait(PERIOD)?;
         }
     }
 
@@ -137,7 +121,7 @@ impl Watch {
         self.generation = self.log.losses_generation();
         let mut step = ControlFlow::Continue(());
         let found = self.log.find_losses(&mut || {
-            step = wait(&self.stopped, Duration::ZERO);
+            step = self.stopped.wait(Duration::ZERO);
             step
         });
         step?;
@@ -167,7 +151,7 @@ impl Watch {
         let checked = log.check_blocks(&mut |bytes| {
             debt += Duration::from_secs_f64(bytes as f64 / CHECKED_BYTES_PER_SECOND);
             let pause = if debt < PAUSE_MIN { Duration::ZERO } else { std::mem::take(&mut debt) };
-            step = wait(stopped, pause);
+            step = stopped.wait(pause);
             step?;
             if reported_at.elapsed() >= PERIOD {
                 reported_at = Instant::now();
@@ -187,14 +171,6 @@ impl Watch {
                 SURVEY_PERIOD
             }
         })
-    }
-}
-
-/// Waits, unless the thread is to end.
-fn wait(stopped: &mpsc::Receiver<()>, time: Duration) -> ControlFlow<()> {
-    match stopped.recv_timeout(time) {
-        Err(RecvTimeoutError::Timeout) => ControlFlow::Continue(()),
-        _ => ControlFlow::Break(()),
     }
 }
 

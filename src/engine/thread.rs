@@ -1,7 +1,10 @@
 //! Threads of a log's own.
 
 use std::io;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use tracing::Span;
 
@@ -12,4 +15,46 @@ pub(crate) fn start<T: Send + 'static>(
 ) -> io::Result<JoinHandle<T>> {
     let span = Span::current();
     Builder::new().name(name.to_owned()).spawn(move || span.in_scope(run))
+}
+
+/// A running thread that ends when this is dropped, which waits for that.
+pub(crate) struct Stoppable {
+    /// Hung up to end the thread.
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Reports to such a thread whether it is to end.
+pub(crate) struct Stopped(mpsc::Receiver<()>);
+
+impl Stoppable {
+    /// Starts the thread as [`start`] does; it looks at what it is given often.
+    ///
+    /// # Errors
+    /// When the system has no room for a thread.
+    pub(crate) fn start(name: &str, run: impl FnOnce(Stopped) + Send + 'static) -> io::Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let thread = start(name, move || run(Stopped(stopped)))?;
+        Ok(Stoppable { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Stoppable {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It has reported its failures itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Stopped {
+    /// Waits, unless the thread is to end.
+    pub(crate) fn wait(&self, time: Duration) -> ControlFlow<()> {
+        match self.0.recv_timeout(time) {
+            Err(RecvTimeoutError::Timeout) => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        }
+    }
 }

@@ -11,9 +11,8 @@ pub(super) mod retention;
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -21,6 +20,7 @@ use sidecar_log_format::{Maintenance, RewriteOptions, Sequence};
 use tracing::{error, info, warn};
 
 use super::counters::Counters;
+use crate::engine::thread::{Stoppable, Stopped};
 use clock::BelievedClock;
 use retention::Retainer;
 
@@ -52,11 +52,7 @@ pub enum Rewriting {
 }
 
 /// The running thread; it ends, and lets go of the log, when this is dropped.
-pub(super) struct Upkeep {
-    /// Hung up to end the thread.
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
+pub(super) struct Upkeep(#[expect(dead_code, reason = "it is held for its end")] Stoppable);
 
 impl Upkeep {
     /// Starts the thread.
@@ -67,19 +63,18 @@ impl Upkeep {
         retainer: Retainer,
         counters: Arc<Counters>,
     ) -> std::io::Result<Self> {
-        let (stop, stopped) = mpsc::channel();
         let pace = match rewriting {
             Rewriting::Merge(_) => None,
             Rewriting::Compact { bytes_per_second, .. } => Some(bytes_per_second),
         };
-        let run = move || {
+        let run = move |stopped| {
             let mut keeper = Keeper {
                 maintenance,
                 rewriting,
                 free_bytes_min,
                 retainer,
                 counters,
-                stopped: Stopped(stopped),
+                stopped,
                 pace: Pace::new(pace),
                 others: Others::new(),
             };
@@ -95,18 +90,7 @@ impl Upkeep {
                 }
             }
         };
-        let thread = crate::engine::thread::start("upkeep", run)?;
-        Ok(Upkeep { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Upkeep {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // It has told of its failures itself.
-            let _ = thread.join();
-        }
+        Stoppable::start("upkeep", run).map(Upkeep)
     }
 }
 
@@ -222,19 +206,6 @@ impl Keeper {
     fn has_room_for(&self, segment: Sequence) -> bool {
         let size = self.maintenance.describe(segment).map_or(0, |segment| segment.bytes);
         self.maintenance.free_bytes().is_ok_and(|free| free >= self.free_bytes_min.saturating_add(2 * size))
-    }
-}
-
-/// Tells whether the thread is to end.
-struct Stopped(mpsc::Receiver<()>);
-
-impl Stopped {
-    /// Waits, unless the thread is to end.
-    fn wait(&self, time: Duration) -> ControlFlow<()> {
-        match self.0.recv_timeout(time) {
-            Err(RecvTimeoutError::Timeout) => ControlFlow::Continue(()),
-            _ => ControlFlow::Break(()),
-        }
     }
 }
 

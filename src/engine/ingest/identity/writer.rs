@@ -6,11 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
 use super::rows::{self, Entry, ROWS, RowError};
 use super::{Durable, IdentityIndexError, Result, store};
 use crate::engine::derived::Database;
+use crate::engine::thread;
 
 /// Entries whose events are durable in the log.
 struct Batch {
@@ -42,18 +43,17 @@ impl Writer {
         let (batches, to_write) = sync_channel::<Batch>(1);
         let (report, finished) = sync_channel(1);
         let written_to = Arc::clone(&database);
-        let thread = Builder::new()
-            .name("identity-index".to_owned())
-            .spawn(move || {
-                for batch in to_write {
-                    let written = write(&written_to, batch);
-                    let failed = written.is_err();
-                    if report.send(written).is_err() || failed {
-                        break;
-                    }
+        let run = move || {
+            for batch in to_write {
+                let written = write(&written_to, batch);
+                let failed = written.is_err();
+                if report.send(written).is_err() || failed {
+                    break;
                 }
-            })
-            .map_err(|error| gone(path, format!("it did not start: {error}")))?;
+            }
+        };
+        let thread =
+            thread::start("identity-index", run).map_err(|error| gone(path, format!("it did not start: {error}")))?;
         Ok(Self {
             path: path.to_owned(),
             database,
