@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use crate::engine::counters::Snapshot;
+use crate::engine::counters::{Count, Snapshot};
 
 /// What kind of metric a family is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +86,11 @@ impl Group<'_> {
 
     pub(super) fn histogram(&mut self, name: &'static str, help: &'static str) -> Samples<'_> {
         self.samples(name, help, Type::Histogram)
+    }
+
+    /// Adds a counter with one sample.
+    pub(super) fn counted(&mut self, name: &'static str, help: &'static str, count: &Count) {
+        self.counter(name, help).count(&[], count.get());
     }
 
     fn samples(&mut self, name: &'static str, help: &'static str, kind: Type) -> Samples<'_> {

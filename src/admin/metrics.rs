@@ -139,52 +139,57 @@ fn received(group: &mut Group<'_>, parts: &Parts) {
 
 fn ingest(group: &mut Group<'_>, logged: &Logged) {
     let counters = &logged.ingest;
-    let mut counted = |name, help, count: &Count| {
-        group.counter(name, help).count(&[], count.get());
-    };
-    counted("sidecar_log_appends_total", "Events appended to the log", &counters.stored);
-    counted("sidecar_log_payload_bytes_total", "Bytes of the payloads appended to the log", &counters.stored_bytes);
-    counted("sidecar_log_commits_total", "Group commits", &counters.commits);
-    counted(
+    group.counted("sidecar_log_appends_total", "Events appended to the log", &counters.stored);
+    group.counted(
+        "sidecar_log_payload_bytes_total",
+        "Bytes of the payloads appended to the log",
+        &counters.stored_bytes,
+    );
+    group.counted("sidecar_log_commits_total", "Group commits", &counters.commits);
+    group.counted(
         "sidecar_log_written_bytes_total",
         "Bytes written to the log's files, rewritten blocks included",
         &counters.disk.written_bytes,
     );
-    counted("sidecar_log_disk_full_total", "How many times ingest had to wait for room", &counters.disk_full);
-    counted(
+    group.counted("sidecar_log_disk_full_total", "How many times ingest had to wait for room", &counters.disk_full);
+    group.counted(
         "sidecar_log_reopened_total",
         "How many times the log was opened again in place after a failure of its storage",
         &counters.reopened,
     );
-    counted("sidecar_log_slow_commits_total", "Commits that took more than five seconds", &counters.slow_commits);
-    counted(
+    group.counted("sidecar_log_slow_commits_total", "Commits that took more than five seconds", &counters.slow_commits);
+    group.counted(
         "sidecar_index_rebuilds_total",
         "How many times the identity index was rebuilt from the log",
         &counters.index_rebuilds,
     );
-    counted("sidecar_log_rewritten_segments_total", "Segments made smaller", &counters.rewritten_segments);
-    counted("sidecar_log_rewritten_bytes_before_total", "Their bytes before", &counters.rewritten_bytes_before);
-    counted("sidecar_log_rewritten_bytes_after_total", "Their bytes after", &counters.rewritten_bytes_after);
-    counted("sidecar_log_dropped_segments_total", "Segments dropped by retention", &counters.dropped_segments);
-    counted("sidecar_log_dropped_bytes_total", "Their bytes", &counters.dropped_bytes);
-    counted("sidecar_ingest_duplicates_total", "Events dropped because the log has them", &counters.duplicates);
-    counted(
+    group.counted("sidecar_log_rewritten_segments_total", "Segments made smaller", &counters.rewritten_segments);
+    group.counted("sidecar_log_rewritten_bytes_before_total", "Their bytes before", &counters.rewritten_bytes_before);
+    group.counted("sidecar_log_rewritten_bytes_after_total", "Their bytes after", &counters.rewritten_bytes_after);
+    group.counted("sidecar_log_dropped_segments_total", "Segments dropped by retention", &counters.dropped_segments);
+    group.counted("sidecar_log_dropped_bytes_total", "Their bytes", &counters.dropped_bytes);
+    group.counted("sidecar_ingest_duplicates_total", "Events dropped because the log has them", &counters.duplicates);
+    group.counted(
         "sidecar_ingest_conflicts_total",
         "Events dropped because the log has them, though with other bytes",
         &counters.identity_conflicts,
     );
-    counted(
+    group.counted(
         "sidecar_ingest_amendments_total",
         "Later copies with more in them than the stored event, kept as marks",
         &counters.amendments,
     );
-    counted("sidecar_ingest_refused_total", "Events that the log cannot hold", &counters.refused);
-    counted(
+    group.counted("sidecar_ingest_refused_total", "Events that the log cannot hold", &counters.refused);
+    group.counted(
         "sidecar_ingest_missing_blocks_total",
         "Block heights in gaps, which no node has any more",
         &counters.missing_ordinals,
     );
-    counted("sidecar_ingest_gaps_total", "Gaps marked in the log: events that cannot be had any more", &counters.gaps);
+    group.counted(
+        "sidecar_ingest_gaps_total",
+        "Gaps marked in the log: events that cannot be had any more",
+        &counters.gaps,
+    );
     group
         .gauge("sidecar_log_waits_for_room", "1 while ingest waits for room on the device")
         .count(&[], counters.waits_for_room.get().into());
@@ -254,18 +259,15 @@ fn stream(group: &mut Group<'_>, logged: &Logged) {
     group
         .gauge("sidecar_stream_connections", "Open connections to the event stream server")
         .count(&[], port.front.connections.load(Ordering::Relaxed) as u64);
-    let mut counted = |name, help, count: &std::sync::atomic::AtomicU64| {
-        group.counter(name, help).count(&[], count.load(Ordering::Relaxed));
-    };
-    counted("sidecar_stream_sent_bytes_total", "Bytes of event streams handed to HTTP", &counters.bytes_sent);
-    counted("sidecar_stream_opened_total", "Event streams opened", &counters.streams_opened);
-    counted(
+    group.counted("sidecar_stream_sent_bytes_total", "Bytes of event streams handed to HTTP", &counters.bytes_sent);
+    group.counted("sidecar_stream_opened_total", "Event streams opened", &counters.streams_opened);
+    group.counted(
         "sidecar_stream_blocks_rendered_total",
         "Blocks put into another form than the stored one, for all streams that want it",
         &counters.blocks_rendered,
     );
-    counted("sidecar_stream_refused_total", "Requests for event streams that were refused", &port.refused);
-    counted(
+    group.counted("sidecar_stream_refused_total", "Requests for event streams that were refused", &port.refused);
+    group.counted(
         "sidecar_stream_connections_refused_total",
         "Connections closed because too many were open",
         &port.front.refused,
@@ -330,16 +332,17 @@ fn rpc(group: &mut Group<'_>, watch: &rpc::Watch) {
         "Number of TCP disconnects between sidecar and nodes binary port",
         &link.disconnects,
     );
-    let mut counted = |name, help, count: &Count| {
-        group.counter(name, help).count(&[], count.get());
-    };
-    counted("sidecar_rpc_failed_connects_total", "Attempts to connect to the node that failed", &link.failed_attempts);
-    counted(
+    group.counted(
+        "sidecar_rpc_failed_connects_total",
+        "Attempts to connect to the node that failed",
+        &link.failed_attempts,
+    );
+    group.counted(
         "sidecar_rpc_sent_again_total",
         "Requests sent a second time because the connection was lost before their answer came",
         &link.sent_again,
     );
-    counted("sidecar_rpc_refused_total", "Requests refused because too many waited for the node", &link.refused);
+    group.counted("sidecar_rpc_refused_total", "Requests refused because too many waited for the node", &link.refused);
     group
         .histogram("sidecar_rpc_node_round_trip_seconds", "From sending a request to the node to its answer")
         .distribution(&[], &link.round_trips.snapshot(), SECOND);
@@ -364,17 +367,14 @@ fn rpc_methods(group: &mut Group<'_>, counters: &rpc::Counters) {
     for (method, snapshot) in counters.node_waits() {
         waits.distribution(&[("method", method)], &snapshot, SECOND);
     }
-    let mut counted = |name, help, count: &Count| {
-        group.counter(name, help).count(&[], count.get());
-    };
-    counted(
+    group.counted(
         "sidecar_rpc_rate_limited_total",
         "Requests refused because their client sent too many",
         &counters.rate_limited,
     );
-    counted("sidecar_rpc_batches_total", "JSON-RPC batches", &counters.batches);
-    counted("sidecar_rpc_cache_hits_total", "Answers taken from the cache", &counters.cache_hits);
-    counted("sidecar_rpc_cache_misses_total", "Answers put into the cache", &counters.cache_misses);
+    group.counted("sidecar_rpc_batches_total", "JSON-RPC batches", &counters.batches);
+    group.counted("sidecar_rpc_cache_hits_total", "Answers taken from the cache", &counters.cache_hits);
+    group.counted("sidecar_rpc_cache_misses_total", "Answers put into the cache", &counters.cache_misses);
 }
 
 fn followers(group: &mut Group<'_>, logged: &Logged) {

@@ -4,7 +4,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use sidecar_log_format::{ReadOptions, RewriteOptions, Sequence, WriteOptions};
@@ -12,10 +11,11 @@ use sidecar_log_format::{ReadOptions, RewriteOptions, Sequence, WriteOptions};
 use crate::casper::dialect::Casper;
 use crate::casper::source::{self, NamedSource, NodeOptions};
 use crate::config::{Config, NodeConnection, SseServer, Storage};
+use crate::engine::counters::microseconds;
 use crate::engine::dialect::write_options;
 use crate::engine::ingest::{self, LiveLog, Retention, Rewriting, identity};
 use crate::engine::log_set::Sources;
-use crate::engine::source::LogNetwork;
+use crate::engine::source::{LogNetwork, now};
 use crate::engine::storage_folder::{self, LogPlaces};
 use crate::engine::view;
 
@@ -67,7 +67,6 @@ pub(super) fn sources(nodes: Vec<Node>) -> Sources {
 
 pub(super) fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::Options> {
     let log = &storage.log;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut new_log_id = [0; 16];
     getrandom::fill(&mut new_log_id).map_err(|error| anyhow!("no random numbers for a log's id: {error}"))?;
     let segment_bytes_max = match sse.keep_only_newest {
@@ -82,10 +81,10 @@ pub(super) fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Resu
         compression_level: log.compression_level,
         block_bytes_max: log.block_bytes_max,
         segment_bytes_max,
-        segment_age_max: u64::try_from(log.segment_age_max.as_micros()).unwrap_or(u64::MAX),
+        segment_age_max: microseconds(log.segment_age_max),
         free_bytes_min: log.free_bytes_min,
         read: ReadOptions { cache_bytes: log.block_cache_bytes },
-        ..write_options(&*dialect, new_log_id, u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
+        ..write_options(&*dialect, new_log_id, now())
     };
     // What is soon dropped is not worth the work.
     let rewriting = match log.compaction.filter(|_| sse.keep_only_newest.is_none()) {

@@ -3,6 +3,7 @@
 //! Each part has a struct of these. What they are called outside is known to the admin server only.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// The bounds of sizes, in bytes.
 pub const SIZE_BYTES: &[u64] = &[500, 1000, 2000, 5000, 50_000, 500_000, 5_000_000, 50_000_000];
@@ -88,6 +89,11 @@ impl Histogram {
         self.sum.fetch_add(value, Ordering::Relaxed);
     }
 
+    /// Counts a time, in microseconds.
+    pub(crate) fn observe_time(&self, time: Duration) {
+        self.observe(microseconds(time));
+    }
+
     /// What was observed so far. Values that are observed meanwhile may show in part.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -120,6 +126,11 @@ impl Snapshot {
         let within = self.within.iter().zip(&other.within).map(|((bound, one), (_, more))| (*bound, one + more));
         Snapshot { within: within.collect(), count: self.count + other.count, sum: self.sum.wrapping_add(other.sum) }
     }
+}
+
+/// A time in whole microseconds; one that is too long is the longest.
+pub(crate) fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use sidecar_log_format::{ApiVersion, ApiVersionError, Kind, Timestamp};
 
+use super::counters::microseconds;
 use super::dialect::Facts;
 
 /// The most events of one batch.
@@ -116,8 +117,7 @@ pub enum Batch {
 
 /// The time, as events and marks carry it.
 pub(crate) fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
+    microseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// Why a source ended for good.

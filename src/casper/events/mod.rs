@@ -9,11 +9,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -294,7 +290,7 @@ impl Events {
     }
 
     fn refuse(&self, refusal: &Refusal, request: &Parts) -> Response {
-        self.open_streams.counters().refused.fetch_add(1, Ordering::Relaxed);
+        self.open_streams.counters().refused.add(1);
         if *refusal == Refusal::Full {
             self.note_full(client(request));
         }

@@ -242,14 +242,14 @@ async fn head_has_the_headers_of_get_and_takes_no_place() {
         while running.counters.open_streams.load(std::sync::atomic::Ordering::Relaxed) > 0 {
             tokio::task::yield_now().await;
         }
-        let opened = running.hub.counters().streams_opened.load(std::sync::atomic::Ordering::Relaxed);
+        let opened = running.hub.counters().streams_opened.get();
         let request = format!("HEAD {target} HTTP/1.1\r\nhost: sidecar\r\nconnection: close\r\n\r\n");
         let mut head = running.request(&request).await;
         assert_eq!(of_head(&head.head), wanted, "{target}");
         let mut body = Vec::new();
         head.reader.read_to_end(&mut body).await.unwrap();
         assert_eq!(body, b"", "{target}");
-        let now_opened = running.hub.counters().streams_opened.load(std::sync::atomic::Ordering::Relaxed);
+        let now_opened = running.hub.counters().streams_opened.get();
         assert_eq!(now_opened, opened, "{target}");
     }
 }

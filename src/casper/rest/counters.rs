@@ -1,7 +1,7 @@
 //! What the REST server counts: plain atomics, and a bounded number of labels.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::endpoints;
 use crate::casper::event::KINDS;
@@ -89,13 +89,9 @@ impl Drop for InFlight<'_> {
         self.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
         let times = self.counters.response_times.get(self.label);
         if let Some(times) = times.and_then(|(_, times)| times.get(self.status)) {
-            times.observe(microseconds(self.begun.elapsed()));
+            times.observe_time(self.begun.elapsed());
         }
     }
-}
-
-fn microseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -69,14 +69,14 @@ impl MethodCounters {
         self.calls.add(1);
         self.sizes.observe(bytes as u64);
         if !node_time.is_zero() {
-            self.node_waits.observe(microseconds(node_time));
+            self.node_waits.observe_time(node_time);
         }
         let times = match failure.map(|code| Code::ALL.iter().position(|known| *known == code)) {
             None => Some(&self.success),
             Some(place) => place.and_then(|place| self.failures.get(place)),
         };
         if let Some(times) = times {
-            times.observe(microseconds(time));
+            times.observe_time(time);
         }
     }
 }
@@ -89,7 +89,7 @@ impl Counters {
     }
 
     pub(super) fn count_unknown(&self, time: Duration) {
-        self.unknown.observe(microseconds(time));
+        self.unknown.observe_time(time);
     }
 
     fn called(&self) -> impl Iterator<Item = &(&'static str, MethodCounters)> {
@@ -122,10 +122,6 @@ impl Counters {
         let unknown = std::iter::once((UNKNOWN, UNKNOWN.to_owned(), self.unknown.snapshot()));
         known.chain(unknown).filter(|(_, _, times)| times.count > 0)
     }
-}
-
-fn microseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

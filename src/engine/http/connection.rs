@@ -4,10 +4,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -84,7 +81,7 @@ impl Connection {
             () = &mut watch => return,
             () = self.activity.displaced.notified() => {}
         }
-        self.counters.displaced.fetch_add(1, Ordering::Relaxed);
+        self.counters.displaced.add(1);
         // The end of an answer may still be on its way, or one more request.
         if self.limits.waits_for_places
             && self.activity.has_asked.load(Ordering::Relaxed)
@@ -142,14 +139,11 @@ impl Connection {
             // Of an HTTP/1.1 client the system knows better whether it takes anything: its buffers are large.
             activity.is_http2.load(Ordering::Relaxed) && is_sending && !has_moved
         });
-        let counted = |count: &AtomicU64| {
-            count.fetch_add(1, Ordering::Relaxed);
-        };
         tokio::select! {
-            () = is_asked_late => counted(&self.counters.idled_out),
-            () = is_idle => counted(&self.counters.idled_out),
-            () = is_stalled => counted(&self.counters.stalled),
-            () = self.activity.overdue.notified() => counted(&self.counters.stalled),
+            () = is_asked_late => self.counters.idled_out.add(1),
+            () = is_idle => self.counters.idled_out.add(1),
+            () = is_stalled => self.counters.stalled.add(1),
+            () = self.activity.overdue.notified() => self.counters.stalled.add(1),
         }
     }
 

@@ -1,6 +1,8 @@
 //! What metrics show of connections.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
+
+use crate::engine::counters::Count;
 
 /// What happened at a front, for metrics.
 #[derive(Debug, Default)]
@@ -8,14 +10,14 @@ pub struct FrontCounters {
     /// Open connections.
     pub connections: AtomicUsize,
     /// Connections ever accepted.
-    pub accepted: AtomicU64,
+    pub accepted: Count,
     /// Connections closed at once because all others were busy.
-    pub refused: AtomicU64,
+    pub refused: Count,
     /// Idle connections closed to make room for others.
-    pub displaced: AtomicU64,
+    pub displaced: Count,
     /// Connections closed because they asked for nothing in time.
-    pub idled_out: AtomicU64,
+    pub idled_out: Count,
     /// Connections closed because the client took an answer too slowly, or in HTTP/2 nothing in time; of HTTP/1.1 the system
     /// closes those that take nothing.
-    pub stalled: AtomicU64,
+    pub stalled: Count,
 }

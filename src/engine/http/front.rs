@@ -5,13 +5,7 @@
 //! them their own connection and no other. What a request means, and how many may be answered at a time, is the
 //! server's business.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use tokio::{
@@ -95,7 +89,7 @@ impl Front {
                     continue;
                 }
             };
-            self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+            self.counters.accepted.add(1);
             let Some(admitted) = places.admit(client.ip()) else {
                 self.refuse(&refusals, client, "its address has as many connections as it may have");
                 continue;
@@ -138,7 +132,7 @@ impl Front {
     }
 
     fn refuse(&self, refusals: &Episode, client: SocketAddr, why: &'static str) {
-        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        self.counters.refused.add(1);
         let (address, places) = (self.local_address, self.limits.connections_max);
         refusals.note(
             || tracing::info!(%address, %client, places, why, "connections are refused"),

@@ -149,7 +149,7 @@ async fn one_connection_too_many_takes_the_place_of_the_one_that_has_been_idle_f
     let mut idle = running.ask("/").await;
     let _newest = running.ask("/").await;
     rest(has_asked_for_nothing).await;
-    assert_eq!(running.counters.displaced.load(Ordering::Relaxed), 1);
+    assert_eq!(running.counters.displaced.get(), 1);
     // The others are as they were.
     idle.write_all(request("/").as_bytes()).await.unwrap();
     read_until(&mut idle, "HTTP/1.1 200 OK").await;
@@ -161,7 +161,7 @@ async fn while_all_are_busy_a_further_connection_is_closed() {
     let running = Running::start(|limits| limits.connections_max = 2);
     let mut busy = [running.ask("/endless").await, running.ask("/quiet").await];
     assert_eq!(rest(TcpStream::connect(running.address).await.unwrap()).await, "");
-    assert_eq!(running.counters.refused.load(Ordering::Relaxed), 1);
+    assert_eq!(running.counters.refused.get(), 1);
     read_until(&mut busy[0], "xxx").await;
     // A place is free again once one of them has gone.
     drop(busy);
@@ -177,14 +177,14 @@ async fn where_connections_wait_a_further_one_has_its_answer_once_a_place_is_fre
     for _ in 0..3 {
         waiting.push(running.send(request("/").as_bytes()).await);
     }
-    running.wait_for(|counters| counters.accepted.load(Ordering::Relaxed) == 3).await;
+    running.wait_for(|counters| counters.accepted.get() == 3).await;
     read_until(&mut busy[0], "xxx").await;
     drop(busy.pop());
     // Each one takes the place of the one before it, which is idle then and has its answer.
     for mut stream in waiting {
         read_until(&mut stream, "here").await;
     }
-    assert_eq!(running.counters.refused.load(Ordering::Relaxed), 0);
+    assert_eq!(running.counters.refused.get(), 0);
     read_until(&mut busy[0], "xxx").await;
 }
 
@@ -198,7 +198,7 @@ async fn where_connections_wait_a_burst_of_requests_is_answered() {
     for mut stream in streams {
         read_until(&mut stream, "content-length: 0\r\n").await;
     }
-    assert_eq!(running.counters.refused.load(Ordering::Relaxed), 0);
+    assert_eq!(running.counters.refused.get(), 0);
 }
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn where_connections_wait_one_that_asks_for_nothing_gives_up_its_place() {
     running.wait_for(|counters| counters.connections.load(Ordering::Relaxed) == 1).await;
     running.ask("/").await;
     assert_eq!(rest(silent).await, "");
-    assert_eq!(running.counters.displaced.load(Ordering::Relaxed), 1);
+    assert_eq!(running.counters.displaced.get(), 1);
 }
 
 #[tokio::test]
@@ -218,7 +218,7 @@ async fn a_client_that_dawdles_over_a_request_is_cut_whatever_it_looks_like() {
         let answer = rest(running.send(start.as_bytes()).await).await;
         assert!(!answer.contains("200 OK"), "{start:?}: {answer}");
     }
-    assert_eq!(running.counters.idled_out.load(Ordering::Relaxed), 3);
+    assert_eq!(running.counters.idled_out.get(), 3);
 }
 
 #[tokio::test]
@@ -235,7 +235,7 @@ async fn after_its_first_request_a_connection_has_the_idle_timeout_for_the_next(
         rest(kept).await;
         assert!(begun.elapsed() >= idle_timeout, "{start:?}: {:?}", begun.elapsed());
     }
-    assert_eq!(running.counters.idled_out.load(Ordering::Relaxed), 2);
+    assert_eq!(running.counters.idled_out.get(), 2);
 }
 
 #[tokio::test]
@@ -243,7 +243,7 @@ async fn an_idle_connection_is_closed_and_a_quiet_stream_is_not() {
     let running = Running::start(|limits| limits.idle_timeout = Duration::from_millis(100));
     let quiet = running.ask("/quiet").await;
     rest(running.ask("/").await).await;
-    assert_eq!(running.counters.idled_out.load(Ordering::Relaxed), 1);
+    assert_eq!(running.counters.idled_out.get(), 1);
     assert_eq!(running.counters.connections.load(Ordering::Relaxed), 1);
     drop(quiet);
 }
@@ -255,7 +255,7 @@ async fn an_idle_http_2_connection_is_closed() {
     let response = sender.send_request(http2_request("/")).await.unwrap();
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "here");
     timeout(PATIENCE, connection).await.unwrap().unwrap();
-    assert_eq!(running.counters.idled_out.load(Ordering::Relaxed), 1);
+    assert_eq!(running.counters.idled_out.get(), 1);
 }
 
 #[tokio::test]
@@ -264,9 +264,9 @@ async fn a_client_that_takes_nothing_is_cut_in_either_http() {
     let never_read = running.send(request("/endless").as_bytes()).await;
     let (mut sender, connection) = http2_client(running.address).await;
     let unread = sender.send_request(http2_request("/endless")).await.unwrap();
-    running.wait_for(|counters| counters.accepted.load(Ordering::Relaxed) == 2).await;
+    running.wait_for(|counters| counters.accepted.get() == 2).await;
     running.wait_for(|counters| counters.connections.load(Ordering::Relaxed) == 0).await;
-    assert_eq!(running.counters.stalled.load(Ordering::Relaxed), 1);
+    assert_eq!(running.counters.stalled.get(), 1);
     drop((never_read, unread, connection));
 }
 
@@ -283,7 +283,7 @@ async fn an_http_2_client_that_gives_no_room_for_a_small_answer_is_cut_whatever_
     let head = || Request::head("http://front/").body(Empty::<Bytes>::new()).unwrap();
     let cut = timeout(PATIENCE, async { while sender.send_request(head()).await.is_ok() {} });
     cut.await.expect("it is cut");
-    assert_eq!(running.counters.stalled.load(Ordering::Relaxed), 1);
+    assert_eq!(running.counters.stalled.get(), 1);
     drop(untaken);
 }
 
@@ -299,7 +299,7 @@ async fn a_client_that_has_nothing_to_take_is_not_cut_in_http_2() {
         let late = sender.send_request(http2_request("/late")).await;
         assert!(late.is_ok(), "beside {others:?}: {late:?}");
     }
-    assert_eq!(running.counters.stalled.load(Ordering::Relaxed), 0);
+    assert_eq!(running.counters.stalled.get(), 0);
 }
 
 #[tokio::test]
@@ -333,7 +333,7 @@ async fn a_client_that_takes_an_answer_too_slowly_is_cut() {
         pace.tick().await;
     }
     assert!(taken < LARGE_BYTES, "{taken}");
-    assert_eq!(running.counters.stalled.load(Ordering::Relaxed), 1);
+    assert_eq!(running.counters.stalled.get(), 1);
 }
 
 #[tokio::test]

@@ -59,8 +59,7 @@ impl FileLayer for MeasuredFile {
     fn sync(&self) -> io::Result<()> {
         let begun = Instant::now();
         self.file.sync()?;
-        let microseconds = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.counters.disk.syncs.observe(microseconds);
+        self.counters.disk.syncs.observe_time(begun.elapsed());
         Ok(())
     }
 }

@@ -1,22 +1,19 @@
 //! What metrics show of the streams: per log, and per port.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize},
-};
+use std::sync::{Arc, atomic::AtomicUsize};
 
 use super::readers::{ReaderClass, Readers};
-use crate::engine::http::counters::FrontCounters;
+use crate::engine::{counters::Count, http::counters::FrontCounters};
 
 /// What one log's hub has done.
 #[derive(Debug)]
 pub struct HubCounters {
     /// Bytes of streams handed to HTTP, before chunking.
-    pub bytes_sent: AtomicU64,
+    pub bytes_sent: Count,
     /// Streams ever opened.
-    pub streams_opened: AtomicU64,
+    pub streams_opened: Count,
     /// Blocks rendered in another form than the stored one.
-    pub blocks_rendered: AtomicU64,
+    pub blocks_rendered: Count,
     /// How far the open streams have come.
     pub readers: Readers,
 }
@@ -24,9 +21,9 @@ pub struct HubCounters {
 impl HubCounters {
     pub(super) fn new(classes: &'static [ReaderClass]) -> Self {
         HubCounters {
-            bytes_sent: AtomicU64::new(0),
-            streams_opened: AtomicU64::new(0),
-            blocks_rendered: AtomicU64::new(0),
+            bytes_sent: Count::default(),
+            streams_opened: Count::default(),
+            blocks_rendered: Count::default(),
             readers: Readers::new(classes),
         }
     }
@@ -38,7 +35,7 @@ pub struct PortCounters {
     /// Open streams.
     pub open_streams: AtomicUsize,
     /// Requests refused.
-    pub refused: AtomicU64,
+    pub refused: Count,
     /// What happened to connections.
     pub front: Arc<FrontCounters>,
 }

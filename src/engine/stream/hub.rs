@@ -3,11 +3,7 @@
 //! Paths, queries and refusals are the dialect's. A hub knows one log. Limits that all logs share are in [`Resources`], the
 //! limits of a port in [`super::port`].
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use axum::{
     body::Body,
@@ -166,7 +162,7 @@ impl Hub {
 
     /// Opens a stream.
     pub fn subscribe(&self, wanted: Subscription) -> Body {
-        self.supply.counters.streams_opened.fetch_add(1, Ordering::Relaxed);
+        self.supply.counters.streams_opened.add(1);
         let Subscription { start, coding, delivery, .. } = wanted;
         let copies = delivery.copies() && !wanted.is_http2;
         let hold = match coding {

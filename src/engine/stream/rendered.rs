@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
 };
 
 use sidecar_log_format::{Block, Log, Read, Result, Sequence};
@@ -183,7 +183,7 @@ impl Renderer {
             return made;
         }
         let made = Arc::new(RenderedBlock::of(block, &*self.rendering));
-        self.counters.blocks_rendered.fetch_add(1, Ordering::Relaxed);
+        self.counters.blocks_rendered.add(1);
         self.blocks.insert(of, Arc::clone(&made));
         made
     }

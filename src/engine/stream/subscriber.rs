@@ -9,7 +9,7 @@ use std::{
     collections::VecDeque,
     io,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -397,7 +397,7 @@ impl Subscriber {
     }
 
     fn count(&mut self) {
-        self.counters.bytes_sent.fetch_add(self.bytes_uncounted, Ordering::Relaxed);
+        self.counters.bytes_sent.add(self.bytes_uncounted);
         self.bytes_uncounted = 0;
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use axum::body::Body;
@@ -130,7 +130,7 @@ async fn a_thousand_subscribers_share_one_rendering_in_replay_and_live() {
     written.commit();
     let hub = hub(&written, &Arc::new(Resources::new(2)));
     let port = port(ReplayChunks::Block);
-    let made = || hub.counters().blocks_rendered.load(Ordering::Relaxed);
+    let made = || hub.counters().blocks_rendered.get();
     let mut bodies = Vec::new();
     for _ in 0..1_000 {
         bodies.push(hub.subscribe(rendered(&port, JsonLines::of(&written.log), 0, 1_009)));
@@ -184,7 +184,7 @@ async fn two_logs_share_what_the_process_has_and_nothing_else() {
         let lines = text(first.subscribe(rendered(&port, JsonLines::of(first.log()), 299, 299))).await;
         assert!(lines.ends_with(&format!("{{\"id\":299,\"data\":{}}}\n", payload(299))));
     }
-    let rendered = |hub: &Hub| hub.counters().blocks_rendered.load(Ordering::Relaxed);
+    let rendered = |hub: &Hub| hub.counters().blocks_rendered.get();
     assert!(rendered(&first) > 0 && rendered(&second) > 0);
 }
 

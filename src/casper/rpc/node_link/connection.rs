@@ -194,7 +194,7 @@ impl Shared {
             Some(pending) => {
                 table.mismatches = 0;
                 table.last_answer = Instant::now();
-                self.counters.round_trips.observe(microseconds(pending.begun.elapsed()));
+                self.counters.round_trips.observe_time(pending.begun.elapsed());
                 // The task may have given up.
                 let _ = pending.waiting.send(envelope.answer);
                 Ok(())
@@ -295,8 +295,4 @@ async fn write(
             }
         }
     }
-}
-
-fn microseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -80,7 +80,7 @@ pub struct Backoff {
     /// The longest pause.
     pub max_delay: Duration,
     /// What a pause is multiplied with to get the next one.
-    pub coefficient: u64,
+    pub coefficient: u32,
     /// Failed attempts after which requests are not kept waiting any more.
     pub max_attempts: u32,
 }
@@ -292,7 +292,7 @@ impl Shared {
             let since = Instant::now();
             if let Some(lost_at) = lost_at {
                 let time = since.saturating_duration_since(lost_at);
-                self.counters.reconnects.observe(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+                self.counters.reconnects.observe_time(time);
             }
             self.standing.send_replace(Standing::Connected(connection.clone()));
             let reason = tokio::select! {
@@ -313,7 +313,6 @@ impl Shared {
     /// Makes a connection that answers, however long that takes.
     async fn connect(&self) -> Connection {
         let Backoff { initial_delay, max_delay, coefficient, max_attempts } = self.options.backoff;
-        let coefficient = u32::try_from(coefficient).unwrap_or(u32::MAX);
         let mut backoff = backoff::Backoff::new(initial_delay, max_delay).with_factor(coefficient);
         let mut failed = 0_u32;
         loop {

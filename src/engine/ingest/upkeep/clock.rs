@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use sidecar_log_format::Timestamp;
 use tracing::{info, warn};
 
+use crate::engine::counters::microseconds;
+
 /// How long a leap must last, at most, before it is believed, where it is no longer than the retention age. A longer one
 /// would drop everything: it must last as long as that age.
 const PATIENCE_MAX: Duration = Duration::from_secs(3600);
@@ -31,8 +33,10 @@ impl BelievedClock {
     /// received: at first nothing else tells how late it is.
     pub(super) fn now(&mut self, wall: Timestamp, at: Instant, newest: Option<Timestamp>) -> Timestamp {
         let expected = match self.last {
-            Some((time, since)) => time.saturating_add(micros(at.saturating_duration_since(since))),
-            None => newest.filter(|&newest| newest <= wall && wall - newest > micros(self.age_max)).unwrap_or(wall),
+            Some((time, since)) => time.saturating_add(microseconds(at.saturating_duration_since(since))),
+            None => {
+                newest.filter(|&newest| newest <= wall && wall - newest > microseconds(self.age_max)).unwrap_or(wall)
+            }
         };
         let leap = Duration::from_micros(wall.saturating_sub(expected));
         let time = if leap > self.age_max / 2 && !self.is_patience_over(at, leap) {
@@ -59,10 +63,6 @@ impl BelievedClock {
         }
         at.saturating_duration_since(*self.ahead_since.get_or_insert(at)) >= patience
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

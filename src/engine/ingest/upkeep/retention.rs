@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use super::Carried;
 use super::clock::BelievedClock;
 use super::forgetting::Forgetting;
+use crate::engine::counters::microseconds;
 use crate::engine::dialect::Dialect;
 use crate::engine::ingest::SharedForgetter;
 use crate::engine::ingest::counters::Counters;
@@ -94,7 +95,7 @@ impl Retention {
 
     fn too_old(&self, segments: &[SealedSegment], now: Timestamp) -> usize {
         let Some(age_max) = self.age_max else { return 0 };
-        let oldest_wanted = now.saturating_sub(u64::try_from(age_max.as_micros()).unwrap_or(u64::MAX));
+        let oldest_wanted = now.saturating_sub(microseconds(age_max));
         // One whose age nobody knows goes with the next one whose age is known. A time in the future is a clock's that was
         // wrong.
         let received_max = |segment: &SealedSegment| segment.received_max.filter(|&newest| newest <= now);
