@@ -1,11 +1,12 @@
 //! A bridge with its servers in front of a simulated node, and what is sent to it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use casper_binary_port::{BinaryResponse, Command, ErrorCode, InformationRequestTag, ResponseType};
+use casper_types::Peers;
 use casper_types::bytesrepr::ToBytes;
 use serde_json::{Value, json};
 use sidecar::casper::rpc::{Backoff, Cors, NodeLinkOptions, Role, Rpc, RpcOptions, ServerOptions, Watch};
@@ -13,6 +14,14 @@ use sidecar_test_support::binary_port::{BinaryPort, Reply, default_answer, infor
 use tokio::task::JoinSet;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// A call for the node's peers, and what it is answered where there are none.
+pub(crate) const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"info_get_peers"}"#;
+pub(crate) const ANSWER: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"api_version":"2.0.0","peers":[]}}"#;
+
+/// The node's answer then.
+pub(crate) fn no_peers() -> BinaryResponse {
+    value(ResponseType::Peers, &[&Peers::from(BTreeMap::<String, String>::new())])
+}
 
 /// The running bridge.
 pub(crate) struct Bridge {

@@ -3,24 +3,17 @@
 use std::time::Duration;
 
 use casper_binary_port::{Command, ResponseType};
-use casper_types::{AvailableBlockRange, BlockWithSignatures, Peers};
+use casper_types::{AvailableBlockRange, BlockWithSignatures};
 use serde_json::{Value, json};
 use sidecar::casper::rpc::{Cors, LinkState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::bridge::{Bridge, PATIENCE, Sample, value};
-
-const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"info_get_peers"}"#;
-const ANSWER: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"api_version":"2.0.0","peers":[]}}"#;
-
-fn peers() -> casper_binary_port::BinaryResponse {
-    value(ResponseType::Peers, &[&Peers::from(std::collections::BTreeMap::<String, String>::new())])
-}
+use super::bridge::{ANSWER, Bridge, CALL, PATIENCE, Sample, no_peers, value};
 
 /// A bridge whose node has no peers, however often it is asked.
 fn bridge(change: impl FnOnce(&mut sidecar::casper::rpc::RpcOptions)) -> Bridge {
-    Bridge::to_node(|_| Some(peers()), change)
+    Bridge::to_node(|_| Some(no_peers()), change)
 }
 
 /// Status and body of an answer.

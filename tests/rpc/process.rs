@@ -2,28 +2,24 @@
 
 use std::time::Duration;
 
-use casper_binary_port::{Command, ResponseType};
-use casper_types::Peers;
+use casper_binary_port::{Command, InformationRequestTag};
 use serde_json::{Value, json};
-use sidecar_test_support::binary_port::{BinaryPort, Reply, default_answer};
+use sidecar_test_support::binary_port::{BinaryPort, Reply, default_answer, information_tag};
+use sidecar_test_support::client::get;
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 
-use super::bridge::{PATIENCE, value};
+use super::bridge::{ANSWER, CALL, PATIENCE, no_peers};
 
-const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"info_get_peers"}"#;
-const ANSWER: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"api_version":"2.0.0","peers":[]}}"#;
 const LOST: &str = "request for peers has failed: connection to node lost";
 
 fn node() -> BinaryPort {
-    BinaryPort::start(|command| match default_answer(command) {
-        answer if matches!(command, Command::Get(_)) && answer.error_code() != 0 => {
-            let peers = Peers::from(std::collections::BTreeMap::<String, String>::new());
-            let _ = answer;
-            Reply::Answer(value(ResponseType::Peers, &[&peers]))
+    BinaryPort::start(|command| match command {
+        Command::Get(request) if information_tag(request) == Some(InformationRequestTag::Peers) => {
+            Reply::Answer(no_peers())
         }
-        answer => Reply::Answer(answer),
+        _ => Reply::Answer(default_answer(command)),
     })
 }
 
@@ -40,11 +36,6 @@ async fn ask(port: &ReservedPort) -> String {
     response.text().await.unwrap()
 }
 
-async fn get(url: String) -> (u16, String) {
-    let response = reqwest::get(url).await.unwrap();
-    (response.status().as_u16(), response.text().await.unwrap())
-}
-
 async fn until(what: &str, is_reached: impl AsyncFn() -> bool) {
     let waiting = async {
         while !is_reached().await {
@@ -55,7 +46,8 @@ async fn until(what: &str, is_reached: impl AsyncFn() -> bool) {
 }
 
 async fn ready(sidecar: &Sidecar) -> (u16, String) {
-    get(format!("http://{}/ready", sidecar.admin_address())).await
+    let answer = get(sidecar.admin_address(), "/ready").await;
+    (answer.status, answer.body)
 }
 
 #[tokio::test]
@@ -74,7 +66,7 @@ async fn the_bridge_runs_alone_outlives_its_node_and_says_how_it_is() {
     assert!(ask(&port).await.contains(LOST));
     node.restart();
     until("answered again", async || ask(&port).await == ANSWER).await;
-    let metrics = get(format!("http://{}/metrics", sidecar.admin_address())).await.1;
+    let metrics = get(sidecar.admin_address(), "/metrics").await.body;
     for line in [
         "rpc_server_endpoint_calls{endpoint_name=\"info_get_peers\"}",
         "rpc_server_endpoint_response_times_count{method=\"info_get_peers\",status=\"success\"}",
@@ -96,7 +88,7 @@ async fn the_bridge_serves_beside_the_log_whether_its_node_is_there_or_not() {
     node.kill();
     let sidecar = with_bridge(port.number(), &node).node(source.address()).admin_api().start().await;
     until("given up", async || ask(&port).await.contains(LOST)).await;
-    let (status, _) = get(format!("http://{}/health", sidecar.admin_address())).await;
+    let status = get(sidecar.admin_address(), "/health").await.status;
     assert_eq!(status, 200);
     node.restart();
     until("answered", async || ask(&port).await == ANSWER).await;

@@ -133,10 +133,8 @@ pub(super) fn parse<'a>(method: &Method, path: &'a str, query: Option<&'a str>) 
 
 /// Reads a path without its first and last slash, and the query.
 fn read<'a>(path: &'a str, query: Option<&'a str>) -> Result<Request<'a>, Refusal> {
-    let segments = || path.split('/');
-    let fits = |endpoint: &&Endpoint| endpoint.parameters(segments()).is_some();
-    let endpoint = ENDPOINTS.iter().find(fits).ok_or(Refusal::Path)?;
-    let parameters = endpoint.parameters(segments()).ok_or(Refusal::Path)?;
+    let fits = |endpoint: &'static Endpoint| Some((endpoint, endpoint.parameters(path.split('/'))?));
+    let (endpoint, parameters) = ENDPOINTS.iter().find_map(fits).ok_or(Refusal::Path)?;
     (endpoint.read)(Given { parameters, query })
 }
 

@@ -15,6 +15,7 @@ use super::from_log::LogAnswers;
 use super::node_link::{
     Answer, FoundTransaction, LinkError, LinkState, NodeLink, NodeValue, Proofs, Request, StateItem,
 };
+use crate::engine::counters::microseconds;
 
 /// The start of every result.
 const API_VERSION: &[u8] = b"{\"api_version\":\"2.0.0\"";
@@ -72,7 +73,7 @@ impl<'a> Node<'a> {
         let request = request.map_err(Failure::bytesrepr)?;
         let begun = Instant::now();
         let answer = self.link.ask(&request).await;
-        let microseconds = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let microseconds = microseconds(begun.elapsed());
         self.waited_microseconds.fetch_add(microseconds, Ordering::Relaxed);
         Ok(answer)
     }
@@ -116,8 +117,8 @@ impl<'a> Node<'a> {
 
     /// The header of a block; of the newest one where none is named.
     pub(super) async fn block_header(&self, block: Option<BlockIdentifier>) -> Result<BlockHeader, Failure> {
-        if let Some(found) = self.look_up_in_log(async |log| log.block(block).await).await {
-            return Ok(found.block().clone_header());
+        if let Some(found) = self.look_up_in_log(async |log| log.header(block).await).await {
+            return Ok(found);
         }
         self.block("block header", Request::block_header(block)).await
     }

@@ -1,8 +1,10 @@
 //! Which web pages may call the server.
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::Response;
+
+use crate::engine::http::cors;
 
 /// Which origins are let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,9 +70,5 @@ pub(super) fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
 }
 
 fn forbidden(why: &str) -> Checked {
-    let mut response = Response::new(Body::from(format!("CORS request forbidden: {why}")));
-    *response.status_mut() = StatusCode::FORBIDDEN;
-    let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, text);
-    Checked::Answered(response)
+    Checked::Answered(cors::forbidden(why))
 }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use casper_types::execution::ExecutionResult;
 use casper_types::{
-    Block, BlockHash, BlockIdentifier, BlockSignatures, BlockSignaturesV1, BlockSignaturesV2, BlockWithSignatures,
-    ChainNameDigest, ExecutionInfo, FinalitySignature, Transaction, TransactionHash,
+    Block, BlockHash, BlockHeader, BlockIdentifier, BlockSignatures, BlockSignaturesV1, BlockSignaturesV2,
+    BlockWithSignatures, ChainNameDigest, ExecutionInfo, FinalitySignature, Transaction, TransactionHash,
 };
 use serde::Deserialize;
-use sidecar_log_format::{Log, Read, Sequence};
+use sidecar_log_format::{Log, Read};
 use tokio::sync::Semaphore;
 
 use super::node_link::FoundTransaction;
@@ -43,6 +43,11 @@ impl LogAnswers {
     #[must_use]
     pub fn new(log: Log, views: CasperViews) -> Self {
         LogAnswers { log, views, readers: Arc::new(Semaphore::new(READERS_MAX)) }
+    }
+
+    /// The header of a block.
+    pub(super) async fn header(&self, identifier: Option<BlockIdentifier>) -> Option<BlockHeader> {
+        self.read(move |answers| Some(answers.block_event(identifier)?.clone_header())).await
     }
 
     /// A block, with the signatures of it that the log holds.
@@ -83,7 +88,7 @@ impl LogAnswers {
             Some(BlockIdentifier::Height(height)) => self.views.block_by_height(height),
             None => self.views.latest_block(),
         };
-        match self.event(found.ok()??)? {
+        match event(self.log.read_alone(found.ok()??))? {
             Event::BlockAdded { block } => Some(block),
             _ => None,
         }
@@ -92,7 +97,8 @@ impl LogAnswers {
     fn signatures(&self, block: &Block) -> BlockSignatures {
         let (hash, height, era) = (*block.hash(), block.height(), block.era_id());
         let sequences = self.views.signatures(&hash.inner().value()).unwrap_or_default();
-        let events = || sequences.iter().filter_map(|sequence| self.event(*sequence));
+        // They are neighbours in the log: what is read for one has the others.
+        let events = || sequences.iter().filter_map(|sequence| event(self.log.read(*sequence)));
         if let Block::V1(_) = block {
             let mut signatures = BlockSignaturesV1::new(hash, era);
             for event in events() {
@@ -125,12 +131,12 @@ impl LogAnswers {
             TransactionHash::Deploy(hash) => (TransactionType::Deploy, hash.inner().value()),
             TransactionHash::V1(hash) => (TransactionType::Version1, hash.inner().value()),
         };
-        self.event(self.views.transaction(stage, form, &hash).ok()??)
+        event(self.log.read_alone(self.views.transaction(stage, form, &hash).ok()??))
     }
+}
 
-    fn event(&self, sequence: Sequence) -> Option<Event> {
-        let Ok(Read::Events { block, index }) = self.log.read_alone(sequence) else { return None };
-        let row = block.row(index)?;
-        serde_json::from_slice(&row.payload()).ok()
-    }
+fn event(read: sidecar_log_format::Result<Read>) -> Option<Event> {
+    let Ok(Read::Events { block, index }) = read else { return None };
+    let row = block.row(index)?;
+    serde_json::from_slice(&row.payload()).ok()
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
 
+use crate::engine::http::network_of;
+
 /// Addresses that are remembered, at most. Each is forgotten a second after its last request.
 const ADDRESSES_MAX: usize = 65_536;
 
@@ -63,7 +65,7 @@ impl RateLimit {
 
     /// The client's bucket, filled up to now; `None` where too many others are remembered.
     fn bucket<'a>(&self, buckets: &'a mut Buckets, client: IpAddr, now: Instant) -> Option<&'a mut Bucket> {
-        let network = network(client);
+        let network = network_of(client);
         let per_second = self.per_second;
         let filled = |bucket: &Bucket| {
             let since = now.saturating_duration_since(bucket.at).as_secs_f64();
@@ -82,17 +84,6 @@ impl RateLimit {
         bucket.left = filled(bucket);
         bucket.at = now;
         Some(bucket)
-    }
-}
-
-/// What counts as one client: an IPv4 address, or the /64 network that one IPv6 host has for itself.
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        address @ IpAddr::V4(_) => address,
     }
 }
 

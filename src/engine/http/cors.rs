@@ -20,7 +20,7 @@ pub async fn allow_any_origin(request: Request, next: Next) -> Response {
     let mut response = match *request.method() {
         Method::OPTIONS => match preflight(request.headers()) {
             Some(response) => response,
-            None => return forbidden(),
+            None => return forbidden("request-method not allowed"),
         },
         _ => next.run(request).await,
     };
@@ -51,8 +51,8 @@ fn preflight(headers: &HeaderMap) -> Option<Response> {
 }
 
 /// In the reference's words.
-fn forbidden() -> Response {
-    let mut response = Response::new(Body::from("CORS request forbidden: request-method not allowed"));
+pub(crate) fn forbidden(why: &str) -> Response {
+    let mut response = Response::new(Body::from(format!("CORS request forbidden: {why}")));
     *response.status_mut() = StatusCode::FORBIDDEN;
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);

@@ -28,7 +28,7 @@ mod tests;
 pub mod turns;
 pub mod weights;
 
-pub use places::counted_client;
+pub use places::{counted_client, network_of};
 
 use std::io;
 use std::net::SocketAddr;

@@ -103,14 +103,17 @@ impl Drop for Admitted {
     }
 }
 
-/// What counts as one client: an IPv4 address, or the 64 bits of an IPv6 address that a client cannot choose freely. `None`
-/// for this machine's own: behind a proxy here, all clients have that address, and it may take everything.
-pub fn counted_client(address: IpAddr) -> Option<IpAddr> {
+/// What counts as one client: an IPv4 address, or the 64 bits of an IPv6 address that a client cannot choose freely.
+pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        address if address.is_loopback() => None,
-        IpAddr::V6(address) => Some(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()),
-        address => Some(address),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
     }
+}
+
+/// The same; `None` for this machine's own: behind a proxy here, all clients have that address, and it may take everything.
+pub fn counted_client(address: IpAddr) -> Option<IpAddr> {
+    (!address.to_canonical().is_loopback()).then(|| network_of(address))
 }
 
 /// The connections without a request, in the order in which they fell idle.

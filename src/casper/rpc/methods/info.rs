@@ -1,12 +1,12 @@
 //! What the node says of itself.
 
 use casper_binary_port::InformationRequestTag;
-use casper_types::{BlockIdentifier, ChainspecRawBytes, EraId, Peers, PublicKey, ValidatorChange};
+use casper_types::{ChainspecRawBytes, EraId, Peers, PublicKey, ValidatorChange};
 use serde::{Deserialize, Serialize};
 
 use super::super::bridge::{Node, Reply};
 use super::super::failure::{Code, Failure};
-use super::super::node_link::{self, NodeStatus, Request, Reward, ValidatorChanges};
+use super::super::node_link::{EraIdentifier, NodeStatus, Request, Reward, ValidatorChanges};
 
 pub(super) async fn get_peers(node: &Node<'_>) -> Result<Reply, Failure> {
     #[derive(Serialize)]
@@ -69,18 +69,8 @@ pub(super) struct GetRewardParams {
     delegator: Option<PublicKey>,
 }
 
-#[derive(Deserialize)]
-enum EraIdentifier {
-    Era(EraId),
-    Block(BlockIdentifier),
-}
-
 pub(super) async fn get_reward(node: &Node<'_>, params: GetRewardParams) -> Result<Reply, Failure> {
-    let era = params.era_identifier.map(|era| match era {
-        EraIdentifier::Era(era) => node_link::EraIdentifier::Era(era),
-        EraIdentifier::Block(block) => node_link::EraIdentifier::Block(block),
-    });
-    let request = Request::reward(era, &params.validator, params.delegator.as_ref());
+    let request = Request::reward(params.era_identifier, &params.validator, params.delegator.as_ref());
     let found: Option<Reward> = node.value("rewards", request).await?;
     let reward = found.ok_or_else(|| Failure::new(Code::NoRewards, "the requested reward was not found"))?;
     Reply::new(&reward)

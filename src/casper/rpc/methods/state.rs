@@ -3,7 +3,7 @@
 use casper_binary_port::ResponseType;
 use casper_types::account::AccountHash;
 use casper_types::bytesrepr::Bytes;
-use casper_types::contracts::{ContractHash, ContractPackage, ContractPackageHash, NamedKeys};
+use casper_types::contracts::{ContractPackage, ContractPackageHash, NamedKeys};
 use casper_types::{
     Account, AddressableEntity, BlockHeader, BlockIdentifier, BlockTime, ByteCode, Contract, ContractWasm, Digest,
     EntityAddr, EntryPointValue, GlobalStateIdentifier, Key, Package, PackageHash, PublicKey, StoredValue, U512, URef,
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::super::bridge::{Node, Reply, proof_text, state_after};
 use super::super::failure::{Code, Failure};
 use super::super::node_link::{
-    self, Balance, DictionaryItem, EntityItems, FoundAccount, FoundContract, FoundDictionaryItem, FoundEntity,
-    LinkError, NodeValue, Proven, Purse, Request, StateItem, Trie,
+    self, Balance, DictionaryItem, EntityIdentifier, EntityItems, FoundAccount, FoundContract, FoundDictionaryItem,
+    FoundEntity, LinkError, NodeValue, Proven, Purse, Request, StateItem, Trie,
 };
 
 #[derive(Deserialize)]
@@ -221,26 +221,6 @@ pub(super) async fn get_account_info(node: &Node<'_>, params: GetAccountInfoPara
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-enum EntityIdentifier {
-    ContractHash(ContractHash),
-    PublicKey(PublicKey),
-    AccountHash(AccountHash),
-    EntityAddr(EntityAddr),
-}
-
-impl From<EntityIdentifier> for node_link::EntityIdentifier {
-    fn from(identifier: EntityIdentifier) -> Self {
-        match identifier {
-            EntityIdentifier::ContractHash(hash) => node_link::EntityIdentifier::ContractHash(hash),
-            EntityIdentifier::PublicKey(key) => node_link::EntityIdentifier::PublicKey(key),
-            EntityIdentifier::AccountHash(hash) => node_link::EntityIdentifier::AccountHash(hash),
-            EntityIdentifier::EntityAddr(address) => node_link::EntityIdentifier::EntityAddr(address),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct GetAddressableEntityParams {
     entity_identifier: EntityIdentifier,
     block_identifier: Option<BlockIdentifier>,
@@ -286,7 +266,7 @@ pub(super) async fn get_entity(node: &Node<'_>, params: GetAddressableEntityPara
     let failed = |error: LinkError| Failure::node(WHAT, &error);
     let at = params.block_identifier.map(state_after);
     let include_bytecode = params.include_bytecode.unwrap_or_default();
-    let request = Request::entity(at, &params.entity_identifier.into(), include_bytecode);
+    let request = Request::entity(at, &params.entity_identifier, include_bytecode);
     let answer = node.answer(WHAT, request).await?;
     let kind = answer.found().map_err(failed)?.ok_or_else(Failure::no_such_entity)?;
     let (entity, proofs) = if is::<FoundEntity>(kind) {

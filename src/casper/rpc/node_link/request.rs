@@ -13,6 +13,8 @@ use casper_types::{
     PublicKey, Transaction, TransactionHash, URef,
 };
 
+use serde::Deserialize;
+
 use super::frame::LENGTH_BYTES;
 
 const GET: u8 = 0;
@@ -214,7 +216,7 @@ pub(crate) enum EntityItems {
 }
 
 /// The era of a reward.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) enum EraIdentifier {
     Era(casper_types::EraId),
     Block(BlockIdentifier),
@@ -228,7 +230,8 @@ pub(crate) enum PackageIdentifier {
 }
 
 /// An account, a contract, or an addressable entity.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) enum EntityIdentifier {
     ContractHash(ContractHash),
     PublicKey(PublicKey),
