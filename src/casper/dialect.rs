@@ -43,10 +43,6 @@ impl Dialect for Casper {
         SHUTDOWN.bit()
     }
 
-    fn always_sent(&self) -> u64 {
-        SHUTDOWN.bit()
-    }
-
     fn series(&self) -> Option<Series> {
         Some(Series { kinds: BLOCK_ADDED.bit(), of: "height" })
     }

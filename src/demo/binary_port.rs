@@ -138,14 +138,10 @@ impl Chain {
             status,
         };
         let network = ChainNameDigest::from_chain_name(&chain.status.chainspec_name);
-        let events = || {
-            payloads
-                .iter()
-                .enumerate()
-                .filter_map(|(number, payload)| Some((number, serde_json::from_str::<Event>(payload).ok()?)))
-        };
+        let event = |(number, payload): (usize, &String)| Some((number, serde_json::from_str::<Event>(payload).ok()?));
+        let events: Vec<_> = payloads.iter().enumerate().filter_map(event).collect();
         let mut signatures: HashMap<BlockHash, BlockSignaturesV2> = HashMap::new();
-        for (_, event) in events() {
+        for (_, event) in &events {
             if let Event::FinalitySignature(FinalitySignature::V2(signature)) = event {
                 let (hash, height, era) = (*signature.block_hash(), signature.block_height(), signature.era_id());
                 let of_block = signatures.entry(hash);
@@ -153,7 +149,7 @@ impl Chain {
                 of_block.insert_signature(signature.public_key().clone(), *signature.signature());
             }
         }
-        for (number, event) in events() {
+        for (number, event) in events {
             match event {
                 Event::BlockAdded { block } => {
                     let (hash, height) = (*block.hash(), block.height());

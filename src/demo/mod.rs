@@ -70,9 +70,9 @@ async fn replay(options: &Options, storage_path: &Path, output: Output) -> anyho
     let mut recorded = String::new();
     zstd::stream::read::Decoder::new(EVENTS)?.read_to_string(&mut recorded)?;
     let recording = Recording::parse(&recorded);
-    let last_payload = recording.last_payload().to_owned();
     let about = Recorded { events: recording.len(), duration: recording.duration(options.speed) };
     let payloads = recording.payloads();
+    let last_payload = payloads.last().cloned().unwrap_or_default();
     let node = DemoNode::start(recording, STATUS, options.speed).await?;
     let binary_port = binary_port::start(payloads, STATUS, node.said()).await?.port();
     let text = config_text(storage_path, node.port(), binary_port, options)?;

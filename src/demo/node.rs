@@ -66,13 +66,6 @@ impl Recording {
         };
         self.frames.iter().map(|frame| payload(frame).unwrap_or_default()).collect()
     }
-
-    /// The payload of its last event.
-    pub(super) fn last_payload(&self) -> &str {
-        let frame = self.frames.last().and_then(|frame| std::str::from_utf8(&frame.bytes).ok());
-        let payload = frame.and_then(|frame| frame.strip_prefix("data:")?.rsplit_once("\nid:"));
-        payload.map_or("", |(payload, _)| payload)
-    }
 }
 
 /// The running node.
@@ -168,6 +161,6 @@ mod tests {
         assert_eq!(recording.first, "data:{\"ApiVersion\":\"2.0.0\"}\n\n");
         assert_eq!(recording.len(), 2);
         assert!(recording.frames[0].is_block && !recording.frames[1].is_block);
-        assert_eq!(recording.last_payload(), "\"Shutdown\"");
+        assert_eq!(recording.payloads().last().map(String::as_str), Some("\"Shutdown\""));
     }
 }

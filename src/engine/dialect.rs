@@ -28,11 +28,6 @@ pub trait Dialect: fmt::Debug + Send + Sync + 'static {
         0
     }
 
-    /// The bits of the kinds that pass every filter of a client.
-    fn always_sent(&self) -> u64 {
-        0
-    }
-
     /// The events that count up without holes, if there are such.
     fn series(&self) -> Option<Series> {
         None

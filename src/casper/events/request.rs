@@ -266,11 +266,8 @@ fn accepts_json_lines(headers: &HeaderMap) -> bool {
 #[cfg(any(test, fuzzing))]
 #[allow(clippy::unwrap_used, reason = "a broken promise ends the run")]
 pub(crate) fn door(bytes: &[u8]) {
-    use std::time::Duration;
-
     use axum::http::HeaderValue;
 
-    let rfc3339 = |time| humantime::format_rfc3339_micros(std::time::UNIX_EPOCH + Duration::from_micros(time));
     let mut lines = bytes.split(|&byte| byte == b'\n');
     let mut line = || lines.next().unwrap_or_default();
     let method = Method::from_bytes(line()).unwrap_or(Method::GET);
@@ -293,7 +290,7 @@ pub(crate) fn door(bytes: &[u8]) {
                 let mut again: Vec<String> = Vec::new();
                 again.extend(wanted.start.map(|start| format!("start_from={start}")));
                 again.extend(wanted.until.map(|until| format!("until={until}")));
-                again.extend(wanted.since.map(|since| format!("since={}", rfc3339(since))));
+                again.extend(wanted.since.map(|since| format!("since={}", rfc3339::format(since))));
                 again.extend(wanted.log.map(|log| format!("log={log}")));
                 again.push(format!("encoding={}", if wanted.zstd { "zstd" } else { "identity" }));
                 if let Some(kinds) = wanted.kinds {

@@ -207,7 +207,10 @@ impl Committer {
         if let (Some(line), Some(event_lines)) = (&received.line, &connection.event_lines) {
             event_lines.stored(received.kind, line);
         }
-        self.gaps.stored(received.kind, received.facts.ordinal, self.begun.elapsed());
+        // Most events have none, and need no look at the clock.
+        if received.facts.ordinal.is_some() {
+            self.gaps.stored(received.kind, received.facts.ordinal, self.begun.elapsed());
+        }
         if self.dialect.marked_kinds() & received.kind.bit() != 0 {
             self.remember(sequence, received, connection)?;
         }
