@@ -7,7 +7,7 @@
 //! - [`view`][]: what stored events are found by.
 //! - [`rest`][]: look-ups, from the views and the log or from PostgreSQL.
 //! - [`export`][]: the reference's tables, in SQLite and PostgreSQL.
-//! - [`rpc`][]: the JSON-RPC bridge to a node's binary port; it reads no log.
+//! - [`rpc`][]: the JSON-RPC bridge to a node's binary port; it needs no log, but can answer from one while the node is away.
 
 pub mod dialect;
 pub mod event;

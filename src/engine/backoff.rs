@@ -1,7 +1,7 @@
 //! Back-off: pauses between attempts, each longer than the one before.
 //!
-//! There is no jitter: what is tried again here is one disk, or one database or node of this sidecar's own, which no crowd
-//! of others comes back to at the same moment; and operators find the pauses that they have configured.
+//! There is no jitter: what is tried again here is one disk, or one database or node of this sidecar's own, which no
+//! crowd retries at the same moment; and operators find the pauses that they have configured.
 
 use std::time::Duration;
 

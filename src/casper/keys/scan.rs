@@ -1,9 +1,9 @@
-//! The scanner: the keys of the events that come by the million, without a parser's work for what nobody asks.
+//! The scanner: reads the keys of the most frequent events without parsing the rest of them.
 //!
-//! A stored payload flows in, of which it is known that it is one JSON value; so what is not wanted is passed over by its
+//! A stored payload flows in, which is known to be one JSON value; so members that are not needed are skipped by their
 //! quotes and brackets alone. Keys flow out where signatures and transactions are written as nodes write them: without
 //! spaces, without escapes in what is wanted, each wanted member once. Everything else is `None` here, and the
-//! deserializer decides. So what has keys is the deserializer's to say, and the scanner must never find others.
+//! deserializer decides. So the deserializer decides which keys exist, and the scanner must never find different ones.
 
 use std::borrow::Cow;
 

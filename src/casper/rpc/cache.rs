@@ -1,7 +1,7 @@
 //! Answers that never change, kept within a limit of bytes.
 //!
-//! Two generations: what is asked for is in the young one or moves there, and when that is full it becomes the old one and
-//! what was in the old one goes. So what is asked for often stays.
+//! Two generations: a hit moves its entry to the young one. When that is full it replaces the old one, which is evicted. So
+//! what is requested often stays.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

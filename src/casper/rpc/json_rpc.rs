@@ -1,6 +1,6 @@
 //! JSON-RPC 2.0: from a body to calls, and from results to a body.
 //!
-//! The checks, their order and their words are the reference's. Batches are beyond it.
+//! The checks, their order and their words are the reference's. The reference has no batches.
 
 use std::fmt;
 

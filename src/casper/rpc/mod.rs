@@ -1,8 +1,8 @@
 //! The JSON-RPC bridge to a node's binary port.
 //!
 //! Owns the two JSON-RPC servers and the link to the node that both use. JSON-RPC calls flow in over HTTP, requests of the
-//! binary port flow out to the node, its answers flow back and become results. Losing the node ends nothing: calls fail, or
-//! wait for it, until it is there again; where that is switched on, some are answered from the log meanwhile.
+//! binary port flow out to the node, its answers flow back and become results. Without the node, calls wait or fail
+//! until it is back; where that is switched on, the log answers some of them.
 //!
 //! - `server`: HTTP. Beside it `cors` and `rate_limit`, and `cache` for answers that never change.
 //! - `json_rpc`, `params`, `failure`: JSON-RPC, in the reference's words.

@@ -1,7 +1,7 @@
 //! The methods of both servers.
 //!
-//! Each one takes parameters and the node, and makes a result. Here is which methods there are; what they do is in one file
-//! for each kind of thing that they are about.
+//! Each one takes parameters and the node, and makes a result. This file lists the methods; those of one subject
+//! have a file of their own.
 
 mod auction;
 mod chain;
