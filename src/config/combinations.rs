@@ -1,6 +1,6 @@
 //! Checks across sections: which parts may run together, and what one section means for another.
 //!
-//! A section that is switched off is not looked at beyond its TOML types, so that a leftover in it stops nobody.
+//! A section that is switched off is checked for its TOML types only, so that a leftover in it stops no start.
 
 use super::{
     document::Document,

@@ -1,7 +1,7 @@
 //! What can be wrong with a configuration, in the words an operator reads.
 //!
 //! The first line of each [`ConfigError`] is the text that the Casper Sidecar printed in that case, so that scripts
-//! which look for it go on working; what the operator should do about it follows as the error's source, which `anyhow`
+//! which look for it continue to work; what the operator should do about it follows as the error's source, which `anyhow`
 //! prints below `Caused by:`.
 
 use std::{fmt, io, num::ParseIntError, path::Path};

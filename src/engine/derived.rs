@@ -7,7 +7,7 @@
 //! * a panic of redb is caught in [`Database::run`] and becomes such an error;
 //! * the [`Damage`] that was found is remembered, so that what fails afterwards is known to fail because of it.
 //!
-//! Whoever finds damage sets the file aside and rebuilds it from the log.
+//! The part that finds damage sets the file aside and rebuilds it from the log.
 
 mod checked_file;
 

@@ -1,8 +1,8 @@
 //! What the engine must know of a chain to store its events, and nothing more.
 //!
 //! A [`Dialect`] goes into a log's [ingest](super::ingest) when the log is opened; one instance serves one log. It names the
-//! log's kinds and tells the [`Facts`] of a stored event. Sources tell the facts of a new event themselves, where they look
-//! at it anyway, so a dialect is asked only when the index is rebuilt, when events are dropped, and when a log is opened.
+//! log's kinds and finds the [`Facts`] of a stored event. Sources find the facts of a new event themselves, since they look
+//! at it anyway. So a dialect is asked only when the index is rebuilt, when events are dropped, and when a log is opened.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! How often one node may make Sidecar write a log line: a hostile one must not fill the disk with them.
 //!
 //! Owns the count of one kind of line in the minute that runs. Within the budget every line is written; beyond it lines
-//! are counted, and the count is told with the first line of a later minute. The metrics have every case.
+//! are counted, and the count is reported with the first line of a later minute. The metrics have every case.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

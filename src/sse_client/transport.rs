@@ -1,8 +1,8 @@
 //! The transport under eventsource-client: HTTP by reqwest, with its body run through the frame filter.
 //!
 //! Owns what a good response is: status 200 and `text/event-stream`. A request flows in; a body of frames that
-//! eventsource-client can take flows out. What happens on the way (bytes came, a frame was dropped) is told to the
-//! connection through [`StreamObserver`].
+//! eventsource-client can take flows out. What happens on the way (bytes came, a frame was dropped) is
+//! reported to the connection through [`StreamObserver`].
 
 use std::pin::Pin;
 use std::sync::Arc;

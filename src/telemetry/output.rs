@@ -1,4 +1,4 @@
-//! Lines for a standard stream, written by a thread of their own: a stream that is closed, full or not read stops nobody.
+//! Lines for a standard stream, written by a thread of their own: a closed, full or unread stream blocks no part of Sidecar.
 //!
 //! Owns the lines that are not written yet, up to [`PENDING_BYTES_MAX`] of them. A line is whole when it comes in and is
 //! copied once. Lines beyond the bound are dropped and counted, and so are those that the system refuses to take.

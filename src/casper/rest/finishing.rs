@@ -1,8 +1,8 @@
 //! Finishing answers: the entity tag and the compressed form of a body.
 //!
 //! Either takes long for a large body. Small bodies are finished at once; others on threads that may block, a few at a time.
-//! Bodies up to [`FREE_BYTES`] have threads of their own, so that they never queue behind large ones. What waits here keeps
-//! nobody from a turn.
+//! Bodies up to [`FREE_BYTES`] have threads of their own, so that they never queue behind large ones. What waits here
+//! takes no turn from other requests.
 
 use std::sync::Arc;
 

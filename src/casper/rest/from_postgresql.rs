@@ -1,8 +1,8 @@
 //! Answers from PostgreSQL: from the tables that an exporter, or the reference, fills.
 //!
 //! A question flows in and becomes one prepared statement; the rows' `raw`, which is the payload as answers show it, flows
-//! with what `event_log` says of it into [`Found`]. Sessions are pooled and may only read. A question that does not come
-//! to its end takes its session with it, so that no other waits for what nobody wants any more. While the server is away
+//! with what `event_log` says of it into [`Found`]. Sessions are pooled and may only read. A question that is given up
+//! closes its session, so that no other question waits for an answer that is not wanted any more. While the server is away
 //! each question fails, at once or soon, and the next one tries again. What the server answers with an error is that one
 //! question's failure, and says nothing of the others.
 

@@ -1,4 +1,4 @@
-//! What one node's listener counts, for whoever shows it.
+//! What one node's listener counts, to be shown elsewhere.
 //!
 //! Plain atomics: written by the listener, read at any time by the admin server. A count never goes down; the status is
 //! the only value that does.

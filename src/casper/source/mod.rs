@@ -1,7 +1,7 @@
 //! The Casper source: one listener per node.
 //!
 //! Owns everything between a node's two ports and the ingest channel. A [`NodeOptions`] flows in; batches of events in
-//! the node's order flow out, until the listener [ends](crate::engine::source::End). What happens on the way is told by [`Counters`].
+//! the node's order flow out, until the listener [ends](crate::engine::source::End). [`Counters`] report what happens on the way.
 //!
 //! - [`connection`]: one node's life: check, connect, handshake, read, retry.
 //! - [`status`]: the check of `/status` before every connection.

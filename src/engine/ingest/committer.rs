@@ -2,7 +2,7 @@
 //!
 //! Batches of all sources flow in through one bounded channel; events leave in one order, durable first, then visible. A
 //! commit starts when the last has ended and takes what is queued, at most [`COMMIT_BYTES_MAX`]; while a source has more
-//! waiting and the block has room, it goes on filling, at most [`FILL_TIME_MAX`].
+//! waiting and the block has room, it continues to fill, at most [`FILL_TIME_MAX`].
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What ingest counts, for whoever shows it: plain atomics that only grow, but for what waits at the moment.
+//! What ingest counts, to be shown elsewhere: plain atomics that only grow, except those of what waits at the moment.
 
 use std::sync::{Mutex, PoisonError};
 

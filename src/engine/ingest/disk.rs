@@ -1,6 +1,6 @@
-//! What an operator is told of a disk that keeps ingest waiting: once when it begins, once when it is over.
+//! Reports a disk that keeps ingest waiting to the operator: once when that begins, once when it is over.
 //!
-//! A full device and a slow one are told apart, because they need different help. Serving goes on in both cases.
+//! A full device and a slow one are reported apart, because they need different help. Serving continues in both cases.
 
 use std::fmt::Display;
 use std::sync::Arc;

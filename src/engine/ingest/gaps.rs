@@ -1,7 +1,7 @@
 //! Events of the dialect's series that no source has any more.
 //!
-//! Ordinals flow in, in the order in which events are stored; ranges of ordinals that nobody brought within a while flow out,
-//! each once. A source that was away brings older ordinals later, so a hole is only a gap when it stays one.
+//! Ordinals flow in, in the order in which events are stored; ranges of ordinals that no source brought within a while flow
+//! out, each once. A source that was away brings older ordinals later, so a hole is only a gap when it stays one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

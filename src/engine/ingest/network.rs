@@ -1,4 +1,4 @@
-//! Which network a log holds events of: that of the newest event that tells it.
+//! Which network a log holds events of: that of the newest event that names one.
 
 use sidecar_log_format::{Log, Read, Result, Sequence};
 

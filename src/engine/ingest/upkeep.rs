@@ -1,9 +1,9 @@
 //! Upkeep of sealed segments: one thread of low priority beside the committer.
 //!
 //! It drops what retention has no room for ([`retention`]), and makes the rest small: with compaction, every segment is
-//! rewritten once into large blocks at a high level, at a pace that nobody else on the machine feels, slower while the
-//! other threads are busy; without, only the small blocks of quiet times are merged. The committer goes on and readers
-//! read meanwhile; nothing waits for this thread.
+//! rewritten once into large blocks at a high level, at a pace that other programs do not notice, slower while the
+//! other threads are busy; without, only the small blocks of quiet times are merged. The committer and the readers
+//! continue meanwhile; nothing waits for this thread.
 
 mod clock;
 mod forgetting;

@@ -2,7 +2,7 @@
 //!
 //! A large piece is cheapest when HTTP gets a slice of the shared block itself. The block then stays in memory for as
 //! long as the client stalls, so it is lent only while the budget has room for it. Clients beyond that get small copies:
-//! they are slower, and nobody is cut or made to wait.
+//! they are slower, but no client is cut or made to wait.
 
 use std::sync::{
     Arc,

@@ -1,4 +1,4 @@
-//! What the views count, for whoever shows it: plain atomics.
+//! What the views count, to be shown elsewhere: plain atomics.
 
 use crate::engine::counters::Count;
 

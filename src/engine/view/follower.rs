@@ -1,8 +1,8 @@
 //! The follower: one thread that keeps the views up with the log.
 //!
 //! Wake-ups flow in from the watch on the log's committed head, batches flow out into the store. It reads blocks out of the
-//! log's shared cache, where those just committed are, and nobody waits for it. A failure of the file closes it. After a
-//! pause it is opened again, or rebuilt, and projection continues from its checkpoint. While the log cannot be read on from
+//! log's shared cache, where those just committed are, and no other thread waits for it. A failure of the file closes it. After a
+//! pause it is opened again, or rebuilt, and projection continues from its checkpoint. While the log cannot be read from
 //! there, the views stay open and lag.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,7 +1,7 @@
 //! Keys of rows: hashes and numbers in a fixed number of bytes.
 //!
 //! Hashes and keys are represented by 16 bytes of BLAKE3 over them: two meet by chance or malice as rarely as the identities
-//! of two events do, and nobody can find another key that meets a given one. Numbers are big-endian, so that rows are in
+//! of two events do, and no attacker can find another key that meets a given one. Numbers are big-endian, so that rows are in
 //! their order.
 
 /// 16 bytes that represent a hash, a public key or an account.

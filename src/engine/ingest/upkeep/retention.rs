@@ -2,7 +2,7 @@
 //!
 //! Owns the decision, and the order of what follows it. The log's limits and the positions of its consumers flow in; whole
 //! sealed segments go, oldest first, with what the identity index knows of their events. Consumers are waited for, up to a
-//! limit; clients are not: one that is overtaken is told what it missed.
+//! limit; clients are not: one that is overtaken gets a report of what it missed.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 use std::sync::atomic::{AtomicU64, Ordering};
