@@ -238,16 +238,15 @@ impl HeadFile {
         Ok(())
     }
 
-    /// Copies the header of the segment that is about to be the newest, durably: until it has a footer, nothing else tells
-    /// what a damaged header said.
+    /// Writes a copy of the newest segment's header: until that segment has a footer, a damaged header can be read from
+    /// nowhere else. Not durable before [`HeadFile::sync`].
     pub(crate) fn copy_segment_header(&self, header: &[u8]) -> Result<()> {
         let mut bytes = COPY_MAGIC.to_vec();
         bytes.extend_from_slice(&(header.len() as u32).to_le_bytes());
         bytes.extend_from_slice(header);
         let crc = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&crc.to_le_bytes());
-        self.file.write_at(&bytes, COPY_AT).map_err(storage_error(Operation::Write, FILE))?;
-        self.sync()
+        self.file.write_at(&bytes, COPY_AT).map_err(storage_error(Operation::Write, FILE))
     }
 
     /// Says of what was written last that the log was closed in order after it.

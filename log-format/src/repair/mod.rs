@@ -375,6 +375,7 @@ impl Repair {
             file.write(slot)?;
             file.write(slot)?;
             file.copy_segment_header(&end.header.encode())?;
+            file.sync()?;
             storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))?;
         }
         self.actions.push(Action::RebuildHead { reason });

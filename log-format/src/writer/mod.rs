@@ -519,8 +519,10 @@ impl Writer {
         let mut bytes = header.encode();
         let blocks_start = bytes.len() as u64;
         let only_marks = self.pending_blocks.iter().all(|built| built.header.block_type == BlockType::MARKS);
-        // First: the segment has no footer for a long time, and until then nothing else tells what a damaged header said.
+        // First, and durably: the segment has no footer for a long time, and until then a damaged header can be read from
+        // nowhere else.
         self.head_file.copy_segment_header(&bytes)?;
+        self.head_file.sync()?;
         if only_marks {
             bytes.extend_from_slice(&self.pending);
         }

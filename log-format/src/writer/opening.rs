@@ -69,6 +69,7 @@ impl Writer {
         let storage = Arc::clone(&log.shared.storage);
         let head_file = HeadFile::open(storage.as_ref(), found.head_counter)?;
         if let Some(active) = &found.active {
+            // Synced with the head slots below. Nothing that becomes durable in between needs the copy.
             head_file.copy_segment_header(&active.file.header.encode())?;
         }
         let mut writer = Writer {
