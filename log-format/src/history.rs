@@ -54,7 +54,7 @@ pub fn beginning(log: &dyn Storage) -> Result<Beginning> {
 pub fn put_in_front(log: &dyn Storage, _lock: &dyn Lock, history: &dyn Storage) -> Result<usize> {
     let Beginning { mut first_sequence, log_id, dialect, .. } = beginning(log)?;
     let mut chain_before = SegmentFile::open(log, first_sequence, false)?.header.chain_before;
-    let oldest = OldestFile::open(log, first_sequence)?;
+    let mut oldest = OldestFile::open(log, first_sequence)?;
     // An earlier call may have been cut short before it recorded what it had copied.
     oldest.lower_to(first_sequence)?;
     let mut copied = 0;

@@ -133,7 +133,7 @@ impl Retained {
         if kept.is_none() {
             *kept = Some(OldestFile::open(storage, self.from())?);
         }
-        if let Some(file) = kept.as_ref() {
+        if let Some(file) = kept.as_mut() {
             file.record(sequence.max(file.sequence()))?;
             self.from.store(file.sequence(), Ordering::Release);
         }
@@ -146,9 +146,7 @@ impl Retained {
 }
 
 /// Writes the file.
-pub(crate) struct OldestFile(Mutex<Written>);
-
-struct Written {
+pub(crate) struct OldestFile {
     file: Arc<dyn File>,
     /// What is on the device for sure.
     slot: OldestSlot,
@@ -163,10 +161,9 @@ impl OldestFile {
         let state = read(storage)?;
         let Some(slot) = state.newest else { return Self::make(storage, first) };
         let file = storage.open(FILE, true).map_err(storage_error(Operation::Open, FILE))?;
-        let written = Written { file, slot, is_in_both: false };
+        let mut oldest = OldestFile { file, slot, is_in_both: false };
         // A sync of it may have failed before: then the kernel takes it for written.
-        written.store(slot)?;
-        let oldest = OldestFile(Mutex::new(written));
+        oldest.store(slot)?;
         oldest.record(slot.sequence)?;
         Ok(oldest)
     }
@@ -175,41 +172,37 @@ impl OldestFile {
     pub(crate) fn make(storage: &dyn Storage, first: Sequence) -> Result<Self> {
         let slot = OldestSlot { counter: 1, sequence: first };
         let file = storage.create(FILE).map_err(storage_error(Operation::Create, FILE))?;
-        let written = Written { file, slot, is_in_both: false };
-        written.store(slot)?;
+        let mut oldest = OldestFile { file, slot, is_in_both: false };
+        oldest.store(slot)?;
         storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))?;
-        let oldest = OldestFile(Mutex::new(written));
         // The other slot too: a drop on a full device must need no more room.
         oldest.record(first)?;
         Ok(oldest)
     }
 
     fn sequence(&self) -> Sequence {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).slot.sequence
+        self.slot.sequence
     }
 
     /// Records durably that the log has to hold everything from `sequence` on, unless that is so already.
-    pub(crate) fn lower_to(&self, sequence: Sequence) -> Result<()> {
+    pub(crate) fn lower_to(&mut self, sequence: Sequence) -> Result<()> {
         if sequence < self.sequence() { self.record(sequence) } else { Ok(()) }
     }
 
     /// Records durably that the log has to hold everything from `sequence` on, and nothing before it. In both slots: one of
     /// them may be damaged later, and must not bring back what the other had replaced.
-    pub(crate) fn record(&self, sequence: Sequence) -> Result<()> {
-        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if written.slot.sequence != sequence {
-            written.is_in_both = false;
-            written.store_next(sequence)?;
+    pub(crate) fn record(&mut self, sequence: Sequence) -> Result<()> {
+        if self.slot.sequence != sequence {
+            self.is_in_both = false;
+            self.store_next(sequence)?;
         }
-        if !written.is_in_both {
-            written.store_next(sequence)?;
-            written.is_in_both = true;
+        if !self.is_in_both {
+            self.store_next(sequence)?;
+            self.is_in_both = true;
         }
         Ok(())
     }
-}
 
-impl Written {
     fn store_next(&mut self, sequence: Sequence) -> Result<()> {
         let next = OldestSlot { counter: self.slot.counter.saturating_add(1), sequence };
         self.store(next)?;
