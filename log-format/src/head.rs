@@ -9,6 +9,7 @@ use crate::{
     ChainValue, Result, Sequence,
     bytes_codec::Reader,
     error::{Operation, storage_error},
+    pieces::{open_if_there, read_up_to},
     storage::{File, Storage},
 };
 
@@ -129,14 +130,8 @@ impl HeadState {
 
 /// Reads the head file.
 pub(crate) fn read(storage: &dyn Storage) -> Result<HeadState> {
-    let file = match storage.open(FILE, false) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HeadState::Missing),
-        Err(error) => return Err(storage_error(Operation::Open, FILE)(error)),
-    };
-    let mut bytes = vec![0; SLOT_DISTANCE as usize + SLOT_BYTES];
-    let read = file.read_at(&mut bytes, 0).map_err(storage_error(Operation::Read, FILE))?;
-    bytes.truncate(read);
+    let Some(file) = open_if_there(storage, FILE)? else { return Ok(HeadState::Missing) };
+    let bytes = read_up_to(FILE, file.as_ref(), 0, SLOT_DISTANCE as usize + SLOT_BYTES)?;
     let newest = [0, SLOT_DISTANCE as usize]
         .into_iter()
         .filter_map(|start| HeadSlot::decode(bytes.get(start..)?))
@@ -151,20 +146,13 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<HeadState> {
 
 /// The copy of the newest segment's header, as it is stored there; `None` if there is none, or a damaged one.
 pub(crate) fn segment_header(storage: &dyn Storage) -> Result<Option<Vec<u8>>> {
-    Ok(copy_of_header(&read_copy(storage)?).map(<[u8]>::to_vec))
+    let Some(file) = open_if_there(storage, FILE)? else { return Ok(None) };
+    Ok(copy_of_header(&read_copy(file.as_ref())?).map(<[u8]>::to_vec))
 }
 
 /// The bytes where the copy of a header is.
-fn read_copy(storage: &dyn Storage) -> Result<Vec<u8>> {
-    let file = match storage.open(FILE, false) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(storage_error(Operation::Open, FILE)(error)),
-    };
-    let mut bytes = vec![0; COPY_FIXED_BYTES + COPY_BYTES_MAX];
-    let read = file.read_at(&mut bytes, COPY_AT).map_err(storage_error(Operation::Read, FILE))?;
-    bytes.truncate(read);
-    Ok(bytes)
+fn read_copy(file: &dyn File) -> Result<Vec<u8>> {
+    read_up_to(FILE, file, COPY_AT, COPY_FIXED_BYTES + COPY_BYTES_MAX)
 }
 
 /// The header in a copy whose checksum fits.
@@ -177,21 +165,15 @@ fn copy_of_header(bytes: &[u8]) -> Option<&[u8]> {
 
 /// Where the head file has slots, or the copy of a header, that were written and do not decode.
 pub(crate) fn damaged_places(storage: &dyn Storage) -> Result<Vec<u64>> {
-    let file = match storage.open(FILE, false) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(storage_error(Operation::Open, FILE)(error)),
-    };
+    let Some(file) = open_if_there(storage, FILE)? else { return Ok(Vec::new()) };
     let mut damaged = Vec::new();
     for offset in [0, SLOT_DISTANCE] {
-        let mut bytes = vec![0; SLOT_BYTES];
-        let read = file.read_at(&mut bytes, offset).map_err(storage_error(Operation::Read, FILE))?;
-        bytes.truncate(read);
+        let bytes = read_up_to(FILE, file.as_ref(), offset, SLOT_BYTES)?;
         if bytes.iter().any(|&byte| byte != 0) && HeadSlot::decode(&bytes).is_none() {
             damaged.push(offset);
         }
     }
-    let copy = read_copy(storage)?;
+    let copy = read_copy(file.as_ref())?;
     if copy.iter().any(|&byte| byte != 0) && copy_of_header(&copy).is_none() {
         damaged.push(COPY_AT);
     }

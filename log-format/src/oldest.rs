@@ -3,18 +3,16 @@
 //! Retention writes it before it removes a segment, so that a missing segment can be told from a dropped one. Two slots
 //! with a CRC, written in turn; one is whole at any moment.
 
-use std::{
-    io,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
 };
 
 use crate::{
     Result, Sequence,
     bytes_codec::Reader,
     error::{Operation, storage_error},
+    pieces::{open_if_there, read_up_to},
     storage::{File, Storage},
 };
 
@@ -78,14 +76,8 @@ impl OldestState {
 
 /// Reads the file. To compare it with the segments, list those first: a drop writes this file before it removes any.
 pub(crate) fn read(storage: &dyn Storage) -> Result<OldestState> {
-    let file = match storage.open(FILE, false) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(OldestState::default()),
-        Err(error) => return Err(storage_error(Operation::Open, FILE)(error)),
-    };
-    let mut bytes = vec![0; SLOT_DISTANCE as usize + SLOT_BYTES];
-    let read = file.read_at(&mut bytes, 0).map_err(storage_error(Operation::Read, FILE))?;
-    bytes.truncate(read);
+    let Some(file) = open_if_there(storage, FILE)? else { return Ok(OldestState::default()) };
+    let bytes = read_up_to(FILE, file.as_ref(), 0, SLOT_DISTANCE as usize + SLOT_BYTES)?;
     let mut state = OldestState::default();
     for start in [0, SLOT_DISTANCE as usize] {
         let slot = bytes.get(start..bytes.len().min(start + SLOT_BYTES)).unwrap_or_default();

@@ -1,15 +1,32 @@
 //! Reading and writing bytes of a file that may be too long to hold in memory: a piece at a time.
 
-use std::ops::Range;
+use std::{io, ops::Range, sync::Arc};
 
 use crate::{
     Error, Result,
     error::{Operation, storage_error},
-    storage::File,
+    storage::{File, Storage},
 };
 
 /// How much of something long is read at a time.
 pub(crate) const PIECE_BYTES: usize = 64 << 10;
+
+/// Opens a file for reading; `None` if there is no file of that name.
+pub(crate) fn open_if_there(storage: &dyn Storage, name: &str) -> Result<Option<Arc<dyn File>>> {
+    match storage.open(name, false) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(storage_error(Operation::Open, name)(error)),
+    }
+}
+
+/// Reads `length` bytes, or as many as there are.
+pub(crate) fn read_up_to(name: &str, file: &dyn File, offset: u64, length: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let read = file.read_at(&mut bytes, offset).map_err(storage_error(Operation::Read, name))?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
 
 /// Reads `length` bytes. That there are fewer is damage.
 pub(crate) fn read_exact(name: &str, file: &dyn File, offset: u64, length: usize) -> Result<Vec<u8>> {

@@ -10,7 +10,7 @@
 mod action;
 mod misplaced;
 
-use std::{io, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 pub use action::Action;
 pub(crate) use misplaced::SUFFIX as MISPLACED_SUFFIX;
@@ -23,7 +23,7 @@ use crate::{
     head::{self, HeadFile, HeadSlot, HeadState},
     lock::lock,
     oldest::OldestFile,
-    pieces::{copy, write_again},
+    pieces::{copy, open_if_there, write_again},
     rewrite::{Loss, Replacement},
     segment::{SegmentFile, SegmentHeader, file_name},
     storage::Storage,
@@ -409,16 +409,11 @@ fn kept_as(storage: &dyn Storage, file: &str, damage: &Damage) -> Result<String>
     let (offset, suffix) = (damage.offset, if damage.is_tail { "lost" } else { "quarantined" });
     let mut name = format!("{file}.{offset}.{suffix}");
     let mut number = 1u64;
-    loop {
-        match storage.open(&name, false) {
-            Ok(_) => {
-                number += 1;
-                name = format!("{file}.{offset}-{number}.{suffix}");
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(name),
-            Err(error) => return Err(storage_error(Operation::Open, &name)(error)),
-        }
+    while open_if_there(storage, &name)?.is_some() {
+        number += 1;
+        name = format!("{file}.{offset}-{number}.{suffix}");
     }
+    Ok(name)
 }
 
 /// Copies damaged bytes to a file of their own.

@@ -5,8 +5,8 @@
 use crate::{
     ApiVersion, ChainValue, Error, Result, Sequence, Timestamp,
     bytes_codec::{Reader, put_version},
-    error::{Operation, storage_error},
     form::{Form, KINDS_MAX},
+    pieces::read_up_to,
     position::Position,
     storage::File,
     wire::FrameForm,
@@ -83,10 +83,7 @@ impl SegmentHeader {
 
     /// Reads the header and says how many bytes it takes.
     pub(crate) fn read(name: &str, file: &dyn File) -> Result<(SegmentHeader, u64)> {
-        let mut bytes = vec![0; HEADER_BYTES_MAX];
-        let read = file.read_at(&mut bytes, 0).map_err(storage_error(Operation::Read, name))?;
-        bytes.truncate(read);
-        Self::decode(name, &bytes)
+        Self::decode(name, &read_up_to(name, file, 0, HEADER_BYTES_MAX)?)
     }
 
     /// The place before its first event.
