@@ -103,6 +103,20 @@ pub(crate) fn copy(
     })
 }
 
+/// Copies a range of a file, durably, to a new file named `to_name`.
+pub(crate) fn copy_aside(
+    storage: &dyn Storage,
+    name: &str,
+    file: &dyn File,
+    range: Range<u64>,
+    to_name: &str,
+) -> Result<()> {
+    let aside = storage.create(to_name).map_err(storage_error(Operation::Create, to_name))?;
+    copy(name, file, range, to_name, aside.as_ref(), 0)?;
+    aside.sync().map_err(storage_error(Operation::Sync, to_name))?;
+    storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
+}
+
 /// Writes a range over itself, because the head does not say that it was synced.
 ///
 /// A sync of it may have failed: then the kernel takes it for written, and the next sync would report success without

@@ -23,7 +23,7 @@ use crate::{
     head::{self, HeadFile, HeadSlot, HeadState},
     lock::lock,
     oldest::OldestFile,
-    pieces::{copy, open_if_there, write_again},
+    pieces::{copy_aside, open_if_there, write_again},
     rewrite::{Loss, Replacement},
     segment::{SegmentFile, SegmentHeader, file_name},
     storage::Storage,
@@ -419,9 +419,6 @@ fn kept_as(storage: &dyn Storage, file: &str, damage: &Damage) -> Result<String>
 /// Copies damaged bytes to a file of their own.
 fn keep_aside(storage: &dyn Storage, examined: &Examined, damage: &Damage) -> Result<()> {
     let name = kept_as(storage, &examined.file.name, damage)?;
-    let aside = storage.create(&name).map_err(storage_error(Operation::Create, &name))?;
     let damaged = damage.offset..damage.offset + damage.length;
-    copy(&examined.file.name, examined.file.file.as_ref(), damaged, &name, aside.as_ref(), 0)?;
-    aside.sync().map_err(storage_error(Operation::Sync, &name))?;
-    storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
+    copy_aside(storage, &examined.file.name, examined.file.file.as_ref(), damaged, &name)
 }

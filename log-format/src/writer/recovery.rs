@@ -15,7 +15,7 @@ use crate::{
     error::{Operation, storage_error},
     head::{self, HeadState},
     loss_mark::{ChainAfterLoss, loss_body},
-    pieces::{copy, end_of_written, write_again},
+    pieces::{copy_aside, end_of_written, write_again},
     position::Position,
     scan::Scan,
     segment::{Footer, SegmentFile, SegmentHeader, list_segments},
@@ -294,9 +294,6 @@ impl Found {
 /// Copies what is after the last sound block to a file of its own.
 fn keep_aside(storage: &dyn Storage, segment: &SegmentFile, place: Range<u64>) -> Result<String> {
     let name = format!("{}.{}.lost", segment.name, place.start);
-    let aside = storage.create(&name).map_err(storage_error(Operation::Create, &name))?;
-    copy(&segment.name, segment.file.as_ref(), place, &name, aside.as_ref(), 0)?;
-    aside.sync().map_err(storage_error(Operation::Sync, &name))?;
-    storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))?;
+    copy_aside(storage, &segment.name, segment.file.as_ref(), place, &name)?;
     Ok(name)
 }
