@@ -11,10 +11,7 @@ use crate::{
     error::{Operation, storage_error},
     head::{self, HeadState},
     oldest::{self, OldestState},
-    segment::{
-        FoundHeader, HeaderDamage, HeaderSource, SegmentFile, SegmentHeader, file_name, find_header, list_segments,
-        misnamed,
-    },
+    segment::{HeaderDamage, HeaderSource, SegmentFile, SegmentHeader, file_name, find_header, list_segments},
     storage::Storage,
 };
 
@@ -98,10 +95,7 @@ impl Survey {
         let storage = self.storage.as_ref();
         let file = storage.open(&name, false).map_err(storage_error(Operation::Open, &name))?;
         let reason = match find_header(storage, &name, file.as_ref()) {
-            Ok(FoundHeader { header, blocks_start, damage }) if header.first_sequence == first => {
-                return Ok(SegmentFile { name, file, header, blocks_start, header_damage: damage });
-            }
-            Ok(found) => return Err(misnamed(name, found.header.first_sequence)),
+            Ok(found) => return SegmentFile::found(name, file, first, found),
             Err(Error::Corrupt { reason, .. }) => reason,
             Err(error) => return Err(error),
         };

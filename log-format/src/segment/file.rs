@@ -90,7 +90,7 @@ pub(crate) fn find_header(storage: &dyn Storage, name: &str, file: &dyn File) ->
 }
 
 /// A segment is in a file of another segment's name.
-pub(crate) fn misnamed(file: String, first_sequence: Sequence) -> Error {
+fn misnamed(file: String, first_sequence: Sequence) -> Error {
     let right = file_name(first_sequence);
     let reason = format!("it is the segment that begins at sequence {first_sequence} and belongs in {right}");
     Error::Corrupt { file, offset: 0, reason }
@@ -111,7 +111,18 @@ impl SegmentFile {
     pub(crate) fn open(storage: &dyn Storage, first_sequence: Sequence, write: bool) -> Result<Self> {
         let name = file_name(first_sequence);
         let file = storage.open(&name, write).map_err(storage_error(Operation::Open, &name))?;
-        let FoundHeader { header, blocks_start, damage } = find_header(storage, &name, file.as_ref())?;
+        let found = find_header(storage, &name, file.as_ref())?;
+        Self::found(name, file, first_sequence, found)
+    }
+
+    /// An open file whose header was found. That the header is of another segment than `first_sequence` is damage.
+    pub(crate) fn found(
+        name: String,
+        file: Arc<dyn File>,
+        first_sequence: Sequence,
+        found: FoundHeader,
+    ) -> Result<Self> {
+        let FoundHeader { header, blocks_start, damage } = found;
         if header.first_sequence != first_sequence {
             return Err(misnamed(name, header.first_sequence));
         }

@@ -13,7 +13,7 @@ mod footer;
 mod header;
 mod name;
 
-pub(crate) use file::{FoundHeader, HeaderDamage, HeaderSource, SegmentFile, find_header, misnamed};
+pub(crate) use file::{HeaderDamage, HeaderSource, SegmentFile, find_header};
 pub(crate) use footer::{BlockEntry, Footer, SEGMENT_BLOCKS_MAX};
 pub use header::FORMAT_VERSION;
 pub(crate) use header::{DIALECT_BYTES, SegmentHeader};
