@@ -9,7 +9,7 @@ use crate::{
     error::{Operation, storage_error},
     oldest::OldestFile,
     pieces,
-    segment::{Footer, SegmentFile, file_name, list_segments},
+    segment::{Footer, SegmentFile, SegmentHeader, file_name, list_segments},
     storage::{Lock, Storage},
 };
 
@@ -34,15 +34,20 @@ pub struct Beginning {
 /// # Errors
 /// [`Error::NotALog`], or what the storage answers.
 pub fn beginning(log: &dyn Storage) -> Result<Beginning> {
-    let oldest = list_segments(log)?.first().copied();
-    let oldest = oldest.ok_or_else(|| Error::NotALog { directory: log.name() })?;
-    let header = SegmentFile::open(log, oldest, false)?.header;
+    let header = oldest_header(log)?;
     Ok(Beginning {
-        first_sequence: oldest,
+        first_sequence: header.first_sequence,
         log_id: header.log_id,
         dialect: header.dialect,
         is_first_ever: header.chain_before == CHAIN_START,
     })
+}
+
+/// Reads the header of the oldest segment.
+fn oldest_header(log: &dyn Storage) -> Result<SegmentHeader> {
+    let oldest = list_segments(log)?.first().copied();
+    let oldest = oldest.ok_or_else(|| Error::NotALog { directory: log.name() })?;
+    Ok(SegmentFile::open(log, oldest, false)?.header)
 }
 
 /// Copies the segments of `history` in front of `log`, whose lock the caller holds. What an earlier call has copied already
@@ -52,8 +57,7 @@ pub fn beginning(log: &dyn Storage) -> Result<Beginning> {
 /// [`Error::Refused`] when the history is of another log, does not end where the log begins, or lacks the mark that says so,
 /// or what the storages answer. What was copied before that is part of the log.
 pub fn put_in_front(log: &dyn Storage, _lock: &dyn Lock, history: &dyn Storage) -> Result<usize> {
-    let Beginning { mut first_sequence, log_id, dialect, .. } = beginning(log)?;
-    let mut chain_before = SegmentFile::open(log, first_sequence, false)?.header.chain_before;
+    let SegmentHeader { mut first_sequence, mut chain_before, log_id, dialect, .. } = oldest_header(log)?;
     let mut oldest = OldestFile::open(log, first_sequence)?;
     // An earlier call may have been cut short before it recorded what it had copied.
     oldest.lower_to(first_sequence)?;
