@@ -37,6 +37,11 @@ impl Form {
         found.map_or("", |(_, name)| name.as_str())
     }
 
+    /// The name of an event: its own, or that of its kind where its own is empty.
+    pub(crate) fn name_of<'a>(&'a self, kind: Kind, own_name: &'a str) -> &'a str {
+        if own_name.is_empty() { self.kind_name(kind) } else { own_name }
+    }
+
     /// Checks the limits that a segment's header has room for.
     pub(crate) fn check(&self) -> Result<()> {
         let bad = |reason: String| Err(Error::BadOption { option: "kinds", reason });
@@ -64,5 +69,12 @@ mod tests {
         let kinds = [(2, "two"), (1, "one"), (9, "nine")].map(|(number, name)| (number, name.to_owned()));
         let form = Form::new(FrameForm::Plain, kinds.to_vec());
         assert_eq!([0, 1, 2, 3, 9, 63].map(|kind| form.kind_name(Kind(kind))), ["", "one", "two", "", "nine", ""]);
+    }
+
+    #[test]
+    fn an_event_without_a_name_of_its_own_has_that_of_its_kind() {
+        let form = Form::new(FrameForm::Plain, vec![(1, "one".to_owned())]);
+        let names = [(1, ""), (1, "own"), (2, ""), (2, "own")].map(|(kind, own)| form.name_of(Kind(kind), own));
+        assert_eq!(names, ["one", "own", "", "own"]);
     }
 }

@@ -223,10 +223,7 @@ impl<'a> Row<'a> {
     /// Its name: its own, or that of its kind; empty where it has neither.
     #[must_use]
     pub fn name(&self) -> &'a str {
-        match self.own_name() {
-            "" => self.block.form.kind_name(self.kind()),
-            own => own,
-        }
+        self.block.form.name_of(self.kind(), self.own_name())
     }
 
     /// The name that it does not have from its kind; empty otherwise.
@@ -465,7 +462,7 @@ mod tests {
                     received: *received,
                     payload,
                 };
-                let name = if name.is_empty() { form.kind_name(event.kind) } else { name };
+                let name = form.name_of(event.kind, name);
                 builder.push_event(&event, name, sequence, rises_here.then_some(version), chain);
             }
             let mut bytes = Vec::new();
@@ -479,7 +476,7 @@ mod tests {
             prop_assert_eq!((block.first_sequence(), block.chain_after()), (first_sequence, chain));
             for (index, (row, event)) in block.rows().zip(&events).enumerate() {
                 let (kind, name, [source, network], upstream_id, received, payload, _) = event;
-                let name = if name.is_empty() { form.kind_name(Kind(*kind)) } else { name };
+                let name = form.name_of(Kind(*kind), name);
                 prop_assert!(row.is_sound());
                 prop_assert_eq!(row.sequence(), first_sequence + index as u64);
                 prop_assert_eq!((row.kind(), row.upstream_id(), row.received()), (Kind(*kind), *upstream_id, *received));

@@ -121,7 +121,7 @@ impl Writer {
         if large {
             self.close_block()?;
         }
-        let name = if event.name.is_empty() { self.form.kind_name(event.kind) } else { event.name };
+        let name = self.form.name_of(event.kind, event.name);
         let chain = next_chain_value(
             &self.position.chain,
             sequence,
