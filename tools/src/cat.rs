@@ -178,19 +178,18 @@ impl<W: Write> Printer<W> {
 
     /// Prints an event whose bytes are read in pieces.
     fn large(&mut self, row: &Row<'_>, large: &LargeEvent) -> io::Result<()> {
-        let mut wire = large.wire()?;
-        // The version frame before it is announced here, once.
-        let mut frame_start = io::sink();
-        io::copy(&mut (&mut wire).take(row.range().start as u64), &mut frame_start)?;
         match self.format {
             Format::Sse => {
+                let mut wire = large.wire()?;
+                // The version frame before it is announced here, once.
+                io::copy(&mut wire.by_ref().take(row.range().start as u64), &mut io::sink())?;
                 self.announce(large.version_after())?;
                 io::copy(&mut wire, &mut self.out).map(drop)
             }
             Format::Jsonl => {
-                let mut frame = Vec::new();
-                wire.read_to_end(&mut frame)?;
-                write_line(&mut self.out, &self.names, row, &row.payload_in(&frame))
+                let mut payload = Vec::new();
+                large.payload_pieces()?.read_to_end(&mut payload)?;
+                write_line(&mut self.out, &self.names, row, &payload)
             }
         }
     }

@@ -306,12 +306,7 @@ impl<'a> Row<'a> {
     /// Its payload, byte for byte as the source said it.
     #[must_use]
     pub fn payload(&self) -> Cow<'a, [u8]> {
-        self.payload_in(self.frame())
-    }
-
-    /// Its payload, out of its frame: for an event whose block was decoded without its wire form.
-    #[must_use]
-    pub fn payload_in<'frame>(&self, frame: &'frame [u8]) -> Cow<'frame, [u8]> {
+        let frame = self.frame();
         if self.flags() & FLAG_FOLDED == 0 {
             let start = wire::payload_start(self.block.form.frames, self.name());
             let end = start + self.payload_length() as usize;
