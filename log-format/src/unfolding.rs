@@ -2,10 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use crate::{FrameForm, LargeEvent, wire};
-
-/// Bytes of the wire form that are looked at together.
-const PIECE_BYTES: usize = 64 << 10;
+use crate::{FrameForm, LargeEvent, pieces::PIECE_BYTES, wire};
 
 impl LargeEvent {
     /// Reads its payload in pieces, byte for byte as the source said it; at most the decoder's window of 8 MiB is held in
