@@ -63,12 +63,8 @@ impl Block {
     /// Decodes only what is known about the events of a block; their wire bytes stay empty.
     pub(crate) fn shape(header: &BlockHeader, form: &Form, table_part: &[u8]) -> Result<Block, BlockError> {
         let table = decode_table_part(header, table_part)?;
-        Self::with_rows(
-            header,
-            form,
-            Rows::open(header, form.frames, table, header.payload_raw as usize)?,
-            Bytes::new(),
-        )
+        let rows = Rows::open(header, form.frames, table, header.payload_raw as usize)?;
+        Ok(Self::with_rows(header, form, rows, Bytes::new()))
     }
 
     /// A block of this table, not compressed, and this wire form.
@@ -78,11 +74,12 @@ impl Block {
         table: Vec<u8>,
         payload: Bytes,
     ) -> Result<Block, BlockError> {
-        Self::with_rows(header, form, Rows::open(header, form.frames, table, payload.len())?, payload)
+        let rows = Rows::open(header, form.frames, table, payload.len())?;
+        Ok(Self::with_rows(header, form, rows, payload))
     }
 
-    fn with_rows(header: &BlockHeader, form: &Form, rows: Rows, payload: Bytes) -> Result<Block, BlockError> {
-        Ok(Block {
+    fn with_rows(header: &BlockHeader, form: &Form, rows: Rows, payload: Bytes) -> Block {
+        Block {
             form: form.clone(),
             first_sequence: header.first_sequence,
             kinds: header.kinds,
@@ -92,7 +89,7 @@ impl Block {
             chain_after: header.chain_after,
             payload,
             rows,
-        })
+        }
     }
 
     /// The sequence of the first event.
