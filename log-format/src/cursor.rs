@@ -1,8 +1,8 @@
 //! Reading a log in order: a position, and the means to read on from it.
 //!
 //! A [`Log`] goes in, [`Run`]s come out: each is what one read found, with the events in it and the sequences that name no
-//! event. Whoever follows a log (a view, an exporter, a tool) is a loop over runs; clients that are sent the stored bytes
-//! read blocks themselves.
+//! event. A reader that follows a log (a view, an exporter, a tool) is a loop over runs; the streams that send clients the
+//! stored bytes read blocks themselves.
 
 use std::{borrow::Cow, ops::Range, sync::Arc};
 

@@ -158,7 +158,7 @@ impl Error {
     }
 
     /// Whether a device without room is all that is wrong: what was to be written can be written again to the same place.
-    /// After a failed sync nobody knows what the disk holds, whatever the reason.
+    /// After a failed sync it is unknown what the disk holds, whatever the reason.
     pub(crate) fn is_out_of_room(&self) -> bool {
         let Error::Storage { operation, source, .. } = self else { return false };
         *operation != Operation::Sync

@@ -68,7 +68,7 @@ pub(crate) struct OldestState {
 }
 
 impl OldestState {
-    /// The first sequence that the log has to hold; `None` where no whole slot tells.
+    /// The first sequence that the log has to hold; `None` where there is no whole slot.
     pub(crate) fn sequence(self) -> Option<Sequence> {
         self.newest.map(|slot| slot.sequence)
     }

@@ -137,7 +137,7 @@ struct Printer<W: Write> {
     out: io::BufWriter<W>,
 }
 
-/// What is known about an event; the payload follows as it stands.
+/// What is known about an event; the payload follows unchanged.
 #[derive(Serialize)]
 struct Line<'a> {
     sequence: Sequence,
@@ -211,7 +211,7 @@ impl<W: Write> Printer<W> {
     }
 }
 
-/// One event as a line of JSON, its payload as it stands.
+/// One event as a line of JSON, its payload unchanged but for line feeds.
 pub(crate) fn write_line(
     out: &mut impl Write,
     names: &[(u8, String)],
@@ -231,7 +231,7 @@ pub(crate) fn write_line(
     let line = serde_json::to_vec(&line)?;
     out.write_all(line.strip_suffix(b"}").unwrap_or(&line))?;
     out.write_all(b",\"payload\":")?;
-    // A line feed cannot stand inside a JSON string, so a space in its place changes no value.
+    // A line feed cannot be inside a JSON string, so a space in its place changes no value.
     for (number, piece) in payload.split(|&byte| byte == b'\n').enumerate() {
         if number > 0 {
             out.write_all(b" ")?;

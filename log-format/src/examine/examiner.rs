@@ -339,7 +339,7 @@ impl Examiner {
 
     fn check_version(&self, header: &BlockHeader, mismatches: &mut Vec<String>) {
         if let Some(version) = self.thread.wire_version.filter(|&version| version != header.version_before) {
-            mismatches.push(format!("it goes on from API version {}, not {version}", header.version_before));
+            mismatches.push(format!("it continues from API version {}, not {version}", header.version_before));
         }
     }
 

@@ -62,8 +62,8 @@ pub fn repair(storage: &Arc<dyn Storage>, options: RepairOptions) -> Result<Vec<
         }
         repair.head(end)?;
         repair.oldest()?;
-        // A header that was set right may tell which log it is to a segment before it that had nobody to ask. Each time
-        // there is one damaged header less.
+        // A segment left damaged because no other header named its log may be repaired after a header that follows it was
+        // rebuilt. Each time there is one damaged header less.
         let is_told_more = !options.dry_run
             && repair.actions.iter().any(|action| matches!(action, Action::RebuildHeader { .. }))
             && repair.actions.iter().any(is_left);
@@ -282,7 +282,7 @@ impl Repair {
                         state.wire_version = next.header.version_before;
                         state.announced_version = next.header.version_announced;
                     }
-                    // It is damaged too, and tells nothing.
+                    // It is damaged too.
                     Err(error) if error.is_damage() => {}
                     Err(error) => return Err(error),
                 }
@@ -334,7 +334,7 @@ impl Repair {
             epoch: slot.map_or(end.header.epoch, |slot| slot.epoch.max(end.header.epoch)),
             file_identity: 0,
             clean: slot.is_some_and(|slot| slot.clean),
-            // Without a head nothing tells which sequences were given out: the next opening begins another epoch.
+            // Without a head it is unknown which sequences were given out: the next opening begins another epoch.
             unsynced: slot.is_none_or(|slot| slot.unsynced),
         };
         let (slot, reason) = match &self.survey.head {
@@ -388,7 +388,7 @@ struct GoingOn {
     chain: Option<ChainValue>,
     wire_version: ApiVersion,
     announced_version: ApiVersion,
-    /// Until then, the segment's header tells the chain value.
+    /// Whether a block of events was met. Until then, the chain value is that of the segment's header.
     has_events: bool,
 }
 

@@ -211,8 +211,8 @@ impl Writer {
         self.publish()
     }
 
-    /// Forgets what was appended and is not written yet, because the device stays full and the log is to be closed. The
-    /// sequences it got were visible to nobody and come again.
+    /// Forgets the events that were appended and not written yet, because the device stays full and the log is about to be
+    /// closed. No reader has seen their sequences, which are given out again.
     pub fn abandon_uncommitted(&mut self) {
         self.open_block = None;
         self.pending.clear();
@@ -306,8 +306,8 @@ impl Writer {
         if self.poisoned { Err(Error::Poisoned) } else { Ok(()) }
     }
 
-    /// Takes a step of which nobody knows what the disk holds if it fails, and poisons the writer then. A step that panics
-    /// counts as failed.
+    /// Takes a step, and poisons the writer if it fails: it is unknown then what the disk holds. A step that panics counts
+    /// as failed.
     ///
     /// A device without room leaves no doubt: the bytes to write are still in memory, come after everything that was
     /// acknowledged, and are written to the same place again.

@@ -50,9 +50,9 @@ pub(crate) struct Found {
     pub(crate) position: Position,
     pub(crate) epoch: u64,
     pub(crate) head_counter: u64,
-    /// The active segment must not be gone on with.
+    /// The active segment must be sealed before anything is appended.
     pub(crate) seal_active: bool,
-    /// To be written first.
+    /// Marks to write first.
     pub(crate) marks: Vec<Mark>,
     pub(crate) recovery: Recovery,
 }
@@ -121,7 +121,7 @@ pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions, known: Opti
         Ok(Some((footer, offset))) => {
             found.position = footer.position();
             found.sealed.push(newest);
-            // Whoever wrote the footer may have come no further, and nobody syncs this segment again.
+            // The writer of the footer may have stopped before it was synced, and no later step syncs this segment.
             let length = file.file.len().map_err(storage_error(Operation::Read, &file.name))?;
             write_again(&file.name, file.file.as_ref(), offset..length)?;
             file.file.sync().map_err(storage_error(Operation::Sync, &file.name))?;
@@ -191,7 +191,7 @@ impl Found {
         self.active.as_ref().map_or(&self.header, |active| &active.file.header).clone()
     }
 
-    /// Goes on with a segment that was not sealed.
+    /// Continues a segment that was not sealed.
     fn take_up_active(&mut self, storage: &dyn Storage, file: SegmentFile, head_state: &HeadState) -> Result<()> {
         let slot = head_state.own().filter(|slot| slot.segment == file.header.first_sequence);
         // What was written without syncs may be torn before the head, too.
