@@ -147,7 +147,7 @@ mod tests {
     fn with_look_ups_the_block_cache_is_larger_unless_it_is_set() {
         let cache = |text: &str| loaded(text).config.storage.unwrap().log.block_cache_bytes;
         let with_rest = format!("{DEFAULT_SSE_ONLY}\n[rest_api_server]\nport = 18888\n");
-        assert_eq!(cache(&with_rest), 25_165_824);
+        assert_eq!(cache(&with_rest), 16_777_216);
         let switched_off = format!("{with_rest}enable_server = false\n");
         assert_eq!(cache(&switched_off), 8_388_608);
         let set = format!("{with_rest}[storage.log]\nblock_cache_bytes = 2_000_000\n");

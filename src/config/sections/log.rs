@@ -14,8 +14,8 @@ use crate::{
     engine::ingest::identity,
 };
 
-/// Enough for the newest 26,000 events, where most look-ups go. Clients of the event stream read in order and need less.
-const REST_BLOCK_CACHE_BYTES: usize = 24 << 20;
+/// Enough for the newest 17,000 events, where most look-ups go. Clients of the event stream read in order and need less.
+const REST_BLOCK_CACHE_BYTES: usize = 16 << 20;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(expecting = "struct Log")]
@@ -182,7 +182,7 @@ pub(in crate::config) fn check(
             1 << 30,
             0..=PIB,
         )?,
-        view_cache_bytes: section.number_or("view_cache_bytes", keys.view_cache_bytes, 8 << 20, MIB..=TIB)?,
+        view_cache_bytes: section.number_or("view_cache_bytes", keys.view_cache_bytes, 4 << 20, MIB..=TIB)?,
     })
 }
 
@@ -223,7 +223,7 @@ mod tests {
             event_bytes_max: 33_554_432,
             block_cache_bytes: 8_388_608,
             decode_concurrency: 2,
-            index_cache_bytes: 8_388_608,
+            index_cache_bytes: 4_194_304,
             index_tail_bytes_max: 4_194_304,
             free_bytes_min: 67_108_864,
             create_if_missing: true,
@@ -232,7 +232,7 @@ mod tests {
             retention_bytes_max: None,
             retention_age_max: None,
             retention_wait_bytes_max: 1_073_741_824,
-            view_cache_bytes: 8_388_608,
+            view_cache_bytes: 4_194_304,
         };
         assert_eq!(loaded(DEFAULT_SSE_ONLY).config.storage.unwrap().log, expected);
     }

@@ -54,7 +54,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { tail_bytes_max: 4 << 20, cache_bytes: 8 << 20 }
+        Self { tail_bytes_max: 4 << 20, cache_bytes: 4 << 20 }
     }
 }
 

@@ -50,8 +50,8 @@ CREATE TABLE IF NOT EXISTS "sidecar_checkpoint" (
 /// For a table of an earlier version.
 const ADD_FILLED: &str = r#"ALTER TABLE "sidecar_checkpoint" ADD COLUMN "filled" bigint NOT NULL DEFAULT 0"#;
 
-/// The pages that a transaction's random inserts touch stay in memory: 16 MiB.
-const CACHE_KIBIBYTES: i64 = -16_384;
+/// Pages that a transaction's random inserts touch, kept in memory: 4 MiB.
+const CACHE_KIBIBYTES: i64 = -4_096;
 /// Each of the few statements is prepared once.
 const STATEMENTS: usize = 32;
 
