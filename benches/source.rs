@@ -151,6 +151,7 @@ fn listen(body: &[u8]) -> usize {
             sse_port: port,
             rest_port: port,
             max_attempts: 1,
+            keep_trying: false,
             delay_between_retries: Duration::ZERO,
             enable_logging: false,
             connection_timeout: Duration::from_secs(5),

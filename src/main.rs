@@ -5,14 +5,14 @@
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod one_heap;
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sidecar::config::{Config, Loaded};
+use sidecar::config::{self, Config, Loaded, init, report::Report};
 use sidecar::telemetry::{self, Output};
 use sidecar::{appliance, demo};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,9 +25,11 @@ use tokio::signal::unix::{SignalKind, signal};
     args_conflicts_with_subcommands = true,
     after_help = "Examples:\n  \
         sidecar demo                          watch a recorded network flow through, with nothing to set up\n  \
+        sidecar init                          write sidecar.toml after a few questions\n  \
+        sidecar check-config sidecar.toml     see what a configuration file means\n  \
         sidecar --path-to-config sidecar.toml run beside a node\n  \
         curl -N 'http://127.0.0.1:19999/events?start_from=0'   read everything, and then what is new\n\n\
-        Example configuration files are in resources/example_configs. Logging follows RUST_LOG, for instance\n\
+        Logging follows RUST_LOG, for instance\n\
         RUST_LOG=info; colours follow NO_COLOR. To look into a log, see `sidecar-log --help`."
 )]
 struct Arguments {
@@ -42,6 +44,42 @@ struct Arguments {
 enum Command {
     /// Replay a recorded Casper network through a simulated node into a real log and the real event stream server.
     Demo(DemoArguments),
+    /// Write a commented configuration file after a few questions.
+    Init(InitArguments),
+    /// Report what each key of a configuration file does, its value, and where that came from; exit 1 if it cannot be used.
+    CheckConfig(CheckConfigArguments),
+    /// Print a commented configuration file.
+    PrintConfig(PrintConfigArguments),
+}
+
+#[derive(Args)]
+struct InitArguments {
+    /// The file to write.
+    #[arg(value_name = "FILE", default_value = "sidecar.toml")]
+    file: PathBuf,
+    /// Ask nothing: take the default of every question.
+    #[arg(long)]
+    yes: bool,
+    /// Replace the file if there is one.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Args)]
+struct CheckConfigArguments {
+    /// The TOML configuration file.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Print the report as JSON, for scripts.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct PrintConfigArguments {
+    /// Print every key, not only the needed ones.
+    #[arg(long)]
+    full: bool,
 }
 
 #[derive(Args)]
@@ -117,8 +155,39 @@ fn run(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
             };
             demo::run(options, output.clone())
         }
+        (Some(Command::Init(InitArguments { file, yes, force })), _) => {
+            let options = init::Options { file, yes, force };
+            Ok(init::run(&options, &mut std::io::stdin().lock(), &mut std::io::stdout().lock())?)
+        }
+        (Some(Command::CheckConfig(arguments)), _) => check_config(&arguments),
+        (Some(Command::PrintConfig(PrintConfigArguments { full: true })), _) => print(&config::every_key()),
+        (Some(Command::PrintConfig(PrintConfigArguments { full: false })), _) => print(&config::few_keys()),
         (None, Some(path)) => run_appliance(&path),
         (None, None) => anyhow::bail!("a configuration file is needed: sidecar --path-to-config FILE"),
+    }
+}
+
+/// Prints what a file means. With `json`, an error is an object too, besides the lines on standard error.
+fn check_config(CheckConfigArguments { file, json }: &CheckConfigArguments) -> anyhow::Result<()> {
+    match (Report::of_file(file), json) {
+        (Ok(report), true) => print(&format!("{}\n", report.json())),
+        (Ok(report), false) => print(&report.to_string()),
+        (Err(error), true) => {
+            let error = anyhow::Error::new(error);
+            let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+            print(&format!("{:#}\n", serde_json::json!({ "file": file, "errors": causes })))?;
+            Err(error)
+        }
+        (Err(error), false) => Err(error.into()),
+    }
+}
+
+/// Writes `text` to standard output. A reader that wants no more of it is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut output = std::io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to standard output"),
+        _ => Ok(()),
     }
 }
 
@@ -138,7 +207,7 @@ fn with_causes(error: &anyhow::Error) -> String {
     text
 }
 
-fn run_appliance(path: &std::path::Path) -> anyhow::Result<()> {
+fn run_appliance(path: &Path) -> anyhow::Result<()> {
     let Loaded { config, warnings } = Config::load(path)?;
     for warning in &warnings {
         tracing::warn!(file = %path.display(), %warning, "a part of the configuration is ignored");

@@ -329,3 +329,54 @@ async fn each_event_gets_a_line_if_it_is_to_be_logged_and_info_is_asked_for() {
         assert_eq!(output.contains(&line("BlockAdded")), shown, "{enabled} {filter:?}\n{output}");
     }
 }
+
+#[tokio::test]
+async fn asked_to_keep_trying_it_serves_history_without_its_nodes_and_comes_back_to_each() {
+    const RETRIES_CONTINUE: &str = "Max connection attempts reached; retries continue with longer pauses";
+    let nodes = [SimulatedNode::start(), SimulatedNode::start()];
+    let upgraded = SimulatedNode::with(NodeOptions { build_version: "1.5.8".to_owned(), ..NodeOptions::default() });
+    let builder = nodes.iter().chain([&upgraded]).fold(sidecar(), |builder, node| {
+        builder.node_with(node.address(), "delay_between_retries_in_seconds = 0\nmax_attempts = 1")
+    });
+    let builder = builder.replacing("[sse_server]\n", "[sse_server]\nkeep_trying = true\n");
+    let mut sidecar = builder.start().await;
+    let payloads: Vec<String> = (0..4).map(|number| story::unknown_kind(number).payload).collect();
+    nodes[0].push(&payloads[0]);
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
+    live.expect_bytes(&stream("2.0.0", 0, &payloads[..1])).await;
+    nodes[1].wait_for_connections(1).await;
+    for node in &nodes {
+        node.kill().await;
+    }
+    // Of all three: the last was never of use.
+    sidecar.wait_for_outputs(RETRIES_CONTINUE, 3).await;
+    let mut history = SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
+    history.expect_bytes(&stream("2.0.0", 0, &payloads[..1])).await;
+
+    upgraded.set_status("2.0.0", "casper-test");
+    for (node, number) in nodes.iter().zip(1..) {
+        node.restart_clean().await;
+        node.push(&payloads[number]);
+        live.expect_bytes(&frame(&payloads[number], Some(number as u64))).await;
+    }
+    upgraded.push(&payloads[3]);
+    live.expect_bytes(&frame(&payloads[3], Some(3))).await;
+    assert!(sidecar.terminate().success());
+}
+
+#[tokio::test]
+async fn asked_to_keep_trying_it_serves_history_even_without_any_node_in_its_file() {
+    let node = SimulatedNode::start();
+    let payload = story::unknown_kind(1).payload;
+    node.push(&payload);
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = sidecar().storage_folder(folder.path()).node(node.address()).start().await;
+    let history = stream("2.0.0", 0, [&payload]);
+    SseClient::connect(first.sse_address(), "/events?start_from=0").await.expect_bytes(&history).await;
+    assert!(first.terminate().success());
+    let archive = sidecar().storage_folder(folder.path());
+    let mut archive = archive.replacing("[sse_server]\n", "[sse_server]\nkeep_trying = true\n").start().await;
+    SseClient::connect(archive.sse_address(), "/events?start_from=0").await.expect_bytes(&history).await;
+    archive.wait_for_output("only stored events are served").await;
+    assert!(archive.terminate().success());
+}

@@ -218,6 +218,7 @@ fn casper_sources(node: SocketAddr, counters: NamedSource) -> Sources {
         sse_port: node.port(),
         rest_port: node.port(),
         max_attempts: u32::MAX,
+        keep_trying: false,
         delay_between_retries: Duration::from_millis(50),
         enable_logging: false,
         connection_timeout: Duration::from_secs(5),

@@ -120,7 +120,7 @@ pub(crate) async fn run_until(
     let Serving { servers, hub, addresses } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
     let mut logs = LogSet::default();
     // After all ports are taken: to look for losses takes as long as there are segments.
-    logs.start(LOG_NAME, opened, plan::sources(nodes))
+    logs.start(LOG_NAME, opened, plan::sources(nodes, sse.keep_trying))
         .context("Error initializing component 'sse_event_server': cannot start a thread that looks for losses")?;
     started(&live, addresses);
     let exporting = outside

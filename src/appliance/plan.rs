@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use sidecar_log_format::{ReadOptions, RewriteOptions, Sequence, WriteOptions};
+use tokio::task::JoinSet;
+use tracing::warn;
 
 use crate::casper::dialect::Casper;
 use crate::casper::source::{self, NamedSource, NodeOptions};
@@ -15,7 +17,7 @@ use crate::engine::counters::microseconds;
 use crate::engine::dialect::write_options;
 use crate::engine::ingest::{self, LiveLog, Retention, Rewriting, identity};
 use crate::engine::log_set::Sources;
-use crate::engine::source::{LogNetwork, now};
+use crate::engine::source::{End, LogNetwork, now};
 use crate::engine::storage_folder::{self, LogPlaces};
 use crate::engine::view;
 
@@ -42,6 +44,7 @@ pub(super) fn nodes(config: &Config, sse: &SseServer, storage: &Storage, log_net
             sse_port: connection.sse_port,
             rest_port: connection.rest_port,
             max_attempts: u32::try_from(connection.max_attempts).unwrap_or(u32::MAX),
+            keep_trying: sse.keep_trying,
             delay_between_retries: connection.delay_between_retries,
             enable_logging: connection.enable_logging,
             connection_timeout: connection.connection_timeout,
@@ -57,11 +60,20 @@ pub(super) fn nodes(config: &Config, sse: &SseServer, storage: &Storage, log_net
     sse.connections.iter().map(node).collect()
 }
 
-/// Listens to the nodes, whenever the log is ready for what they say.
-pub(super) fn sources(nodes: Vec<Node>) -> Sources {
+/// Listens to the nodes, whenever the log is ready for what they say. With `keep_trying` and no node at all, what is stored
+/// is served nevertheless.
+pub(super) fn sources(nodes: Vec<Node>, keep_trying: bool) -> Sources {
+    let is_archive = nodes.is_empty() && keep_trying;
+    if is_archive {
+        warn!("no node is configured in [[sse_server.connections]]; only stored events are served");
+    }
     Box::new(move |batches| {
         let run = |node: &Node| source::run(node.options.clone(), batches.clone(), Arc::clone(&node.source.counters));
-        nodes.iter().map(run).collect()
+        let mut sources: JoinSet<End> = nodes.iter().map(run).collect();
+        if is_archive {
+            sources.spawn(std::future::pending());
+        }
+        sources
     })
 }
 

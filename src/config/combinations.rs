@@ -4,6 +4,7 @@
 
 use super::{
     document::Document,
+    environment::Environment,
     error::{ConfigError, Fix, Refusal, Warning},
     section::Section,
     sections::{
@@ -49,11 +50,7 @@ impl Config {
 }
 
 /// The settings that `file`, read from `document`, and `environment` ask for.
-pub(super) fn check(
-    file: File,
-    document: &Document<'_>,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Config, ConfigError> {
+pub(super) fn check(file: File, document: &Document<'_>, environment: &Environment<'_>) -> Result<Config, ConfigError> {
     let section = |path: &str| Section::new(document, path);
 
     let sse_enabled = file.sse_server.as_ref().is_some_and(|sse| sse.enable_server);
@@ -196,7 +193,8 @@ mod tests {
             assert_eq!((database.host.as_str(), database.port, database.max_connections), ("h", 5432, 10));
         }
         let variables = |variable: &str| variable.starts_with("SIDECAR_POSTGRES_").then(|| "7".to_owned());
-        let variables = |variable: &str| variables(variable).filter(|_| !variable.contains("SSL"));
+        let variables =
+            |variable: &str| variables(variable).filter(|_| !variable.contains("SSL") && !variable.ends_with("_FILE"));
         let config = Config::parse(REST_FROM_POSTGRESQL, variables).unwrap().config;
         let database = config.rest_api_server.unwrap().postgresql.unwrap();
         assert_eq!((database.host.as_str(), database.port), ("7", 7));
@@ -279,7 +277,7 @@ mod tests {
     #[test]
     fn what_is_switched_off_is_absent_and_may_hold_useless_numbers() {
         let text = DEFAULT_FULL
-            .replace("enable_server = true\n# Listens", "enable_server = false\n# Listens")
+            .replace("enable_server = true\n# The port", "enable_server = false\n# The port")
             .replace("max_requests_per_second = 50", "max_requests_per_second = 0")
             .replace("max_concurrent_requests = 1\n", "max_concurrent_requests = -1\n");
         let config = loaded(&text).config;
@@ -292,7 +290,7 @@ mod tests {
     fn sse_may_be_off_while_rpc_is_on() {
         let text = DEFAULT_FULL.replacen("enable_server = true", "enable_server = false", 1);
         let text = text.replace(
-            "[rest_api_server]\n# Default: true when the section is there.\nenable_server = true",
+            "[rest_api_server]\n# Whether this server runs. Default true.\nenable_server = true",
             "[rest_api_server]\nenable_server = false",
         );
         let config = loaded(&text).config;

@@ -128,6 +128,20 @@ pub enum DatabaseError {
         /// What is wrong with the number.
         error: ParseIntError,
     },
+    /// The file that should hold the variable's value cannot be read.
+    #[error("failed to read the file with the value of {variable}: {error}")]
+    UnreadableFile {
+        /// The environment variable's name, without `_FILE`.
+        variable: &'static str,
+        /// The system's answer.
+        error: io::Error,
+    },
+    /// The variable and the file that should hold its value are both set.
+    #[error("{variable} is set both as a variable and as a file")]
+    SetTwice {
+        /// The environment variable's name, without `_FILE`.
+        variable: &'static str,
+    },
     /// The variable's value is none of the words that it may be.
     #[error("failed to parse the config option for Ssl mode with error: {error}")]
     NotAMode {

@@ -4,9 +4,9 @@ use serde_ignored::Path;
 use toml::de::Deserializer;
 
 use super::{
+    catalogue,
     document::Document,
     error::{TomlError, Warning},
-    known_keys,
     sections::File,
 };
 
@@ -29,7 +29,7 @@ pub(super) fn read(document: &Document<'_>) -> Result<(File, Vec<Warning>), Toml
 }
 
 fn unknown(document: &Document<'_>, key: String) -> Warning {
-    Warning::UnknownKey { line: document.line_of(&key), nearest: known_keys::nearest(&key), key }
+    Warning::UnknownKey { line: document.line_of(&key), nearest: catalogue::nearest(&key), key }
 }
 
 /// The unknown key that was meant for the required one which the deserializer misses in `section`.
@@ -41,8 +41,8 @@ fn misspelled(
 ) -> Option<Warning> {
     let missing = message.strip_prefix("missing field `")?.strip_suffix('`')?;
     let section = section.map(|section| format!("{section}.")).unwrap_or_default();
-    let missing = known_keys::without_indices(&format!("{section}{missing}"));
-    let is_meant = |unknown: &&String| known_keys::nearest(unknown) == missing;
+    let missing = catalogue::without_indices(&format!("{section}{missing}"));
+    let is_meant = |unknown: &&String| catalogue::nearest(unknown) == missing;
     unknown_keys.iter().find(is_meant).map(|key| unknown(document, key.clone()))
 }
 

@@ -4,50 +4,13 @@
 use std::{fs, sync::LazyLock};
 
 use super::{
-    known_keys,
-    samples::{DEFAULT_FULL, load, loaded, refused, with},
+    catalogue,
+    description::{Kind, Origin, Unit},
+    samples::{EVERY_SECTION, load, loaded, refused, with},
 };
 
 static PAGE: LazyLock<String> =
     LazyLock::new(|| fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/limits.md")).unwrap());
-
-/// Every section, and in it only what has no default.
-const EVERY_SECTION: &str = "
-    [storage]
-    storage_folder = 'x'
-    [storage.log]
-    [storage.sqlite_config]
-    file_name = 'x'
-    [storage.postgresql_config]
-    host = 'x'
-    database_name = 'x'
-    database_username = 'x'
-    database_password = 'x'
-    [sse_server]
-    disable_event_persistence = false
-    [[sse_server.connections]]
-    ip_address = '127.0.0.1'
-    sse_port = 1
-    rest_port = 1
-    max_attempts = 1
-    delay_between_retries_in_seconds = 1
-    [sse_server.event_stream_server]
-    port = 0
-    max_concurrent_subscribers = 100
-    [rest_api_server]
-    port = 0
-    [admin_api_server]
-    port = 0
-    [rpc_server]
-    [rpc_server.main_server]
-    ip_address = '::'
-    port = 0
-    [rpc_server.speculative_exec_server]
-    ip_address = '::'
-    port = 0
-    [rpc_server.node_client]
-    [rpc_server.node_client.exponential_backoff]
-";
 
 /// A row that names a key.
 struct KeyRow {
@@ -114,23 +77,18 @@ impl KeyRow {
 }
 
 #[test]
-fn every_key_on_the_page_is_known_and_every_number_of_the_full_example_is_on_the_page() {
+fn every_key_on_the_page_is_known_and_every_number_is_on_the_page() {
     let rows = KeyRow::all();
     for row in &rows {
-        assert!(known_keys::all().any(|known| known == row.key), "`{}` is unknown", row.key);
+        assert!(catalogue::key(row.key).is_some(), "`{}` is unknown", row.key);
     }
-    let full: toml::Table = DEFAULT_FULL.parse().unwrap();
-    let is_number = |key: &str| {
-        let mut steps = key.split('.');
-        let first = full.get(steps.next()?)?;
-        let value = steps.try_fold(first, |value, step| if value.is_array() { &value[0] } else { value }.get(step))?;
-        value.as_integer()
-    };
-    let without_effect = ["storage.sqlite_config.max_connections_in_pool", "sse_server.outbound_channel_size"];
-    for key in known_keys::all().filter(|key| is_number(key).is_some()) {
-        let is_port = PORTS.iter().any(|(port, _)| *port == key);
-        let is_no_limit = is_port || without_effect.contains(&key.as_str());
-        assert!(is_no_limit || rows.iter().any(|row| row.key == key), "`{key}` is not on the page");
+    for section in &catalogue::SECTIONS {
+        for key in section.keys {
+            let is_limit = matches!(key.kind, Kind::Number { unit, .. } if unit != Unit::Port);
+            let path = section.path_of(key.name);
+            let is_needed = is_limit && key.origin != Origin::NoEffect;
+            assert!(!is_needed || rows.iter().any(|row| row.key == path), "`{path}` is not on the page");
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! One section of the file while its keys are checked: names each key in full and holds numbers to their limits.
 
-use std::{fmt, ops::RangeInclusive, time::Duration};
+use std::{fmt, time::Duration};
 
 use super::{
+    catalogue,
+    description::{KeyDescription, Kind},
     document::Document,
     error::{ConfigError, InvalidValue},
 };
@@ -46,17 +48,17 @@ impl<'a> Section<'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// `value` of `key`, if it is `allowed`.
-    pub(super) fn number<Number: TryFrom<i64>>(
-        &self,
-        key: &str,
-        value: i64,
-        allowed: RangeInclusive<i64>,
-    ) -> Result<Number, ConfigError> {
-        let inside = if allowed.contains(&value) { Number::try_from(value).ok() } else { None };
+    /// `value` of `key`, if it is within the limits that the key's description names.
+    pub(super) fn number<Number: TryFrom<i64>>(&self, key: &str, value: i64) -> Result<Number, ConfigError> {
+        let description = catalogue::key(&self.path_of(key));
+        let (min, max) = match description.map(|description| description.kind) {
+            Some(Kind::Number { min, max, .. }) => (min, max),
+            _ => (i64::MIN, i64::MAX),
+        };
+        let inside = if (min..=max).contains(&value) { Number::try_from(value).ok() } else { None };
         inside.ok_or_else(|| {
-            let fix = format!("set it to a number from {} to {}", allowed.start(), allowed.end());
-            self.invalid(key, value, &fix)
+            let or_none = if description.is_some_and(KeyDescription::takes_none) { ", or to 'none'" } else { "" };
+            self.invalid(key, value, &format!("set it to a number from {min} to {max}{or_none}"))
         })
     }
 
@@ -66,20 +68,13 @@ impl<'a> Section<'a> {
         key: &str,
         value: Option<i64>,
         default: Number,
-        allowed: RangeInclusive<i64>,
     ) -> Result<Number, ConfigError> {
-        value.map_or(Ok(default), |value| self.number(key, value, allowed))
+        value.map_or(Ok(default), |value| self.number(key, value))
     }
 
     /// The same for a time in whole seconds.
-    pub(super) fn seconds_or(
-        &self,
-        key: &str,
-        value: Option<i64>,
-        default: Duration,
-        allowed: RangeInclusive<i64>,
-    ) -> Result<Duration, ConfigError> {
-        value.map_or(Ok(default), |value| self.number(key, value, allowed).map(Duration::from_secs))
+    pub(super) fn seconds_or(&self, key: &str, value: Option<i64>, default: Duration) -> Result<Duration, ConfigError> {
+        value.map_or(Ok(default), |value| self.number(key, value).map(Duration::from_secs))
     }
 
     /// The same for a time in milliseconds.
@@ -88,9 +83,8 @@ impl<'a> Section<'a> {
         key: &str,
         value: Option<i64>,
         default: Duration,
-        allowed: RangeInclusive<i64>,
     ) -> Result<Duration, ConfigError> {
-        value.map_or(Ok(default), |value| self.number(key, value, allowed).map(Duration::from_millis))
+        value.map_or(Ok(default), |value| self.number(key, value).map(Duration::from_millis))
     }
 
     /// The error that `value` of `key` is not usable.

@@ -8,11 +8,11 @@ use std::{borrow::Cow, net::SocketAddr};
 
 use toml::{
     Spanned,
-    de::{DeString, DeTable, DeValue},
+    de::{DeTable, DeValue},
 };
 
 use super::{
-    document::Document,
+    document::{Document, Respelled, for_each_table, key_at},
     error::{InvalidValue, NotConstructed, TwoSpellings, Warning, line_at},
 };
 
@@ -24,12 +24,27 @@ enum Change {
     Renamed(&'static str),
     /// It and others were merged into one limit, which must satisfy each: the name of that limit in the same table.
     LargestOf(&'static str),
+    /// The number of further attempts after a first one became the number of attempts: its name in the same table.
+    Retries(&'static str),
     /// `'IP:PORT'` is now `ip_address` and `port` in the same table.
     Split,
     /// It is accepted and does nothing: the reason.
     Dropped(&'static str),
 }
-use Change::{Dropped, LargestOf, Moved, Renamed, Split};
+use Change::{Dropped, LargestOf, Moved, Renamed, Retries, Split};
+
+impl Change {
+    /// What to write instead of the old key `path`.
+    fn new_spelling(&self, path: &str) -> Option<String> {
+        let beside = |name: &str| path.rsplit_once('.').map_or(name.to_owned(), |(table, _)| format!("{table}.{name}"));
+        match self {
+            Moved(new_path) => Some((*new_path).to_owned()),
+            Renamed(name) | LargestOf(name) | Retries(name) => Some(beside(name)),
+            Split => Some(format!("{}` and `{}", beside("ip_address"), beside("port"))),
+            Dropped(_) => None,
+        }
+    }
+}
 
 const ONE_STREAM: &str = "a node has one stream, and its events are taken in its order";
 const ALL_INTERFACES: &str = "the server listens on all interfaces";
@@ -59,7 +74,7 @@ const CHANGES: &[(&str, Change)] = &[
     ("sse_server.connections.enable_event_logging", Renamed("enable_logging")),
     ("sse_server.connections.filter_priority", Dropped(ONE_STREAM)),
     // Until 2023-02.
-    ("sse_server.connections.max_retries", Renamed("max_attempts")),
+    ("sse_server.connections.max_retries", Retries("max_attempts")),
     // 2023-06 only.
     ("sse_server.connections.force_reconnect_in_hours", Dropped("a silent connection is noticed and replaced")),
     // Until 2024-02.
@@ -78,15 +93,18 @@ pub(super) fn modernise(document: &mut Document<'_>) -> Result<Vec<Warning>, Not
     let mut warnings = Vec::new();
     let text = document.text;
     let root = document.root.get_mut();
+    let respelled = &mut document.respelled;
     for (path, change) in CHANGES {
         let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
         let mut leaving = None;
         for_each_table(root, section, &mut |table| {
             let Some((key, value)) = table.remove_entry(name) else { return Ok(()) };
             let old = Old { path, line: line_at(text, key.span().start), value };
+            respelled.extend(change.new_spelling(path).map(|new| Respelled { old: path, line: old.line, new }));
             match change {
                 Moved(new_path) => leaving = Some((old, *new_path)),
                 Renamed(new_name) => old.insert_into(table, &format!("{section}.{new_name}"))?,
+                Retries(new_name) => old.at_least_one().insert_into(table, &format!("{section}.{new_name}"))?,
                 LargestOf(new_name) => old.merge_into(table, new_name),
                 Split => old.split_into(table, section)?,
                 Dropped(reason) => {
@@ -116,15 +134,24 @@ impl<'text> Old<'text> {
         if table.contains_key(name) {
             return Err(TwoSpellings { old: self.path.to_owned(), new: new_path.to_owned(), line: self.line });
         }
-        table.insert(key(name, &self.value), self.value);
+        table.insert(key_at(name, &self.value), self.value);
         Ok(())
+    }
+
+    /// Without a further attempt there was a first one all the same; other numbers are near enough.
+    fn at_least_one(mut self) -> Self {
+        let is_zero = self.value.get_ref().as_integer().is_some_and(|number| number.as_str() == "0");
+        if let Some(one) = DeValue::parse("1").ok().filter(|_| is_zero) {
+            *self.value.get_mut() = one.into_inner();
+        }
+        self
     }
 
     /// Puts the value where `new_path` leads from `root`; its section comes into being if need be.
     fn move_below(self, root: &mut DeTable<'text>, new_path: &str) -> Result<(), TwoSpellings> {
         let Some((section, _)) = new_path.split_once('.') else { return self.insert_into(root, new_path) };
         let empty = || Spanned::new(self.value.span(), DeValue::Table(DeTable::new()));
-        match root.entry(key(section, &self.value)).or_insert_with(empty).get_mut() {
+        match root.entry(key_at(section, &self.value)).or_insert_with(empty).get_mut() {
             DeValue::Table(table) => self.insert_into(table, new_path),
             // `sse_server = 3`: reading the document is about to refuse that with its position.
             _ => Ok(()),
@@ -143,7 +170,7 @@ impl<'text> Old<'text> {
             (other, _) => other.is_none(),
         });
         if !stays {
-            table.insert(key(name, &self.value), self.value);
+            table.insert(key_at(name, &self.value), self.value);
         }
     }
 
@@ -159,31 +186,6 @@ impl<'text> Old<'text> {
             part.insert_into(table, &format!("{section}.{name}"))?;
         }
         Ok(())
-    }
-}
-
-/// The key `name`, standing where `value` stands.
-fn key<'text>(name: &str, value: &Spanned<DeValue<'text>>) -> Spanned<DeString<'text>> {
-    Spanned::new(value.span(), Cow::Owned(name.to_owned()))
-}
-
-/// Calls `visit` with the table at `path` below `table`, or with each of them where `path` leads through an array.
-fn for_each_table<'text>(
-    table: &mut DeTable<'text>,
-    path: &str,
-    visit: &mut dyn FnMut(&mut DeTable<'text>) -> Result<(), NotConstructed>,
-) -> Result<(), NotConstructed> {
-    if path.is_empty() {
-        return visit(table);
-    }
-    let (name, rest) = path.split_once('.').unwrap_or((path, ""));
-    match table.get_mut(name).map(Spanned::get_mut) {
-        Some(DeValue::Table(section)) => for_each_table(section, rest, visit),
-        Some(DeValue::Array(sections)) => sections.iter_mut().try_for_each(|section| match section.get_mut() {
-            DeValue::Table(section) => for_each_table(section, rest, visit),
-            _ => Ok(()),
-        }),
-        _ => Ok(()),
     }
 }
 
@@ -239,6 +241,15 @@ mod tests {
     }
 
     #[test]
+    fn no_retries_are_one_attempt() {
+        let attempts = |retries: &str| {
+            let text = samples::ERA_2023_02.replace("max_retries = 10", &format!("max_retries = {retries}"));
+            loaded(&text).config.sse_server.unwrap().connections[0].max_attempts
+        };
+        assert_eq!((attempts("0"), attempts("1"), attempts("7")), (1, 1, 7));
+    }
+
+    #[test]
     fn sections_at_top_level_mean_what_the_sections_of_today_mean() {
         let old = loaded(samples::ERA_2023_09).config;
         let today = samples::ERA_2023_09
@@ -287,8 +298,8 @@ mod tests {
         let swapped = samples::ERA_2024_01.replace("4_194_304", "0x90_0000");
         let size = |text: &str| loaded(text).config.rpc_server.unwrap().options.link.message_bytes_max;
         assert_eq!(size(&swapped), 0x90_0000);
-        let error = refused(&samples::ERA_2024_01.replace("8_388_608", "'8'"));
-        assert!(error.contains("max_response_size_bytes = '8'"), "{error}");
+        let error = refused(&samples::ERA_2024_01.replace("8_388_608", "true"));
+        assert!(error.contains("max_response_size_bytes = true"), "{error}");
     }
 
     #[test]
@@ -352,13 +363,7 @@ mod tests {
     #[test]
     fn no_change_leads_to_another_old_spelling_that_was_changed_before() {
         for (position, (old, change)) in CHANGES.iter().enumerate() {
-            let new = match change {
-                Moved(new) => (*new).to_owned(),
-                Renamed(new) | LargestOf(new) => {
-                    old.rsplit_once('.').map_or((*new).to_owned(), |(s, _)| format!("{s}.{new}"))
-                }
-                Split | Dropped(_) => continue,
-            };
+            let Some(new) = change.new_spelling(old) else { continue };
             let earlier = CHANGES[..=position].iter().find(|(path, _)| *path == new);
             assert!(earlier.is_none(), "`{old}` becomes `{new}`, which is not changed any more");
         }

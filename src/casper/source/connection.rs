@@ -113,22 +113,27 @@ impl Listener {
 
     async fn listen(&self) -> End {
         let Self { node, source, counters, .. } = self;
-        let mut attempts = Attempts::new(node.max_attempts, node.delay_between_retries);
+        let attempts = Attempts::new(node.max_attempts, node.delay_between_retries);
+        let mut attempts = if node.keep_trying { attempts.without_end() } else { attempts };
         let mut last_seen = None;
         counters.set_status(NodeStatus::Connecting);
-        while !attempts.are_used_up() {
+        while !attempts.are_over() {
             let before = last_seen.clone();
             let (lost, has_delivered) = self.attempt(&mut last_seen).await;
             if let Some(counted) = lost.counted() {
                 counters.count(counted);
             }
-            if let Some(end) = lost.end() {
-                // Where nobody takes the events, the committer has reported why.
-                if end != End::ReceiverGone {
-                    counters.set_status(NodeStatus::Incompatible);
+            let end = lost.end();
+            // Where nobody takes the events, the committer has reported why.
+            if end == Some(End::ReceiverGone) {
+                return End::ReceiverGone;
+            }
+            if let Some(end) = end {
+                counters.set_status(NodeStatus::Incompatible);
+                if !node.keep_trying {
                     error!(node = source, "listening to node ends: {}", with_causes(&lost));
+                    return end;
                 }
-                return end;
             }
             let failed = attempts.count(match before {
                 _ if has_delivered => Attempt::Delivered,
@@ -136,15 +141,27 @@ impl Listener {
                 _ => Attempt::Failed,
             });
             let of = node.max_attempts;
-            self.lines.connection.spend(source, || {
-                warn!("Lost connection to node {source}, on attempt {}/{of}: {}", failed.max(1), with_causes(&lost));
+            self.lines.connection.spend(source, || match end {
+                Some(_) => error!(node = source, "node cannot be used yet, retries continue: {}", with_causes(&lost)),
+                None => {
+                    warn!(
+                        "Lost connection to node {source}, on attempt {}/{of}: {}",
+                        failed.max(1),
+                        with_causes(&lost)
+                    );
+                }
             });
-            if !attempts.are_used_up() {
+            if attempts.are_used_up() && end.is_none() {
+                counters.set_status(NodeStatus::AttemptsUsedUp);
+            }
+            if failed == of && !attempts.are_over() {
+                error!(node = source, "Max connection attempts reached; retries continue with longer pauses");
+            }
+            if !attempts.are_over() {
                 counters.reconnects.add(1);
                 attempts.pause().await;
             }
         }
-        counters.set_status(NodeStatus::AttemptsUsedUp);
         error!(node = source, "Max connection attempts reached");
         End::AttemptsUsedUp
     }

@@ -22,9 +22,9 @@ pub enum NodeStatus {
     Connected = 2,
     /// A connection was lost.
     Reconnecting = 3,
-    /// Ended: as many attempts in a row have failed as may.
+    /// As many attempts in a row have failed as may. Ended, or retried with growing pauses.
     AttemptsUsedUp = -1,
-    /// Ended: the node is too old, or on another network.
+    /// The node is too old, or on another network. Ended, or retried with growing pauses.
     Incompatible = -2,
 }
 

@@ -34,6 +34,8 @@ pub struct NodeOptions {
     pub rest_port: u16,
     /// How many attempts in a row may fail before the listener ends. One that delivered an event does not count.
     pub max_attempts: u32,
+    /// Retry without end instead, with growing pauses. A node that is too old or of another network is retried too.
+    pub keep_trying: bool,
     /// The pause before every attempt but the first.
     pub delay_between_retries: Duration,
     /// Log this node's events at INFO.

@@ -5,8 +5,9 @@ use serde::Deserialize;
 use crate::{
     casper::events::{self, ZstdPassThrough},
     config::{
+        description::{DefaultValue, KeyDescription, Kind, SectionDescription, bytes, count, port, seconds},
         error::ConfigError,
-        section::{COUNT_MAX, DAY_SECONDS, KIB, MIB, PORT_MAX, Section},
+        section::{COUNT_MAX, DAY_SECONDS, KIB, MIB, Section},
     },
     engine::stream::{PortOptions, ReplayChunks},
 };
@@ -34,15 +35,92 @@ pub(in crate::config) struct Keys {
     write_stall_timeout_seconds: Option<i64>,
 }
 
+/// `[sse_server.event_stream_server]`.
+pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
+    path: "sse_server.event_stream_server",
+    is_list: false,
+    text: "The event stream server.",
+    keys: &[
+        KeyDescription::reference(
+            "port",
+            port(0),
+            DefaultValue::Required,
+            "The port to listen on, on all interfaces. 0 is any free port.",
+        )
+        .with_example("19999"),
+        KeyDescription::reference(
+            "max_concurrent_subscribers",
+            count(1, COUNT_MAX),
+            DefaultValue::Required,
+            "The most streams that are open at once. Further clients are refused.",
+        )
+        .with_example("100"),
+        KeyDescription::reference(
+            "event_stream_buffer_length",
+            count(1, COUNT_MAX),
+            DefaultValue::Value("5000"),
+            "With disable_event_persistence: how many of the newest events are kept, at least. Otherwise it has no effect: a \
+             client may start at any event of the log.",
+        ),
+        KeyDescription::new(
+            "replay_chunks",
+            Kind::Word(&["event", "block"]),
+            DefaultValue::Value("\"event\""),
+            "How stored events are cut into HTTP chunks. \"event\": one per chunk, which every client library can read. \
+             \"block\": many per chunk, which is several times faster.",
+        ),
+        KeyDescription::new(
+            "zstd",
+            Kind::Word(&["sole", "any", "off"]),
+            DefaultValue::Value("\"sole\""),
+            "Which clients get stored events compressed, in the form in which they are on disk. \"sole\": those whose \
+             Accept-Encoding is zstd alone. \"any\": those that name zstd among others. \"off\": none.",
+        ),
+        KeyDescription::new(
+            "client_buffer_bytes",
+            bytes(KIB, 16 * MIB),
+            DefaultValue::Value("\"16 KiB\""),
+            "The buffer of each client's connection. The head of its request must fit in it.",
+        ),
+        KeyDescription::new(
+            "max_connections",
+            count(1, CONNECTIONS_MAX as i64),
+            DefaultValue::Otherwise("max_concurrent_subscribers + 1000"),
+            "The most connections that are open at once, those without a stream included. One more closes the one that has \
+             been idle for longest. With a low limit of open files (ulimit -n, LimitNOFILE) fewer fit; a warning at start \
+             reports how many.",
+        )
+        .with_example("1100"),
+        KeyDescription::new(
+            "header_timeout_seconds",
+            seconds(1, 3600),
+            DefaultValue::Value("10"),
+            "The time limit for the head of a client's first request.",
+        ),
+        KeyDescription::new(
+            "idle_timeout_seconds",
+            seconds(1, DAY_SECONDS),
+            DefaultValue::Value("60"),
+            "How long a connection may be idle. That is one without a request, or with an unfinished one after its first.",
+        ),
+        KeyDescription::new(
+            "write_stall_timeout_seconds",
+            seconds(1, DAY_SECONDS),
+            DefaultValue::Value("900"),
+            "How long a client may read nothing of its stream. Then the stream is cut; the client may come back and resume. A \
+             slow client that reads a little now and then is not cut.",
+        ),
+    ],
+};
+
 pub(in crate::config) fn check(
     keys: &Keys,
     legacy_enabled: bool,
     section: &Section<'_>,
 ) -> Result<events::Options, ConfigError> {
     let default = PortOptions::default();
-    let port = section.number("port", keys.port, 0..=PORT_MAX)?;
-    let streams_max: usize =
-        section.number("max_concurrent_subscribers", keys.max_concurrent_subscribers, 1..=COUNT_MAX)?;
+    let port = section.number("port", keys.port)?;
+    let streams_max: usize = section.number("max_concurrent_subscribers", keys.max_concurrent_subscribers)?;
     let port = PortOptions {
         port,
         streams_max,
@@ -51,31 +129,22 @@ pub(in crate::config) fn check(
             "client_buffer_bytes",
             keys.client_buffer_bytes,
             default.client_buffer_bytes,
-            KIB..=16 * MIB,
         )?,
         max_connections: section.number_or(
             "max_connections",
             keys.max_connections,
             streams_max.saturating_add(SPARE_CONNECTIONS).min(CONNECTIONS_MAX),
-            1..=CONNECTIONS_MAX as i64,
         )?,
         header_timeout: section.seconds_or(
             "header_timeout_seconds",
             keys.header_timeout_seconds,
             default.header_timeout,
-            1..=3600,
         )?,
-        idle_timeout: section.seconds_or(
-            "idle_timeout_seconds",
-            keys.idle_timeout_seconds,
-            default.idle_timeout,
-            1..=DAY_SECONDS,
-        )?,
+        idle_timeout: section.seconds_or("idle_timeout_seconds", keys.idle_timeout_seconds, default.idle_timeout)?,
         write_stall_timeout: section.seconds_or(
             "write_stall_timeout_seconds",
             keys.write_stall_timeout_seconds,
             default.write_stall_timeout,
-            1..=DAY_SECONDS,
         )?,
         ..default
     };

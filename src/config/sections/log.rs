@@ -8,8 +8,9 @@ use sidecar_log_format::{Durability, ReadOptions, RewriteOptions, WriteOptions};
 use crate::{
     casper::source::EVENT_BYTES_MAX_DEFAULT,
     config::{
+        description::{DefaultValue, KeyDescription, Kind, SectionDescription, bytes, count, milliseconds, seconds},
         error::ConfigError,
-        section::{DAY_SECONDS, GIB, KIB, MIB, PIB, Section, TIB},
+        section::{DAY_SECONDS, GIB, KIB, MIB, PIB, SECONDS_MAX, Section, TIB},
     },
     engine::ingest::identity,
 };
@@ -40,10 +41,157 @@ pub(in crate::config) struct Keys {
     compaction_level: Option<i64>,
     compaction_bytes_per_second: Option<i64>,
     retention_bytes_max: Option<i64>,
-    retention_age_max: Option<String>,
+    retention_age_max: Option<i64>,
     retention_wait_bytes_max: Option<i64>,
     view_cache_bytes: Option<i64>,
 }
+
+/// `[storage.log]`.
+pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
+    path: "storage.log",
+    is_list: false,
+    text: "The log: every event, on disk, in the order in which it is served.",
+    keys: &[
+        KeyDescription::new(
+            "durability",
+            Kind::Word(&["commit", "interval", "os"]),
+            DefaultValue::Value("\"commit\""),
+            "When an event counts as stored and is shown to clients. \"commit\": when the disk has confirmed it. \"interval\": \
+             the same, but the disk is asked only every sync_interval_ms. \"os\": when the operating system has it, so that \
+             a power cut may lose the newest events.",
+        ),
+        KeyDescription::new(
+            "sync_interval_ms",
+            milliseconds(1, 60_000),
+            DefaultValue::Value("100"),
+            "How often the disk is asked with durability = \"interval\".",
+        ),
+        KeyDescription::new(
+            "segment_bytes_max",
+            bytes(MIB, 16 * GIB),
+            DefaultValue::Value("\"128 MiB\""),
+            "A log file is finished when it has this size.",
+        ),
+        KeyDescription::new(
+            "segment_age_max_seconds",
+            seconds(1, 366 * DAY_SECONDS),
+            DefaultValue::Value("\"1 day\""),
+            "A log file is finished when it is this old.",
+        ),
+        KeyDescription::new(
+            "block_bytes_max",
+            bytes(4 * KIB, MIB),
+            DefaultValue::Value("\"512 KiB\""),
+            "The most raw bytes that are compressed together. More saves disk space. Less makes it cheaper to start in the \
+             middle.",
+        ),
+        KeyDescription::new(
+            "compression_level",
+            count(1, 19),
+            DefaultValue::Value("1"),
+            "The zstd level of new blocks. 1 is best for most: higher levels cost much and save little.",
+        ),
+        KeyDescription::new(
+            "event_bytes_max",
+            bytes(KIB, 256 * MIB),
+            DefaultValue::Value("\"32 MiB\""),
+            "The largest event that is accepted from a node.",
+        ),
+        KeyDescription::new(
+            "block_cache_bytes",
+            bytes(MIB, TIB),
+            DefaultValue::Otherwise("8 MiB, or 16 MiB when the REST server answers from the log"),
+            "Memory for decompressed blocks that several clients may want. 16 MiB hold about the newest 17,000 events.",
+        )
+        .with_example("\"16 MiB\""),
+        KeyDescription::new(
+            "decode_concurrency",
+            count(1, 1024),
+            DefaultValue::Value("2"),
+            "How many blocks are decompressed at once.",
+        ),
+        KeyDescription::new(
+            "index_cache_bytes",
+            bytes(MIB, TIB),
+            DefaultValue::Value("\"4 MiB\""),
+            "Memory for the index that recognises events seen before.",
+        ),
+        KeyDescription::new(
+            "index_tail_bytes_max",
+            bytes(MIB, TIB),
+            DefaultValue::Value("\"4 MiB\""),
+            "Memory for the part of that index that is not in its file yet. When it is full, nodes wait.",
+        ),
+        KeyDescription::new(
+            "free_bytes_min",
+            bytes(0, TIB),
+            DefaultValue::Value("\"64 MiB\""),
+            "The free space that stays on the disk. Rather than take it, Sidecar stores nothing and lets nodes wait. So the \
+             index can still be written, and the log can be closed.",
+        ),
+        KeyDescription::new(
+            "create_if_missing",
+            Kind::Switch,
+            DefaultValue::Value("true"),
+            "Whether a new log is made where there is none. A volume that is not mounted looks like a first start: with \
+             false, Sidecar does not start then.",
+        ),
+        KeyDescription::new(
+            "allow_network_change",
+            Kind::Switch,
+            DefaultValue::Value("false"),
+            "Whether the log accepts another network after a start. A log holds events of one network: that of its newest \
+             event, or in an empty log that of the first node that connects. Nodes of another one are refused.",
+        ),
+        KeyDescription::new(
+            "compaction",
+            Kind::Word(&["on", "off"]),
+            DefaultValue::Value("\"on\""),
+            "Whether finished log files are compressed again, much harder, while the machine has time. With \"off\" only the \
+             small blocks of quiet times are merged. `sidecar-log compact --dry-run` reports what it saves.",
+        ),
+        KeyDescription::new(
+            "compaction_level",
+            count(1, 19),
+            DefaultValue::Value("19"),
+            "The zstd level of compaction.",
+        ),
+        KeyDescription::new(
+            "compaction_bytes_per_second",
+            bytes(KIB, TIB),
+            DefaultValue::Value("\"256 KiB\""),
+            "The most bytes of events that are compressed again per second. 256 KiB takes a tenth of one CPU, and keeps up \
+             with forty times the events of Casper's main network. While the rest of Sidecar uses more than an eighth of the \
+             CPUs, the rate is a sixteenth of that.",
+        ),
+        KeyDescription::new(
+            "retention_bytes_max",
+            bytes(0, PIB),
+            DefaultValue::Value("\"none\""),
+            "The most space that the log takes on disk. Beyond it the oldest log files are dropped whole. \"none\" or 0: no \
+             limit.",
+        ),
+        KeyDescription::new(
+            "retention_age_max",
+            seconds(0, SECONDS_MAX),
+            DefaultValue::Value("\"none\""),
+            "How long events are kept after they were received, for example \"30 days\". \"none\" or 0: indefinitely.",
+        ),
+        KeyDescription::new(
+            "retention_wait_bytes_max",
+            bytes(0, PIB),
+            DefaultValue::Value("\"1 GiB\""),
+            "How much more than these limits is kept for a database export that has not read it yet. Clients are not waited \
+             for.",
+        ),
+        KeyDescription::new(
+            "view_cache_bytes",
+            bytes(MIB, TIB),
+            DefaultValue::Value("\"4 MiB\""),
+            "Memory for the views, which find events by hash, height, era and key for the REST server.",
+        ),
+    ],
+};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -118,92 +266,52 @@ pub(in crate::config) fn check(
             "sync_interval_ms",
             keys.sync_interval_ms,
             Duration::from_millis(100),
-            1..=60_000,
         )?,
-        segment_bytes_max: section.number_or(
-            "segment_bytes_max",
-            keys.segment_bytes_max,
-            write.segment_bytes_max,
-            MIB..=16 * GIB,
-        )?,
+        segment_bytes_max: section.number_or("segment_bytes_max", keys.segment_bytes_max, write.segment_bytes_max)?,
         segment_age_max: section.seconds_or(
             "segment_age_max_seconds",
             keys.segment_age_max_seconds,
             Duration::from_micros(write.segment_age_max),
-            1..=366 * DAY_SECONDS,
         )?,
-        block_bytes_max: section.number_or(
-            "block_bytes_max",
-            keys.block_bytes_max,
-            write.block_bytes_max,
-            4 * KIB..=MIB,
-        )?,
-        compression_level: section.number_or(
-            "compression_level",
-            keys.compression_level,
-            write.compression_level,
-            1..=19,
-        )?,
-        event_bytes_max: section.number_or(
-            "event_bytes_max",
-            keys.event_bytes_max,
-            EVENT_BYTES_MAX_DEFAULT,
-            KIB..=256 * MIB,
-        )?,
+        block_bytes_max: section.number_or("block_bytes_max", keys.block_bytes_max, write.block_bytes_max)?,
+        compression_level: section.number_or("compression_level", keys.compression_level, write.compression_level)?,
+        event_bytes_max: section.number_or("event_bytes_max", keys.event_bytes_max, EVENT_BYTES_MAX_DEFAULT)?,
         block_cache_bytes: section.number_or(
             "block_cache_bytes",
             keys.block_cache_bytes,
             if rest_from_log { REST_BLOCK_CACHE_BYTES } else { read.cache_bytes },
-            MIB..=TIB,
         )?,
-        decode_concurrency: section.number_or("decode_concurrency", keys.decode_concurrency, 2, 1..=1024)?,
-        index_cache_bytes: section.number_or(
-            "index_cache_bytes",
-            keys.index_cache_bytes,
-            index.cache_bytes,
-            MIB..=TIB,
-        )?,
+        decode_concurrency: section.number_or("decode_concurrency", keys.decode_concurrency, 2)?,
+        index_cache_bytes: section.number_or("index_cache_bytes", keys.index_cache_bytes, index.cache_bytes)?,
         index_tail_bytes_max: section.number_or(
             "index_tail_bytes_max",
             keys.index_tail_bytes_max,
             index.tail_bytes_max,
-            MIB..=TIB,
         )?,
-        free_bytes_min: section.number_or("free_bytes_min", keys.free_bytes_min, 64 << 20, 0..=TIB)?,
+        free_bytes_min: section.number_or("free_bytes_min", keys.free_bytes_min, 64 << 20)?,
         create_if_missing: keys.create_if_missing.unwrap_or(true),
         allow_network_change: keys.allow_network_change.unwrap_or(false),
         compaction: compaction(keys, section)?,
-        retention_bytes_max: Some(section.number_or("retention_bytes_max", keys.retention_bytes_max, 0, 0..=PIB)?)
+        retention_bytes_max: Some(section.number_or("retention_bytes_max", keys.retention_bytes_max, 0)?)
             .filter(|&bytes_max| bytes_max > 0),
-        retention_age_max: retention_age_max(keys.retention_age_max.as_deref(), section)?,
+        retention_age_max: Some(section.seconds_or("retention_age_max", keys.retention_age_max, Duration::ZERO)?)
+            .filter(|age_max| !age_max.is_zero()),
         retention_wait_bytes_max: section.number_or(
             "retention_wait_bytes_max",
             keys.retention_wait_bytes_max,
             1 << 30,
-            0..=PIB,
         )?,
-        view_cache_bytes: section.number_or("view_cache_bytes", keys.view_cache_bytes, 4 << 20, MIB..=TIB)?,
+        view_cache_bytes: section.number_or("view_cache_bytes", keys.view_cache_bytes, 4 << 20)?,
     })
 }
 
 fn compaction(keys: &Keys, section: &Section<'_>) -> Result<Option<Compaction>, ConfigError> {
     let (level, rate) = (keys.compaction_level, keys.compaction_bytes_per_second);
     let compaction = Compaction {
-        level: section.number_or("compaction_level", level, RewriteOptions::COMPACTION.level, 1..=19)?,
-        bytes_per_second: section.number_or("compaction_bytes_per_second", rate, 256 << 10, KIB..=TIB)?,
+        level: section.number_or("compaction_level", level, RewriteOptions::COMPACTION.level)?,
+        bytes_per_second: section.number_or("compaction_bytes_per_second", rate, 256 << 10)?,
     };
     Ok((keys.compaction == Switch::On).then_some(compaction))
-}
-
-fn retention_age_max(text: Option<&str>, section: &Section<'_>) -> Result<Option<Duration>, ConfigError> {
-    let Some(text) = text.filter(|&text| text != "off") else { return Ok(None) };
-    match humantime::parse_duration(text) {
-        Ok(age) if !age.is_zero() => Ok(Some(age)),
-        _ => {
-            let fix = "set it to a time such as '30 days' or '12h', or to 'off'";
-            Err(section.invalid("retention_age_max", format_args!("'{text}'"), fix))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -262,14 +370,11 @@ mod tests {
         let day = Duration::from_secs(86_400);
         assert_eq!(log("retention_age_max = '30 days'").retention_age_max, Some(30 * day));
         assert_eq!(log("retention_age_max = '1day 12h'").retention_age_max, Some(day + day / 2));
-        assert_eq!(log("retention_age_max = 'off'").retention_age_max, None);
+        assert_eq!(log("retention_age_max = 3600").retention_age_max, Some(day / 24));
+        for word in ["'none'", "'off'", "0"] {
+            assert_eq!(log(&format!("retention_age_max = {word}")).retention_age_max, None);
+        }
         assert_eq!(log("retention_bytes_max = 1_000_000").retention_bytes_max, Some(1_000_000));
         assert_eq!(log("compaction = 'off'").compaction, None);
-        for wrong in ["0s", "yesterday", "30", ""] {
-            let age = format!("[storage.log]\nretention_age_max = '{wrong}'\n[sse_server]");
-            let error = refused(&DEFAULT_SSE_ONLY.replace("[sse_server]", &age));
-            assert!(error.contains("`storage.log.retention_age_max` is '"), "{error}");
-            assert!(error.contains("set it to a time such as '30 days'"), "{error}");
-        }
     }
 }

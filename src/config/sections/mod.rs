@@ -23,6 +23,8 @@ pub(super) mod threads;
 
 use serde::Deserialize;
 
+use super::description::{DefaultValue, KeyDescription, Kind, SectionDescription, count};
+
 /// The whole file.
 #[derive(Debug, Deserialize)]
 pub(super) struct File {
@@ -35,3 +37,33 @@ pub(super) struct File {
     pub(super) admin_api_server: Option<admin_api_server::Keys>,
     pub(super) rpc_server: Option<rpc_server::Keys>,
 }
+
+/// The keys before the first section.
+pub(super) const TOP: SectionDescription = SectionDescription {
+    path: "",
+    is_list: false,
+    text: "",
+    keys: &[
+        KeyDescription::reference(
+            "max_thread_count",
+            count(1, threads::THREADS_MAX),
+            DefaultValue::Otherwise("one per CPU"),
+            "The number of worker threads.",
+        )
+        .with_example("4"),
+        KeyDescription::reference(
+            "max_blocking_thread_count",
+            count(1, threads::THREADS_MAX),
+            DefaultValue::Otherwise("max_thread_count, or 16 if that is not set either"),
+            "The most threads that wait for the disk.",
+        )
+        .with_example("64"),
+        KeyDescription::reference(
+            "network_name",
+            Kind::Text,
+            DefaultValue::Otherwise("any network"),
+            "The network that every node must be on. A node of another network is not used.",
+        )
+        .with_example("\"casper\""),
+    ],
+};

@@ -10,8 +10,11 @@ use serde::Deserialize;
 use crate::{
     casper::rpc::{Backoff, NodeLinkOptions},
     config::{
+        description::{
+            DefaultValue, KeyDescription, Kind, SectionDescription, bytes, count, milliseconds, port, seconds,
+        },
         error::ConfigError,
-        section::{COUNT_MAX, MILLISECONDS_MAX, PORT_MAX, SECONDS_MAX, Section},
+        section::{COUNT_MAX, MILLISECONDS_MAX, SECONDS_MAX, Section},
     },
 };
 
@@ -43,6 +46,92 @@ pub(in crate::config) struct BackoffKeys {
     max_attempts: Option<i64>,
 }
 
+/// `[rpc_server.node_client]`.
+pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
+    path: "rpc_server.node_client",
+    is_list: false,
+    text: "The link to the node's binary port.",
+    keys: &[
+        KeyDescription::reference(
+            "ip_address",
+            Kind::IpAddress,
+            DefaultValue::Value("\"127.0.0.1\""),
+            "The node's IP address.",
+        ),
+        KeyDescription::reference("port", port(1), DefaultValue::Value("28104"), "The node's binary port.")
+            .with_example("7779"),
+        KeyDescription::reference(
+            "max_message_size_bytes",
+            bytes(1, COUNT_MAX),
+            DefaultValue::Value("4_194_304"),
+            "The largest frame in either direction.",
+        ),
+        KeyDescription::reference(
+            "message_timeout_secs",
+            seconds(1, SECONDS_MAX),
+            DefaultValue::Value("30"),
+            "The time limit for sending a request, and again for each wait for a response.",
+        ),
+        KeyDescription::reference(
+            "client_access_timeout_secs",
+            seconds(1, SECONDS_MAX),
+            DefaultValue::Value("10"),
+            "The time limit for a request's turn on the link, and for a reconnect inside a request.",
+        ),
+        KeyDescription::reference(
+            "keepalive_timeout_ms",
+            milliseconds(1, MILLISECONDS_MAX),
+            DefaultValue::Value("1000"),
+            "The interval of keep-alive requests.",
+        ),
+        KeyDescription::reference(
+            "request_limit",
+            count(1, REQUESTS_MAX),
+            DefaultValue::Value("256"),
+            "The most requests that are sent to the node and not answered. Others wait.",
+        ),
+        KeyDescription::reference(
+            "request_buffer_size",
+            count(0, COUNT_MAX),
+            DefaultValue::Value("4096"),
+            "The most requests that wait for their turn to be sent. Further ones are refused.",
+        ),
+    ],
+};
+
+/// `[rpc_server.node_client.exponential_backoff]`.
+pub(in crate::config) const EXPONENTIAL_BACKOFF: SectionDescription = SectionDescription {
+    path: "rpc_server.node_client.exponential_backoff",
+    is_list: false,
+    text: "How a lost node is connected again.",
+    keys: &[
+        KeyDescription::reference(
+            "initial_delay_ms",
+            milliseconds(0, MILLISECONDS_MAX),
+            DefaultValue::Value("1000"),
+            "The first pause.",
+        ),
+        KeyDescription::reference(
+            "max_delay_ms",
+            milliseconds(0, MILLISECONDS_MAX),
+            DefaultValue::Value("64_000"),
+            "The longest pause.",
+        ),
+        KeyDescription::reference(
+            "coefficient",
+            count(1, COUNT_MAX),
+            DefaultValue::Value("2"),
+            "The factor from each pause to the next one.",
+        ),
+        KeyDescription::reference(
+            "max_attempts",
+            count(1, COUNT_MAX),
+            DefaultValue::Value("3"),
+            "How many attempts in a row may fail until requests fail at once instead of waiting. Attempts continue.",
+        ),
+    ],
+};
+
 pub(in crate::config) fn check(
     keys: &Keys,
     network_name: Option<&str>,
@@ -53,30 +142,27 @@ pub(in crate::config) fn check(
     Ok(NodeLinkOptions {
         address: SocketAddr::new(
             keys.ip_address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            section.number_or("port", keys.port, 28104, 1..=PORT_MAX)?,
+            section.number_or("port", keys.port, 28104)?,
         ),
         network_name: network_name.map(str::to_owned),
-        message_bytes_max: section.number_or("max_message_size_bytes", message_size, 4 << 20, 1..=COUNT_MAX)?,
+        message_bytes_max: section.number_or("max_message_size_bytes", message_size, 4 << 20)?,
         message_timeout: section.seconds_or(
             "message_timeout_secs",
             keys.message_timeout_secs,
             Duration::from_secs(30),
-            1..=SECONDS_MAX,
         )?,
         access_timeout: section.seconds_or(
             "client_access_timeout_secs",
             keys.client_access_timeout_secs,
             Duration::from_secs(10),
-            1..=SECONDS_MAX,
         )?,
         keepalive_interval: section.milliseconds_or(
             "keepalive_timeout_ms",
             keys.keepalive_timeout_ms,
             Duration::from_millis(1000),
-            1..=MILLISECONDS_MAX,
         )?,
-        request_limit: section.number_or("request_limit", limit, 256, 1..=REQUESTS_MAX)?,
-        request_buffer_size: section.number_or("request_buffer_size", buffer_size, 4096, 0..=COUNT_MAX)?,
+        request_limit: section.number_or("request_limit", limit, 256)?,
+        request_buffer_size: section.number_or("request_buffer_size", buffer_size, 4096)?,
         backoff: check_backoff(&keys.exponential_backoff, &section.below("exponential_backoff"))?,
     })
 }
@@ -87,16 +173,10 @@ fn check_backoff(keys: &BackoffKeys, section: &Section<'_>) -> Result<Backoff, C
             "initial_delay_ms",
             keys.initial_delay_ms,
             Duration::from_millis(1000),
-            0..=MILLISECONDS_MAX,
         )?,
-        max_delay: section.milliseconds_or(
-            "max_delay_ms",
-            keys.max_delay_ms,
-            Duration::from_millis(64_000),
-            0..=MILLISECONDS_MAX,
-        )?,
-        coefficient: section.number_or("coefficient", keys.coefficient, 2, 1..=COUNT_MAX)?,
-        max_attempts: section.number_or("max_attempts", keys.max_attempts, 3, 1..=COUNT_MAX)?,
+        max_delay: section.milliseconds_or("max_delay_ms", keys.max_delay_ms, Duration::from_millis(64_000))?,
+        coefficient: section.number_or("coefficient", keys.coefficient, 2)?,
+        max_attempts: section.number_or("max_attempts", keys.max_attempts, 3)?,
     })
 }
 

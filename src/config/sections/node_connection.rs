@@ -6,16 +6,21 @@ use serde::Deserialize;
 use url::Host;
 
 use crate::config::{
+    description::{DefaultValue, KeyDescription, Kind, SectionDescription, count, port, seconds},
     error::{ConfigError, Refusal},
-    section::{PORT_MAX, SECONDS_MAX, Section},
+    section::{SECONDS_MAX, Section},
 };
+
+/// Where a Casper node's REST server listens, unless its operator says otherwise.
+const REST_PORT: u16 = 8888;
 
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "struct Connection")]
 pub(in crate::config) struct Keys {
     ip_address: String,
     sse_port: i64,
-    rest_port: i64,
+    /// Files of 2022 lack it: the listener did not ask the node for its version then.
+    rest_port: Option<i64>,
     max_attempts: i64,
     delay_between_retries_in_seconds: i64,
     // A leftover of the time when a node had several streams.
@@ -27,6 +32,70 @@ pub(in crate::config) struct Keys {
     no_message_timeout_in_seconds: Option<i64>,
     sleep_between_keep_alive_checks_in_seconds: Option<i64>,
 }
+
+/// `[[sse_server.connections]]`.
+pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
+    path: "sse_server.connections",
+    is_list: true,
+    text: "One such table per node. An event that several nodes report is stored and served once.",
+    keys: &[
+        KeyDescription::reference("ip_address", Kind::Host, DefaultValue::Required, "The node's IP address or host name.")
+            .with_example("\"127.0.0.1\""),
+        KeyDescription::reference("sse_port", port(1), DefaultValue::Required, "The port of the node's event stream.")
+            .with_example("9999"),
+        KeyDescription::reference(
+            "rest_port",
+            port(1),
+            DefaultValue::Value("8888"),
+            "The port of the node's REST server, where its version and network name are read.",
+        ),
+        KeyDescription::reference(
+            "max_attempts",
+            count(1, i64::MAX),
+            DefaultValue::Required,
+            "How many attempts in a row may fail. After that, with keep_trying, the pauses between attempts grow. Without it the \
+             node is given up until Sidecar restarts, and when no node is left, Sidecar exits with status 1 and serves nothing.",
+        )
+        .with_example("10"),
+        KeyDescription::reference(
+            "delay_between_retries_in_seconds",
+            seconds(0, SECONDS_MAX),
+            DefaultValue::Required,
+            "The pause before each further attempt.",
+        )
+        .with_example("5"),
+        KeyDescription::no_effect(
+            "allow_partial_connection",
+            Kind::Switch,
+            "false",
+            "No effect: a node has only one stream.",
+        ),
+        KeyDescription::reference(
+            "enable_logging",
+            Kind::Switch,
+            DefaultValue::Value("false"),
+            "Whether each event of this node is logged, at level INFO, which RUST_LOG=info shows.",
+        ),
+        KeyDescription::reference(
+            "connection_timeout_in_seconds",
+            seconds(1, SECONDS_MAX),
+            DefaultValue::Value("5"),
+            "The time limit of the TCP connection.",
+        ),
+        KeyDescription::reference(
+            "no_message_timeout_in_seconds",
+            seconds(1, SECONDS_MAX),
+            DefaultValue::Value("120"),
+            "The silence after which the stream is closed and connected again.",
+        ),
+        KeyDescription::reference(
+            "sleep_between_keep_alive_checks_in_seconds",
+            seconds(1, SECONDS_MAX),
+            DefaultValue::Value("60"),
+            "How often silence is checked.",
+        ),
+    ],
+};
 
 /// One of `[[sse_server.connections]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,48 +126,46 @@ pub(in crate::config) fn check(keys: &Keys, section: &Section<'_>) -> Result<Nod
         return Err(Refusal::NoAttempts(section.invalid("max_attempts", keys.max_attempts, fix)).into());
     }
     let delay = keys.delay_between_retries_in_seconds;
-    let at_least_one = 1..=SECONDS_MAX;
     Ok(NodeConnection {
         host: host(&keys.ip_address, section)?,
-        sse_port: section.number("sse_port", keys.sse_port, 1..=PORT_MAX)?,
-        rest_port: section.number("rest_port", keys.rest_port, 1..=PORT_MAX)?,
-        max_attempts: section.number("max_attempts", keys.max_attempts, 1..=i64::MAX)?,
-        delay_between_retries: section
-            .number("delay_between_retries_in_seconds", delay, 0..=SECONDS_MAX)
-            .map(Duration::from_secs)?,
+        sse_port: section.number("sse_port", keys.sse_port)?,
+        rest_port: section.number_or("rest_port", keys.rest_port, REST_PORT)?,
+        max_attempts: section.number("max_attempts", keys.max_attempts)?,
+        delay_between_retries: section.number("delay_between_retries_in_seconds", delay).map(Duration::from_secs)?,
         enable_logging: keys.enable_logging,
         connection_timeout: section.seconds_or(
             "connection_timeout_in_seconds",
             keys.connection_timeout_in_seconds,
             Duration::from_secs(5),
-            at_least_one.clone(),
         )?,
         no_message_timeout: section.seconds_or(
             "no_message_timeout_in_seconds",
             keys.no_message_timeout_in_seconds,
             Duration::from_secs(120),
-            at_least_one.clone(),
         )?,
         sleep_between_keep_alive_checks: section.seconds_or(
             "sleep_between_keep_alive_checks_in_seconds",
             keys.sleep_between_keep_alive_checks_in_seconds,
             Duration::from_secs(60),
-            at_least_one,
         )?,
     })
 }
 
-/// A node's address, or a name that a URL can carry.
 fn host(text: &str, section: &Section<'_>) -> Result<Host, ConfigError> {
+    parse_host(text).ok_or_else(|| {
+        let fix = "set it to an IP address or a host name, without scheme and port";
+        section.invalid("ip_address", format_args!("'{text}'"), fix)
+    })
+}
+
+/// A node's address, or a name that a URL can carry.
+pub(in crate::config) fn parse_host(text: &str) -> Option<Host> {
     match (text.parse::<IpAddr>(), Host::parse(text)) {
-        (Ok(IpAddr::V4(address)), _) => Ok(Host::Ipv4(address)),
-        (Ok(IpAddr::V6(address)), _) => Ok(Host::Ipv6(address)),
-        (Err(_), Ok(Host::Domain(name))) => Ok(Host::Domain(name)),
-        // URLs also read `127.1` as an address; here that is a slip.
-        (Err(_), _) => {
-            let fix = "set it to an IP address or a host name, without scheme and port";
-            Err(section.invalid("ip_address", format_args!("'{text}'"), fix))
-        }
+        (Ok(IpAddr::V4(address)), _) => Some(Host::Ipv4(address)),
+        (Ok(IpAddr::V6(address)), _) => Some(Host::Ipv6(address)),
+        (Err(_), Ok(Host::Domain(name))) => Some(Host::Domain(name)),
+        // URLs also read `127.1` as an address; here that is a typing error.
+        (Err(_), _) => None,
     }
 }
 
@@ -113,6 +180,8 @@ mod tests {
         assert_eq!(node.connection_timeout, Duration::from_secs(5));
         assert_eq!(node.no_message_timeout, Duration::from_secs(120));
         assert_eq!(node.sleep_between_keep_alive_checks, Duration::from_secs(60));
+        let of_2022 = DEFAULT_SSE_ONLY.replace("rest_port = 8888\n", "");
+        assert_eq!(loaded(&of_2022).config.sse_server.unwrap().connections[0].rest_port, 8888);
     }
 
     #[test]
@@ -120,7 +189,7 @@ mod tests {
         let error = refused(&DEFAULT_SSE_ONLY.replace("max_attempts = 10", "max_attempts = 0"));
         let expected = "Error running component 'sse_event_server': \
                         Unable to run: max_attempts setting must be above 0 for the sidecar to attempt connection\n\
-                        `sse_server.connections[0].max_attempts` is 0 (line 21); set it to 1 or more, or delete this connection";
+                        `sse_server.connections[0].max_attempts` is 0 (line 29); set it to 1 or more, or delete this connection";
         assert_eq!(error, expected);
         let largest = with(DEFAULT_SSE_ONLY, "sse_server.connections.max_attempts", toml::Value::Integer(i64::MAX));
         assert_eq!(loaded(&largest).config.sse_server.unwrap().connections[0].max_attempts, i64::MAX as u64);
@@ -144,7 +213,7 @@ mod tests {
         for text in ["", "http://node", "node:9999", "300.1.1.1", "127.1", "a b", "node/path"] {
             let error = refused(&DEFAULT_SSE_ONLY.replace("\"127.0.0.1\"", &format!("\"{text}\"")));
             let expected =
-                format!("`sse_server.connections[0].ip_address` is '{text}' (line 15); set it to an IP address or");
+                format!("`sse_server.connections[0].ip_address` is '{text}' (line 21); set it to an IP address or");
             assert!(error.contains(&expected), "{error}");
         }
     }

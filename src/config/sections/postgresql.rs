@@ -8,19 +8,27 @@ use std::{
 
 use serde::{Deserialize, de::IntoDeserializer};
 
+use super::sqlite::export_from_key;
 use crate::{
     casper::export::{
         ExportFrom,
         postgresql::{Options, Password, SslMode},
     },
     config::{
+        description::{DefaultValue, KeyDescription, Kind, SectionDescription, count, port},
+        environment::Environment,
         error::{ConfigError, DatabaseError, Fix},
-        section::{COUNT_MAX, PORT_MAX, Section, yes},
+        section::{COUNT_MAX, Section, yes},
     },
 };
 
 /// The variable that alone asks for PostgreSQL where the file has no database section.
 pub(super) const HOST: &str = "SIDECAR_POSTGRES_HOST";
+const DATABASE_NAME: &str = "SIDECAR_POSTGRES_DATABASE_NAME";
+const USERNAME: &str = "SIDECAR_POSTGRES_USERNAME";
+const PASSWORD: &str = "SIDECAR_POSTGRES_PASSWORD";
+const MAX_CONNECTIONS: &str = "SIDECAR_POSTGRES_MAX_CONNECTIONS";
+const PORT: &str = "SIDECAR_POSTGRES_PORT";
 /// Beyond the reference, named in its manner.
 const SSL_MODE: &str = "SIDECAR_POSTGRES_SSLMODE";
 const SSL_ROOT_CERTIFICATE: &str = "SIDECAR_POSTGRES_SSLROOTCERT";
@@ -42,14 +50,67 @@ pub(in crate::config) struct Keys {
     export_from: ExportFrom,
 }
 
+/// `[storage.postgresql_config]`.
+pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
+    path: "storage.postgresql_config",
+    is_list: false,
+    text: "Export to a PostgreSQL database. An environment variable wins over its key; the key may then be left out. A variable \
+           with _FILE after its name holds the name of a file that holds the value. A server that is away delays nothing: the \
+           export resumes when it is back.",
+    keys: &[
+        KeyDescription::reference(
+            "enabled",
+            Kind::Switch,
+            DefaultValue::Value("true"),
+            "Whether this database is used.",
+        )
+        .with_example("false"),
+        KeyDescription::reference("host", Kind::Host, DefaultValue::Required, "The server's address or host name.")
+            .with_example("\"localhost\"")
+            .with_variable(HOST),
+        KeyDescription::reference("database_name", Kind::Text, DefaultValue::Required, "The database on that server.")
+            .with_example("\"event_sidecar\"")
+            .with_variable(DATABASE_NAME),
+        KeyDescription::reference("database_username", Kind::Text, DefaultValue::Required, "The user who connects.")
+            .with_example("\"postgres\"")
+            .with_variable(USERNAME),
+        KeyDescription::reference("database_password", Kind::Secret, DefaultValue::Required, "The password of that user.")
+            .with_example("\"p@$$w0rd\"")
+            .with_variable(PASSWORD),
+        KeyDescription::reference(
+            "max_connections_in_pool",
+            count(1, COUNT_MAX),
+            DefaultValue::Value("10"),
+            "The most connections at once when the REST server answers from this database. The export needs one more.",
+        )
+        .with_variable(MAX_CONNECTIONS),
+        KeyDescription::reference("port", port(1), DefaultValue::Value("5432"), "The server's port.").with_variable(PORT),
+        KeyDescription::new(
+            "sslmode",
+            Kind::Word(&["disable", "prefer", "require", "verify-full"]),
+            DefaultValue::Value("\"prefer\""),
+            "When the connection uses TLS. \"disable\": never. \"prefer\": if the server has it. \"require\": always. \
+             \"verify-full\": always, and only with a server whose certificate is trusted and names the host. Only the last one \
+             proves which server it is.",
+        )
+        .with_variable(SSL_MODE),
+        KeyDescription::new(
+            "sslrootcert",
+            Kind::Path,
+            DefaultValue::Otherwise("the certificates that the system trusts"),
+            "The certificates to trust with \"verify-full\", in a PEM file. With \"require\" the server's certificate must then be \
+             trusted too, but may name any host. The other modes do not check it.",
+        )
+        .with_example("\"/etc/ssl/certs/ca-certificates.crt\"")
+        .with_variable(SSL_ROOT_CERTIFICATE),
+        export_from_key(),
+    ],
+};
+
 /// The settings of an enabled `[storage.postgresql_config]`, or of an empty one where only the environment asks for it.
-pub(super) fn check(
-    keys: Keys,
-    section: &Section<'_>,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Options, ConfigError> {
+pub(super) fn check(keys: Keys, section: &Section<'_>, environment: &Environment<'_>) -> Result<Options, ConfigError> {
     let required = |variable, key, in_file: Option<String>| {
-        environment(variable).or(in_file).ok_or_else(|| {
+        environment.get(variable)?.or(in_file).ok_or_else(|| {
             let fix = Fix(format!("set the environment variable {variable} or the key `{}`", section.path_of(key)));
             ConfigError::Database { reason: DatabaseError::Missing { variable }, fix }
         })
@@ -57,22 +118,22 @@ pub(super) fn check(
     let password = keys.database_password.map(Password::into_inner);
     Ok(Options {
         host: required(HOST, "host", keys.host)?,
-        database_name: required("SIDECAR_POSTGRES_DATABASE_NAME", "database_name", keys.database_name)?,
-        username: required("SIDECAR_POSTGRES_USERNAME", "database_username", keys.database_username)?,
-        password: Password::new(required("SIDECAR_POSTGRES_PASSWORD", "database_password", password)?),
-        max_connections: match number(environment, "SIDECAR_POSTGRES_MAX_CONNECTIONS", "Max connections")? {
+        database_name: required(DATABASE_NAME, "database_name", keys.database_name)?,
+        username: required(USERNAME, "database_username", keys.database_username)?,
+        password: Password::new(required(PASSWORD, "database_password", password)?),
+        max_connections: match number(environment, MAX_CONNECTIONS, "Max connections")? {
             Some(max_connections) => NonZero::<u32>::get(max_connections),
-            None => section.number_or("max_connections_in_pool", keys.max_connections_in_pool, 10, 1..=COUNT_MAX)?,
+            None => section.number_or("max_connections_in_pool", keys.max_connections_in_pool, 10)?,
         },
-        port: match number(environment, "SIDECAR_POSTGRES_PORT", "Port")? {
+        port: match number(environment, PORT, "Port")? {
             Some(port) => NonZero::<u16>::get(port),
-            None => section.number_or("port", keys.port, 5432, 1..=PORT_MAX)?,
+            None => section.number_or("port", keys.port, 5432)?,
         },
-        ssl_mode: match environment(SSL_MODE) {
+        ssl_mode: match environment.get(SSL_MODE)? {
             Some(mode) => ssl_mode(&mode)?,
             None => keys.sslmode.unwrap_or_default(),
         },
-        ssl_root_certificate: environment(SSL_ROOT_CERTIFICATE).map(Into::into).or(keys.sslrootcert),
+        ssl_root_certificate: environment.get(SSL_ROOT_CERTIFICATE)?.map(Into::into).or(keys.sslrootcert),
         export_from: keys.export_from,
     })
 }
@@ -88,11 +149,11 @@ fn ssl_mode(text: &str) -> Result<SslMode, ConfigError> {
 
 /// The number in `variable`, if that is set; errors call it `option`.
 fn number<Number: FromStr<Err = ParseIntError>>(
-    environment: &dyn Fn(&str) -> Option<String>,
+    environment: &Environment<'_>,
     variable: &'static str,
     option: &'static str,
 ) -> Result<Option<Number>, ConfigError> {
-    let Some(text) = environment(variable) else { return Ok(None) };
+    let Some(text) = environment.get(variable)? else { return Ok(None) };
     text.parse().map(Some).map_err(|error| {
         let fix = format!("the environment variable {variable} is '{text}'; set it to a number above 0 or unset it");
         ConfigError::Database { reason: DatabaseError::NotANumber { option, error }, fix: Fix(fix) }

@@ -5,8 +5,9 @@ use serde::Deserialize;
 use crate::{
     casper::{export::postgresql, rest::RestOptions},
     config::{
+        description::{DefaultValue, KeyDescription, Kind, SectionDescription, count, port, seconds},
         error::ConfigError,
-        section::{COUNT_MAX, PORT_MAX, SECONDS_MAX, Section, yes},
+        section::{COUNT_MAX, SECONDS_MAX, Section, yes},
     },
 };
 
@@ -22,6 +23,53 @@ pub(in crate::config) struct Keys {
     #[serde(default)]
     pub(in crate::config) answer_from: AnswerFrom,
 }
+
+/// `[rest_api_server]`.
+pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
+    path: "rest_api_server",
+    is_list: false,
+    text: "The REST server.",
+    keys: &[
+        KeyDescription::reference(
+            "enable_server",
+            Kind::Switch,
+            DefaultValue::Value("true"),
+            "Whether this server runs.",
+        ),
+        KeyDescription::reference(
+            "port",
+            port(0),
+            DefaultValue::Required,
+            "The port to listen on, on all interfaces. 0 is any free port.",
+        )
+        .with_example("18888"),
+        KeyDescription::reference(
+            "max_concurrent_requests",
+            count(1, COUNT_MAX),
+            DefaultValue::Value("50"),
+            "How many requests are worked on at once. Others wait.",
+        ),
+        KeyDescription::reference(
+            "max_requests_per_second",
+            count(1, COUNT_MAX),
+            DefaultValue::Value("50"),
+            "How many requests are begun per second. Others wait.",
+        ),
+        KeyDescription::reference(
+            "request_timeout_in_seconds",
+            seconds(1, SECONDS_MAX),
+            DefaultValue::Value("30"),
+            "The time limit for one answer, once its turn has come.",
+        ),
+        KeyDescription::new(
+            "answer_from",
+            Kind::Word(&["log", "postgresql"]),
+            DefaultValue::Value("\"log\""),
+            "Where answers come from. \"log\": from the log, which needs [sse_server]. \"postgresql\": from the database of \
+             [storage.postgresql_config], which this or another Sidecar fills; then nothing else is needed.",
+        ),
+    ],
+};
 
 /// Where the answers come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -60,24 +108,21 @@ pub(in crate::config) fn check(
     };
     let defaults = RestOptions::new();
     let options = RestOptions {
-        port: section.number("port", keys.port, 0..=PORT_MAX)?,
+        port: section.number("port", keys.port)?,
         max_concurrent_requests: section.number_or(
             "max_concurrent_requests",
             keys.max_concurrent_requests,
             defaults.max_concurrent_requests,
-            1..=COUNT_MAX,
         )?,
         max_requests_per_second: section.number_or(
             "max_requests_per_second",
             keys.max_requests_per_second,
             defaults.max_requests_per_second,
-            1..=COUNT_MAX,
         )?,
         request_timeout: section.seconds_or(
             "request_timeout_in_seconds",
             keys.request_timeout_in_seconds,
             defaults.request_timeout,
-            1..=SECONDS_MAX,
         )?,
         ..defaults
     };

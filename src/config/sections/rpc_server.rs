@@ -8,8 +8,9 @@ use super::node_client;
 use crate::{
     casper::rpc::{Cors, Role, RpcOptions, ServerOptions},
     config::{
+        description::{DefaultValue, KeyDescription, Kind, SectionDescription, bytes, count, port},
         error::ConfigError,
-        section::{COUNT_MAX, PORT_MAX, Section, TIB, yes},
+        section::{COUNT_MAX, Section, TIB, yes},
     },
 };
 
@@ -41,6 +42,100 @@ pub(in crate::config) struct ListenerKeys {
     batch_requests_max: Option<i64>,
 }
 
+/// `[rpc_server]`.
+pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
+    path: "rpc_server",
+    is_list: false,
+    text: "The node's JSON-RPC API. An unknown key in this section or below it is an error.",
+    keys: &[
+        KeyDescription::new(
+            "answer_cache_bytes",
+            bytes(0, TIB),
+            DefaultValue::Value("\"32 MiB\""),
+            "Memory for answers that never change (blocks by hash, executed transactions).",
+        ),
+        KeyDescription::new(
+            "answer_from_log",
+            Kind::Switch,
+            DefaultValue::Value("false"),
+            "Whether the log answers look-ups of blocks and transactions while the node is away.",
+        ),
+    ],
+};
+
+/// `[rpc_server.main_server]`.
+pub(in crate::config) const MAIN_SERVER: SectionDescription = SectionDescription {
+    path: "rpc_server.main_server",
+    is_list: false,
+    text: "The main JSON-RPC server.",
+    keys: &const { listener_keys("true", "7777", "100") },
+};
+
+/// `[rpc_server.speculative_exec_server]`.
+pub(in crate::config) const SPECULATIVE_EXEC_SERVER: SectionDescription = SectionDescription {
+    path: "rpc_server.speculative_exec_server",
+    is_list: false,
+    text: "Speculative execution, on a port of its own. The section may be left out.",
+    keys: &const { listener_keys("false", "7778", "1") },
+};
+
+/// The keys of either server.
+const fn listener_keys(
+    enabled_in_example: &'static str,
+    port_in_example: &'static str,
+    qps_limit: &'static str,
+) -> [KeyDescription; 8] {
+    [
+        KeyDescription::reference(
+            "enable_server",
+            Kind::Switch,
+            DefaultValue::Value("true"),
+            "Whether this server runs.",
+        )
+        .with_example(enabled_in_example),
+        KeyDescription::reference("ip_address", Kind::IpAddress, DefaultValue::Required, "The address to listen on.")
+            .with_example("\"0.0.0.0\""),
+        KeyDescription::reference(
+            "port",
+            port(0),
+            DefaultValue::Required,
+            "The port to listen on. 0 is any free port.",
+        )
+        .with_example(port_in_example),
+        KeyDescription::reference(
+            "qps_limit",
+            count(1, COUNT_MAX),
+            DefaultValue::Value(qps_limit),
+            "Requests per second that one client address may send.",
+        ),
+        KeyDescription::reference(
+            "max_body_bytes",
+            bytes(1, i64::MAX),
+            DefaultValue::Value("2_621_440"),
+            "The largest body of a request.",
+        ),
+        KeyDescription::reference(
+            "cors_origin",
+            Kind::Text,
+            DefaultValue::Value("\"\""),
+            "Which web pages may read the answers. \"\": none. \"*\": any. Otherwise those of one origin.",
+        ),
+        KeyDescription::new(
+            "trust_client_ip_headers",
+            Kind::Switch,
+            DefaultValue::Value("false"),
+            "Whether a client's address is read from X-Real-IP, X-Forwarded-For or Forwarded. Set it only where a proxy of \
+             yours sets them.",
+        ),
+        KeyDescription::new(
+            "batch_requests_max",
+            count(0, 10_000),
+            DefaultValue::Value("100"),
+            "The most requests in one JSON-RPC batch. 0 refuses batches.",
+        ),
+    ]
+}
+
 /// `[rpc_server]` with at least one enabled server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RpcServer {
@@ -67,7 +162,7 @@ pub(in crate::config) fn check(
         return Ok(None);
     }
     let link = node_client::check(&keys.node_client, network_name, &section.below("node_client"))?;
-    let answer_cache_bytes = section.number_or("answer_cache_bytes", keys.answer_cache_bytes, 32 << 20, 0..=TIB)?;
+    let answer_cache_bytes = section.number_or("answer_cache_bytes", keys.answer_cache_bytes, 32 << 20)?;
     let answer_from_log = keys.answer_from_log;
     if answer_from_log && !has_log {
         let fix = "add `[sse_server]`, which makes the log, or set it to false";
@@ -83,9 +178,9 @@ fn check_listener(keys: ListenerKeys, role: Role, section: &Section<'_>) -> Resu
     };
     Ok(ServerOptions {
         role,
-        listen: SocketAddr::new(keys.ip_address, section.number("port", keys.port, 0..=PORT_MAX)?),
-        qps_limit: section.number_or("qps_limit", keys.qps_limit, default_qps_limit, 1..=COUNT_MAX)?,
-        max_body_bytes: section.number_or("max_body_bytes", keys.max_body_bytes, 2_621_440, 1..=i64::MAX)?,
+        listen: SocketAddr::new(keys.ip_address, section.number("port", keys.port)?),
+        qps_limit: section.number_or("qps_limit", keys.qps_limit, default_qps_limit)?,
+        max_body_bytes: section.number_or("max_body_bytes", keys.max_body_bytes, 2_621_440)?,
         cors: match keys.cors_origin {
             origin if origin.is_empty() => Cors::Off,
             origin if origin == "*" => Cors::Any,
@@ -96,7 +191,7 @@ fn check_listener(keys: ListenerKeys, role: Role, section: &Section<'_>) -> Resu
             }
         },
         trust_client_ip_headers: keys.trust_client_ip_headers,
-        batch_requests_max: section.number_or("batch_requests_max", keys.batch_requests_max, 100, 0..=10_000)?,
+        batch_requests_max: section.number_or("batch_requests_max", keys.batch_requests_max, 100)?,
     })
 }
 

@@ -10,7 +10,12 @@ use super::{
 };
 use crate::{
     casper::export,
-    config::{error::ConfigError, section::Section},
+    config::{
+        description::{DefaultValue, KeyDescription, Kind, SectionDescription},
+        environment::Environment,
+        error::ConfigError,
+        section::Section,
+    },
 };
 
 #[derive(Debug, Deserialize)]
@@ -22,6 +27,20 @@ pub(in crate::config) struct Keys {
     pub(in crate::config) sqlite_config: Option<sqlite::Keys>,
     pub(in crate::config) postgresql_config: Option<postgresql::Keys>,
 }
+
+/// `[storage]`.
+pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
+    path: "storage",
+    is_list: false,
+    text: "Where everything is stored.",
+    keys: &[KeyDescription::reference(
+        "storage_folder",
+        Kind::Path,
+        DefaultValue::Required,
+        "The folder that holds the log. It is created if it is missing. A relative path starts at the working directory.",
+    )
+    .with_example("\"./storage\"")],
+};
 
 /// `[storage]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,13 +88,13 @@ pub(in crate::config) enum Exports {
 pub(in crate::config) fn check_postgresql(
     keys: Option<&mut Keys>,
     section: &Section<'_>,
-    environment: &dyn Fn(&str) -> Option<String>,
+    environment: &Environment<'_>,
 ) -> Result<Option<export::postgresql::Options>, ConfigError> {
     let (in_file, has_sqlite) = match keys {
         Some(keys) => (keys.postgresql_config.take(), keys.sqlite_config.is_some()),
         None => (None, false),
     };
-    let asked_for_by_environment = in_file.is_none() && !has_sqlite && environment(postgresql::HOST).is_some();
+    let asked_for_by_environment = in_file.is_none() && !has_sqlite && environment.decisive(postgresql::HOST).is_some();
     let keys = match asked_for_by_environment {
         true => Some(postgresql::Keys::default()),
         false => in_file.filter(|postgresql| postgresql.enabled),
@@ -90,7 +109,7 @@ mod tests {
     #[test]
     fn an_empty_folder_is_refused_with_the_fix() {
         let error = refused(&DEFAULT_SSE_ONLY.replace("./storage", ""));
-        assert!(error.contains("`storage.storage_folder` is '' (line 6); set it to the folder"), "{error}");
+        assert!(error.contains("`storage.storage_folder` is '' (line 7); set it to the folder"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::thread;
 
 use crate::config::{error::ConfigError, section::Section};
 
-const THREADS_MAX: i64 = 4096;
+pub(super) const THREADS_MAX: i64 = 4096;
 /// Disk reads and host names keep few threads busy; each one that ever was keeps a decompressor's memory.
 const BLOCKING_THREADS: usize = 16;
 
@@ -23,7 +23,7 @@ pub(in crate::config) fn check(
     section: &Section<'_>,
 ) -> Result<Threads, ConfigError> {
     let cpus = || thread::available_parallelism().map_or(1, usize::from);
-    let count = |key, count: Option<i64>| count.map(|count| section.number(key, count, 1..=THREADS_MAX)).transpose();
+    let count = |key, count: Option<i64>| count.map(|count| section.number(key, count)).transpose();
     let workers = count("max_thread_count", workers)?;
     let blocking = count("max_blocking_thread_count", blocking)?;
     Ok(Threads { workers: workers.unwrap_or_else(cpus), blocking: blocking.or(workers).unwrap_or(BLOCKING_THREADS) })

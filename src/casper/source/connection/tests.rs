@@ -132,6 +132,7 @@ fn options(host: &str, port: u16) -> NodeOptions {
         sse_port: port,
         rest_port: port,
         max_attempts: 2,
+        keep_trying: false,
         delay_between_retries: Duration::ZERO,
         enable_logging: true,
         connection_timeout: Duration::from_secs(5),
