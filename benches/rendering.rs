@@ -1,7 +1,7 @@
 //! What a replay in another form costs against one in the stored form: `cargo bench --bench rendering`.
 //!
-//! A log of about 8 MB is read out of the hub without a network. NDJSON is read twice: rendered for the first time, and as
-//! it is shared once somebody has had it rendered.
+//! A log of about 8 MB is read out of the hub without a network. NDJSON and the 1.x form are read twice: rendered for the
+//! first time, and as they are shared once somebody has had them rendered. Both have every event of this log.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -10,6 +10,7 @@ use std::{
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use http_body_util::BodyExt;
+use sidecar::casper::legacy::{Legacy, LegacyStream};
 use sidecar::engine::stream::{
     Hub, JsonLines, Port, PortOptions, ReaderClass, Rendering, ReplayChunks, Resources, Subscription,
 };
@@ -62,7 +63,10 @@ fn rendered_replay(criterion: &mut Criterion) {
     let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let _entered = runtime.enter();
     let hub = || Hub::new(log.clone(), watch::channel(log.head()).1, Arc::new(Resources::new(2)), &[CLASS]);
-    let json_lines: Arc<dyn Rendering> = Arc::new(JsonLines::of(&log));
+    let forms = |hub: &Hub| -> [(&'static str, Arc<dyn Rendering>); 2] {
+        let legacy = Legacy::new(LegacyStream::Signatures, Arc::clone(hub.counters()));
+        [("NDJSON", Arc::new(JsonLines::of(&log))), ("/events/sigs", Arc::new(legacy))]
+    };
     let mut group = criterion.benchmark_group("replay");
     group.throughput(Throughput::Elements(EVENTS));
     for (chunks, replay_chunks) in [("events", ReplayChunks::Event), ("blocks", ReplayChunks::Block)] {
@@ -71,13 +75,15 @@ fn rendered_replay(criterion: &mut Criterion) {
         group.bench_function(format!("stored, in {chunks}"), |bencher| {
             bencher.iter(|| runtime.block_on(replay(&shared, &port, None)));
         });
-        group.bench_function(format!("rendered before, in {chunks}"), |bencher| {
-            bencher.iter(|| runtime.block_on(replay(&shared, &port, Some(Arc::clone(&json_lines)))));
-        });
-        group.bench_function(format!("rendered for the first time, in {chunks}"), |bencher| {
-            let first = |hub: Hub| runtime.block_on(replay(&hub, &port, Some(Arc::clone(&json_lines))));
-            bencher.iter_batched(hub, first, BatchSize::PerIteration);
-        });
+        for (name, form) in forms(&shared) {
+            group.bench_function(format!("{name} rendered before, in {chunks}"), |bencher| {
+                bencher.iter(|| runtime.block_on(replay(&shared, &port, Some(Arc::clone(&form)))));
+            });
+            group.bench_function(format!("{name} rendered for the first time, in {chunks}"), |bencher| {
+                let first = |hub: Hub| runtime.block_on(replay(&hub, &port, Some(Arc::clone(&form))));
+                bencher.iter_batched(hub, first, BatchSize::PerIteration);
+            });
+        }
     }
     group.finish();
 }

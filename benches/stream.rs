@@ -3,6 +3,9 @@
 //! Writes a log of about 1 GB of wire form into a temporary directory, serves it on loopback and lets another process
 //! read it, so that the CPU time of this one is the server's alone. The yardstick is a bare socket that sends the same
 //! number of bytes from memory. Prints medians of interleaved runs. `-- --quick` writes a tenth.
+//!
+//! Then 500 clients follow a log that grows by 100 events a second, on `/events` and on the 1.x stream that has the same
+//! events, in turns: `-- --live` does only that.
 
 #![expect(clippy::indexing_slicing, reason = "a benchmark may stop where it finds something else than it expects")]
 
@@ -20,7 +23,7 @@ use anyhow::{Context, Result, ensure};
 use sidecar::casper::events::{Options, READER_CLASSES, Server};
 use sidecar::engine::stream::{Hub, PortOptions, ReplayChunks, Resources};
 use sidecar_log_format::{
-    ApiVersion, Durability, Event, Kind, Log, Opened, ReadOptions, WriteOptions, Writer,
+    ApiVersion, Durability, Event, Head, Kind, Log, Opened, ReadOptions, WriteOptions, Writer,
     storage::{Directory, Storage},
 };
 use tokio::sync::watch;
@@ -28,9 +31,13 @@ use tokio::sync::watch;
 const EVENTS: u64 = 1_300_000;
 const RUNS: usize = 3;
 const SIGNATURE: Kind = Kind(6);
+const VERSION: ApiVersion = ApiVersion { major: 2, minor: 0, patch: 0 };
 const STALLED_CLIENTS: usize = 1_000;
 /// More than the cache has blocks.
 const CLIENTS: u64 = 200;
+const LIVE_CLIENTS: usize = 500;
+const LIVE_EVENTS: u64 = 1_000;
+const LIVE_EVENTS_PER_SECOND: u64 = 100;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -40,11 +47,13 @@ fn main() -> Result<()> {
             Ok(())
         }
         [_, "clients", address, events] => read_streams(address.parse()?, events.parse()?),
+        [_, "live", address, target] => follow_streams(address.parse()?, target),
         [_, "stalled", address, events] => hold_streams(address.parse()?, events.parse()?),
         [_, "resident", directory, events] => {
             println!("{}", resident_with_stalled_clients(directory.as_ref(), events.parse()?)?);
             Ok(())
         }
+        [_, .., "--live"] | [_, .., "--live", "--bench"] => measure_live(),
         _ => measure(if arguments.iter().any(|argument| argument == "--quick") { EVENTS / 10 } else { EVENTS }),
     }
 }
@@ -95,7 +104,77 @@ fn measure(events: u64) -> Result<()> {
     let resident = client(&["resident", place, &events.to_string()])?.wait_with_output()?.stdout;
     let resident: u64 = String::from_utf8(resident)?.trim().parse().context("the server failed")?;
     println!("{STALLED_CLIENTS} clients that stall in replays from different places: {} MiB resident", resident / 1024);
+    measure_live()
+}
+
+fn measure_live() -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let (mut native, mut legacy) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        native.push(live(&runtime, "/events")?);
+        legacy.push(live(&runtime, "/events/sigs")?);
+    }
+    let (native, legacy) = (median(native).as_secs_f64(), median(legacy).as_secs_f64());
+    println!(
+        "{LIVE_CLIENTS} live clients, {LIVE_EVENTS_PER_SECOND} events/s: {native:.2} s CPU on /events, {legacy:.2} s on \
+         /events/sigs, ratio {:.2}",
+        legacy / native
+    );
     Ok(())
+}
+
+/// The CPU time of this process while its clients follow a log that grows.
+fn live(runtime: &tokio::runtime::Runtime, path: &str) -> Result<Duration> {
+    let directory = tempfile::tempdir()?;
+    let (log, mut writer) = write_log(directory.path(), 0)?;
+    let committed = watch::Sender::new(log.head());
+    let address = serve_growing(runtime, &log, ReplayChunks::Event, committed.subscribe())?;
+    let target = format!("{path}?until={}", LIVE_EVENTS - 1);
+    let mut child = client(&["live", &address.to_string(), &target])?;
+    let mut ready = [0; 1];
+    child.stdout.as_mut().context("no pipe")?.read_exact(&mut ready)?;
+    let cpu = cpu_time()?;
+    let start = Instant::now();
+    let mut random = 1u64;
+    for number in 0..LIVE_EVENTS {
+        append(&mut writer, number, &mut random)?;
+        committed.send_replace(writer.commit()?);
+        let due = start + Duration::from_millis((number + 1) * 1_000 / LIVE_EVENTS_PER_SECOND);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    ensure!(child.wait()?.success(), "a client failed");
+    Ok(cpu_time()? - cpu)
+}
+
+/// In the other process: reads many streams to their ends.
+fn follow_streams(address: SocketAddr, target: &str) -> Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let request = format!("GET {target} HTTP/1.1\r\nhost: sidecar\r\nconnection: close\r\n\r\n");
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let mut streams = tokio::task::JoinSet::new();
+        for _ in 0..LIVE_CLIENTS {
+            let mut stream = tokio::net::TcpStream::connect(address).await?;
+            stream.write_all(request.as_bytes()).await?;
+            let mut piece = vec![0; 16 << 10];
+            ensure!(stream.read(&mut piece).await? > 0, "no response");
+            streams.spawn(async move {
+                let mut bytes = 0;
+                loop {
+                    match stream.read(&mut piece).await {
+                        Ok(0) => return Ok(bytes),
+                        Ok(read) => bytes += read as u64,
+                        Err(error) => return Err(error),
+                    }
+                }
+            });
+        }
+        println!("ready");
+        while let Some(stream) = streams.join_next().await {
+            ensure!(stream?? > LIVE_EVENTS * 100, "a stream ended early");
+        }
+        Ok(())
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -114,27 +193,31 @@ fn write_log(directory: &Path, events: u64) -> Result<(Log, Writer)> {
     let storage: Arc<dyn Storage> = Arc::new(Directory::at(directory));
     let options = WriteOptions { durability: Durability::Os, ..WriteOptions::new("casper", [7; 16], 1) };
     let Opened { mut writer, log, .. } = Writer::open(storage, options)?;
-    let version = ApiVersion { major: 2, minor: 0, patch: 0 };
-    writer.announce_version(version, "node", 1)?;
+    writer.announce_version(VERSION, "node", 1)?;
     let mut random = 1u64;
     for number in 0..events {
-        let payload = payload(number, &mut random);
-        writer.append(&Event {
-            kind: SIGNATURE,
-            name: "",
-            source: "127.0.0.1:9999",
-            network: "casper",
-            api_version: version,
-            upstream_id: Some(number),
-            received: 1,
-            payload: &payload,
-        })?;
+        append(&mut writer, number, &mut random)?;
         if writer.is_block_full() {
             writer.commit()?;
         }
     }
     writer.commit()?;
     Ok((log, writer))
+}
+
+fn append(writer: &mut Writer, number: u64, random: &mut u64) -> Result<()> {
+    let payload = payload(number, random);
+    writer.append(&Event {
+        kind: SIGNATURE,
+        name: "",
+        source: "127.0.0.1:9999",
+        network: "casper",
+        api_version: VERSION,
+        upstream_id: Some(number),
+        received: 1,
+        payload: &payload,
+    })?;
+    Ok(())
 }
 
 /// About 745 bytes that compress like a real finality signature's.
@@ -181,16 +264,24 @@ fn run_client(arguments: &[&str]) -> Result<Run> {
 }
 
 fn serve(runtime: &tokio::runtime::Runtime, log: &Log, replay_chunks: ReplayChunks) -> Result<SocketAddr> {
+    serve_growing(runtime, log, replay_chunks, watch::channel(log.head()).1)
+}
+
+fn serve_growing(
+    runtime: &tokio::runtime::Runtime,
+    log: &Log,
+    replay_chunks: ReplayChunks,
+    committed: watch::Receiver<Head>,
+) -> Result<SocketAddr> {
     let port = PortOptions {
         listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
         replay_chunks,
         streams_max: 2_000,
         ..PortOptions::default()
     };
-    let committed = watch::channel(log.head()).1;
     let hub = Arc::new(Hub::new(log.clone(), committed, Arc::new(Resources::new(2)), READER_CLASSES));
     runtime.block_on(async {
-        let server = Server::bind(Options { port, ..Options::default() }, hub)?;
+        let server = Server::bind(Options { port, legacy_enabled: true, ..Options::default() }, hub)?;
         let address = server.local_addr();
         tokio::spawn(server.run(std::future::pending()));
         Ok(address)

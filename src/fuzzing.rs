@@ -13,6 +13,7 @@ use serde::de::IgnoredAny;
 
 use crate::casper::event::{self, Classified, classify};
 use crate::casper::events::request_door;
+use crate::casper::legacy::translation_door;
 use crate::casper::rpc;
 use crate::config::Config;
 use crate::sse_client::transport::canned;
@@ -36,10 +37,12 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
-/// A payload is an event, a version, or malformed, and malformed only if it is not one JSON value.
+/// A payload is an event, a version, or malformed, and malformed only if it is not one JSON value. 1.x clients get one line
+/// of JSON of it, or nothing.
 pub fn event(bytes: &[u8]) {
     let Ok(payload) = std::str::from_utf8(bytes) else { return };
     let classified = classify(payload);
+    translation_door(bytes);
     assert_eq!(classified.is_ok(), serde_json::from_str::<IgnoredAny>(payload).is_ok());
     if let Ok(Classified::Event(facts)) = classified {
         assert!(event::KINDS.iter().any(|(kind, _)| *kind == facts.kind));

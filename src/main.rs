@@ -212,9 +212,6 @@ fn run_appliance(path: &Path) -> anyhow::Result<()> {
     for warning in &warnings {
         tracing::warn!(file = %path.display(), %warning, "a part of the configuration is ignored");
     }
-    for line in config.parts_not_built_yet() {
-        tracing::warn!(reason = line, "a part of the configuration is not built yet; the rest runs without it");
-    }
     allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.threads.workers)

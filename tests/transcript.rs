@@ -113,8 +113,13 @@ async fn an_answer_has_the_headers_of_the_reference() {
 #[tokio::test]
 async fn a_recorded_run_of_the_reference_gives_the_same_bytes() {
     let node = SimulatedNode::start();
-    let mut sidecar =
-        sidecar().node_with(node.address(), "max_attempts = 1\ndelay_between_retries_in_seconds = 0").start().await;
+    let builder = sidecar().node_with(node.address(), "max_attempts = 1\ndelay_between_retries_in_seconds = 0");
+    let mut sidecar = builder.legacy_streams().start().await;
+    let legacy = ["main", "deploys", "sigs"];
+    let mut legacy_clients = Vec::new();
+    for name in legacy {
+        legacy_clients.push(SseClient::connect(sidecar.sse_address(), &format!("/events/{name}")).await);
+    }
     let mut events = SseClient::connect(sidecar.sse_address(), "/events").await;
     let mut shutdowns = SseClient::connect(sidecar.sse_address(), "/events/sidecar").await;
     node.push_all(recordings::transcript_events().iter().map(|(_, payload)| payload));
@@ -124,6 +129,11 @@ async fn a_recorded_run_of_the_reference_gives_the_same_bytes() {
     let mut replay = SseClient::connect(sidecar.sse_address(), "/events?start_from=3").await;
     let from_3 = recordings::transcript("events-start_from-3.stream");
     replay.expect_bytes(&from_3).await;
+    for (client, name) in legacy_clients.iter_mut().zip(legacy) {
+        client.expect_bytes(&recordings::transcript(&format!("events-{name}.stream"))).await;
+    }
+    let mut legacy_replay = SseClient::connect(sidecar.sse_address(), "/events/main?start_from=0").await;
+    legacy_replay.expect_bytes(&recordings::transcript("events-main-start_from-0.stream")).await;
 
     node.end_streams();
     node.kill().await;

@@ -266,6 +266,11 @@ fn stream(group: &mut Group<'_>, logged: &Logged) {
         "Blocks put into another form than the stored one, for all streams that want it",
         &counters.blocks_rendered,
     );
+    group.counted(
+        "sidecar_stream_events_not_rendered_total",
+        "Events left out of another form because their shape is not known, as often as their blocks were rendered",
+        &counters.events_not_rendered,
+    );
     group.counted("sidecar_stream_refused_total", "Requests for event streams that were refused", &port.refused);
     group.counted(
         "sidecar_stream_connections_refused_total",

@@ -2,7 +2,7 @@
 //!
 //! - [`event`][]: what a payload says, [`dialect`][]: what of it the engine must know, and [`keys`][]: the keys that a stored
 //!   one is found by, and its form in answers.
-//! - [`events`][]: the event streams, `/events` and `/events/sidecar`.
+//! - [`events`][]: the event streams, `/events`, `/events/sidecar` and those of 1.x, and [`legacy`][]: the form of the latter.
 //! - [`source`][]: the listeners to nodes.
 //! - [`view`][]: what stored events are found by.
 //! - [`rest`][]: look-ups, from the views and the log or from PostgreSQL.
@@ -14,6 +14,7 @@ pub mod event;
 pub mod events;
 pub mod export;
 pub mod keys;
+pub mod legacy;
 pub mod rest;
 pub mod rpc;
 pub mod source;

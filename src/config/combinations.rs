@@ -38,17 +38,6 @@ pub struct Config {
     pub rpc_server: Option<RpcServer>,
 }
 
-impl Config {
-    /// One line for each part that the file asks for and this version does not have yet. The others run without it.
-    pub fn parts_not_built_yet(&self) -> Vec<&'static str> {
-        let legacy_apis = self.sse_server.as_ref().is_some_and(|sse| sse.event_stream_server.legacy_enabled);
-        [(legacy_apis, "`sse_server.emulate_legacy_sse_apis` is set, but the legacy SSE endpoints are not built yet")]
-            .into_iter()
-            .filter_map(|(asked_for, line)| asked_for.then_some(line))
-            .collect()
-    }
-}
-
 /// The settings that `file`, read from `document`, and `environment` ask for.
 pub(super) fn check(file: File, document: &Document<'_>, environment: &Environment<'_>) -> Result<Config, ConfigError> {
     let section = |path: &str| Section::new(document, path);

@@ -162,13 +162,6 @@ mod tests {
     }
 
     #[test]
-    fn parts_not_built_yet_are_named_once_each_and_only_if_they_are_switched_on() {
-        assert_eq!(loaded(DEFAULT_SSE_ONLY).config.parts_not_built_yet(), Vec::<&str>::new());
-        let lines = loaded(DEFAULT_FULL).config.parts_not_built_yet();
-        assert!(matches!(lines.as_slice(), [line] if line.contains("emulate_legacy_sse_apis")), "{lines:?}");
-    }
-
-    #[test]
     fn a_file_is_read_from_disk() {
         let mut file = NamedTempFile::new().unwrap();
         file.write_all(DEFAULT_SSE_ONLY.as_bytes()).unwrap();

@@ -1,9 +1,10 @@
-//! Casper's event streams: `GET /events` and `GET /events/sidecar`.
+//! Casper's event streams: `GET /events`, `GET /events/sidecar` and, where they are enabled, the three of 1.x nodes.
 //!
 //! Owns what the reference's clients know of them: paths, queries, refusals, greetings, and that a node's shutdown passes
-//! every filter. `/events` comes as NDJSON, too, for a client that accepts `application/x-ndjson`. Requests flow in; what they ask for goes to the [`Hub`] as a [`Subscription`].
+//! every filter. `/events` comes as NDJSON, too, for a client that accepts `application/x-ndjson`. Requests flow in; what
+//! they ask for goes to the [`Hub`] as a [`Subscription`].
 //!
-//! Not in here: the streams themselves (`engine::stream`), and the 1.x endpoints.
+//! Not in here: the streams themselves (`engine::stream`), and what 1.x clients understand of an event (`legacy`).
 
 mod request;
 #[cfg(test)]
@@ -24,7 +25,10 @@ use bytes::Bytes;
 pub(crate) use request::door as request_door;
 use request::{Endpoint, Refusal, Route, StreamRequest};
 
-use super::event::SHUTDOWN;
+use super::{
+    event::SHUTDOWN,
+    legacy::{self, Legacy, LegacyStream},
+};
 use crate::engine::{
     http::{
         access::Client,
@@ -46,20 +50,26 @@ const JSON_LINES: ReaderClass = ReaderClass("ndjson");
 const ZSTD: ReaderClass = ReaderClass("zstd");
 /// `/events/sidecar`.
 const SIDECAR: ReaderClass = ReaderClass("sidecar");
+/// `/events/main`, `/events/deploys` and `/events/sigs`.
+const LEGACY: ReaderClass = ReaderClass("legacy");
 
 /// The kinds of streams that metrics tell apart.
-pub const READER_CLASSES: &[ReaderClass] = &[WHOLE, FILTERED, ZSTD, JSON_LINES, SIDECAR];
+pub const READER_CLASSES: &[ReaderClass] = &[WHOLE, FILTERED, ZSTD, JSON_LINES, SIDECAR, LEGACY];
 
 /// Asks nginx, and proxies that follow it, to pass a stream on as it comes.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-/// What the answer of `/events` depends on beside its path.
+/// What the answer depends on beside its path, where it has several forms, codings, or both.
 const VARY: HeaderValue = HeaderValue::from_static("accept");
+const VARY_CODING: HeaderValue = HeaderValue::from_static("accept-encoding");
 const VARY_WITH_CODING: HeaderValue = HeaderValue::from_static("accept, accept-encoding");
 /// Seconds after which a client that found no place may ask again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 /// The paths that exist, for people with a browser.
 const INDEX: &str = "Sidecar's event streams: /events?start_from=0 replays every stored event and continues with new ones; \
                      /events/sidecar has the sidecar's version.\n";
+/// The same where the 1.x streams are enabled.
+const LEGACY_INDEX: &str =
+    "/events/main, /events/deploys and /events/sigs have what clients of 1.x nodes understand.\n";
 
 /// How the server listens and what it grants a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +78,7 @@ pub struct Options {
     pub port: PortOptions,
     /// Which clients get a zstd stream.
     pub zstd: ZstdPassThrough,
-    /// Whether `emulate_legacy_sse_apis` names `V1`: the 404 then names other paths.
+    /// Whether the 1.x streams exist: `emulate_legacy_sse_apis` names `V1`.
     pub legacy_enabled: bool,
     /// What `/events/sidecar` announces.
     pub sidecar_version: String,
@@ -126,10 +136,37 @@ pub struct Server {
     events: Arc<Events>,
 }
 
+/// The 1.x streams, each with its form.
+struct LegacyRenderings {
+    main: Arc<dyn Rendering>,
+    deploys: Arc<dyn Rendering>,
+    signatures: Arc<dyn Rendering>,
+}
+
+impl LegacyRenderings {
+    fn of(hub: &Hub) -> Self {
+        let rendering = |stream| Arc::new(Legacy::new(stream, Arc::clone(hub.counters())));
+        LegacyRenderings {
+            main: rendering(LegacyStream::Main),
+            deploys: rendering(LegacyStream::Deploys),
+            signatures: rendering(LegacyStream::Signatures),
+        }
+    }
+
+    fn get(&self, stream: LegacyStream) -> &Arc<dyn Rendering> {
+        match stream {
+            LegacyStream::Main => &self.main,
+            LegacyStream::Deploys => &self.deploys,
+            LegacyStream::Signatures => &self.signatures,
+        }
+    }
+}
+
 /// What requests are answered from.
 struct Events {
     hub: Arc<Hub>,
     json_lines: Arc<dyn Rendering>,
+    legacy: LegacyRenderings,
     open_streams: OpenStreams,
     delivery: Delivery,
     zstd: ZstdPassThrough,
@@ -151,6 +188,7 @@ impl Server {
         })?;
         let events = Events {
             json_lines: Arc::new(JsonLines::of(hub.log())),
+            legacy: LegacyRenderings::of(&hub),
             hub,
             open_streams: port.open_streams(),
             delivery: port.delivery(),
@@ -193,10 +231,11 @@ async fn respond(State(events): State<Arc<Events>>, request: Request) -> Respons
 impl Events {
     async fn answer(&self, request: &Parts) -> Result<Response, Refusal> {
         let unknown_path = Refusal::UnknownPath { legacy: self.legacy_enabled };
-        let route = request::route(&request.method, request.uri.path());
+        let route = request::route(&request.method, request.uri.path(), self.legacy_enabled);
         match route {
             Route::Nowhere => return Err(unknown_path),
-            Route::Index => return Ok(index()),
+            Route::Index => return Ok(self.index()),
+            Route::IndexMethods => return Ok(index_methods()),
             Route::Stream(_) | Route::UnknownStream => {}
         }
         if self.open_streams.is_full() {
@@ -213,7 +252,7 @@ impl Events {
             Method::HEAD => Response::new(Body::from_stream(futures_util::stream::empty::<io::Result<Bytes>>())),
             _ => self.open(&wanted, request).await?,
         };
-        if endpoint == Endpoint::Events {
+        if endpoint != Endpoint::Sidecar {
             self.hub.name_log(response.headers_mut());
         }
         if response.status() == StatusCode::OK {
@@ -250,18 +289,30 @@ impl Events {
         let is_partial = wanted.kinds.is_some() || wanted.until.is_some();
         let class = match wanted {
             StreamRequest { endpoint: Endpoint::Sidecar, .. } => SIDECAR,
+            StreamRequest { endpoint: Endpoint::Legacy(_), .. } => LEGACY,
             StreamRequest { json_lines: true, .. } => JSON_LINES,
             StreamRequest { zstd: true, .. } => ZSTD,
             _ if is_partial => FILTERED,
             _ => WHOLE,
         };
         let kinds = wanted.kinds.unwrap_or(u64::MAX);
+        let coding = if wanted.zstd { Coding::Zstd } else { Coding::Identity };
         let any = Subscription { kinds, progress_marks: is_partial, ..Subscription::new(class, self.delivery, place) };
         match wanted.endpoint {
             Endpoint::Events => Subscription {
                 rendering: wanted.json_lines.then(|| Arc::clone(&self.json_lines)),
                 explains_start: true,
-                coding: if wanted.zstd { Coding::Zstd } else { Coding::Identity },
+                coding,
+                ..any
+            },
+            Endpoint::Legacy(stream) => Subscription {
+                kinds: kinds & stream.kinds(),
+                rendering: Some(Arc::clone(self.legacy.get(stream))),
+                greeting: Some(Bytes::from_static(legacy::GREETING.as_bytes())),
+                explains_start: true,
+                // Most of the log's events are not in the stream.
+                progress_marks: true,
+                coding,
                 ..any
             },
             Endpoint::Sidecar => Subscription {
@@ -281,12 +332,25 @@ impl Events {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(framing.media_type()));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-        if wanted.endpoint == Endpoint::Events {
-            headers.insert(header::VARY, if self.zstd == ZstdPassThrough::Off { VARY } else { VARY_WITH_CODING });
+        let vary = match (wanted.endpoint, self.zstd) {
+            (Endpoint::Events, ZstdPassThrough::Off) => Some(VARY),
+            (Endpoint::Events, _) => Some(VARY_WITH_CODING),
+            (Endpoint::Sidecar, _) | (Endpoint::Legacy(_), ZstdPassThrough::Off) => None,
+            (Endpoint::Legacy(_), _) => Some(VARY_CODING),
+        };
+        if let Some(vary) = vary {
+            headers.insert(header::VARY, vary);
         }
         if wanted.zstd {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
         }
+    }
+
+    fn index(&self) -> Response {
+        let text = if self.legacy_enabled { [INDEX, LEGACY_INDEX].concat() } else { INDEX.to_owned() };
+        let mut response = Response::new(Body::from(text));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
     }
 
     fn refuse(&self, refusal: &Refusal, request: &Parts) -> Response {
@@ -315,12 +379,13 @@ impl Events {
     }
 }
 
-fn client(request: &Parts) -> Option<SocketAddr> {
-    request.extensions.get::<Client>().map(|Client(address)| *address)
+fn index_methods() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+    response
 }
 
-fn index() -> Response {
-    let mut response = Response::new(Body::from(INDEX));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
+fn client(request: &Parts) -> Option<SocketAddr> {
+    request.extensions.get::<Client>().map(|Client(address)| *address)
 }

@@ -11,7 +11,10 @@ use sidecar_log_format::{Kind, Sequence, Timestamp};
 
 use super::ZstdPassThrough;
 use crate::{
-    casper::event::{KINDS, SHUTDOWN},
+    casper::{
+        event::{KINDS, SHUTDOWN},
+        legacy::LegacyStream,
+    },
     engine::{
         http::{
             query::{Parameters, Repeated},
@@ -29,6 +32,8 @@ pub(super) enum Endpoint {
     Events,
     /// The sidecar's version, and shutdowns.
     Sidecar,
+    /// What a 1.x client understands.
+    Legacy(LegacyStream),
 }
 
 /// Where a request leads.
@@ -38,6 +43,8 @@ pub(super) enum Route {
     Stream(Endpoint),
     /// To a line that names the streams.
     Index,
+    /// To the methods that this line takes.
+    IndexMethods,
     /// To a path below `/events` that is not a stream: the limit of subscribers is checked first.
     UnknownStream,
     /// To nothing: another method, or another path.
@@ -145,18 +152,21 @@ impl Refusal {
 }
 
 /// Finds what a method and a raw path lead to.
-pub(super) fn route(method: &Method, path: &str) -> Route {
-    if method != Method::GET && method != Method::HEAD {
-        return Route::Nowhere;
-    }
+pub(super) fn route(method: &Method, path: &str, legacy_enabled: bool) -> Route {
     let Some(path) = path.strip_prefix('/') else { return Route::Nowhere };
-    if path.is_empty() {
-        return Route::Index;
+    match *method {
+        Method::GET | Method::HEAD if path.is_empty() => return Route::Index,
+        Method::GET | Method::HEAD => {}
+        Method::OPTIONS if path.is_empty() => return Route::IndexMethods,
+        _ => return Route::Nowhere,
     }
     let path = path.strip_suffix('/').unwrap_or(path);
     match path {
         "events" | "events/events" => Route::Stream(Endpoint::Events),
         "events/sidecar" => Route::Stream(Endpoint::Sidecar),
+        "events/main" if legacy_enabled => Route::Stream(Endpoint::Legacy(LegacyStream::Main)),
+        "events/deploys" if legacy_enabled => Route::Stream(Endpoint::Legacy(LegacyStream::Deploys)),
+        "events/sigs" if legacy_enabled => Route::Stream(Endpoint::Legacy(LegacyStream::Signatures)),
         _ => match path.strip_prefix("events/") {
             Some(name) if !name.is_empty() && !name.contains('/') => Route::UnknownStream,
             _ => Route::Nowhere,
@@ -196,7 +206,7 @@ pub(super) fn parse(
     let last_id_in_header = headers.get("last-event-id").and_then(|value| event_id(value.to_str().ok()?));
     let after_last_id = last_id_in_query.max(last_id_in_header).map(|last| last.saturating_add(1));
     let asks_zstd = encoding.transpose()?.unwrap_or_else(|| accepts_zstd(headers, zstd_mode));
-    let zstd = asks_zstd && zstd_mode != ZstdPassThrough::Off && kinds.is_none() && endpoint == Endpoint::Events;
+    let zstd = asks_zstd && zstd_mode != ZstdPassThrough::Off && kinds.is_none() && endpoint != Endpoint::Sidecar;
     Ok(StreamRequest {
         endpoint,
         // `None` is less than any start: with both, the later one wins.
@@ -279,9 +289,9 @@ pub(crate) fn door(bytes: &[u8]) {
             headers.append(name, value);
         }
     }
-    let endpoint = match route(&method, &path) {
+    let endpoint = match route(&method, &path, true) {
         Route::Stream(endpoint) => endpoint,
-        Route::Index | Route::UnknownStream | Route::Nowhere => Endpoint::Events,
+        Route::Index | Route::IndexMethods | Route::UnknownStream | Route::Nowhere => Endpoint::Events,
     };
     for zstd in [ZstdPassThrough::Sole, ZstdPassThrough::Any, ZstdPassThrough::Off] {
         match parse(endpoint, Some(&query), &headers, zstd) {

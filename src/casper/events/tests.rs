@@ -19,7 +19,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::{
-    casper::event::{FAULT, STEP},
+    casper::event::{BLOCK_ADDED, FAULT, STEP, TRANSACTION_ACCEPTED, TRANSACTION_PROCESSED},
     engine::stream::{
         LOG_HEADER, RETAINED_RANGE_HEADER, ReplayChunks, Resources,
         written::{VERSION_FRAME, Written, frame, frames, payload, version},
@@ -261,6 +261,8 @@ async fn the_root_says_what_is_there() {
     let mut root = running.get("/").await;
     let body = root.fixed_body().await;
     assert!(root.status() == 200 && body.contains("/events?start_from=0") && body.lines().count() == 1, "{body}");
+    let options = running.request("OPTIONS / HTTP/1.1\r\nhost: sidecar\r\n\r\n").await;
+    assert_eq!((options.status(), options.header("allow")), (204, Some("GET, HEAD, OPTIONS")));
 }
 
 #[tokio::test]
@@ -943,4 +945,110 @@ async fn events_that_a_client_does_not_get_do_not_break_its_silence() {
     // Instead of a comment it gets a mark of its position.
     assert_eq!(next(&mut faults).await, "id:2\n\n");
     assert_eq!(next(&mut faults).await, ":\n\n");
+}
+
+/// A deploy and its result, each of about this many bytes.
+fn large_deploy(bytes: usize) -> (String, String, String, String) {
+    let hex: String =
+        (0..bytes as u64 / 16).map(|number| format!("{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let deploy =
+        format!("{{\"hash\":\"{bytes}\",\"session\":{{\"ModuleBytes\":{{\"module_bytes\":\"{hex}\",\"args\":[]}}}}}}");
+    let accepted = format!("{{\"TransactionAccepted\":{{\"Deploy\":{deploy}}}}}");
+    let value = format!("{{\"cl_type\":\"Any\",\"bytes\":\"{hex}\",\"parsed\":null}}");
+    let processed = format!(
+        "{{\"TransactionProcessed\":{{\"transaction_hash\":{{\"Deploy\":\"{bytes}\"}},\"initiator_addr\":{{\"PublicKey\":\"01\"}},\
+         \"timestamp\":\"t\",\"ttl\":\"1h\",\"block_hash\":\"b\",\"execution_result\":{{\"Version2\":{{\"error_message\":null,\
+         \"cost\":\"7\",\"effects\":[{{\"key\":\"hash-1\",\"kind\":{{\"Write\":{{\"CLValue\":{value}}}}}}}]}}}},\"messages\":[]}}}}"
+    );
+    let transforms = match bytes > 8 << 20 {
+        true => String::new(),
+        false => format!("{{\"key\":\"hash-1\",\"transform\":{{\"WriteCLValue\":{value}}}}}"),
+    };
+    let result = format!(
+        "{{\"DeployProcessed\":{{\"deploy_hash\":\"{bytes}\",\"account\":\"01\",\"timestamp\":\"t\",\"ttl\":\"1h\",\
+         \"dependencies\":[],\"block_hash\":\"b\",\"execution_result\":{{\"Success\":{{\"effect\":{{\"operations\":[],\
+         \"transforms\":[{transforms}]}},\"transfers\":[],\"cost\":\"7\"}}}}}}}}"
+    );
+    (accepted, processed, format!("{{\"DeployAccepted\":{deploy}}}"), result)
+}
+
+fn with_legacy() -> Options {
+    Options { legacy_enabled: true, ..options() }
+}
+
+#[tokio::test]
+async fn large_events_reach_1x_clients_in_pieces() {
+    let mut written = Written::with(|options| options.read.cache_bytes = 1 << 20);
+    written.announce(version(2, 0));
+    let (mut deploys, mut main) = (VERSION_FRAME.to_owned(), VERSION_FRAME.to_owned());
+    for bytes in [200_000, 1_500_000, 9_000_000] {
+        let (accepted, processed, deploy, result) = large_deploy(bytes);
+        let id = written.append(TRANSACTION_ACCEPTED, &accepted);
+        deploys.push_str(&format!("data:{deploy}\nid:{id}\n\n"));
+        let id = written.append(TRANSACTION_PROCESSED, &processed);
+        main.push_str(&format!("data:{result}\nid:{id}\n\n"));
+        // Large, of a kind that the streams have, and nothing for them.
+        written.append(TRANSACTION_ACCEPTED, &accepted.replace("\"Deploy\"", "\"Version1\""));
+        written.append(TRANSACTION_PROCESSED, &processed.replace("\"Deploy\"", "\"Version1\""));
+        written.append(BLOCK_ADDED, &format!("{{\"BlockAdded\":\"{}\"}}", "x".repeat(bytes)));
+    }
+    written.commit();
+    let running = Running::start(&written, with_legacy());
+    for (path, expected) in [("deploys", &deploys), ("main", &main)] {
+        // More clients than large events that are open, half-way at the same time; and one for the largest.
+        for (clients, until) in [(6, 9), (1, 14)] {
+            let expected = match expected.find("\nid:10\n").max(expected.find("\nid:11\n")) {
+                Some(end) if until == 9 => &expected[..expected[..end].rfind("\n\n").unwrap() + 2],
+                _ => expected.as_str(),
+            };
+            let mut streams = Vec::new();
+            for _ in 0..clients {
+                streams.push(running.get(&format!("/events/{path}?start_from=0&until={until}")).await);
+            }
+            for stream in &mut streams {
+                let text = stream.text_to_end().await;
+                let rest = text.strip_prefix(legacy::GREETING).unwrap();
+                let wanted = format!("{expected}id:{until}\n\n");
+                assert!(rest == wanted, "{path}: {} bytes for {}", rest.len(), wanted.len());
+            }
+        }
+    }
+    assert!(running.hub.counters().events_not_rendered.get() > 0, "the blocks are none");
+}
+
+#[tokio::test]
+async fn the_1x_streams_exist_only_where_they_are_enabled() {
+    let written = Written::steps(3);
+    let without = Running::start(&written, options());
+    let with = Running::start(&written, with_legacy());
+    for name in ["main", "deploys", "sigs"] {
+        for path in [format!("/events/{name}"), format!("/events/{name}/")] {
+            let mut refused = without.get(&path).await;
+            assert_eq!((refused.status(), refused.fixed_body().await.as_str()), (404, UNKNOWN_PATH));
+            let mut client = with.get(&path).await;
+            assert_eq!((client.status(), client.header("content-type")), (200, Some("text/event-stream")));
+            assert_eq!(client.header("x-accel-buffering"), Some("no"));
+            assert_eq!(client.header(RETAINED_RANGE_HEADER), Some("0-2"));
+            assert!(client.header(LOG_HEADER).is_some());
+            let beginning = format!("{}{VERSION_FRAME}", legacy::GREETING);
+            assert_eq!(client.read_until(VERSION_FRAME).await, beginning);
+        }
+    }
+    let mut unknown = with.get("/events/other").await;
+    let expected = "invalid path: expected '/events/main', '/events/deploys' or '/events/sigs or '/events/sidecar'\n";
+    assert_eq!((unknown.status(), unknown.fixed_body().await.as_str()), (404, expected));
+    assert!(with.get("/").await.fixed_body().await.contains("/events/sigs"));
+}
+
+#[tokio::test]
+async fn a_1x_stream_tells_its_position_where_it_has_nothing_for_long() {
+    let mut written = Written::steps(25_000);
+    let shutdown = written.append(SHUTDOWN, "\"Shutdown\"");
+    written.commit();
+    let running = Running::start(&written, with_legacy());
+    let mut client = running.get("/events/sigs?start_from=0").await;
+    let text = client.read_until_id(shutdown).await;
+    let marks = text.split("\n\n").filter(|message| message.starts_with("id:")).count();
+    assert_eq!(marks, 2);
+    assert!(text.ends_with(&format!("data:\"Shutdown\"\nid:{shutdown}\n\n")));
 }

@@ -113,14 +113,16 @@ const TRANSACTION_TYPE: &str = "^([dD][eE][pP][lL][oO][yY]|[vV][eE][rR][sS][iI][
 
 /// Reads a request. Which paths are taken, and how the others are refused, is the reference's: paths are matched as they
 /// come, nothing is decoded, one slash may follow, and a wrong path, method or parameter is all the same. HEAD is understood
-/// as GET.
+/// as GET, and OPTIONS on paths of our own.
 pub(super) fn parse<'a>(method: &Method, path: &'a str, query: Option<&'a str>) -> Result<Request<'a>, Refusal> {
     let path = path.strip_prefix('/').ok_or(Refusal::Path)?;
     if path.starts_with('/') {
         return Err(Refusal::EmptySegment);
     }
-    if method != Method::GET && method != Method::HEAD {
-        return Err(Refusal::Path);
+    match *method {
+        Method::GET | Method::HEAD => {}
+        Method::OPTIONS if is_own(path) => return Ok(Request::Methods),
+        _ => return Err(Refusal::Path),
     }
     if path.is_empty() {
         return Ok(Request::Contents);
@@ -129,6 +131,14 @@ pub(super) fn parse<'a>(method: &Method, path: &'a str, query: Option<&'a str>) 
         return Ok(Request::SwaggerFile(file));
     }
     read(path.strip_suffix('/').unwrap_or(path), query)
+}
+
+/// Whether a path without its first slash is one that the reference does not have. Only there OPTIONS is answered.
+fn is_own(path: &str) -> bool {
+    const BEGINNINGS: [&str; 4] = ["/blocks", "/account/", "/events", "/status"];
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let mut own = ENDPOINTS.iter().filter(|endpoint| BEGINNINGS.iter().any(|own| endpoint.path.starts_with(own)));
+    path.is_empty() || own.any(|endpoint| endpoint.parameters(path.split('/')).is_some())
 }
 
 /// Reads a path without its first and last slash, and the query.

@@ -129,6 +129,8 @@ pub(super) enum Request<'a> {
     Events(PageOfEvents),
     /// `/`: what is there.
     Contents,
+    /// The methods that a path of our own takes.
+    Methods,
     /// How the sidecar is.
     Status,
     /// The OpenAPI document.
@@ -372,6 +374,13 @@ mod tests {
         assert_eq!(parse(&Method::HEAD, "/block", None), get("/block"));
         for method in [Method::POST, Method::OPTIONS, Method::DELETE] {
             assert_eq!(parse(&method, "/block", None), Err(Refusal::Path));
+        }
+        for path in ["/", "/blocks", "/blocks/", "/events", "/events/7", "/account/x/transactions", "/status"] {
+            assert_eq!(parse(&Method::OPTIONS, path, Some("any=query")), Ok(Request::Methods), "{path}");
+            assert_eq!(parse(&Method::POST, path, None), Err(Refusal::Path), "{path}");
+        }
+        for path in ["/blocks/7", "/events/7/8", "/account/x", "/swagger-ui", "/step/1", "/nothing"] {
+            assert_eq!(parse(&Method::OPTIONS, path, None), Err(Refusal::Path), "{path}");
         }
         assert_eq!(get("//block"), Err(Refusal::EmptySegment));
     }

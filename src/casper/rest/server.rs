@@ -137,6 +137,7 @@ impl Shared {
             Request::Event(sequence) => self.event(sequence).await,
             Request::Events(page) => self.events(page).await,
             Request::Contents => return contents(),
+            Request::Methods => return methods(),
             Request::Status => return self.status(),
             Request::Document => return with_type(StatusCode::OK, JSON, document::json().clone()),
             Request::SwaggerUi => return redirect_to_swagger_ui(),
@@ -353,6 +354,12 @@ fn with_type(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Resp
 fn empty(status: StatusCode) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
+    response
+}
+
+fn methods() -> Response {
+    let mut response = empty(StatusCode::NO_CONTENT);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
     response
 }
 

@@ -14,6 +14,8 @@ pub struct HubCounters {
     pub streams_opened: Count,
     /// Blocks rendered in another form than the stored one.
     pub blocks_rendered: Count,
+    /// Events that a form had to leave out because it could not read them, as often as their blocks were rendered.
+    pub events_not_rendered: Count,
     /// How far the open streams have come.
     pub readers: Readers,
 }
@@ -24,6 +26,7 @@ impl HubCounters {
             bytes_sent: Count::default(),
             streams_opened: Count::default(),
             blocks_rendered: Count::default(),
+            events_not_rendered: Count::default(),
             readers: Readers::new(classes),
         }
     }

@@ -131,6 +131,11 @@ impl SidecarBuilder {
         ))
     }
 
+    /// Switches on the event streams of 1.x nodes.
+    pub fn legacy_streams(self) -> Self {
+        self.replacing("[sse_server]\n", "[sse_server]\nemulate_legacy_sse_apis = ['V1']\n")
+    }
+
     /// Adds keys to `[sse_server.event_stream_server]`.
     pub fn event_stream_server(mut self, toml: &str) -> Self {
         self.event_stream_server += &format!("{toml}\n");

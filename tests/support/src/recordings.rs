@@ -31,6 +31,13 @@ pub fn transcript(file: &str) -> Vec<u8> {
     std::fs::read(repository("tests/data/transcript").join(file)).unwrap()
 }
 
+/// What a 1.x client gets of the recorded network from `/events/NAME?start_from=0`. It was made by a second implementation
+/// of the translation, which shares nothing with Sidecar's.
+pub fn legacy_network(name: &str) -> Vec<u8> {
+    let path = repository("tests/data/legacy").join(format!("devnet-{name}.stream.zst"));
+    zstd::decode_all(std::fs::File::open(path).unwrap()).unwrap()
+}
+
 /// All sample payloads with their names, for example `BlockAdded.node_plain`, sorted by name.
 pub fn samples() -> Vec<(String, String)> {
     let mut samples: Vec<_> = std::fs::read_dir(repository("tests/data/events"))
