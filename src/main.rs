@@ -36,6 +36,9 @@ struct Arguments {
     /// The TOML configuration file.
     #[arg(short, long, value_name = "FILE", required = true)]
     path_to_config: Option<PathBuf>,
+    /// Import the events that a Casper Sidecar 2.x left in the storage folder, before anything is served; done once.
+    #[arg(long)]
+    import_history: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -162,7 +165,7 @@ fn run(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
         (Some(Command::CheckConfig(arguments)), _) => check_config(&arguments),
         (Some(Command::PrintConfig(PrintConfigArguments { full: true })), _) => print(&config::every_key()),
         (Some(Command::PrintConfig(PrintConfigArguments { full: false })), _) => print(&config::few_keys()),
-        (None, Some(path)) => run_appliance(&path),
+        (None, Some(path)) => run_appliance(&path, arguments.import_history),
         (None, None) => anyhow::bail!("a configuration file is needed: sidecar --path-to-config FILE"),
     }
 }
@@ -207,10 +210,15 @@ fn with_causes(error: &anyhow::Error) -> String {
     text
 }
 
-fn run_appliance(path: &Path) -> anyhow::Result<()> {
-    let Loaded { config, warnings } = Config::load(path)?;
+fn run_appliance(path: &Path, import_history: bool) -> anyhow::Result<()> {
+    let Loaded { mut config, warnings } = Config::load(path)?;
     for warning in &warnings {
         tracing::warn!(file = %path.display(), %warning, "a part of the configuration is ignored");
+    }
+    if import_history {
+        let storage = config.storage.as_mut().filter(|_| config.sse_server.is_some());
+        let storage = storage.context("--import-history needs a log: add `[sse_server]` to the configuration")?;
+        storage.import_history = true;
     }
     allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()

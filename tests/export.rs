@@ -279,8 +279,7 @@ fn text_of_transcript(file: &str) -> String {
 
 /// A database with what the reference wrote into it: ten events.
 fn reference_sqlite(file: &Path) {
-    let dump = text_of_transcript("sqlite-dump.sql").replace("'TIMESTAMP'", "'2026-01-02 03:04:05'");
-    rusqlite::Connection::open(file).unwrap().execute_batch(&dump).unwrap();
+    rusqlite::Connection::open(file).unwrap().execute_batch(&recordings::sqlite_dump()).unwrap();
 }
 
 #[test]

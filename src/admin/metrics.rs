@@ -58,7 +58,7 @@ pub(super) fn text(parts: &Parts) -> String {
     if let Some(watch) = &parts.rpc {
         rpc(group, watch);
     }
-    if let Some(database) = &parts.postgresql {
+    if let Some(database) = &parts.database {
         group
             .gauge("sidecar_rest_database_connected", "1 if the database of the REST server answered when last asked")
             .count(&[], database.has_answered().into());

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sidecar_log_format::Log;
 
-use crate::casper::rest::PostgreSqlAnswers;
+use crate::casper::rest::SqlAnswers;
 use crate::casper::rpc;
 use crate::casper::source::NamedSource;
 use crate::casper::{export, rest};
@@ -51,7 +51,7 @@ pub struct Parts {
     /// What the REST server counts, if there is one.
     pub rest: Option<Arc<rest::Counters>>,
     /// What the REST server answers from, if that is a database.
-    pub postgresql: Option<PostgreSqlAnswers>,
+    pub database: Option<SqlAnswers>,
     /// The JSON-RPC servers and their link to a node, if there are any.
     pub rpc: Option<rpc::Watch>,
 }

@@ -157,7 +157,7 @@ async fn metrics(shared: &Arc<Shared>) -> Response {
 
 async fn ready(parts: &Parts) -> Response {
     let no_look_ups = parts.logs.iter().find_map(unready);
-    let not_ready = match &parts.postgresql {
+    let not_ready = match &parts.database {
         Some(database) if !database.is_answering().await => Some("the database does not answer".to_owned()),
         _ => no_look_ups.or_else(|| parts.rpc.as_ref().and_then(lost_node)),
     };
@@ -249,7 +249,7 @@ mod tests {
         let options = AdminOptions { port: 0, listen, max_concurrent_requests: 1, max_requests_per_second: 1 };
         let server = Server::bind(&options).unwrap();
         let address = server.local_addr();
-        let parts = Parts { logs: Vec::new(), rest: None, postgresql: None, rpc: None };
+        let parts = Parts { logs: Vec::new(), rest: None, database: None, rpc: None };
         tokio::spawn(server.run(parts, std::future::pending()));
         let mut scrapes = Vec::new();
         for _ in 0..2 * CONNECTIONS_MAX {

@@ -2,12 +2,14 @@
 //!
 //! Owns the life of the process: everything is started once, and ends by signal or because all nodes are gone. What happens
 //! between, to one log and its nodes, is in [`log_set`](crate::engine::log_set). Data does not pass through here.
-//! What a configuration asks of each part is in `plan`.
+//! What a configuration asks of each part is in `plan`, and what becomes of the Casper Sidecar's history in `history`.
 
+mod history;
 mod plan;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ use tracing::{Span, info};
 use crate::admin::{self, Follower, Role};
 use crate::casper::events;
 use crate::casper::export::Exporters;
-use crate::casper::rest::{self, LogAnswers, PostgreSqlAnswers};
+use crate::casper::rest::{self, LogAnswers, SqlAnswers};
 use crate::casper::rpc::{self, Rpc};
 use crate::casper::source::NamedSource;
 use crate::casper::view::CasperViews;
@@ -30,8 +32,8 @@ use crate::engine::ingest::LiveLog;
 use crate::engine::log_set::{LogSet, OpenedLog};
 use crate::engine::stream::{Hub, Resources};
 use crate::engine::view::Views;
+pub use plan::LOG_NAME;
 use plan::Node;
-pub use plan::{LOG_NAME, reference_index};
 
 /// How long clients of `/events/sidecar` are given to read that it ends.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -61,10 +63,10 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
 
 /// Runs what needs no log: the JSON-RPC servers, and REST from a database that other Sidecars fill.
 async fn run_without_log(config: &Config, end: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let postgresql = answers_from_postgresql(config).await?;
+    let database = answers_from_database(config).await?;
     let admin = bind_admin(config)?;
-    let rest = config.rest_api_server.as_ref().zip(postgresql.clone());
-    let rest = rest.map(|(settings, database)| bind_rest(settings, rest::AnswerFrom::PostgreSql(database)));
+    let rest = config.rest_api_server.as_ref().zip(database.clone());
+    let rest = rest.map(|(settings, database)| bind_rest(settings, rest::AnswerFrom::Database(database)));
     let rest = rest.transpose()?;
     let rpc = start_rpc(config)?;
     Addresses::of(None, rest.as_ref(), admin.as_ref()).log();
@@ -72,7 +74,7 @@ async fn run_without_log(config: &Config, end: impl Future<Output = ()>) -> anyh
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
         let (rest, rpc) = (rest.as_ref().map(rest::Server::counters), rpc.as_ref().map(|rpc| rpc.watch.clone()));
-        let parts = admin::Parts { logs: Vec::new(), rest, postgresql, rpc };
+        let parts = admin::Parts { logs: Vec::new(), rest, database, rpc };
         servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {
@@ -85,11 +87,11 @@ async fn run_without_log(config: &Config, end: impl Future<Output = ()>) -> anyh
 }
 
 /// The database that REST answers from, if it does.
-async fn answers_from_postgresql(config: &Config) -> anyhow::Result<Option<PostgreSqlAnswers>> {
-    let Some(RestApiServer { postgresql: Some(database), options }) = &config.rest_api_server else {
+async fn answers_from_database(config: &Config) -> anyhow::Result<Option<SqlAnswers>> {
+    let Some(RestApiServer { database: Some(database), options }) = &config.rest_api_server else {
         return Ok(None);
     };
-    let opened = PostgreSqlAnswers::open(database.clone(), options.request_timeout).await;
+    let opened = SqlAnswers::open(database.clone(), options.request_timeout).await;
     opened.map(Some).map_err(|error| anyhow!("Error initializing component 'rest_api_server': {error}"))
 }
 
@@ -105,18 +107,21 @@ pub(crate) async fn run_until(
     if !storage.log.create_if_missing {
         plan::check_there_is_a_log(&plan::log_places(storage).directory())?;
     }
+    let mut end = pin!(end);
+    let Some(left) = history::import(storage, end.as_mut()).await? else { return Ok(()) };
     let exporters = Exporters::new(storage.exports.clone());
     exporters.check().await.map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     // After the exporters, which may have made the tables.
-    let postgresql = answers_from_postgresql(config).await?;
+    let database = answers_from_database(config).await?;
     plan::check_no_unfinished_import(&plan::log_places(storage).directory())?;
     // The lines of a process with one log do not name it.
     let opened = OpenedLog::open(plan::ingest_options(sse, storage)?, Span::none())
         .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     let live = Arc::clone(&opened.live);
+    left.name_if_missing_in(&live.log);
     let nodes = plan::nodes(config, sse, storage, &plan::log_network(config, storage, &live)?);
     let cut = CancellationToken::new();
-    let outside = Outside { exporters, postgresql, rpc: start_rpc(config)? };
+    let outside = Outside { exporters, database, rpc: start_rpc(config)? };
     let Serving { servers, hub, addresses } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
     let mut logs = LogSet::default();
     // After all ports are taken: to look for losses takes as long as there are segments.
@@ -129,7 +134,7 @@ pub(crate) async fn run_until(
         .context("Error initializing component 'sse_event_server': cannot start a thread for an export")?;
 
     let outcome = tokio::select! {
-        () = end => Outcome::Signal,
+        () = end.as_mut() => Outcome::Signal,
         _ = logs.next_over() => Outcome::NodesUnavailable,
     };
     if outcome == Outcome::NodesUnavailable {
@@ -166,7 +171,7 @@ enum Outcome {
 struct Outside {
     exporters: Exporters,
     /// The database that REST answers from, if it does.
-    postgresql: Option<PostgreSqlAnswers>,
+    database: Option<SqlAnswers>,
     /// The JSON-RPC servers, if there are any.
     rpc: Option<RunningRpc>,
 }
@@ -199,7 +204,7 @@ fn serve(
 ) -> anyhow::Result<Serving> {
     // Without look-ups in the log nobody needs the views; they catch up when somebody does.
     let rpc_from_log = config.rpc_server.as_ref().is_some_and(|rpc| rpc.answer_from_log);
-    let needs_views = rpc_from_log || (config.rest_api_server.is_some() && outside.postgresql.is_none());
+    let needs_views = rpc_from_log || (config.rest_api_server.is_some() && outside.database.is_none());
     let views =
         needs_views.then(|| CasperViews::open(plan::view_options(storage), live.log.clone(), live.committed.clone()));
     let views = views.transpose().context("Error initializing component 'rest_api_server'")?;
@@ -212,8 +217,8 @@ fn serve(
     }
     let sources: Vec<NamedSource> = nodes.iter().map(|node| node.source.clone()).collect();
     let admin = bind_admin(config)?;
-    let answers = match (&outside.postgresql, &views) {
-        (Some(postgresql), _) => Some(rest::AnswerFrom::PostgreSql(postgresql.clone())),
+    let answers = match (&outside.database, &views) {
+        (Some(database), _) => Some(rest::AnswerFrom::Database(database.clone())),
         (None, Some(views)) => {
             let (log, decoders) = (live.log.clone(), storage.log.decode_concurrency);
             Some(rest::AnswerFrom::Log(LogAnswers::new(log, views.clone(), sources.clone(), decoders)))
@@ -247,7 +252,7 @@ fn serve(
         };
         let rest = rest.as_ref().map(rest::Server::counters);
         let rpc = outside.rpc.as_ref().map(|rpc| rpc.watch.clone());
-        let parts = admin::Parts { logs: vec![logged], rest, postgresql: outside.postgresql.clone(), rpc };
+        let parts = admin::Parts { logs: vec![logged], rest, database: outside.database.clone(), rpc };
         servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {

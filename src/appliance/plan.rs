@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
-use sidecar_log_format::{ReadOptions, RewriteOptions, Sequence, WriteOptions};
+use sidecar_log_format::{ReadOptions, RewriteOptions, WriteOptions};
 use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::casper::dialect::Casper;
+use crate::casper::import;
 use crate::casper::source::{self, NamedSource, NodeOptions};
 use crate::config::{Config, NodeConnection, SseServer, Storage};
 use crate::engine::counters::microseconds;
@@ -87,7 +88,7 @@ pub(super) fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Resu
     };
     let dialect = Arc::new(Casper::default());
     let write = WriteOptions {
-        first_sequence: reference_index(&storage.folder),
+        first_sequence: import::reference::index(&storage.folder),
         create_if_missing: log.create_if_missing,
         durability: log.durability,
         compression_level: log.compression_level,
@@ -126,14 +127,6 @@ pub(super) fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Resu
     })
 }
 
-/// The next id that the reference would have given out in this folder: four bytes, little-endian, in `sse_index`. 0
-/// when there is none. A log that is made anew starts there, so that no id is reused.
-#[must_use]
-pub fn reference_index(folder: &Path) -> Sequence {
-    let bytes = std::fs::read(folder.join("sse_index")).ok();
-    bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, |bytes| Sequence::from(u32::from_le_bytes(bytes)))
-}
-
 /// Where the log of a storage folder is.
 pub(super) fn log_places(storage: &Storage) -> LogPlaces {
     LogPlaces::new(&storage.folder, LOG_NAME)
@@ -156,8 +149,8 @@ pub(super) fn check_no_unfinished_import(log: &Path) -> anyhow::Result<()> {
     let importing = storage_folder::importing_directory(log);
     if importing.exists() && !storage_folder::is_log(log).unwrap_or(false) {
         bail!(
-            "an import of history to {} is under way or was stopped; let `sidecar-log import` end, or remove {} to begin \
-             without that history",
+            "an import of history to {} is under way or was stopped; let `sidecar-log import` end, start with \
+             `--import-history`, or remove {} to begin without that history",
             log.display(),
             importing.display()
         );

@@ -5,14 +5,15 @@
 //! - [`events`][]: the event streams, `/events`, `/events/sidecar` and those of 1.x, and [`legacy`][]: the form of the latter.
 //! - [`source`][]: the listeners to nodes.
 //! - [`view`][]: what stored events are found by.
-//! - [`rest`][]: look-ups, from the views and the log or from PostgreSQL.
-//! - [`export`][]: the reference's tables, in SQLite and PostgreSQL.
+//! - [`rest`][]: look-ups, from the views and the log or from a database.
+//! - [`export`][]: the reference's tables, in SQLite and PostgreSQL; [`import`][]: from there to a log.
 //! - [`rpc`][]: the JSON-RPC bridge to a node's binary port; it needs no log, but can answer from one while the node is away.
 
 pub mod dialect;
 pub mod event;
 pub mod events;
 pub mod export;
+pub mod import;
 pub mod keys;
 pub mod legacy;
 pub mod rest;

@@ -48,7 +48,8 @@ pub(super) fn check(file: File, document: &Document<'_>, environment: &Environme
     let rest_from = |place| rest.as_ref().is_some_and(|rest| rest.answer_from == place);
     let rest_from_log = rest_from(AnswerFrom::Log);
     let rest_from_postgresql = rest_from(AnswerFrom::PostgreSql);
-    if !sse_enabled && !rpc_enabled && !rest_from_postgresql {
+    let rest_from_database = rest.as_ref().is_some_and(|rest| rest.answer_from.is_database());
+    if !sse_enabled && !rpc_enabled && !rest_from_database {
         return Err(Refusal::NothingEnabled(Fix(format!("add `[sse_server]`; {REST_ALONE}"))).into());
     }
     let storage_folder = file.storage.as_ref().and_then(|storage| storage.storage_folder.as_ref());
@@ -74,9 +75,10 @@ pub(super) fn check(file: File, document: &Document<'_>, environment: &Environme
         true => Exports::On { postgresql: postgresql.clone() },
         false => Exports::Off,
     };
+    let sqlite = storage::sqlite_file(storage.as_ref());
     let storage = storage.map(|storage| storage::check(storage, exports, rest_from_log, &section("storage")));
     let storage = storage.transpose()?.flatten();
-    let rest = rest.map(|rest| rest_api_server::check(&rest, postgresql, &section("rest_api_server")));
+    let rest = rest.map(|rest| rest_api_server::check(&rest, sqlite, postgresql, &section("rest_api_server")));
     let rest_api_server = rest.transpose()?;
     let admin = file.admin_api_server.filter(|admin| admin.enable_server);
     let admin = admin.map(|admin| admin_api_server::check(&admin, &section("admin_api_server")));
@@ -106,23 +108,32 @@ pub(super) fn nothing_to_export(file: &File, document: &Document<'_>) -> Vec<War
     };
     let Some(storage) = &file.storage else { return Vec::new() };
     let rest = file.rest_api_server.as_ref().filter(|rest| rest.enable_server);
-    let is_read = rest.is_some_and(|rest| rest.answer_from == AnswerFrom::PostgreSql);
-    let sqlite = storage.sqlite_config.as_ref().is_some_and(|sqlite| sqlite.enabled);
-    let postgresql = storage.postgresql_config.as_ref().is_some_and(|postgresql| postgresql.enabled && !is_read);
+    let is_read = |place| rest.is_some_and(|rest| rest.answer_from == place);
+    let sqlite = storage.sqlite_config.as_ref().is_some_and(|sqlite| sqlite.enabled && !is_read(AnswerFrom::Sqlite));
+    let postgresql = storage
+        .postgresql_config
+        .as_ref()
+        .is_some_and(|postgresql| postgresql.enabled && !is_read(AnswerFrom::PostgreSql));
     let sections = [(sqlite, "storage.sqlite_config"), (postgresql, "storage.postgresql_config")];
     let unused = sections.into_iter().filter(|(is_unused, _)| *is_unused);
     unused.map(|(_, section)| Warning::NothingToExport { section, reason, line: document.line_of(section) }).collect()
 }
 
 /// The other way out for a file with REST and without nodes.
-const REST_ALONE: &str = "for REST without nodes set `rest_api_server.answer_from = \"postgresql\"`, which answers from a \
-    database that another Sidecar fills";
+const REST_ALONE: &str = "for REST without nodes set `rest_api_server.answer_from` to \"postgresql\" or \"sqlite\", which \
+    answers from a database that another Sidecar fills";
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::{
-        casper::rpc::{Role, ServerOptions},
+        casper::{
+            export,
+            rest::DatabaseOptions,
+            rpc::{Role, ServerOptions},
+        },
         config::{
             Loaded,
             samples::{DEFAULT_FULL, DEFAULT_SSE_ONLY, RPC_ONLY, loaded, refused},
@@ -143,8 +154,8 @@ mod tests {
     #[test]
     fn neither_rpc_nor_sse_is_refused_in_the_words_operators_know() {
         let text = "At least one of RPC server or SSE server must be configured\n\
-                    add `[sse_server]`; for REST without nodes set `rest_api_server.answer_from = \"postgresql\"`, which \
-                    answers from a database that another Sidecar fills";
+                    add `[sse_server]`; for REST without nodes set `rest_api_server.answer_from` to \"postgresql\" or \
+                    \"sqlite\", which answers from a database that another Sidecar fills";
         assert_eq!(refused(""), text);
         assert_eq!(refused("[storage]\nstorage_folder = 'x'\n[rest_api_server]\nport = 1"), text);
         assert_eq!(refused(&DEFAULT_SSE_ONLY.replace("enable_server = true", "enable_server = false")), text);
@@ -177,15 +188,15 @@ mod tests {
         let with_folder = format!("[storage]\nstorage_folder = 'x'\n{POSTGRESQL}{REST_FROM_POSTGRESQL}{admin}");
         for text in [&format!("{POSTGRESQL}{REST_FROM_POSTGRESQL}"), &with_folder] {
             let Loaded { config, warnings } = loaded(text);
-            assert_eq!((warnings, config.sse_server), (vec![], None));
-            let database = config.rest_api_server.unwrap().postgresql.unwrap();
+            assert_eq!((warnings, &config.sse_server), (vec![], &None));
+            let database = postgresql(config).unwrap();
             assert_eq!((database.host.as_str(), database.port, database.max_connections), ("h", 5432, 10));
         }
         let variables = |variable: &str| variable.starts_with("SIDECAR_POSTGRES_").then(|| "7".to_owned());
         let variables =
             |variable: &str| variables(variable).filter(|_| !variable.contains("SSL") && !variable.ends_with("_FILE"));
         let config = Config::parse(REST_FROM_POSTGRESQL, variables).unwrap().config;
-        let database = config.rest_api_server.unwrap().postgresql.unwrap();
+        let database = postgresql(config).unwrap();
         assert_eq!((database.host.as_str(), database.port), ("7", 7));
     }
 
@@ -201,7 +212,7 @@ mod tests {
             assert!(error.contains(part), "{part} in {error}");
         }
         let full = full.replace("enabled = false", "enabled = true");
-        let answers_from = |text: &str| loaded(text).config.rest_api_server.unwrap().postgresql;
+        let answers_from = |text: &str| postgresql(loaded(text).config);
         let exported_to = |text: &str| loaded(text).config.storage.unwrap().exports.postgresql;
         assert!(answers_from(&full).is_some());
         assert_eq!(answers_from(&full), exported_to(&full));
@@ -211,8 +222,40 @@ mod tests {
         assert_eq!(exported_to(&short), None);
         assert_eq!(answers_from(DEFAULT_FULL), None);
 
-        let error = refused(&DEFAULT_FULL.replace("answer_from = \"log\"", "answer_from = \"sqlite\""));
-        assert!(error.contains("unknown variant `sqlite`, expected `log` or `postgresql`"), "{error}");
+        let error = refused(&DEFAULT_FULL.replace("answer_from = \"log\"", "answer_from = \"sqlite3\""));
+        assert!(error.contains("unknown variant `sqlite3`, expected one of `log`, `sqlite`, `postgresql`"), "{error}");
+    }
+
+    #[test]
+    fn rest_from_sqlite_reads_the_file_of_its_section_with_and_without_an_export() {
+        let from_sqlite = |text: &str| text.replace("answer_from = \"log\"", "answer_from = \"sqlite\"");
+        let full = from_sqlite(DEFAULT_FULL);
+        let error = refused(&full);
+        for part in [
+            "`rest_api_server.answer_from` is 'sqlite' (line ",
+            "no SQLite database is configured: add `[storage.sqlite_config]`, enabled, and `storage_folder`",
+            "or set this key to 'log'",
+        ] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        let config = loaded(&full.replace("enabled = false", "enabled = true")).config;
+        let file = PathBuf::from("./storage/sqlite_database.db3");
+        assert_eq!(config.rest_api_server.unwrap().database, Some(DatabaseOptions::Sqlite(file.clone())));
+        assert_eq!(config.storage.unwrap().exports.sqlite.unwrap().file, file);
+
+        let alone = "[storage]\nstorage_folder = 'x'\n[storage.sqlite_config]\nfile_name = 'y'\n\
+                     [rest_api_server]\nport = 1\nanswer_from = 'sqlite'\n";
+        let Loaded { config, warnings } = loaded(alone);
+        assert_eq!((warnings, config.sse_server), (vec![], None));
+        assert_eq!(config.rest_api_server.unwrap().database, Some(DatabaseOptions::Sqlite("x/y".into())));
+        refused(&alone.replace("storage_folder = 'x'\n", ""));
+    }
+
+    fn postgresql(config: Config) -> Option<export::postgresql::Options> {
+        match config.rest_api_server.unwrap().database {
+            Some(DatabaseOptions::PostgreSql(database)) => Some(database),
+            _ => None,
+        }
     }
 
     #[test]
@@ -241,7 +284,8 @@ mod tests {
         let error = refused(&format!("{RPC_ONLY}{rest}"));
         let expected = "Can't run Rest api server with SSE events persistence disabled\n`[rest_api_server]` answers from the \
                         log, which needs `[sse_server]`: add that; for REST without nodes set \
-                        `rest_api_server.answer_from = \"postgresql\"`, which answers from a database that another Sidecar fills";
+                        `rest_api_server.answer_from` to \"postgresql\" or \"sqlite\", which answers from a database that \
+                        another Sidecar fills";
         assert_eq!(error, expected);
         let from_postgresql = rest.replace("port = 18888", "port = 18888\nanswer_from = 'postgresql'");
         assert!(loaded(&format!("{RPC_ONLY}{from_postgresql}{POSTGRESQL}")).config.rpc_server.is_some());

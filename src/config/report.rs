@@ -19,6 +19,7 @@ use super::{
     read_text,
     sections::postgresql,
 };
+use crate::casper::rest::DatabaseOptions;
 
 /// What stands for a secret.
 const HIDDEN: &str = "********";
@@ -145,8 +146,8 @@ fn section_reports(
 fn is_in_use_without_lines(section: &SectionDescription, document: &Document<'_>, config: &Config) -> bool {
     if section.path == postgresql::SECTION.path {
         let in_storage = config.storage.as_ref().and_then(|storage| storage.exports.postgresql.as_ref());
-        let in_rest = config.rest_api_server.as_ref().and_then(|rest| rest.postgresql.as_ref());
-        return in_storage.or(in_rest).is_some();
+        let in_rest = config.rest_api_server.as_ref().and_then(|rest| rest.database.as_ref());
+        return in_storage.is_some() || matches!(in_rest, Some(DatabaseOptions::PostgreSql(_)));
     }
     let has_switch = section.keys.iter().any(|key| key.name == "enabled" || key.name == "enable_server");
     match section.path.rsplit_once('.') {

@@ -1,45 +1,25 @@
-//! `sidecar-log import`: the history in a database of the Casper Sidecar, as a log.
-//!
-//! A database keeps an event's content without the name of its type around it; that is put back, so that a payload is
-//! what the node said as far as the database can tell. An event's receive time is its `emitted_timestamp`.
-//!
-//! Rows flow from one snapshot of the database twice: first they are checked, by the log's own rules, and counted, because
-//! the number of events determines the first sequence; then they are written. Until the log is whole it is in the folder
-//! `LOG.importing`, which nothing takes for a log by itself. History for a log that has begun already is written there, too,
-//! and then put in front of it, without the events that the log has.
-//!
-//! - `database`: where rows come from.
-//! - `place`: where the log is made, and how it gets there.
-
-mod database;
-mod place;
+//! `sidecar-log import`: the history in a database of the Casper Sidecar, as a log. What it does is in `sidecar`; here is what
+//! the command line names, and what is shown meanwhile.
 
 use std::{
-    collections::HashSet,
-    fmt::Display,
     io::Write,
-    path::PathBuf,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    path::{Path, PathBuf},
+    str::FromStr,
 };
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, bail, ensure};
 use indicatif::ProgressBar;
-use serde_json::value::RawValue;
-use sidecar::casper::dialect::Casper;
-use sidecar::casper::event::{self, Classified, classify, kind_name};
-use sidecar::engine::dialect::{Identity, write_options};
-use sidecar_log_format::{
-    ApiVersion, Cursor, Durability, Event, Item, Kind, Log, Mark, MarkKind, Opened, ReadOptions, Timestamp,
-    WriteOptions, Writer, history::IN_FRONT_OF,
+use sidecar::appliance::LOG_NAME;
+use sidecar::casper::{
+    export::{
+        ExportFrom,
+        postgresql::{Options, Password, SslMode},
+    },
+    import::{self, Database, Outcome, Place, Progress, Stage},
 };
+use sidecar::engine::storage_folder::{LogPlaces, is_log};
 
 use crate::{WrongUsage, print};
-use database::{Database, Row};
-use place::Place;
-
-/// The dialect of the logs that are imported.
-const DIALECT: &str = "casper";
 
 #[derive(clap::Args)]
 pub(crate) struct ImportArguments {
@@ -54,455 +34,121 @@ pub(crate) struct ImportArguments {
 
 /// Makes the log, or its older part; returns whether every event could be taken over whole.
 pub(crate) fn import(arguments: &ImportArguments, out: &mut impl Write) -> anyhow::Result<bool> {
-    let database = Database::named(&arguments.from).map_err(|error| WrongUsage(format!("--from: {error:#}")))?;
-    let place = Place::claim(&arguments.log)?;
-    if let Some(oldest) = place.resume()? {
-        let directory = place.directory.display();
-        writeln!(
-            out,
-            "the history that was imported before is in front of {directory}, which begins at event {oldest}"
-        )?;
-        return Ok(true);
-    }
-    place.check_room()?;
-    let mut importer = Importer::new(place, Known::EVENTS_MAX)?;
-    database.read(&mut importer)?;
-    importer.finish(out)
-}
-
-/// The events of a log that history is put in front of, as far as it may hold them, too: the first thing in a log is what
-/// its nodes still had when it began.
-#[derive(Default)]
-struct Known {
-    identities: HashSet<Identity>,
-    /// By node and the id that it gave: nothing in its payload tells one from another.
-    shutdowns: HashSet<(String, Option<u64>)>,
-    /// The second of the last event that was read. From then on the log may hold events that are not known here. `None`:
-    /// everything was read.
-    read_until: Option<Timestamp>,
-}
-
-impl Known {
-    /// More than any number of nodes keeps.
-    const EVENTS_MAX: usize = 1_000_000;
-
-    /// Reads the log, up to the block that has the `events_max`th event.
-    fn read(log: &Log, events_max: usize) -> anyhow::Result<Self> {
-        let mut known = Known::default();
-        let mut cursor = Cursor::new(log, log.oldest());
-        let mut last_received = 0;
-        while let Some(run) = cursor.next_run()? {
-            if known.len() >= events_max {
-                // Databases that keep whole seconds have the next events from the beginning of this one.
-                known.read_until = Some(last_received - last_received % 1_000_000);
-                break;
-            }
-            for item in run.items() {
-                // What is missing is not known here, so that an import may bring it again.
-                if let Item::Event(row, payload) = item {
-                    known.add(row.kind(), row.source(), row.upstream_id(), &payload);
-                    last_received = row.received();
-                }
-            }
+    let database = named_database(&arguments.from).map_err(|error| WrongUsage(format!("--from: {error:#}")))?;
+    let (directory, places) = places(&arguments.log)?;
+    let mut shown = Shown { bar: print::event_bar(Stage::Check.name(), None) };
+    let outcome = import::import(&database, Place::claim(&directory, places)?, &mut shown)?;
+    shown.bar.finish_and_clear();
+    let directory = directory.display();
+    let summary = match outcome {
+        Outcome::Continued { oldest } => {
+            writeln!(
+                out,
+                "the history that was imported before is in front of {directory}, which begins at event {oldest}"
+            )?;
+            return Ok(true);
         }
-        Ok(known)
+        Outcome::Imported(summary) => summary,
+    };
+    writeln!(out, "{} events in {directory}{summary}", summary.events)?;
+    if let Some(first) = summary.first_with_line_ends {
+        print::to_stderr(format_args!(
+            "note: {} events, event_log_id {first} the first, have carriage returns between the parts of their JSON, \
+             which no node sends; they are stored as line feeds, as an event stream carries them",
+            summary.with_line_ends
+        ));
     }
-
-    fn len(&self) -> usize {
-        self.identities.len() + self.shutdowns.len()
-    }
-
-    fn add(&mut self, kind: Kind, source: &str, upstream_id: Option<u64>, payload: &[u8]) {
-        if kind == event::SHUTDOWN {
-            self.shutdowns.insert((source.to_owned(), upstream_id));
-        } else if let Ok(payload) = std::str::from_utf8(payload)
-            && let Ok(Classified::Event(facts)) = classify(payload)
-        {
-            self.identities.insert(facts.identity);
-        }
-    }
-
-    fn has(&self, event: &Event<'_>, identity: &Identity) -> bool {
-        match event.kind {
-            event::SHUTDOWN => self.shutdowns.contains(&(event.source.to_owned(), event.upstream_id)),
-            _ => self.identities.contains(identity),
-        }
-    }
+    Ok(summary.is_complete())
 }
 
-/// What the log that history is put in front of has already.
-fn known_events(place: &Place, events_max: usize) -> anyhow::Result<Known> {
-    let log = Log::open(Arc::new(place.storage().clone()), ReadOptions::default())?;
-    let known = Known::read(&log, events_max)?;
-    // Imported events are not in the order of their receive times, so these do not tell what was not read.
-    let is_import = |mark: &Mark| mark.kind == MarkKind::IMPORT;
-    if known.read_until.is_some() && log.marks(log.oldest())?.iter().any(is_import) {
-        bail!(
-            "{} has imported events already, and more events than the {events_max} that an import compares with, so it may \
-             have what the database has; {}",
-            place.directory.display(),
-            place.begin_again()
-        );
-    }
-    Ok(known)
-}
-
-/// Takes the rows twice, first to check and count what comes of them, then to make a log of that.
-struct Importer {
-    place: Place,
-    /// `None` while rows are checked.
-    target: Option<Target>,
-    /// What the log has already.
-    known: Known,
-    /// What comes of the rows that were checked.
-    events: u64,
-    already_there: u64,
-    left_out: u64,
-    without_version: u64,
-    with_line_ends: u64,
-    /// The `event_log_id` of the first of those.
-    first_with_line_ends: Option<i64>,
+/// A bar, and a line for each warning.
+struct Shown {
     bar: ProgressBar,
 }
 
-struct Target {
-    writer: Writer,
-    announced: ApiVersion,
-    imported: u64,
-}
-
-impl Importer {
-    fn new(place: Place, known_max: usize) -> anyhow::Result<Self> {
-        let known = match place.beginning {
-            Some(_) => known_events(&place, known_max)?,
-            None => Known::default(),
-        };
-        let bar = print::event_bar("checking", None);
-        Ok(Importer {
-            place,
-            target: None,
-            known,
-            events: 0,
-            already_there: 0,
-            left_out: 0,
-            without_version: 0,
-            with_line_ends: 0,
-            first_with_line_ends: None,
-            bar,
-        })
-    }
-
-    /// Makes the log, now that the number of events is known.
-    fn begin_writing(&mut self, database: &str) -> anyhow::Result<()> {
+impl Progress for Shown {
+    fn begin(&mut self, stage: Stage, rows: u64) {
         self.bar.reset();
-        self.bar.set_message("importing");
-        let log_id = match &self.place.beginning {
-            Some(beginning) => beginning.log_id,
-            None => {
-                let mut new = [0; 16];
-                getrandom::fill(&mut new).map_err(|error| anyhow!("no random numbers for a log's id: {error}"))?;
-                new
-            }
-        };
-        let options = WriteOptions {
-            first_sequence: self.place.first_sequence(self.events)?,
-            // The disk has to have it when it is put in its place, and not before.
-            durability: Durability::Os,
-            ..write_options(&Casper::default(), log_id, now())
-        };
-        let directory = self.place.begin()?;
-        let Opened { mut writer, .. } = Writer::open(Arc::new(directory), options)
-            .with_context(|| format!("cannot write the log in {}", self.place.unfinished.display()))?;
-        mark(&mut writer, &serde_json::json!({"import": "begin", "from": database, "events": self.events}))?;
-        self.target = Some(Target { writer, announced: ApiVersion::NONE, imported: 0 });
-        Ok(())
+        self.bar.set_length(rows);
+        self.bar.set_message(stage.name());
     }
 
-    fn take(&mut self, row: &Row<'_>) -> anyhow::Result<()> {
+    fn advance(&mut self) -> anyhow::Result<()> {
         self.bar.inc(1);
-        let (payload, identity) = match payload(row) {
-            Ok(content) => content,
-            Err(what) => {
-                if self.target.is_none() {
-                    self.left_out += 1;
-                    self.warn(row, &format!("{what}; it is left out"));
-                }
-                return Ok(());
-            }
-        };
-        let received = row.emitted.and_then(|emitted| Timestamp::try_from(emitted).ok());
-        let received =
-            received.context("its emitted_timestamp is not a time after 1970; set it right in the database")?;
-        let api_version = row.api_version.parse().ok();
-        let has_line_ends = payload.contains('\r');
-        let payload = if has_line_ends { with_line_feeds(&payload) } else { payload };
-        let event = Event {
-            kind: row.kind,
-            name: "",
-            source: row.source_address.trim_start_matches("http://").trim_end_matches('/'),
-            network: row.network,
-            api_version: api_version.unwrap_or(ApiVersion::NONE),
-            upstream_id: Some(row.event_id.cast_unsigned()),
-            received,
-            payload: &payload,
-        };
-        if let Err(refused) = event.check() {
-            if self.target.is_none() {
-                self.left_out += 1;
-                self.warn(row, &format!("content that a log cannot hold ({refused}); it is left out"));
-            }
-            return Ok(());
-        }
-        if self.known.has(&event, &identity) {
-            self.already_there += u64::from(self.target.is_none());
-            return Ok(());
-        }
-        if let Some(read_until) = self.known.read_until.filter(|&read_until| received >= read_until) {
-            bail!(
-                "the log may have this event already: it was received at {} or later, and an import compares with the first \
-                 {} events of {} only, which end there; import from a copy of the database without the rows from {} on",
-                print::time(read_until),
-                self.known.len(),
-                self.place.directory.display(),
-                print::time(read_until),
-            );
-        }
-        let Some(target) = &mut self.target else {
-            self.events += 1;
-            if has_line_ends {
-                self.with_line_ends += 1;
-                self.first_with_line_ends.get_or_insert(row.id);
-            }
-            if api_version.is_none() {
-                self.without_version += 1;
-                self.warn(
-                    row,
-                    &format!("the API version '{}', which is none; it is stored without one", row.api_version),
-                );
-            }
-            return Ok(());
-        };
-        // Not as soon as it is full: the mark at the end must be written with an event, or it may get a segment of its own,
-        // of the name that the log's own first segment has.
-        if target.writer.is_block_full() {
-            target.writer.commit()?;
-        }
-        if event.api_version > target.announced {
-            target.writer.announce_version(event.api_version, event.source, received)?;
-            target.announced = event.api_version;
-        }
-        target.writer.append(&event)?;
-        target.imported += 1;
         Ok(())
     }
 
-    fn warn(&self, row: &Row<'_>, what: &str) {
-        self.bar.suspend(|| print::to_stderr(format_args!("warning: event_log_id {} has {what}", row.id)));
+    fn warn(&mut self, row: i64, what: &str) {
+        self.bar.suspend(|| print::to_stderr(format_args!("warning: event_log_id {row} has {what}")));
     }
+}
 
-    fn finish(mut self, out: &mut impl Write) -> anyhow::Result<bool> {
-        self.bar.finish_and_clear();
-        let Some(Target { mut writer, imported, .. }) = self.target.take() else { return Ok(true) };
-        ensure!(
-            imported == self.events,
-            "{} events were counted in the database and {imported} read; import while nobody writes to it",
-            self.events
-        );
-        match &self.place.beginning {
-            Some(beginning) => {
-                let end =
-                    serde_json::json!({"import": "end", "events": imported, IN_FRONT_OF: beginning.first_sequence});
-                mark(&mut writer, &end)?;
-                // The next segment is the log's own.
-                writer.seal_now(now())?;
+/// What `--from` names. It is read here and not by clap, whose messages would show a password.
+fn named_database(text: &str) -> anyhow::Result<Database> {
+    match text.strip_prefix("sqlite:") {
+        Some(file) => Ok(Database::Sqlite(file.into())),
+        None => postgresql_settings(text).map(Database::PostgreSql),
+    }
+}
+
+/// The settings in a URL. No error shows a password.
+fn postgresql_settings(text: &str) -> anyhow::Result<Options> {
+    let mut url = url::Url::parse(text).context("neither sqlite:FILE nor a postgresql:// URL")?;
+    ensure!(matches!(url.scheme(), "postgresql" | "postgres"), "neither sqlite:FILE nor a postgresql:// URL");
+    let (mut ssl_mode, mut ssl_root_certificate, mut login) = (SslMode::default(), None, Vec::new());
+    for (name, value) in url.query_pairs() {
+        match name.as_ref() {
+            "sslmode" => {
+                let modes = [
+                    ("disable", SslMode::Disable),
+                    ("prefer", SslMode::Prefer),
+                    ("require", SslMode::Require),
+                    ("verify-full", SslMode::VerifyFull),
+                ];
+                let known = modes.iter().find(|(name, _)| *name == value);
+                ssl_mode = known.context("sslmode is disable, prefer, require or verify-full")?.1;
             }
-            None => mark(&mut writer, &serde_json::json!({"import": "end", "events": imported}))?,
+            "sslrootcert" => ssl_root_certificate = Some(PathBuf::from(value.as_ref())),
+            "host" | "port" | "dbname" | "user" | "password" => login.push((name.into_owned(), value.into_owned())),
+            // Without it, other tables than the ones that are meant might be read.
+            other => bail!(
+                "the parameter {other} is not honoured; leave it out, and set what the connection needs for its user, as with \
+                 ALTER ROLE ... SET search_path"
+            ),
         }
-        writer.close()?;
-        self.place.finish()?;
-        write!(out, "{imported} events in {}", self.place.directory.display())?;
-        if let Some(beginning) = &self.place.beginning {
-            write!(out, ", in front of event {}", beginning.first_sequence)?;
-        }
-        for (count, what) in [
-            (self.already_there, "that the log has already"),
-            (self.left_out, "left out"),
-            (self.without_version, "without an API version"),
-        ] {
-            if count > 0 {
-                write!(out, ", {count} {what}")?;
-            }
-        }
-        writeln!(out)?;
-        if let Some(first) = self.first_with_line_ends {
-            print::to_stderr(format_args!(
-                "note: {} events, event_log_id {first} the first, have carriage returns between the parts of their JSON, \
-                 which no node sends; they are stored as line feeds, as an event stream carries them",
-                self.with_line_ends
-            ));
-        }
-        Ok(self.left_out + self.without_version == 0)
     }
-}
-
-fn mark(writer: &mut Writer, body: &serde_json::Value) -> anyhow::Result<()> {
-    let position = writer.next_sequence();
-    let mark =
-        Mark { kind: MarkKind::IMPORT, position, source: String::new(), received: now(), body: body.to_string() };
-    Ok(writer.mark(&mark)?)
-}
-
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::try_from(since_epoch.as_micros()).unwrap_or(Timestamp::MAX)
-}
-
-/// What the node said, and what makes it this event: the content with the name of its type around it, and two members as a
-/// node calls them. Or what the row has instead.
-fn payload(row: &Row<'_>) -> Result<(String, Identity), String> {
-    #[derive(serde::Deserialize)]
-    struct Accepted<'a> {
-        #[serde(borrow)]
-        transaction: &'a RawValue,
+    url.set_query(None);
+    if !login.is_empty() {
+        url.query_pairs_mut().extend_pairs(login);
     }
-
-    let name = kind_name(row.kind);
-    let unreadable = |error: &dyn Display| format!("content that is not a {name} ({error})");
-    let payload = match (row.kind, row.raw) {
-        (event::SHUTDOWN, _) => "\"Shutdown\"".to_owned(),
-        (_, None) => return Err("no content".to_owned()),
-        (event::TRANSACTION_ACCEPTED, Some(raw)) => {
-            let Accepted { transaction } = serde_json::from_str(raw).map_err(|error| unreadable(&error))?;
-            format!("{{\"{name}\":{transaction}}}")
-        }
-        // In JSON a name in plain quotes is not part of a string, and this one is before the effects.
-        (event::STEP, Some(raw)) => {
-            format!("{{\"{name}\":{}}}", raw.replacen("\"execution_effect\"", "\"execution_effects\"", 1))
-        }
-        (_, Some(raw)) => format!("{{\"{name}\":{raw}}}"),
+    let config = tokio_postgres::Config::from_str(url.as_str()).context("not a URL that PostgreSQL's clients take")?;
+    let host = match config.get_hosts() {
+        [tokio_postgres::config::Host::Tcp(host)] => host.clone(),
+        [tokio_postgres::config::Host::Unix(folder)] => folder.display().to_string(),
+        _ => bail!("the URL must name one host"),
     };
-    // Nothing comes into a log by this way that the sidecar would not take from a node.
-    let identity = match classify(&payload) {
-        Ok(Classified::Event(facts)) if facts.kind == row.kind => Ok(facts.identity),
-        Ok(_) => Err(format!("content that is not a {name}")),
-        Err(malformed) => Err(unreadable(&malformed)),
-    }?;
-    Ok((payload, identity))
+    let password = config.get_password().and_then(|password| String::from_utf8(password.to_vec()).ok());
+    Ok(Options {
+        host,
+        port: config.get_ports().first().copied().unwrap_or(5432),
+        database_name: config.get_dbname().context("the URL must name the database")?.to_owned(),
+        username: config.get_user().context("the URL must name the user")?.to_owned(),
+        password: Password::new(password.or_else(|| std::env::var("PGPASSWORD").ok()).unwrap_or_default()),
+        max_connections: 1,
+        ssl_mode,
+        ssl_root_certificate,
+        export_from: ExportFrom::Oldest,
+    })
 }
 
-/// The same JSON with the line ends that an event stream can carry. In JSON a carriage return is never part of a value.
-fn with_line_feeds(json: &str) -> String {
-    json.replace("\r\n", "\n").replace('\r', "\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        ops::RangeInclusive,
-        path::{Path, PathBuf},
-    };
-
-    use sidecar::appliance::LOG_NAME;
-    use sidecar::engine::storage_folder::{LogPlaces, is_log};
-    use sidecar_log_format::storage::Directory;
-
-    use super::*;
-
-    fn log_directory(storage_path: &Path) -> PathBuf {
-        LogPlaces::new(storage_path, LOG_NAME).directory()
-    }
-
-    /// A log with a block for each of these eras' faults; the fault of era N was received at N.5 seconds.
-    fn begun_log(storage_path: &Path, eras: RangeInclusive<u64>, has_import: bool) {
-        let directory = Directory::create(log_directory(storage_path)).unwrap();
-        let options = WriteOptions { first_sequence: 100, ..WriteOptions::new(DIALECT, [5; 16], 1) };
-        let Opened { mut writer, .. } = Writer::open(Arc::new(directory), options).unwrap();
-        if has_import {
-            mark(&mut writer, &serde_json::json!({"import": "begin"})).unwrap();
-        }
-        for era in eras {
-            let event = Event {
-                kind: event::FAULT,
-                name: "",
-                source: "10.0.0.1:9999",
-                network: "casper-test",
-                api_version: ApiVersion::NONE,
-                upstream_id: Some(era),
-                received: era * 1_000_000 + 500_000,
-                payload: &format!(r#"{{"Fault":{}}}"#, raw_fault(era)),
-            };
-            writer.append(&event).unwrap();
-            writer.commit().unwrap();
-        }
-        writer.close().unwrap();
-    }
-
-    fn raw_fault(era: u64) -> String {
-        format!(r#"{{"era_id":{era},"public_key":"01"}}"#)
-    }
-
-    /// The row of an era's fault, in a database that keeps whole seconds.
-    fn fault_row(era: u64, raw: &str) -> Row<'_> {
-        Row {
-            id: 1,
-            kind: event::FAULT,
-            source_address: "http://10.0.0.1:9999/",
-            event_id: 1,
-            emitted: Some(era.cast_signed() * 1_000_000),
-            api_version: "2.0.0",
-            network: "casper-test",
-            raw: Some(raw),
-        }
-    }
-
-    #[test]
-    fn rows_that_a_long_log_may_have_are_refused_and_older_ones_taken() {
-        let storage_path = tempfile::tempdir().unwrap();
-        begun_log(storage_path.path(), 10..=14, false);
-        // Compared are 10 to 12; 12 tells from when on the log may have more.
-        let mut importer = Importer::new(Place::claim(storage_path.path()).unwrap(), 3).unwrap();
-        for era in [8, 11, 9, 12] {
-            importer.take(&fault_row(era, &raw_fault(era))).unwrap();
-        }
-        assert_eq!((importer.events, importer.already_there), (2, 2));
-        let raw = raw_fault(99);
-        for era in [12, 13, 20] {
-            let refused = importer.take(&fault_row(era, &raw)).unwrap_err().to_string();
-            let expected = "the log may have this event already: it was received at 1970-01-01T00:00:12.000000Z or later, \
-                            and an import compares with the first 3 events of";
-            assert!(refused.starts_with(expected), "{refused}");
-        }
-        drop(importer);
-        // All of them.
-        let mut importer = Importer::new(Place::claim(storage_path.path()).unwrap(), 5).unwrap();
-        for era in [13, 20] {
-            importer.take(&fault_row(era, &raw_fault(era))).unwrap();
-        }
-        assert_eq!((importer.events, importer.already_there), (1, 1));
-    }
-
-    #[test]
-    fn a_long_log_with_imported_events_gets_no_history() {
-        let storage_path = tempfile::tempdir().unwrap();
-        begun_log(storage_path.path(), 10..=14, true);
-        let refused = Importer::new(Place::claim(storage_path.path()).unwrap(), 4).err().unwrap().to_string();
-        assert!(refused.contains("has imported events already, and more events than the 4 that"), "{refused}");
-        assert!(refused.contains("to have the history all the same, stop the sidecar, move "), "{refused}");
-        Importer::new(Place::claim(storage_path.path()).unwrap(), 5).unwrap();
-    }
-
-    #[test]
-    fn a_database_that_says_more_when_it_is_read_again_becomes_no_log() {
-        let storage_path = tempfile::tempdir().unwrap();
-        let raw = raw_fault(1);
-        let row = fault_row(1, &raw);
-        let mut importer = Importer::new(Place::claim(storage_path.path()).unwrap(), Known::EVENTS_MAX).unwrap();
-        importer.take(&row).unwrap();
-        importer.begin_writing("a database").unwrap();
-        importer.take(&row).unwrap();
-        importer.take(&row).unwrap();
-        let refused = importer.finish(&mut std::io::sink()).unwrap_err().to_string();
-        assert!(refused.starts_with("1 events were counted in the database and 2 read"), "{refused}");
-        assert!(!is_log(&log_directory(storage_path.path())).unwrap());
-    }
+/// The log's directory, and the places of what belongs to it: in the storage folder that is named or, where a log's
+/// directory is named, in the one around it.
+fn places(path: &Path) -> anyhow::Result<(PathBuf, LogPlaces)> {
+    let path = std::path::absolute(path).with_context(|| format!("cannot import to {}", path.display()))?;
+    let in_folder = LogPlaces::new(&path, LOG_NAME);
+    Ok(match LogPlaces::of(&path) {
+        Some(places) => (path, places),
+        None if is_log(&path).unwrap_or(false) => (path, in_folder),
+        None => (in_folder.directory(), in_folder),
+    })
 }

@@ -149,7 +149,7 @@ The rows are read twice, as they are at the beginning: to check and count them, 
 Events come in the order of event_log_id, their types' names put around them again; they were received \
 at their emitted_timestamp. Carriage returns between the parts of a JSON text become line feeds, as an \
 event stream carries them. Where the storage path has the Casper Sidecar's sse_index, a new log ends \
-before the id in it.
+before the id in it. `sidecar --import-history` does the same at a start, from the SQLite file in its storage folder.
 
 Exit status: 0; 1 when an event was left out because its content is missing, not of its type, or more \
 than a log can hold, or was stored without its API version because that cannot be read, or the command \

@@ -413,14 +413,9 @@ fn sqlite_has_the_tables_of_the_reference_and_goes_on_where_it_was() {
 }
 
 /// The database of the transcript as the reference left it.
-fn reference_dump() -> String {
-    let dump = String::from_utf8(recordings::transcript("sqlite-dump.sql")).unwrap();
-    dump.replace("'TIMESTAMP'", "'2026-01-02 03:04:05'").replace("NODE:SSEPORT", "10.0.0.1:9999")
-}
-
 fn reference_sqlite(folder: &Path) -> PathBuf {
     let file = folder.join("reference.db3");
-    rusqlite::Connection::open(&file).unwrap().execute_batch(&reference_dump()).unwrap();
+    rusqlite::Connection::open(&file).unwrap().execute_batch(&recordings::sqlite_dump()).unwrap();
     file
 }
 
@@ -948,7 +943,7 @@ fn what_was_imported_is_exported_as_the_rows_it_came_from() {
 fn reference_postgresql() -> PostgreSql {
     let server = PostgreSql::start();
     server.psql(DATABASE, &String::from_utf8(recordings::transcript("postgres-schema.sql")).unwrap());
-    let dump = reference_dump();
+    let dump = recordings::sqlite_dump();
     for row in dump.lines().filter(|line| line.starts_with("INSERT INTO") && !line.contains("sqlite_sequence")) {
         let (table, values) = row["INSERT INTO ".len()..].split_once(" VALUES").unwrap();
         server.psql(DATABASE, &format!("INSERT INTO \"{table}\" VALUES{}", values.replace("(1,1);", "(1,true);")));

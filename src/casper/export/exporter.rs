@@ -107,13 +107,15 @@ pub enum ExportError {
     },
     /// There are no tables to read.
     #[error(
-        "{place} does not hold Sidecar's tables ({reason}); let a Sidecar that reads nodes export to it first, with `[sse_server]` and `[storage.postgresql_config]`, or give another database"
+        "{place} does not hold Sidecar's tables ({reason}); let a Sidecar that reads nodes export to it first, with `[sse_server]` and `[storage.{section}]`, or give another database"
     )]
     NoTables {
         /// Which database.
         place: String,
         /// What is missing.
         reason: String,
+        /// The section of the configuration that names such a database.
+        section: &'static str,
     },
     /// There are tables that may not be read.
     #[error("{place} does not let its user read ({reason}); grant that user SELECT on all of Sidecar's tables")]
@@ -121,6 +123,16 @@ pub enum ExportError {
         /// Which database.
         place: String,
         /// Its answer.
+        reason: String,
+    },
+    /// The file cannot be read as a database.
+    #[error(
+        "cannot read {place}: {reason}; give a file that is a SQLite database, and let the user of Sidecar read it and, unless another program has it open, write in its folder"
+    )]
+    UnreadableFile {
+        /// Which file.
+        place: String,
+        /// Why not.
         reason: String,
     },
     /// The statement failed; it is rolled back.
@@ -192,6 +204,7 @@ impl ExportError {
                 | Self::MissingTables { .. }
                 | Self::NoTables { .. }
                 | Self::Unreadable { .. }
+                | Self::UnreadableFile { .. }
         )
     }
 }

@@ -3,7 +3,7 @@
 use super::answers::Found;
 use super::failure::Failure;
 use super::from_log::LogAnswers;
-use super::from_postgresql::PostgreSqlAnswers;
+use super::from_sql::SqlAnswers;
 use super::memory::Memory;
 use super::question::{PageOfBlocks, Question};
 
@@ -12,7 +12,7 @@ pub enum AnswerFrom {
     /// From the log, by its views.
     Log(LogAnswers),
     /// From the tables that an exporter fills, maybe another machine's.
-    PostgreSql(PostgreSqlAnswers),
+    Database(SqlAnswers),
 }
 
 impl AnswerFrom {
@@ -20,7 +20,7 @@ impl AnswerFrom {
     pub(super) fn log(&self) -> Result<&LogAnswers, Failure> {
         match self {
             AnswerFrom::Log(log) => Ok(log),
-            AnswerFrom::PostgreSql(_) => Err(Failure::OnlyInLog),
+            AnswerFrom::Database(database) => Err(Failure::OnlyInLog { database: database.product() }),
         }
     }
 
@@ -28,7 +28,7 @@ impl AnswerFrom {
     pub(super) fn memory(&self) -> &Memory {
         match self {
             AnswerFrom::Log(log) => log.memory(),
-            AnswerFrom::PostgreSql(postgresql) => postgresql.memory(),
+            AnswerFrom::Database(database) => database.memory(),
         }
     }
 
@@ -36,7 +36,7 @@ impl AnswerFrom {
     pub(super) async fn find(&self, question: &Question, found: Found) -> Result<Found, Failure> {
         match self {
             AnswerFrom::Log(log) => log.find(question, found).await,
-            AnswerFrom::PostgreSql(postgresql) => postgresql.find(question, found).await,
+            AnswerFrom::Database(database) => database.find(question, found).await,
         }
     }
 
@@ -44,7 +44,7 @@ impl AnswerFrom {
     pub(super) async fn is_there(&self, question: &Question) -> Result<bool, Failure> {
         match self {
             AnswerFrom::Log(log) => log.is_there(question).await,
-            AnswerFrom::PostgreSql(postgresql) => postgresql.is_there(question).await,
+            AnswerFrom::Database(database) => database.is_there(question).await,
         }
     }
 
@@ -52,7 +52,7 @@ impl AnswerFrom {
     pub(super) async fn blocks(&self, page: PageOfBlocks, found: Found) -> Result<(Found, Option<u64>), Failure> {
         match self {
             AnswerFrom::Log(log) => log.blocks(page, found).await,
-            AnswerFrom::PostgreSql(postgresql) => postgresql.blocks(page, found).await,
+            AnswerFrom::Database(database) => database.blocks(page, found).await,
         }
     }
 
@@ -60,7 +60,7 @@ impl AnswerFrom {
     pub(super) fn status(&self, version: &str) -> Vec<u8> {
         match self {
             AnswerFrom::Log(log) => log.status(version),
-            AnswerFrom::PostgreSql(postgresql) => postgresql.status(version),
+            AnswerFrom::Database(database) => database.status(version),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What answers are made of: [`Found`] collects stored events in the form in which clients see them.
 //!
-//! This is the seam between where events are looked up (the views and the log, or PostgreSQL) and HTTP, which only sees
+//! This is the seam between where events are looked up (the views and the log, or a database) and HTTP, which only sees
 //! bytes. Nothing is parsed and written again: an answer is the event's own bytes with fixed text around them.
 
 use std::fmt::Display;

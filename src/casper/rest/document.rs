@@ -63,9 +63,9 @@ impl Operation {
             .response("200", success);
         let operation = match self.found_in {
             FoundIn::LogOnly => {
-                operation.response("501", error("This server answers from PostgreSQL, which does not hold this."))
+                operation.response("501", error("This server answers from a database, which does not hold this."))
             }
-            FoundIn::LogOrPostgreSql | FoundIn::Nothing => operation,
+            FoundIn::LogOrDatabase | FoundIn::Nothing => operation,
         };
         let lost = |operation: OperationBuilder| match self.answer {
             Answer::Page(_) => operation,
@@ -141,7 +141,7 @@ fn components() -> Components {
         RefOr::<Schema>::from(ArrayBuilder::new().items(range).description(Some(description)))
     };
     let source = record([("source", text().into()), ("status", text().into()), ("reconnects", integer().into())]);
-    let connected = text().enum_values(Some(["connected", "unreachable"]));
+    let database = || record([("status", text().enum_values(Some(["connected", "unreachable"])).into())]);
     let kind = text().enum_values(Some(["missing", "damaged", "marked"]));
     let lost_range = record([
         ("first_sequence", integer().into()),
@@ -249,12 +249,13 @@ fn components() -> Components {
         )
         .schema(
             "Status",
-            // Of a server that answers from the log, or of one that answers from PostgreSQL.
+            // Of a server that answers from the log, or of one that answers from a database.
             record([("version", text().into())])
                 .property("log", log)
                 .property("views", record([("lag", integer().into())]))
                 .property("sources", ArrayBuilder::new().items(source))
-                .property("postgresql", record([("status", connected.into())])),
+                .property("postgresql", database())
+                .property("sqlite", database()),
         )
         .schema("Error", record([("code", integer().into()), ("message", text().into())]))
         .build()

@@ -65,7 +65,7 @@ pub(super) struct Operation {
 /// Where an answer is found, which decides how it can fail.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum FoundIn {
-    LogOrPostgreSql,
+    LogOrDatabase,
     LogOnly,
     /// It is always there.
     Nothing,
@@ -238,7 +238,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             parameters: &[],
             answer: Answer::One("BlockAddedEnveloped"),
             example: "/block/1",
-            found_in: FoundIn::LogOrPostgreSql,
+            found_in: FoundIn::LogOrDatabase,
         }),
         read: |_| Ok(Request::One(Question::LatestBlock)),
     },
@@ -256,7 +256,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             )],
             answer: Answer::One("BlockAddedEnveloped"),
             example: "/block/1",
-            found_in: FoundIn::LogOrPostgreSql,
+            found_in: FoundIn::LogOrDatabase,
         }),
         read: |Given { parameters: [id, _], .. }| {
             let by_hash = question::hash(id).map(Question::BlockByHash);
@@ -279,7 +279,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             ],
             answer: Answer::Page("BlocksPage"),
             example: "/blocks?from_height=1&limit=2",
-            found_in: FoundIn::LogOrPostgreSql,
+            found_in: FoundIn::LogOrDatabase,
         }),
         read: |given| question::page_of_blocks(given.query).map(Request::Blocks),
     },
@@ -292,7 +292,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             parameters: &[TYPE, TRANSACTION],
             answer: Answer::One("TransactionAggregate"),
             example: "/transaction/deploy/3822d2aaf1254cac416ff7a16728634b7d8b0be8c050ac85e2c91fbfa12800a8",
-            found_in: FoundIn::LogOrPostgreSql,
+            found_in: FoundIn::LogOrDatabase,
         }),
         read: |Given { parameters: [form, hash], .. }| {
             let transaction = question::transaction_type(form).zip(question::hash(hash));
@@ -308,7 +308,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             parameters: &[TYPE, TRANSACTION],
             answer: Answer::One("TransactionAcceptedEnveloped"),
             example: "/transaction/accepted/deploy/3822d2aaf1254cac416ff7a16728634b7d8b0be8c050ac85e2c91fbfa12800a8",
-            found_in: FoundIn::LogOrPostgreSql,
+            found_in: FoundIn::LogOrDatabase,
         }),
         read: |given| transaction_at(Stage::Accepted, given),
     },
@@ -321,7 +321,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             parameters: &[TYPE, TRANSACTION],
             answer: Answer::One("TransactionProcessedEnveloped"),
             example: "/transaction/processed/deploy/3822d2aaf1254cac416ff7a16728634b7d8b0be8c050ac85e2c91fbfa12800a8",
-            found_in: FoundIn::LogOrPostgreSql,
+            found_in: FoundIn::LogOrDatabase,
         }),
         read: |given| transaction_at(Stage::Processed, given),
     },
@@ -334,7 +334,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             parameters: &[TYPE, EXPIRED],
             answer: Answer::One("TransactionExpiredEnveloped"),
             example: "/transaction/expired/deploy/5a76e2fee5f7e3ca856edc7366a4f458f5d1ee38d1a00dcc3c64fcb44f2e4fb4",
-            found_in: FoundIn::LogOrPostgreSql,
+            found_in: FoundIn::LogOrDatabase,
         }),
         read: |given| transaction_at(Stage::Expired, given),
     },
@@ -378,7 +378,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             )],
             answer: Answer::List("FaultEnveloped"),
             example: "/faults/769794",
-            found_in: FoundIn::LogOrPostgreSql,
+            found_in: FoundIn::LogOrDatabase,
         }),
         read: |Given { parameters: [id, _], .. }| {
             let by_key = question::tagged_key(id).map(Question::FaultsByKey);
@@ -394,7 +394,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             parameters: &[BLOCK],
             answer: Answer::List("FinalitySignatureEnveloped"),
             example: "/signatures/3d369b7b353d505d13446690b9b494dd107ecff87a1902640bfa81892380064b",
-            found_in: FoundIn::LogOrPostgreSql,
+            found_in: FoundIn::LogOrDatabase,
         }),
         read: |Given { parameters: [block, _], .. }| {
             known(question::hash(block).map(Question::Signatures).map(Request::All))
@@ -409,7 +409,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             parameters: &[Described("era_id", "The era.", Form::Number, "1")],
             answer: Answer::One("StepEnveloped"),
             example: "/step/1",
-            found_in: FoundIn::LogOrPostgreSql,
+            found_in: FoundIn::LogOrDatabase,
         }),
         read: |Given { parameters: [era, _], .. }| known(question::number(era).map(Question::Step).map(Request::One)),
     },

@@ -32,18 +32,21 @@ pub(super) enum Failure {
     /// The log or the views cannot be read. Why, and in which file, is the operator's business, and is logged.
     #[error("Unhandled error occurred in storage: the log of this server says why")]
     Storage(String),
-    /// PostgreSQL cannot be asked. Where it is and what it says is the operator's business, and is logged.
+    /// The database cannot be asked. Where it is and what it says is the operator's business, and is logged.
     #[error("Unhandled error occurred in storage: the database does not answer as it should")]
     Database,
-    /// PostgreSQL answers this question with an error. What it says is the operator's business, and is logged.
+    /// The database answers this question with an error. What it says is the operator's business, and is logged.
     #[error("Unhandled error occurred in storage: the database refuses this question; the log of this server says why")]
     Refused,
-    /// The tables in PostgreSQL do not have it.
+    /// The tables of the database do not have it.
     #[error(
-        "This server answers from PostgreSQL, which knows neither the sequences of the log nor the transactions of an \
+        "This server answers from {database}, which knows neither the sequences of the log nor the transactions of an \
          account; ask a Sidecar that answers from its log, or for /blocks, /block, /transaction, /faults, /signatures or /step"
     )]
-    OnlyInLog,
+    OnlyInLog {
+        /// The database's name.
+        database: &'static str,
+    },
     /// The views are too far behind the log to know.
     #[error("The views are {events} events behind the log and cannot tell yet; ask again")]
     Behind {

@@ -8,7 +8,7 @@
 //! - `question`: what a request asks for.
 //! - `answer_from`: where events are looked up, one of
 //!   - `from_log`: the views and the log,
-//!   - `from_postgresql`: the tables that an exporter fills.
+//!   - `from_sql`: the tables that an exporter fills, in SQLite or PostgreSQL.
 //! - `page`: a range of the log, upwards or downwards.
 //! - `answers`: the form of what was found, and why nothing was; `memory`: what large ones may take.
 //! - `coding`: compressed answers; `finishing`: their tags and compression, a few at a time.
@@ -26,7 +26,7 @@ mod endpoints;
 mod failure;
 mod finishing;
 mod from_log;
-mod from_postgresql;
+mod from_sql;
 mod log_budget;
 mod memory;
 mod page;
@@ -40,7 +40,7 @@ use std::time::Duration;
 pub use answer_from::AnswerFrom;
 pub use counters::Counters;
 pub use from_log::LogAnswers;
-pub use from_postgresql::PostgreSqlAnswers;
+pub use from_sql::{DatabaseOptions, SqlAnswers};
 pub use server::Server;
 
 /// How the server listens and what it grants its clients.

@@ -400,7 +400,7 @@ fn failure(failure: &Failure, log: &LogBudget) -> Response {
         Failure::Behind { .. } | Failure::Closed | Failure::TooSlow | Failure::Crowded => {
             StatusCode::SERVICE_UNAVAILABLE
         }
-        Failure::OnlyInLog => StatusCode::NOT_IMPLEMENTED,
+        Failure::OnlyInLog { .. } => StatusCode::NOT_IMPLEMENTED,
         Failure::UnknownShape { .. }
         | Failure::NotJson(_)
         | Failure::Storage(_)

@@ -39,22 +39,12 @@ struct SourceStatus<'a> {
     reconnects: u64,
 }
 
-#[derive(Serialize)]
-struct StatusOfPostgreSql<'a> {
-    version: &'a str,
-    postgresql: PostgreSqlStatus,
-}
-
-#[derive(Serialize)]
-struct PostgreSqlStatus {
-    status: &'static str,
-}
-
-/// The answer's body where answers come from PostgreSQL.
-pub(super) fn of_postgresql(version: &str, answers: bool) -> Vec<u8> {
+/// The answer's body where answers come from a database, for instance `{"version":"1.0.0","sqlite":{"status":"connected"}}`.
+pub(super) fn of_database(version: &str, product: &str, answers: bool) -> Vec<u8> {
     let status = if answers { "connected" } else { "unreachable" };
-    // As below.
-    serde_json::to_vec(&StatusOfPostgreSql { version, postgresql: PostgreSqlStatus { status } }).unwrap_or_default()
+    let version = serde_json::Value::from(version);
+    let product = product.to_lowercase();
+    format!("{{\"version\":{version},\"{product}\":{{\"status\":\"{status}\"}}}}").into_bytes()
 }
 
 /// The answer's body where answers come from the log.

@@ -1,9 +1,14 @@
 //! `[rest_api_server]`.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 use crate::{
-    casper::{export::postgresql, rest::RestOptions},
+    casper::{
+        export::postgresql,
+        rest::{DatabaseOptions, RestOptions},
+    },
     config::{
         description::{DefaultValue, KeyDescription, Kind, SectionDescription, count, port, seconds},
         error::ConfigError,
@@ -63,10 +68,11 @@ pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
         ),
         KeyDescription::new(
             "answer_from",
-            Kind::Word(&["log", "postgresql"]),
+            Kind::Word(&["log", "sqlite", "postgresql"]),
             DefaultValue::Value("\"log\""),
-            "Where answers come from. \"log\": from the log, which needs [sse_server]. \"postgresql\": from the database of \
-             [storage.postgresql_config], which this or another Sidecar fills; then nothing else is needed.",
+            "Where answers come from. \"log\": from the log, which needs [sse_server]. \"sqlite\" or \"postgresql\": from the \
+             database of [storage.sqlite_config] or [storage.postgresql_config], which this or another Sidecar fills; then \
+             nothing else is needed.",
         ),
     ],
 };
@@ -78,8 +84,17 @@ pub(in crate::config) enum AnswerFrom {
     /// From the log, which is there when `[sse_server]` is.
     #[default]
     Log,
+    /// From the database of `[storage.sqlite_config]`, filled here or elsewhere.
+    Sqlite,
     /// From the database of `[storage.postgresql_config]`, filled here or elsewhere.
     PostgreSql,
+}
+
+impl AnswerFrom {
+    /// Whether nodes and a log are not needed.
+    pub(in crate::config) fn is_database(self) -> bool {
+        self != AnswerFrom::Log
+    }
 }
 
 /// `[rest_api_server]`, enabled.
@@ -88,19 +103,26 @@ pub struct RestApiServer {
     /// How the server listens, and what it grants its clients.
     pub options: RestOptions,
     /// The database that answers come from; from the log when `None`.
-    pub postgresql: Option<postgresql::Options>,
+    pub database: Option<DatabaseOptions>,
 }
 
-/// The settings of an enabled server, where `postgresql` is the database that is configured.
+/// The settings of an enabled server, where `sqlite` and `postgresql` are the databases that are configured.
 pub(in crate::config) fn check(
     keys: &Keys,
+    sqlite: Option<PathBuf>,
     postgresql: Option<postgresql::Options>,
     section: &Section<'_>,
 ) -> Result<RestApiServer, ConfigError> {
-    let postgresql = match (keys.answer_from, postgresql) {
-        (AnswerFrom::Log, _) => None,
-        (AnswerFrom::PostgreSql, Some(database)) => Some(database),
-        (AnswerFrom::PostgreSql, None) => {
+    let database = match (keys.answer_from, sqlite, postgresql) {
+        (AnswerFrom::Log, _, _) => None,
+        (AnswerFrom::Sqlite, Some(file), _) => Some(DatabaseOptions::Sqlite(file)),
+        (AnswerFrom::PostgreSql, _, Some(database)) => Some(DatabaseOptions::PostgreSql(database)),
+        (AnswerFrom::Sqlite, None, _) => {
+            let fix = "no SQLite database is configured: add `[storage.sqlite_config]`, enabled, and `storage_folder` in \
+                       `[storage]`, or set this key to 'log'";
+            return Err(section.invalid("answer_from", "'sqlite'", fix));
+        }
+        (AnswerFrom::PostgreSql, _, None) => {
             let fix = "no PostgreSQL database is configured: add `[storage.postgresql_config]`, enabled, or set \
                        SIDECAR_POSTGRES_HOST and its like in the environment, or set this key to 'log'";
             return Err(section.invalid("answer_from", "'postgresql'", fix));
@@ -126,5 +148,5 @@ pub(in crate::config) fn check(
         )?,
         ..defaults
     };
-    Ok(RestApiServer { options, postgresql })
+    Ok(RestApiServer { options, database })
 }

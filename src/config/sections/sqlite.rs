@@ -1,6 +1,6 @@
 //! `[storage.sqlite_config]`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -75,11 +75,18 @@ pub(super) const fn export_from_key() -> KeyDescription {
     )
 }
 
+impl Keys {
+    /// The database's file in the storage folder.
+    pub(super) fn file(&self, folder: &Path) -> PathBuf {
+        folder.join(&self.file_name)
+    }
+}
+
 /// The settings of an enabled export to a file in `folder`.
 pub(in crate::config) fn check(keys: Keys, folder: &Path, section: &Section<'_>) -> Result<Options, ConfigError> {
     let pages = keys.wal_autocheckpointing_interval;
     Ok(Options {
-        file: folder.join(keys.file_name),
+        file: keys.file(folder),
         wal_autocheckpointing_interval: section.number_or("wal_autocheckpointing_interval", pages, 1000)?,
         export_from: keys.export_from,
     })

@@ -23,6 +23,8 @@ use crate::{
 pub(in crate::config) struct Keys {
     pub(in crate::config) storage_folder: Option<PathBuf>,
     #[serde(default)]
+    import_history: bool,
+    #[serde(default)]
     log: log::Keys,
     pub(in crate::config) sqlite_config: Option<sqlite::Keys>,
     pub(in crate::config) postgresql_config: Option<postgresql::Keys>,
@@ -33,13 +35,22 @@ pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
     path: "storage",
     is_list: false,
     text: "Where everything is stored.",
-    keys: &[KeyDescription::reference(
-        "storage_folder",
-        Kind::Path,
-        DefaultValue::Required,
-        "The folder that holds the log. It is created if it is missing. A relative path starts at the working directory.",
-    )
-    .with_example("\"./storage\"")],
+    keys: &[
+        KeyDescription::reference(
+            "storage_folder",
+            Kind::Path,
+            DefaultValue::Required,
+            "The folder that holds the log. It is created if it is missing. A relative path starts at the working directory.",
+        )
+        .with_example("\"./storage\""),
+        KeyDescription::new(
+            "import_history",
+            Kind::Switch,
+            DefaultValue::Value("false"),
+            "Whether the events in the SQLite database that a Casper Sidecar 2.x left in this folder are imported into the log \
+             before anything is served, ids included. That is done once; --import-history on the command line does the same.",
+        ),
+    ],
 };
 
 /// `[storage]`.
@@ -47,6 +58,10 @@ pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
 pub struct Storage {
     /// `storage_folder`; a relative path is relative to the working directory.
     pub folder: PathBuf,
+    /// `import_history`: whether what the Casper Sidecar left in the folder is imported before anything is served.
+    pub import_history: bool,
+    /// The file that `[storage.sqlite_config]` names, enabled or not.
+    pub sqlite_file: Option<PathBuf>,
     /// `[storage.log]`.
     pub log: LogSettings,
     /// `[storage.sqlite_config]` and `[storage.postgresql_config]`, as far as events are exported there.
@@ -65,6 +80,7 @@ pub(in crate::config) fn check(
         return Err(section.invalid("storage_folder", "''", "set it to the folder that is to hold the log"));
     }
     let log = log::check(&keys.log, rest_from_log, &section.below("log"))?;
+    let sqlite_file = keys.sqlite_config.as_ref().map(|sqlite| sqlite.file(&folder));
     let exports = match exports {
         Exports::Off => export::Options::default(),
         Exports::On { postgresql } => {
@@ -73,7 +89,7 @@ pub(in crate::config) fn check(
             export::Options { sqlite: sqlite.transpose()?, postgresql }
         }
     };
-    Ok(Some(Storage { folder, log, exports }))
+    Ok(Some(Storage { folder, import_history: keys.import_history, sqlite_file, log, exports }))
 }
 
 /// Whether events are exported to databases.
@@ -82,6 +98,13 @@ pub(in crate::config) enum Exports {
     Off,
     /// To those that are enabled; to this one if it is there.
     On { postgresql: Option<export::postgresql::Options> },
+}
+
+/// The file of the enabled SQLite database, which is inside the storage folder.
+pub(in crate::config) fn sqlite_file(keys: Option<&Keys>) -> Option<PathBuf> {
+    let keys = keys?;
+    let sqlite = keys.sqlite_config.as_ref().filter(|sqlite| sqlite.enabled)?;
+    Some(sqlite.file(keys.storage_folder.as_ref()?))
 }
 
 /// The PostgreSQL database that `[storage]` or, without any database section, the environment asks for.

@@ -145,7 +145,7 @@ impl PostgreSql {
         let text = |file| String::from_utf8(recordings::transcript(file)).unwrap();
         self.psql(database, &text("postgres-schema.sql"));
         // It was written down from SQLite, whose rows differ in how they are inserted.
-        let dump = text("sqlite-dump.sql").replace("'TIMESTAMP'", "'2026-01-02 03:04:05'");
+        let dump = recordings::sqlite_dump();
         let rows = dump.lines().filter(|line| line.starts_with("INSERT INTO") && !line.contains("sqlite_sequence"));
         let rows: String = rows
             .map(|row| {

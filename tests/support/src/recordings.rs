@@ -38,6 +38,12 @@ pub fn legacy_network(name: &str) -> Vec<u8> {
     zstd::decode_all(std::fs::File::open(path).unwrap()).unwrap()
 }
 
+/// The SQL that makes the SQLite database which the reference of the transcript left: its tables and ten events.
+pub fn sqlite_dump() -> String {
+    let dump = String::from_utf8(transcript("sqlite-dump.sql")).unwrap();
+    dump.replace("'TIMESTAMP'", "'2026-01-02 03:04:05'").replace("NODE:SSEPORT", "10.0.0.1:9999")
+}
+
 /// All sample payloads with their names, for example `BlockAdded.node_plain`, sorted by name.
 pub fn samples() -> Vec<(String, String)> {
     let mut samples: Vec<_> = std::fs::read_dir(repository("tests/data/events"))

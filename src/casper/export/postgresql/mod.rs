@@ -69,6 +69,9 @@ const WRITE_TIME_MAX: Duration = Duration::from_secs(300);
 /// How long a connection may be dead before the system says so.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
+/// The section of the configuration.
+const SECTION: &str = "postgresql_config";
+
 /// Makes or checks the tables.
 ///
 /// # Errors
@@ -106,7 +109,7 @@ pub(crate) async fn connect_to_read(
     let newest = newest_migration(&client).await.map_err(failed)?;
     if must_migrate(newest, &options.place())? {
         let reason = r#"the table "Migration" is empty"#.to_owned();
-        return Err(ExportError::NoTables { place: options.place(), reason });
+        return Err(ExportError::NoTables { place: options.place(), reason, section: SECTION });
     }
     Ok((client, task))
 }
@@ -236,7 +239,7 @@ fn advice(options: &Options, answer: &DbError) -> String {
 pub(crate) fn failed_to_read(options: &Options, error: &tokio_postgres::Error) -> ExportError {
     match error.as_db_error() {
         Some(answer) if [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN].contains(answer.code()) => {
-            ExportError::NoTables { place: options.place(), reason: answer.message().to_owned() }
+            ExportError::NoTables { place: options.place(), reason: answer.message().to_owned(), section: SECTION }
         }
         Some(answer) if *answer.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
             ExportError::Unreadable { place: options.place(), reason: answer.message().to_owned() }

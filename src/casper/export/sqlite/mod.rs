@@ -1,8 +1,10 @@
 //! Export to SQLite: a file that other programs may read while it is written.
 //!
 //! - `open_file`: the open file, and whether it is still the one at its path.
+//! - `reading`: the file for readers, as look-ups and imports are.
 
 mod open_file;
+mod reading;
 
 use std::{
     fs::File,
@@ -28,6 +30,8 @@ use crate::{
     rfc3339,
 };
 use open_file::OpenFile;
+pub(crate) use open_file::{FileId, file_id};
+pub(crate) use reading::{failed_to_read, open_to_read};
 
 /// The reference's tables.
 pub const SCHEMA: &str = include_str!("schema.sql");
@@ -69,8 +73,13 @@ pub struct Options {
 impl Options {
     /// The database, for log lines.
     pub(super) fn place(&self) -> String {
-        format!("SQLite database {}", self.file.display())
+        place(&self.file)
     }
+}
+
+/// A database, for log lines.
+pub(crate) fn place(file: &Path) -> String {
+    format!("SQLite database {}", file.display())
 }
 
 /// Makes or checks the file and its tables.
@@ -165,9 +174,14 @@ impl SqliteDatabase {
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.pragma_update(None, "cache_size", CACHE_KIBIBYTES)?;
         connection.execute_batch(MIGRATION_TABLE)?;
-        let newest = r#"SELECT "version", "is_success" FROM "Migration" ORDER BY "version" DESC LIMIT 1"#;
-        connection.query_row(newest, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+        newest_migration(connection)
     }
+}
+
+/// The newest migration's version, and whether it was a success.
+fn newest_migration(connection: &Connection) -> rusqlite::Result<Option<(i64, bool)>> {
+    let newest = r#"SELECT "version", "is_success" FROM "Migration" ORDER BY "version" DESC LIMIT 1"#;
+    connection.query_row(newest, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()
 }
 
 fn open_to_write(file: &Path) -> io::Result<File> {

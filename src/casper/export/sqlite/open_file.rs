@@ -14,7 +14,7 @@ use std::{
 use rusqlite::Connection;
 
 /// Device and inode: what a file is known by, whatever its name.
-type FileId = (u64, u64);
+pub(crate) type FileId = (u64, u64);
 
 /// What SQLite keeps beside a database while it is open.
 const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
@@ -99,7 +99,8 @@ impl OpenFile {
     }
 }
 
-fn file_id(path: &Path) -> io::Result<FileId> {
+/// The file at a path now.
+pub(crate) fn file_id(path: &Path) -> io::Result<FileId> {
     fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 

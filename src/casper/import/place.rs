@@ -6,22 +6,21 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, bail, ensure};
-use sidecar::appliance::{self, LOG_NAME};
-use sidecar::engine::storage_folder::{LogPlaces, importing_directory, is_log};
 use sidecar_log_format::{
-    Sequence,
+    Log, MarkKind, ReadOptions, Sequence,
     history::{self, Beginning},
     storage::{Directory, LOCK_FILE, Lock, Storage},
 };
 
-use super::DIALECT;
-use crate::unfinished::sync_folder;
+use super::{DIALECT, reference};
+use crate::engine::storage_folder::{LogPlaces, importing_directory, is_log};
 
 /// The place of the log to come, or of the log that history is put in front of.
-pub(super) struct Place {
+pub struct Place {
     pub(super) directory: PathBuf,
     pub(super) places: LogPlaces,
     storage: Directory,
@@ -34,8 +33,12 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn claim(path: &Path) -> anyhow::Result<Self> {
-        let (directory, places) = places(path)?;
+    /// The log in `directory`, with the places of what belongs to it. Its lock is held for as long as this is there.
+    ///
+    /// # Errors
+    /// When another process has the log, or when the directory cannot be written or holds something else.
+    pub fn claim(directory: &Path, places: LogPlaces) -> anyhow::Result<Self> {
+        let directory = directory.to_owned();
         let cannot_write = || format!("cannot write {}", directory.display());
         let storage = Directory::create(&directory)
             .with_context(|| format!("cannot make the directory {}", directory.display()))?;
@@ -54,6 +57,34 @@ impl Place {
         };
         let unfinished = importing_directory(&directory);
         Ok(Place { directory, places, storage, beginning, unfinished, lock })
+    }
+
+    /// Whether an import into the log in `directory` has read everything and was stopped before it was all in front of it.
+    #[must_use]
+    pub fn is_unfinished(directory: &Path) -> bool {
+        is_log(directory).unwrap_or(false) && importing_directory(directory).join(WHOLE).exists()
+    }
+
+    /// Whether there is no log in `directory`, or one whose first event ever has sequences before it.
+    #[must_use]
+    pub fn has_room(directory: &Path) -> bool {
+        !is_log(directory).unwrap_or(false)
+            || history::beginning(&Directory::at(directory))
+                .is_ok_and(|beginning| beginning.is_first_ever && beginning.first_sequence > 0)
+    }
+
+    /// Whether there is a log that can have no history any more: it has imported some already, or has dropped its first events,
+    /// among which that may have been.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn is_settled(&self) -> anyhow::Result<bool> {
+        let Some(beginning) = &self.beginning else { return Ok(false) };
+        if !beginning.is_first_ever {
+            return Ok(true);
+        }
+        let log = Log::open(Arc::new(self.storage.clone()), ReadOptions::default())?;
+        has_imported(&log)
     }
 
     /// The log's directory.
@@ -92,7 +123,7 @@ impl Place {
     /// The sequence of the first of so many imported events.
     pub(super) fn first_sequence(&self, events: u64) -> anyhow::Result<Sequence> {
         let Some(beginning) = &self.beginning else {
-            return Ok(appliance::reference_index(self.places.storage_folder()).saturating_sub(events));
+            return Ok(reference::index(self.places.storage_folder()).saturating_sub(events));
         };
         let begins_at = beginning.first_sequence;
         begins_at.checked_sub(events).with_context(|| {
@@ -164,14 +195,14 @@ impl Place {
 /// In the folder of an import that has only to be put in its place: the id of the log that it belongs to.
 const WHOLE: &str = "whole";
 
-/// The log's directory, and the places of what belongs to it: in the storage folder that is named or, where a log's
-/// directory is named, in the one around it.
-fn places(path: &Path) -> anyhow::Result<(PathBuf, LogPlaces)> {
-    let path = std::path::absolute(path).with_context(|| format!("cannot import to {}", path.display()))?;
-    let in_folder = LogPlaces::new(&path, LOG_NAME);
-    Ok(match LogPlaces::of(&path) {
-        Some(places) => (path, places),
-        None if is_log(&path).unwrap_or(false) => (path, in_folder),
-        None => (in_folder.directory(), in_folder),
-    })
+/// Whether history was imported into a log, as far as it still has the marks that say so.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn has_imported(log: &Log) -> anyhow::Result<bool> {
+    Ok(log.marks(log.oldest())?.iter().any(|mark| mark.kind == MarkKind::IMPORT))
+}
+
+fn sync_folder(folder: &Path) -> anyhow::Result<()> {
+    Directory::at(folder).sync_directory().with_context(|| format!("cannot sync {}", folder.display()))
 }

@@ -1,40 +1,27 @@
-//! The database to import from: how it is named, whether it has the tables, and its rows in order.
+//! The database to import from: whether it has the tables, and its rows in order.
 
-use std::{
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use futures_util::TryStreamExt;
-use sidecar::{
-    casper::event::{self, KINDS},
-    casper::export::{
-        ExportFrom,
-        postgresql::{self, Options, Password, SslMode},
-    },
-};
 use sidecar_log_format::Kind;
 use tokio_postgres::IsolationLevel;
 
 use super::Importer;
+use crate::casper::event::{self, KINDS};
+use crate::casper::export::postgresql::{self, Options};
 
-/// What `--from` names. It is read here and not by clap, whose messages would show a password.
-pub(super) enum Database {
+/// Where history is imported from.
+pub enum Database {
+    /// A SQLite file.
     Sqlite(PathBuf),
+    /// A PostgreSQL database.
     PostgreSql(Options),
 }
 
 impl Database {
-    pub(super) fn named(text: &str) -> anyhow::Result<Self> {
-        match text.strip_prefix("sqlite:") {
-            Some(file) => Ok(Self::Sqlite(file.into())),
-            None => postgresql_settings(text).map(Self::PostgreSql),
-        }
-    }
-
     /// Hands every row to the importer, twice, from one snapshot.
-    pub(super) fn read(&self, importer: &mut Importer) -> anyhow::Result<()> {
+    pub(super) fn read(&self, importer: &mut Importer<'_>) -> anyhow::Result<()> {
         match self {
             Self::Sqlite(file) => read_sqlite(file, importer),
             Self::PostgreSql(settings) => {
@@ -43,56 +30,6 @@ impl Database {
             }
         }
     }
-}
-
-/// The settings in a URL. No error shows a password.
-fn postgresql_settings(text: &str) -> anyhow::Result<Options> {
-    let mut url = url::Url::parse(text).context("neither sqlite:FILE nor a postgresql:// URL")?;
-    ensure!(matches!(url.scheme(), "postgresql" | "postgres"), "neither sqlite:FILE nor a postgresql:// URL");
-    let (mut ssl_mode, mut ssl_root_certificate, mut login) = (SslMode::default(), None, Vec::new());
-    for (name, value) in url.query_pairs() {
-        match name.as_ref() {
-            "sslmode" => {
-                let modes = [
-                    ("disable", SslMode::Disable),
-                    ("prefer", SslMode::Prefer),
-                    ("require", SslMode::Require),
-                    ("verify-full", SslMode::VerifyFull),
-                ];
-                let known = modes.iter().find(|(name, _)| *name == value);
-                ssl_mode = known.context("sslmode is disable, prefer, require or verify-full")?.1;
-            }
-            "sslrootcert" => ssl_root_certificate = Some(PathBuf::from(value.as_ref())),
-            "host" | "port" | "dbname" | "user" | "password" => login.push((name.into_owned(), value.into_owned())),
-            // Without it, other tables than the ones that are meant might be read.
-            other => bail!(
-                "the parameter {other} is not honoured; leave it out, and set what the connection needs for its user, as with \
-                 ALTER ROLE ... SET search_path"
-            ),
-        }
-    }
-    url.set_query(None);
-    if !login.is_empty() {
-        url.query_pairs_mut().extend_pairs(login);
-    }
-    let config = tokio_postgres::Config::from_str(url.as_str()).context("not a URL that PostgreSQL's clients take")?;
-    let host = match config.get_hosts() {
-        [tokio_postgres::config::Host::Tcp(host)] => host.clone(),
-        [tokio_postgres::config::Host::Unix(folder)] => folder.display().to_string(),
-        _ => bail!("the URL must name one host"),
-    };
-    let password = config.get_password().and_then(|password| String::from_utf8(password.to_vec()).ok());
-    Ok(Options {
-        host,
-        port: config.get_ports().first().copied().unwrap_or(5432),
-        database_name: config.get_dbname().context("the URL must name the database")?.to_owned(),
-        username: config.get_user().context("the URL must name the user")?.to_owned(),
-        password: Password::new(password.or_else(|| std::env::var("PGPASSWORD").ok()).unwrap_or_default()),
-        max_connections: 1,
-        ssl_mode,
-        ssl_root_certificate,
-        export_from: ExportFrom::Oldest,
-    })
 }
 
 /// An event as the database has it.
@@ -124,8 +61,14 @@ const TABLES: [&str; 8] = [
 /// What tells a database of the Casper Sidecar 1.x.
 const TABLES_1: [&str; 2] = ["DeployAccepted", "DeployProcessed"];
 
+/// Whether these tables are the reference's, of whatever version and however many of them.
+pub(super) fn is_of_the_reference(present: &[String]) -> bool {
+    let is_present = |table: &str| present.iter().any(|found| found == table);
+    is_present("event_log") || TABLES_1.iter().any(|table| is_present(table))
+}
+
 /// Refuses a database that has not the tables to read.
-fn check_tables(place: &str, present: &[String]) -> anyhow::Result<()> {
+pub(super) fn check_tables(place: &str, present: &[String]) -> anyhow::Result<()> {
     let is_present = |table: &&&str| present.iter().any(|found| found == **table);
     let Some(missing) = TABLES.iter().find(|table| !is_present(table)) else { return Ok(()) };
     if let Some(table) = TABLES_1.iter().find(is_present) {
@@ -182,26 +125,28 @@ FROM "event_log" l LEFT JOIN (
 ) c USING ("event_log_id")
 ORDER BY l."event_log_id""#;
 
-fn read_sqlite(file: &Path, importer: &mut Importer) -> anyhow::Result<()> {
+fn read_sqlite(file: &Path, importer: &mut Importer<'_>) -> anyhow::Result<()> {
     let place = format!("sqlite:{}", file.display());
     let cannot_read = || format!("cannot read {place}");
     let connection = rusqlite::Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
         .with_context(cannot_read)?;
     let snapshot = connection.unchecked_transaction().with_context(cannot_read)?;
-    let tables = "SELECT \"name\" FROM \"sqlite_master\" WHERE \"type\" IN ('table', 'view')";
-    let present: Vec<String> = snapshot
-        .prepare(tables)
-        .and_then(|mut tables| tables.query_map([], |row| row.get(0))?.collect())
-        .with_context(cannot_read)?;
+    let present = sqlite_tables(&snapshot).with_context(cannot_read)?;
     check_tables(&place, &present)?;
     let rows: i64 = snapshot.query_row(COUNT, [], |row| row.get(0)).with_context(cannot_read)?;
-    importer.bar.set_length(rows.cast_unsigned());
+    importer.begin_checking(rows.cast_unsigned());
     take_sqlite(&snapshot, &place, importer)?;
     importer.begin_writing(&place)?;
     take_sqlite(&snapshot, &place, importer)
 }
 
-fn take_sqlite(snapshot: &rusqlite::Transaction<'_>, place: &str, importer: &mut Importer) -> anyhow::Result<()> {
+/// The tables that there are, under whatever names.
+pub(super) fn sqlite_tables(connection: &rusqlite::Connection) -> rusqlite::Result<Vec<String>> {
+    let mut tables = connection.prepare(r#"SELECT "name" FROM "sqlite_master" WHERE "type" IN ('table', 'view')"#)?;
+    tables.query_map([], |row| row.get(0))?.collect()
+}
+
+fn take_sqlite(snapshot: &rusqlite::Transaction<'_>, place: &str, importer: &mut Importer<'_>) -> anyhow::Result<()> {
     let cannot_read = || format!("cannot read {place}");
     let mut statement = snapshot.prepare(SQLITE_EVENTS).with_context(cannot_read)?;
     let mut rows = statement.query([]).with_context(cannot_read)?;
@@ -229,7 +174,7 @@ fn sqlite_row<'a>(id: i64, row: &'a rusqlite::Row<'_>) -> anyhow::Result<Row<'a>
     })
 }
 
-async fn read_postgresql(settings: &Options, importer: &mut Importer) -> anyhow::Result<()> {
+async fn read_postgresql(settings: &Options, importer: &mut Importer<'_>) -> anyhow::Result<()> {
     let place = settings.place();
     let cannot_read = || format!("cannot read {place}");
     // Its errors name the place.
@@ -241,7 +186,7 @@ async fn read_postgresql(settings: &Options, importer: &mut Importer) -> anyhow:
     check_tables(&place, &present)?;
     let rows = snapshot.query_one(COUNT, &[]).await;
     let rows: i64 = rows.and_then(|row| row.try_get(0)).with_context(cannot_read)?;
-    importer.bar.set_length(rows.cast_unsigned());
+    importer.begin_checking(rows.cast_unsigned());
     take_postgresql(&snapshot, &place, importer).await?;
     importer.begin_writing(&place)?;
     take_postgresql(&snapshot, &place, importer).await
@@ -250,7 +195,7 @@ async fn read_postgresql(settings: &Options, importer: &mut Importer) -> anyhow:
 async fn take_postgresql(
     snapshot: &tokio_postgres::Transaction<'_>,
     place: &str,
-    importer: &mut Importer,
+    importer: &mut Importer<'_>,
 ) -> anyhow::Result<()> {
     let cannot_read = || format!("cannot read {place}");
     let no_parameters: [&str; 0] = [];
