@@ -11,11 +11,13 @@ use std::iter;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
+use crate::beacon;
 use crate::casper::event::{self, Classified, classify};
 use crate::casper::events::request_door;
 use crate::casper::legacy::translation_door;
 use crate::casper::rpc;
 use crate::config::Config;
+use crate::engine::dialect::Dialect;
 use crate::sse_client::transport::canned;
 
 /// A configuration file is taken or refused, in words.
@@ -44,6 +46,10 @@ pub fn event(bytes: &[u8]) {
     let classified = classify(payload);
     translation_door(bytes);
     assert_eq!(classified.is_ok(), serde_json::from_str::<IgnoredAny>(payload).is_ok());
+    let dialect = beacon::dialect::Beacon::default();
+    for (kind, _) in dialect.kinds() {
+        assert_eq!(dialect.facts(*kind, payload).is_some(), classified.is_ok());
+    }
     if let Ok(Classified::Event(facts)) = classified {
         assert!(event::KINDS.iter().any(|(kind, _)| *kind == facts.kind));
         assert!(facts.to_string().starts_with(event::kind_name(facts.kind)));
@@ -56,6 +62,7 @@ pub fn event(bytes: &[u8]) {
 /// twice, `Accept`.
 pub fn query(bytes: &[u8]) {
     request_door(bytes);
+    beacon::events::request_door(bytes);
 }
 
 /// A node's stream. The first byte says how long the chunks are; how it is cut must not matter, and whatever it holds,

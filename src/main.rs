@@ -45,7 +45,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Replay a recorded Casper network through a simulated node into a real log and the real event stream server.
+    /// Replay a recorded Casper network through a simulated node into a real log and the real event stream server; or watch
+    /// a simulated Ethereum consensus client, with `--dialect beacon`.
     Demo(DemoArguments),
     /// Write a commented configuration file after a few questions.
     Init(InitArguments),
@@ -88,15 +89,19 @@ struct PrintConfigArguments {
 #[derive(Args)]
 #[command(args_override_self = true)]
 struct DemoArguments {
+    /// Whose events flow through.
+    #[arg(long, value_enum, default_value_t)]
+    dialect: demo::DemoDialect,
     /// Keep the log in this directory; without it, it goes when the demo ends.
     #[arg(long, value_name = "DIR")]
     storage_path: Option<PathBuf>,
-    /// How many times faster than it happened (671 s, a block a second); 0 is as fast as it goes.
-    #[arg(long, value_name = "X", default_value_t = 20.0, allow_negative_numbers = true)]
-    speed: f64,
-    /// The port of the event stream server; 0 is any free one, as for the others.
-    #[arg(long, value_name = "PORT", default_value_t = 19999)]
-    sse_port: u16,
+    /// How many times faster than it happened (671 s, a block a second); 0 is as fast as it goes. Without it, 20, and for
+    /// beacon 1: a slot a second.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    speed: Option<f64>,
+    /// The port of the event stream server; 0 is any free one, as for the others. Without it, 19999, and for beacon 15052.
+    #[arg(long, value_name = "PORT")]
+    sse_port: Option<u16>,
     /// The port of the REST server.
     #[arg(long, value_name = "PORT", default_value_t = 18888)]
     rest_port: u16,
@@ -149,9 +154,10 @@ fn run(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
     match (arguments.command, arguments.path_to_config) {
         (Some(Command::Demo(demo)), _) => {
             let options = demo::Options {
+                dialect: demo.dialect,
                 storage_path: demo.storage_path,
-                speed: demo.speed,
-                sse_port: demo.sse_port,
+                speed: demo.speed.unwrap_or(demo.dialect.speed()),
+                sse_port: demo.sse_port.unwrap_or(demo.dialect.sse_port()),
                 rest_port: demo.rest_port,
                 admin_port: demo.admin_port,
                 rpc_port: demo.rpc_port,

@@ -349,7 +349,9 @@ async fn the_dashboard_asks_only_for_metrics_that_there_are_and_for_all_of_datab
     let rest_alone = rest_alone.replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'postgresql'");
     let mut rest_alone = rest_alone.start().await;
     rest_alone.wait_until_listening(rpc.address()).await;
-    let call = reqwest::Client::new().post(format!("http://{}/rpc", rpc.address()));
+    let call = sidecar::sse_client::stream::http_client(std::time::Duration::from_secs(5))
+        .unwrap()
+        .post(format!("http://{}/rpc", rpc.address()));
     let call = call.header("content-type", "application/json");
     let answer = call.body(r#"{"jsonrpc":"2.0","id":1,"method":"info_get_peers"}"#).send().await.unwrap();
     assert_eq!(answer.status(), 200);

@@ -83,7 +83,9 @@ fn last_recorded(recording: &[(u64, String)], kind: &str) -> Value {
 /// The result of a JSON-RPC call.
 async fn call(rpc: &ReservedPort, method: &str, params: Value) -> Value {
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
-    let request = reqwest::Client::new().post(format!("http://{}/rpc", rpc.address()));
+    let request = sidecar::sse_client::stream::http_client(std::time::Duration::from_secs(5))
+        .unwrap()
+        .post(format!("http://{}/rpc", rpc.address()));
     let response = request.header("content-type", "application/json").body(body).send().await.unwrap();
     let mut answer: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
     assert!(answer["error"].is_null(), "{answer}");

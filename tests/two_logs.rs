@@ -242,6 +242,7 @@ fn logged(name: &str, live: &LiveLog, hub: &Hub, port: &Arc<PortCounters>, folde
         log_directory: LogPlaces::new(folder, name).directory(),
         ingest: Arc::clone(&live.counters),
         sources: Vec::new(),
+        other_sources: Vec::new(),
         stream: Arc::clone(hub.counters()),
         stream_port: Arc::clone(port),
         views: None,

@@ -15,8 +15,9 @@ use crate::casper::event::KINDS;
 use crate::casper::export::counters::Counters as ExporterCounters;
 use crate::casper::rest;
 use crate::casper::rpc;
-use crate::casper::source::{CountedError, Counters, NamedSource};
+use crate::casper::source::{CountedError, Counters};
 use crate::engine::counters::{Count, Tally};
+use crate::engine::source::watch::SourceCounters;
 use crate::engine::stream::{ClassLag, ReaderClass};
 use crate::engine::view::Views;
 use crate::telemetry;
@@ -35,7 +36,7 @@ pub(super) fn text(parts: &Parts) -> String {
     let mut families = Families::default();
     for logged in &parts.logs {
         let group = &mut families.of_log(&logged.name);
-        sources(group, &logged.sources);
+        sources(group, logged);
         ingest(group, logged);
         log(group, logged);
         stream(group, logged);
@@ -74,6 +75,9 @@ fn nodes(group: &mut Group<'_>, parts: &Parts) {
     for source in parts.sources() {
         statuses.sample(&[("node", &source.name)], f64::from(source.counters.status()));
     }
+    for source in parts.logs.iter().flat_map(|logged| &logged.other_sources) {
+        statuses.sample(&[("node", &source.name)], f64::from(source.counters.status()));
+    }
     // A counter's name should end with `_total`, as `promtool check metrics` says; but people's alerts ask for this one,
     // which is the reference's.
     let mut errors = group.counter("error_counts", "Error counts");
@@ -85,31 +89,44 @@ fn nodes(group: &mut Group<'_>, parts: &Parts) {
     }
 }
 
-fn sources(group: &mut Group<'_>, sources: &[NamedSource]) {
-    let mut per_node = |name, help, counted: fn(&Counters) -> &Count| {
+fn sources(group: &mut Group<'_>, logged: &Logged) {
+    let mut per_node = |name, help, counted: fn(&Counters) -> &Count, of_others: fn(&SourceCounters) -> &Count| {
         let mut family = group.counter(name, help);
-        for source in sources {
+        for source in &logged.sources {
             family.count(&[("node", &source.name)], counted(&source.counters).get());
+        }
+        for source in &logged.other_sources {
+            family.count(&[("node", &source.name)], of_others(&source.counters).get());
         }
     };
     per_node(
         "sidecar_source_malformed_total",
         "Payloads and frames dropped because they are not UTF-8 or not one JSON value",
         |counters| &counters.malformed,
+        |counters| &counters.malformed,
     );
     per_node(
         "sidecar_source_oversized_total",
         "Frames dropped because they are longer than event_bytes_max",
+        |counters| &counters.oversized,
         |counters| &counters.oversized,
     );
     per_node(
         "sidecar_source_unclassified_total",
         "Events of an unknown kind, or of a known kind in an unknown shape; they are stored",
         |counters| &counters.unclassified,
+        |counters| &counters.unclassified,
     );
-    per_node("sidecar_source_reconnects_total", "Connections tried again after one was lost or failed", |counters| {
-        &counters.reconnects
-    });
+    per_node(
+        "sidecar_source_reconnects_total",
+        "Connections tried again after one was lost or failed",
+        |counters| &counters.reconnects,
+        |counters| &counters.reconnects,
+    );
+    let mut received = group.counter("sidecar_source_received_total", "Events received, duplicates included");
+    for source in &logged.other_sources {
+        received.count(&[("node", &source.name)], source.counters.received.snapshot().count);
+    }
 }
 
 fn received(group: &mut Group<'_>, parts: &Parts) {

@@ -26,6 +26,7 @@ use crate::casper::rest::SqlAnswers;
 use crate::casper::rpc;
 use crate::casper::source::NamedSource;
 use crate::casper::{export, rest};
+use crate::engine::source::watch::SourceWatch;
 use crate::engine::view::Views;
 use crate::engine::{ingest, stream};
 
@@ -57,7 +58,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// The nodes that are read, of all logs.
+    /// The Casper nodes that are read, of all logs.
     fn sources(&self) -> impl Iterator<Item = &NamedSource> {
         self.logs.iter().flat_map(|logged| &logged.sources)
     }
@@ -73,8 +74,10 @@ pub struct Logged {
     pub log_directory: PathBuf,
     /// What ingest counts.
     pub ingest: Arc<ingest::counters::Counters>,
-    /// The nodes that are read.
+    /// The Casper nodes that are read.
     pub sources: Vec<NamedSource>,
+    /// The sources of other dialects that are read.
+    pub other_sources: Vec<SourceWatch>,
     /// What the log's event streams count.
     pub stream: Arc<stream::HubCounters>,
     /// What the port of the event streams counts.

@@ -118,7 +118,9 @@ fn streams(logged: &Logged) -> Streams {
 
 fn nodes(logged: &Logged) -> Vec<Node<'_>> {
     let nodes = logged.sources.iter();
-    nodes.map(|source| Node { name: &source.name, status: source.counters.status_name() }).collect()
+    let nodes = nodes.map(|source| Node { name: &source.name, status: source.counters.status_name() });
+    let others = logged.other_sources.iter();
+    nodes.chain(others.map(|source| Node { name: &source.name, status: source.counters.status_name() })).collect()
 }
 
 fn views(logged: &Logged) -> Vec<Lag> {

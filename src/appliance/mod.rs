@@ -4,6 +4,7 @@
 //! between, to one log and its nodes, is in [`log_set`](crate::engine::log_set). Data does not pass through here.
 //! What a configuration asks of each part is in `plan`, and what becomes of the Casper Sidecar's history in `history`.
 
+mod beacon;
 mod history;
 mod plan;
 
@@ -17,7 +18,7 @@ use anyhow::{Context, anyhow, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{Span, info};
+use tracing::{Span, error, info};
 
 use crate::admin::{self, Follower, Role};
 use crate::casper::events;
@@ -32,6 +33,7 @@ use crate::engine::ingest::LiveLog;
 use crate::engine::log_set::{LogSet, OpenedLog};
 use crate::engine::stream::{Hub, Resources};
 use crate::engine::view::Views;
+use beacon::BeaconLog;
 pub use plan::LOG_NAME;
 use plan::Node;
 
@@ -57,33 +59,82 @@ struct RunningRpc {
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     match (&config.sse_server, &config.storage) {
         (Some(sse), Some(storage)) => run_until(config, sse, storage, |_, _| (), termination()?).await,
-        _ => run_without_log(config, termination()?).await,
+        _ => run_without_casper(config, |_| (), termination()?).await,
     }
 }
 
-/// Runs what needs no log: the JSON-RPC servers, and REST from a database that other Sidecars fill.
-async fn run_without_log(config: &Config, end: impl Future<Output = ()>) -> anyhow::Result<()> {
+/// Runs what needs no log of Casper's: the logs of other dialects, the JSON-RPC servers, and REST from a database that other
+/// Sidecars fill.
+pub(crate) async fn run_without_casper(
+    config: &Config,
+    started: impl FnOnce(Addresses),
+    end: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let database = answers_from_database(config).await?;
+    let beacon = match (&config.beacon, &config.storage) {
+        (Some(beacon), Some(storage)) => {
+            let resources = Arc::new(Resources::new(storage.log.decode_concurrency));
+            Some(BeaconLog::open(beacon, storage, &resources)?)
+        }
+        _ => None,
+    };
     let admin = bind_admin(config)?;
-    let rest = config.rest_api_server.as_ref().zip(database.clone());
-    let rest = rest.map(|(settings, database)| bind_rest(settings, rest::AnswerFrom::Database(database)));
+    let answers =
+        database.clone().map_or(rest::AnswerFrom::OtherLogs(rest::OtherLogs::default()), rest::AnswerFrom::Database);
+    let rest = config.rest_api_server.as_ref().map(|settings| bind_rest(settings, answers, named_logs(None, &beacon)));
     let rest = rest.transpose()?;
     let rpc = start_rpc(config)?;
-    Addresses::of(None, rest.as_ref(), admin.as_ref()).log();
+    let addresses = Addresses::of(None, rest.as_ref(), admin.as_ref());
+    addresses.log();
     let cut = CancellationToken::new();
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
         let (rest, rpc) = (rest.as_ref().map(rest::Server::counters), rpc.as_ref().map(|rpc| rpc.watch.clone()));
-        let parts = admin::Parts { logs: Vec::new(), rest, database, rpc };
+        let logs = beacon.iter().map(BeaconLog::logged).collect();
+        let parts = admin::Parts { logs, rest, database, rpc };
         servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {
         servers.spawn(rest.run(cut.clone().cancelled_owned()));
     }
-    end.await;
+    let mut logs = LogSet::default();
+    let has_logs = beacon.is_some();
+    let addresses = Addresses { beacon: beacon.as_ref().map(BeaconLog::address), ..addresses };
+    if let Some(beacon) = beacon {
+        beacon.start(&mut logs, &mut servers, &cut)?;
+    }
+    started(addresses);
+    let outcome = tokio::select! {
+        () = end => Outcome::Signal,
+        () = all_over(&mut logs), if has_logs => Outcome::NodesUnavailable,
+    };
+    logs.close().await;
     cut.cancel();
-    servers.join_all().await;
-    Ok(())
+    let _ = tokio::time::timeout(SERVERS_END_TIME_MAX, servers.join_all()).await;
+    match outcome {
+        Outcome::Signal => Ok(()),
+        Outcome::NodesUnavailable => {
+            bail!(
+                "Error running component 'beacon': every consensus client was given up; look at the lines before, and at \
+                   `max_attempts` in `[[beacon.connections]]`"
+            )
+        }
+    }
+}
+
+/// Ends when no log is fed any more.
+async fn all_over(logs: &mut LogSet) {
+    while logs.next_over().await.is_some() {}
+}
+
+/// Ends when this log is not fed any more. Others may end without it.
+async fn is_over(logs: &mut LogSet, name: &str) {
+    while let Some(over) = logs.next_over().await {
+        if *over == *name {
+            return;
+        }
+        error!(log = over, "all sources of a log were given up; what it holds is served, and the other logs go on");
+    }
 }
 
 /// The database that REST answers from, if it does.
@@ -115,27 +166,36 @@ pub(crate) async fn run_until(
     let database = answers_from_database(config).await?;
     plan::check_no_unfinished_import(&plan::log_places(storage).directory())?;
     // The lines of a process with one log do not name it.
-    let opened = OpenedLog::open(plan::ingest_options(sse, storage)?, Span::none())
+    let span = match &config.beacon {
+        Some(_) => tracing::info_span!(target: "sidecar", "log", name = LOG_NAME),
+        None => Span::none(),
+    };
+    let opened = OpenedLog::open(plan::ingest_options(sse, storage)?, span)
         .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     let live = Arc::clone(&opened.live);
     left.name_if_missing_in(&live.log);
     let nodes = plan::nodes(config, sse, storage, &plan::log_network(config, storage, &live)?);
     let cut = CancellationToken::new();
-    let outside = Outside { exporters, database, rpc: start_rpc(config)? };
-    let Serving { servers, hub, addresses } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
+    let resources = Arc::new(Resources::new(storage.log.decode_concurrency));
+    let beacon = config.beacon.as_ref().map(|beacon| BeaconLog::open(beacon, storage, &resources)).transpose()?;
+    let outside = Outside { exporters, database, rpc: start_rpc(config)?, resources, beacon: beacon.as_ref() };
+    let Serving { mut servers, hub, addresses } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
     let mut logs = LogSet::default();
     // After all ports are taken: to look for losses takes as long as there are segments.
     logs.start(LOG_NAME, opened, plan::sources(nodes, sse.keep_trying))
         .context("Error initializing component 'sse_event_server': cannot start a thread that looks for losses")?;
+    let Outside { exporters, rpc, .. } = outside;
+    if let Some(beacon) = beacon {
+        beacon.start(&mut logs, &mut servers, &cut)?;
+    }
     started(&live, addresses);
-    let exporting = outside
-        .exporters
+    let exporting = exporters
         .start(&live.log, &live.committed)
         .context("Error initializing component 'sse_event_server': cannot start a thread for an export")?;
 
     let outcome = tokio::select! {
         () = end.as_mut() => Outcome::Signal,
-        _ = logs.next_over() => Outcome::NodesUnavailable,
+        () = is_over(&mut logs, LOG_NAME) => Outcome::NodesUnavailable,
     };
     if outcome == Outcome::NodesUnavailable {
         hub.say_farewell();
@@ -143,7 +203,7 @@ pub(crate) async fn run_until(
     }
     logs.close().await;
     exporting.stop(EXPORT_END_TIME_MAX).await;
-    if let Some(rpc) = &outside.rpc {
+    if let Some(rpc) = &rpc {
         rpc.watch.log.set(None);
     }
     // The views end when nobody can write the log any more.
@@ -168,12 +228,16 @@ enum Outcome {
 }
 
 /// What is around the log.
-struct Outside {
+struct Outside<'a> {
     exporters: Exporters,
     /// The database that REST answers from, if it does.
     database: Option<SqlAnswers>,
     /// The JSON-RPC servers, if there are any.
     rpc: Option<RunningRpc>,
+    /// What the streams of all logs share.
+    resources: Arc<Resources>,
+    /// The beacon log, if there is one.
+    beacon: Option<&'a BeaconLog>,
 }
 
 /// Where the servers listen.
@@ -183,6 +247,7 @@ pub(crate) struct Addresses {
     pub(crate) rest: Option<SocketAddr>,
     pub(crate) admin: Option<SocketAddr>,
     pub(crate) rpc: Option<SocketAddr>,
+    pub(crate) beacon: Option<SocketAddr>,
 }
 
 /// What reads the log, running.
@@ -198,7 +263,7 @@ fn serve(
     sse: &SseServer,
     storage: &Storage,
     live: &LiveLog,
-    outside: &Outside,
+    outside: &Outside<'_>,
     nodes: &[Node],
     cut: &CancellationToken,
 ) -> anyhow::Result<Serving> {
@@ -226,15 +291,19 @@ fn serve(
         (None, None) => None,
     };
     let rest = config.rest_api_server.as_ref().zip(answers);
-    let rest = rest.map(|(settings, answers)| bind_rest(settings, answers));
-    let rest = rest.transpose()?;
-    let resources = Arc::new(Resources::new(storage.log.decode_concurrency));
+    let logs = named_logs(Some(live), outside.beacon);
+    let rest = rest.map(|(settings, answers)| bind_rest(settings, answers, logs)).transpose()?;
+    let resources = Arc::clone(&outside.resources);
     let hub = Arc::new(Hub::new(live.log.clone(), live.committed.clone(), resources, events::READER_CLASSES));
     let stream = events::Server::bind(sse.event_stream_server.clone(), Arc::clone(&hub))
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
     let addresses = Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref());
     addresses.log();
-    let addresses = Addresses { rpc: outside.rpc.as_ref().and_then(|rpc| rpc.address), ..addresses };
+    let addresses = Addresses {
+        rpc: outside.rpc.as_ref().and_then(|rpc| rpc.address),
+        beacon: outside.beacon.map(BeaconLog::address),
+        ..addresses
+    };
 
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
@@ -244,6 +313,7 @@ fn serve(
             log_directory: plan::log_places(storage).directory(),
             ingest: Arc::clone(&live.counters),
             sources,
+            other_sources: Vec::new(),
             stream: Arc::clone(hub.counters()),
             stream_port: Arc::clone(stream.counters()),
             views: views.as_ref().map(|views| views.views().clone()),
@@ -252,7 +322,8 @@ fn serve(
         };
         let rest = rest.as_ref().map(rest::Server::counters);
         let rpc = outside.rpc.as_ref().map(|rpc| rpc.watch.clone());
-        let parts = admin::Parts { logs: vec![logged], rest, database: outside.database.clone(), rpc };
+        let logs = std::iter::once(logged).chain(outside.beacon.map(BeaconLog::logged)).collect();
+        let parts = admin::Parts { logs, rest, database: outside.database.clone(), rpc };
         servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {
@@ -272,6 +343,7 @@ impl Addresses {
             rest: rest.map(rest::Server::local_addr),
             admin: admin.map(admin::Server::local_addr),
             rpc: None,
+            beacon: None,
         }
     }
 
@@ -308,8 +380,19 @@ fn start_rpc(config: &Config) -> anyhow::Result<Option<RunningRpc>> {
     Ok(Some(RunningRpc { watch, address, _servers: running }))
 }
 
-fn bind_rest(settings: &RestApiServer, answers: rest::AnswerFrom) -> anyhow::Result<rest::Server> {
-    rest::Server::bind(settings.options.clone(), answers).map_err(|error| cannot_run("rest_api_server", error))
+fn bind_rest(
+    settings: &RestApiServer,
+    answers: rest::AnswerFrom,
+    logs: Vec<rest::NamedLog>,
+) -> anyhow::Result<rest::Server> {
+    let server = rest::Server::bind(settings.options.clone(), answers);
+    server.map(|server| server.with_logs(logs)).map_err(|error| cannot_run("rest_api_server", error))
+}
+
+/// The logs that REST reads events from by the log's name.
+fn named_logs<'a>(casper: Option<&LiveLog>, beacon: impl IntoIterator<Item = &'a BeaconLog>) -> Vec<rest::NamedLog> {
+    let casper = casper.map(|live| rest::NamedLog { name: LOG_NAME.into(), log: live.log.clone() });
+    casper.into_iter().chain(beacon.into_iter().map(BeaconLog::named)).collect()
 }
 
 fn followers(views: Option<&Views>, exporters: &Exporters) -> Vec<Follower> {

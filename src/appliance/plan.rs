@@ -15,7 +15,7 @@ use crate::casper::import;
 use crate::casper::source::{self, NamedSource, NodeOptions};
 use crate::config::{Config, NodeConnection, SseServer, Storage};
 use crate::engine::counters::microseconds;
-use crate::engine::dialect::write_options;
+use crate::engine::dialect::{Dialect, write_options};
 use crate::engine::ingest::{self, LiveLog, Retention, Rewriting, identity};
 use crate::engine::log_set::Sources;
 use crate::engine::source::{End, LogNetwork, now};
@@ -30,6 +30,8 @@ const SHORT_LOG_SEGMENT_BYTES: u64 = 4 << 20;
 const QUEUED_BATCH_EVENTS: usize = 250;
 /// Batches of up to 256 KiB each: more would only hold memory.
 const QUEUED_BATCHES_MAX: usize = 16;
+/// Those of a log whose configuration does not say.
+const QUEUED_BATCHES: usize = 4;
 
 /// A node to read.
 pub(super) struct Node {
@@ -79,35 +81,47 @@ pub(super) fn sources(nodes: Vec<Node>, keep_trying: bool) -> Sources {
 }
 
 pub(super) fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Result<ingest::Options> {
+    let mut options = log_options(LOG_NAME, Arc::new(Casper::default()), storage)?;
+    options.write.first_sequence = import::reference::index(&storage.folder);
+    options.queued_batches = (sse.inbound_channel_size / QUEUED_BATCH_EVENTS).clamp(1, QUEUED_BATCHES_MAX);
+    if let Some(newest_events) = sse.keep_only_newest {
+        options.retention.newest_events = Some(newest_events);
+        options.write.segment_bytes_max = options.write.segment_bytes_max.min(SHORT_LOG_SEGMENT_BYTES);
+        // What is soon dropped is not worth the work.
+        options.rewriting = merging(&options.write);
+    }
+    Ok(options)
+}
+
+/// Only makes small blocks larger.
+fn merging(write: &WriteOptions) -> Rewriting {
+    Rewriting::Merge(RewriteOptions { level: write.compression_level, block_bytes: write.block_bytes_max })
+}
+
+/// How the log `name` is stored, whatever its dialect.
+pub(super) fn log_options(name: &str, dialect: Arc<dyn Dialect>, storage: &Storage) -> anyhow::Result<ingest::Options> {
     let log = &storage.log;
     let mut new_log_id = [0; 16];
     getrandom::fill(&mut new_log_id).map_err(|error| anyhow!("no random numbers for a log's id: {error}"))?;
-    let segment_bytes_max = match sse.keep_only_newest {
-        Some(_) => log.segment_bytes_max.min(SHORT_LOG_SEGMENT_BYTES),
-        None => log.segment_bytes_max,
-    };
-    let dialect = Arc::new(Casper::default());
     let write = WriteOptions {
-        first_sequence: import::reference::index(&storage.folder),
         create_if_missing: log.create_if_missing,
         durability: log.durability,
         compression_level: log.compression_level,
         block_bytes_max: log.block_bytes_max,
-        segment_bytes_max,
+        segment_bytes_max: log.segment_bytes_max,
         segment_age_max: microseconds(log.segment_age_max),
         free_bytes_min: log.free_bytes_min,
         read: ReadOptions { cache_bytes: log.block_cache_bytes },
         ..write_options(&*dialect, new_log_id, now())
     };
-    // What is soon dropped is not worth the work.
-    let rewriting = match log.compaction.filter(|_| sse.keep_only_newest.is_none()) {
+    let rewriting = match log.compaction {
         Some(compaction) => Rewriting::Compact {
             options: RewriteOptions { level: compaction.level, ..RewriteOptions::COMPACTION },
             bytes_per_second: compaction.bytes_per_second,
         },
-        None => Rewriting::Merge(RewriteOptions { level: write.compression_level, block_bytes: write.block_bytes_max }),
+        None => merging(&write),
     };
-    let places = log_places(storage);
+    let places = LogPlaces::new(&storage.folder, name);
     Ok(ingest::Options {
         log_directory: places.directory(),
         index_file: places.index_file(),
@@ -118,12 +132,11 @@ pub(super) fn ingest_options(sse: &SseServer, storage: &Storage) -> anyhow::Resu
         retention: Retention {
             bytes_max: log.retention_bytes_max,
             age_max: log.retention_age_max,
-            newest_events: sse.keep_only_newest,
             wait_bytes_max: log.retention_wait_bytes_max,
             ..Retention::default()
         },
         rewriting,
-        queued_batches: (sse.inbound_channel_size / QUEUED_BATCH_EVENTS).clamp(1, QUEUED_BATCHES_MAX),
+        queued_batches: QUEUED_BATCHES,
     })
 }
 

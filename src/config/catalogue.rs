@@ -5,13 +5,13 @@
 use super::{
     description::{KeyDescription, SectionDescription},
     sections::{
-        self, admin_api_server, event_stream_server, log, node_client, node_connection, postgresql, rest_api_server,
-        rpc_server, sqlite, sse_server, storage,
+        self, admin_api_server, beacon, event_stream_server, log, node_client, node_connection, postgresql,
+        rest_api_server, rpc_server, sqlite, sse_server, storage,
     },
 };
 
 /// Every section, each after the one that it is in.
-pub(super) static SECTIONS: [SectionDescription; 15] = [
+pub(super) static SECTIONS: [SectionDescription; 17] = [
     sections::TOP,
     storage::SECTION,
     log::SECTION,
@@ -27,6 +27,8 @@ pub(super) static SECTIONS: [SectionDescription; 15] = [
     rpc_server::SPECULATIVE_EXEC_SERVER,
     node_client::SECTION,
     node_client::EXPONENTIAL_BACKOFF,
+    beacon::SECTION,
+    beacon::CONNECTION,
 ];
 
 impl SectionDescription {
@@ -126,7 +128,14 @@ mod tests {
             for key in section.keys {
                 let path = section.path_of(key.name);
                 assert!(!key.text.is_empty() && key.text.ends_with('.'), "`{path}`");
-                loaded(&with(EVERY_SECTION, &path, value(key.example())));
+                // A password belongs to a user.
+                let around = match path.as_str() {
+                    "beacon.connections.password" => {
+                        with(EVERY_SECTION, "beacon.connections.username", value("\"reader\""))
+                    }
+                    _ => EVERY_SECTION.to_owned(),
+                };
+                loaded(&with(&around, &path, value(key.example())));
                 let word = |word: &str| toml::Value::String(word.to_owned());
                 let (words, list) = match key.kind {
                     Kind::Word(words) => (words, false),
@@ -166,6 +175,8 @@ mod tests {
             ("rpc_server.speculative_exec_server.", fields_of::<rpc_server::ListenerKeys>()),
             ("rpc_server.node_client.", fields_of::<node_client::Keys>()),
             ("rpc_server.node_client.exponential_backoff.", fields_of::<node_client::BackoffKeys>()),
+            ("beacon.", fields_of::<beacon::Keys>()),
+            ("beacon.connections.", fields_of::<beacon::ConnectionKeys>()),
         ];
         sections.into_iter().flat_map(|(section, fields)| fields.iter().map(move |field| format!("{section}{field}")))
     }

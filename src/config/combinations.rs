@@ -9,6 +9,7 @@ use super::{
     section::Section,
     sections::{
         File, admin_api_server,
+        beacon::{self, Beacon},
         rest_api_server::{self, AnswerFrom, RestApiServer},
         rpc_server::{self, RpcServer},
         sse_server::{self, SseServer},
@@ -36,6 +37,8 @@ pub struct Config {
     pub admin_api_server: Option<AdminOptions>,
     /// `[rpc_server]`: there when one of its two servers is enabled.
     pub rpc_server: Option<RpcServer>,
+    /// `[beacon]`: which consensus clients to read, and the server of their events. `storage` is there when this is.
+    pub beacon: Option<Beacon>,
 }
 
 /// The settings that `file`, read from `document`, and `environment` ask for.
@@ -49,14 +52,15 @@ pub(super) fn check(file: File, document: &Document<'_>, environment: &Environme
     let rest_from_log = rest_from(AnswerFrom::Log);
     let rest_from_postgresql = rest_from(AnswerFrom::PostgreSql);
     let rest_from_database = rest.as_ref().is_some_and(|rest| rest.answer_from.is_database());
-    if !sse_enabled && !rpc_enabled && !rest_from_database {
+    let beacon_enabled = file.beacon.as_ref().is_some_and(|beacon| beacon.enable_server);
+    if !sse_enabled && !rpc_enabled && !rest_from_database && !beacon_enabled {
         return Err(Refusal::NothingEnabled(Fix(format!("add `[sse_server]`; {REST_ALONE}"))).into());
     }
     let storage_folder = file.storage.as_ref().and_then(|storage| storage.storage_folder.as_ref());
     if sse_enabled && storage_folder.is_none() {
         return Err(Refusal::SseWithoutStorage(None).into());
     }
-    if rest_from_log && !sse_enabled {
+    if rest_from_log && !sse_enabled && !beacon_enabled {
         let fix =
             format!("`[rest_api_server]` answers from the log, which needs `[sse_server]`: add that; {REST_ALONE}");
         return Err(Refusal::RestWithoutLog(Fix(fix)).into());
@@ -83,6 +87,8 @@ pub(super) fn check(file: File, document: &Document<'_>, environment: &Environme
     let admin = file.admin_api_server.filter(|admin| admin.enable_server);
     let admin = admin.map(|admin| admin_api_server::check(&admin, &section("admin_api_server")));
     let admin_api_server = admin.transpose()?;
+    let beacon = file.beacon.filter(|beacon| beacon.enable_server);
+    let beacon = beacon.map(|beacon| beacon::check(beacon, storage.is_some(), &section("beacon"))).transpose()?;
     let network_name = file.network_name.as_deref();
     let rpc = file.rpc_server.map(|rpc| rpc_server::check(rpc, sse_enabled, network_name, &section("rpc_server")));
     let rpc_server = rpc.transpose()?.flatten();
@@ -94,6 +100,7 @@ pub(super) fn check(file: File, document: &Document<'_>, environment: &Environme
         rest_api_server,
         admin_api_server,
         rpc_server,
+        beacon,
     })
 }
 

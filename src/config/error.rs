@@ -189,8 +189,8 @@ pub struct TomlError(String);
 impl TomlError {
     /// `error` was found in `text`, at `key` when the text itself was TOML; `misspelled` may be why.
     pub(super) fn new(mut error: toml::de::Error, text: &str, key: Option<&str>, misspelled: Option<&Warning>) -> Self {
-        // A quoted line could be the one with the password; a file that has one is never quoted.
-        let mut message = if text.contains("password") {
+        // A quoted line could be the one with the secret; a file that has one, maybe in a URL, is never quoted.
+        let mut message = if ["password", "bearer_token", "://"].iter().any(|sign| text.contains(sign)) {
             let start = error.span().map_or(0, |span| span.start);
             let (line, column) = line_and_column(text, start);
             format!("TOML parse error at line {line}, column {column}\n{}", error.message())

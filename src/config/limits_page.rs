@@ -41,7 +41,7 @@ impl KeyRow {
     /// The default, if it is one value.
     fn default(&self) -> Option<toml::Value> {
         match self.parts().0 {
-            "required" | "one per CPU" => None,
+            "required" | "one per CPU" | "none" => None,
             text => Some(match text.strip_prefix('`').and_then(|text| text.strip_suffix('`')) {
                 Some(word) => toml::Value::String(word.trim_matches('"').to_owned()),
                 None => toml::Value::Integer(self.integer(text)),
@@ -116,13 +116,14 @@ fn every_default_on_the_page_is_the_one_of_the_code() {
 }
 
 /// Ports are numbers, but not limits: each key's smallest one.
-const PORTS: [(&str, i64); 9] = [
+const PORTS: [(&str, i64); 10] = [
     ("storage.postgresql_config.port", 1),
     ("sse_server.connections.sse_port", 1),
     ("sse_server.connections.rest_port", 1),
     ("sse_server.event_stream_server.port", 0),
     ("rest_api_server.port", 0),
     ("admin_api_server.port", 0),
+    ("beacon.port", 0),
     ("rpc_server.main_server.port", 0),
     ("rpc_server.speculative_exec_server.port", 0),
     ("rpc_server.node_client.port", 1),

@@ -53,6 +53,7 @@ pub use error::{
     Warning,
 };
 pub use sections::{
+    beacon::{Beacon, BeaconConnection},
     log::{Compaction, LogSettings},
     node_connection::NodeConnection,
     rest_api_server::RestApiServer,
@@ -135,14 +136,15 @@ mod tests {
 
     use super::{
         samples::{
-            DEFAULT_FULL, DEFAULT_SSE_ONLY, EVERY_ERA, PASSWORD, REST_FROM_POSTGRESQL, explained, load, loaded, refused,
+            BEACON, DEFAULT_FULL, DEFAULT_SSE_ONLY, EVERY_ERA, PASSWORD, REST_FROM_POSTGRESQL, explained, load, loaded,
+            refused,
         },
         *,
     };
 
     #[test]
     fn the_example_files_load_without_a_warning() {
-        for example in [DEFAULT_SSE_ONLY, DEFAULT_FULL, REST_FROM_POSTGRESQL] {
+        for example in [DEFAULT_SSE_ONLY, DEFAULT_FULL, REST_FROM_POSTGRESQL, BEACON] {
             assert_eq!(loaded(example).warnings, []);
         }
     }

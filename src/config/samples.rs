@@ -6,6 +6,7 @@ use super::{Config, ConfigError, Loaded};
 
 pub(super) const DEFAULT_SSE_ONLY: &str = include_str!("../../resources/example_configs/default_sse_only.toml");
 pub(super) const DEFAULT_FULL: &str = include_str!("../../resources/example_configs/default_full.toml");
+pub(super) const BEACON: &str = include_str!("../../resources/example_configs/beacon.toml");
 pub(super) const REST_FROM_POSTGRESQL: &str = include_str!("../../resources/example_configs/rest_from_postgresql.toml");
 
 /// Every section, and in it only what has no default.
@@ -43,6 +44,9 @@ pub(super) const EVERY_SECTION: &str = "
     port = 0
     [rpc_server.node_client]
     [rpc_server.node_client.exponential_backoff]
+    [beacon]
+    [[beacon.connections]]
+    url = 'http://127.0.0.1:5052'
 ";
 
 /// The smallest file with JSON-RPC.

@@ -1,8 +1,10 @@
-//! The demo: a recorded network, replayed by a simulated node into a real log and the real server.
+//! The demo: a recorded network, replayed by a simulated node into a real log and the real server. `beacon` has a
+//! simulated consensus client instead.
 //!
 //! Owns the recording and the little node that speaks it on loopback. Everything behind the node is the appliance as it
 //! always runs.
 
+mod beacon;
 mod binary_port;
 mod node;
 
@@ -31,9 +33,41 @@ const EVENTS: &[u8] = include_bytes!("../../resources/demo/devnet-events.sse.zst
 /// What it said on `/status`.
 const STATUS: &str = include_str!("../../resources/demo/devnet-status.json");
 
+/// Whose events the demo shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum DemoDialect {
+    /// A recorded Casper network.
+    #[default]
+    Casper,
+    /// A simulated Ethereum consensus client.
+    Beacon,
+}
+
+impl DemoDialect {
+    /// How fast it runs where nothing is said.
+    #[must_use]
+    pub fn speed(self) -> f64 {
+        match self {
+            DemoDialect::Casper => 20.0,
+            DemoDialect::Beacon => 1.0,
+        }
+    }
+
+    /// The port of its event stream where nothing is said.
+    #[must_use]
+    pub fn sse_port(self) -> u16 {
+        match self {
+            DemoDialect::Casper => 19999,
+            DemoDialect::Beacon => 15052,
+        }
+    }
+}
+
 /// How the demo runs.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Whose events it shows.
+    pub dialect: DemoDialect,
     /// Where the log is kept; in a temporary directory that goes with the demo when `None`.
     pub storage_path: Option<PathBuf>,
     /// How many times faster than it happened; 0 is as fast as it goes.
@@ -61,7 +95,10 @@ pub fn run(options: Options, output: Output) -> anyhow::Result<()> {
     let temporary = tempfile::TempDir::with_prefix("sidecar-demo-").context("cannot make a temporary directory")?;
     let storage_path = options.storage_path.clone().unwrap_or_else(|| temporary.path().to_owned());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(replay(&options, &storage_path, output));
+    let result = match options.dialect {
+        DemoDialect::Casper => runtime.block_on(replay(&options, &storage_path, output)),
+        DemoDialect::Beacon => runtime.block_on(beacon::replay(&options, &storage_path, output)),
+    };
     runtime.shutdown_background();
     result.map_err(|error| with_flag(error, &options))
 }
@@ -244,7 +281,8 @@ mod tests {
     fn the_demo_runs_on_a_configuration_without_warnings() {
         let ports = [19999, 18888, 18887, 7777];
         let [sse_port, rest_port, admin_port, rpc_port] = ports;
-        let options = Options { storage_path: None, speed: 1.0, sse_port, rest_port, admin_port, rpc_port };
+        let dialect = DemoDialect::Casper;
+        let options = Options { dialect, storage_path: None, speed: 1.0, sse_port, rest_port, admin_port, rpc_port };
         let text = config_text(Path::new("/tmp/a 'quoted' \"path\""), 9999, 9998, &options).unwrap();
         let Loaded { config, warnings } = Config::parse(&text, |_| None).unwrap();
         assert_eq!(warnings, []);

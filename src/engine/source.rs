@@ -2,7 +2,9 @@
 //!
 //! What a source hands over, whatever chain it reads: [`Batch`]es of [`Received`] events and of what only a source can know,
 //! each with the [`Connection`] that it came on. A source is a task that sends them until it [ends](End). Nothing here stores
-//! or orders anything; that is `ingest`'s.
+//! or orders anything; that is `ingest`'s. What sources count is in [`watch`].
+
+pub mod watch;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::mem;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use eventsource_client::Event;
 use tokio::sync::mpsc;
@@ -58,8 +59,14 @@ impl Delivery {
 
     /// The connection.
     #[must_use]
-    pub fn connection(&self) -> &Connection {
+    pub fn connection(&self) -> &Arc<Connection> {
         &self.connection
+    }
+
+    /// How long ago the last bytes came.
+    #[must_use]
+    pub fn silent_for(&self) -> Duration {
+        self.stream.silent_for()
     }
 
     /// The next message. What was pushed is sent before anything is waited for, so batches add no delay.
@@ -150,9 +157,7 @@ async fn give_a_turn() {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::super::stream::StreamOptions;
+    use super::super::stream::{StreamOptions, http_client};
     use super::*;
     use crate::engine::testing::connection;
 
@@ -166,7 +171,7 @@ mod tests {
             no_message_timeout,
             silence_check_interval: Duration::from_secs(60),
         };
-        let stream = EventStream::open(reqwest::Client::new(), &options, |_| {}).unwrap();
+        let stream = EventStream::open(http_client(Duration::from_secs(5)).unwrap(), &options, |_| {}).unwrap();
         let mut delivery = Delivery::new(stream, out, connection("node:1"));
         delivery.stream.was_not_listened_to();
         delivery.announce(ApiVersion::NONE).await.unwrap();

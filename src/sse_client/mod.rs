@@ -6,6 +6,7 @@
 //!
 //! - [`transport`] and [`frames`]: the bytes of the stream, made safe for eventsource-client.
 //! - [`stream`]: one stream from its request to its end; `silence`: connections that say nothing any more.
+//! - `tls`: whom an HTTPS connection trusts.
 //! - [`delivery`]: batches, and the back-pressure of ingest.
 //! - [`attempts`]: how many attempts in a row may fail.
 //! - `log_lines`: how many lines one connection may cause.
@@ -16,4 +17,5 @@ pub mod frames;
 pub(crate) mod log_lines;
 pub(crate) mod silence;
 pub mod stream;
+mod tls;
 pub mod transport;

@@ -27,11 +27,17 @@ impl SilenceMonitor {
         self.last_heard.store(elapsed + 1, Ordering::Relaxed);
     }
 
+    /// How long ago the last bytes came; for as long as the connection lasts when there were none.
+    pub(crate) fn silent_for(&self) -> Duration {
+        let last_heard = self.last_heard.load(Ordering::Relaxed).saturating_sub(1);
+        self.connected.elapsed().saturating_sub(Duration::from_micros(last_heard))
+    }
+
     /// Whether nothing was heard for longer than `timeout`. Where nothing was heard at all the clock starts at the first
     /// check.
     pub(crate) fn is_silent(&self, timeout: Duration) -> bool {
         match self.last_heard.load(Ordering::Relaxed).checked_sub(1) {
-            Some(last_heard) => self.connected.elapsed().saturating_sub(Duration::from_micros(last_heard)) > timeout,
+            Some(_) => self.silent_for() > timeout,
             None => {
                 self.heard();
                 false

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use eventsource_client::{BoxStream, Client, ClientBuilder, Event, ReconnectOptions, SSE};
 use futures_util::{FutureExt, StreamExt};
+use reqwest::StatusCode;
+use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::frames::DroppedFrame;
 use super::silence::SilenceMonitor;
-use super::transport::{FilteringTransport, StreamObserver};
+use super::tls;
+use super::transport::{FilteringTransport, ResponseError, StreamObserver};
 
 /// How often a node may redirect a request.
 const REDIRECTS_MAX: usize = 5;
@@ -40,6 +43,9 @@ pub enum StreamError {
     /// There was no stream, or it broke off.
     #[error("{0}")]
     Failed(String),
+    /// The node answered with another status than 200.
+    #[error("{}", ResponseError::Status(*.0))]
+    Refused(StatusCode),
     /// Nothing came for too long.
     #[error("no bytes for {} s", no_message_timeout.as_secs())]
     Silent {
@@ -51,12 +57,31 @@ pub enum StreamError {
     Ended,
 }
 
-/// The HTTP client for the requests of one connection.
+/// The HTTP client for the requests of one connection to a node that speaks plain HTTP.
 ///
 /// # Errors
 /// [`StreamError::Client`].
 pub fn http_client(connection_timeout: Duration) -> Result<reqwest::Client, StreamError> {
+    client(connection_timeout, HeaderMap::new(), tls::without_roots())
+}
+
+/// The same for a node that may speak HTTPS, and with headers for every request.
+///
+/// # Errors
+/// [`StreamError::Client`].
+pub fn https_client(connection_timeout: Duration, headers: HeaderMap) -> Result<reqwest::Client, StreamError> {
+    client(connection_timeout, headers, tls::with_system_roots())
+}
+
+fn client(
+    connection_timeout: Duration,
+    headers: HeaderMap,
+    tls: Result<rustls::ClientConfig, rustls::Error>,
+) -> Result<reqwest::Client, StreamError> {
+    let tls = tls.map_err(|error| StreamError::Client(with_causes(&error)))?;
     reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .default_headers(headers)
         .connect_timeout(connection_timeout)
         .tcp_nodelay(true)
         .no_proxy()
@@ -110,6 +135,23 @@ impl EventStream {
         Ok(Self { events, monitor, checks, no_message_timeout: options.no_message_timeout })
     }
 
+    /// Waits until the node has answered, and its stream begins.
+    ///
+    /// # Errors
+    /// When there is no stream.
+    pub async fn opened(&mut self) -> Result<(), StreamError> {
+        loop {
+            tokio::select! {
+                biased;
+                item = self.events.next() => return match message(item) {
+                    Some(Err(error)) => Err(error),
+                    Some(Ok(_)) | None => Ok(()),
+                },
+                _ = self.checks.tick() => self.check_silence()?,
+            }
+        }
+    }
+
     /// The next message.
     ///
     /// # Errors
@@ -121,9 +163,7 @@ impl EventStream {
                 item = self.events.next() => if let Some(message) = message(item) {
                     return message;
                 },
-                _ = self.checks.tick() => if self.is_silent() {
-                    return Err(StreamError::Silent { no_message_timeout: self.no_message_timeout });
-                },
+                _ = self.checks.tick() => self.check_silence()?,
             }
         }
     }
@@ -136,6 +176,16 @@ impl EventStream {
                 return Some(message);
             }
         }
+    }
+
+    fn check_silence(&self) -> Result<(), StreamError> {
+        let no_message_timeout = self.no_message_timeout;
+        if self.is_silent() { Err(StreamError::Silent { no_message_timeout }) } else { Ok(()) }
+    }
+
+    /// How long ago the last bytes came.
+    pub(super) fn silent_for(&self) -> Duration {
+        self.monitor.silent_for()
     }
 
     pub(super) fn is_silent(&self) -> bool {
@@ -155,7 +205,10 @@ fn message(item: Option<eventsource_client::Result<SSE>>) -> Option<Result<Event
         Some(Ok(SSE::Event(event))) => Some(Ok(event)),
         Some(Ok(SSE::Connected(_) | SSE::Comment(_))) => None,
         Some(Err(Error::Eof | Error::UnexpectedEof)) | None => Some(Err(StreamError::Ended)),
-        Some(Err(Error::Transport(error))) => Some(Err(StreamError::Failed(with_causes(error.inner())))),
+        Some(Err(Error::Transport(error))) => Some(Err(match error.inner().downcast_ref() {
+            Some(ResponseError::Status(status)) => StreamError::Refused(*status),
+            _ => StreamError::Failed(with_causes(error.inner())),
+        })),
         Some(Err(error)) => Some(Err(StreamError::Failed(with_causes(&error)))),
     }
 }

@@ -25,7 +25,7 @@ pub trait StreamObserver: Send + Sync + 'static {
     fn frame_dropped(&self, frame: DroppedFrame);
 }
 
-/// Why a node's answer is no event stream. All of them may pass: a node that starts or is over its limit of
+/// Why a node's answer is no event stream. None of them shows the URL, which may hold a key. All of them may pass: a node that starts or is over its limit of
 /// subscribers answers so too.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -64,7 +64,7 @@ impl FilteringTransport {
         if let Some(body) = body {
             request = request.body(body);
         }
-        let response = request.send().await.map_err(ResponseError::Request)?;
+        let response = request.send().await.map_err(|error| ResponseError::Request(error.without_url()))?;
         if response.status() != StatusCode::OK {
             return Err(ResponseError::Status(response.status()));
         }
@@ -115,7 +115,7 @@ impl Stream for FilteredBody {
                     this.filter.push(chunk, |frame| this.observer.frame_dropped(frame));
                 }
                 Some(Err(error)) => {
-                    return Poll::Ready(Some(Err(TransportError::new(ResponseError::Body(error)))));
+                    return Poll::Ready(Some(Err(TransportError::new(ResponseError::Body(error.without_url())))));
                 }
                 None => return Poll::Ready(None),
             }

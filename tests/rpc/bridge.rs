@@ -103,7 +103,15 @@ impl Bridge {
         let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.local_addr()).collect();
         let running = servers.into_iter().map(|server| server.run(std::future::pending())).collect();
         let (main, speculative) = (addresses[0], addresses[1]);
-        Bridge { node, main, speculative, watch, asked, client: reqwest::Client::new(), _servers: running }
+        Bridge {
+            node,
+            main,
+            speculative,
+            watch,
+            asked,
+            client: sidecar::sse_client::stream::http_client(std::time::Duration::from_secs(5)).unwrap(),
+            _servers: running,
+        }
     }
 
     /// What the node was asked, keep-alives aside.

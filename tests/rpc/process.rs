@@ -31,7 +31,9 @@ fn with_bridge(port: u16, node: &BinaryPort) -> SidecarBuilder {
 }
 
 async fn ask(port: &ReservedPort) -> String {
-    let request = reqwest::Client::new().post(format!("http://{}/rpc", port.address()));
+    let request = sidecar::sse_client::stream::http_client(std::time::Duration::from_secs(5))
+        .unwrap()
+        .post(format!("http://{}/rpc", port.address()));
     let response = request.header("content-type", "application/json").body(CALL).send().await.unwrap();
     response.text().await.unwrap()
 }
@@ -114,7 +116,9 @@ async fn the_log_answers_while_the_node_is_away_where_that_is_wanted() {
     let sidecar = builder.sections("[rpc_server]\nanswer_from_log = true").start().await;
     let call = async |method: &str, params: Value| {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
-        let request = reqwest::Client::new().post(format!("http://{}/rpc", port.address()));
+        let request = sidecar::sse_client::stream::http_client(std::time::Duration::from_secs(5))
+            .unwrap()
+            .post(format!("http://{}/rpc", port.address()));
         let response = request.header("content-type", "application/json").body(body).send().await.unwrap();
         let is_from_log = response.headers().get("x-sidecar-answered-from").is_some_and(|from| from == "log");
         (is_from_log, serde_json::from_str::<Value>(&response.text().await.unwrap()).unwrap())

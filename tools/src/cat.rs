@@ -219,9 +219,11 @@ pub(crate) fn write_line(
     payload: &[u8],
 ) -> io::Result<()> {
     let version = row.api_version();
+    let (name, kind_name) = (row.name(), kind_name(row.kind(), names));
     let line = Line {
         sequence: row.sequence(),
-        kind: &kind_name(row.kind(), names),
+        // An event of no numbered kind may have a name of its own.
+        kind: if name.is_empty() { &kind_name } else { name },
         received_at: print::time(row.received()),
         source: row.source(),
         upstream_id: row.upstream_id(),

@@ -57,6 +57,11 @@ pub(crate) fn export(arguments: &ExportArguments, out: &mut impl Write) -> anyho
     let selection = &arguments.selection;
     selection.check()?;
     let log = arguments.log.open()?;
+    ensure!(
+        arguments.format != Format::Sqlite || log.dialect() == "casper",
+        "the tables of `--format sqlite` are for events of Casper nodes, and this is a log of dialect {}; use jsonl or parquet",
+        log.dialect()
+    );
     let kinds = selection.kinds(&log.kinds())?;
     let unfinished = Unfinished::open(&arguments.output, &identity(arguments, &log, kinds), arguments.resume)?;
     selection.warn_outside(&log)?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use sidecar_log_format::Sequence;
 
 use super::database::{check_tables, is_of_the_reference, sqlite_tables};
@@ -69,7 +69,11 @@ fn look_into(file: &Path) -> anyhow::Result<Option<History>> {
     let place = format!("sqlite:{}", file.display());
     let cannot_read = || format!("cannot read {place}");
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).with_context(cannot_read)?;
-    let present = sqlite_tables(&connection).with_context(cannot_read)?;
+    let present = match sqlite_tables(&connection) {
+        // It only begins like one.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) => return Ok(None),
+        present => present.with_context(cannot_read)?,
+    };
     if !is_of_the_reference(&present) {
         return Ok(None);
     }

@@ -1,5 +1,7 @@
 //! Where answers come from. What both can answer is asked here; what only the log has, through [`AnswerFrom::log`].
 
+use std::sync::Arc;
+
 use super::answers::Found;
 use super::failure::Failure;
 use super::from_log::LogAnswers;
@@ -13,6 +15,14 @@ pub enum AnswerFrom {
     Log(LogAnswers),
     /// From the tables that an exporter fills, maybe another machine's.
     Database(SqlAnswers),
+    /// From no log of Casper's: only those of other dialects are there.
+    OtherLogs(OtherLogs),
+}
+
+/// What large answers may take where there is no log of Casper's.
+#[derive(Default)]
+pub struct OtherLogs {
+    memory: Arc<Memory>,
 }
 
 impl AnswerFrom {
@@ -21,14 +31,16 @@ impl AnswerFrom {
         match self {
             AnswerFrom::Log(log) => Ok(log),
             AnswerFrom::Database(database) => Err(Failure::OnlyInLog { database: database.product() }),
+            AnswerFrom::OtherLogs(_) => Err(Failure::NoCasperLog),
         }
     }
 
     /// What its large answers may take.
-    pub(super) fn memory(&self) -> &Memory {
+    pub(super) fn memory(&self) -> &Arc<Memory> {
         match self {
             AnswerFrom::Log(log) => log.memory(),
             AnswerFrom::Database(database) => database.memory(),
+            AnswerFrom::OtherLogs(others) => &others.memory,
         }
     }
 
@@ -37,6 +49,7 @@ impl AnswerFrom {
         match self {
             AnswerFrom::Log(log) => log.find(question, found).await,
             AnswerFrom::Database(database) => database.find(question, found).await,
+            AnswerFrom::OtherLogs(_) => Err(Failure::NoCasperLog),
         }
     }
 
@@ -45,6 +58,7 @@ impl AnswerFrom {
         match self {
             AnswerFrom::Log(log) => log.is_there(question).await,
             AnswerFrom::Database(database) => database.is_there(question).await,
+            AnswerFrom::OtherLogs(_) => Err(Failure::NoCasperLog),
         }
     }
 
@@ -53,6 +67,7 @@ impl AnswerFrom {
         match self {
             AnswerFrom::Log(log) => log.blocks(page, found).await,
             AnswerFrom::Database(database) => database.blocks(page, found).await,
+            AnswerFrom::OtherLogs(_) => Err(Failure::NoCasperLog),
         }
     }
 
@@ -61,6 +76,7 @@ impl AnswerFrom {
         match self {
             AnswerFrom::Log(log) => log.status(version),
             AnswerFrom::Database(database) => database.status(version),
+            AnswerFrom::OtherLogs(_) => super::status::of_others(version),
         }
     }
 }

@@ -33,6 +33,8 @@ pub(super) enum Form {
     Envelope,
     /// As the log has it: sequence, kind, source and time, and the payload as it came.
     Stored,
+    /// The same of a log of any dialect.
+    StoredInAny,
 }
 
 /// Whether an event was added.
@@ -262,17 +264,21 @@ impl Found {
         if self.events > 0 && self.body.last() == Some(&b'}') {
             self.body.push(b',');
         }
-        self.counters.count_read(kind, bytes);
+        // Only Casper's kinds are counted.
+        if self.form != Form::StoredInAny {
+            self.counters.count_read(kind, bytes);
+        }
         self.body.reserve(bytes + 384);
     }
 
     fn push_facts(&mut self, row: &Row<'_>) {
         let received_at = rfc3339::format(row.received());
-        self.push_display(format_args!(
-            "{{\"sequence\":{},\"kind\":\"{}\",\"source\":",
-            row.sequence(),
-            kind_name(row.kind())
-        ));
+        self.push_display(format_args!("{{\"sequence\":{},\"kind\":", row.sequence()));
+        match self.form {
+            Form::StoredInAny => self.push_string(row.name()),
+            Form::Stored | Form::Envelope => self.push_string(kind_name(row.kind())),
+        }
+        self.push_text(",\"source\":");
         self.push_string(row.source());
         self.push_display(format_args!(",\"received_at\":\"{received_at}\","));
     }

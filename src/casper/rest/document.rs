@@ -65,7 +65,7 @@ impl Operation {
             FoundIn::LogOnly => {
                 operation.response("501", error("This server answers from a database, which does not hold this."))
             }
-            FoundIn::LogOrDatabase | FoundIn::Nothing => operation,
+            FoundIn::LogOrDatabase | FoundIn::NamedLog | FoundIn::Nothing => operation,
         };
         let lost = |operation: OperationBuilder| match self.answer {
             Answer::Page(_) => operation,
@@ -108,6 +108,7 @@ impl Described {
                 (newest.into(), number_example)
             }
             Form::Time => (text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))).into(), text_example),
+            Form::AnyTypes => (text().pattern(Some("^[^,]+(,[^,]+)*$")).into(), text_example),
             Form::Types => {
                 let names = KINDS.map(|(_, name)| name).join("|");
                 (text().pattern(Some(format!("^({names})(,({names}))*$"))).into(), text_example)
@@ -142,25 +143,12 @@ fn components() -> Components {
     };
     let source = record([("source", text().into()), ("status", text().into()), ("reconnects", integer().into())]);
     let database = || record([("status", text().enum_values(Some(["connected", "unreachable"])).into())]);
-    let kind = text().enum_values(Some(["missing", "damaged", "marked"]));
-    let lost_range = record([
-        ("first_sequence", integer().into()),
-        ("last_sequence", integer().into()),
-        ("kind", kind.into()),
-        ("reason", text().into()),
-    ]);
-    let lost = record([
-        ("missing", integer().description(Some("Events that no segment holds.")).into()),
-        ("damaged", integer().description(Some("Events in a damaged place, known so far.")).into()),
-        ("marked", integer().description(Some("Events that a mark in the log names as lost.")).into()),
-        ("ranges", ArrayBuilder::new().items(lost_range).into()),
-    ]);
     let log = record([
         ("oldest", integer().description(Some("The oldest retained sequence.")).into()),
         ("next", integer().description(Some("The sequence that the next event will get.")).into()),
         ("api_version", text().into()),
         ("epoch", integer().into()),
-        ("lost", lost.into()),
+        ("lost", lost().into()),
     ]);
     ComponentsBuilder::new()
         .schema("EnvelopeHeader", envelope_header)
@@ -203,7 +191,7 @@ fn components() -> Components {
             "StoredEvent",
             record([
                 ("sequence", integer().into()),
-                ("kind", text().enum_values(Some(KINDS.map(|(_, name)| name))).into()),
+                ("kind", text().description(Some("What the event is called in its log.")).into()),
                 ("source", text().description(Some("The node that said it, as HOST:SSE_PORT.")).into()),
                 (
                     "received_at",
@@ -231,6 +219,8 @@ fn components() -> Components {
                 ("head", integer().description(Some("The sequence that the next event will get.")).into()),
             ]),
         )
+        .schema("Log", of_any_log())
+        .schema("Logs", record([("logs", list_of("Log").into())]))
         .schema(
             "BlocksPage",
             record([
@@ -259,6 +249,37 @@ fn components() -> Components {
         )
         .schema("Error", record([("code", integer().into()), ("message", text().into())]))
         .build()
+}
+
+/// The ends of a log, whatever its dialect.
+fn of_any_log() -> ObjectBuilder {
+    record([
+        ("name", text().into()),
+        ("dialect", text().into()),
+        ("id", text().description(Some("As the header sidecar-log of its event stream has it.")).into()),
+        ("epoch", integer().into()),
+        ("oldest", integer().description(Some("The oldest retained sequence.")).into()),
+        ("next", integer().description(Some("The sequence that the next event will get.")).into()),
+        ("lost", lost().into()),
+        ("kinds", ArrayBuilder::new().items(text()).description(Some("What `types` may name.")).into()),
+    ])
+}
+
+/// What a log has lost.
+fn lost() -> ObjectBuilder {
+    let kind = text().enum_values(Some(["missing", "damaged", "marked"]));
+    let lost_range = record([
+        ("first_sequence", integer().into()),
+        ("last_sequence", integer().into()),
+        ("kind", kind.into()),
+        ("reason", text().into()),
+    ]);
+    record([
+        ("missing", integer().description(Some("Events that no segment holds.")).into()),
+        ("damaged", integer().description(Some("Events in a damaged place, known so far.")).into()),
+        ("marked", integer().description(Some("Events that a mark in the log names as lost.")).into()),
+        ("ranges", ArrayBuilder::new().items(lost_range).into()),
+    ])
 }
 
 /// An object with these members, which are always there; there may be others.

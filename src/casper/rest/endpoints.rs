@@ -6,6 +6,7 @@
 use axum::http::Method;
 
 use super::question::{self, Question, Refusal, Request};
+use crate::casper::event::KINDS;
 use crate::casper::keys::Stage;
 
 /// A path that is answered.
@@ -49,6 +50,7 @@ impl Label {
 /// The label of requests that no other is for.
 const UNKNOWN: &str = "unknown";
 const BLOCK_LABEL: Label = Label::of_all_below("/block/(...)");
+const LOGS_LABEL: Label = Label::of_all_below("/logs/(...)");
 const EVENTS_LABEL: Label = Label::of_all_below("/events/(...)");
 
 /// How the OpenAPI document describes an endpoint.
@@ -67,6 +69,8 @@ pub(super) struct Operation {
 pub(super) enum FoundIn {
     LogOrDatabase,
     LogOnly,
+    /// In the log that the request names.
+    NamedLog,
     /// It is always there.
     Nothing,
 }
@@ -102,6 +106,8 @@ pub(super) enum Form {
     Time,
     /// In the query; may come several times.
     Types,
+    /// The same, of any log's kinds.
+    AnyTypes,
 }
 
 /// The pattern of a hash.
@@ -199,6 +205,12 @@ fn transaction_at(stage: Stage, given: Given<'_>) -> Result<Request<'_>, Refusal
     known(transaction.map(|(form, hash)| Request::One(Question::Transaction(stage, form, hash))))
 }
 
+/// Casper's kinds, with their numbers.
+fn kinds() -> [(u8, &'static str); KINDS.len()] {
+    KINDS.map(|(kind, name)| (kind.0, name))
+}
+
+const LOG: Described = Described("log", "The log's name, as `/logs` has it.", Form::Text("^[a-z0-9._-]+$"), "casper");
 const BLOCK: Described = Described(
     "block_hash",
     "The block's hash in hexadecimal.",
@@ -449,7 +461,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             example: "/events?from=1&limit=2&types=BlockAdded,Fault",
             found_in: FoundIn::LogOnly,
         }),
-        read: |given| question::page_of_events(given.query).map(Request::Events),
+        read: |given| question::page_of_events(given.query, &kinds()).map(Request::Events),
     },
     Endpoint {
         path: "/events/{sequence}",
@@ -463,6 +475,85 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             found_in: FoundIn::LogOnly,
         }),
         read: |Given { parameters: [sequence, _], .. }| known(question::number(sequence).map(Request::Event)),
+    },
+    Endpoint {
+        path: "/logs",
+        label: Some(LOGS_LABEL),
+        operation: Some(Operation {
+            id: "logs",
+            summary: "The logs that there are, of every dialect, with their ends and what their kinds are called.",
+            parameters: &[],
+            answer: Answer::One("Logs"),
+            example: "/logs",
+            found_in: FoundIn::Nothing,
+        }),
+        read: |_| Ok(Request::Logs),
+    },
+    Endpoint {
+        path: "/logs/{log}/status",
+        label: Some(LOGS_LABEL),
+        operation: Some(Operation {
+            id: "log_status",
+            summary: "The ends of a log, and what its kinds are called.",
+            parameters: &[LOG],
+            answer: Answer::One("Log"),
+            example: "/logs/casper/status",
+            found_in: FoundIn::NamedLog,
+        }),
+        read: |Given { parameters: [log, _], .. }| Ok(Request::StatusOf(log)),
+    },
+    Endpoint {
+        path: "/logs/{log}/events",
+        label: Some(LOGS_LABEL),
+        operation: Some(Operation {
+            id: "events_of_log",
+            summary: "Stored events of a log, as `/events` has those of Casper's. To go on, ask with `next` as `from`, or with \
+                      `newest` as `before`, until it is null.",
+            parameters: &[
+                LOG,
+                Described("from", "The least sequence, 0 if absent.", Form::OptionalNumber, "1"),
+                Described(
+                    "since",
+                    "Only events from the first one on that was received at this time or later: see `received_at`.",
+                    Form::Time,
+                    "2024-01-31T12:00:00Z",
+                ),
+                Described("before", "Only events of lesser sequences.", Form::OptionalNumber, "9"),
+                Described(
+                    "until_time",
+                    "Only events before the first one that was received at this time or later.",
+                    Form::Time,
+                    "2100-01-31T12:00:00.5+01:00",
+                ),
+                LIMIT,
+                NEWEST,
+                Described(
+                    "types",
+                    "Only events of these kinds of the log, with commas between. May come several times.",
+                    Form::AnyTypes,
+                    "BlockAdded,Fault",
+                ),
+            ],
+            answer: Answer::Page("EventsPage"),
+            example: "/logs/casper/events?from=1&limit=2&types=BlockAdded,Fault",
+            found_in: FoundIn::NamedLog,
+        }),
+        read: |Given { parameters: [log, _], query }| Ok(Request::EventsOf(log, query)),
+    },
+    Endpoint {
+        path: "/logs/{log}/events/{sequence}",
+        label: Some(LOGS_LABEL),
+        operation: Some(Operation {
+            id: "event_of_log_by_sequence",
+            summary: "A stored event of a log by its sequence, which is its id in the event stream.",
+            parameters: &[LOG, Described("sequence", "The sequence.", Form::Number, "1")],
+            answer: Answer::One("StoredEvent"),
+            example: "/logs/casper/events/1",
+            found_in: FoundIn::NamedLog,
+        }),
+        read: |Given { parameters: [log, sequence], .. }| {
+            known(question::number(sequence).map(|sequence| Request::EventOf(log, sequence)))
+        },
     },
     Endpoint {
         path: "/status",
@@ -509,7 +600,7 @@ mod tests {
             assert_eq!(label(path), expected, "{path}");
         }
         let known = labels();
-        assert_eq!(known.len(), 13);
+        assert_eq!(known.len(), 14);
         assert!(known.iter().enumerate().all(|(place, label)| !known[..place].contains(label)), "{known:?}");
     }
 

@@ -47,6 +47,9 @@ pub(super) enum Failure {
         /// The database's name.
         database: &'static str,
     },
+    /// There is no log of Casper's.
+    #[error("This server has no Casper log; its logs are at /logs")]
+    NoCasperLog,
     /// The views are too far behind the log to know.
     #[error("The views are {events} events behind the log and cannot tell yet; ask again")]
     Behind {

@@ -28,11 +28,16 @@ const READ_LATELY_MAX: usize = 256;
 
 /// Reads answers.
 pub struct LogAnswers {
-    log: Log,
+    reader: LogReader,
     views: CasperViews,
     sources: Vec<NamedSource>,
+}
+
+/// Reads events of a log, a few at a time.
+pub(super) struct LogReader {
+    log: Log,
     decoders: Arc<Semaphore>,
-    memory: Box<Memory>,
+    memory: Arc<Memory>,
     read_lately: Arc<ReadLately>,
 }
 
@@ -40,32 +45,25 @@ impl LogAnswers {
     /// `sources` are what `/status` shows; `decode_concurrency` blocks are decoded at a time, at least 1.
     #[must_use]
     pub fn new(log: Log, views: CasperViews, sources: Vec<NamedSource>, decode_concurrency: usize) -> Self {
-        LogAnswers {
-            log,
-            views,
-            sources,
-            decoders: Arc::new(Semaphore::new(decode_concurrency.max(1))),
-            memory: Box::default(),
-            read_lately: Arc::default(),
-        }
+        LogAnswers { reader: LogReader::new(log, decode_concurrency, Arc::default()), views, sources }
     }
 
     pub(super) fn log(&self) -> &Log {
-        &self.log
+        &self.reader.log
     }
 
-    pub(super) fn memory(&self) -> &Memory {
-        &self.memory
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.reader.memory
     }
 
     /// How far log, views and sources are.
     pub(super) fn status(&self, version: &str) -> Vec<u8> {
-        status::of_log(version, &self.log, self.view_lag(), &self.sources)
+        status::of_log(version, self.log(), self.view_lag(), &self.sources)
     }
 
     /// How many stored events the views have not seen yet.
     fn view_lag(&self) -> u64 {
-        self.log.left_from(self.views.views().next_sequence())
+        self.log().left_from(self.views.views().next_sequence())
     }
 
     /// Adds the events that answer `question` to `found`.
@@ -88,6 +86,91 @@ impl LogAnswers {
         let last = blocks.iter().find(|(_, sequence)| Some(*sequence) == found.last);
         let is_last_page = blocks.len() < page.limit && !found.is_cut;
         Ok((found, page.next(last.map(|(height, _)| *height), is_last_page)))
+    }
+
+    /// Adds the events of these sequences, see [`LogReader::read`].
+    pub(super) async fn read(&self, sequences: Vec<Sequence>, found: Found) -> Result<Found, Failure> {
+        self.reader.read(sequences, found).await
+    }
+
+    /// Adds a page of the log to `found`, see [`LogReader::page`].
+    pub(super) async fn page(&self, page: PageOfEvents, found: Found) -> Result<(Found, PageEnd), Failure> {
+        self.reader.page(page, found).await
+    }
+
+    /// The sequences that answer, as of the moment of asking.
+    pub(super) async fn sequences(&self, question: &Question) -> Result<Vec<Sequence>, Failure> {
+        let head = self.log().head().next_sequence;
+        // Asked before the look-up, which then sees at least as much.
+        let is_current = self.views.views().next_sequence() >= head;
+        let at_once = self.look_up(question).await;
+        match &at_once {
+            Ok(found) if is_current || (question.is_settled_by_one() && !found.is_empty()) => return at_once,
+            // They may be about to open.
+            Ok(_) | Err(Failure::Closed) => {}
+            Err(_) => return at_once,
+        }
+        if self.views.views().caught_up_to(head, VIEW_WAIT_MAX).await {
+            return self.look_up(question).await;
+        }
+        match (question, at_once) {
+            // The newest that is known is an answer to this.
+            (Question::LatestBlock, Ok(found)) if !found.is_empty() => Ok(found),
+            (_, Err(closed)) => Err(closed),
+            _ => Err(Failure::Behind { events: self.view_lag() }),
+        }
+    }
+
+    async fn look_up(&self, question: &Question) -> Result<Vec<Sequence>, Failure> {
+        let views = &self.views;
+        let one = |found: Option<Sequence>| found.into_iter().collect();
+        match question {
+            Question::LatestBlock => views.latest_block().map(one),
+            Question::BlockByHash(hash) => views.block_by_hash(hash).map(one),
+            Question::BlockByHeight(height) => views.block_by_height(*height).map(one),
+            Question::Transaction(stage, form, hash) => views.transaction(*stage, *form, hash).map(one),
+            Question::FaultsByKey(key) => views.faults_by_key(key),
+            Question::FaultsByEra(era) => views.faults_by_era(*era),
+            Question::Signatures(block) => match views.signatures_in_memory(block) {
+                Ok(Some(found)) => Ok(found),
+                Ok(None) => {
+                    let (views, block) = (views.clone(), *block);
+                    self.reader.on_disk(move || views.signatures(&block)).await?
+                }
+                Err(error) => Err(error),
+            },
+            Question::Step(era) => views.step(*era).map(one),
+            Question::TransactionsOf { account, before, limit } => {
+                views.transactions_by_initiator(account, *before, *limit)
+            }
+        }
+        .map_err(|error| view_failure(&error))
+    }
+
+    /// The blocks of a page, each with its height.
+    async fn blocks_of(&self, page: PageOfBlocks) -> Result<Vec<(u64, Sequence)>, Failure> {
+        let head = self.log().head().next_sequence;
+        if self.views.views().next_sequence() < head && !self.views.views().caught_up_to(head, VIEW_WAIT_MAX).await {
+            return Err(Failure::Behind { events: self.view_lag() });
+        }
+        let PageOfBlocks { from_height, before_height, order, limit } = page;
+        let blocks = match order {
+            Order::OldestFirst => self.views.blocks_up(from_height, before_height, limit),
+            Order::NewestFirst => self.views.blocks_down(from_height, before_height, limit),
+        };
+        blocks.map_err(|error| view_failure(&error))
+    }
+}
+
+impl LogReader {
+    /// Large answers share `memory`; `decode_concurrency` blocks are decoded at a time, at least 1.
+    pub(super) fn new(log: Log, decode_concurrency: usize, memory: Arc<Memory>) -> Self {
+        let decoders = Arc::new(Semaphore::new(decode_concurrency.max(1)));
+        LogReader { log, decoders, memory, read_lately: Arc::default() }
+    }
+
+    pub(super) fn log(&self) -> &Log {
+        &self.log
     }
 
     /// Adds the events of these sequences. Those that retention has dropped meanwhile are left out, and of a page also those
@@ -150,69 +233,6 @@ impl LogAnswers {
             work()
         };
         tokio::task::spawn_blocking(work).await.map_err(|error| Failure::Storage(error.to_string()))
-    }
-
-    /// The sequences that answer, as of the moment of asking.
-    pub(super) async fn sequences(&self, question: &Question) -> Result<Vec<Sequence>, Failure> {
-        let head = self.log.head().next_sequence;
-        // Asked before the look-up, which then sees at least as much.
-        let is_current = self.views.views().next_sequence() >= head;
-        let at_once = self.look_up(question).await;
-        match &at_once {
-            Ok(found) if is_current || (question.is_settled_by_one() && !found.is_empty()) => return at_once,
-            // They may be about to open.
-            Ok(_) | Err(Failure::Closed) => {}
-            Err(_) => return at_once,
-        }
-        if self.views.views().caught_up_to(head, VIEW_WAIT_MAX).await {
-            return self.look_up(question).await;
-        }
-        match (question, at_once) {
-            // The newest that is known is an answer to this.
-            (Question::LatestBlock, Ok(found)) if !found.is_empty() => Ok(found),
-            (_, Err(closed)) => Err(closed),
-            _ => Err(Failure::Behind { events: self.view_lag() }),
-        }
-    }
-
-    async fn look_up(&self, question: &Question) -> Result<Vec<Sequence>, Failure> {
-        let views = &self.views;
-        let one = |found: Option<Sequence>| found.into_iter().collect();
-        match question {
-            Question::LatestBlock => views.latest_block().map(one),
-            Question::BlockByHash(hash) => views.block_by_hash(hash).map(one),
-            Question::BlockByHeight(height) => views.block_by_height(*height).map(one),
-            Question::Transaction(stage, form, hash) => views.transaction(*stage, *form, hash).map(one),
-            Question::FaultsByKey(key) => views.faults_by_key(key),
-            Question::FaultsByEra(era) => views.faults_by_era(*era),
-            Question::Signatures(block) => match views.signatures_in_memory(block) {
-                Ok(Some(found)) => Ok(found),
-                Ok(None) => {
-                    let (views, block) = (views.clone(), *block);
-                    self.on_disk(move || views.signatures(&block)).await?
-                }
-                Err(error) => Err(error),
-            },
-            Question::Step(era) => views.step(*era).map(one),
-            Question::TransactionsOf { account, before, limit } => {
-                views.transactions_by_initiator(account, *before, *limit)
-            }
-        }
-        .map_err(|error| view_failure(&error))
-    }
-
-    /// The blocks of a page, each with its height.
-    async fn blocks_of(&self, page: PageOfBlocks) -> Result<Vec<(u64, Sequence)>, Failure> {
-        let head = self.log.head().next_sequence;
-        if self.views.views().next_sequence() < head && !self.views.views().caught_up_to(head, VIEW_WAIT_MAX).await {
-            return Err(Failure::Behind { events: self.view_lag() });
-        }
-        let PageOfBlocks { from_height, before_height, order, limit } = page;
-        let blocks = match order {
-            Order::OldestFirst => self.views.blocks_up(from_height, before_height, limit),
-            Order::NewestFirst => self.views.blocks_down(from_height, before_height, limit),
-        };
-        blocks.map_err(|error| view_failure(&error))
     }
 }
 
@@ -444,11 +464,11 @@ pub(super) mod tests {
         let answers = LogAnswers::new(log, views, Vec::new(), 1);
         let question = Question::Signatures(BLOCK);
 
-        let turn = answers.decoders.acquire().await.unwrap();
+        let turn = answers.reader.decoders.acquire().await.unwrap();
         assert!(tokio::time::timeout(Duration::ZERO, answers.sequences(&question)).await.is_err(), "it did not wait");
         drop(turn);
         assert_eq!(answers.sequences(&question).await.unwrap(), [0]);
-        let _turn = answers.decoders.acquire().await.unwrap();
+        let _turn = answers.reader.decoders.acquire().await.unwrap();
         assert_eq!(answers.sequences(&question).await.unwrap(), [0], "from memory it takes no turn");
     }
 }

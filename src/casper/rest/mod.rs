@@ -9,6 +9,7 @@
 //! - `answer_from`: where events are looked up, one of
 //!   - `from_log`: the views and the log,
 //!   - `from_sql`: the tables that an exporter fills, in SQLite or PostgreSQL.
+//! - `any_log`: events of any log, by its name.
 //! - `page`: a range of the log, upwards or downwards.
 //! - `answers`: the form of what was found, and why nothing was; `memory`: what large ones may take.
 //! - `coding`: compressed answers; `finishing`: their tags and compression, a few at a time.
@@ -19,6 +20,7 @@
 
 mod answer_from;
 mod answers;
+mod any_log;
 mod coding;
 pub mod counters;
 pub mod document;
@@ -37,7 +39,8 @@ mod status;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-pub use answer_from::AnswerFrom;
+pub use answer_from::{AnswerFrom, OtherLogs};
+pub use any_log::NamedLog;
 pub use counters::Counters;
 pub use from_log::LogAnswers;
 pub use from_sql::{DatabaseOptions, SqlAnswers};

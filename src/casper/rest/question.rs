@@ -3,9 +3,8 @@
 //! Owns what they mean; which paths there are is in the table of endpoints. Only the endpoints that the reference does not
 //! have look at the query, and their refusal names what is wrong with it.
 
-use sidecar_log_format::{Sequence, Timestamp};
+use sidecar_log_format::{Kind, Sequence, Timestamp};
 
-use crate::casper::event::KINDS;
 use crate::casper::keys::{Stage, TransactionType};
 use crate::engine::http::query::{Parameters, Repeated};
 use crate::rfc3339;
@@ -127,6 +126,14 @@ pub(super) enum Request<'a> {
     Event(Sequence),
     /// A page of `/events`.
     Events(PageOfEvents),
+    /// The logs that there are.
+    Logs,
+    /// A page of a log's events: its name, and the query.
+    EventsOf(&'a str, Option<&'a str>),
+    /// One event of a log by its sequence.
+    EventOf(&'a str, Sequence),
+    /// How a log is.
+    StatusOf(&'a str),
     /// `/`: what is there.
     Contents,
     /// The methods that a path of our own takes.
@@ -184,7 +191,8 @@ pub(super) fn transaction_type(text: &str) -> Option<TransactionType> {
     text.eq_ignore_ascii_case("version1").then_some(TransactionType::Version1)
 }
 
-pub(super) fn page_of_events(query: Option<&str>) -> Result<PageOfEvents, Refusal> {
+/// `kinds` are the numbers and names that `types` may have.
+pub(super) fn page_of_events(query: Option<&str>, kinds: &[(u8, &str)]) -> Result<PageOfEvents, Refusal> {
     let query = Parameters::parse(query);
     only(&query, &["from", "since", "before", "until_time", "newest", "limit", "types"])?;
     let (order, limit) = order_and_limit(&query)?;
@@ -195,7 +203,7 @@ pub(super) fn page_of_events(query: Option<&str>) -> Result<PageOfEvents, Refusa
         until: time(&query, "until_time")?,
         order,
         limit,
-        kinds: kinds(&query)?,
+        kinds: kinds_named(&query, kinds)?,
     })
 }
 
@@ -265,28 +273,26 @@ fn time(query: &Parameters<'_>, name: &'static str) -> Result<Option<Timestamp>,
 }
 
 /// The bits of the kinds that `types` names.
-fn kinds(query: &Parameters<'_>) -> Result<u64, Refusal> {
+fn kinds_named(query: &Parameters<'_>, kinds: &[(u8, &str)]) -> Result<u64, Refusal> {
     let Some(names) = query.list("types") else { return Ok(u64::MAX) };
     let mut bits = 0;
     for name in names {
-        let Some((kind, _)) = KINDS.iter().find(|(_, known)| *known == name) else {
-            let known: Vec<&str> = KINDS.iter().map(|(_, name)| *name).collect();
+        let Some((kind, _)) = kinds.iter().find(|(_, known)| *known == name) else {
+            let known: Vec<&str> = kinds.iter().map(|(_, name)| *name).collect();
             let known = known.join(", ");
             return Err(Refusal::Query(format!("`types` is a comma-separated list of {known}, received: {name}")));
         };
-        bits |= kind.bit();
+        bits |= Kind(*kind).bit();
     }
     Ok(bits)
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::Method;
-    use proptest::prelude::*;
-    use sidecar_log_format::Kind;
-
     use super::super::endpoints::parse;
     use super::*;
+    use axum::http::Method;
+    use proptest::prelude::*;
 
     const HASH: &str = "d59359690ca5a251b513185da0767f744e77645adec82bb6ff785a89edc7591c";
     const KEY: &str = "01522ef6c89038019cb7af05c340623804392dd2bb1f4dab5e4a9c3ab752fc0179";

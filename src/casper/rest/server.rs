@@ -18,12 +18,14 @@ use sidecar_log_format::Sequence;
 
 use super::answer_from::AnswerFrom;
 use super::answers::{Form, Found};
+use super::any_log::{Logs, NamedLog};
 use super::coding::{COMPRESSED_BYTES, Coding};
 use super::counters::Counters;
 use super::failure::Failure;
 use super::finishing::Finishing;
 use super::log_budget::LogBudget;
 use super::memory::Room;
+use super::page::PageEnd;
 use super::question::{Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Request};
 use super::{RestOptions, document, endpoints};
 use crate::casper::keys::{Stage, TransactionType};
@@ -45,12 +47,13 @@ const VARY: HeaderValue = HeaderValue::from_static("origin, accept-encoding");
 /// A bound REST server.
 pub struct Server {
     front: Front,
-    shared: Arc<Shared>,
+    shared: Shared,
 }
 
 struct Shared {
     options: RestOptions,
     answers: AnswerFrom,
+    logs: Logs,
     counters: Arc<Counters>,
     limits: Limits,
     swagger_ui: Arc<utoipa_swagger_ui::Config<'static>>,
@@ -68,6 +71,7 @@ impl Server {
         let front = Front::bind(address, FrontLimits::of_answers(CONNECTIONS_MAX), Arc::default())?;
         let shared = Shared {
             answers,
+            logs: Logs::default(),
             counters: Arc::default(),
             limits: Limits::new(options.max_concurrent_requests, options.max_requests_per_second),
             swagger_ui: Arc::new(utoipa_swagger_ui::Config::from(document::PATH).try_it_out_enabled(true)),
@@ -75,7 +79,14 @@ impl Server {
             finishing: Finishing::default(),
             options,
         };
-        Ok(Server { front, shared: Arc::new(shared) })
+        Ok(Server { front, shared })
+    }
+
+    /// Answers for these logs by their names, too.
+    #[must_use]
+    pub fn with_logs(mut self, logs: Vec<NamedLog>) -> Server {
+        self.shared.logs = Logs::new(logs, self.shared.answers.memory());
+        self
     }
 
     /// Where it listens.
@@ -92,7 +103,7 @@ impl Server {
 
     /// Serves until `cancel` is done; then every connection is cut.
     pub async fn run(self, cancel: impl Future<Output = ()>) {
-        self.front.serve(router(self.shared), cancel).await;
+        self.front.serve(router(Arc::new(self.shared)), cancel).await;
     }
 }
 
@@ -136,6 +147,17 @@ impl Shared {
             Request::Transactions(question) => self.transactions(&question).await,
             Request::Event(sequence) => self.event(sequence).await,
             Request::Events(page) => self.events(page).await,
+            Request::EventOf(log, sequence) => self.event_of(log, sequence).await,
+            Request::EventsOf(log, query) => match self.logs.question(log, query) {
+                Ok(Ok(page)) => self.events_of(log, page).await,
+                Ok(Err(refusal)) => return refused(&refusal),
+                Err(reason) => Err(reason),
+            },
+            Request::Logs => return with_type(StatusCode::OK, JSON, Bytes::from(self.logs.list())),
+            Request::StatusOf(log) => match self.logs.status(log) {
+                Ok(status) => return with_type(StatusCode::OK, JSON, Bytes::from(status)),
+                Err(reason) => Err(reason),
+            },
             Request::Contents => return contents(),
             Request::Methods => return methods(),
             Request::Status => return self.status(),
@@ -198,14 +220,22 @@ impl Shared {
 
     async fn events(&self, page: PageOfEvents) -> Result<Answer, Failure> {
         let answers = self.answers.log()?;
-        let (mut found, end) = answers.page(page, self.found("{\"events\":[", Form::Stored).paged()).await?;
-        found.push_text("]");
-        found.push_missing();
-        found.push_text(",\"next\":");
-        found.push_number(end.next);
-        let head = answers.log().head().next_sequence;
-        found.push_display(format_args!(",\"head\":{head}}}"));
+        let (found, end) = answers.page(page, self.found("{\"events\":[", Form::Stored).paged()).await?;
+        Ok(page_of(found, &end, answers.log().head().next_sequence))
+    }
+
+    async fn event_of(&self, log: &str, sequence: Sequence) -> Result<Answer, Failure> {
+        let found = self.logs.event(log, sequence, self.found("", Form::StoredInAny)).await?;
+        if found.events == 0 {
+            return Err(Failure::NotFound);
+        }
         Ok(Answer::new(found))
+    }
+
+    async fn events_of(&self, log: &str, page: PageOfEvents) -> Result<Answer, Failure> {
+        let found = self.found("{\"events\":[", Form::StoredInAny).paged();
+        let (found, end, head) = self.logs.page(log, page, found).await?;
+        Ok(page_of(found, &end, head))
     }
 
     async fn blocks(&self, page: PageOfBlocks) -> Result<Answer, Failure> {
@@ -285,6 +315,16 @@ impl Shared {
         response.headers_mut().insert(header::VARY, VARY);
         Ok(response)
     }
+}
+
+/// A page of events, with where the next one begins and where the log ends.
+fn page_of(mut found: Found, end: &PageEnd, head: Sequence) -> Answer {
+    found.push_text("]");
+    found.push_missing();
+    found.push_text(",\"next\":");
+    found.push_number(end.next);
+    found.push_display(format_args!(",\"head\":{head}}}"));
+    Answer::new(found)
 }
 
 /// What was found.
@@ -373,6 +413,7 @@ const CONTENTS: &str = concat!(
     "Sidecar ",
     env!("CARGO_PKG_VERSION"),
     ", REST: blocks, transactions, faults, signatures, steps and stored events of a Casper node.\n\
+     Events of every log, of other dialects too: /logs\n\
      All requests, to read and to try: /swagger-ui/ (for programs: /api-doc.json). How the sidecar is: /status\n"
 );
 
@@ -400,7 +441,7 @@ fn failure(failure: &Failure, log: &LogBudget) -> Response {
         Failure::Behind { .. } | Failure::Closed | Failure::TooSlow | Failure::Crowded => {
             StatusCode::SERVICE_UNAVAILABLE
         }
-        Failure::OnlyInLog { .. } => StatusCode::NOT_IMPLEMENTED,
+        Failure::OnlyInLog { .. } | Failure::NoCasperLog => StatusCode::NOT_IMPLEMENTED,
         Failure::UnknownShape { .. }
         | Failure::NotJson(_)
         | Failure::Storage(_)

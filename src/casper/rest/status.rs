@@ -26,6 +26,33 @@ struct LogStatus {
     lost: Lost,
 }
 
+/// The ends of a log, whatever its dialect.
+#[derive(Serialize)]
+pub(super) struct EndsOfLog {
+    /// Its id in hexadecimal.
+    id: String,
+    epoch: u64,
+    /// The oldest retained sequence.
+    oldest: Sequence,
+    /// The sequence that the next event will get.
+    next: Sequence,
+    /// Events that were stored and are lost.
+    lost: Lost,
+}
+
+impl EndsOfLog {
+    pub(super) fn of(log: &Log) -> Self {
+        let head = log.head();
+        EndsOfLog {
+            id: hex::encode(log.id()),
+            epoch: head.epoch,
+            oldest: log.oldest(),
+            next: head.next_sequence,
+            lost: Lost::of(log).for_clients(),
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct ViewStatus {
     /// Stored events that look-ups do not see yet.
@@ -45,6 +72,16 @@ pub(super) fn of_database(version: &str, product: &str, answers: bool) -> Vec<u8
     let version = serde_json::Value::from(version);
     let product = product.to_lowercase();
     format!("{{\"version\":{version},\"{product}\":{{\"status\":\"{status}\"}}}}").into_bytes()
+}
+
+/// The answer's body where there is no log of Casper's.
+pub(super) fn of_others(version: &str) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Alone<'a> {
+        version: &'a str,
+    }
+    // As below.
+    serde_json::to_vec(&Alone { version }).unwrap_or_default()
 }
 
 /// The answer's body where answers come from the log.

@@ -74,7 +74,8 @@ impl Lost {
                 Some(CountedError::ChainNameMissing)
             }
             Self::Stream(stream) | Self::Delivery(DeliveryError::Stream(stream)) => {
-                let failed = matches!(stream, StreamError::Failed(_) | StreamError::Silent { .. });
+                let failed =
+                    matches!(stream, StreamError::Failed(_) | StreamError::Refused(_) | StreamError::Silent { .. });
                 failed.then_some(CountedError::StreamFailed)
             }
             Self::Delivery(DeliveryError::ReceiverGone(Undelivered::Events)) => Some(CountedError::SendingEvent),

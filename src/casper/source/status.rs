@@ -243,7 +243,7 @@ mod tests {
     async fn an_endless_answer_is_cut_off() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let client = reqwest::Client::new();
+        let client = crate::sse_client::stream::http_client(Duration::from_secs(5)).unwrap();
         let chunk = vec![b' '; 1024 * 1024];
         let (_, result) =
             tokio::join!(answer_endlessly(listener, &chunk), async { super::check(&client, &address, None).await });
@@ -255,7 +255,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
-        let error = super::check(&reqwest::Client::new(), &address, None).await.unwrap_err();
+        let error =
+            super::check(&crate::sse_client::stream::http_client(Duration::from_secs(5)).unwrap(), &address, None)
+                .await
+                .unwrap_err();
         assert_eq!(error.to_string(), format!("no answer from http://{address}/status"));
     }
 }

@@ -9,6 +9,7 @@
 //! checked here.
 
 pub(super) mod admin_api_server;
+pub(super) mod beacon;
 pub(super) mod event_stream_server;
 pub(super) mod log;
 pub(super) mod node_client;
@@ -36,6 +37,7 @@ pub(super) struct File {
     pub(super) rest_api_server: Option<rest_api_server::Keys>,
     pub(super) admin_api_server: Option<admin_api_server::Keys>,
     pub(super) rpc_server: Option<rpc_server::Keys>,
+    pub(super) beacon: Option<beacon::Keys>,
 }
 
 /// The keys before the first section.

@@ -127,6 +127,11 @@ impl Cursor {
         self.selection.until
     }
 
+    /// Bits of the kinds that pass.
+    pub(super) fn kinds(&self) -> u64 {
+        self.selection.kinds
+    }
+
     pub(super) fn next(&mut self) -> Step {
         loop {
             if self.position > self.selection.until {

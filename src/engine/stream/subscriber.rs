@@ -370,8 +370,12 @@ impl Subscriber {
     }
 
     fn read_stored(&self) -> Reading {
-        let (log, position) = (self.log.clone(), self.cursor.position());
+        let (log, position, kinds) = (self.log.clone(), self.cursor.position(), self.cursor.kinds());
         self.on_blocking_thread(move || {
+            // A stored frame holds all of a block's events.
+            if log.outline(position)?.is_some_and(|outline| outline.kinds & !kinds != 0) {
+                return Ok(Outcome::Stored(None));
+            }
             Ok(Outcome::Stored(match log.read_stored(position) {
                 // Reading it as events names what is damaged, and continues after it.
                 Err(LogError::Corrupt { .. } | LogError::UnknownFeature { .. }) => None,

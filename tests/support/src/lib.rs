@@ -4,6 +4,7 @@
 //! client, and the running of the built binary. It knows nothing of Sidecar's inside: everything goes over sockets,
 //! files and signals, as for a user.
 
+pub mod beacon;
 pub mod binary_port;
 pub mod client;
 pub mod disk;

@@ -71,7 +71,7 @@ impl SqlAnswers {
         Ok(SqlAnswers { driver, memory: Arc::default() })
     }
 
-    pub(super) fn memory(&self) -> &Memory {
+    pub(super) fn memory(&self) -> &Arc<Memory> {
         &self.memory
     }
 

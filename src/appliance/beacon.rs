@@ -1,0 +1,133 @@
+//! The beacon log of a process: its clients, its hub and its server, put together as the configuration says.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::plan;
+use crate::admin::Logged;
+use crate::beacon::dialect::{Beacon as BeaconDialect, NAME};
+use crate::beacon::events::{self, Server};
+use crate::beacon::source::coverage::Coverage;
+use crate::beacon::source::{self, ClientOptions};
+use crate::casper::rest::NamedLog;
+use crate::config::{Beacon, Storage};
+use crate::engine::dialect::Dialect;
+use crate::engine::ingest::LiveLog;
+use crate::engine::log_set::{LogSet, OpenedLog, Sources};
+use crate::engine::source::LogNetwork;
+use crate::engine::source::watch::SourceWatch;
+use crate::engine::storage_folder::LogPlaces;
+use crate::engine::stream::{Hub, Resources};
+
+/// A beacon log that is open and whose port is taken.
+pub(super) struct BeaconLog {
+    pub(super) live: Arc<LiveLog>,
+    directory: PathBuf,
+    hub: Arc<Hub>,
+    clients: Vec<(ClientOptions, SourceWatch)>,
+    opened: OpenedLog,
+    server: Server,
+}
+
+impl BeaconLog {
+    /// Opens the log, or makes it, and takes the port.
+    pub(super) fn open(beacon: &Beacon, storage: &Storage, resources: &Arc<Resources>) -> anyhow::Result<BeaconLog> {
+        let directory = LogPlaces::new(&storage.folder, NAME).directory();
+        plan::check_no_unfinished_import(&directory)?;
+        let names = || beacon.connections.iter().flat_map(|client| &client.topics).map(|name| &**name);
+        let dialect = Arc::new(BeaconDialect::with_topics(names(), &directory));
+        let options = plan::log_options(NAME, Arc::clone(&dialect) as Arc<dyn Dialect>, storage)?;
+        let span = tracing::info_span!(target: "sidecar", "log", name = NAME);
+        let opened = OpenedLog::open(options, span).context("Error initializing component 'beacon'")?;
+        let live = Arc::clone(&opened.live);
+        let clients = clients(beacon, storage, &live, &dialect).context("Error initializing component 'beacon'")?;
+        let hub = Hub::new(live.log.clone(), live.committed.clone(), Arc::clone(resources), events::READER_CLASSES);
+        let hub = Arc::new(hub);
+        let server = Server::bind(&beacon.port, Arc::clone(&hub), dialect.kinds().to_vec())
+            .map_err(|error| super::cannot_run("beacon", error))?;
+        info!(address = %server.local_addr(), "beacon event stream server listens");
+        Ok(BeaconLog { live, directory, hub, clients, opened, server })
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    /// The log, for those who read events by its name.
+    pub(super) fn named(&self) -> NamedLog {
+        NamedLog { name: NAME.into(), log: self.live.log.clone() }
+    }
+
+    /// What of it can be looked at.
+    pub(super) fn logged(&self) -> Logged {
+        Logged {
+            name: NAME.into(),
+            log: self.live.log.clone(),
+            log_directory: self.directory.clone(),
+            ingest: Arc::clone(&self.live.counters),
+            sources: Vec::new(),
+            other_sources: self.clients.iter().map(|(_, watch)| watch.clone()).collect(),
+            stream: Arc::clone(self.hub.counters()),
+            stream_port: Arc::clone(self.server.counters()),
+            views: None,
+            followers: Vec::new(),
+            exporters: Vec::new(),
+        }
+    }
+
+    /// Reads the clients and serves what they say, until `cut` is cancelled.
+    pub(super) fn start(
+        self,
+        logs: &mut LogSet,
+        servers: &mut JoinSet<()>,
+        cut: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let clients = self.clients;
+        let sources: Sources = Box::new(move |batches| {
+            let run = |(options, watch): &(ClientOptions, SourceWatch)| {
+                source::run(options.clone(), batches.clone(), Arc::clone(&watch.counters))
+            };
+            clients.iter().map(run).collect()
+        });
+        logs.start(NAME, self.opened, sources)
+            .context("Error initializing component 'beacon': cannot start a thread that looks for losses")?;
+        servers.spawn(self.server.run(cut.clone().cancelled_owned()));
+        Ok(())
+    }
+}
+
+fn clients(
+    beacon: &Beacon,
+    storage: &Storage,
+    live: &LiveLog,
+    dialect: &Arc<BeaconDialect>,
+) -> sidecar_log_format::Result<Vec<(ClientOptions, SourceWatch)>> {
+    let known_network = if storage.log.allow_network_change { None } else { live.newest_network()? };
+    let log_network = LogNetwork::known(known_network);
+    let coverage = Arc::new(Coverage::after(&live.log)?);
+    let clients = beacon.connections.iter().map(|client| {
+        let options = ClientOptions {
+            endpoint: client.endpoint.clone(),
+            topics: client.topics.clone(),
+            max_attempts: client.max_attempts,
+            first_pause: client.delay_between_retries,
+            connection_timeout: client.connection_timeout,
+            no_message_timeout: client.no_message_timeout,
+            silence_check_interval: client.sleep_between_keep_alive_checks,
+            event_bytes_max: storage.log.event_bytes_max,
+            dialect: Arc::clone(dialect),
+            log_network: log_network.clone(),
+            coverage: Arc::clone(&coverage),
+        };
+        let watch = SourceWatch { name: client.endpoint.name().to_owned(), counters: Arc::default() };
+        (options, watch)
+    });
+    Ok(clients.collect())
+}

@@ -1,0 +1,105 @@
+//! The beacon dialect: what the engine must know to store the events of consensus clients.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sidecar_log_format::storage::Directory;
+use sidecar_log_format::{FrameForm, Kind, Log, ReadOptions};
+
+use super::identity;
+use super::topics::{COUNT, TOPICS, named};
+use crate::engine::dialect::{Dialect, Facts};
+
+/// The dialect's name, and that of its log.
+pub const NAME: &str = "beacon";
+
+/// Topics that an operator may add: what is left of the numbers that a dialect has.
+pub const ADDED_TOPICS_MAX: usize = 62 - COUNT;
+
+/// The dialect of one log with events of consensus clients.
+#[derive(Debug)]
+pub struct Beacon {
+    kinds: Vec<(Kind, Box<str>)>,
+}
+
+impl Default for Beacon {
+    fn default() -> Self {
+        Beacon { kinds: TOPICS.iter().map(|topic| (topic.kind, topic.name.into())).collect() }
+    }
+}
+
+impl Beacon {
+    /// With topics that an operator has added. One that the log in `directory` has a number for keeps it; those beyond
+    /// [`ADDED_TOPICS_MAX`] are stored without a number.
+    #[must_use]
+    pub fn with_topics<'a>(added: impl IntoIterator<Item = &'a str>, directory: &Path) -> Self {
+        // Where there is no log yet, or none that can be read, opening it says so.
+        let stored = Log::open(Arc::new(Directory::at(directory)), ReadOptions { cache_bytes: 0 });
+        Self::with_topics_after(added, stored.map(|log| log.kinds()).unwrap_or_default())
+    }
+
+    fn with_topics_after<'a>(added: impl IntoIterator<Item = &'a str>, stored: Vec<(u8, String)>) -> Self {
+        let mut dialect = Beacon::default();
+        let is_added = |kind: u8| usize::from(kind) > COUNT && kind < Kind::OTHER.0;
+        let stored = stored.into_iter().filter(|(kind, _)| is_added(*kind));
+        dialect.kinds.extend(stored.map(|(kind, name)| (Kind(kind), name.into_boxed_str())));
+        dialect.kinds.sort_unstable_by_key(|(kind, _)| *kind);
+        for name in added {
+            let next = dialect.kinds.last().map_or(1, |(kind, _)| kind.0 + 1);
+            if dialect.kind(name) == Kind::OTHER && next < Kind::OTHER.0 {
+                dialect.kinds.push((Kind(next), name.into()));
+            }
+        }
+        dialect
+    }
+
+    /// The number of a topic; [`Kind::OTHER`] for one without.
+    #[must_use]
+    pub fn kind(&self, name: &str) -> Kind {
+        let known = named(name).map(|topic| topic.kind);
+        let added = || self.kinds.iter().find(|(_, known)| &**known == name).map(|(kind, _)| *kind);
+        known.or_else(added).unwrap_or(Kind::OTHER)
+    }
+}
+
+impl Dialect for Beacon {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn kinds(&self) -> &[(Kind, Box<str>)] {
+        &self.kinds
+    }
+
+    fn frame_form(&self) -> FrameForm {
+        FrameForm::Named
+    }
+
+    fn facts(&self, kind: Kind, payload: &str) -> Option<Facts> {
+        let known = identity::read(kind, "", payload).ok()?;
+        Some(Facts { identity: known.identity, richness: 0, ordinal: None })
+    }
+
+    /// The payload of an event without a number does not hold its name; of `sync_state`, not who said it and when.
+    fn marked_kinds(&self) -> u64 {
+        Kind::OTHER.bit() | named("sync_state").map_or(0, |topic| topic.kind.bit())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_added_topic_keeps_its_number_whatever_is_added_later() {
+        let first = Beacon::with_topics_after(["a", "head", "b"], Vec::new());
+        assert_eq!(["a", "head", "b", "c"].map(|name| first.kind(name).0), [29, 1, 30, 63]);
+        let stored: Vec<_> = first.kinds().iter().map(|(kind, name)| (kind.0, name.to_string())).collect();
+        let second = Beacon::with_topics_after(["c", "b"], stored);
+        assert_eq!(["a", "b", "c"].map(|name| second.kind(name).0), [29, 30, 31]);
+        let names: Vec<String> = (0..60).map(|number| format!("topic_{number}")).collect();
+        let many = Beacon::with_topics_after(names.iter().map(String::as_str), Vec::new());
+        assert_eq!(many.kinds().len(), 62);
+        assert_eq!(many.kind("topic_59"), Kind::OTHER);
+    }
+}

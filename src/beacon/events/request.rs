@@ -1,0 +1,305 @@
+//! What a client asks for: query and headers of a request in, a [`StreamRequest`] or a [`Refusal`] out.
+//!
+//! Statuses and the form of bodies are the beacon API's. What it does not know (`start_from`, `until`, `encoding`,
+//! `lastEventId`, the header `Last-Event-ID`) is Sidecar's own; any other field of a query is ignored, as the standard does.
+
+use std::fmt;
+
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use sidecar_log_format::{Kind, Sequence};
+
+use crate::engine::{
+    http::{
+        query::Parameters,
+        weights::{weighed, weight_of},
+    },
+    stream::Framing,
+};
+
+/// A stream as asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StreamRequest {
+    /// Bits of the topics' numbers (see [`Kind::bit`]).
+    pub(super) kinds: u64,
+    /// The first sequence wanted; `None`: only what is new.
+    pub(super) start: Option<Sequence>,
+    /// The last sequence wanted.
+    pub(super) until: Option<Sequence>,
+    /// Whether it is wanted as NDJSON.
+    pub(super) json_lines: bool,
+    /// Whether it is wanted in zstd frames.
+    pub(super) zstd: bool,
+}
+
+/// Why there is no stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// No such path.
+    Path,
+    /// Not with this method.
+    Method,
+    /// `topics` is missing, or names nothing.
+    NoTopics,
+    /// A topic that is not served.
+    Topic(String),
+    /// A field is not what it must be: its name, and what it must be.
+    Field(&'static str, &'static str),
+    /// No form of the stream is accepted.
+    MediaType,
+    /// As many streams are open as may be.
+    Full,
+}
+
+impl Refusal {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Refusal::Path => StatusCode::NOT_FOUND,
+            Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Refusal::NoTopics | Refusal::Topic(_) | Refusal::Field(..) => StatusCode::BAD_REQUEST,
+            Refusal::MediaType => StatusCode::NOT_ACCEPTABLE,
+            Refusal::Full => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The body of the answer.
+    pub(super) fn body(&self) -> String {
+        let message = serde_json::Value::from(self.to_string());
+        format!("{{\"code\":{},\"message\":{message}}}", self.status().as_u16())
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Path => formatter.write_str("Not found: the event stream is /eth/v1/events?topics=..."),
+            Refusal::Method => formatter.write_str("Method not allowed: the event stream takes GET and HEAD"),
+            Refusal::NoTopics => formatter.write_str("No topics given: the topics parameter is required"),
+            Refusal::Topic(name) => write!(formatter, "Invalid topic: {name}"),
+            Refusal::Field(name, expected) => write!(formatter, "Invalid {name}: expected {expected}"),
+            Refusal::MediaType => formatter.write_str("Accepted media type is not supported"),
+            Refusal::Full => formatter.write_str("Too many event streams are open; try again later"),
+        }
+    }
+}
+
+/// Checks method and raw path.
+pub(super) fn route(method: &Method, path: &str) -> Result<(), Refusal> {
+    if path.strip_suffix('/').unwrap_or(path) != super::PATH {
+        return Err(Refusal::Path);
+    }
+    if method != Method::GET && method != Method::HEAD {
+        return Err(Refusal::Method);
+    }
+    Ok(())
+}
+
+/// Reads query and headers of a request for a stream. `kind_of` numbers the topics that are served.
+pub(super) fn parse(
+    query: Option<&str>,
+    headers: &HeaderMap,
+    kind_of: impl Fn(&str) -> Option<Kind>,
+) -> Result<StreamRequest, Refusal> {
+    let fields = Parameters::parse(query);
+    let topics = fields.list("topics").into_iter().flatten().map(str::trim).filter(|topic| !topic.is_empty());
+    let mut kinds = 0;
+    for topic in topics {
+        kinds |= kind_of(topic).ok_or_else(|| Refusal::Topic(shortened(topic)))?.bit();
+    }
+    if kinds == 0 {
+        return Err(Refusal::NoTopics);
+    }
+    let json_lines = wants_json_lines(headers)?;
+    let number = |name: &'static str| match fields.last(name) {
+        Some(value) => value.parse().map(Some).map_err(|_| Refusal::Field(name, "the id of an event")),
+        None => Ok(None),
+    };
+    let (start_from, until) = (number("start_from")?, number("until")?);
+    let zstd = match fields.last("encoding") {
+        Some("zstd") => true,
+        Some("identity") => false,
+        Some(_) => return Err(Refusal::Field("encoding", "zstd or identity")),
+        None => accepts_only_zstd(headers),
+    };
+    // A widely used EventSource polyfill cannot set headers and sends the former.
+    let in_query = fields.last("lastEventId").and_then(event_id);
+    let in_header = headers.get("last-event-id").and_then(|value| event_id(value.to_str().ok()?));
+    let after_last_id = in_query.max(in_header).map(|last| last.saturating_add(1));
+    // `None` is less than any start: with both, the later one wins.
+    Ok(StreamRequest { kinds, start: start_from.max(after_last_id), until, json_lines, zstd })
+}
+
+/// The id that a client had last. What is not an id is ignored, as a browser's own empty one must be.
+fn event_id(value: &str) -> Option<Sequence> {
+    value.trim().parse().ok()
+}
+
+/// As much of a name as an answer shows.
+fn shortened(name: &str) -> String {
+    const CHARACTERS_MAX: usize = 100;
+    name.chars().take(CHARACTERS_MAX).collect()
+}
+
+/// Whether a client names zstd, and no other coding.
+fn accepts_only_zstd(headers: &HeaderMap) -> bool {
+    let mut codings = weighed(headers, &header::ACCEPT_ENCODING);
+    let is_zstd = |(name, weight): (&str, f32)| name.eq_ignore_ascii_case("zstd") && weight > 0.0;
+    codings.next().is_some_and(is_zstd) && codings.next().is_none()
+}
+
+/// Whether NDJSON is accepted and wanted more than an event stream.
+fn wants_json_lines(headers: &HeaderMap) -> Result<bool, Refusal> {
+    let accepted: Vec<(&str, f32)> = weighed(headers, &header::ACCEPT).collect();
+    if accepted.is_empty() {
+        return Ok(false);
+    }
+    let weight = |names: &[&str]| weight_of(&accepted, names).unwrap_or(0.0);
+    let json_lines = weight(&[Framing::JsonLines.media_type()]);
+    let event_stream = weight(&[Framing::EventStream.media_type(), "text/*", "*/*"]);
+    if json_lines <= 0.0 && event_stream <= 0.0 {
+        return Err(Refusal::MediaType);
+    }
+    let is_named = weight_of(&accepted, &[Framing::EventStream.media_type()]).is_some();
+    // A client that names both alike gets an event stream; `*/*` beside NDJSON names none.
+    Ok(json_lines > event_stream || json_lines > 0.0 && json_lines == event_stream && !is_named)
+}
+
+/// For `crate::fuzzing`: whatever a client asks for, it is a stream of some topics or a refusal in JSON.
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::unwrap_used, reason = "a broken promise ends the run")]
+pub(crate) fn door(bytes: &[u8]) {
+    use axum::http::HeaderValue;
+
+    let mut lines = bytes.split(|&byte| byte == b'\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let method = Method::from_bytes(line()).unwrap_or(Method::GET);
+    let path = String::from_utf8_lossy(line()).into_owned();
+    let query = String::from_utf8_lossy(line()).into_owned();
+    let mut headers = HeaderMap::new();
+    for name in ["last-event-id", "accept-encoding", "accept-encoding", "accept"] {
+        if let Ok(value) = HeaderValue::from_bytes(line()) {
+            headers.append(name, value);
+        }
+    }
+    let refused = |refusal: Refusal| {
+        let body: serde_json::Value = serde_json::from_str(&refusal.body()).unwrap();
+        let has_message = body.get("message").is_some_and(serde_json::Value::is_string);
+        assert!(refusal.status().is_client_error() && has_message);
+    };
+    route(&method, &path).unwrap_or_else(refused);
+    // Every short name is a topic, so that streams are found as well.
+    let kind_of = |name: &str| (name.len() < 8).then_some(Kind(name.len() as u8));
+    match parse(Some(&query), &headers, kind_of) {
+        Ok(wanted) => assert!(wanted.kinds != 0),
+        Err(refusal) => refused(refusal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::super::super::dialect::Beacon;
+    use super::super::super::topics::named;
+    use super::*;
+
+    fn parse_with(query: Option<&str>, headers: &[(&'static str, &str)]) -> Result<StreamRequest, Refusal> {
+        let headers =
+            headers.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap()));
+        let dialect = Beacon::default();
+        parse(query, &headers.collect(), |name| Some(dialect.kind(name)).filter(|kind| *kind != Kind::OTHER))
+    }
+
+    fn bits(names: &[&str]) -> u64 {
+        names.iter().fold(0, |bits, name| bits | named(name).unwrap().kind.bit())
+    }
+
+    #[test]
+    fn topics_come_in_a_list_or_several_times_in_any_mix() {
+        for query in [
+            "topics=head,block",
+            "topics=head&topics=block",
+            "topics=%20head%20,,block,&topics=head&other=1",
+            "topics=&topics=block%2Chead",
+        ] {
+            assert_eq!(parse_with(Some(query), &[]).unwrap().kinds, bits(&["head", "block"]), "{query}");
+        }
+    }
+
+    #[test]
+    fn the_bodies_of_refusals_are_those_of_the_standard() {
+        for query in [None, Some(""), Some("topics="), Some("topics=,,%20,"), Some("topic=head")] {
+            let body = r#"{"code":400,"message":"No topics given: the topics parameter is required"}"#;
+            assert_eq!(parse_with(query, &[]).unwrap_err().body(), body);
+        }
+        let unknown = parse_with(Some("topics=head,weather_forecast"), &[]).unwrap_err();
+        assert_eq!(unknown.body(), r#"{"code":400,"message":"Invalid topic: weather_forecast"}"#);
+        let quoted = parse_with(Some("topics=%22%0A"), &[]).unwrap_err();
+        assert_eq!(quoted.body(), r#"{"code":400,"message":"Invalid topic: \""}"#);
+        let media_type = parse_with(Some("topics=head"), &[("accept", "application/json")]).unwrap_err();
+        assert_eq!(media_type.body(), r#"{"code":406,"message":"Accepted media type is not supported"}"#);
+        for query in ["topics=head&start_from=x", "topics=head&until=-1", "topics=head&encoding=gzip"] {
+            assert_eq!(parse_with(Some(query), &[]).unwrap_err().status(), StatusCode::BAD_REQUEST);
+        }
+    }
+
+    #[test]
+    fn accept_says_which_form_a_client_gets() {
+        for (accept, expected) in [
+            ("text/event-stream", Ok(false)),
+            ("*/*", Ok(false)),
+            ("text/*;q=0.1", Ok(false)),
+            ("application/json, text/event-stream", Ok(false)),
+            ("application/x-ndjson", Ok(true)),
+            ("application/x-ndjson, */*", Ok(true)),
+            ("application/x-ndjson, */*;q=0.1", Ok(true)),
+            ("application/x-ndjson, text/event-stream", Ok(false)),
+            ("application/x-ndjson;q=0.5, text/event-stream", Ok(false)),
+            ("application/json", Err(Refusal::MediaType)),
+            ("text/event-stream;q=0", Err(Refusal::MediaType)),
+            ("text/event-stream;q=0, */*", Err(Refusal::MediaType)),
+        ] {
+            let asked = parse_with(Some("topics=head"), &[("accept", accept)]);
+            assert_eq!(asked.map(|asked| asked.json_lines), expected, "{accept}");
+        }
+    }
+
+    #[test]
+    fn the_later_of_two_starts_counts() {
+        let start = |query: &str, id: &str| {
+            parse_with(Some(&format!("topics=head{query}")), &[("last-event-id", id)]).unwrap().start
+        };
+        assert_eq!(start("", ""), None);
+        assert_eq!(start("", "6"), Some(7));
+        assert_eq!(start("&start_from=3", "6"), Some(7));
+        assert_eq!(start("&start_from=9", "6"), Some(9));
+        assert_eq!(start("&lastEventId=18446744073709551615", ""), Some(u64::MAX));
+    }
+
+    #[test]
+    fn only_the_path_of_the_standard_is_served_and_only_read() {
+        assert_eq!(route(&Method::GET, "/eth/v1/events"), Ok(()));
+        assert_eq!(route(&Method::HEAD, "/eth/v1/events/"), Ok(()));
+        assert_eq!(route(&Method::POST, "/eth/v1/events"), Err(Refusal::Method));
+        assert_eq!(route(&Method::GET, "/eth/v1/event"), Err(Refusal::Path));
+        assert_eq!(route(&Method::GET, "/eth/v1/events//"), Err(Refusal::Path));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_is_a_stream_or_refused_in_json(
+            query in prop_oneof![".{0,80}", "(&?(topics|start_from|until|encoding|lastEventId)=[a-z0-9%,_ ]{0,12}){0,6}"],
+            accept in "[ -~]{0,40}",
+            id in "[ -~]{0,24}",
+        ) {
+            match parse_with(Some(&query), &[("accept", &accept), ("last-event-id", &id)]) {
+                Ok(wanted) => prop_assert!(wanted.kinds != 0),
+                Err(refusal) => {
+                    let body: serde_json::Value = serde_json::from_str(&refusal.body()).unwrap();
+                    prop_assert_eq!(&body["code"], refusal.status().as_u16());
+                    prop_assert!(refusal.status().is_client_error());
+                }
+            }
+        }
+    }
+}
