@@ -298,13 +298,17 @@ async fn an_addressable_entity_is_answered_with_its_keys_and_entry_points() {
 #[tokio::test]
 async fn contracts_and_packages_are_answered_in_their_own_forms() {
     use casper_types::contracts::{Contract, ContractHash, ContractPackage, ContractPackageHash};
-    use casper_types::{ContractWasm, ContractWasmHash, Package};
+    use casper_types::{
+        CLType, ContractWasm, ContractWasmHash, EntryPointAccess, EntryPointType, Package, contracts::EntryPoint,
+    };
 
+    let (access, kind) = (EntryPointAccess::Public, EntryPointType::Called);
+    let entry_point = EntryPoint::new("greet", Vec::new(), CLType::Unit, access, kind);
     let contract = Contract::new(
         ContractPackageHash::new([1; 32]),
         ContractWasmHash::new([2; 32]),
         NamedKeys::new(),
-        casper_types::contracts::EntryPoints::new(),
+        vec![entry_point].into(),
         ProtocolVersion::from_parts(1, 5, 8),
     );
     let (hash, wasm) = (ContractHash::new([3; 32]), ContractWasm::new(vec![1, 2]));
@@ -317,6 +321,9 @@ async fn contracts_and_packages_are_answered_in_their_own_forms() {
     let found = &answer["result"]["entity"]["Contract"];
     assert_eq!(found["contract"]["protocol_version"], "1.5.8", "{answer}");
     assert_eq!(found["wasm"]["merkle_proof"], "00000000", "{answer}");
+    // By name, as a real node's contract was answered; the document describes a list.
+    let greet = json!({"name": "greet", "args": [], "ret": "Unit", "access": "Public", "entry_point_type": "Called"});
+    assert_eq!(found["contract"]["entry_points"], json!({"greet": greet}), "{answer}");
     let identifier = json!({"PackageAddr": format!("package-{}", "05".repeat(32))});
     let answer = bridge.call("state_get_package", json!([identifier, {"Height": 5}])).await;
     assert!(answer["result"]["package"]["Package"]["versions"].is_array(), "{answer}");

@@ -1,5 +1,7 @@
 //! The bridge as users run it: the built binary, with a configuration file.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use casper_binary_port::{Command, InformationRequestTag};
@@ -98,19 +100,36 @@ async fn the_bridge_serves_beside_the_log_whether_its_node_is_there_or_not() {
 
 #[tokio::test]
 async fn the_log_answers_while_the_node_is_away_where_that_is_wanted() {
-    let (mut node, port, source) = (node(), ReservedPort::new(), SimulatedNode::start());
-    node.kill();
+    let is_asked_for_a_block = Arc::new(AtomicBool::new(false));
+    let mut node = BinaryPort::stopped({
+        let is_asked_for_a_block = Arc::clone(&is_asked_for_a_block);
+        move |command| match command {
+            Command::Get(request) => match information_tag(request) {
+                Some(InformationRequestTag::Peers) => Reply::Answer(no_peers()),
+                Some(InformationRequestTag::BlockWithSignatures) => {
+                    is_asked_for_a_block.store(true, Ordering::SeqCst);
+                    Reply::Silence
+                }
+                _ => Reply::Answer(default_answer(command)),
+            },
+            _ => Reply::Answer(default_answer(command)),
+        }
+    });
+    let (port, source) = (ReservedPort::new(), SimulatedNode::start());
     let recording = sidecar_test_support::recordings::recorded_network();
-    let event = |kind: &str| {
-        let payloads = recording.iter().filter_map(|(_, payload)| serde_json::from_str::<Value>(payload).ok());
-        payloads.into_iter().find_map(|mut payload| Some(payload.get_mut(kind)?.take())).unwrap()
-    };
-    let processed = event("TransactionProcessed");
+    let events = || recording.iter().filter_map(|(_, payload)| serde_json::from_str::<Value>(payload).ok());
+    let executions = || events().filter_map(|mut event| Some(event.get_mut("TransactionProcessed")?.take()));
+    let transfers = |processed: &Value| processed["execution_result"]["Version2"]["transfers"].as_array().cloned();
+    let processed = executions().find(|processed| transfers(processed).is_some_and(|list| !list.is_empty())).unwrap();
+    let hash = processed["block_hash"].clone();
+    // Up to the block after the one with that transfer.
+    let mut is_processed = false;
     for (_, payload) in &recording {
-        source.push(payload);
-        if payload.contains("TransactionProcessed") {
+        if is_processed && payload.contains("BlockAdded") {
             break;
         }
+        is_processed |= payload.starts_with("{\"TransactionProcessed") && payload.contains(hash.as_str().unwrap());
+        source.push(payload);
     }
     let builder = with_bridge(port.number(), &node).node(source.address());
     let sidecar = builder.sections("[rpc_server]\nanswer_from_log = true").start().await;
@@ -123,7 +142,6 @@ async fn the_log_answers_while_the_node_is_away_where_that_is_wanted() {
         let is_from_log = response.headers().get("x-sidecar-answered-from").is_some_and(|from| from == "log");
         (is_from_log, serde_json::from_str::<Value>(&response.text().await.unwrap()).unwrap())
     };
-    let hash = processed["block_hash"].clone();
     until("the block is in the log", async || call("chain_get_block", json!([{"Hash": hash}])).await.0).await;
     let (_, block) = call("chain_get_block", json!([{"Hash": hash}])).await;
     let recorded = recording
@@ -140,11 +158,35 @@ async fn the_log_answers_while_the_node_is_away_where_that_is_wanted() {
     let (is_from_log, root) = call("chain_get_state_root_hash", json!([{"Hash": hash}])).await;
     let header = &block["result"]["block_with_signatures"]["block"]["Version2"]["header"];
     assert_eq!((is_from_log, &root["result"]["state_root_hash"]), (true, &header["state_root_hash"]));
-    // What the log does not hold is not made up.
-    let (is_from_log, peers) = call("info_get_peers", json!([])).await;
-    assert_eq!((is_from_log, &peers["error"]["data"]), (false, &json!(LOST)));
+    let found_transfers = async || call("chain_get_block_transfers", json!([{"Hash": hash}])).await;
+    until("all of the block is in the log", async || found_transfers().await.0).await;
+    let (is_from_log, found) = found_transfers().await;
+    let executed_there = executions().filter(|processed| processed["block_hash"] == hash);
+    let transferred: Vec<Value> = executed_there.filter_map(|processed| transfers(&processed)).flatten().collect();
+    assert_eq!((is_from_log, &found["result"]["transfers"]), (true, &Value::Array(transferred)));
+    // That a block ended no era is in its header.
+    let (is_from_log, era) = call("chain_get_era_info_by_switch_block", json!([{"Hash": hash}])).await;
+    assert_eq!((is_from_log, &era["result"]["era_summary"]), (true, &Value::Null));
+    // What the log does not hold is not made up; an era's summary is in the global state alone.
+    for (method, params, what) in [
+        ("info_get_peers", json!([]), "peers"),
+        ("chain_get_era_info_by_switch_block", json!([{"Height": 0}]), "era summary"),
+        ("chain_get_era_summary", json!([{"Hash": hash}]), "era summary"),
+        ("chain_get_era_summary", json!([]), "latest switch block header"),
+    ] {
+        let (is_from_log, answer) = call(method, params).await;
+        let lost = LOST.replace("peers", what);
+        assert_eq!((is_from_log, &answer["error"]["data"]), (false, &json!(lost)), "{method}");
+    }
     node.restart();
     until("answered by the node", async || ask(&port).await == ANSWER).await;
+    // A call is on its way when the node goes away.
+    let going_away = async {
+        until("asked for a block", async || is_asked_for_a_block.load(Ordering::SeqCst)).await;
+        node.kill();
+    };
+    let ((is_from_log, again), ()) = tokio::join!(call("chain_get_block", json!([{"Hash": hash}])), going_away);
+    assert_eq!((is_from_log, again), (true, block));
     drop(sidecar);
 }
 

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 use casper_binary_port::InformationRequestTag;
 use casper_types::bytesrepr::{self, ToBytes};
 use casper_types::{
-    AvailableBlockRange, BlockHeader, BlockIdentifier, BlockWithSignatures, GlobalStateIdentifier, Key, TransactionHash,
+    AvailableBlockRange, BlockHash, BlockHeader, BlockIdentifier, BlockWithSignatures, GlobalStateIdentifier, Key,
+    TransactionHash, Transfer,
 };
 use serde::Serialize;
 
 use super::failure::{Code, Failure};
 use super::from_log::LogAnswers;
 use super::node_link::{
-    Answer, FoundTransaction, LinkError, LinkState, NodeLink, NodeValue, Proofs, Request, StateItem,
+    Answer, FoundTransaction, LinkError, LinkState, NodeLink, NodeValue, Proofs, Request, StateItem, Transfers,
 };
 use crate::engine::counters::microseconds;
 
@@ -117,10 +118,8 @@ impl<'a> Node<'a> {
 
     /// The header of a block; of the newest one where none is named.
     pub(super) async fn block_header(&self, block: Option<BlockIdentifier>) -> Result<BlockHeader, Failure> {
-        if let Some(found) = self.look_up_in_log(async |log| log.header(block).await).await {
-            return Ok(found);
-        }
-        self.block("block header", Request::block_header(block)).await
+        let from_node = self.block("block header", Request::block_header(block));
+        self.node_or_log(from_node, |log| async move { log.header(block).await }).await
     }
 
     /// A block, with its signatures.
@@ -128,10 +127,17 @@ impl<'a> Node<'a> {
         &self,
         block: Option<BlockIdentifier>,
     ) -> Result<BlockWithSignatures, Failure> {
-        if let Some(found) = self.look_up_in_log(async |log| log.block(block).await).await {
-            return Ok(found);
-        }
-        self.block("block with signatures", Request::block_with_signatures(block)).await
+        let from_node = self.block("block with signatures", Request::block_with_signatures(block));
+        self.node_or_log(from_node, |log| async move { log.block(block).await }).await
+    }
+
+    /// The transfers of a block, if it is known to have been executed.
+    pub(super) async fn transfers(&self, block: BlockHash) -> Result<Option<Vec<Transfer>>, Failure> {
+        let from_node = async {
+            let found = self.value("block transfers", Request::transfers(&block)).await?;
+            Ok(found.map(|Transfers(transfers)| transfers))
+        };
+        self.node_or_log(from_node, |log| async move { log.transfers(block).await.map(Some) }).await
     }
 
     /// A transaction, and how it was executed.
@@ -140,16 +146,32 @@ impl<'a> Node<'a> {
         hash: TransactionHash,
         with_finalized_approvals: bool,
     ) -> Result<Option<FoundTransaction>, Failure> {
-        if let Some(found) = self.look_up_in_log(async |log| log.transaction(hash).await).await {
-            return Ok(Some(found));
+        let from_node = self.value("transaction", Request::transaction(&hash, with_finalized_approvals));
+        self.node_or_log(from_node, |log| async move { log.transaction(hash).await.map(Some) }).await
+    }
+
+    /// What the node answers. While it is away, and where it goes away meanwhile, what the log has, if that is wanted.
+    async fn node_or_log<T, Reading: Future<Output = Option<T>>>(
+        &self,
+        from_node: impl Future<Output = Result<T, Failure>>,
+        from_log: impl Fn(LogAnswers) -> Reading,
+    ) -> Result<T, Failure> {
+        if let Some(found) = self.look_up_in_log(&from_log).await {
+            return Ok(found);
         }
-        self.value("transaction", Request::transaction(&hash, with_finalized_approvals)).await
+        match from_node.await {
+            Ok(found) => Ok(found),
+            Err(failure) => self.look_up_in_log(&from_log).await.ok_or(failure),
+        }
     }
 
     /// What the log has, if it is wanted: while the node is away.
-    async fn look_up_in_log<T>(&self, read: impl AsyncFnOnce(&LogAnswers) -> Option<T>) -> Option<T> {
+    async fn look_up_in_log<T, Reading: Future<Output = Option<T>>>(
+        &self,
+        read: &impl Fn(LogAnswers) -> Reading,
+    ) -> Option<T> {
         let log = self.log.as_ref().filter(|_| self.link.state() != LinkState::Connected)?;
-        let found = read(log).await?;
+        let found = read(log.clone()).await?;
         self.has_used_log.store(true, Ordering::Relaxed);
         Some(found)
     }

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use casper_types::execution::ExecutionResult;
+use casper_types::execution::execution_result_v1::TransformKindV1;
+use casper_types::execution::{ExecutionResult, ExecutionResultV1};
 use casper_types::{
     Block, BlockHash, BlockHeader, BlockIdentifier, BlockSignatures, BlockSignaturesV1, BlockSignaturesV2,
-    BlockWithSignatures, ChainNameDigest, ExecutionInfo, FinalitySignature, Transaction, TransactionHash,
+    BlockWithSignatures, ChainNameDigest, ExecutionInfo, FinalitySignature, Transaction, TransactionHash, Transfer,
 };
 use serde::Deserialize;
 use sidecar_log_format::{Log, Read};
@@ -56,6 +57,17 @@ impl LogAnswers {
             let block = answers.block_event(identifier)?;
             let signatures = answers.signatures(&block);
             Some(BlockWithSignatures::new(block, signatures))
+        })
+        .await
+    }
+
+    /// The transfers of a block, in the order of its transactions. A node has them in no order.
+    pub(super) async fn transfers(&self, block: BlockHash) -> Option<Vec<Transfer>> {
+        self.read(move |answers| {
+            let block = answers.block_event(Some(BlockIdentifier::Hash(block)))?;
+            let results = block.all_transaction_hashes().map(|hash| answers.execution(hash));
+            let transfers = results.map(|executed| Some(successful_transfers(executed?.1)));
+            Some(transfers.collect::<Option<Vec<_>>>()?.concat())
         })
         .await
     }
@@ -118,9 +130,16 @@ impl LogAnswers {
         BlockSignatures::V2(signatures)
     }
 
+    /// How a transaction was executed, and in which block.
+    fn execution(&self, hash: TransactionHash) -> Option<(BlockHash, ExecutionResult)> {
+        match self.transaction_event(Stage::Processed, hash)? {
+            Event::TransactionProcessed { block_hash, execution_result, .. } => Some((block_hash, execution_result)),
+            _ => None,
+        }
+    }
+
     fn execution_info(&self, hash: TransactionHash) -> Option<ExecutionInfo> {
-        let event = self.transaction_event(Stage::Processed, hash)?;
-        let Event::TransactionProcessed { block_hash, execution_result, .. } = event else { return None };
+        let (block_hash, execution_result) = self.execution(hash)?;
         let block = self.block_event(Some(BlockIdentifier::Hash(block_hash)))?;
         let execution_result = Some(execution_result);
         Some(ExecutionInfo { block_hash, block_height: block.height(), execution_result })
@@ -132,6 +151,21 @@ impl LogAnswers {
             TransactionHash::V1(hash) => (TransactionType::Version1, hash.inner().value()),
         };
         event(self.log.read_alone(self.views.transaction(stage, form, &hash).ok()??))
+    }
+}
+
+/// The transfers that a node keeps: those of executions without an error.
+fn successful_transfers(result: ExecutionResult) -> Vec<Transfer> {
+    match result {
+        ExecutionResult::V1(ExecutionResultV1::Success { effect, .. }) => {
+            let written = effect.transforms.into_iter().filter_map(|entry| match entry.transform {
+                TransformKindV1::WriteTransfer(transfer) => Some(Transfer::V1(transfer)),
+                _ => None,
+            });
+            written.collect()
+        }
+        ExecutionResult::V2(result) if result.error_message.is_none() => result.transfers,
+        ExecutionResult::V1(ExecutionResultV1::Failure { .. }) | ExecutionResult::V2(_) => Vec::new(),
     }
 }
 

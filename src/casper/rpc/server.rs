@@ -344,8 +344,10 @@ impl Shared {
         if let Some(counters) = self.watch.counters.of(method) {
             counters.count(bytes, time, node.waited(), failure);
         }
-        let (code, from) = (failure.map(Code::number), if node.has_used_log() { "log" } else { "node" });
-        origin.is_log.fetch_or(node.has_used_log(), Ordering::Relaxed);
+        // A call that failed was not answered, whatever the log knew of it.
+        let is_from_log = outcome.is_ok() && node.has_used_log();
+        let (code, from) = (failure.map(Code::number), if is_from_log { "log" } else { "node" });
+        origin.is_log.fetch_or(is_from_log, Ordering::Relaxed);
         tracing::debug!(?request, method = method.name, from, ?code, ?time, node_time = ?node.waited(), "call answered");
         outcome
     }

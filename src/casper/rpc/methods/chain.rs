@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::bridge::{Node, Reply, proof_text};
 use super::super::failure::Failure;
-use super::super::node_link::{Request, StateItem, Transfers};
+use super::super::node_link::{Request, StateItem};
 
 /// After this time nothing about a block changes any more: a node may still collect signatures of a new one.
 const SETTLING_TIME: TimeDiff = TimeDiff::from_seconds(600);
@@ -51,8 +51,7 @@ pub(super) async fn get_block_transfers(
 
     let identifier = params.map(|params| params.block_identifier);
     let block_hash = node.block_header(identifier).await?.block_hash();
-    let transfers: Option<Transfers> = node.value("block transfers", Request::transfers(&block_hash)).await?;
-    let transfers = transfers.map(|Transfers(transfers)| transfers);
+    let transfers = node.transfers(block_hash).await?;
     let lasts = is_named_by_hash(identifier) && transfers.is_some();
     Ok(Reply::new(&GetBlockTransfersResult { block_hash, transfers })?.lasting(lasts))
 }
