@@ -206,6 +206,7 @@ async fn a_thousand_1x_clients_share_what_is_translated() {
     }
     let address = sidecar.admin_address();
     assert_eq!(metric(address, "sidecar_stream_blocks_rendered_total").await, rendered, "nothing is translated again");
+    let _live = SseClient::connect(sidecar.sse_address(), "/events/sigs").await;
     let text = get(address, "/metrics").await.body;
     let open = text.lines().find(|line| line.starts_with("sidecar_stream_subscribers") && line.contains("legacy"));
     assert!(open.is_some_and(|line| !line.ends_with(" 0")), "{open:?}");

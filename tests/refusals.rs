@@ -106,7 +106,7 @@ fn a_configuration_that_has_nothing_to_run_is_answered_with_the_ways_out() {
     let rpc = "[rpc_server.main_server]\nip_address = '127.0.0.1'\nport = 0\n[rpc_server.node_client]\n";
     let alone = || sidecar().without_sse_server().sections("[storage]\nstorage_folder = 'not-made'");
     let errors = refusal(alone().sections(rpc).rest_api().admin_api());
-    let ways_out = ["which needs `[sse_server]`: add that", "`rest_api_server.answer_from = \"postgresql\"`"];
+    let ways_out = ["which needs `[sse_server]`: add that", "for REST without nodes set `rest_api_server.answer_from"];
     assert_names(&errors, &["Error: Can't run Rest api server with SSE events persistence disabled"]);
     assert_names(&errors, &ways_out);
     let errors = refusal(alone().rest_api());
@@ -354,7 +354,7 @@ async fn no_log_is_begun_in_the_place_of_an_import_that_was_stopped() {
     let node = SimulatedNode::start();
     let sidecar = || sidecar().node(node.address()).storage_folder(folder.path());
     let errors = refusal(sidecar());
-    assert_names(&errors, &["let `sidecar-log import` end, or remove", importing.to_str().unwrap()]);
+    assert_names(&errors, &["let `sidecar-log import` end, start with `--import-history`, or remove", importing.to_str().unwrap()]);
     assert_eq!(files(&importing), stored);
     assert!(!folder.path().join("logs/casper").exists());
 

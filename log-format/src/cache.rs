@@ -1,11 +1,14 @@
 //! Decoded blocks that readers share, within a byte bound.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{Block, Sequence};
+
+/// About what a block takes.
+const BLOCK_BYTES: usize = 512 << 10;
 
 /// Decoded blocks by first sequence; the least recently used go first.
 ///
@@ -22,6 +25,8 @@ struct Inner {
     by_use: BTreeMap<u64, Sequence>,
     clock: u64,
     bytes: usize,
+    /// Blocks that were read for one event each, by their first sequences, the latest last.
+    read_lately: VecDeque<Sequence>,
 }
 
 impl BlockCache {
@@ -45,6 +50,20 @@ impl BlockCache {
         *used = inner.clock;
         inner.by_use.insert(inner.clock, *first);
         Some(Arc::clone(block))
+    }
+
+    /// Whether a block that is read for one event is worth a place here: it was read for another one lately. "Lately" is as
+    /// many blocks ago as have a place, because what is asked for more seldom would be dropped before it is used again.
+    pub(crate) fn admits(&self, first: Sequence) -> bool {
+        let read_lately = &mut self.lock().read_lately;
+        if read_lately.contains(&first) {
+            return true;
+        }
+        if read_lately.len() >= (self.bytes_max / BLOCK_BYTES).max(1) {
+            read_lately.pop_front();
+        }
+        read_lately.push_back(first);
+        false
     }
 
     pub(crate) fn clear(&self) {
@@ -74,5 +93,22 @@ impl Inner {
             self.by_use.remove(&used);
             self.bytes = self.bytes.saturating_sub(block.memory_bytes());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_admitted_when_it_is_read_again_before_as_many_others_as_have_a_place() {
+        let cache = BlockCache::new(3 * BLOCK_BYTES);
+        assert!(![1, 2, 3].map(|first| cache.admits(first)).contains(&true));
+        assert!(cache.admits(1));
+        assert!(!cache.admits(4));
+        assert!(!cache.admits(1), "three others were read since");
+        assert!(cache.admits(4));
+        let smallest = BlockCache::new(1);
+        assert_eq!([1, 1, 2, 1].map(|first| smallest.admits(first)), [false, true, false, false]);
     }
 }

@@ -96,20 +96,27 @@ fn expected_wire(range: std::ops::Range<u64>) -> Vec<u8> {
 }
 
 #[test]
-fn an_event_read_alone_is_the_same_event_and_leaves_the_cache_as_it_was() {
+fn an_event_read_alone_is_the_same_event_and_its_block_is_kept_if_it_is_read_again_soon() {
     let directory = tempfile::tempdir().unwrap();
     let Opened { mut writer, .. } = Writer::open(storage(&directory), options()).unwrap();
     append(&mut writer, 0..500);
     writer.close().unwrap();
     let log = Log::open(storage(&directory), ReadOptions::default()).unwrap();
-    for sequence in (0..500).rev() {
+    let bytes_behind = |sequence| {
         let Read::Events { block, index } = log.read_alone(sequence).unwrap() else { panic!("{sequence} is missing") };
-        let row = block.row(index).unwrap();
-        assert_eq!(*row.payload(), *payload(sequence).as_bytes());
-        assert!(log.read_cached(sequence).is_none());
-        let later = (index + 1..block.len()).map(|index| block.row(index).unwrap().frame().len());
-        assert_eq!(later.sum::<usize>(), 0, "nothing is decoded beyond the event");
+        assert_eq!(*block.row(index).unwrap().payload(), *payload(sequence).as_bytes());
+        (index + 1..block.len()).map(|index| block.row(index).unwrap().frame().len()).sum::<usize>()
+    };
+    let mut next = 0;
+    while let Some(outline) = log.outline(next).unwrap() {
+        let middle = next.midpoint(outline.end_sequence);
+        assert_eq!(bytes_behind(middle), 0, "nothing is decoded beyond the event");
+        assert!(log.read_cached(middle).is_none());
+        assert!(bytes_behind(middle) > 0 || middle + 1 == outline.end_sequence);
+        assert!(log.read_cached(next).is_some());
+        next = outline.end_sequence;
     }
+    assert_eq!(next, 500);
     assert!(matches!(log.read_alone(500).unwrap(), Read::End));
     // In between, whole blocks are decoded in the same thread as ever.
     assert_eq!(wire_from(&log, 0).0, expected_wire(0..500));

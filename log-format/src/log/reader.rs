@@ -194,8 +194,9 @@ impl Log {
         self.read_to(sequence, Extent::Whole)
     }
 
-    /// The same for who wants this event alone: a block that is not in the cache is decoded no further than the event's
-    /// end, and is not kept. The rows after it have no wire bytes.
+    /// The same for a caller who wants this event alone: a block that is not in the cache is decoded no further than the
+    /// event's end, and is not kept. The rows after it have no wire bytes. A block that was read in this way lately is decoded
+    /// whole and kept.
     ///
     /// # Errors
     /// As [`Log::read`].
@@ -232,16 +233,17 @@ impl Log {
             Place::Missing(to, _) if to <= sequence => return Ok(Read::End),
             Place::Missing(to, why) => return Ok(Read::Missing { from: sequence, to, why }),
         };
+        let is_whole = extent == Extent::Whole || entry.is_large() || self.shared.cache.admits(entry.first_sequence);
         let read = if entry.is_large() {
             LargeEvent::open(Arc::clone(&file), &entry).map(Read::Large)
         } else {
-            let decode = |header: &BlockHeader, form: &Form, parts: &[u8]| match extent {
-                Extent::Whole => Block::decode(header, form, parts),
-                Extent::UpToEvent => Block::decode_up_to(header, form, parts, sequence),
+            let decode = |header: &BlockHeader, form: &Form, parts: &[u8]| match is_whole {
+                true => Block::decode(header, form, parts),
+                false => Block::decode_up_to(header, form, parts, sequence),
             };
             file.load(&entry, decode).map(|block| {
                 let block = Arc::new(block);
-                if extent == Extent::Whole {
+                if is_whole {
                     self.shared.cache.insert(Arc::clone(&block));
                 }
                 Read::Events { index: block.index_of(sequence).unwrap_or_default(), block }

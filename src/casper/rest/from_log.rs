@@ -1,11 +1,9 @@
 //! Answers from the views and the log: a view says which sequences answer a question, and the log has their bytes.
 //!
 //! A look-up in a view is a few small pages of a local file and happens where it is asked for. So does reading an event
-//! whose block is in the cache; blocks are read from disk and decoded on blocking threads, a few at a time. For one event
-//! a block is decoded no further than that event ends, and only one that is asked for again soon goes into the cache.
+//! whose block is in the cache; blocks are read from disk and decoded on blocking threads, a few at a time.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sidecar_log_format::{Log, Read, Sequence};
@@ -23,8 +21,6 @@ use crate::engine::view::ViewError;
 
 /// How long a question waits for the views to see what was stored when it was asked.
 const VIEW_WAIT_MAX: Duration = Duration::from_secs(1);
-/// How many blocks are remembered as having been read for one event.
-const READ_LATELY_MAX: usize = 256;
 
 /// Reads answers.
 pub struct LogAnswers {
@@ -38,7 +34,6 @@ pub(super) struct LogReader {
     log: Log,
     decoders: Arc<Semaphore>,
     memory: Arc<Memory>,
-    read_lately: Arc<ReadLately>,
 }
 
 impl LogAnswers {
@@ -166,7 +161,7 @@ impl LogReader {
     /// Large answers share `memory`; `decode_concurrency` blocks are decoded at a time, at least 1.
     pub(super) fn new(log: Log, decode_concurrency: usize, memory: Arc<Memory>) -> Self {
         let decoders = Arc::new(Semaphore::new(decode_concurrency.max(1)));
-        LogReader { log, decoders, memory, read_lately: Arc::default() }
+        LogReader { log, decoders, memory }
     }
 
     pub(super) fn log(&self) -> &Log {
@@ -176,8 +171,7 @@ impl LogReader {
     /// Adds the events of these sequences. Those that retention has dropped meanwhile are left out, and of a page also those
     /// that are lost.
     pub(super) async fn read(&self, sequences: Vec<Sequence>, found: Found) -> Result<Found, Failure> {
-        let read_lately = Arc::clone(&self.read_lately);
-        let mut reading = Reading { log: self.log.clone(), read_lately, sequences, next: 0, found };
+        let mut reading = Reading { log: self.log.clone(), sequences, next: 0, found };
         loop {
             match reading.go_on_in_memory()? {
                 Stop::Done => return Ok(reading.found),
@@ -253,7 +247,6 @@ enum Stop {
 /// Events on their way into an answer.
 struct Reading {
     log: Log,
-    read_lately: Arc<ReadLately>,
     sequences: Vec<Sequence>,
     /// The place in `sequences`.
     next: usize,
@@ -275,7 +268,7 @@ impl Reading {
     fn go_on(&mut self) -> Result<Stop, Failure> {
         while let Some(&sequence) = self.sequences.get(self.next) {
             let read = match self.sequences.len() {
-                1 => self.read_lately.read(&self.log, sequence),
+                1 => self.log.read_alone(sequence),
                 _ => self.log.read(sequence),
             };
             let read = read.map_err(|error| Failure::Storage(error.to_string()))?;
@@ -293,33 +286,6 @@ impl Reading {
             Pushed::PageIsFull => return Ok(Some(Stop::Done)),
         }
         Ok(None)
-    }
-}
-
-/// The blocks that were read for one event each, by their first sequences, the latest last.
-#[derive(Default)]
-struct ReadLately(Mutex<VecDeque<Sequence>>);
-
-impl ReadLately {
-    /// Reads one event; its whole block goes into the cache when it was read lately.
-    fn read(&self, log: &Log, sequence: Sequence) -> sidecar_log_format::Result<Read> {
-        match log.read_alone(sequence)? {
-            Read::Events { block, .. } if self.note(block.first_sequence()) => log.read(sequence),
-            read => Ok(read),
-        }
-    }
-
-    /// Notes a block; returns whether it was noted before.
-    fn note(&self, block: Sequence) -> bool {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if noted.contains(&block) {
-            return true;
-        }
-        if noted.len() == READ_LATELY_MAX {
-            noted.pop_front();
-        }
-        noted.push_back(block);
-        false
     }
 }
 
@@ -387,7 +353,7 @@ pub(super) mod tests {
         let look_for = |sequence| {
             let found = Found::new("", Form::Stored, &Arc::default());
             let (log, sequences) = (log.clone(), vec![sequence]);
-            let mut reading = Reading { log, read_lately: Arc::default(), sequences, next: 0, found };
+            let mut reading = Reading { log, sequences, next: 0, found };
             reading.go_on().map(|_| reading.found.events)
         };
         assert!(matches!(look_for(3), Err(Failure::Lost { sequence: 3, why: Missing::Lost })));
