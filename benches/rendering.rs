@@ -3,14 +3,12 @@
 //! A log of about 8 MB is read out of the hub without a network. NDJSON and the 1.x form are read twice: rendered for the
 //! first time, and as they are shared once somebody has had them rendered. Both have every event of this log.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use std::{net::Ipv4Addr, sync::Arc};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use http_body_util::BodyExt;
 use sidecar::casper::legacy::{Legacy, LegacyStream};
+use sidecar::engine::http::ListenOptions;
 use sidecar::engine::stream::{
     Hub, JsonLines, Port, PortOptions, ReaderClass, Rendering, ReplayChunks, Resources, Subscription,
 };
@@ -60,7 +58,7 @@ async fn replay(hub: &Hub, port: &Port, rendering: Option<Arc<dyn Rendering>>) -
 fn rendered_replay(criterion: &mut Criterion) {
     let (Ok(runtime), Ok(directory)) = (Runtime::new(), tempfile::tempdir()) else { return };
     let Ok((log, _writer)) = write_log(directory.path()) else { return };
-    let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let listen = ListenOptions::on(Ipv4Addr::LOCALHOST);
     let _entered = runtime.enter();
     let hub = || Hub::new(log.clone(), watch::channel(log.head()).1, Arc::new(Resources::new(2)), &[CLASS]);
     let forms = |hub: &Hub| -> [(&'static str, Arc<dyn Rendering>); 2] {
@@ -70,7 +68,10 @@ fn rendered_replay(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("replay");
     group.throughput(Throughput::Elements(EVENTS));
     for (chunks, replay_chunks) in [("events", ReplayChunks::Event), ("blocks", ReplayChunks::Block)] {
-        let Ok(port) = Port::bind(&PortOptions { listen, replay_chunks, ..PortOptions::default() }) else { return };
+        let Ok(port) = Port::bind(&PortOptions { listen: listen.clone(), replay_chunks, ..PortOptions::default() })
+        else {
+            return;
+        };
         let shared = hub();
         group.bench_function(format!("stored, in {chunks}"), |bencher| {
             bencher.iter(|| runtime.block_on(replay(&shared, &port, None)));

@@ -12,7 +12,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -21,6 +21,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use sidecar::casper::events::{Options, READER_CLASSES, Server};
+use sidecar::engine::http::ListenOptions;
 use sidecar::engine::stream::{Hub, PortOptions, ReplayChunks, Resources};
 use sidecar_log_format::{
     ApiVersion, Durability, Event, Head, Kind, Log, Opened, ReadOptions, WriteOptions, Writer,
@@ -274,7 +275,7 @@ fn serve_growing(
     committed: watch::Receiver<Head>,
 ) -> Result<SocketAddr> {
     let port = PortOptions {
-        listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        listen: ListenOptions::on(Ipv4Addr::LOCALHOST),
         replay_chunks,
         streams_max: 2_000,
         ..PortOptions::default()

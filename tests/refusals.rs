@@ -354,7 +354,10 @@ async fn no_log_is_begun_in_the_place_of_an_import_that_was_stopped() {
     let node = SimulatedNode::start();
     let sidecar = || sidecar().node(node.address()).storage_folder(folder.path());
     let errors = refusal(sidecar());
-    assert_names(&errors, &["let `sidecar-log import` end, start with `--import-history`, or remove", importing.to_str().unwrap()]);
+    assert_names(
+        &errors,
+        &["let `sidecar-log import` end, start with `--import-history`, or remove", importing.to_str().unwrap()],
+    );
     assert_eq!(files(&importing), stored);
     assert!(!folder.path().join("logs/casper").exists());
 

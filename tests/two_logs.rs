@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use sidecar::casper::dialect::Casper;
 use sidecar::casper::events;
 use sidecar::casper::source::{self, NamedSource, NodeOptions as CasperNode};
 use sidecar::engine::dialect::{Dialect, Facts, Identity, write_options};
+use sidecar::engine::http::ListenOptions;
 use sidecar::engine::ingest::{self, LiveLog, Retention, Rewriting, identity};
 use sidecar::engine::log_set::{LogSet, OpenedLog, Sources};
 use sidecar::engine::source::{Batch, Connection, End, LogNetwork, Received};
@@ -253,7 +254,7 @@ fn logged(name: &str, live: &LiveLog, hub: &Hub, port: &Arc<PortCounters>, folde
 
 /// Stores and serves both logs until `end` is done.
 async fn run(role: Role, serving: impl FnOnce(Addresses), end: impl Future<Output = ()>) {
-    let local = PortOptions { listen: IpAddr::V4(Ipv4Addr::LOCALHOST), ..PortOptions::default() };
+    let local = PortOptions { listen: ListenOptions::on(Ipv4Addr::LOCALHOST), ..PortOptions::default() };
     let (casper, tide) =
         (open(Arc::new(Casper::default()), &role.casper_folder), open(Arc::new(Tides::default()), &role.tides_folder));
     let resources = Arc::new(Resources::new(2));
@@ -267,7 +268,7 @@ async fn run(role: Role, serving: impl FnOnce(Addresses), end: impl Future<Outpu
     let tides_port = Port::bind(&local).unwrap();
     let admin = AdminOptions {
         port: 0,
-        listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        listen: ListenOptions::on(Ipv4Addr::LOCALHOST),
         max_concurrent_requests: 10,
         max_requests_per_second: 1000,
     };

@@ -294,6 +294,16 @@ fn stream(group: &mut Group<'_>, logged: &Logged) {
         "Connections closed because too many were open",
         &port.front.refused,
     );
+    group.counted(
+        "sidecar_stream_tls_handshakes_failed_total",
+        "Connections closed because TLS could not be agreed on",
+        &port.front.handshakes_failed,
+    );
+    group.counted(
+        "sidecar_stream_unauthorized_total",
+        "Requests refused because they had no valid token",
+        &port.front.unauthorized,
+    );
 }
 
 fn rest(group: &mut Group<'_>, counters: &rest::Counters) {

@@ -15,7 +15,6 @@ mod process;
 mod server;
 mod status;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +25,7 @@ use crate::casper::rest::SqlAnswers;
 use crate::casper::rpc;
 use crate::casper::source::NamedSource;
 use crate::casper::{export, rest};
+use crate::engine::http::ListenOptions;
 use crate::engine::source::watch::SourceWatch;
 use crate::engine::view::Views;
 use crate::engine::{ingest, stream};
@@ -37,8 +37,8 @@ pub use server::Server;
 pub struct AdminOptions {
     /// The TCP port; 0 lets the system choose one.
     pub port: u16,
-    /// The address to listen on.
-    pub listen: IpAddr,
+    /// Where the server listens on that port, and whom it lets in.
+    pub listen: ListenOptions,
     /// Requests for metrics that are worked on at once; others wait.
     pub max_concurrent_requests: u32,
     /// Requests for metrics that are begun per second; others wait.

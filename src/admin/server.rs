@@ -3,7 +3,7 @@
 //! `/health` is answered as soon as the process serves. `/ready` is answered once look-ups see what is stored and events are
 //! being stored, or while the database that look-ups go to answers, and while the node of the JSON-RPC servers is there.
 //! Neither waits in the line of `/metrics`, which does not take all connections, so that a slow
-//! scrape does not look like a dead process.
+//! scrape does not look like a dead process. `/health` is open to clients without a token.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,13 +12,20 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware;
 use axum::response::Response;
 use tokio::sync::Semaphore;
 
 use super::status::Status;
 use super::{AdminOptions, Logged, Parts, Role, metrics};
 use crate::casper::rpc::{self, LinkState};
-use crate::engine::http::{BindError, front::Front, limits::FrontLimits, turns::Limits};
+use crate::engine::http::{
+    BindError,
+    cors::{Origins, let_pages_read},
+    front::Front,
+    limits::FrontLimits,
+    turns::Limits,
+};
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 64;
@@ -30,6 +37,7 @@ const READY_LAG_EVENTS_MAX: u64 = 100_000;
 /// A bound admin server.
 pub struct Server {
     front: Front,
+    origins: Origins,
     limits: Limits,
 }
 
@@ -43,29 +51,36 @@ impl Server {
     /// Takes the port. Within a Tokio runtime only.
     ///
     /// # Errors
-    /// [`BindError`] names the address.
+    /// [`BindError`] names the address or the file.
     pub fn bind(options: &AdminOptions) -> Result<Server, BindError> {
-        let address = SocketAddr::new(options.listen, options.port);
         let front_limits = FrontLimits {
             connections_per_client_max: CONNECTIONS_MAX,
             descriptors_percent: 10,
             ..FrontLimits::of_answers(CONNECTIONS_MAX)
         };
-        let front = Front::bind(address, front_limits, Arc::default())?;
+        let front = Front::bind(&options.listen, options.port, front_limits, Arc::default())?;
+        let (front, origins) = (front.with_open_path("/health"), options.listen.origins.clone());
         let limits = Limits::new(options.max_concurrent_requests, options.max_requests_per_second);
-        Ok(Server { front, limits })
+        Ok(Server { front, origins, limits })
     }
 
-    /// Where it listens.
+    /// Where it listens; at the first of its addresses, where it has several.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.front.local_addr()
     }
 
+    /// Everywhere that it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.front.addresses()
+    }
+
     /// Shows `parts` until `cancel` is done; then every connection is cut.
     pub async fn run(self, parts: Parts, cancel: impl Future<Output = ()>) {
         let shared = Arc::new(Shared { parts, limits: self.limits, scrapes: Semaphore::new(SCRAPES_MAX) });
-        let router = Router::new().fallback(respond).with_state(shared);
+        let cors = middleware::from_fn_with_state(self.origins, let_pages_read);
+        let router = Router::new().fallback(respond).with_state(shared).layer(cors);
         self.front.serve(router, cancel).await;
     }
 }
@@ -228,13 +243,14 @@ fn empty(status: StatusCode) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::Ipv4Addr;
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::engine::http::ListenOptions;
 
     async fn ask(address: SocketAddr, path: &str) -> TcpStream {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -245,7 +261,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_health_is_answered_while_more_scrapes_wait_than_there_are_connections() {
-        let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let listen = ListenOptions::on(Ipv4Addr::LOCALHOST);
         let options = AdminOptions { port: 0, listen, max_concurrent_requests: 1, max_requests_per_second: 1 };
         let server = Server::bind(&options).unwrap();
         let address = server.local_addr();

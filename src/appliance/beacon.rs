@@ -51,7 +51,9 @@ impl BeaconLog {
         let hub = Arc::new(hub);
         let server = Server::bind(&beacon.port, Arc::clone(&hub), dialect.kinds().to_vec())
             .map_err(|error| super::cannot_run("beacon", error))?;
-        info!(address = %server.local_addr(), "beacon event stream server listens");
+        for address in server.addresses() {
+            info!(%address, "beacon event stream server listens");
+        }
         Ok(BeaconLog { live, directory, hub, clients, opened, server })
     }
 

@@ -84,8 +84,8 @@ pub(crate) async fn run_without_casper(
     let rest = config.rest_api_server.as_ref().map(|settings| bind_rest(settings, answers, named_logs(None, &beacon)));
     let rest = rest.transpose()?;
     let rpc = start_rpc(config)?;
+    log_addresses(None, rest.as_ref(), admin.as_ref());
     let addresses = Addresses::of(None, rest.as_ref(), admin.as_ref());
-    addresses.log();
     let cut = CancellationToken::new();
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
@@ -297,12 +297,11 @@ fn serve(
     let hub = Arc::new(Hub::new(live.log.clone(), live.committed.clone(), resources, events::READER_CLASSES));
     let stream = events::Server::bind(sse.event_stream_server.clone(), Arc::clone(&hub))
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
-    let addresses = Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref());
-    addresses.log();
+    log_addresses(Some(&stream), rest.as_ref(), admin.as_ref());
     let addresses = Addresses {
         rpc: outside.rpc.as_ref().and_then(|rpc| rpc.address),
         beacon: outside.beacon.map(BeaconLog::address),
-        ..addresses
+        ..Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref())
     };
 
     let mut servers = JoinSet::new();
@@ -346,16 +345,17 @@ impl Addresses {
             beacon: None,
         }
     }
+}
 
-    fn log(&self) {
-        if let Some(stream) = self.stream {
-            info!("the event stream server listens on {stream}");
-        }
-        if let Some(rest) = self.rest {
-            info!("the REST server listens on {rest}");
-        }
-        if let Some(admin) = self.admin {
-            info!("the admin server listens on {admin}");
+fn log_addresses(stream: Option<&events::Server>, rest: Option<&rest::Server>, admin: Option<&admin::Server>) {
+    let servers = [
+        ("event stream", stream.map(events::Server::addresses)),
+        ("REST", rest.map(rest::Server::addresses)),
+        ("admin", admin.map(admin::Server::addresses)),
+    ];
+    for (server, addresses) in servers {
+        for address in addresses.unwrap_or_default() {
+            info!("the {server} server listens on {address}");
         }
     }
 }
@@ -374,7 +374,9 @@ fn start_rpc(config: &Config) -> anyhow::Result<Option<RunningRpc>> {
     let address = servers.iter().find(is_main).map(rpc::Server::local_addr);
     let mut running = JoinSet::new();
     for server in servers {
-        info!(address = %server.local_addr(), role = ?server.role(), "JSON-RPC server listens");
+        for address in server.addresses() {
+            info!(%address, role = ?server.role(), "JSON-RPC server listens");
+        }
         running.spawn(server.run(std::future::pending()));
     }
     Ok(Some(RunningRpc { watch, address, _servers: running }))
@@ -406,7 +408,10 @@ fn followers(views: Option<&Views>, exporters: &Exporters) -> Vec<Follower> {
 
 /// In the reference's words: the component and the system's answer; then what the operator can do.
 fn cannot_run(component: &str, error: BindError) -> anyhow::Error {
-    let summary = format!("Error running component '{component}': {}", error.source);
+    let summary = match &error {
+        BindError::Address { source, .. } => format!("Error running component '{component}': {source}"),
+        BindError::File(_) => format!("Error running component '{component}'"),
+    };
     anyhow::Error::new(error).context(summary)
 }
 

@@ -5,13 +5,13 @@
 use super::{
     description::{KeyDescription, SectionDescription},
     sections::{
-        self, admin_api_server, beacon, event_stream_server, log, node_client, node_connection, postgresql,
+        self, admin_api_server, beacon, event_stream_server, listen, log, node_client, node_connection, postgresql,
         rest_api_server, rpc_server, sqlite, sse_server, storage,
     },
 };
 
 /// Every section, each after the one that it is in.
-pub(super) static SECTIONS: [SectionDescription; 17] = [
+pub(super) static SECTIONS: [SectionDescription; 29] = [
     sections::TOP,
     storage::SECTION,
     log::SECTION,
@@ -20,14 +20,26 @@ pub(super) static SECTIONS: [SectionDescription; 17] = [
     sse_server::SECTION,
     node_connection::SECTION,
     event_stream_server::SECTION,
+    listen::tls("sse_server.event_stream_server.tls"),
+    listen::bearer_tokens("sse_server.event_stream_server.bearer_tokens"),
     rest_api_server::SECTION,
+    listen::tls("rest_api_server.tls"),
+    listen::bearer_tokens("rest_api_server.bearer_tokens"),
     admin_api_server::SECTION,
+    listen::tls("admin_api_server.tls"),
+    listen::bearer_tokens("admin_api_server.bearer_tokens"),
     rpc_server::SECTION,
     rpc_server::MAIN_SERVER,
+    listen::tls("rpc_server.main_server.tls"),
+    listen::bearer_tokens("rpc_server.main_server.bearer_tokens"),
     rpc_server::SPECULATIVE_EXEC_SERVER,
+    listen::tls("rpc_server.speculative_exec_server.tls"),
+    listen::bearer_tokens("rpc_server.speculative_exec_server.bearer_tokens"),
     node_client::SECTION,
     node_client::EXPONENTIAL_BACKOFF,
     beacon::SECTION,
+    listen::tls("beacon.tls"),
+    listen::bearer_tokens("beacon.bearer_tokens"),
     beacon::CONNECTION,
 ];
 
@@ -178,7 +190,16 @@ mod tests {
             ("beacon.", fields_of::<beacon::Keys>()),
             ("beacon.connections.", fields_of::<beacon::ConnectionKeys>()),
         ];
-        sections.into_iter().flat_map(|(section, fields)| fields.iter().map(move |field| format!("{section}{field}")))
+        let read =
+            |section: &str, fields: &[&str]| fields.iter().map(|field| format!("{section}{field}")).collect::<Vec<_>>();
+        sections.into_iter().flat_map(move |(section, fields)| {
+            let is_server = fields.contains(&"bearer_tokens");
+            let below =
+                [("tls.", fields_of::<listen::TlsKeys>()), ("bearer_tokens.", fields_of::<listen::TokenKeys>())];
+            let below = below.into_iter().filter(move |_| is_server);
+            let below = below.flat_map(move |(name, fields)| read(&format!("{section}{name}"), fields));
+            read(section, fields).into_iter().chain(below)
+        })
     }
 
     /// The names that `Section`'s derived `Deserialize` asks its deserializer for.

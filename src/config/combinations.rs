@@ -43,7 +43,7 @@ pub struct Config {
 
 /// The settings that `file`, read from `document`, and `environment` ask for.
 pub(super) fn check(file: File, document: &Document<'_>, environment: &Environment<'_>) -> Result<Config, ConfigError> {
-    let section = |path: &str| Section::new(document, path);
+    let section = |path: &str| Section::new(document, environment, path);
 
     let sse_enabled = file.sse_server.as_ref().is_some_and(|sse| sse.enable_server);
     let rpc_enabled = file.rpc_server.as_ref().is_some_and(|rpc| rpc.main_server.enable_server);
@@ -218,7 +218,7 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part} in {error}");
         }
-        let full = full.replace("enabled = false", "enabled = true");
+        let full = full.replace("\nenabled = false", "\nenabled = true");
         let answers_from = |text: &str| postgresql(loaded(text).config);
         let exported_to = |text: &str| loaded(text).config.storage.unwrap().exports.postgresql;
         assert!(answers_from(&full).is_some());
@@ -277,7 +277,7 @@ mod tests {
         let rpc_alone = warnings(&format!("{RPC_ONLY}[storage]\nstorage_folder = 'x'\n{sqlite}{POSTGRESQL}"));
         assert_eq!(rpc_alone.len(), 2, "{rpc_alone:?}");
         assert!(rpc_alone[1].contains("`[storage.postgresql_config]` (line "), "{rpc_alone:?}");
-        let exported = DEFAULT_FULL.replace("enabled = false", "enabled = true");
+        let exported = DEFAULT_FULL.replace("\nenabled = false", "\nenabled = true");
         assert_eq!(warnings(&exported), [""; 0]);
         let short = exported.replace("disable_event_persistence = false", "disable_event_persistence = true");
         let words = "`disable_event_persistence = true` keeps only the newest events; set that to false, or set";
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn what_is_switched_off_is_absent_and_may_hold_useless_numbers() {
         let text = DEFAULT_FULL
-            .replace("enable_server = true\n# The port", "enable_server = false\n# The port")
+            .replacen("enable_server = true\n# The address", "enable_server = false\n# The address", 2)
             .replace("max_requests_per_second = 50", "max_requests_per_second = 0")
             .replace("max_concurrent_requests = 1\n", "max_concurrent_requests = -1\n");
         let config = loaded(&text).config;

@@ -4,13 +4,14 @@
 
 use super::{
     catalogue::SECTIONS,
-    description::{DefaultValue, KeyDescription, SectionDescription},
+    description::{KeyDescription, SectionDescription},
 };
 
 /// The widest line.
 const COLUMNS: usize = 120;
 
-/// A file with every key that there is. A key whose default is no single value is commented out.
+/// A file with every key that there is. A key whose default is not a single value is commented out, and a section with
+/// such keys only.
 #[must_use]
 pub fn every_key() -> String {
     let intro = "Every key of Sidecar's configuration. Where a comment names a default, the key may be left out. Older spellings of \
@@ -19,10 +20,9 @@ pub fn every_key() -> String {
                  a key of Sidecar's own may be 0, \"none\" is another word for that.\n\
                  Printed by `sidecar print-config --full`. `sidecar check-config FILE` reports what a file means.";
     let sections = SECTIONS.iter().map(|section| {
-        let names = section.keys.iter().map(|key| key.name);
-        names.fold(Section::new(section.path), |filled, name| match section.key(name).map(|key| key.default) {
-            Some(DefaultValue::Otherwise(_)) => filled.leaving_out(name),
-            _ => filled.with(name),
+        section.keys.iter().fold(Section::new(section.path), |filled, key| match key.is_left_out() {
+            true => filled.leaving_out(key.name),
+            false => filled.with(key.name),
         })
     });
     Draft { intro: intro.to_owned(), sections: sections.collect() }.text()
@@ -98,6 +98,11 @@ impl Section {
         self
     }
 
+    /// Whether none of its keys is set.
+    fn is_left_out(&self) -> bool {
+        !self.keys.is_empty() && self.keys.iter().all(|(_, value)| value.is_none())
+    }
+
     fn description(&self) -> Option<&'static SectionDescription> {
         SECTIONS.iter().find(|section| section.path == self.path)
     }
@@ -120,6 +125,7 @@ impl Draft {
             }
             match (description.path, description.is_list) {
                 ("", _) => {}
+                (path, _) if section.is_left_out() => text.push_str(&format!("#[{path}]\n")),
                 (path, true) => text.push_str(&format!("[[{path}]]\n")),
                 (path, false) => text.push_str(&format!("[{path}]\n")),
             }
@@ -175,6 +181,7 @@ mod tests {
     use super::*;
     use crate::config::{
         catalogue,
+        description::DefaultValue,
         samples::{DEFAULT_FULL, DEFAULT_SSE_ONLY, EVERY_SECTION, REST_FROM_POSTGRESQL, loaded, with},
     };
 
@@ -196,7 +203,7 @@ mod tests {
             .with_value("sslmode", "\"verify-full\"".to_owned());
         let rest = Section::new("rest_api_server").with("port").with("request_timeout_in_seconds");
         let rest = rest.with_value("answer_from", "\"postgresql\"".to_owned());
-        let admin = Section::new("admin_api_server").with("port");
+        let admin = Section::new("admin_api_server").with("ip_address").with("port");
         let text = Draft { intro: String::new(), sections: vec![database, rest, admin] }.text();
         assert_eq!(format!("{intro}\n{text}"), REST_FROM_POSTGRESQL);
     }

@@ -32,6 +32,8 @@ pub(super) struct KeyDescription {
     pub(super) text: &'static str,
     /// The value in a commented file, as TOML, where that is not the default.
     example: Option<&'static str>,
+    /// Whether a commented file with every key only shows it, though it has a value.
+    left_out: bool,
     /// The environment variable that wins over the key.
     pub(super) variable: Option<&'static str>,
 }
@@ -55,6 +57,8 @@ pub(super) enum Kind {
     Word(&'static [&'static str]),
     /// A list of these words.
     Words(&'static [&'static str]),
+    /// One of these, or a list of them.
+    OneOrSeveral(&'static Kind),
     /// A whole number from `min` to `max`.
     Number { unit: Unit, min: i64, max: i64 },
 }
@@ -96,7 +100,7 @@ pub(super) enum Origin {
 impl KeyDescription {
     /// A key that the Casper Sidecar has too.
     pub(super) const fn reference(name: &'static str, kind: Kind, default: DefaultValue, text: &'static str) -> Self {
-        Self { name, kind, default, text, origin: Origin::Reference, example: None, variable: None }
+        Self { name, kind, default, text, origin: Origin::Reference, example: None, left_out: false, variable: None }
     }
 
     /// A key that the Casper Sidecar does not have.
@@ -108,6 +112,16 @@ impl KeyDescription {
     pub(super) const fn no_effect(name: &'static str, kind: Kind, example: &'static str, text: &'static str) -> Self {
         let key = Self::reference(name, kind, DefaultValue::Otherwise("none"), text).with_example(example);
         Self { origin: Origin::NoEffect, ..key }
+    }
+
+    /// The same as a key that the Casper Sidecar has too, with this default.
+    pub(super) const fn of_reference(self, default: DefaultValue) -> Self {
+        Self { origin: Origin::Reference, default, ..self }
+    }
+
+    /// Comments it out in a commented file with every key.
+    pub(super) const fn left_out(self) -> Self {
+        Self { left_out: true, ..self }
     }
 
     /// Shows `value`, as TOML, in commented files.
@@ -127,6 +141,11 @@ impl KeyDescription {
             (None, DefaultValue::Value(default)) => default,
             (None, DefaultValue::Required | DefaultValue::Otherwise(_)) => "",
         }
+    }
+
+    /// Whether a commented file with every key only shows it: it has no single default, or turns something on.
+    pub(super) fn is_left_out(&self) -> bool {
+        self.left_out || matches!(self.default, DefaultValue::Otherwise(_))
     }
 
     /// Whether `"none"` is another word for 0.
@@ -206,6 +225,7 @@ impl fmt::Display for Kind {
             Self::Host => "IP address or host name",
             Self::Word(_) => "word",
             Self::Words(_) => "list of words",
+            Self::OneOrSeveral(kind) => return write!(formatter, "{kind}, or a list"),
             Self::Number { unit: Unit::Things, .. } => "number",
             Self::Number { unit: Unit::Port, .. } => "port",
             Self::Number { unit: Unit::Bytes, .. } => "bytes",

@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use super::error::{ConfigError, DatabaseError, Fix};
+use super::error::{ConfigError, Fix, VariableError};
 
 /// The longest value that a file may hold.
 const VALUE_BYTES_MAX: u64 = 64 * 1024;
@@ -35,21 +35,22 @@ impl<'a> Environment<'a> {
     ///
     /// # Errors
     /// When both are set, or the file cannot be read. No error contains the value.
-    pub(super) fn get(&self, variable: &'static str) -> Result<Option<String>, ConfigError> {
+    pub(super) fn get(&self, variable: &str) -> Result<Option<String>, ConfigError> {
         let file_variable = named_file(variable);
         match ((self.variables)(variable), (self.variables)(&file_variable)) {
             (value, None) => Ok(value),
             (None, Some(file)) => read_value(Path::new(&file)).map(Some).map_err(|error| {
-                let reason = DatabaseError::UnreadableFile { variable, error };
+                let reason = VariableError::UnreadableFile { variable: variable.to_owned(), error };
                 let fix = format!(
                     "the environment variable {file_variable} names the file '{file}'; let it name one that this user may \
                      read and that holds nothing but the value, or unset it"
                 );
-                ConfigError::Database { reason, fix: Fix(fix) }
+                ConfigError::Variable { reason, fix: Fix(fix) }
             }),
             (Some(_), Some(_)) => {
                 let fix = format!("unset {variable} or {file_variable}");
-                Err(ConfigError::Database { reason: DatabaseError::SetTwice { variable }, fix: Fix(fix) })
+                let reason = VariableError::SetTwice { variable: variable.to_owned() };
+                Err(ConfigError::Variable { reason, fix: Fix(fix) })
             }
         }
     }

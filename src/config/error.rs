@@ -24,6 +24,15 @@ pub enum ConfigError {
         #[source]
         fix: Fix,
     },
+    /// The value of an environment variable cannot be known.
+    #[error("failed to read sidecar configuration. Underlying reason: {reason}")]
+    Variable {
+        /// What is wrong.
+        reason: VariableError,
+        /// What to do.
+        #[source]
+        fix: Fix,
+    },
     /// Each key is fine, but Sidecar refuses to run with them.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -128,11 +137,23 @@ pub enum DatabaseError {
         /// What is wrong with the number.
         error: ParseIntError,
     },
+    /// The variable's value is none of the words that it may be.
+    #[error("failed to parse the config option for Ssl mode with error: {error}")]
+    NotAMode {
+        /// What it may be.
+        error: serde::de::value::Error,
+    },
+}
+
+/// An environment variable is set, and its value cannot be known.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum VariableError {
     /// The file that should hold the variable's value cannot be read.
     #[error("failed to read the file with the value of {variable}: {error}")]
     UnreadableFile {
         /// The environment variable's name, without `_FILE`.
-        variable: &'static str,
+        variable: String,
         /// The system's answer.
         error: io::Error,
     },
@@ -140,13 +161,7 @@ pub enum DatabaseError {
     #[error("{variable} is set both as a variable and as a file")]
     SetTwice {
         /// The environment variable's name, without `_FILE`.
-        variable: &'static str,
-    },
-    /// The variable's value is none of the words that it may be.
-    #[error("failed to parse the config option for Ssl mode with error: {error}")]
-    NotAMode {
-        /// What it may be.
-        error: serde::de::value::Error,
+        variable: String,
     },
 }
 

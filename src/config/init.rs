@@ -133,7 +133,8 @@ fn ask(questions: &mut Questions<'_>) -> Result<Answers, InitError> {
     let storage_folder = questions
         .ask("Folder for the log and its databases", &default.storage_folder, |answer| Ok(answer.to_owned()))?;
     let with_rest = questions.confirm("REST server on port 18888", default.with_rest)?;
-    let with_admin = questions.confirm("Admin server, with /metrics and /health, on port 18887", default.with_admin)?;
+    let with_admin = questions
+        .confirm("Admin server, with /metrics and /health, on port 18887 for this machine only", default.with_admin)?;
     let address = nodes.iter().find_map(Node::ip_address);
     let rpc_node = match address {
         Some(address) => {
@@ -238,7 +239,9 @@ impl Answers {
         let storage = Section::new("storage").with_value("storage_folder", text(&self.storage_folder));
         let read_and_serve = beside_nodes(storage, self.nodes.iter().map(Node::section).collect());
         let rest = self.with_rest.then(|| Section::new("rest_api_server").with("enable_server").with("port"));
-        let admin = self.with_admin.then(|| Section::new("admin_api_server").with("enable_server").with("port"));
+        let admin = self
+            .with_admin
+            .then(|| Section::new("admin_api_server").with("enable_server").with("ip_address").with("port"));
         let rpc = self.rpc_node.map(|address| {
             let main_server =
                 Section::new("rpc_server.main_server").with("enable_server").with("ip_address").with("port");

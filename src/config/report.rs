@@ -300,6 +300,12 @@ mod tests {
         }
     }
 
+    impl KeyReport {
+        fn source_line(&self) -> Option<usize> {
+            if let Source::File { line } = self.source { line } else { None }
+        }
+    }
+
     #[test]
     fn each_key_has_its_value_and_where_that_came_from() {
         let text = format!("{DEFAULT_SSE_ONLY}\n[storage.log]\nsegment_bytes_max = '64 MiB'\n");
@@ -333,6 +339,25 @@ mod tests {
         for off in ["rest_api_server", "storage.sqlite_config", "storage.postgresql_config", "rpc_server.node_client"] {
             assert!(!section(off).in_use && section(off).keys.is_empty(), "{off}");
         }
+    }
+
+    #[test]
+    fn addresses_and_the_sections_of_a_server_are_reported_as_the_file_has_them() {
+        let report = report(&format!(
+            "{DEFAULT_SSE_ONLY}\n[rest_api_server]\nport = 1\nip_address = ['127.0.0.1', '::1']\n\
+             tls = {{ certificate_file = '/c', key_file = '/k' }}\n"
+        ));
+        let addresses = report.key("rest_api_server.ip_address");
+        assert_eq!(
+            (addresses.shown.as_str(), addresses.kind.as_str()),
+            (r#"["127.0.0.1","::1"]"#, "IP address, or a list")
+        );
+        let line = addresses.source_line().unwrap();
+        let certificate = report.key("rest_api_server.tls.certificate_file");
+        assert_eq!((certificate.shown.as_str(), certificate.source_line()), (r#""/c""#, Some(line + 1)));
+        assert_eq!(report.key("rest_api_server.tls.enabled").source, Source::Default);
+        let is_in_use = |path: &str| report.sections.iter().find(|section| section.section == path).unwrap().in_use;
+        assert!(is_in_use("rest_api_server.tls") && !is_in_use("rest_api_server.bearer_tokens"));
     }
 
     #[test]

@@ -31,20 +31,62 @@ pub(super) const EVERY_SECTION: &str = "
     [sse_server.event_stream_server]
     port = 0
     max_concurrent_subscribers = 100
+    [sse_server.event_stream_server.tls]
+    enabled = false
+    certificate_file = 'x'
+    key_file = 'x'
+    [sse_server.event_stream_server.bearer_tokens]
+    enabled = false
+    file = 'x'
     [rest_api_server]
     port = 0
+    [rest_api_server.tls]
+    enabled = false
+    certificate_file = 'x'
+    key_file = 'x'
+    [rest_api_server.bearer_tokens]
+    enabled = false
+    file = 'x'
     [admin_api_server]
     port = 0
+    [admin_api_server.tls]
+    enabled = false
+    certificate_file = 'x'
+    key_file = 'x'
+    [admin_api_server.bearer_tokens]
+    enabled = false
+    file = 'x'
     [rpc_server]
     [rpc_server.main_server]
     ip_address = '::'
     port = 0
+    [rpc_server.main_server.tls]
+    enabled = false
+    certificate_file = 'x'
+    key_file = 'x'
+    [rpc_server.main_server.bearer_tokens]
+    enabled = false
+    file = 'x'
     [rpc_server.speculative_exec_server]
     ip_address = '::'
     port = 0
+    [rpc_server.speculative_exec_server.tls]
+    enabled = false
+    certificate_file = 'x'
+    key_file = 'x'
+    [rpc_server.speculative_exec_server.bearer_tokens]
+    enabled = false
+    file = 'x'
     [rpc_server.node_client]
     [rpc_server.node_client.exponential_backoff]
     [beacon]
+    [beacon.tls]
+    enabled = false
+    certificate_file = 'x'
+    key_file = 'x'
+    [beacon.bearer_tokens]
+    enabled = false
+    file = 'x'
     [[beacon.connections]]
     url = 'http://127.0.0.1:5052'
 ";

@@ -6,6 +6,7 @@ use super::{
     catalogue,
     description::{KeyDescription, Kind},
     document::Document,
+    environment::Environment,
     error::{ConfigError, InvalidValue},
 };
 
@@ -29,18 +30,24 @@ pub(super) fn yes() -> bool {
 /// A section of the file, for messages that name its keys in full.
 pub(super) struct Section<'a> {
     document: &'a Document<'a>,
+    environment: &'a Environment<'a>,
     path: String,
 }
 
 impl<'a> Section<'a> {
     /// The section at `path` in `document`; the whole file when `path` is empty.
-    pub(super) fn new(document: &'a Document<'a>, path: &str) -> Self {
-        Self { document, path: path.to_owned() }
+    pub(super) fn new(document: &'a Document<'a>, environment: &'a Environment<'a>, path: &str) -> Self {
+        Self { document, environment, path: path.to_owned() }
     }
 
     /// The section `name` inside this one.
     pub(super) fn below(&self, name: &str) -> Section<'a> {
-        Section { document: self.document, path: self.path_of(name) }
+        Section { path: self.path_of(name), ..*self }
+    }
+
+    /// The value of an environment variable that the section names.
+    pub(super) fn environment(&self, variable: &str) -> Result<Option<String>, ConfigError> {
+        self.environment.get(variable)
     }
 
     /// The full path of `key`.

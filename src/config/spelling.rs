@@ -47,7 +47,6 @@ impl Change {
 }
 
 const ONE_STREAM: &str = "a node has one stream, and its events are taken in its order";
-const ALL_INTERFACES: &str = "the server listens on all interfaces";
 const ONE_CONNECTION: &str = "the export has one connection";
 
 /// Each line: the full path of an old key, and what became of it. A path through an array means each of its tables.
@@ -68,8 +67,6 @@ const CHANGES: &[(&str, Change)] = &[
     // Until 2022-12.
     ("storage.sqlite_config.max_read_connections", Dropped(ONE_CONNECTION)),
     ("storage.sqlite_config.max_write_connections", Dropped(ONE_CONNECTION)),
-    ("sse_server.event_stream_server.ip_address", Dropped(ALL_INTERFACES)),
-    ("rest_api_server.ip_address", Dropped(ALL_INTERFACES)),
     ("sse_server.connections.delay_between_retries_secs", Renamed("delay_between_retries_in_seconds")),
     ("sse_server.connections.enable_event_logging", Renamed("enable_logging")),
     ("sse_server.connections.filter_priority", Dropped(ONE_STREAM)),
@@ -200,14 +197,18 @@ fn split_address<'text>(address: &DeValue<'text>) -> Option<(DeValue<'text>, DeV
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{
+        net::{IpAddr, Ipv4Addr},
+        time::Duration,
+    };
 
     use proptest::prelude::*;
 
     use super::*;
     use crate::{
-        casper::rpc::{Cors, RpcOptions},
+        casper::rpc::RpcOptions,
         config::samples::{self, DEFAULT_FULL, DEFAULT_SSE_ONLY, EVERY_ERA, loaded, refused},
+        engine::http::cors::Origins,
     };
 
     #[test]
@@ -233,9 +234,14 @@ mod tests {
             assert_eq!((first.max_attempts, second.max_attempts), (5, 6));
             assert_eq!((first.enable_logging, second.enable_logging), (true, false));
             assert_eq!(second.delay_between_retries, Duration::from_secs(8));
-            assert_eq!(loaded.config.rest_api_server.unwrap().options.port, 17777);
+            let rest = loaded.config.rest_api_server.unwrap().options;
+            assert_eq!(rest.port, 17777);
+            // What was closed to the network stays closed.
+            let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
+            assert_eq!(rest.listen.addresses, loopback);
+            assert_eq!(sse.event_stream_server.port.listen.addresses, loopback);
             let without_effect: Vec<String> = loaded.warnings.iter().map(Warning::to_string).collect();
-            assert_eq!(without_effect.len(), 4, "{without_effect:?}");
+            assert_eq!(without_effect.len(), 2, "{without_effect:?}");
             assert!(without_effect[0].contains("`storage.sqlite_config.max_read_connections` (line "));
         }
     }
@@ -280,8 +286,9 @@ mod tests {
         let loaded = loaded(samples::ERA_2024_01);
         let RpcOptions { servers, link, .. } = loaded.config.rpc_server.unwrap().options;
         let [main, speculative] = servers.as_slice() else { panic!("{servers:?}") };
-        assert_eq!((main.listen.to_string().as_str(), speculative.listen.port()), ("0.0.0.0:7777", 7778));
-        assert_eq!((&main.cors, &speculative.cors), (&Cors::Off, &Cors::Any));
+        assert_eq!(main.listen.addresses, [IpAddr::V4(Ipv4Addr::UNSPECIFIED)]);
+        assert_eq!((main.port, speculative.port), (7777, 7778));
+        assert_eq!((&main.listen.origins, &speculative.listen.origins), (&Origins::Off, &Origins::Any));
         assert_eq!(link.address.to_string(), "127.0.0.1:28101");
         assert_eq!(link.message_bytes_max, 8_388_608);
         assert_eq!(link.message_timeout, Duration::from_secs(30));
@@ -306,7 +313,7 @@ mod tests {
     fn an_ipv6_address_is_split_too() {
         let text = samples::ERA_2024_01.replace("0.0.0.0:7777", "[::1]:7777");
         let main = loaded(&text).config.rpc_server.unwrap().options.servers.remove(0);
-        assert_eq!(main.listen.to_string(), "[::1]:7777");
+        assert_eq!((main.listen.addresses, main.port), (vec!["::1".parse().unwrap()], 7777));
     }
 
     #[test]

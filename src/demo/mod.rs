@@ -20,7 +20,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::appliance::{self, Addresses};
-use crate::casper::events;
 use crate::config::{Config, Loaded};
 use crate::engine::http;
 use crate::engine::ingest::LiveLog;
@@ -154,15 +153,11 @@ fn with_flag(error: anyhow::Error, options: &Options) -> anyhow::Error {
 }
 
 fn refused_address(cause: &(dyn Error + 'static)) -> Option<(SocketAddr, String)> {
-    let (address, refusal) = match (cause.downcast_ref(), cause.downcast_ref()) {
-        (Some(http::BindError { address, source }), _) if source.kind() != ErrorKind::AddrInUse => {
-            (address, Some(source))
-        }
-        (Some(http::BindError { address, .. }), _) | (_, Some(events::BindError::Taken { address })) => (address, None),
-        (_, Some(events::BindError::Refused { address, source })) => (address, Some(source)),
-        (None, None) => return None,
+    let http::BindError::Address { address, source } = cause.downcast_ref()? else { return None };
+    let reason = match source.kind() {
+        ErrorKind::AddrInUse => "is taken".to_owned(),
+        _ => format!("cannot be listened on: {source}"),
     };
-    let reason = refusal.map_or_else(|| "is taken".to_owned(), |refusal| format!("cannot be listened on: {refusal}"));
     Some((*address, reason))
 }
 

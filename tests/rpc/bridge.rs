@@ -9,7 +9,8 @@ use casper_binary_port::{BinaryResponse, Command, ErrorCode, InformationRequestT
 use casper_types::Peers;
 use casper_types::bytesrepr::ToBytes;
 use serde_json::{Value, json};
-use sidecar::casper::rpc::{Backoff, Cors, NodeLinkOptions, Role, Rpc, RpcOptions, ServerOptions, Watch};
+use sidecar::casper::rpc::{Backoff, NodeLinkOptions, Role, Rpc, RpcOptions, ServerOptions, Watch};
+use sidecar::engine::http::{ListenOptions, cors::Origins};
 use sidecar_test_support::binary_port::{BinaryPort, Reply, default_answer, information_tag};
 use tokio::task::JoinSet;
 
@@ -37,10 +38,10 @@ pub(crate) struct Bridge {
 pub(crate) fn options(node: SocketAddr) -> RpcOptions {
     let server = |role| ServerOptions {
         role,
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        port: 0,
+        listen: ListenOptions { origins: Origins::Off, ..ListenOptions::on(Ipv4Addr::LOCALHOST) },
         qps_limit: 1_000_000,
         max_body_bytes: 100_000,
-        cors: Cors::Off,
         trust_client_ip_headers: false,
         batch_requests_max: 10,
     };

@@ -5,7 +5,8 @@ use std::time::Duration;
 use casper_binary_port::{Command, ResponseType};
 use casper_types::{AvailableBlockRange, BlockWithSignatures};
 use serde_json::{Value, json};
-use sidecar::casper::rpc::{Cors, LinkState};
+use sidecar::casper::rpc::LinkState;
+use sidecar::engine::http::cors::Origins;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -95,8 +96,8 @@ async fn the_clients_of_a_trusted_proxy_are_counted_apart() {
 async fn pages_of_the_allowed_origin_may_call_and_others_may_not() {
     let origin = "https://example.org";
     let bridge = bridge(|options| {
-        options.servers[0].cors = Cors::Only(origin.to_owned());
-        options.servers[1].cors = Cors::Any;
+        options.servers[0].listen.origins = Origins::Only(vec![origin.to_owned()]);
+        options.servers[1].listen.origins = Origins::Any;
     });
     let preflight = |origin: &str, method: &str, headers: &str| {
         let request = bridge.client().request(reqwest::Method::OPTIONS, format!("http://{}/rpc", bridge.main));

@@ -93,10 +93,16 @@ impl Server {
         Ok(Server { port, events: Arc::new(events) })
     }
 
-    /// Where it listens.
+    /// Where it listens: the first of its addresses.
     #[must_use]
     pub fn local_addr(&self) -> std::net::SocketAddr {
         self.port.local_addr()
+    }
+
+    /// Everywhere that it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &[std::net::SocketAddr] {
+        self.port.addresses()
     }
 
     /// What its port has done so far.

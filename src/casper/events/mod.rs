@@ -31,6 +31,7 @@ use super::{
 };
 use crate::engine::{
     http::{
+        BindError,
         access::Client,
         episode::{Episode, Over},
     },
@@ -108,28 +109,6 @@ pub enum ZstdPassThrough {
     Off,
 }
 
-/// Why the server cannot listen.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BindError {
-    /// Another program listens there.
-    #[error(
-        "cannot listen on {address}: the port is taken; stop the program that has it, or set another `port` in [sse_server.event_stream_server]"
-    )]
-    Taken {
-        /// Address and port.
-        address: SocketAddr,
-    },
-    /// The system refuses for another reason.
-    #[error("cannot listen on {address}, the `port` of [sse_server.event_stream_server]: {source}")]
-    Refused {
-        /// Address and port.
-        address: SocketAddr,
-        /// The system's answer.
-        source: io::Error,
-    },
-}
-
 /// A bound server.
 pub struct Server {
     port: Port,
@@ -180,12 +159,9 @@ impl Server {
     /// Takes the port. Within a Tokio runtime only.
     ///
     /// # Errors
-    /// [`BindError::Taken`] names the address; [`BindError::Refused`] what else is wrong.
+    /// [`BindError`] names the address or the file.
     pub fn bind(options: Options, hub: Arc<Hub>) -> Result<Server, BindError> {
-        let port = Port::bind(&options.port).map_err(|error| match error.source.kind() {
-            io::ErrorKind::AddrInUse => BindError::Taken { address: error.address },
-            _ => BindError::Refused { address: error.address, source: error.source },
-        })?;
+        let port = Port::bind(&options.port)?;
         let events = Events {
             json_lines: Arc::new(JsonLines::of(hub.log())),
             legacy: LegacyRenderings::of(&hub),
@@ -200,10 +176,16 @@ impl Server {
         Ok(Server { port, events: Arc::new(events) })
     }
 
-    /// Where it listens.
+    /// Where it listens; at the first of its addresses, where it has several.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.port.local_addr()
+    }
+
+    /// Everywhere that it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.port.addresses()
     }
 
     /// What its port has done so far.

@@ -1,7 +1,7 @@
 //! The server over real sockets, with a real log behind it.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -20,14 +20,17 @@ use tower::ServiceExt;
 use super::*;
 use crate::{
     casper::event::{BLOCK_ADDED, FAULT, STEP, TRANSACTION_ACCEPTED, TRANSACTION_PROCESSED},
-    engine::stream::{
-        LOG_HEADER, RETAINED_RANGE_HEADER, ReplayChunks, Resources,
-        written::{VERSION_FRAME, Written, frame, frames, payload, version},
+    engine::{
+        http::ListenOptions,
+        stream::{
+            LOG_HEADER, RETAINED_RANGE_HEADER, ReplayChunks, Resources,
+            written::{VERSION_FRAME, Written, frame, frames, payload, version},
+        },
     },
 };
 
 fn port() -> PortOptions {
-    PortOptions { listen: IpAddr::V4(Ipv4Addr::LOCALHOST), ..PortOptions::default() }
+    PortOptions { listen: ListenOptions::on(Ipv4Addr::LOCALHOST), ..PortOptions::default() }
 }
 
 fn options() -> Options {
@@ -849,7 +852,7 @@ async fn a_taken_port_is_named() {
     let taken = Running::start(&written, options());
     let again = on(PortOptions { port: taken.address.port(), ..port() });
     let error = Server::bind(again, Arc::clone(&taken.hub)).err().unwrap();
-    assert!(matches!(error, BindError::Taken { .. }));
+    assert!(matches!(error, BindError::Address { .. }));
     assert!(error.to_string().contains(&taken.address.to_string()), "{error}");
 }
 

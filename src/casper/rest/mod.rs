@@ -36,8 +36,9 @@ mod question;
 mod server;
 mod status;
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
+
+use crate::engine::http::ListenOptions;
 
 pub use answer_from::{AnswerFrom, OtherLogs};
 pub use any_log::NamedLog;
@@ -51,8 +52,8 @@ pub use server::Server;
 pub struct RestOptions {
     /// The TCP port; 0 lets the system choose one.
     pub port: u16,
-    /// The address to listen on.
-    pub listen: IpAddr,
+    /// Where the server listens on that port, and whom it lets in.
+    pub listen: ListenOptions,
     /// Requests that are worked on at once; others wait.
     pub max_concurrent_requests: u32,
     /// Requests that are begun per second; others wait.
@@ -69,7 +70,7 @@ impl RestOptions {
     pub fn new() -> Self {
         RestOptions {
             port: 0,
-            listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            listen: ListenOptions::default(),
             max_concurrent_requests: 50,
             max_requests_per_second: 50,
             request_timeout: Duration::from_secs(30),

@@ -30,7 +30,7 @@ use super::question::{Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Reque
 use super::{RestOptions, document, endpoints};
 use crate::casper::keys::{Stage, TransactionType};
 use crate::engine::http::{
-    BindError, access::Client, cors::allow_any_origin, front::Front, limits::FrontLimits, turns::Limits,
+    BindError, access::Client, cors::let_pages_read, front::Front, limits::FrontLimits, turns::Limits,
 };
 
 /// Connections at a time.
@@ -65,10 +65,10 @@ impl Server {
     /// Takes the port. Within a Tokio runtime only.
     ///
     /// # Errors
-    /// [`BindError`] names the address.
+    /// [`BindError`] names the address or the file.
     pub fn bind(options: RestOptions, answers: AnswerFrom) -> Result<Server, BindError> {
-        let address = SocketAddr::new(options.listen, options.port);
-        let front = Front::bind(address, FrontLimits::of_answers(CONNECTIONS_MAX), Arc::default())?;
+        let front =
+            Front::bind(&options.listen, options.port, FrontLimits::of_answers(CONNECTIONS_MAX), Arc::default())?;
         let shared = Shared {
             answers,
             logs: Logs::default(),
@@ -89,10 +89,16 @@ impl Server {
         self
     }
 
-    /// Where it listens.
+    /// Where it listens; at the first of its addresses, where it has several.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.front.local_addr()
+    }
+
+    /// Everywhere that it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.front.addresses()
     }
 
     /// What the server has done so far.
@@ -110,8 +116,8 @@ impl Server {
 /// Paths are matched raw, not decoded, and every method is answered: all of it is the fallback's.
 fn router(shared: Arc<Shared>) -> Router {
     let count = middleware::from_fn_with_state(Arc::clone(&shared), count);
-    let allow_any_origin = middleware::from_fn(allow_any_origin);
-    Router::new().fallback(respond).with_state(shared).layer(allow_any_origin).layer(count)
+    let cors = middleware::from_fn_with_state(shared.options.listen.origins.clone(), let_pages_read);
+    Router::new().fallback(respond).with_state(shared).layer(cors).layer(count)
 }
 
 /// Lets a request wait for its turn and counts it, a preflight like any other.

@@ -29,7 +29,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::http::BindError;
 
-pub use cors::Cors;
 pub use counters::Counters;
 pub(crate) use from_log::Event;
 pub use from_log::LogAnswers;
@@ -87,7 +86,7 @@ impl Rpc {
     /// Takes the ports and begins to connect to the node. Within a Tokio runtime only.
     ///
     /// # Errors
-    /// [`BindError`] names the address that cannot be listened on.
+    /// [`BindError`] names the address or the file.
     pub fn bind(options: RpcOptions) -> Result<Rpc, BindError> {
         let RpcOptions { servers, link, answer_cache_bytes } = options;
         let watch = Watch { link: NodeLink::start(link), counters: Arc::default(), log: LogSlot::default() };

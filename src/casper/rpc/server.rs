@@ -21,13 +21,13 @@ use tower_http::compression::CompressionLayer;
 use super::Watch;
 use super::bridge::Node;
 use super::cache::Cache;
-use super::cors::{self, Checked, Cors};
+use super::cors::{self, Checked};
 use super::failure::{Code, Failure};
 use super::json_rpc::{self, Call, Entry};
 use super::methods::{MAIN, Method, SPECULATIVE};
 use super::node_link::LinkState;
 use super::rate_limit::{RateLimit, reported_client};
-use crate::engine::http::{BindError, access::Client, front::Front, limits::FrontLimits};
+use crate::engine::http::{BindError, ListenOptions, access::Client, cors::allow, front::Front, limits::FrontLimits};
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 512;
@@ -62,14 +62,14 @@ pub enum Role {
 pub struct ServerOptions {
     /// Which of the two servers it is.
     pub role: Role,
-    /// The address to listen on; port 0 lets the system choose one.
-    pub listen: SocketAddr,
+    /// The TCP port; 0 lets the system choose one.
+    pub port: u16,
+    /// Where the server listens on that port, and whom it lets in.
+    pub listen: ListenOptions,
     /// Requests per second of each client address.
     pub qps_limit: u32,
     /// The largest request body.
     pub max_body_bytes: u64,
-    /// Which web pages may call it.
-    pub cors: Cors,
     /// Whether a client's address is taken from the headers in which a proxy reports it.
     pub trust_client_ip_headers: bool,
     /// Calls in one batch, at most; 0 refuses batches.
@@ -96,9 +96,10 @@ impl Server {
     /// Takes the port. Within a Tokio runtime only.
     ///
     /// # Errors
-    /// [`BindError`] names the address.
+    /// [`BindError`] names the address or the file.
     pub(super) fn bind(options: ServerOptions, watch: Watch, cache: Arc<Cache>) -> Result<Server, BindError> {
-        let front = Front::bind(options.listen, FrontLimits::of_answers(CONNECTIONS_MAX), Arc::default())?;
+        let limits = FrontLimits::of_answers(CONNECTIONS_MAX);
+        let front = Front::bind(&options.listen, options.port, limits, Arc::default())?.with_open_path("/health");
         let methods = match options.role {
             Role::Main => MAIN,
             Role::Speculative => SPECULATIVE,
@@ -116,10 +117,16 @@ impl Server {
         Ok(Server { front, shared: Arc::new(shared) })
     }
 
-    /// Where it listens.
+    /// Where it listens; at the first of its addresses, where it has several.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.front.local_addr()
+    }
+
+    /// Everywhere that it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.front.addresses()
     }
 
     /// Which of the two servers it is.
@@ -180,7 +187,8 @@ impl Shared {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             return response;
         }
-        let origin = match self.options.cors.check(request.method(), request.headers()) {
+        let ListenOptions { origins, tokens, .. } = &self.options.listen;
+        let origin = match cors::check(origins, tokens.are_needed(), request.method(), request.headers()) {
             Checked::LetIn(origin) => origin,
             Checked::Answered(response) => return response,
         };
@@ -189,7 +197,7 @@ impl Shared {
             Err(refusal) => refusal,
         };
         if let Some(origin) = origin {
-            cors::allow(response.headers_mut(), origin);
+            allow(response.headers_mut(), origin);
         }
         response
     }

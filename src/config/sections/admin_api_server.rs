@@ -1,16 +1,18 @@
 //! `[admin_api_server]`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use serde::Deserialize;
 
+use super::listen::{self, OneOrSeveral, TlsKeys, TokenKeys};
 use crate::{
     admin::AdminOptions,
     config::{
-        description::{DefaultValue, KeyDescription, Kind, SectionDescription, count, port},
+        description::{DefaultValue, KeyDescription, Kind, SectionDescription, count},
         error::ConfigError,
         section::{COUNT_MAX, Section, yes},
     },
+    engine::http::cors::Origins,
 };
 
 #[derive(Debug, Deserialize)]
@@ -19,6 +21,10 @@ pub(in crate::config) struct Keys {
     #[serde(default = "yes")]
     pub(in crate::config) enable_server: bool,
     port: i64,
+    ip_address: Option<OneOrSeveral<IpAddr>>,
+    cors_origin: Option<OneOrSeveral<String>>,
+    tls: Option<TlsKeys>,
+    bearer_tokens: Option<TokenKeys>,
     max_concurrent_requests: Option<i64>,
     max_requests_per_second: Option<i64>,
 }
@@ -35,13 +41,9 @@ pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
             DefaultValue::Value("true"),
             "Whether this server runs.",
         ),
-        KeyDescription::reference(
-            "port",
-            port(0),
-            DefaultValue::Required,
-            "The port to listen on, on all interfaces. 0 is any free port.",
-        )
-        .with_example("18887"),
+        listen::IP_ADDRESS.with_example("\"127.0.0.1\""),
+        listen::port("18887"),
+        listen::cors_origin("\"\""),
         KeyDescription::reference(
             "max_concurrent_requests",
             count(1, COUNT_MAX),
@@ -59,9 +61,10 @@ pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
 
 pub(in crate::config) fn check(keys: &Keys, section: &Section<'_>) -> Result<AdminOptions, ConfigError> {
     let (concurrent, per_second) = (keys.max_concurrent_requests, keys.max_requests_per_second);
+    let listen = listen::Keys::new(&keys.ip_address, &keys.cors_origin, &keys.tls, &keys.bearer_tokens);
     Ok(AdminOptions {
         port: section.number("port", keys.port)?,
-        listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        listen: listen.check(Origins::Off, section)?,
         max_concurrent_requests: section.number_or("max_concurrent_requests", concurrent, 1)?,
         max_requests_per_second: section.number_or("max_requests_per_second", per_second, 1)?,
     })

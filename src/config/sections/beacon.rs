@@ -1,9 +1,10 @@
 //! `[beacon]`: which consensus clients to read, and the server of their events.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use serde::Deserialize;
 
+use super::listen::{self, OneOrSeveral, TlsKeys, TokenKeys};
 use crate::{
     beacon::{
         source::endpoint::{Authorization, Endpoint},
@@ -29,6 +30,10 @@ pub(in crate::config) struct Keys {
     #[serde(default = "yes")]
     pub(in crate::config) enable_server: bool,
     port: Option<i64>,
+    ip_address: Option<OneOrSeveral<IpAddr>>,
+    cors_origin: Option<OneOrSeveral<String>>,
+    tls: Option<TlsKeys>,
+    bearer_tokens: Option<TokenKeys>,
     max_concurrent_subscribers: Option<i64>,
     #[serde(default)]
     connections: Vec<ConnectionKeys>,
@@ -63,12 +68,14 @@ pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
             "Whether the clients are read and served.",
         )
         .with_example("false"),
+        listen::IP_ADDRESS,
         KeyDescription::new(
             "port",
             port(0),
             DefaultValue::Value("15052"),
-            "The port to listen on, on all interfaces. 0 is any free port.",
+            "The port to listen on. 0 is any free port.",
         ),
+        listen::cors_origin("\"*\""),
         KeyDescription::new(
             "max_concurrent_subscribers",
             count(1, COUNT_MAX),
@@ -189,8 +196,10 @@ pub(in crate::config) fn check(keys: Keys, has_storage: bool, section: &Section<
     let default = PortOptions::default();
     let streams_max: usize =
         section.number_or("max_concurrent_subscribers", keys.max_concurrent_subscribers, default.streams_max)?;
+    let listen = listen::Keys::new(&keys.ip_address, &keys.cors_origin, &keys.tls, &keys.bearer_tokens);
     let port = PortOptions {
         port: section.number_or("port", keys.port, 15052)?,
+        listen: listen.check(default.listen.origins, section)?,
         streams_max,
         max_connections: streams_max.saturating_add(SPARE_CONNECTIONS),
         ..default

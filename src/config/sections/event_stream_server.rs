@@ -1,11 +1,14 @@
 //! `[sse_server.event_stream_server]`.
 
+use std::net::IpAddr;
+
 use serde::Deserialize;
 
+use super::listen::{self, OneOrSeveral, TlsKeys, TokenKeys};
 use crate::{
     casper::events::{self, ZstdPassThrough},
     config::{
-        description::{DefaultValue, KeyDescription, Kind, SectionDescription, bytes, count, port, seconds},
+        description::{DefaultValue, KeyDescription, Kind, SectionDescription, bytes, count, seconds},
         error::ConfigError,
         section::{COUNT_MAX, DAY_SECONDS, KIB, MIB, Section},
     },
@@ -21,6 +24,10 @@ const SPARE_CONNECTIONS: usize = 1000;
 #[serde(expecting = "struct EventStreamServer")]
 pub(in crate::config) struct Keys {
     port: i64,
+    ip_address: Option<OneOrSeveral<IpAddr>>,
+    cors_origin: Option<OneOrSeveral<String>>,
+    tls: Option<TlsKeys>,
+    bearer_tokens: Option<TokenKeys>,
     max_concurrent_subscribers: i64,
     /// Only with `disable_event_persistence`, one section above.
     pub(super) event_stream_buffer_length: Option<i64>,
@@ -41,13 +48,9 @@ pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
     is_list: false,
     text: "The event stream server.",
     keys: &[
-        KeyDescription::reference(
-            "port",
-            port(0),
-            DefaultValue::Required,
-            "The port to listen on, on all interfaces. 0 is any free port.",
-        )
-        .with_example("19999"),
+        listen::IP_ADDRESS,
+        listen::port("19999"),
+        listen::cors_origin("\"*\""),
         KeyDescription::reference(
             "max_concurrent_subscribers",
             count(1, COUNT_MAX),
@@ -121,8 +124,10 @@ pub(in crate::config) fn check(
     let default = PortOptions::default();
     let port = section.number("port", keys.port)?;
     let streams_max: usize = section.number("max_concurrent_subscribers", keys.max_concurrent_subscribers)?;
+    let listen = listen::Keys::new(&keys.ip_address, &keys.cors_origin, &keys.tls, &keys.bearer_tokens);
     let port = PortOptions {
         port,
+        listen: listen.check(default.listen.origins, section)?,
         streams_max,
         replay_chunks: keys.replay_chunks,
         client_buffer_bytes: section.number_or(
@@ -146,20 +151,19 @@ pub(in crate::config) fn check(
             keys.write_stall_timeout_seconds,
             default.write_stall_timeout,
         )?,
-        ..default
     };
     Ok(events::Options { port, zstd: keys.zstd, legacy_enabled, ..events::Options::default() })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        net::{IpAddr, Ipv4Addr},
-        time::Duration,
-    };
+    use std::time::Duration;
 
     use super::*;
-    use crate::config::samples::{DEFAULT_FULL, DEFAULT_SSE_ONLY, loaded};
+    use crate::{
+        config::samples::{DEFAULT_FULL, DEFAULT_SSE_ONLY, loaded},
+        engine::http::ListenOptions,
+    };
 
     fn stream(text: &str) -> events::Options {
         loaded(text).config.sse_server.unwrap().event_stream_server
@@ -169,7 +173,7 @@ mod tests {
     fn defaults_are_the_documented_ones() {
         let port = PortOptions {
             port: 19999,
-            listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            listen: ListenOptions::default(),
             streams_max: 100,
             replay_chunks: ReplayChunks::Event,
             client_buffer_bytes: 16_384,

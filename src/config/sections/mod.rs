@@ -11,6 +11,7 @@
 pub(super) mod admin_api_server;
 pub(super) mod beacon;
 pub(super) mod event_stream_server;
+pub(super) mod listen;
 pub(super) mod log;
 pub(super) mod node_client;
 pub(super) mod node_connection;

@@ -1,16 +1,17 @@
 //! `[rest_api_server]`.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use serde::Deserialize;
 
+use super::listen::{self, OneOrSeveral, TlsKeys, TokenKeys};
 use crate::{
     casper::{
         export::postgresql,
         rest::{DatabaseOptions, RestOptions},
     },
     config::{
-        description::{DefaultValue, KeyDescription, Kind, SectionDescription, count, port, seconds},
+        description::{DefaultValue, KeyDescription, Kind, SectionDescription, count, seconds},
         error::ConfigError,
         section::{COUNT_MAX, SECONDS_MAX, Section, yes},
     },
@@ -22,6 +23,10 @@ pub(in crate::config) struct Keys {
     #[serde(default = "yes")]
     pub(in crate::config) enable_server: bool,
     port: i64,
+    ip_address: Option<OneOrSeveral<IpAddr>>,
+    cors_origin: Option<OneOrSeveral<String>>,
+    tls: Option<TlsKeys>,
+    bearer_tokens: Option<TokenKeys>,
     max_concurrent_requests: Option<i64>,
     max_requests_per_second: Option<i64>,
     request_timeout_in_seconds: Option<i64>,
@@ -41,13 +46,9 @@ pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
             DefaultValue::Value("true"),
             "Whether this server runs.",
         ),
-        KeyDescription::reference(
-            "port",
-            port(0),
-            DefaultValue::Required,
-            "The port to listen on, on all interfaces. 0 is any free port.",
-        )
-        .with_example("18888"),
+        listen::IP_ADDRESS,
+        listen::port("18888"),
+        listen::cors_origin("\"*\""),
         KeyDescription::reference(
             "max_concurrent_requests",
             count(1, COUNT_MAX),
@@ -129,8 +130,10 @@ pub(in crate::config) fn check(
         }
     };
     let defaults = RestOptions::new();
+    let listen = listen::Keys::new(&keys.ip_address, &keys.cors_origin, &keys.tls, &keys.bearer_tokens);
     let options = RestOptions {
         port: section.number("port", keys.port)?,
+        listen: listen.check(defaults.listen.origins, section)?,
         max_concurrent_requests: section.number_or(
             "max_concurrent_requests",
             keys.max_concurrent_requests,

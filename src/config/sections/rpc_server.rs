@@ -1,17 +1,21 @@
 //! `[rpc_server]` and its two servers, `[rpc_server.main_server]` and `[rpc_server.speculative_exec_server]`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::node_client;
+use super::{
+    listen::{self, OneOrSeveral, TlsKeys, TokenKeys},
+    node_client,
+};
 use crate::{
-    casper::rpc::{Cors, Role, RpcOptions, ServerOptions},
+    casper::rpc::{Role, RpcOptions, ServerOptions},
     config::{
-        description::{DefaultValue, KeyDescription, Kind, SectionDescription, bytes, count, port},
+        description::{DefaultValue, KeyDescription, Kind, SectionDescription, bytes, count},
         error::ConfigError,
         section::{COUNT_MAX, Section, TIB, yes},
     },
+    engine::http::cors::Origins,
 };
 
 #[derive(Debug, Deserialize)]
@@ -31,12 +35,13 @@ pub(in crate::config) struct Keys {
 pub(in crate::config) struct ListenerKeys {
     #[serde(default = "yes")]
     pub(in crate::config) enable_server: bool,
-    ip_address: IpAddr,
+    ip_address: OneOrSeveral<IpAddr>,
     port: i64,
     qps_limit: Option<i64>,
     max_body_bytes: Option<i64>,
-    #[serde(default)]
-    cors_origin: String,
+    cors_origin: Option<OneOrSeveral<String>>,
+    tls: Option<TlsKeys>,
+    bearer_tokens: Option<TokenKeys>,
     #[serde(default)]
     trust_client_ip_headers: bool,
     batch_requests_max: Option<i64>,
@@ -93,15 +98,8 @@ const fn listener_keys(
             "Whether this server runs.",
         )
         .with_example(enabled_in_example),
-        KeyDescription::reference("ip_address", Kind::IpAddress, DefaultValue::Required, "The address to listen on.")
-            .with_example("\"0.0.0.0\""),
-        KeyDescription::reference(
-            "port",
-            port(0),
-            DefaultValue::Required,
-            "The port to listen on. 0 is any free port.",
-        )
-        .with_example(port_in_example),
+        listen::IP_ADDRESS.of_reference(DefaultValue::Required).with_example("\"0.0.0.0\""),
+        listen::port(port_in_example),
         KeyDescription::reference(
             "qps_limit",
             count(1, COUNT_MAX),
@@ -114,12 +112,7 @@ const fn listener_keys(
             DefaultValue::Value("2_621_440"),
             "The largest body of a request.",
         ),
-        KeyDescription::reference(
-            "cors_origin",
-            Kind::Text,
-            DefaultValue::Value("\"\""),
-            "Which web pages may read the answers. \"\": none. \"*\": any. Otherwise those of one origin.",
-        ),
+        listen::cors_origin("\"\"").of_reference(DefaultValue::Value("\"\"")),
         KeyDescription::new(
             "trust_client_ip_headers",
             Kind::Switch,
@@ -176,20 +169,13 @@ fn check_listener(keys: ListenerKeys, role: Role, section: &Section<'_>) -> Resu
         Role::Main => 100,
         Role::Speculative => 1,
     };
+    let listen = listen::Keys::new(&keys.ip_address, &keys.cors_origin, &keys.tls, &keys.bearer_tokens);
     Ok(ServerOptions {
         role,
-        listen: SocketAddr::new(keys.ip_address, section.number("port", keys.port)?),
+        port: section.number("port", keys.port)?,
+        listen: listen.check(Origins::Off, section)?,
         qps_limit: section.number_or("qps_limit", keys.qps_limit, default_qps_limit)?,
         max_body_bytes: section.number_or("max_body_bytes", keys.max_body_bytes, 2_621_440)?,
-        cors: match keys.cors_origin {
-            origin if origin.is_empty() => Cors::Off,
-            origin if origin == "*" => Cors::Any,
-            origin if origin.bytes().all(|byte| byte.is_ascii_graphic()) => Cors::Only(origin),
-            origin => {
-                let fix = "set it to one origin such as 'https://example.org', to '*' for any, or to '' for none";
-                return Err(section.invalid("cors_origin", format_args!("'{origin}'"), fix));
-            }
-        },
         trust_client_ip_headers: keys.trust_client_ip_headers,
         batch_requests_max: section.number_or("batch_requests_max", keys.batch_requests_max, 100)?,
     })
@@ -198,23 +184,30 @@ fn check_listener(keys: ListenerKeys, role: Role, section: &Section<'_>) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::samples::{DEFAULT_FULL, RPC_ONLY, loaded, refused};
+    use crate::{
+        config::samples::{DEFAULT_FULL, RPC_ONLY, loaded, refused},
+        engine::http::ListenOptions,
+    };
 
     #[test]
     fn defaults_are_the_documented_ones() {
         let speculative = "[rpc_server.speculative_exec_server]\nip_address = '::'\nport = 0\n";
         let rpc = loaded(&format!("{RPC_ONLY}{speculative}")).config.rpc_server.unwrap();
+        let listen = |address: &str| ListenOptions {
+            origins: Origins::Off,
+            ..ListenOptions::on(address.parse::<IpAddr>().unwrap())
+        };
         let main = ServerOptions {
             role: Role::Main,
-            listen: "0.0.0.0:7777".parse().unwrap(),
+            port: 7777,
+            listen: listen("0.0.0.0"),
             qps_limit: 100,
             max_body_bytes: 2_621_440,
-            cors: Cors::Off,
             trust_client_ip_headers: false,
             batch_requests_max: 100,
         };
-        let listen = "[::]:0".parse().unwrap();
-        let speculative = ServerOptions { role: Role::Speculative, listen, qps_limit: 1, ..main.clone() };
+        let speculative =
+            ServerOptions { role: Role::Speculative, port: 0, listen: listen("::"), qps_limit: 1, ..main.clone() };
         assert_eq!(rpc.options.servers, [main, speculative]);
         assert_eq!((rpc.options.answer_cache_bytes, rpc.answer_from_log), (32 << 20, false));
     }
@@ -225,18 +218,5 @@ mod tests {
         assert!(error.contains("`rpc_server.answer_from_log` is true (line 2); add `[sse_server]`"), "{error}");
         let full = DEFAULT_FULL.replace("answer_from_log = false", "answer_from_log = true");
         assert!(loaded(&full).config.rpc_server.unwrap().answer_from_log);
-    }
-
-    #[test]
-    fn a_cors_origin_is_none_any_or_one() {
-        let cors = |text: &str| {
-            let file = DEFAULT_FULL.replace("cors_origin = \"\"", &format!("cors_origin = \"{text}\""));
-            loaded(&file).config.rpc_server.unwrap().options.servers.remove(0).cors
-        };
-        assert_eq!(cors(""), Cors::Off);
-        assert_eq!(cors("*"), Cors::Any);
-        assert_eq!(cors("https://example.org"), Cors::Only("https://example.org".into()));
-        let error = refused(&DEFAULT_FULL.replace("cors_origin = \"\"", "cors_origin = \"a b\""));
-        assert!(error.contains("`rpc_server.main_server.cors_origin` is 'a b' (line "), "{error}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    io,
     net::SocketAddr,
     pin::pin,
     sync::{Arc, atomic::Ordering},
@@ -14,7 +15,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+};
 use tower::ServiceExt;
 
 use super::{
@@ -23,7 +28,7 @@ use super::{
     body::Observed,
     counters::FrontCounters,
     limits::FrontLimits,
-    places::Places,
+    places::{Admitted, Places},
 };
 
 /// Grace period before a new connection counts as idle (only where connections wait for places).
@@ -49,13 +54,65 @@ pub(super) struct Connection {
     pub(super) activity: Arc<Activity>,
 }
 
+/// What a connection holds of its front.
+pub(super) struct Admission {
+    /// Not there yet while a displaced connection leaves it.
+    pub(super) place: Option<OwnedSemaphorePermit>,
+    /// Held until it has its place.
+    pub(super) entrance: Option<OwnedSemaphorePermit>,
+    pub(super) _client: Admitted,
+}
+
 impl Connection {
-    pub(super) async fn serve(self, stream: TcpStream, _place: OwnedSemaphorePermit) {
-        let _count = ConnectionCount::new(&self.counters);
+    /// Sets what the system is to do for the connection.
+    pub(super) fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
         // A live event leaves at once.
-        if stream.set_nodelay(true).is_err() || limit_stall(&stream, self.limits.write_stall_timeout).is_err() {
-            return;
+        stream.set_nodelay(true)?;
+        Ok(limit_stall(stream, self.limits.write_stall_timeout)?)
+    }
+
+    /// Waits for the place, then serves what `opening` makes of the socket: the socket itself, or TLS on it.
+    pub(super) async fn run<S>(self, admission: Admission, opening: impl Future<Output = io::Result<S>>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Admission { place, entrance, _client } = admission;
+        let place = match place {
+            Some(place) => Some(place),
+            // A displaced connection leaves its place in a moment.
+            None => self.places.take().await,
+        };
+        drop(entrance);
+        if let Some(_place) = place {
+            self.serve(opening).await;
         }
+    }
+
+    async fn serve<S>(self, opening: impl Future<Output = io::Result<S>>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let _count = ConnectionCount::new(&self.counters);
+        let mut watch = pin!(self.watch());
+        let stream = tokio::select! {
+            biased;
+            opened = opening => match opened {
+                Ok(stream) => stream,
+                Err(error) => {
+                    // One that only looks whether somebody listens has not failed.
+                    if error.kind() != io::ErrorKind::UnexpectedEof {
+                        self.counters.handshakes_failed.add(1);
+                    }
+                    tracing::debug!(client = %self.client, %error, "TLS handshake failed");
+                    return;
+                }
+            },
+            () = &mut watch => return,
+            () = self.activity.displaced.notified() => {
+                self.counters.displaced.add(1);
+                return;
+            }
+        };
         let (router, activity) = (&self.router, &self.activity);
         let service = service_fn(|request: Request<Incoming>| {
             let (router, busy) = (router.clone(), Busy::begin(activity, request.version()));
@@ -70,7 +127,6 @@ impl Connection {
         });
         let builder = self.builder();
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-        let mut watch = pin!(self.watch());
         tokio::select! {
             ended = &mut connection => {
                 if let Err(error) = ended {

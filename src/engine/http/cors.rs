@@ -1,8 +1,8 @@
-//! CORS: pages of any origin may read, whatever headers their clients send to resume a stream, to pass caches by or to get
-//! past a proxy. No credentials are looked at, so nothing has to be kept from them.
+//! CORS: which web pages may read the answers, whatever headers their clients send to resume a stream, to pass caches by, to
+//! get past a proxy or to present a token.
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -14,9 +14,36 @@ const OWN_PREFIX: &str = "sidecar-";
 /// How long a browser may remember the answer to a preflight.
 const PREFLIGHT_SECONDS: HeaderValue = HeaderValue::from_static("86400");
 
-/// Lets pages of any origin read what `next` answers, and answers their preflights.
-pub async fn allow_any_origin(request: Request, next: Next) -> Response {
-    let Some(origin) = request.headers().get(header::ORIGIN).cloned() else { return next.run(request).await };
+/// Whose pages are let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origins {
+    /// The server does not speak CORS.
+    Off,
+    /// Those of any origin.
+    Any,
+    /// Those of these origins, as browsers write them: `https://example.org`.
+    Only(Vec<String>),
+}
+
+impl Origins {
+    /// Whether pages of `origin` may read.
+    #[must_use]
+    pub fn let_in(&self, origin: &HeaderValue) -> bool {
+        match self {
+            Origins::Off => false,
+            Origins::Any => true,
+            Origins::Only(allowed) => allowed.iter().any(|allowed| origin == allowed.as_str()),
+        }
+    }
+}
+
+/// Lets pages of these origins read what `next` answers, and answers their preflights.
+pub async fn let_pages_read(State(origins): State<Origins>, request: Request, next: Next) -> Response {
+    let origin = request.headers().get(header::ORIGIN).filter(|_| origins != Origins::Off);
+    let Some(origin) = origin.cloned() else { return next.run(request).await };
+    if !origins.let_in(&origin) {
+        return forbidden("origin not allowed");
+    }
     let mut response = match *request.method() {
         Method::OPTIONS => match preflight(request.headers()) {
             Some(response) => response,
@@ -31,6 +58,12 @@ pub async fn allow_any_origin(request: Request, next: Next) -> Response {
     }
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     response
+}
+
+/// Lets pages of `origin` read an answer.
+pub(crate) fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.append(header::VARY, HeaderValue::from_name(header::ORIGIN));
 }
 
 /// `None` for a method that pages may not use.

@@ -13,6 +13,10 @@ pub struct FrontCounters {
     pub accepted: Count,
     /// Connections closed at once because all others were busy.
     pub refused: Count,
+    /// Connections closed because TLS could not be agreed on.
+    pub handshakes_failed: Count,
+    /// Requests refused because they had no valid token.
+    pub unauthorized: Count,
     /// Idle connections closed to make room for others.
     pub displaced: Count,
     /// Connections closed because they asked for nothing in time.

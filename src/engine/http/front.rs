@@ -1,76 +1,133 @@
 //! The HTTP front: connections from the moment they are accepted to their end, each within limits.
 //!
-//! Owns a listening socket and every connection on it; requests flow to the router that a server hands in. Clients may
-//! come ten thousand at a time and idle, dawdle over a request's head, ask for more than fits, or stop reading. That costs
+//! Owns the listening sockets and every connection on them; requests flow to the router that a server hands in, those of
+//! clients that are to present a token only with one. Clients may come ten thousand at a time and idle, dawdle over a request's head, ask for more than fits, or stop reading. That costs
 //! them their own connection and no other. What a request means, and how many may be answered at a time, is the
 //! server's business.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{poll_fn, ready},
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
-use axum::Router;
+use axum::{Router, middleware};
+use rustls::ServerConfig;
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    net::{TcpListener, TcpStream},
     task::JoinSet,
 };
 
 use super::{
-    BindError,
+    BindError, ListenOptions,
     activity::Activity,
-    connection::Connection,
+    connection::{Admission, Connection},
+    cors::Origins,
     counters::FrontCounters,
     descriptors::{self, Fit},
     episode::{Episode, Over},
     limits::FrontLimits,
+    listen,
     places::Places,
+    reload::{self, Current, Reloading},
+    tls,
+    tokens::{self, Guard, Tokens},
 };
 
-/// Connections that the system holds ready to be accepted.
-const BACKLOG: u32 = 1024;
 /// Pause before the next try when no connection can be accepted, as when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A bound front.
 pub struct Front {
-    listener: TcpListener,
-    local_address: SocketAddr,
+    listeners: Vec<TcpListener>,
+    /// Where they listen.
+    addresses: Vec<SocketAddr>,
+    tls: Option<Reloading<ServerConfig>>,
+    tokens: Option<Reloading<Tokens>>,
+    origins: Origins,
+    open_path: Option<&'static str>,
     limits: FrontLimits,
     counters: Arc<FrontCounters>,
 }
 
 impl Front {
-    /// Takes the port. Within a Tokio runtime only.
+    /// Takes `port`, and reads the files that decide who is let in. Within a Tokio runtime only.
     ///
     /// # Errors
-    /// [`BindError`] names the address.
-    pub fn bind(address: SocketAddr, limits: FrontLimits, counters: Arc<FrontCounters>) -> Result<Front, BindError> {
-        let Fit { connections, open_files_max } =
-            descriptors::connections(limits.connections_max, limits.descriptors_percent);
-        let wanted = limits.connections_max;
-        if connections < wanted {
+    /// [`BindError`] names the address or the file.
+    pub fn bind(
+        listen: &ListenOptions,
+        port: u16,
+        limits: FrontLimits,
+        counters: Arc<FrontCounters>,
+    ) -> Result<Front, BindError> {
+        let tls = listen.tls.clone().map(tls::TlsFiles::load).transpose()?;
+        let tokens = listen.tokens.load()?;
+        let secrets = listen.tls.iter().map(|tls| &tls.key).chain(&listen.tokens.file);
+        secrets.for_each(|file| reload::warn_if_public(file));
+        let (listeners, addresses): (Vec<_>, Vec<_>) = listen::bind(&listen.addresses, port)?.into_iter().unzip();
+        let limits = fitted(limits, &addresses);
+        if tokens.is_some() && tls.is_none() && !listen.addresses.iter().all(IpAddr::is_loopback) {
             tracing::warn!(
-                %address, wanted, connections, open_files_max,
-                "fewer connections fit than configured; raise the limit of open files (LimitNOFILE, ulimit -n)"
+                ?addresses,
+                "bearer tokens cross the network in the clear; add a `tls` section, or listen on loopback after a proxy with TLS"
             );
         }
-        let limits = limits.fitted_to(connections);
-        let listener = listen(address).map_err(|source| BindError { address, source })?;
-        let local_address = listener.local_addr().map_err(|source| BindError { address, source })?;
-        Ok(Front { listener, local_address, limits, counters })
+        if tls.is_some() || tokens.is_some() {
+            let (tls, tokens) = (tls.is_some(), tokens.is_some());
+            tracing::info!(?addresses, tls, tokens, "access is limited");
+        }
+        let origins = listen.origins.clone();
+        Ok(Front { listeners, addresses, tls, tokens, origins, open_path: None, limits, counters })
     }
 
-    /// Where it listens.
+    /// Leaves a path open to clients without a token.
+    #[must_use]
+    pub fn with_open_path(self, path: &'static str) -> Self {
+        Front { open_path: Some(path), ..self }
+    }
+
+    /// Where it listens; at the first of its addresses, where it has several.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_address
+        self.addresses.first().copied().unwrap_or(SocketAddr::new(IpAddr::from([0; 4]), 0))
+    }
+
+    /// Everywhere that it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// Hands requests to `router` until `cancel` is done; then every connection is cut, without a message.
-    pub async fn serve(self, router: Router, cancel: impl Future<Output = ()>) {
+    pub async fn serve(mut self, router: Router, cancel: impl Future<Output = ()>) {
+        // Dropped with it: the watch over the files, and the connections.
+        let mut watches = JoinSet::new();
+        let tls = followed(self.tls.take(), &mut watches);
+        let router = match followed(self.tokens.take(), &mut watches) {
+            None => router,
+            Some(tokens) => {
+                let guard = Guard {
+                    tokens,
+                    origins: self.origins.clone(),
+                    open_path: self.open_path,
+                    address: self.local_addr(),
+                    counters: Arc::clone(&self.counters),
+                    refusals: Episode::default(),
+                };
+                router.layer(middleware::from_fn_with_state(Arc::new(guard), tokens::require_token))
+            }
+        };
         let places = Arc::new(Places::new(&self.limits));
         let (refusals, failures) = (Episode::default(), Episode::default());
         let mut cancel = pin!(cancel);
-        // Dropped with it: the connections.
         let mut connections = JoinSet::new();
+        let mut first = 0;
         loop {
             let entrance = tokio::select! {
                 () = &mut cancel => return,
@@ -79,8 +136,9 @@ impl Front {
             let accepted = tokio::select! {
                 () = &mut cancel => return,
                 Some(_) = connections.join_next() => continue,
-                accepted = self.listener.accept() => accepted,
+                accepted = self.accept(first) => accepted,
             };
+            first += 1;
             let (stream, client) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -116,24 +174,38 @@ impl Front {
                 activity: Arc::new(Activity::new(Arc::clone(&places), waits)),
                 places: Arc::clone(&places),
             };
-            connections.spawn(async move {
-                // A displaced connection leaves its place in a moment.
-                let place = match place {
-                    Some(place) => Some(place),
-                    None => connection.places.take().await,
-                };
-                drop(entrance);
-                if let Some(place) = place {
-                    connection.serve(stream, place).await;
+            let admission = Admission { place, entrance, _client: admitted };
+            if connection.prepare(&stream).is_err() {
+                continue;
+            }
+            // Two kinds of tasks, so that a connection in the clear takes no memory for TLS.
+            match &tls {
+                None => connections.spawn(connection.run(admission, ready(Ok(stream)))),
+                Some(tls) => {
+                    let opening = tls::accept(tls.get(), stream, self.limits.http1_buffer_bytes);
+                    connections.spawn(connection.run(admission, opening))
                 }
-                drop(admitted);
-            });
+            };
         }
+    }
+
+    /// The next connection at any address. They are looked at from another one each time, so that none is starved.
+    async fn accept(&self, first: usize) -> io::Result<(TcpStream, SocketAddr)> {
+        let count = self.listeners.len();
+        poll_fn(|context| {
+            let mut listeners = self.listeners.iter().cycle().skip(first % count.max(1)).take(count);
+            let accepted = listeners.find_map(|listener| match listener.poll_accept(context) {
+                Poll::Ready(accepted) => Some(accepted),
+                Poll::Pending => None,
+            });
+            accepted.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     }
 
     fn refuse(&self, refusals: &Episode, client: SocketAddr, why: &'static str) {
         self.counters.refused.add(1);
-        let (address, places) = (self.local_address, self.limits.connections_max);
+        let (address, places) = (self.local_addr(), self.limits.connections_max);
         refusals.note(
             || tracing::info!(%address, %client, places, why, "connections are refused"),
             move |Over { times, seconds }| {
@@ -143,7 +215,7 @@ impl Front {
     }
 
     fn note_failure(&self, failures: &Episode, error: &io::Error) {
-        let address = self.local_address;
+        let address = self.local_addr();
         failures.note(
             || tracing::warn!(%address, %error, "connections cannot be accepted; raise the limit of open files"),
             move |Over { times, seconds }| {
@@ -153,10 +225,30 @@ impl Front {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restart must not wait for the last connections of the process before it.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+/// Has the files be read again when they change; gives what is in use at any time.
+fn followed<T: Send + Sync + 'static>(
+    reloading: Option<Reloading<T>>,
+    watches: &mut JoinSet<Infallible>,
+) -> Option<Current<T>> {
+    let reloading = reloading?;
+    let current = reloading.current();
+    watches.spawn(reloading.follow());
+    Some(current)
+}
+
+/// The limits that the limit of open files leaves room for.
+fn fitted(limits: FrontLimits, addresses: &[SocketAddr]) -> FrontLimits {
+    let Fit { connections, open_files_max } =
+        descriptors::connections(limits.connections_max, limits.descriptors_percent);
+    let wanted = limits.connections_max;
+    if connections < wanted {
+        tracing::warn!(
+            ?addresses,
+            wanted,
+            connections,
+            open_files_max,
+            "fewer connections fit than configured; raise the limit of open files (LimitNOFILE, ulimit -n)"
+        );
+    }
+    limits.fitted_to(connections)
 }

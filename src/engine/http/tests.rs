@@ -16,14 +16,23 @@ use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     sync::oneshot,
+    task::JoinHandle,
     time::timeout,
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
+    ListenOptions, TlsFiles,
     counters::FrontCounters,
     front::Front,
     limits::{BYTES_PER_SECOND_MIN, FrontLimits},
@@ -41,6 +50,10 @@ impl Running {
     /// Answers `/` at once, `/late` after 600 ms, `/large` with 64 MiB, `/endless` without end, and `/quiet` with a body that
     /// never comes.
     fn start(change: impl FnOnce(&mut FrontLimits)) -> Running {
+        Running::start_on(&local(), change)
+    }
+
+    fn start_on(listen: &ListenOptions, change: impl FnOnce(&mut FrontLimits)) -> Running {
         let mut limits = FrontLimits {
             connections_max: 10,
             waits_for_places: false,
@@ -56,7 +69,7 @@ impl Running {
         };
         change(&mut limits);
         let counters = Arc::new(FrontCounters::default());
-        let front = Front::bind((Ipv4Addr::LOCALHOST, 0).into(), limits, Arc::clone(&counters)).unwrap();
+        let front = Front::bind(listen, 0, limits, Arc::clone(&counters)).unwrap();
         let address = front.local_addr();
         let piece = || Ok::<_, Infallible>(Bytes::from(vec![b'x'; 4096]));
         let router = Router::new()
@@ -92,6 +105,10 @@ impl Running {
         };
         assert!(timeout(PATIENCE, waiting).await.is_ok(), "{:?}", self.counters);
     }
+}
+
+fn local() -> ListenOptions {
+    ListenOptions::on(Ipv4Addr::LOCALHOST)
 }
 
 const LARGE_BYTES: u64 = 64 << 20;
@@ -374,8 +391,14 @@ async fn a_request_body_that_is_not_wanted_is_not_read() {
     assert!(sent.await.expect("the connection is closed") < 64 << 20);
 }
 
-async fn http2_client(address: SocketAddr) -> (http2::SendRequest<Empty<Bytes>>, tokio::task::JoinHandle<()>) {
-    let stream = TcpStream::connect(address).await.unwrap();
+async fn http2_client(address: SocketAddr) -> (http2::SendRequest<Empty<Bytes>>, JoinHandle<()>) {
+    http2_client_on(TcpStream::connect(address).await.unwrap()).await
+}
+
+async fn http2_client_on<S>(stream: S) -> (http2::SendRequest<Empty<Bytes>>, JoinHandle<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     // A client that is cut sees an error; what counts is that it ends.
     (
@@ -392,9 +415,74 @@ fn http2_request(path: &str) -> Request<Empty<Bytes>> {
 
 #[tokio::test]
 async fn a_taken_port_is_named() {
-    let bind = |address| Front::bind(address, FrontLimits::of_answers(1), Arc::default());
-    let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let bind = |port| Front::bind(&local(), port, FrontLimits::of_answers(1), Arc::default());
+    let first = bind(0).unwrap();
     let address = first.local_addr();
-    let Err(error) = bind(address) else { panic!("taken twice") };
+    let Err(error) = bind(address.port()) else { panic!("taken twice") };
     assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
+
+/// A server's certificate and key in files, and a client that trusts it.
+struct Identity {
+    _folder: TempDir,
+    listen: ListenOptions,
+    connector: TlsConnector,
+}
+
+impl Identity {
+    fn new() -> Identity {
+        let folder = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let files = TlsFiles { certificates: folder.path().join("chain.pem"), key: folder.path().join("key.pem") };
+        std::fs::write(&files.certificates, made.cert.pem()).unwrap();
+        std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&files.certificates).unwrap()).unwrap();
+        let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let client = client.with_safe_default_protocol_versions().unwrap();
+        let client = client.with_root_certificates(roots).with_no_client_auth();
+        let listen = ListenOptions { tls: Some(files), ..local() };
+        Identity { _folder: folder, listen, connector: TlsConnector::from(Arc::new(client)) }
+    }
+
+    async fn connect(&self, running: &Running) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(running.address).await.unwrap();
+        self.connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn over_tls_too_a_client_that_takes_nothing_is_cut_in_either_http() {
+    let identity = Identity::new();
+    let stall = Duration::from_millis(500);
+    let running = Running::start_on(&identity.listen, |limits| limits.write_stall_timeout = stall);
+    let mut never_read = identity.connect(&running).await;
+    never_read.write_all(request("/endless").as_bytes()).await.unwrap();
+    never_read.flush().await.unwrap();
+    let (mut sender, connection) = http2_client_on(identity.connect(&running).await).await;
+    let unread = sender.send_request(http2_request("/endless")).await.unwrap();
+    running.wait_for(|counters| counters.connections.load(Ordering::Relaxed) == 0).await;
+    assert_eq!((running.counters.accepted.get(), running.counters.stalled.get()), (2, 1));
+    drop((never_read, unread, connection));
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_shake_hands_is_cut_in_time_and_is_the_first_to_give_up_its_place() {
+    let identity = Identity::new();
+    for start in [&b""[..], b"\x16\x03\x01\x02\x00\x01"] {
+        let running = Running::start_on(&identity.listen, |limits| limits.connections_max = 1);
+        let halfway = running.send(start).await;
+        running.wait_for(|counters| counters.connections.load(Ordering::Relaxed) == 1).await;
+        let mut other = identity.connect(&running).await;
+        assert_eq!((rest(halfway).await, running.counters.displaced.get()), (String::new(), 1));
+        other.write_all(request("/").replace("host", "connection: close\r\nhost").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = timeout(PATIENCE, other.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.ends_with("here"), "{answer}");
+
+        let limit = Duration::from_millis(100);
+        let running = Running::start_on(&identity.listen, |limits| limits.header_timeout = limit);
+        assert_eq!(rest(running.send(start).await).await, "");
+        assert_eq!((running.counters.idled_out.get(), running.counters.handshakes_failed.get()), (1, 0));
+    }
 }

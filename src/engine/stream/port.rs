@@ -3,7 +3,7 @@
 //! A dialect binds one and hands in its router; the streams of several hubs may be behind it.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -12,8 +12,8 @@ use axum::{Router, middleware};
 
 use super::counters::PortCounters;
 use crate::engine::http::{
-    BindError,
-    cors::allow_any_origin,
+    BindError, ListenOptions,
+    cors::{Origins, let_pages_read},
     front::Front,
     limits::{BYTES_PER_SECOND_MIN, FrontLimits},
 };
@@ -30,8 +30,8 @@ const BESIDE_PIECE_BYTES: usize = 512;
 pub struct PortOptions {
     /// The TCP port; 0 lets the system choose one.
     pub port: u16,
-    /// The address to listen on.
-    pub listen: IpAddr,
+    /// Where it listens on that port, and whom it lets in.
+    pub listen: ListenOptions,
     /// Open streams on all paths together.
     pub streams_max: usize,
     /// How a replay is cut into HTTP chunks.
@@ -52,7 +52,7 @@ impl Default for PortOptions {
     fn default() -> Self {
         PortOptions {
             port: 0,
-            listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            listen: ListenOptions::default(),
             streams_max: 100,
             replay_chunks: ReplayChunks::Event,
             client_buffer_bytes: 16 << 10,
@@ -98,6 +98,7 @@ impl Delivery {
 /// A bound port.
 pub struct Port {
     front: Front,
+    origins: Origins,
     open_streams: OpenStreams,
     delivery: Delivery,
 }
@@ -106,7 +107,7 @@ impl Port {
     /// Takes the port. Within a Tokio runtime only.
     ///
     /// # Errors
-    /// [`BindError`] names the address.
+    /// [`BindError`] names the address or the file.
     pub fn bind(options: &PortOptions) -> Result<Port, BindError> {
         let buffer_bytes = options.client_buffer_bytes.max(CLIENT_BUFFER_BYTES_MIN);
         let delivery = Delivery { replay_chunks: options.replay_chunks, buffer_bytes };
@@ -126,15 +127,21 @@ impl Port {
             http1_vectored: !delivery.copies(),
         };
         let counters: Arc<PortCounters> = Arc::default();
-        let address = SocketAddr::new(options.listen, options.port);
-        let front = Front::bind(address, limits, Arc::clone(&counters.front))?;
-        Ok(Port { front, open_streams: OpenStreams { max: options.streams_max, counters }, delivery })
+        let front = Front::bind(&options.listen, options.port, limits, Arc::clone(&counters.front))?;
+        let origins = options.listen.origins.clone();
+        Ok(Port { front, origins, open_streams: OpenStreams { max: options.streams_max, counters }, delivery })
     }
 
-    /// Where it listens.
+    /// Where it listens; at the first of its addresses, where it has several.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.front.local_addr()
+    }
+
+    /// Everywhere that it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.front.addresses()
     }
 
     /// The streams that are open on it.
@@ -149,10 +156,10 @@ impl Port {
         self.delivery
     }
 
-    /// Hands requests to `router` until `cancel` is done; then every connection is cut, without a message. Pages of any
-    /// origin may read the answers.
+    /// Hands requests to `router` until `cancel` is done; then every connection is cut, without a message.
     pub async fn serve(self, router: Router, cancel: impl Future<Output = ()>) {
-        self.front.serve(router.layer(middleware::from_fn(allow_any_origin)), cancel).await;
+        let cors = middleware::from_fn_with_state(self.origins, let_pages_read);
+        self.front.serve(router.layer(cors), cancel).await;
     }
 }
 

@@ -1,10 +1,6 @@
 //! Streams in another form than the stored one, and logs side by side.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use std::{io, net::Ipv4Addr, sync::Arc};
 
 use axum::body::Body;
 use http_body_util::BodyExt;
@@ -16,13 +12,14 @@ use super::{
     Coding, Framing, Hub, JsonLines, Port, PortOptions, ReaderClass, Rendering, ReplayChunks, Resources, Subscription,
     written::{STEP, VERSION_FRAME, Written, frames, payload, version},
 };
+use crate::engine::http::ListenOptions;
 
 const FAULT: Kind = Kind(5);
 const CLASS: ReaderClass = ReaderClass("all");
 
 /// A port on which streams can be opened without a connection.
 fn port(replay_chunks: ReplayChunks) -> Port {
-    let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let listen = ListenOptions::on(Ipv4Addr::LOCALHOST);
     Port::bind(&PortOptions { listen, replay_chunks, streams_max: 2_000, ..PortOptions::default() }).unwrap()
 }
 
