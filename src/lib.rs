@@ -2,8 +2,8 @@
 //!
 //! The [`engine`] has one log's life in it and knows no chain: a source's events are ordered, de-duplicated and appended
 //! durably to the log (crate `sidecar-log-format`), and every consumer is a cursor in that log. What a chain says and how
-//! its users ask for it is its dialect's folder: [`casper`], [`beacon`]. [`sse_client`] is what every source of Server-Sent Events
-//! stands on. [`config`] says what is wanted, [`appliance`] puts it together, [`admin`] shows what it does.
+//! its users ask for it is its dialect's folder: [`casper`], [`beacon`], [`grpc`]. [`sse_client`] is what every source of
+//! Server-Sent Events stands on. [`config`] says what is wanted, [`appliance`] puts it together, [`admin`] shows what it does.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when nobody takes the text")]
 
@@ -18,6 +18,7 @@ pub mod demo;
 pub mod engine;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod grpc;
 #[cfg(test)]
 mod invariants_page;
 pub mod rfc3339;

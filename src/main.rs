@@ -46,7 +46,8 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Replay a recorded Casper network through a simulated node into a real log and the real event stream server; or watch
-    /// a simulated Ethereum consensus client, with `--dialect beacon`.
+    /// a simulated Ethereum consensus client, with `--dialect beacon`, or a ping-pong server's gRPC stream, with
+    /// `--dialect grpc`.
     Demo(DemoArguments),
     /// Write a commented configuration file after a few questions.
     Init(InitArguments),
@@ -111,6 +112,9 @@ struct DemoArguments {
     /// The port of the JSON-RPC server.
     #[arg(long, value_name = "PORT", default_value_t = 7777)]
     rpc_port: u16,
+    /// The port of the gRPC gateway, with `--dialect grpc`.
+    #[arg(long, value_name = "PORT", default_value_t = 15053)]
+    grpc_port: u16,
 }
 
 fn main() -> ExitCode {
@@ -161,6 +165,7 @@ fn run(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
                 rest_port: demo.rest_port,
                 admin_port: demo.admin_port,
                 rpc_port: demo.rpc_port,
+                grpc_port: demo.grpc_port,
             };
             demo::run(options, output.clone())
         }

@@ -16,6 +16,22 @@ fn sidecar(arguments: &[&str]) -> Process {
 }
 
 #[tokio::test]
+async fn the_gateways_demo_serves_its_stream_recorded_and_as_it_comes() {
+    let [gateway, admin] = std::array::from_fn(|_| ReservedPort::new());
+    let ports = [gateway.number().to_string(), admin.number().to_string()];
+    let mut demo = sidecar(&["demo", "--dialect", "grpc", "--grpc-port", &ports[0], "--admin-port", &ports[1]]);
+    demo.wait_for_output("Ctrl-C ends it.").await;
+    let first = Request::get(gateway.address(), "/streams/balls?start_from=0").open().await.read_messages(2).await;
+    assert_eq!(first.iter().map(|message| message.id).collect::<Vec<_>>(), [Some(0), Some(1)]);
+    let mut live = Request::get(gateway.address(), "/v1/balls/pong").header("accept", "text/event-stream").open().await;
+    let ball: Value = serde_json::from_str(&live.expect_message().await.data).unwrap();
+    assert_eq!(ball["event"], "pong");
+    let served = Request::get(gateway.address(), "/v1/serve/anna?text=hello").answer().await;
+    assert_eq!(served.json()["text"], "anna serves: hello");
+    assert!(demo.terminate().success());
+}
+
+#[tokio::test]
 async fn the_demo_plays_the_whole_recording_byte_for_byte() {
     let [port, rest, admin, rpc] = std::array::from_fn(|_| ReservedPort::new());
     let storage = tempfile::tempdir().unwrap();

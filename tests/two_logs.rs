@@ -286,7 +286,7 @@ async fn run(role: Role, serving: impl FnOnce(Addresses), end: impl Future<Outpu
     let router = Router::new().route("/tides", axum::routing::get(tides)).with_state(state);
     servers.spawn(tides_port.serve(router, cut.clone().cancelled_owned()));
     servers.spawn(casper_server.run(cut.clone().cancelled_owned()));
-    let parts = Parts { logs, rest: None, database: None, rpc: None };
+    let parts = Parts { logs, rest: None, database: None, rpc: None, grpc: None };
     servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
 
     let mut set = LogSet::default();

@@ -20,6 +20,7 @@ use crate::engine::counters::{Count, Tally};
 use crate::engine::source::watch::SourceCounters;
 use crate::engine::stream::{ClassLag, ReaderClass};
 use crate::engine::view::Views;
+use crate::grpc;
 use crate::telemetry;
 
 /// Durations are counted in microseconds, sizes in bytes.
@@ -58,6 +59,9 @@ pub(super) fn text(parts: &Parts) -> String {
     }
     if let Some(watch) = &parts.rpc {
         rpc(group, watch);
+    }
+    if let Some(watch) = &parts.grpc {
+        grpc(group, watch);
     }
     if let Some(database) = &parts.database {
         group
@@ -322,6 +326,35 @@ fn rest(group: &mut Group<'_>, counters: &rest::Counters) {
     if is_used || in_flight > 0 {
         group.gauge("rest_api_connected_clients", "Connected Clients").count(&[], in_flight);
     }
+}
+
+fn grpc(group: &mut Group<'_>, watch: &grpc::Watch) {
+    let gateway = &watch.gateway;
+    group.counted("sidecar_grpc_calls_total", "Calls made to upstreams for clients of the gateway", &gateway.calls);
+    group.counted("sidecar_grpc_messages_total", "Messages that upstreams answered to these", &gateway.messages);
+    let mut errors =
+        group.counter("sidecar_grpc_errors_total", "Requests and calls that ended with an error, by its code");
+    for (code, count) in gateway.errors().filter(|(_, count)| *count > 0) {
+        errors.count(&[("code", &i32::from(code).to_string())], count);
+    }
+    let help = "1 while the upstream of the recorded stream is subscribed to";
+    let mut connected = group.gauge("sidecar_grpc_stream_connected", help);
+    for (name, stream) in &watch.streams {
+        connected.count(&[("log", name)], stream.is_connected.get().into());
+    }
+    let mut per_stream = |name, help, counted: fn(&grpc::StreamCounters) -> &Count| {
+        let mut family = group.counter(name, help);
+        for (log, stream) in &watch.streams {
+            family.count(&[("log", log)], counted(stream).get());
+        }
+    };
+    per_stream("sidecar_grpc_stream_received_total", "Messages received", |stream| &stream.received);
+    per_stream(
+        "sidecar_grpc_stream_malformed_total",
+        "Messages without a form in which they can be stored",
+        |stream| &stream.malformed,
+    );
+    per_stream("sidecar_grpc_stream_reconnects_total", "Subscriptions tried again", |stream| &stream.reconnects);
 }
 
 fn rpc(group: &mut Group<'_>, watch: &rpc::Watch) {

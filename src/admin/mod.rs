@@ -29,6 +29,7 @@ use crate::engine::http::ListenOptions;
 use crate::engine::source::watch::SourceWatch;
 use crate::engine::view::Views;
 use crate::engine::{ingest, stream};
+use crate::grpc;
 
 pub use server::Server;
 
@@ -55,6 +56,8 @@ pub struct Parts {
     pub database: Option<SqlAnswers>,
     /// The JSON-RPC servers and their link to a node, if there are any.
     pub rpc: Option<rpc::Watch>,
+    /// The gRPC gateway and the streams that it records, if there is one.
+    pub grpc: Option<grpc::Watch>,
 }
 
 impl Parts {

@@ -265,7 +265,7 @@ mod tests {
         let options = AdminOptions { port: 0, listen, max_concurrent_requests: 1, max_requests_per_second: 1 };
         let server = Server::bind(&options).unwrap();
         let address = server.local_addr();
-        let parts = Parts { logs: Vec::new(), rest: None, database: None, rpc: None };
+        let parts = Parts { logs: Vec::new(), rest: None, database: None, rpc: None, grpc: None };
         tokio::spawn(server.run(parts, std::future::pending()));
         let mut scrapes = Vec::new();
         for _ in 0..2 * CONNECTIONS_MAX {

@@ -3,6 +3,7 @@
 //! Figures over time are the metrics' business; here is what they cannot have, such as the address of the slowest client.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
@@ -11,12 +12,25 @@ use sidecar_log_format::Sequence;
 use super::{Follower, Logged, Parts, Role};
 use crate::engine::losses::Lost;
 use crate::engine::stream::{ClassLag, ReaderClass};
+use crate::grpc::StreamCounters;
 
 /// What `/status` answers.
 #[derive(Debug, Serialize)]
 pub(super) struct Status<'a> {
     version: &'static str,
     logs: Vec<Log<'a>>,
+    /// The recorded gRPC streams, where there is a gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_streams: Option<Vec<GrpcStream<'a>>>,
+}
+
+/// A recorded gRPC stream, named as its log.
+#[derive(Debug, Serialize)]
+struct GrpcStream<'a> {
+    log: &'a str,
+    is_connected: bool,
+    received: u64,
+    reconnects: u64,
 }
 
 /// One log, what fills it and what reads it.
@@ -76,7 +90,17 @@ struct Exporter {
 
 impl<'a> Status<'a> {
     pub(super) fn of(parts: &'a Parts) -> Status<'a> {
-        Status { version: env!("CARGO_PKG_VERSION"), logs: parts.logs.iter().map(log).collect() }
+        let grpc_streams = parts.grpc.as_ref().map(|watch| watch.streams.iter().map(grpc_stream).collect());
+        Status { version: env!("CARGO_PKG_VERSION"), logs: parts.logs.iter().map(log).collect(), grpc_streams }
+    }
+}
+
+fn grpc_stream((log, stream): &(Box<str>, Arc<StreamCounters>)) -> GrpcStream<'_> {
+    GrpcStream {
+        log,
+        is_connected: stream.is_connected.get(),
+        received: stream.received.get(),
+        reconnects: stream.reconnects.get(),
     }
 }
 

@@ -2,10 +2,13 @@
 //!
 //! Owns the life of the process: everything is started once, and ends by signal or because all nodes are gone. What happens
 //! between, to one log and its nodes, is in [`log_set`](crate::engine::log_set). Data does not pass through here.
-//! What a configuration asks of each part is in `plan`, and what becomes of the Casper Sidecar's history in `history`.
+//! What a configuration asks of each part is in `plan`, and what becomes of the Casper Sidecar's history in `history`. The
+//! logs of the other dialects are put together in `beacon` and `gateway`; `other_logs` has them all.
 
 mod beacon;
+mod gateway;
 mod history;
+mod other_logs;
 mod plan;
 
 use std::future::Future;
@@ -33,7 +36,7 @@ use crate::engine::ingest::LiveLog;
 use crate::engine::log_set::{LogSet, OpenedLog};
 use crate::engine::stream::{Hub, Resources};
 use crate::engine::view::Views;
-use beacon::BeaconLog;
+use other_logs::OtherLogs;
 pub use plan::LOG_NAME;
 use plan::Node;
 
@@ -63,46 +66,39 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// Runs what needs no log of Casper's: the logs of other dialects, the JSON-RPC servers, and REST from a database that other
-/// Sidecars fill.
+/// Runs what needs no log of Casper's: the logs of other dialects, the gRPC gateway, the JSON-RPC servers, and REST from a
+/// database that other Sidecars fill.
 pub(crate) async fn run_without_casper(
     config: &Config,
     started: impl FnOnce(Addresses),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let database = answers_from_database(config).await?;
-    let beacon = match (&config.beacon, &config.storage) {
-        (Some(beacon), Some(storage)) => {
-            let resources = Arc::new(Resources::new(storage.log.decode_concurrency));
-            Some(BeaconLog::open(beacon, storage, &resources)?)
-        }
-        _ => None,
-    };
+    let decoders = config.storage.as_ref().map_or(1, |storage| storage.log.decode_concurrency);
+    let others = OtherLogs::open(config, &Arc::new(Resources::new(decoders)))?;
     let admin = bind_admin(config)?;
     let answers =
         database.clone().map_or(rest::AnswerFrom::OtherLogs(rest::OtherLogs::default()), rest::AnswerFrom::Database);
-    let rest = config.rest_api_server.as_ref().map(|settings| bind_rest(settings, answers, named_logs(None, &beacon)));
+    let rest = config.rest_api_server.as_ref().map(|settings| bind_rest(settings, answers, others.named().collect()));
     let rest = rest.transpose()?;
     let rpc = start_rpc(config)?;
     log_addresses(None, rest.as_ref(), admin.as_ref());
     let addresses = Addresses::of(None, rest.as_ref(), admin.as_ref());
+    let addresses = others.add_to(addresses);
     let cut = CancellationToken::new();
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
         let (rest, rpc) = (rest.as_ref().map(rest::Server::counters), rpc.as_ref().map(|rpc| rpc.watch.clone()));
-        let logs = beacon.iter().map(BeaconLog::logged).collect();
-        let parts = admin::Parts { logs, rest, database, rpc };
+        let (logs, grpc) = (others.logged().collect(), others.grpc_watch());
+        let parts = admin::Parts { logs, rest, database, rpc, grpc };
         servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {
         servers.spawn(rest.run(cut.clone().cancelled_owned()));
     }
     let mut logs = LogSet::default();
-    let has_logs = beacon.is_some();
-    let addresses = Addresses { beacon: beacon.as_ref().map(BeaconLog::address), ..addresses };
-    if let Some(beacon) = beacon {
-        beacon.start(&mut logs, &mut servers, &cut)?;
-    }
+    let has_logs = others.named().next().is_some();
+    others.start(&mut logs, &mut servers, &cut)?;
     started(addresses);
     let outcome = tokio::select! {
         () = end => Outcome::Signal,
@@ -124,7 +120,9 @@ pub(crate) async fn run_without_casper(
 
 /// Ends when no log is fed any more.
 async fn all_over(logs: &mut LogSet) {
-    while logs.next_over().await.is_some() {}
+    while let Some(over) = logs.next_over().await {
+        error!(log = over, "all sources of a log were given up");
+    }
 }
 
 /// Ends when this log is not fed any more. Others may end without it.
@@ -166,9 +164,9 @@ pub(crate) async fn run_until(
     let database = answers_from_database(config).await?;
     plan::check_no_unfinished_import(&plan::log_places(storage).directory())?;
     // The lines of a process with one log do not name it.
-    let span = match &config.beacon {
-        Some(_) => tracing::info_span!(target: "sidecar", "log", name = LOG_NAME),
-        None => Span::none(),
+    let span = match OtherLogs::are_asked_for(config) {
+        true => tracing::info_span!(target: "sidecar", "log", name = LOG_NAME),
+        false => Span::none(),
     };
     let opened = OpenedLog::open(plan::ingest_options(sse, storage)?, span)
         .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
@@ -177,17 +175,15 @@ pub(crate) async fn run_until(
     let nodes = plan::nodes(config, sse, storage, &plan::log_network(config, storage, &live)?);
     let cut = CancellationToken::new();
     let resources = Arc::new(Resources::new(storage.log.decode_concurrency));
-    let beacon = config.beacon.as_ref().map(|beacon| BeaconLog::open(beacon, storage, &resources)).transpose()?;
-    let outside = Outside { exporters, database, rpc: start_rpc(config)?, resources, beacon: beacon.as_ref() };
+    let others = OtherLogs::open(config, &resources)?;
+    let outside = Outside { exporters, database, rpc: start_rpc(config)?, resources, others: &others };
     let Serving { mut servers, hub, addresses } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
     let mut logs = LogSet::default();
     // After all ports are taken: to look for losses takes as long as there are segments.
     logs.start(LOG_NAME, opened, plan::sources(nodes, sse.keep_trying))
         .context("Error initializing component 'sse_event_server': cannot start a thread that looks for losses")?;
     let Outside { exporters, rpc, .. } = outside;
-    if let Some(beacon) = beacon {
-        beacon.start(&mut logs, &mut servers, &cut)?;
-    }
+    others.start(&mut logs, &mut servers, &cut)?;
     started(&live, addresses);
     let exporting = exporters
         .start(&live.log, &live.committed)
@@ -236,8 +232,8 @@ struct Outside<'a> {
     rpc: Option<RunningRpc>,
     /// What the streams of all logs share.
     resources: Arc<Resources>,
-    /// The beacon log, if there is one.
-    beacon: Option<&'a BeaconLog>,
+    /// The logs of the other dialects.
+    others: &'a OtherLogs,
 }
 
 /// Where the servers listen.
@@ -248,6 +244,7 @@ pub(crate) struct Addresses {
     pub(crate) admin: Option<SocketAddr>,
     pub(crate) rpc: Option<SocketAddr>,
     pub(crate) beacon: Option<SocketAddr>,
+    pub(crate) grpc: Option<SocketAddr>,
 }
 
 /// What reads the log, running.
@@ -291,18 +288,17 @@ fn serve(
         (None, None) => None,
     };
     let rest = config.rest_api_server.as_ref().zip(answers);
-    let logs = named_logs(Some(live), outside.beacon);
+    let casper = rest::NamedLog { name: LOG_NAME.into(), log: live.log.clone() };
+    let logs = std::iter::once(casper).chain(outside.others.named()).collect();
     let rest = rest.map(|(settings, answers)| bind_rest(settings, answers, logs)).transpose()?;
     let resources = Arc::clone(&outside.resources);
     let hub = Arc::new(Hub::new(live.log.clone(), live.committed.clone(), resources, events::READER_CLASSES));
     let stream = events::Server::bind(sse.event_stream_server.clone(), Arc::clone(&hub))
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
     log_addresses(Some(&stream), rest.as_ref(), admin.as_ref());
-    let addresses = Addresses {
-        rpc: outside.rpc.as_ref().and_then(|rpc| rpc.address),
-        beacon: outside.beacon.map(BeaconLog::address),
-        ..Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref())
-    };
+    let addresses = Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref());
+    let addresses = Addresses { rpc: outside.rpc.as_ref().and_then(|rpc| rpc.address), ..addresses };
+    let addresses = outside.others.add_to(addresses);
 
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
@@ -321,8 +317,9 @@ fn serve(
         };
         let rest = rest.as_ref().map(rest::Server::counters);
         let rpc = outside.rpc.as_ref().map(|rpc| rpc.watch.clone());
-        let logs = std::iter::once(logged).chain(outside.beacon.map(BeaconLog::logged)).collect();
-        let parts = admin::Parts { logs, rest, database: outside.database.clone(), rpc };
+        let logs = std::iter::once(logged).chain(outside.others.logged()).collect();
+        let (database, grpc) = (outside.database.clone(), outside.others.grpc_watch());
+        let parts = admin::Parts { logs, rest, database, rpc, grpc };
         servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {
@@ -343,6 +340,7 @@ impl Addresses {
             admin: admin.map(admin::Server::local_addr),
             rpc: None,
             beacon: None,
+            grpc: None,
         }
     }
 }
@@ -389,12 +387,6 @@ fn bind_rest(
 ) -> anyhow::Result<rest::Server> {
     let server = rest::Server::bind(settings.options.clone(), answers);
     server.map(|server| server.with_logs(logs)).map_err(|error| cannot_run("rest_api_server", error))
-}
-
-/// The logs that REST reads events from by the log's name.
-fn named_logs<'a>(casper: Option<&LiveLog>, beacon: impl IntoIterator<Item = &'a BeaconLog>) -> Vec<rest::NamedLog> {
-    let casper = casper.map(|live| rest::NamedLog { name: LOG_NAME.into(), log: live.log.clone() });
-    casper.into_iter().chain(beacon.into_iter().map(BeaconLog::named)).collect()
 }
 
 fn followers(views: Option<&Views>, exporters: &Exporters) -> Vec<Follower> {

@@ -5,13 +5,13 @@
 use super::{
     description::{KeyDescription, SectionDescription},
     sections::{
-        self, admin_api_server, beacon, event_stream_server, listen, log, node_client, node_connection, postgresql,
-        rest_api_server, rpc_server, sqlite, sse_server, storage,
+        self, admin_api_server, beacon, event_stream_server, grpc, listen, log, node_client, node_connection,
+        postgresql, rest_api_server, rpc_server, sqlite, sse_server, storage,
     },
 };
 
 /// Every section, each after the one that it is in.
-pub(super) static SECTIONS: [SectionDescription; 29] = [
+pub(super) static SECTIONS: [SectionDescription; 34] = [
     sections::TOP,
     storage::SECTION,
     log::SECTION,
@@ -41,6 +41,11 @@ pub(super) static SECTIONS: [SectionDescription; 29] = [
     listen::tls("beacon.tls"),
     listen::bearer_tokens("beacon.bearer_tokens"),
     beacon::CONNECTION,
+    grpc::SECTION,
+    listen::tls("grpc.tls"),
+    listen::bearer_tokens("grpc.bearer_tokens"),
+    grpc::UPSTREAM,
+    grpc::STREAM,
 ];
 
 impl SectionDescription {
@@ -116,8 +121,9 @@ mod tests {
             for key in section.keys {
                 let path = section.path_of(key.name);
                 let DefaultValue::Value(default) = key.default else { continue };
-                let set = with(EVERY_SECTION, &path, value(default));
-                let unset = without(EVERY_SECTION, &path);
+                let around = around_without(&path);
+                let set = with(&around, &path, value(default));
+                let unset = without(&around, &path);
                 assert_eq!(loaded(&set).config, loaded(&unset).config, "{default} is not the default of `{path}`");
             }
         }
@@ -128,7 +134,7 @@ mod tests {
         for section in &SECTIONS {
             for key in section.keys {
                 let path = section.path_of(key.name);
-                let is_required = load(&without(EVERY_SECTION, &path)).is_err();
+                let is_required = load(&without(&around_without(&path), &path)).is_err();
                 assert_eq!(is_required, key.default == DefaultValue::Required, "`{path}`");
             }
         }
@@ -140,14 +146,7 @@ mod tests {
             for key in section.keys {
                 let path = section.path_of(key.name);
                 assert!(!key.text.is_empty() && key.text.ends_with('.'), "`{path}`");
-                // A password belongs to a user.
-                let around = match path.as_str() {
-                    "beacon.connections.password" => {
-                        with(EVERY_SECTION, "beacon.connections.username", value("\"reader\""))
-                    }
-                    _ => EVERY_SECTION.to_owned(),
-                };
-                loaded(&with(&around, &path, value(key.example())));
+                loaded(&with(&around(&path), &path, value(key.example())));
                 let word = |word: &str| toml::Value::String(word.to_owned());
                 let (words, list) = match key.kind {
                     Kind::Word(words) => (words, false),
@@ -160,6 +159,30 @@ mod tests {
                 }
                 assert!(load(&set(word("elephant"))).is_err(), "`{path}`");
             }
+        }
+    }
+
+    /// Every section, with what the key at `path` needs beside it, and without what it excludes.
+    fn around(path: &str) -> String {
+        match path {
+            // A password belongs to a user.
+            "beacon.connections.password" => with(EVERY_SECTION, "beacon.connections.username", value("\"reader\"")),
+            // An upstream's services are described once.
+            "grpc.upstreams.descriptor_set" | "grpc.upstreams.protos" => {
+                without(EVERY_SECTION, "grpc.upstreams.reflection")
+            }
+            _ => EVERY_SECTION.to_owned(),
+        }
+    }
+
+    /// Every section, in a form that does not need the key at `path` unless everybody does.
+    fn around_without(path: &str) -> String {
+        match path {
+            "grpc.upstreams.reflection" => {
+                let others = without(EVERY_SECTION, path);
+                with(&others, "grpc.upstreams.descriptor_set", value("\"chain.binpb\""))
+            }
+            _ => EVERY_SECTION.to_owned(),
         }
     }
 
@@ -189,6 +212,9 @@ mod tests {
             ("rpc_server.node_client.exponential_backoff.", fields_of::<node_client::BackoffKeys>()),
             ("beacon.", fields_of::<beacon::Keys>()),
             ("beacon.connections.", fields_of::<beacon::ConnectionKeys>()),
+            ("grpc.", fields_of::<grpc::Keys>()),
+            ("grpc.upstreams.", fields_of::<grpc::UpstreamKeys>()),
+            ("grpc.streams.", fields_of::<grpc::StreamKeys>()),
         ];
         let read =
             |section: &str, fields: &[&str]| fields.iter().map(|field| format!("{section}{field}")).collect::<Vec<_>>();

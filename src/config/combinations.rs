@@ -10,6 +10,7 @@ use super::{
     sections::{
         File, admin_api_server,
         beacon::{self, Beacon},
+        grpc,
         rest_api_server::{self, AnswerFrom, RestApiServer},
         rpc_server::{self, RpcServer},
         sse_server::{self, SseServer},
@@ -18,6 +19,7 @@ use super::{
     },
 };
 use crate::admin::AdminOptions;
+use crate::grpc::Options as GrpcOptions;
 
 /// All settings. A part that is absent from the file or switched off in it is `None`.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +41,8 @@ pub struct Config {
     pub rpc_server: Option<RpcServer>,
     /// `[beacon]`: which consensus clients to read, and the server of their events. `storage` is there when this is.
     pub beacon: Option<Beacon>,
+    /// `[grpc]`: the gRPC gateway and the streams that it records. With such streams, `storage` is there too.
+    pub grpc: Option<GrpcOptions>,
 }
 
 /// The settings that `file`, read from `document`, and `environment` ask for.
@@ -53,19 +57,26 @@ pub(super) fn check(file: File, document: &Document<'_>, environment: &Environme
     let rest_from_postgresql = rest_from(AnswerFrom::PostgreSql);
     let rest_from_database = rest.as_ref().is_some_and(|rest| rest.answer_from.is_database());
     let beacon_enabled = file.beacon.as_ref().is_some_and(|beacon| beacon.enable_server);
-    if !sse_enabled && !rpc_enabled && !rest_from_database && !beacon_enabled {
+    let grpc = file.grpc.filter(|grpc| grpc.enable_server);
+    let records_grpc = grpc.as_ref().is_some_and(|grpc| !grpc.streams.is_empty());
+    if !sse_enabled && !rpc_enabled && !rest_from_database && !beacon_enabled && grpc.is_none() {
         return Err(Refusal::NothingEnabled(Fix(format!("add `[sse_server]`; {REST_ALONE}"))).into());
     }
     let storage_folder = file.storage.as_ref().and_then(|storage| storage.storage_folder.as_ref());
     if sse_enabled && storage_folder.is_none() {
         return Err(Refusal::SseWithoutStorage(None).into());
     }
-    if rest_from_log && !sse_enabled && !beacon_enabled {
+    if rest_from_log && !sse_enabled && !beacon_enabled && !records_grpc {
         let fix =
             format!("`[rest_api_server]` answers from the log, which needs `[sse_server]`: add that; {REST_ALONE}");
         return Err(Refusal::RestWithoutLog(Fix(fix)).into());
     }
 
+    let grpc = grpc.map(|grpc| grpc::check(grpc, &section("grpc"))).transpose()?;
+    if storage_folder.is_none() && records_grpc {
+        let fix = "`[[grpc.streams]]` are stored in logs: set `storage_folder` in `[storage]`, or delete them";
+        return Err(section("grpc").invalid("streams", "set", fix));
+    }
     let threads = threads::check(file.max_thread_count, file.max_blocking_thread_count, &section(""))?;
     let sse_server = file.sse_server.filter(|sse| sse.enable_server);
     let sse_server = sse_server.map(|sse| sse_server::check(sse, &section("sse_server"))).transpose()?;
@@ -101,6 +112,7 @@ pub(super) fn check(file: File, document: &Document<'_>, environment: &Environme
         admin_api_server,
         rpc_server,
         beacon,
+        grpc,
     })
 }
 

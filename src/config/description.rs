@@ -55,10 +55,14 @@ pub(super) enum Kind {
     Host,
     /// One of these words.
     Word(&'static [&'static str]),
+    /// Any list of texts.
+    Texts,
     /// A list of these words.
     Words(&'static [&'static str]),
     /// One of these, or a list of them.
     OneOrSeveral(&'static Kind),
+    /// A table with keys that only the part itself knows.
+    Table,
     /// A whole number from `min` to `max`.
     Number { unit: Unit, min: i64, max: i64 },
 }
@@ -187,7 +191,7 @@ impl KeyDescription {
         match (self.kind, toml.replace('_', "").parse()) {
             (Kind::Number { unit, .. }, Ok(number)) => Quantity(number, unit).to_string(),
             (Kind::Number { .. }, Err(_)) if toml != "\"none\"" => toml.trim_matches('"').to_owned(),
-            (Kind::Words(_), _) if toml == "[]" => "none".to_owned(),
+            (Kind::Words(_) | Kind::Texts | Kind::Table, _) if toml == "[]" || toml == "{}" => "none".to_owned(),
             _ => toml.to_owned(),
         }
     }
@@ -224,8 +228,10 @@ impl fmt::Display for Kind {
             Self::IpAddress => "IP address",
             Self::Host => "IP address or host name",
             Self::Word(_) => "word",
+            Self::Texts => "list of texts",
             Self::Words(_) => "list of words",
             Self::OneOrSeveral(kind) => return write!(formatter, "{kind}, or a list"),
+            Self::Table => "table",
             Self::Number { unit: Unit::Things, .. } => "number",
             Self::Number { unit: Unit::Port, .. } => "port",
             Self::Number { unit: Unit::Bytes, .. } => "bytes",

@@ -116,7 +116,7 @@ fn every_default_on_the_page_is_the_one_of_the_code() {
 }
 
 /// Ports are numbers, but not limits: each key's smallest one.
-const PORTS: [(&str, i64); 10] = [
+const PORTS: [(&str, i64); 11] = [
     ("storage.postgresql_config.port", 1),
     ("sse_server.connections.sse_port", 1),
     ("sse_server.connections.rest_port", 1),
@@ -127,6 +127,7 @@ const PORTS: [(&str, i64); 10] = [
     ("rpc_server.main_server.port", 0),
     ("rpc_server.speculative_exec_server.port", 0),
     ("rpc_server.node_client.port", 1),
+    ("grpc.port", 0),
 ];
 
 #[test]

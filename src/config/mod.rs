@@ -136,7 +136,7 @@ mod tests {
 
     use super::{
         samples::{
-            BEACON, DEFAULT_FULL, DEFAULT_SSE_ONLY, EVERY_ERA, EVERY_SECTION, PASSWORD, REST_FROM_POSTGRESQL,
+            BEACON, DEFAULT_FULL, DEFAULT_SSE_ONLY, EVERY_ERA, EVERY_SECTION, GRPC, PASSWORD, REST_FROM_POSTGRESQL,
             explained, load, loaded, refused,
         },
         *,
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_example_files_load_without_a_warning() {
-        for example in [DEFAULT_SSE_ONLY, DEFAULT_FULL, REST_FROM_POSTGRESQL, BEACON] {
+        for example in [DEFAULT_SSE_ONLY, DEFAULT_FULL, REST_FROM_POSTGRESQL, BEACON, GRPC] {
             assert_eq!(loaded(example).warnings, []);
         }
     }

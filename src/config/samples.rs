@@ -8,6 +8,7 @@ pub(super) const DEFAULT_SSE_ONLY: &str = include_str!("../../resources/example_
 pub(super) const DEFAULT_FULL: &str = include_str!("../../resources/example_configs/default_full.toml");
 pub(super) const BEACON: &str = include_str!("../../resources/example_configs/beacon.toml");
 pub(super) const REST_FROM_POSTGRESQL: &str = include_str!("../../resources/example_configs/rest_from_postgresql.toml");
+pub(super) const GRPC: &str = include_str!("../../resources/example_configs/grpc.toml");
 
 /// Every section, and in it only what has no default.
 pub(super) const EVERY_SECTION: &str = "
@@ -89,6 +90,23 @@ pub(super) const EVERY_SECTION: &str = "
     file = 'x'
     [[beacon.connections]]
     url = 'http://127.0.0.1:5052'
+    [grpc]
+    [grpc.tls]
+    enabled = false
+    certificate_file = 'x'
+    key_file = 'x'
+    [grpc.bearer_tokens]
+    enabled = false
+    file = 'x'
+    [[grpc.upstreams]]
+    name = 'chain'
+    address = 'http://127.0.0.1:50051'
+    reflection = true
+    [[grpc.streams]]
+    name = 'x'
+    upstream = 'chain'
+    method = 'a.B/C'
+    path = '/x'
 ";
 
 /// The smallest file with JSON-RPC.

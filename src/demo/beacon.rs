@@ -313,6 +313,7 @@ mod tests {
             rest_port: 2,
             admin_port: 3,
             rpc_port: 4,
+            grpc_port: 5,
         };
         let text = config_text(Path::new("/tmp/a 'quoted' \"path\""), ([127, 0, 0, 1], 5).into(), &options).unwrap();
         let Loaded { config, warnings } = Config::parse(&text, |_| None).unwrap();

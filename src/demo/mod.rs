@@ -1,12 +1,14 @@
 //! The demo: a recorded network, replayed by a simulated node into a real log and the real server. `beacon` has a
-//! simulated consensus client instead.
+//! simulated consensus client instead, and `gateway` a ping-pong server before the gRPC gateway.
 //!
-//! Owns the recording and the little node that speaks it on loopback. Everything behind the node is the appliance as it
-//! always runs.
+//! Owns the recording and the little servers that speak on loopback. Everything after these is the appliance as it always
+//! runs.
 
 mod beacon;
 mod binary_port;
+mod gateway;
 mod node;
+mod ping_pong;
 
 use std::error::Error;
 use std::future::Future;
@@ -40,6 +42,8 @@ pub enum DemoDialect {
     Casper,
     /// A simulated Ethereum consensus client.
     Beacon,
+    /// A ping-pong server before the gRPC gateway.
+    Grpc,
 }
 
 impl DemoDialect {
@@ -48,7 +52,7 @@ impl DemoDialect {
     pub fn speed(self) -> f64 {
         match self {
             DemoDialect::Casper => 20.0,
-            DemoDialect::Beacon => 1.0,
+            DemoDialect::Beacon | DemoDialect::Grpc => 1.0,
         }
     }
 
@@ -56,7 +60,8 @@ impl DemoDialect {
     #[must_use]
     pub fn sse_port(self) -> u16 {
         match self {
-            DemoDialect::Casper => 19999,
+            // The gateway has a port of its own.
+            DemoDialect::Casper | DemoDialect::Grpc => 19999,
             DemoDialect::Beacon => 15052,
         }
     }
@@ -79,6 +84,8 @@ pub struct Options {
     pub admin_port: u16,
     /// The JSON-RPC server's port.
     pub rpc_port: u16,
+    /// The gRPC gateway's port.
+    pub grpc_port: u16,
 }
 
 /// Runs the demo until SIGINT or SIGTERM, or until its terminal closes. What can be tried goes to `output`.
@@ -97,6 +104,7 @@ pub fn run(options: Options, output: Output) -> anyhow::Result<()> {
     let result = match options.dialect {
         DemoDialect::Casper => runtime.block_on(replay(&options, &storage_path, output)),
         DemoDialect::Beacon => runtime.block_on(beacon::replay(&options, &storage_path, output)),
+        DemoDialect::Grpc => runtime.block_on(gateway::play(&options, &storage_path, output)),
     };
     runtime.shutdown_background();
     result.map_err(|error| with_flag(error, &options))
@@ -146,6 +154,7 @@ fn with_flag(error: anyhow::Error, options: &Options) -> anyhow::Error {
         (options.rest_port, "--rest-port"),
         (options.admin_port, "--admin-port"),
         (options.rpc_port, "--rpc-port"),
+        (options.grpc_port, "--grpc-port"),
     ];
     let flag = flags.into_iter().find_map(|(port, flag)| (port == address.port()).then_some(flag));
     let flag = flag.unwrap_or("--sse-port");
@@ -274,10 +283,11 @@ mod tests {
 
     #[test]
     fn the_demo_runs_on_a_configuration_without_warnings() {
-        let ports = [19999, 18888, 18887, 7777];
-        let [sse_port, rest_port, admin_port, rpc_port] = ports;
+        let ports = [19999, 18888, 18887, 7777, 15053];
+        let [sse_port, rest_port, admin_port, rpc_port, grpc_port] = ports;
         let dialect = DemoDialect::Casper;
-        let options = Options { dialect, storage_path: None, speed: 1.0, sse_port, rest_port, admin_port, rpc_port };
+        let options =
+            Options { dialect, storage_path: None, speed: 1.0, sse_port, rest_port, admin_port, rpc_port, grpc_port };
         let text = config_text(Path::new("/tmp/a 'quoted' \"path\""), 9999, 9998, &options).unwrap();
         let Loaded { config, warnings } = Config::parse(&text, |_| None).unwrap();
         assert_eq!(warnings, []);

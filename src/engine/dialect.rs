@@ -28,6 +28,11 @@ pub trait Dialect: fmt::Debug + Send + Sync + 'static {
         0
     }
 
+    /// The bits of the kinds whose every report is a new event. The identity index does not know them.
+    fn unidentified_kinds(&self) -> u64 {
+        0
+    }
+
     /// The events that count up without holes, if there are such.
     fn series(&self) -> Option<Series> {
         None

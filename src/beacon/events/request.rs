@@ -11,7 +11,7 @@ use sidecar_log_format::{Kind, Sequence};
 use crate::engine::{
     http::{
         query::Parameters,
-        weights::{weighed, weight_of},
+        weights::{accepts_only_zstd, weighed, weight_of},
     },
     stream::Framing,
 };
@@ -137,13 +137,6 @@ fn event_id(value: &str) -> Option<Sequence> {
 fn shortened(name: &str) -> String {
     const CHARACTERS_MAX: usize = 100;
     name.chars().take(CHARACTERS_MAX).collect()
-}
-
-/// Whether a client names zstd, and no other coding.
-fn accepts_only_zstd(headers: &HeaderMap) -> bool {
-    let mut codings = weighed(headers, &header::ACCEPT_ENCODING);
-    let is_zstd = |(name, weight): (&str, f32)| name.eq_ignore_ascii_case("zstd") && weight > 0.0;
-    codings.next().is_some_and(is_zstd) && codings.next().is_none()
 }
 
 /// Whether NDJSON is accepted and wanted more than an event stream.

@@ -18,7 +18,7 @@ use crate::{
     engine::{
         http::{
             query::{Parameters, Repeated},
-            weights::{weighed, weight_of},
+            weights::{accepts_only_zstd, weighed, weight_of},
         },
         stream::{Framing, LogName},
     },
@@ -252,7 +252,7 @@ fn accepts_zstd(headers: &HeaderMap, mode: ZstdPassThrough) -> bool {
     match mode {
         ZstdPassThrough::Off => false,
         ZstdPassThrough::Any => codings.any(is_wanted_zstd),
-        ZstdPassThrough::Sole => codings.next().is_some_and(is_wanted_zstd) && codings.next().is_none(),
+        ZstdPassThrough::Sole => accepts_only_zstd(headers),
     }
 }
 

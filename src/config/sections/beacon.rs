@@ -101,7 +101,7 @@ pub(in crate::config) const CONNECTION: SectionDescription = SectionDescription 
         .with_example("\"http://127.0.0.1:5052\""),
         KeyDescription::new(
             "topics",
-            Kind::Text,
+            Kind::Texts,
             DefaultValue::Otherwise("every topic of the standard"),
             "The topics to read.",
         )

@@ -11,6 +11,7 @@
 pub(super) mod admin_api_server;
 pub(super) mod beacon;
 pub(super) mod event_stream_server;
+pub(super) mod grpc;
 pub(super) mod listen;
 pub(super) mod log;
 pub(super) mod node_client;
@@ -39,6 +40,7 @@ pub(super) struct File {
     pub(super) admin_api_server: Option<admin_api_server::Keys>,
     pub(super) rpc_server: Option<rpc_server::Keys>,
     pub(super) beacon: Option<beacon::Keys>,
+    pub(super) grpc: Option<grpc::Keys>,
 }
 
 /// The keys before the first section.

@@ -1,6 +1,6 @@
 //! Quality values: what `Accept`, `Accept-Encoding` and their like name, and how much each is wanted.
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, header};
 
 /// The names in all headers of this name, each with its weight: 1 where none is given, 0 where it is not a number.
 pub fn weighed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = (&'a str, f32)> {
@@ -15,6 +15,15 @@ pub fn weight_of(weighed: &[(&str, f32)], names: &[&str]) -> Option<f32> {
     names.iter().find_map(weight).map(|(_, weight)| *weight)
 }
 
+/// Whether a client takes zstd, and names no other coding: many clients that name several stop after the first of several
+/// zstd frames.
+#[must_use]
+pub fn accepts_only_zstd(headers: &HeaderMap) -> bool {
+    let mut codings = weighed(headers, &header::ACCEPT_ENCODING);
+    let is_zstd = |(name, weight): (&str, f32)| name.eq_ignore_ascii_case("zstd") && weight > 0.0;
+    codings.next().is_some_and(is_zstd) && codings.next().is_none()
+}
+
 fn item(item: &str) -> (&str, f32) {
     let mut parts = item.split(';');
     let name = parts.next().unwrap_or_default().trim();
@@ -26,7 +35,7 @@ fn item(item: &str) -> (&str, f32) {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderValue, header};
+    use axum::http::HeaderValue;
 
     use super::*;
 

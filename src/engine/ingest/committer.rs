@@ -162,6 +162,9 @@ impl Committer {
 
     fn take_event(&mut self, connection: &Connection, received: &Received) -> Result<(), IngestError> {
         let fingerprint = Fingerprint::new(crc32fast::hash(received.payload.as_bytes()), received.facts.richness > 0);
+        if self.is_unidentified(received.kind) {
+            return self.append(connection, received, fingerprint);
+        }
         match self.with_index(|index| index.check(&received.facts.identity, fingerprint))? {
             Known::New => self.append(connection, received, fingerprint),
             Known::Same => {
@@ -214,7 +217,15 @@ impl Committer {
         if self.dialect.marked_kinds() & received.kind.bit() != 0 {
             self.remember(sequence, received, connection)?;
         }
+        if self.is_unidentified(received.kind) {
+            return Ok(());
+        }
         self.note(&received.facts.identity, fingerprint, sequence)
+    }
+
+    /// Whether every report of a kind is a new event, so that the index has nothing to know of it.
+    fn is_unidentified(&self, kind: Kind) -> bool {
+        self.dialect.unidentified_kinds() & kind.bit() != 0
     }
 
     /// Keeps the identity of an event whose payload cannot tell it in a mark, so that the index can be rebuilt.
@@ -420,6 +431,10 @@ impl Committer {
 
     /// Inserts the log's events after the index's checkpoint.
     fn read_into_index(&mut self, checkpoint: Option<Sequence>) -> Result<(), IngestError> {
+        // Then there is nothing for it to know, and so no checkpoint either.
+        if self.dialect.unidentified_kinds() == u64::MAX {
+            return Ok(());
+        }
         let head = self.log.head().next_sequence;
         let start = checkpoint.map_or(0, |checkpoint| checkpoint + 1).max(self.log.oldest());
         if start < head {
@@ -464,6 +479,9 @@ impl Committer {
         payload: &[u8],
         remembered: Option<Identity>,
     ) -> Result<(), IngestError> {
+        if self.is_unidentified(kind) {
+            return Ok(());
+        }
         // Should a stored payload not be an event any more, it has no identity that could come again.
         let Some(facts) = facts_of(&*self.dialect, kind, payload) else { return Ok(()) };
         let fingerprint = Fingerprint::new(crc32fast::hash(payload), facts.richness > 0);

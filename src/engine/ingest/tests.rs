@@ -184,3 +184,46 @@ async fn a_gap_that_a_source_knows_of_is_marked_between_the_events_it_is_between
     assert_eq!((live.counters.gaps.get(), live.counters.missing_ordinals.get()), (1, 0));
     assert_eq!(stored(&live.log).len(), 2);
 }
+
+/// Notes of which none is known again.
+#[derive(Debug, Default)]
+struct Unidentified(Notes);
+
+impl Dialect for Unidentified {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn kinds(&self) -> &[(Kind, Box<str>)] {
+        self.0.kinds()
+    }
+
+    fn frame_form(&self) -> FrameForm {
+        self.0.frame_form()
+    }
+
+    fn facts(&self, kind: Kind, payload: &str) -> Option<crate::engine::dialect::Facts> {
+        self.0.facts(kind, payload)
+    }
+
+    fn unidentified_kinds(&self) -> u64 {
+        u64::MAX
+    }
+}
+
+#[tokio::test]
+async fn of_an_unidentified_kind_every_report_is_a_new_event_after_a_restart_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { dialect: Arc::new(Unidentified::default()), ..options(folder.path()) };
+    for run in 1..=2 {
+        let (live, Run { batches, ended, .. }) = LiveLog::open(options.clone()).unwrap();
+        for _ in 0..3 {
+            let connection = Arc::new(connection("source"));
+            batches.send(Batch::Events { connection, events: vec![note("a", 0)] }).await.unwrap();
+        }
+        drop(batches);
+        ended.await.unwrap().unwrap();
+        assert_eq!(live.log.head().next_sequence, 3 * run);
+        assert_eq!(live.counters.duplicates.get(), 0);
+    }
+}

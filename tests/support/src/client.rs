@@ -52,6 +52,7 @@ pub struct Request {
     address: SocketAddr,
     target: String,
     headers: Vec<(String, String)>,
+    body: String,
     last_event_id: Option<u64>,
     receive_buffer_bytes: Option<u32>,
     read_bytes: usize,
@@ -64,13 +65,14 @@ impl Request {
         Self::new("GET", address, target)
     }
 
-    /// A request with any method and no body.
+    /// A request with any method, and no body unless one is [given](Self::body).
     pub fn new(method: &str, address: SocketAddr, target: &str) -> Self {
         Self {
             method: method.to_owned(),
             address,
             target: target.to_owned(),
             headers: Vec::new(),
+            body: String::new(),
             last_event_id: None,
             receive_buffer_bytes: None,
             read_bytes: 64 * 1024,
@@ -81,6 +83,12 @@ impl Request {
     /// Adds a header.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Sends a body.
+    pub fn body(mut self, body: &str) -> Self {
+        self.body = body.to_owned();
         self
     }
 
@@ -134,7 +142,11 @@ impl Request {
         if let Some(id) = self.last_event_id {
             head.push_str(&format!("last-event-id: {id}\r\n"));
         }
+        if !self.body.is_empty() {
+            head.push_str(&format!("content-length: {}\r\n", self.body.len()));
+        }
         head.push_str("\r\n");
+        head.push_str(&self.body);
         stream.write_all(head.as_bytes()).await?;
 
         let mut input = BytesMut::with_capacity(self.read_bytes);

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod fast;
 mod http;
 pub mod node;
+pub mod ping_pong;
 pub mod port;
 pub mod postgresql;
 pub mod process;

@@ -283,7 +283,8 @@ impl SidecarBuilder {
         }
     }
 
-    fn storage_path(&self) -> PathBuf {
+    /// The folder that its logs will be in.
+    pub fn storage_path(&self) -> PathBuf {
         self.storage.clone().unwrap_or_else(|| self.folder.path().join("storage"))
     }
 }

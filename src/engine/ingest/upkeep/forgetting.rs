@@ -39,19 +39,19 @@ impl Forgetting {
         dialect: &dyn Dialect,
         forgetter: &Forgetter,
     ) {
-        // The identities of marked kinds are in the segment's marks.
-        let is_marked = |kind: Kind| dialect.marked_kinds() & kind.bit() != 0;
+        // The identities of marked kinds are in the segment's marks; unidentified ones are not in the index.
+        let is_passed_over = |kind: Kind| (dialect.marked_kinds() | dialect.unidentified_kinds()) & kind.bit() != 0;
         let identity_of = |kind, payload: &[u8]| Some(facts_of(dialect, kind, payload)?.identity);
         let result = maintenance.read_segment(segment, &mut |read| {
             match read {
                 Read::Events { block, .. } => {
-                    let rows = block.rows().filter(|row| !is_marked(row.kind()));
+                    let rows = block.rows().filter(|row| !is_passed_over(row.kind()));
                     self.dropped.extend(
                         rows.filter_map(|row| Some((row.sequence(), identity_of(row.kind(), &row.payload())?))),
                     );
                 }
                 Read::Large(event) => {
-                    let kind = event.shape().row(0).map(|row| row.kind()).filter(|kind| !is_marked(*kind));
+                    let kind = event.shape().row(0).map(|row| row.kind()).filter(|kind| !is_passed_over(*kind));
                     let payload = kind.and_then(|kind| Some((kind, event.payload().ok()?)));
                     let identity = payload.and_then(|(kind, payload)| identity_of(kind, &payload));
                     self.dropped.extend(identity.map(|identity| (event.sequence(), identity)));

@@ -1,0 +1,182 @@
+//! A recorded stream's readers: its path, what a query may say, and refusals.
+//!
+//! `GET PATH` has new events as they come; `start_from=N`, or `Last-Event-ID` of a client that comes again, replays from
+//! there. It is an event stream, or JSON lines for a client that accepts `application/x-ndjson`.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use axum::response::Response;
+use sidecar_log_format::Sequence;
+use tonic::Status;
+
+use super::accept;
+use super::gateway::client;
+use super::status;
+use crate::engine::http::query::Parameters;
+use crate::engine::http::weights::accepts_only_zstd;
+use crate::engine::stream::{
+    Coding, Delivery, Framing, Hub, JsonLines, OpenStreams, ReaderClass, Rendering, Subscription,
+};
+
+const WHOLE: ReaderClass = ReaderClass("whole");
+const JSON_LINES: ReaderClass = ReaderClass("ndjson");
+const ZSTD: ReaderClass = ReaderClass("zstd");
+
+/// The kinds of streams that metrics tell apart.
+pub const READER_CLASSES: &[ReaderClass] = &[WHOLE, ZSTD, JSON_LINES];
+
+const FIELDS: [&str; 4] = ["start_from", "until", "lastEventId", "encoding"];
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// The readers of one recorded stream.
+pub(super) struct Events {
+    hub: Arc<Hub>,
+    json_lines: Arc<dyn Rendering>,
+    open_streams: OpenStreams,
+    delivery: Delivery,
+}
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    /// The first sequence; without one, only what is new.
+    start: Option<Sequence>,
+    until: Option<Sequence>,
+    json_lines: bool,
+    zstd: bool,
+}
+
+impl Events {
+    pub(super) fn new(hub: Arc<Hub>, open_streams: OpenStreams, delivery: Delivery) -> Events {
+        Events { json_lines: Arc::new(JsonLines::of(hub.log())), hub, open_streams, delivery }
+    }
+
+    pub(super) fn answer(&self, request: Request) -> Response {
+        let (head, _) = request.into_parts();
+        self.try_answer(&head).unwrap_or_else(|status| {
+            self.open_streams.counters().refused.add(1);
+            status::answer(&status, None, false)
+        })
+    }
+
+    fn try_answer(&self, head: &Parts) -> Result<Response, Status> {
+        if head.method != Method::GET && head.method != Method::HEAD {
+            return Err(Status::unimplemented("Method Not Allowed"));
+        }
+        let wanted = Wanted::parse(head.uri.query(), &head.headers).map_err(Status::invalid_argument)?;
+        let next = self.hub.log().head().next_sequence;
+        let start = wanted.start.unwrap_or(next);
+        let mut response = Response::new(Body::empty());
+        if wanted.until.is_some_and(|until| start > until) {
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        }
+        if head.method == Method::GET {
+            let place = self.open_streams.open();
+            let place =
+                place.ok_or_else(|| Status::unavailable("as many streams are open as may be; ask again later"))?;
+            let class = match wanted {
+                Wanted { json_lines: true, .. } => JSON_LINES,
+                Wanted { zstd: true, .. } => ZSTD,
+                _ => WHOLE,
+            };
+            let subscription = Subscription {
+                start,
+                until: wanted.until,
+                rendering: wanted.json_lines.then(|| Arc::clone(&self.json_lines)),
+                versions: false,
+                explains_start: true,
+                coding: if wanted.zstd { Coding::Zstd } else { Coding::Identity },
+                client: client(head),
+                is_http2: head.version >= Version::HTTP_2,
+                ..Subscription::new(class, self.delivery, place)
+            };
+            response = Response::new(self.hub.subscribe(subscription));
+        }
+        self.hub.name_log(response.headers_mut());
+        let headers = response.headers_mut();
+        let framing = if wanted.json_lines { Framing::JsonLines } else { Framing::EventStream };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(framing.media_type()));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+        if wanted.zstd {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
+        }
+        Ok(response)
+    }
+}
+
+impl Wanted {
+    fn parse(query: Option<&str>, headers: &HeaderMap) -> Result<Wanted, String> {
+        let fields = Parameters::parse(query);
+        if let Some(unknown) = fields.unknown(&FIELDS) {
+            let known = FIELDS.join(", ");
+            return Err(format!("`{}` is not a parameter; there are {known}", unknown.escape_debug()));
+        }
+        let id = |name| match fields.single(name).map_err(|repeated| repeated.to_string())? {
+            None => Ok(None),
+            Some(text) => text.parse().map(Some).map_err(|_| format!("`{name}` takes an event's id, a whole number")),
+        };
+        let (start, until, in_query) = (id("start_from")?, id("until")?, id("lastEventId")?);
+        // A browser's own empty id is none.
+        let last_event_id = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+        let in_header: Option<Sequence> = last_event_id.and_then(|text| text.trim().parse().ok());
+        let after_last = in_query.max(in_header).map(|last: Sequence| last.saturating_add(1));
+        let json_lines = !accept::wants_events(headers, true);
+        let zstd = match fields.single("encoding").map_err(|repeated| repeated.to_string())? {
+            Some("zstd") => true,
+            Some("identity") => false,
+            Some(_) => return Err("`encoding` takes zstd or identity".to_owned()),
+            None => accepts_only_zstd(headers),
+        };
+        Ok(Wanted { start: start.max(after_last), until, json_lines, zstd: zstd && !json_lines })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn the_later_start_wins_so_that_a_browser_resumes() {
+        let start = |query, pairs: &[_]| Wanted::parse(Some(query), &headers(pairs)).unwrap().start;
+        assert_eq!(start("", &[]), None);
+        assert_eq!(start("start_from=0", &[]), Some(0));
+        assert_eq!(start("start_from=0", &[("last-event-id", "9")]), Some(10));
+        assert_eq!(start("start_from=20", &[("last-event-id", "9")]), Some(20));
+        assert_eq!(start("lastEventId=9", &[("last-event-id", "")]), Some(10));
+        for query in ["start_from=x", "until=-1", "start_from=1&start_from=2", "nobody=1", "encoding=gzip"] {
+            assert!(Wanted::parse(Some(query), &HeaderMap::new()).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn accept_chooses_the_form() {
+        let wanted = |pairs: &[_]| {
+            let Wanted { json_lines, zstd, .. } = Wanted::parse(None, &headers(pairs)).unwrap();
+            (json_lines, zstd)
+        };
+        assert_eq!(wanted(&[]), (false, false));
+        assert_eq!(wanted(&[("accept", "application/x-ndjson")]), (true, false));
+        assert_eq!(wanted(&[("accept-encoding", "zstd")]), (false, true));
+        assert_eq!(wanted(&[("accept-encoding", "gzip, zstd")]), (false, false));
+    }
+
+    proptest! {
+        #[test]
+        fn no_query_panics(query in "[a-z_=&%0-9]{0,40}") {
+            let _ = Wanted::parse(Some(&query), &HeaderMap::new());
+        }
+    }
+}

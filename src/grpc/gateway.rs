@@ -1,0 +1,393 @@
+//! The gateway: a request becomes a call of an upstream's method, and its messages become the answer.
+//!
+//! A request flows in with its route; the answer of the upstream flows out in the form that the client accepts. Until the
+//! first message an error has its own HTTP status; after it, it is the end of the stream.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::{BodyExt, Limited, StreamBody};
+use prost_reflect::DescriptorPool;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::accept;
+use super::answers::{END_ID, Framing, Source, StreamedBody, Writing, raw_data};
+use super::binding::request_message;
+use super::counters::GatewayCounters;
+use super::metadata;
+use super::openapi;
+use super::options::Options;
+use super::rules::{AnswerKind, Binding, BodyRule, NoRoute, Routes, bindings};
+use super::status;
+use super::upstream::{Call, Upstream};
+use crate::engine::http::access::Client;
+use crate::engine::stream::{OpenStream, OpenStreams};
+
+/// How long an event stream waits for a first message or error before it begins without.
+const QUIET_START: Duration = Duration::from_millis(250);
+/// How long a request's body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+const FORM: &str = "application/x-www-form-urlencoded";
+const OPENAPI_PATH: &str = "/openapi.json";
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// What requests are answered from.
+pub(super) struct Gateway {
+    options: Options,
+    upstreams: Vec<Arc<Upstream>>,
+    served: RwLock<Arc<Served>>,
+    open_streams: OpenStreams,
+    counters: Arc<GatewayCounters>,
+}
+
+/// What the upstreams' descriptors say.
+struct Served {
+    routes: Routes,
+    openapi: Bytes,
+    /// Upstreams that have not described themselves.
+    undescribed: Vec<String>,
+}
+
+/// What is answered instead of a call's answer.
+struct Refused {
+    status: Status,
+    http: Option<StatusCode>,
+    allow: Option<HeaderValue>,
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Refused { status, http: None, allow: None }
+    }
+}
+
+impl Gateway {
+    /// # Errors
+    /// For a rule that cannot be served; reading the rules of an upstream that describes itself is not an error of the start.
+    pub(super) fn new(
+        options: Options,
+        upstreams: Vec<Arc<Upstream>>,
+        open_streams: OpenStreams,
+        counters: Arc<GatewayCounters>,
+    ) -> Result<Gateway, super::rules::RuleError> {
+        let served = RwLock::new(Arc::new(Served::of(&options, &upstreams)?));
+        Ok(Gateway { options, upstreams, served, open_streams, counters })
+    }
+
+    /// Serves what an upstream has described by reflection, once it has.
+    pub(super) async fn describe(&self, upstream: &Upstream) {
+        upstream.describe().await;
+        match Served::of(&self.options, &self.upstreams) {
+            Ok(served) => *self.served.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(served),
+            Err(error) => {
+                let upstream = upstream.name();
+                tracing::error!(upstream, %error, "the methods of the upstream are not served; correct its rules, then restart");
+            }
+        }
+    }
+
+    fn served(&self) -> Arc<Served> {
+        Arc::clone(&self.served.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) async fn answer(&self, request: Request) -> Response {
+        let (head, body) = request.into_parts();
+        let answered = self.try_answer(&head, body).await;
+        answered.unwrap_or_else(|Refused { status, http, allow }| {
+            self.counters.count_error(status.code());
+            let mut response = status::answer(&status, None, false);
+            if let Some(http) = http {
+                *response.status_mut() = http;
+            }
+            if let Some(allow) = allow {
+                response.headers_mut().insert(header::ALLOW, allow);
+            }
+            response
+        })
+    }
+
+    async fn try_answer(&self, head: &Parts, body: Body) -> Result<Response, Refused> {
+        let served = self.served();
+        let path = head.uri.path();
+        let is_form = is_form(&head.headers);
+        let found = match served.routes.find(&head.method, path, is_form) {
+            Ok(found) => found,
+            Err(NoRoute::NotFound) if head.method == Method::GET && path == OPENAPI_PATH => {
+                return Ok(page(served.openapi.clone(), JSON));
+            }
+            Err(NoRoute::NotFound) if head.method == Method::GET && path == "/" => {
+                return Ok(page(index(&self.options), HeaderValue::from_static("text/plain; charset=utf-8")));
+            }
+            Err(no_route) => return Err(served.refuse(no_route)),
+        };
+        let place = self.open_streams.open().ok_or_else(|| {
+            self.open_streams.counters().refused.add(1);
+            Status::unavailable("as many calls are open as may be; ask again later")
+        })?;
+        let binding = found.binding;
+        let is_streaming = binding.rpc.method.is_server_streaming();
+        if is_streaming && head.headers.get("last-event-id").is_some_and(|id| id == END_ID) {
+            // The stream has ended in order: a browser shall not ask again.
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        }
+        let body = match (&binding.body, found.is_form) {
+            (BodyRule::None, false) => Bytes::new(),
+            _ => self.read(body).await?,
+        };
+        let message = request_message(&found, head.uri.query(), &body, self.options.discard_unknown)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let time = metadata::deadline(&head.headers).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let passed = metadata::request_metadata(&head.headers, client(head));
+        let upstream = self.upstreams.get(binding.rpc.upstream).ok_or_else(|| Status::internal("no upstream"))?;
+        let (upstream, rpc) = (Arc::clone(upstream), Arc::clone(&binding.rpc));
+        let time = if is_streaming { time } else { Some(self.call_time(time)) };
+        let deadline = time.and_then(|time| Instant::now().checked_add(time));
+        let opening = async move { upstream.call(&rpc, message, passed, time).await };
+        self.counters.calls.add(1);
+        let call = Streamed { gateway: self, binding, head, deadline, place };
+        let source = Source::Opening(Box::pin(opening));
+        if is_streaming { call.stream(source).await } else { call.one(source).await }
+    }
+
+    fn call_time(&self, wanted: Option<Duration>) -> Duration {
+        wanted.map_or(self.options.call_timeout, |wanted| wanted.min(self.options.call_timeout))
+    }
+
+    async fn read(&self, body: Body) -> Result<Bytes, Refused> {
+        let most = self.options.message_bytes_max;
+        let too_large = || Refused {
+            status: Status::resource_exhausted(format!("the body is larger than {most} bytes")),
+            http: Some(StatusCode::PAYLOAD_TOO_LARGE),
+            allow: None,
+        };
+        if body.size_hint().lower() > most as u64 {
+            return Err(too_large());
+        }
+        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+            Ok(Err(error)) => Err(Status::cancelled(format!("the body has broken off: {error}")).into()),
+            Err(_) => Err(Refused {
+                status: Status::deadline_exceeded("the body has not arrived in time"),
+                http: Some(StatusCode::REQUEST_TIMEOUT),
+                allow: None,
+            }),
+        }
+    }
+}
+
+impl Served {
+    fn of(options: &Options, upstreams: &[Arc<Upstream>]) -> Result<Served, super::rules::RuleError> {
+        let mut routes = Routes::default();
+        let mut undescribed = Vec::new();
+        for (place, upstream) in upstreams.iter().enumerate() {
+            match &*upstream.schema().borrow() {
+                Some(schema) => routes.add(bindings(place, schema, options.generate_unbound_methods)?)?,
+                None => undescribed.push(upstream.name().to_owned()),
+            }
+        }
+        let openapi = openapi::document(&routes, options.json.use_proto_names);
+        Ok(Served { routes, openapi, undescribed })
+    }
+
+    fn refuse(&self, no_route: NoRoute) -> Refused {
+        match no_route {
+            NoRoute::NotFound if !self.undescribed.is_empty() => {
+                let names = self.undescribed.join(", ");
+                Status::unavailable(format!("no such path yet: the upstream {names} has not described its services"))
+                    .into()
+            }
+            NoRoute::NotFound => Status::not_found("Not Found").into(),
+            NoRoute::OtherMethods(methods) => {
+                let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+                let allow = HeaderValue::try_from(names.join(", ")).ok();
+                Refused { status: Status::unimplemented("Method Not Allowed"), http: None, allow }
+            }
+            NoRoute::BadEscape => Status::invalid_argument("the path has an escape that is not one").into(),
+            NoRoute::NotAPath => Status::invalid_argument("Bad Request").into(),
+        }
+    }
+}
+
+/// A call that is being answered.
+struct Streamed<'a> {
+    gateway: &'a Gateway,
+    binding: &'a Binding,
+    head: &'a Parts,
+    deadline: Option<Instant>,
+    place: OpenStream,
+}
+
+impl Streamed<'_> {
+    /// The answer of a method with many messages.
+    async fn stream(self, mut source: Source) -> Result<Response, Refused> {
+        let kind = self.binding.rpc.answer;
+        let is_events = accept::wants_events(&self.head.headers, kind == AnswerKind::Event);
+        let framing = if is_events { Framing::Events } else { Framing::Lines };
+        let pool = self.pool();
+        let first = {
+            let next = poll_fn(|context| source.poll_next(context));
+            let limit = match framing {
+                Framing::Events => Some(Instant::now() + QUIET_START),
+                Framing::Lines => self.deadline,
+            };
+            match limit {
+                None => Some(next.await),
+                Some(limit) => tokio::time::timeout_at(limit, next).await.ok(),
+            }
+        };
+        let is_late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let first = match first {
+            None if is_late => {
+                Some(Some(Err(Status::deadline_exceeded("the time that the client gave the call is over"))))
+            }
+            first => first,
+        };
+        if let Some(Some(Err(error))) = &first {
+            self.gateway.counters.count_error(error.code());
+            return Ok(status::answer(error, Some(&pool), framing == Framing::Lines));
+        }
+        let mut headers = HeaderMap::new();
+        let media_type = match framing {
+            Framing::Events => HeaderValue::from_static("text/event-stream"),
+            Framing::Lines if accept::names_json_lines(&self.head.headers) => {
+                HeaderValue::from_static(accept::JSON_LINES)
+            }
+            Framing::Lines => {
+                let raw =
+                    first.as_ref().and_then(|first| first.as_ref()?.as_ref().ok()).filter(|_| kind == AnswerKind::Raw);
+                raw.and_then(media_type).unwrap_or(JSON)
+            }
+        };
+        headers.insert(header::CONTENT_TYPE, media_type);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        headers.insert(header::VARY, HeaderValue::from_static("accept"));
+        if let Source::Open(call) = &mut source {
+            metadata::add_headers(&mut headers, std::mem::take(&mut call.metadata));
+        }
+        let writing = Writing {
+            framing,
+            kind,
+            json: self.gateway.options.json,
+            response_body: self.binding.response_body.clone(),
+            pool,
+        };
+        // A stream without a message is over: the body says so when it is asked.
+        let first = first.flatten();
+        let counters = Arc::clone(&self.gateway.counters);
+        let body = StreamedBody::new(source, writing, first, self.deadline, counters, self.place);
+        let mut response = Response::new(Body::new(body));
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+
+    /// The answer of a method with one message.
+    async fn one(self, mut source: Source) -> Result<Response, Refused> {
+        let pool = self.pool();
+        match self.message(&mut source).await {
+            Ok((response, trailers)) => Ok(with_trailers(response, trailers)),
+            Err(error) => {
+                self.gateway.counters.count_error(error.code());
+                Ok(status::answer(&error, Some(&pool), false))
+            }
+        }
+    }
+
+    async fn message(&self, source: &mut Source) -> Result<(Response, HeaderMap), Status> {
+        let late = || Status::deadline_exceeded("the upstream has not answered in time");
+        let deadline = self.deadline.unwrap_or_else(|| Instant::now() + self.gateway.options.call_timeout);
+        let next = poll_fn(|context| source.poll_next(context));
+        let message = tokio::time::timeout_at(deadline, next).await.map_err(|_| late())?;
+        let message = message.ok_or_else(|| Status::internal("empty response"))??;
+        self.gateway.counters.messages.add(1);
+        let mut headers = HeaderMap::new();
+        let mut trailers = HeaderMap::new();
+        if let Source::Open(call) = source {
+            let Call { messages, metadata: leading, .. } = &mut **call;
+            // The status comes after the message.
+            let trailing = tokio::time::timeout_at(deadline, messages.trailers()).await.map_err(|_| late())??;
+            metadata::add_headers(&mut headers, std::mem::take(leading));
+            let takes_trailers =
+                self.head.headers.get(header::TE).is_some_and(|te| te.as_bytes().ends_with(b"trailers"));
+            if let Some(trailing) = trailing.filter(|_| takes_trailers) {
+                metadata::add_trailers(&mut trailers, trailing);
+            }
+        }
+        let mut out = Vec::new();
+        let json = self.gateway.options.json;
+        let mut content_type = JSON;
+        match (&self.binding.response_body, self.binding.rpc.answer) {
+            (None, AnswerKind::Raw) => {
+                out.extend_from_slice(&raw_data(&message));
+                content_type = media_type(&message).unwrap_or(HeaderValue::from_static("application/octet-stream"));
+            }
+            (Some(field), _) => json.write_field(&message, field, &mut out)?,
+            (None, _) => json.write(&message, &mut out)?,
+        }
+        headers.insert(header::CONTENT_TYPE, content_type);
+        let mut response = Response::new(Body::from(out));
+        *response.headers_mut() = headers;
+        Ok((response, trailers))
+    }
+
+    fn pool(&self) -> DescriptorPool {
+        self.binding.rpc.method.parent_pool().clone()
+    }
+}
+
+fn page(text: impl Into<Body>, media_type: HeaderValue) -> Response {
+    let mut response = Response::new(text.into());
+    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    response
+}
+
+/// The paths that exist, for people with a browser.
+fn index(options: &Options) -> String {
+    let streams: String = options.streams.iter().map(|stream| format!("{}?start_from=0\n", stream.path)).collect();
+    format!("Sidecar's gRPC gateway: {OPENAPI_PATH} says what is served.\n{streams}")
+}
+
+fn with_trailers(response: Response, trailers: HeaderMap) -> Response {
+    if trailers.is_empty() {
+        return response;
+    }
+    let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+    let names = HeaderValue::try_from(names.join(", "));
+    let (mut head, body) = response.into_parts();
+    if let Ok(names) = names {
+        head.headers.insert(header::TRAILER, names);
+    }
+    let data = stream::once(async { body.collect().await.map(|body| Frame::data(body.to_bytes())) });
+    let frames = futures_util::StreamExt::chain(data, stream::iter([Ok(Frame::trailers(trailers))]));
+    Response::from_parts(head, Body::new(StreamBody::new(Box::pin(frames))))
+}
+
+/// The media type of a `google.api.HttpBody`.
+fn media_type(message: &prost_reflect::DynamicMessage) -> Option<HeaderValue> {
+    let value = message.get_field_by_name("content_type")?;
+    value.as_str().filter(|text| !text.is_empty()).and_then(|text| HeaderValue::try_from(text).ok())
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(FORM))
+}
+
+pub(super) fn client(head: &Parts) -> Option<SocketAddr> {
+    head.extensions.get::<Client>().map(|Client(address)| *address)
+}

@@ -1,0 +1,196 @@
+//! The one call that feeds a recorded stream's log: subscribe, read, and subscribe again.
+//!
+//! gRPC streams have no replay. What an upstream has sent while nobody listened is a gap, and the log says from when to when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt};
+use prost_reflect::DynamicMessage;
+use sidecar_log_format::{ApiVersion, Kind, Log, Read, Timestamp};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+use tracing::{info, warn};
+
+use super::counters::StreamCounters;
+use super::descriptors::Schema;
+use super::json::JsonForm;
+use super::options::StreamOptions;
+use super::recorded::{Recorded, RecordingError, Stored, subscription};
+use super::rules::Rpc;
+use super::upstream::{Call, Upstream};
+use crate::engine::backoff::Backoff;
+use crate::engine::source::{BATCH_BYTES, BATCH_EVENTS_MAX, Batch, Connection, End, Received, now};
+
+/// Pauses between attempts to subscribe.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A subscription that has lasted so long begins with the shortest pause again. One that ends at once every time, as of a
+/// method that lists what there is, is not asked for over and over.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// A recorded stream's subscription.
+pub(super) struct Subscription {
+    pub(super) options: StreamOptions,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) place: usize,
+    pub(super) recorded: Recorded,
+    pub(super) json: JsonForm,
+    pub(super) counters: Arc<StreamCounters>,
+    pub(super) log: Log,
+}
+
+/// Why a subscription is over.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("the upstream has ended the stream")]
+    Ended,
+    #[error("{}: {}", .0.code(), .0.message())]
+    Status(#[from] Status),
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
+    #[error("nobody takes the events any more")]
+    ReceiverGone,
+}
+
+impl Subscription {
+    /// Reads the stream until nobody takes its events. May be dropped at any moment.
+    pub(super) async fn run(&self, out: mpsc::Sender<Batch>) -> End {
+        tokio::select! {
+            end = self.listen(&out) => end,
+            () = out.closed() => End::ReceiverGone,
+        }
+    }
+
+    async fn listen(&self, out: &mpsc::Sender<Batch>) -> End {
+        let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
+        let mut reason = None;
+        // What came before this run came before its end.
+        let mut heard_until = newest(&self.log);
+        loop {
+            let begun = Instant::now();
+            let lost = self.attempt(out, &mut heard_until).await;
+            self.counters.is_connected.set(false);
+            if let Lost::ReceiverGone = lost {
+                return End::ReceiverGone;
+            }
+            if begun.elapsed() >= STEADY {
+                backoff.reset();
+                reason = None;
+            }
+            // The same trouble again and again is said once.
+            let text = lost.to_string();
+            if reason.as_ref() != Some(&text) {
+                let (stream, upstream) = (&self.options.name, self.upstream.address());
+                warn!(stream, upstream, reason = text, "the recorded stream is interrupted; it is subscribed to again");
+                reason = Some(text);
+            }
+            self.counters.reconnects.add(1);
+            tokio::time::sleep(backoff.take()).await;
+        }
+    }
+
+    async fn attempt(&self, out: &mpsc::Sender<Batch>, heard_until: &mut Option<Timestamp>) -> Lost {
+        let (rpc, mut call) = match self.subscribe().await {
+            Ok(subscribed) => subscribed,
+            Err(lost) => return lost,
+        };
+        self.counters.is_connected.set(true);
+        let (stream, upstream) = (&self.options.name, self.upstream.address());
+        info!(stream, upstream, method = self.options.method, "subscribed");
+        let connection = Arc::new(Connection {
+            source: self.upstream.address().to_owned(),
+            network: self.upstream.name().to_owned(),
+            api_version: ApiVersion::NONE,
+            event_lines: None,
+        });
+        if let Some(from) = heard_until.take() {
+            let gap = Batch::Gap { connection: Arc::clone(&connection), of: "time", from, to: now().max(from) };
+            if out.send(gap).await.is_err() {
+                return Lost::ReceiverGone;
+            }
+        }
+        let lost = self.read(&rpc, &mut call, &connection, out).await;
+        *heard_until = Some(now());
+        lost
+    }
+
+    /// Waits for the descriptors if they are not known yet, and calls.
+    async fn subscribe(&self) -> Result<(Rpc, Call), Lost> {
+        let schema = described(self.upstream.schema()).await.ok_or(Lost::ReceiverGone)?;
+        let (rpc, request) = subscription(&self.options, self.place, schema.method(&self.options.method))?;
+        let call = self.upstream.call(&rpc, request, MetadataMap::new(), None).await?;
+        Ok((rpc, call))
+    }
+
+    /// Reads to the end. What is there already makes a batch; nothing more is read while ingest has enough.
+    async fn read(&self, rpc: &Rpc, call: &mut Call, connection: &Arc<Connection>, out: &mpsc::Sender<Batch>) -> Lost {
+        loop {
+            let mut next = call.messages.next().await;
+            let (mut events, mut bytes) = (Vec::new(), 0);
+            let received_at = now();
+            let lost = loop {
+                match next {
+                    Some(Ok(message)) => {
+                        bytes += self.take(rpc, &message, received_at, &mut events);
+                    }
+                    Some(Err(status)) => break Some(Lost::Status(status)),
+                    None => break Some(Lost::Ended),
+                }
+                if events.len() >= BATCH_EVENTS_MAX || bytes >= BATCH_BYTES {
+                    break None;
+                }
+                match call.messages.next().now_or_never() {
+                    Some(ready) => next = ready,
+                    None => break None,
+                }
+            };
+            if !events.is_empty() {
+                let batch = Batch::Events { connection: Arc::clone(connection), events };
+                if out.send(batch).await.is_err() {
+                    return Lost::ReceiverGone;
+                }
+            }
+            if let Some(lost) = lost {
+                return lost;
+            }
+        }
+    }
+
+    /// Adds what is stored of a message; returns its bytes.
+    fn take(&self, rpc: &Rpc, message: &DynamicMessage, received_at: Timestamp, events: &mut Vec<Received>) -> usize {
+        match self.recorded.store(message, rpc.answer, self.json) {
+            Ok(Stored { payload, name, facts }) => {
+                self.counters.received.add(1);
+                let bytes = payload.len();
+                let kind = Kind::OTHER;
+                events.push(Received { payload, kind, name, facts, upstream_id: None, received_at, line: None });
+                bytes
+            }
+            Err(status) => {
+                if self.counters.malformed.get() == 0 {
+                    let (stream, reason) = (&self.options.name, status.message());
+                    warn!(stream, reason, "a message cannot be stored; more of that is only counted");
+                }
+                self.counters.malformed.add(1);
+                0
+            }
+        }
+    }
+}
+
+async fn described(mut schema: watch::Receiver<Option<Arc<Schema>>>) -> Option<Arc<Schema>> {
+    schema.wait_for(Option::is_some).await.ok().and_then(|schema| schema.clone())
+}
+
+/// When the newest stored event was received.
+fn newest(log: &Log) -> Option<Timestamp> {
+    let newest = log.head().next_sequence.checked_sub(1)?;
+    match log.read_cached(newest).map_or_else(|| log.read(newest), Ok) {
+        Ok(Read::Events { block, index }) => Some(block.row(index)?.received()),
+        Ok(Read::Large(event)) => Some(event.shape().row(0)?.received()),
+        _ => None,
+    }
+}
