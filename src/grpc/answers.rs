@@ -239,7 +239,10 @@ impl StreamedBody {
         while !self.is_over && self.out.len() < PIECE_BYTES {
             match self.source.poll_next(context) {
                 Poll::Ready(Some(Ok(message))) => self.write(&message),
-                Poll::Ready(Some(Err(error))) => self.end(Err(error)),
+                Poll::Ready(Some(Err(error))) => {
+                    let deadline = self.deadline.as_ref().map(|deadline| deadline.deadline());
+                    self.end(Err(status::of_deadline(error, deadline)));
+                }
                 Poll::Ready(None) => self.end(Ok(())),
                 Poll::Pending => return,
             }
@@ -261,7 +264,7 @@ impl http_body::Body for StreamedBody {
             && let Some(deadline) = &mut this.deadline
             && deadline.as_mut().poll(context).is_ready()
         {
-            this.end(Err(Status::deadline_exceeded("the time that the client gave the call is over")));
+            this.end(Err(status::late()));
         }
         if this.out.is_empty() && !this.is_over {
             let Some(keep_alive) = &mut this.keep_alive else { return Poll::Pending };

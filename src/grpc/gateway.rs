@@ -252,9 +252,8 @@ impl Streamed<'_> {
         };
         let is_late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
         let first = match first {
-            None if is_late => {
-                Some(Some(Err(Status::deadline_exceeded("the time that the client gave the call is over"))))
-            }
+            None if is_late => Some(Some(Err(status::late()))),
+            Some(Some(Err(error))) => Some(Some(Err(status::of_deadline(error, self.deadline)))),
             first => first,
         };
         if let Some(Some(Err(error))) = &first {
@@ -309,18 +308,19 @@ impl Streamed<'_> {
     }
 
     async fn message(&self, source: &mut Source) -> Result<(Response, HeaderMap), Status> {
-        let late = || Status::deadline_exceeded("the upstream has not answered in time");
         let deadline = self.deadline.unwrap_or_else(|| Instant::now() + self.gateway.options.call_timeout);
+        let in_time = |error| status::of_deadline(error, Some(deadline));
         let next = poll_fn(|context| source.poll_next(context));
-        let message = tokio::time::timeout_at(deadline, next).await.map_err(|_| late())?;
-        let message = message.ok_or_else(|| Status::internal("empty response"))??;
+        let message = tokio::time::timeout_at(deadline, next).await.map_err(|_| status::late())?;
+        let message = message.ok_or_else(|| Status::internal("empty response"))?.map_err(in_time)?;
         self.gateway.counters.messages.add(1);
         let mut headers = HeaderMap::new();
         let mut trailers = HeaderMap::new();
         if let Source::Open(call) = source {
             let Call { messages, metadata: leading, .. } = &mut **call;
             // The status comes after the message.
-            let trailing = tokio::time::timeout_at(deadline, messages.trailers()).await.map_err(|_| late())??;
+            let trailing = tokio::time::timeout_at(deadline, messages.trailers()).await.map_err(|_| status::late())?;
+            let trailing = trailing.map_err(in_time)?;
             metadata::add_headers(&mut headers, std::mem::take(leading));
             let takes_trailers =
                 self.head.headers.get(header::TE).is_some_and(|te| te.as_bytes().ends_with(b"trailers"));

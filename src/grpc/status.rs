@@ -6,6 +6,7 @@ use axum::response::Response;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 use serde::Serialize;
 use serde_json::Value as Json;
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 /// Seconds after which a client may ask again.
@@ -27,6 +28,18 @@ pub(super) fn http_status(code: Code) -> StatusCode {
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
     }
+}
+
+/// The time of a call is over.
+pub(super) fn late() -> Status {
+    Status::deadline_exceeded("the time that the call was given is over")
+}
+
+/// `error`, as an answer to a call with this deadline: many upstreams, and the client side of `tonic`, report a deadline that
+/// has passed as a cancelled call.
+pub(super) fn of_deadline(error: Status, deadline: Option<Instant>) -> Status {
+    let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
+    if error.code() == Code::Cancelled && is_late { late() } else { error }
 }
 
 #[derive(Serialize)]
@@ -88,6 +101,17 @@ mod tests {
         for (code, status) in (0..).zip(statuses) {
             assert_eq!(http_status(Code::from_i32(code)).as_u16(), status, "{code}");
         }
+    }
+
+    #[test]
+    fn a_call_that_is_cancelled_at_its_deadline_was_late() {
+        let now = Instant::now();
+        let later = now.checked_add(std::time::Duration::from_secs(3_600));
+        let code = |error, deadline| of_deadline(error, deadline).code();
+        assert_eq!(code(Status::cancelled("Timeout expired"), Some(now)), Code::DeadlineExceeded);
+        assert_eq!(code(Status::cancelled("by the server"), later), Code::Cancelled);
+        assert_eq!(code(Status::cancelled("by the server"), None), Code::Cancelled);
+        assert_eq!(code(Status::not_found("x"), Some(now)), Code::NotFound);
     }
 
     #[test]
