@@ -77,10 +77,10 @@ pub(super) fn text(parts: &Parts) -> String {
 fn nodes(group: &mut Group<'_>, parts: &Parts) {
     let mut statuses = group.gauge("node_statuses", NODE_STATUSES);
     for source in parts.sources() {
-        statuses.sample(&[("node", &source.name)], f64::from(source.counters.status()));
+        statuses.sample(&[("node", &source.name)], f64::from(source.counters.status.number()));
     }
     for source in parts.logs.iter().flat_map(|logged| &logged.other_sources) {
-        statuses.sample(&[("node", &source.name)], f64::from(source.counters.status()));
+        statuses.sample(&[("node", &source.name)], f64::from(source.counters.status.number()));
     }
     // A counter's name should end with `_total`, as `promtool check metrics` says; but people's alerts ask for this one,
     // which is the reference's.

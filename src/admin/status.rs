@@ -142,9 +142,9 @@ fn streams(logged: &Logged) -> Streams {
 
 fn nodes(logged: &Logged) -> Vec<Node<'_>> {
     let nodes = logged.sources.iter();
-    let nodes = nodes.map(|source| Node { name: &source.name, status: source.counters.status_name() });
+    let nodes = nodes.map(|source| Node { name: &source.name, status: source.counters.status.name() });
     let others = logged.other_sources.iter();
-    nodes.chain(others.map(|source| Node { name: &source.name, status: source.counters.status_name() })).collect()
+    nodes.chain(others.map(|source| Node { name: &source.name, status: source.counters.status.name() })).collect()
 }
 
 fn views(logged: &Logged) -> Vec<Lag> {

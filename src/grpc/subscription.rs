@@ -56,7 +56,7 @@ enum Lost {
 }
 
 impl Subscription {
-    /// Reads the stream until nobody takes its events. May be dropped at any moment.
+    /// Reads the stream until ingest has ended. May be dropped at any moment.
     pub(super) async fn run(&self, out: mpsc::Sender<Batch>) -> End {
         tokio::select! {
             end = self.listen(&out) => end,

@@ -194,9 +194,9 @@ impl Log {
         self.read_to(sequence, Extent::Whole)
     }
 
-    /// The same for a caller who wants this event alone: a block that is not in the cache is decoded no further than the
-    /// event's end, and is not kept. The rows after it have no wire bytes. A block that was read in this way lately is decoded
-    /// whole and kept.
+    /// Reads one event, without those after it: a block that is not in the cache is decoded only up to the end of the event,
+    /// and is not kept. The rows after it have no wire bytes. A block that was recently read in this way is decoded
+    /// completely and kept.
     ///
     /// # Errors
     /// As [`Log::read`].

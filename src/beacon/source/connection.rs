@@ -1,6 +1,7 @@
 //! One consensus client's life: connect, read until the stream ends, and begin again.
 //!
-//! Owns what is the beacon API's in that: which topics a client knows, what nobody read meanwhile, and what a message says.
+//! Owns the parts that are specific to the beacon API: which topics a client knows, which time no client was read for, and
+//! how a message becomes an event.
 //! What every source of Server-Sent Events needs is in [`sse_client`](crate::sse_client).
 
 use std::sync::Arc;
@@ -78,17 +79,17 @@ impl Reader {
         let ClientOptions { max_attempts, first_pause, .. } = self.options;
         let mut backoff = Backoff::new(first_pause, PAUSE_MAX.max(first_pause));
         let (mut failed, mut known_topics) = (0, None);
-        self.counters.set_status(SourceStatus::Connecting);
+        self.counters.status.set(SourceStatus::Connecting);
         loop {
             let (lost, has_delivered) = self.attempt(&mut known_topics).await;
             match lost {
                 Lost::Delivery(DeliveryError::ReceiverGone(_)) => return End::ReceiverGone,
                 Lost::OtherNetwork { .. } => {
-                    self.counters.set_status(SourceStatus::Incompatible);
+                    self.counters.status.set(SourceStatus::Incompatible);
                     error!(node = self.name(), reason = %lost, "reading a client ends; correct its URL");
                     return End::WrongNetwork;
                 }
-                _ => self.counters.set_status(SourceStatus::Reconnecting),
+                _ => self.counters.status.set(SourceStatus::Reconnecting),
             }
             if has_delivered {
                 failed = 0;
@@ -101,7 +102,7 @@ impl Reader {
                 warn!(node = self.name(), reason, ?pause, "the connection to a client is lost; it is tried again");
             });
             if max_attempts.is_some_and(|max| failed >= max) {
-                self.counters.set_status(SourceStatus::AttemptsUsedUp);
+                self.counters.status.set(SourceStatus::AttemptsUsedUp);
                 error!(node = self.name(), failed, "a client is given up after as many attempts as `max_attempts`");
                 return End::AttemptsUsedUp;
             }
@@ -126,7 +127,7 @@ impl Reader {
             Ok(network) => network,
             Err(lost) => return (lost, false),
         };
-        self.counters.set_status(SourceStatus::Connected);
+        self.counters.status.set(SourceStatus::Connected);
         info!(node = self.name(), network = network.name, topics = topics.len(), "reading a client's events");
         let connection = Connection {
             source: self.name().to_owned(),
@@ -233,7 +234,8 @@ impl Reader {
         Ok(network)
     }
 
-    /// Marks what nobody read for a while, and asks for what can still be had of it. Returns only when nobody takes it.
+    /// Marks the gap of the time in which no client was read, and asks the client's REST API for what it can still answer.
+    /// Returns only when ingest has ended.
     async fn make_up(
         &self,
         api: &RestApi<'_>,

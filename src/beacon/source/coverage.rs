@@ -30,11 +30,11 @@ pub struct Coverage {
 #[derive(Debug)]
 struct Topic {
     readers: usize,
-    /// Since when nobody reads it.
+    /// When the last client that was read for it went away; `None` while one is read.
     away_since: Option<Timestamp>,
 }
 
-/// What nobody read for a while: from a time to a time, in microseconds since the Unix epoch.
+/// A time in which no client was read: its beginning and end, in microseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Away {
     pub(super) from: Timestamp,
@@ -71,8 +71,8 @@ impl Coverage {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A client is being read for these topics from now on, until what is returned is dropped. Also returns what nobody
-    /// has read before, if there is such.
+    /// Notes that a client is read for these topics until the returned [`Covered`] is dropped. Also returns the time before
+    /// that in which no client was read for them, if there was one.
     pub(super) fn begin(self: &Arc<Self>, names: &[Box<str>]) -> (Covered, Option<Away>) {
         let now = now();
         let mut topics = self.topics();

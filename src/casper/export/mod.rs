@@ -35,6 +35,7 @@ pub use range::{Summary, export_range};
 use crate::engine::thread;
 use counters::Counters;
 use exporter::{Database, Exporter};
+pub(in crate::casper) use tables::IMPORTED_TABLES;
 use tables::Tables;
 
 /// How far an exporter is: a row of the table `sidecar_checkpoint`, which the reference does not know and leaves alone.

@@ -21,6 +21,12 @@ pub(super) const WRITTEN: [&str; 9] = [
     "Shutdown",
 ];
 
+/// The tables that an import reads: shutdowns have no payload there.
+pub(in crate::casper) const IMPORTED_TABLES: &[&str] = match WRITTEN.split_last() {
+    Some((_shutdown, others)) => others,
+    None => &[],
+};
+
 /// What is needed beside those.
 const NEEDED: [&str; 3] = ["transaction_event", "event_type", "TransactionType"];
 

@@ -9,6 +9,7 @@ use tokio_postgres::IsolationLevel;
 
 use super::Importer;
 use crate::casper::event::{self, KINDS};
+use crate::casper::export::IMPORTED_TABLES;
 use crate::casper::export::postgresql::{self, Options};
 
 /// Where history is imported from.
@@ -47,17 +48,6 @@ pub(super) struct Row<'a> {
     pub(super) raw: Option<&'a str>,
 }
 
-/// The tables that are read.
-const TABLES: [&str; 8] = [
-    "event_log",
-    "BlockAdded",
-    "TransactionAccepted",
-    "TransactionExpired",
-    "TransactionProcessed",
-    "Fault",
-    "FinalitySignature",
-    "Step",
-];
 /// What tells a database of the Casper Sidecar 1.x.
 const TABLES_1: [&str; 2] = ["DeployAccepted", "DeployProcessed"];
 
@@ -70,7 +60,7 @@ pub(super) fn is_of_the_reference(present: &[String]) -> bool {
 /// Refuses a database that has not the tables to read.
 pub(super) fn check_tables(place: &str, present: &[String]) -> anyhow::Result<()> {
     let is_present = |table: &&&str| present.iter().any(|found| found == **table);
-    let Some(missing) = TABLES.iter().find(|table| !is_present(table)) else { return Ok(()) };
+    let Some(missing) = IMPORTED_TABLES.iter().find(|table| !is_present(table)) else { return Ok(()) };
     if let Some(table) = TABLES_1.iter().find(is_present) {
         bail!(
             "{place} is a database of the Casper Sidecar 1.x: it has a table {table}; only databases of version 2.x can be \

@@ -231,6 +231,20 @@ const EXPIRED: Described = Described(
     Form::Text(HASH),
     "5a76e2fee5f7e3ca856edc7366a4f458f5d1ee38d1a00dcc3c64fcb44f2e4fb4",
 );
+const FROM: Described = Described("from", "The least sequence, 0 if absent.", Form::OptionalNumber, "1");
+const SINCE: Described = Described(
+    "since",
+    "Only events from the first one on that was received at this time or later: see `received_at`.",
+    Form::Time,
+    "2024-01-31T12:00:00Z",
+);
+const BEFORE: Described = Described("before", "Only events of lesser sequences.", Form::OptionalNumber, "9");
+const UNTIL_TIME: Described = Described(
+    "until_time",
+    "Only events before the first one that was received at this time or later.",
+    Form::Time,
+    "2100-01-31T12:00:00.5+01:00",
+);
 const LIMIT: Described = Described("limit", "How many to answer with at most.", Form::Limit, "2");
 const NEWEST: Described = Described(
     "newest",
@@ -434,20 +448,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
                       `newest` as `before`, until it is null; where it is `head`, there is nothing more yet. A page may hold \
                       fewer events than it might, even none, before that.",
             parameters: &[
-                Described("from", "The least sequence, 0 if absent.", Form::OptionalNumber, "1"),
-                Described(
-                    "since",
-                    "Only events from the first one on that was received at this time or later: see `received_at`.",
-                    Form::Time,
-                    "2024-01-31T12:00:00Z",
-                ),
-                Described("before", "Only events of lesser sequences.", Form::OptionalNumber, "9"),
-                Described(
-                    "until_time",
-                    "Only events before the first one that was received at this time or later.",
-                    Form::Time,
-                    "2100-01-31T12:00:00.5+01:00",
-                ),
+                FROM,
+                SINCE,
+                BEFORE,
+                UNTIL_TIME,
                 LIMIT,
                 NEWEST,
                 Described(
@@ -511,20 +515,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
                       `newest` as `before`, until it is null.",
             parameters: &[
                 LOG,
-                Described("from", "The least sequence, 0 if absent.", Form::OptionalNumber, "1"),
-                Described(
-                    "since",
-                    "Only events from the first one on that was received at this time or later: see `received_at`.",
-                    Form::Time,
-                    "2024-01-31T12:00:00Z",
-                ),
-                Described("before", "Only events of lesser sequences.", Form::OptionalNumber, "9"),
-                Described(
-                    "until_time",
-                    "Only events before the first one that was received at this time or later.",
-                    Form::Time,
-                    "2100-01-31T12:00:00.5+01:00",
-                ),
+                FROM,
+                SINCE,
+                BEFORE,
+                UNTIL_TIME,
                 LIMIT,
                 NEWEST,
                 Described(

@@ -101,7 +101,7 @@ pub(super) fn of_log(version: &str, log: &Log, view_lag: u64, sources: &[NamedSo
             .iter()
             .map(|source| SourceStatus {
                 source: &source.name,
-                status: source.counters.status_name(),
+                status: source.counters.status.name(),
                 reconnects: source.counters.reconnects.get(),
             })
             .collect(),

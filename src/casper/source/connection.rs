@@ -14,11 +14,12 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use super::NodeOptions;
-use super::counters::{CountedError, Counters, NodeStatus};
+use super::counters::{CountedError, Counters};
 use super::event_lines::EventLines;
 use super::status::{self, NodeInfo, StatusError};
 use crate::casper::event::{self, Classified, EventFacts, classify};
 use crate::engine::dialect::{Facts, Identity};
+use crate::engine::source::watch::SourceStatus;
 use crate::engine::source::{self, ApiVersion, Batch, Connection, End, Received};
 use crate::sse_client::attempts::{Attempt, Attempts};
 use crate::sse_client::delivery::{Delivery, DeliveryError, Undelivered};
@@ -117,7 +118,7 @@ impl Listener {
         let attempts = Attempts::new(node.max_attempts, node.delay_between_retries);
         let mut attempts = if node.keep_trying { attempts.without_end() } else { attempts };
         let mut last_seen = None;
-        counters.set_status(NodeStatus::Connecting);
+        counters.status.set(SourceStatus::Connecting);
         while !attempts.are_over() {
             let before = last_seen.clone();
             let (lost, has_delivered) = self.attempt(&mut last_seen).await;
@@ -130,7 +131,7 @@ impl Listener {
                 return End::ReceiverGone;
             }
             if let Some(end) = end {
-                counters.set_status(NodeStatus::Incompatible);
+                counters.status.set(SourceStatus::Incompatible);
                 if !node.keep_trying {
                     error!(node = source, "listening to node ends: {}", with_causes(&lost));
                     return end;
@@ -153,7 +154,7 @@ impl Listener {
                 }
             });
             if attempts.are_used_up() && end.is_none() {
-                counters.set_status(NodeStatus::AttemptsUsedUp);
+                counters.status.set(SourceStatus::AttemptsUsedUp);
             }
             if failed == of && !attempts.are_over() {
                 error!(node = source, "Max connection attempts reached; retries continue with longer pauses");
@@ -174,7 +175,7 @@ impl Listener {
             Err(lost) => return (lost, false),
         };
         let lost = stream.read_to_end().await;
-        self.counters.set_status(NodeStatus::Reconnecting);
+        self.counters.status.set(SourceStatus::Reconnecting);
         (lost, stream.has_delivered)
     }
 
@@ -196,7 +197,7 @@ impl Listener {
         if let Some(name) = log_network.name() {
             status::is_same_network(name, &network)?;
         }
-        self.counters.set_status(NodeStatus::Connected);
+        self.counters.status.set(SourceStatus::Connected);
         info!(node = self.source, network, "connected, protocol version {api_version}");
         let connection = Connection {
             source: self.source.clone(),

@@ -4,29 +4,11 @@
 //! the only value that does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI8, Ordering};
 
 use crate::casper::event::KINDS;
 use crate::engine::counters::{Count, Tally};
 use crate::engine::source::Kind;
-
-/// Where a listener is in its life; the numbers are those of the gauge `node_statuses`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i8)]
-pub enum NodeStatus {
-    /// Not started.
-    Preparing = 0,
-    /// Working on its first connection.
-    Connecting = 1,
-    /// The handshake is done.
-    Connected = 2,
-    /// A connection was lost.
-    Reconnecting = 3,
-    /// As many attempts in a row have failed as may. Ended, or retried with growing pauses.
-    AttemptsUsedUp = -1,
-    /// The node is too old, or on another network. Ended, or retried with growing pauses.
-    Incompatible = -2,
-}
+use crate::engine::source::watch::PresentStatus;
 
 /// An error that is counted under the reference's labels in `error_counts`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +92,8 @@ pub struct NamedSource {
 /// The counters of one node.
 #[derive(Debug, Default)]
 pub struct Counters {
-    status: AtomicI8,
+    /// Where the listener is in its life.
+    pub status: PresentStatus,
     received: [Tally; KINDS.len()],
     errors: [Count; CountedError::ALL.len()],
     /// `ApiVersion` messages, handshakes included.
@@ -130,25 +113,6 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// The number that [`NodeStatus`] gives the listener's present state.
-    #[must_use]
-    pub fn status(&self) -> i8 {
-        self.status.load(Ordering::Relaxed)
-    }
-
-    /// The same in the words of the metric `node_statuses`.
-    #[must_use]
-    pub fn status_name(&self) -> &'static str {
-        match self.status() {
-            0 => "preparing",
-            1 => "connecting",
-            2 => "connected",
-            3 => "reconnecting",
-            -1 => "connections_exhausted",
-            _ => "incompatible",
-        }
-    }
-
     /// The events of `kind` that were received, duplicates included.
     #[must_use]
     pub fn received(&self, kind: Kind) -> &Tally {
@@ -164,10 +128,6 @@ impl Counters {
 
     pub(super) fn count(&self, error: CountedError) {
         self.error(error).add(1);
-    }
-
-    pub(super) fn set_status(&self, status: NodeStatus) {
-        self.status.store(status as i8, Ordering::Relaxed);
     }
 
     fn error(&self, error: CountedError) -> &Count {

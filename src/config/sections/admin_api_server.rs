@@ -8,7 +8,7 @@ use super::listen::{self, OneOrSeveral, TlsKeys, TokenKeys};
 use crate::{
     admin::AdminOptions,
     config::{
-        description::{DefaultValue, KeyDescription, Kind, SectionDescription, count},
+        description::{DefaultValue, KeyDescription, SectionDescription, count},
         error::ConfigError,
         section::{COUNT_MAX, Section, yes},
     },
@@ -35,12 +35,7 @@ pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
     is_list: false,
     text: "The admin server: /metrics, /health, /ready and /status.",
     keys: &[
-        KeyDescription::reference(
-            "enable_server",
-            Kind::Switch,
-            DefaultValue::Value("true"),
-            "Whether this server runs.",
-        ),
+        listen::ENABLE_SERVER,
         listen::IP_ADDRESS.with_example("\"127.0.0.1\""),
         listen::port("18887"),
         listen::cors_origin("\"\""),

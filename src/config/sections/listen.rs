@@ -23,6 +23,10 @@ use crate::{
 /// Addresses of one server.
 const ADDRESSES_MAX: usize = 64;
 
+/// `enable_server`.
+pub(super) const ENABLE_SERVER: KeyDescription =
+    KeyDescription::reference("enable_server", Kind::Switch, DefaultValue::Value("true"), "Whether this server runs.");
+
 /// `ip_address`.
 pub(super) const IP_ADDRESS: KeyDescription = KeyDescription::new(
     "ip_address",

@@ -40,12 +40,7 @@ pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
     is_list: false,
     text: "The REST server.",
     keys: &[
-        KeyDescription::reference(
-            "enable_server",
-            Kind::Switch,
-            DefaultValue::Value("true"),
-            "Whether this server runs.",
-        ),
+        listen::ENABLE_SERVER,
         listen::IP_ADDRESS,
         listen::port("18888"),
         listen::cors_origin("\"*\""),

@@ -91,13 +91,7 @@ const fn listener_keys(
     qps_limit: &'static str,
 ) -> [KeyDescription; 8] {
     [
-        KeyDescription::reference(
-            "enable_server",
-            Kind::Switch,
-            DefaultValue::Value("true"),
-            "Whether this server runs.",
-        )
-        .with_example(enabled_in_example),
+        listen::ENABLE_SERVER.with_example(enabled_in_example),
         listen::IP_ADDRESS.of_reference(DefaultValue::Required).with_example("\"0.0.0.0\""),
         listen::port(port_in_example),
         KeyDescription::reference(

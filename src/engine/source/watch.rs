@@ -13,13 +13,13 @@ pub enum SourceStatus {
     Preparing = 0,
     /// Working on its first connection.
     Connecting = 1,
-    /// Its stream is open.
+    /// Its stream is open, and the handshake done where there is one.
     Connected = 2,
     /// A connection was lost.
     Reconnecting = 3,
-    /// Ended: as many attempts in a row have failed as may.
+    /// As many attempts in a row have failed as may. Ended, or retried with growing pauses.
     AttemptsUsedUp = -1,
-    /// Ended: the node is on another network, or cannot be read.
+    /// The node is too old, on another network, or cannot be read. Ended, or retried with growing pauses.
     Incompatible = -2,
 }
 
@@ -35,7 +35,8 @@ pub struct SourceWatch {
 /// The counters of one source. A count never goes down; the status is the only value that does.
 #[derive(Debug, Default)]
 pub struct SourceCounters {
-    status: AtomicI8,
+    /// Where it is in its life.
+    pub status: PresentStatus,
     /// Events that were received, duplicates included.
     pub received: Tally,
     /// Payloads and frames that were dropped because they are not UTF-8 or not one JSON value.
@@ -48,17 +49,25 @@ pub struct SourceCounters {
     pub reconnects: Count,
 }
 
-impl SourceCounters {
-    /// The number that [`SourceStatus`] gives the present state.
+/// The present state of a source.
+#[derive(Debug, Default)]
+pub struct PresentStatus(AtomicI8);
+
+impl PresentStatus {
+    pub(crate) fn set(&self, status: SourceStatus) {
+        self.0.store(status as i8, Ordering::Relaxed);
+    }
+
+    /// The number that [`SourceStatus`] gives it.
     #[must_use]
-    pub fn status(&self) -> i8 {
-        self.status.load(Ordering::Relaxed)
+    pub fn number(&self) -> i8 {
+        self.0.load(Ordering::Relaxed)
     }
 
     /// The same in the words of the metric `node_statuses`.
     #[must_use]
-    pub fn status_name(&self) -> &'static str {
-        match self.status() {
+    pub fn name(&self) -> &'static str {
+        match self.number() {
             0 => "preparing",
             1 => "connecting",
             2 => "connected",
@@ -66,9 +75,5 @@ impl SourceCounters {
             -1 => "connections_exhausted",
             _ => "incompatible",
         }
-    }
-
-    pub(crate) fn set_status(&self, status: SourceStatus) {
-        self.status.store(status as i8, Ordering::Relaxed);
     }
 }

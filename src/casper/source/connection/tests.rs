@@ -207,7 +207,7 @@ async fn every_connection_asks_for_the_whole_ring_and_only_failures_in_a_row_cou
     assert_eq!(end, End::AttemptsUsedUp);
     assert_eq!(ids(&events(batches)), [0, 1, 2, 3, 4]);
     assert_eq!(node.event_requests(), vec!["GET /events?start_from=0 HTTP/1.1"; 7]);
-    assert_eq!(counters.status(), NodeStatus::AttemptsUsedUp as i8);
+    assert_eq!(counters.status.number(), SourceStatus::AttemptsUsedUp as i8);
     assert_eq!(counters.reconnects.get(), 6);
 }
 
@@ -274,7 +274,7 @@ async fn a_node_that_is_too_old_or_on_another_network_ends_the_listener_at_once(
         let node = ScriptedNode::start(&[status], vec![]).await;
         let (ended, batches, counters) = run_to_end(node.options()).await;
         assert_eq!(ended, end);
-        assert_eq!(counters.status(), number);
+        assert_eq!(counters.status.number(), number);
         assert!(batches.is_empty() && node.event_requests().is_empty());
     }
 }
