@@ -359,14 +359,18 @@ impl Storage for Directory {
         let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
         // Locked too, because it cannot be deleted by mistake. Some file systems cannot lock a directory.
         let directory = fs::File::open(&self.path)?;
-        if !try_lock(&file)? || matches!(try_lock(&directory), Ok(false)) {
+        if !try_lock(&file)? {
             return Ok(None);
         }
-        if file.metadata()?.len() != LOCK_TEXT.len() as u64 {
-            // Only a note: the lock is as good without.
-            let _ = file.write_all_at(LOCK_TEXT, 0);
+        let lock = DirectoryLock { path, file, directory };
+        if matches!(try_lock(&lock.directory), Ok(false)) {
+            return Ok(None);
         }
-        Ok(Some(Box::new(DirectoryLock { path, file, _directory: directory })))
+        if lock.file.metadata()?.len() != LOCK_TEXT.len() as u64 {
+            // Only a note: the lock is as good without.
+            let _ = lock.file.write_all_at(LOCK_TEXT, 0);
+        }
+        Ok(Some(Box::new(lock)))
     }
 
     fn free_space(&self) -> io::Result<u64> {
@@ -388,11 +392,20 @@ fn try_lock(file: &fs::File) -> io::Result<bool> {
     }
 }
 
-/// The kernel drops the locks with the descriptors, also when the process is killed.
+/// The kernel drops the locks with the last copy of the descriptors, also when the process is killed.
 struct DirectoryLock {
     path: PathBuf,
     file: fs::File,
-    _directory: fs::File,
+    directory: fs::File,
+}
+
+impl Drop for DirectoryLock {
+    /// Closing is not enough: a child that this process is just starting has copies of the descriptors until it executes its program.
+    fn drop(&mut self) {
+        for file in [&self.file, &self.directory] {
+            let _ = rustix::fs::flock(file, rustix::fs::FlockOperation::Unlock);
+        }
+    }
 }
 
 impl Lock for DirectoryLock {
@@ -441,5 +454,26 @@ impl File for DiskFile {
 
     fn identity(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.ino())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_with_its_holder_though_a_child_still_has_copies_of_its_descriptors() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Directory::create(folder.path()).unwrap();
+        let open = |path: &Path| fs::File::open(path).unwrap();
+        drop(storage.lock().unwrap().unwrap());
+        let path = folder.path().join(LOCK_FILE);
+        let lock = DirectoryLock { file: open(&path), directory: open(folder.path()), path };
+        assert!(try_lock(&lock.file).unwrap() && try_lock(&lock.directory).unwrap());
+        let copies = [&lock.file, &lock.directory].map(|file| file.try_clone().unwrap());
+        assert!(storage.lock().unwrap().is_none());
+        drop(lock);
+        assert!(storage.lock().unwrap().is_some());
+        drop(copies);
     }
 }
