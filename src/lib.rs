@@ -12,6 +12,7 @@ pub mod appliance;
 pub mod beacon;
 #[cfg(test)]
 mod boundary;
+pub mod build_info;
 pub mod casper;
 pub mod config;
 pub mod demo;

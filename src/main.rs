@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sidecar::build_info::{self, Build};
 use sidecar::config::{self, Config, Loaded, init, report::Report};
 use sidecar::telemetry::{self, Output};
 use sidecar::{appliance, demo};
@@ -120,6 +121,7 @@ struct DemoArguments {
 fn main() -> ExitCode {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     one_heap::restart_with_one_heap();
+    build_info::set(Build::of_commit(sidecar_build_info::commit!()));
     match telemetry::start_logging() {
         Ok(output) => {
             let status = run_as_asked(&output);
