@@ -3,14 +3,13 @@
 //! Every part counts for itself; here the counts are only read and named. A family of the reference's that has not been
 //! used yet does not appear, as there.
 
-use std::io;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use sidecar_log_format::LossKind;
 
-use super::exposition::{Families, Group};
-use super::{Logged, Parts, Role, process};
+use super::families::{Families, Group};
+use super::{Logged, NamedFront, Parts, Role, process};
+use crate::build_info::{Build, build};
 use crate::casper::event::KINDS;
 use crate::casper::export::counters::Counters as ExporterCounters;
 use crate::casper::rest;
@@ -18,6 +17,7 @@ use crate::casper::rpc;
 use crate::casper::source::{CountedError, Counters};
 use crate::engine::counters::{Count, Tally};
 use crate::engine::source::watch::SourceCounters;
+use crate::engine::storage_folder::segments;
 use crate::engine::stream::{ClassLag, ReaderClass};
 use crate::engine::view::Views;
 use crate::grpc;
@@ -46,9 +46,11 @@ pub(super) fn text(parts: &Parts) -> String {
         exporters(group, logged);
     }
     let group = &mut families.of_process();
+    let Build { version, commit, .. } = build();
     group
         .gauge("sidecar_build_info", "The version that runs; the value is always 1")
-        .count(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+        .count(&[("version", version), ("commit", commit)], 1);
+    fronts(group, &parts.fronts);
     group
         .counter("sidecar_log_lines_dropped_total", "Log lines dropped because standard output did not take them")
         .count(&[], telemetry::log_lines_dropped());
@@ -68,10 +70,40 @@ pub(super) fn text(parts: &Parts) -> String {
             .gauge("sidecar_rest_database_connected", "1 if the database of the REST server answered when last asked")
             .count(&[], database.has_answered().into());
     }
-    let mut text = String::new();
-    families.write(&mut text);
-    process::families().write(&mut text);
-    text
+    families.into_text() + &process::families().into_text()
+}
+
+fn fronts(group: &mut Group<'_>, fronts: &[NamedFront]) {
+    let mut open = group.gauge("sidecar_http_connections", "Open connections to a server");
+    for (server, front) in fronts {
+        open.count(&[("server", server)], front.connections.load(Ordering::Relaxed) as u64);
+    }
+    let mut accepted = group.counter("sidecar_http_connections_accepted_total", "Connections that a server accepted");
+    for (server, front) in fronts {
+        accepted.count(&[("server", server)], front.accepted.get());
+    }
+    let help = "Connections that a server closed: too many were open, an idle one made room, no request came in time, the \
+                client took too little, or TLS could not be agreed on";
+    let mut closed = group.counter("sidecar_http_connections_closed_total", help);
+    for (server, front) in fronts {
+        let reasons = [
+            ("refused", &front.refused),
+            ("displaced", &front.displaced),
+            ("timed_out", &front.idled_out),
+            ("stalled", &front.stalled),
+            ("tls", &front.handshakes_failed),
+        ];
+        for (reason, count) in reasons {
+            closed.count(&[("server", server), ("reason", reason)], count.get());
+        }
+    }
+    let help = "Requests answered with an error, by the reason that its status gives";
+    let mut refused = group.counter("sidecar_http_requests_refused_total", help);
+    for (server, front) in fronts {
+        for (reason, count) in front.refused_requests.by_reason() {
+            refused.count(&[("server", server), ("reason", reason)], count.get());
+        }
+    }
 }
 
 fn nodes(group: &mut Group<'_>, parts: &Parts) {
@@ -127,6 +159,13 @@ fn sources(group: &mut Group<'_>, logged: &Logged) {
         |counters| &counters.reconnects,
         |counters| &counters.reconnects,
     );
+    let help = "When the last event of a node was received";
+    let mut last = group.gauge("sidecar_source_last_event_timestamp_seconds", help);
+    let sources = logged.sources.iter().map(|source| (&source.name, &source.counters.last_received));
+    let others = logged.other_sources.iter().map(|source| (&source.name, &source.counters.last_received));
+    for (name, received) in sources.chain(others) {
+        last.time(&[("node", name)], received);
+    }
     let mut received = group.counter("sidecar_source_received_total", "Events received, duplicates included");
     for source in &logged.other_sources {
         received.count(&[("node", &source.name)], source.counters.received.snapshot().count);
@@ -228,6 +267,12 @@ fn log(group: &mut Group<'_>, logged: &Logged) {
     let (oldest, head) = (logged.log.oldest(), logged.log.head().next_sequence);
     group.gauge("sidecar_log_head", "The sequence that the next event will get").count(&[], head);
     group.gauge("sidecar_log_oldest", "The oldest retained sequence").count(&[], oldest);
+    let help = "When the newest stored event was received";
+    group.gauge("sidecar_log_last_event_timestamp_seconds", help).time(&[], &logged.ingest.newest_received);
+    if let Some(height) = logged.ingest.highest_ordinal.get() {
+        let help = "The highest block whose event is stored";
+        group.gauge("sidecar_log_newest_block_height", help).count(&[], height);
+    }
     let losses = logged.log.losses();
     let mut lost = group.gauge(
         "sidecar_log_lost_events",
@@ -246,22 +291,6 @@ fn log(group: &mut Group<'_>, logged: &Logged) {
             .gauge("sidecar_log_written_ratio", "Bytes written per byte of payload since the start")
             .sample(&[], ratio);
     }
-}
-
-/// How many segments a log has, and the room they take.
-fn segments(directory: &Path) -> io::Result<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-
-    let mut together = (0, 0);
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.path().extension().is_some_and(|extension| extension == "segment") {
-            // One that retention has just dropped is none.
-            let Ok(metadata) = entry.metadata() else { continue };
-            together = (together.0 + 1, together.1 + metadata.blocks() * 512);
-        }
-    }
-    Ok(together)
 }
 
 fn stream(group: &mut Group<'_>, logged: &Logged) {

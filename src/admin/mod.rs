@@ -4,12 +4,12 @@
 //! text in the Prometheus format flows out, and whether the process lives and is ready. Nothing is counted here.
 //!
 //! - `metrics`: which counter is which metric.
-//! - `exposition`: the text format.
+//! - `families`: the samples of a scrape, and their text.
 //! - `process`: what the system knows of the process.
 //! - `status`: how the parts are, in a form for people.
 //! - `server`: HTTP.
 
-mod exposition;
+mod families;
 mod metrics;
 mod process;
 mod server;
@@ -25,7 +25,7 @@ use crate::casper::rest::SqlAnswers;
 use crate::casper::rpc;
 use crate::casper::source::NamedSource;
 use crate::casper::{export, rest};
-use crate::engine::http::ListenOptions;
+use crate::engine::http::{ListenOptions, counters::FrontCounters};
 use crate::engine::source::watch::SourceWatch;
 use crate::engine::view::Views;
 use crate::engine::{ingest, stream};
@@ -58,7 +58,12 @@ pub struct Parts {
     pub rpc: Option<rpc::Watch>,
     /// The gRPC gateway and the streams that it records, if there is one.
     pub grpc: Option<grpc::Watch>,
+    /// What the other servers count of connections and requests, by the name of the server.
+    pub fronts: Vec<NamedFront>,
 }
+
+/// A server by its name in metrics, with what its front counts.
+pub type NamedFront = (&'static str, Arc<FrontCounters>);
 
 impl Parts {
     /// The Casper nodes that are read, of all logs.

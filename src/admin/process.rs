@@ -3,7 +3,7 @@
 use procfs::process::{LimitValue, Process};
 use procfs::{ProcResult, WithCurrentSystemInfo};
 
-use super::exposition::{Families, Group};
+use super::families::{Families, Group};
 
 /// The `process_*` families; one that the system does not tell does not appear.
 pub(super) fn families() -> Families {

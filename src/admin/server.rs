@@ -77,7 +77,8 @@ impl Server {
     }
 
     /// Shows `parts` until `cancel` is done; then every connection is cut.
-    pub async fn run(self, parts: Parts, cancel: impl Future<Output = ()>) {
+    pub async fn run(self, mut parts: Parts, cancel: impl Future<Output = ()>) {
+        parts.fronts.push(("admin", Arc::clone(self.front.counters())));
         let shared = Arc::new(Shared { parts, limits: self.limits, scrapes: Semaphore::new(SCRAPES_MAX) });
         let cors = middleware::from_fn_with_state(self.origins, let_pages_read);
         let router = Router::new().fallback(respond).with_state(shared).layer(cors);
@@ -265,7 +266,7 @@ mod tests {
         let options = AdminOptions { port: 0, listen, max_concurrent_requests: 1, max_requests_per_second: 1 };
         let server = Server::bind(&options).unwrap();
         let address = server.local_addr();
-        let parts = Parts { logs: Vec::new(), rest: None, database: None, rpc: None, grpc: None };
+        let parts = Parts { logs: Vec::new(), rest: None, database: None, rpc: None, grpc: None, fronts: Vec::new() };
         tokio::spawn(server.run(parts, std::future::pending()));
         let mut scrapes = Vec::new();
         for _ in 0..2 * CONNECTIONS_MAX {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use sidecar_log_format::Sequence;
 
 use super::{Follower, Logged, Parts, Role};
+use crate::build_info::{Build, build};
 use crate::engine::losses::Lost;
 use crate::engine::stream::{ClassLag, ReaderClass};
 use crate::grpc::StreamCounters;
@@ -18,6 +19,7 @@ use crate::grpc::StreamCounters;
 #[derive(Debug, Serialize)]
 pub(super) struct Status<'a> {
     version: &'static str,
+    commit: &'static str,
     logs: Vec<Log<'a>>,
     /// The recorded gRPC streams, where there is a gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,7 +93,8 @@ struct Exporter {
 impl<'a> Status<'a> {
     pub(super) fn of(parts: &'a Parts) -> Status<'a> {
         let grpc_streams = parts.grpc.as_ref().map(|watch| watch.streams.iter().map(grpc_stream).collect());
-        Status { version: env!("CARGO_PKG_VERSION"), logs: parts.logs.iter().map(log).collect(), grpc_streams }
+        let Build { version, commit, .. } = build();
+        Status { version, commit, logs: parts.logs.iter().map(log).collect(), grpc_streams }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::beacon::source::{self, ClientOptions};
 use crate::casper::rest::NamedLog;
 use crate::config::{Beacon, Storage};
 use crate::engine::dialect::Dialect;
+use crate::engine::http::counters::FrontCounters;
 use crate::engine::ingest::LiveLog;
 use crate::engine::log_set::{LogSet, OpenedLog, Sources};
 use crate::engine::source::LogNetwork;
@@ -82,6 +83,11 @@ impl BeaconLog {
             followers: Vec::new(),
             exporters: Vec::new(),
         }
+    }
+
+    /// What the server counts of connections and requests.
+    pub(super) fn front(&self) -> Arc<FrontCounters> {
+        Arc::clone(&self.server.counters().front)
     }
 
     /// Reads the clients and serves what they say, until `cut` is cancelled.

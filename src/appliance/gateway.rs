@@ -13,6 +13,7 @@ use super::plan;
 use crate::admin::Logged;
 use crate::casper::rest::NamedLog;
 use crate::config::Storage;
+use crate::engine::http::counters::FrontCounters;
 use crate::engine::log_set::{LogSet, OpenedLog, Sources};
 use crate::engine::storage_folder::LogPlaces;
 use crate::engine::stream::{Hub, Resources};
@@ -87,6 +88,11 @@ impl Gateway {
     /// What of the calls and subscriptions can be looked at.
     pub(super) fn watch(&self) -> Watch {
         self.watch.clone()
+    }
+
+    /// What the server counts of connections and requests.
+    pub(super) fn front(&self) -> Arc<FrontCounters> {
+        Arc::clone(&self.server.port_counters().front)
     }
 
     /// Serves, subscribes to the streams and stores what comes, until `cut` is cancelled.

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, error, info};
 
-use crate::admin::{self, Follower, Role};
+use crate::admin::{self, Follower, NamedFront, Role};
 use crate::casper::events;
 use crate::casper::export::Exporters;
 use crate::casper::rest::{self, LogAnswers, SqlAnswers};
@@ -52,6 +52,8 @@ struct RunningRpc {
     watch: rpc::Watch,
     /// Where the main server listens, if there is one.
     address: Option<SocketAddr>,
+    /// What the servers count of connections and requests.
+    fronts: Vec<NamedFront>,
     _servers: JoinSet<()>,
 }
 
@@ -88,9 +90,10 @@ pub(crate) async fn run_without_casper(
     let cut = CancellationToken::new();
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
+        let fronts = fronts(None, rest.as_ref(), rpc.as_ref(), &others);
         let (rest, rpc) = (rest.as_ref().map(rest::Server::counters), rpc.as_ref().map(|rpc| rpc.watch.clone()));
         let (logs, grpc) = (others.logged().collect(), others.grpc_watch());
-        let parts = admin::Parts { logs, rest, database, rpc, grpc };
+        let parts = admin::Parts { logs, rest, database, rpc, grpc, fronts };
         servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {
@@ -315,11 +318,12 @@ fn serve(
             followers,
             exporters: outside.exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),
         };
+        let fronts = fronts(Some(&stream), rest.as_ref(), outside.rpc.as_ref(), outside.others);
         let rest = rest.as_ref().map(rest::Server::counters);
         let rpc = outside.rpc.as_ref().map(|rpc| rpc.watch.clone());
         let logs = std::iter::once(logged).chain(outside.others.logged()).collect();
         let (database, grpc) = (outside.database.clone(), outside.others.grpc_watch());
-        let parts = admin::Parts { logs, rest, database, rpc, grpc };
+        let parts = admin::Parts { logs, rest, database, rpc, grpc, fronts };
         servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {
@@ -358,6 +362,19 @@ fn log_addresses(stream: Option<&events::Server>, rest: Option<&rest::Server>, a
     }
 }
 
+/// What every server counts of connections and requests, but for the admin server, which knows its own.
+fn fronts(
+    stream: Option<&events::Server>,
+    rest: Option<&rest::Server>,
+    rpc: Option<&RunningRpc>,
+    others: &OtherLogs,
+) -> Vec<NamedFront> {
+    let stream = stream.map(|stream| ("events", Arc::clone(&stream.counters().front)));
+    let rest = rest.map(|rest| ("rest", Arc::clone(rest.front())));
+    let rpc = rpc.into_iter().flat_map(|rpc| rpc.fronts.iter().cloned());
+    stream.into_iter().chain(rest).chain(rpc).chain(others.fronts()).collect()
+}
+
 fn bind_admin(config: &Config) -> anyhow::Result<Option<admin::Server>> {
     let admin = config.admin_api_server.as_ref().map(admin::Server::bind);
     admin.transpose().map_err(|error| cannot_run("admin_api_server", error))
@@ -370,6 +387,11 @@ fn start_rpc(config: &Config) -> anyhow::Result<Option<RunningRpc>> {
         Rpc::bind(settings.options.clone()).map_err(|error| cannot_run("rpc_api_server", error))?;
     let is_main = |server: &&rpc::Server| server.role() == rpc::Role::Main;
     let address = servers.iter().find(is_main).map(rpc::Server::local_addr);
+    let name = |role| match role {
+        rpc::Role::Main => "rpc",
+        rpc::Role::Speculative => "rpc_speculative",
+    };
+    let fronts = servers.iter().map(|server| (name(server.role()), Arc::clone(server.front()))).collect();
     let mut running = JoinSet::new();
     for server in servers {
         for address in server.addresses() {
@@ -377,7 +399,7 @@ fn start_rpc(config: &Config) -> anyhow::Result<Option<RunningRpc>> {
         }
         running.spawn(server.run(std::future::pending()));
     }
-    Ok(Some(RunningRpc { watch, address, _servers: running }))
+    Ok(Some(RunningRpc { watch, address, fronts, _servers: running }))
 }
 
 fn bind_rest(

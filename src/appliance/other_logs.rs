@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Addresses;
 use super::beacon::BeaconLog;
 use super::gateway::Gateway;
-use crate::admin::Logged;
+use crate::admin::{Logged, NamedFront};
 use crate::casper::rest::NamedLog;
 use crate::config::Config;
 use crate::engine::log_set::LogSet;
@@ -56,6 +56,12 @@ impl OtherLogs {
     /// What of the gateway can be looked at.
     pub(super) fn grpc_watch(&self) -> Option<grpc::Watch> {
         self.gateway.as_ref().map(Gateway::watch)
+    }
+
+    /// What the servers count of connections and requests.
+    pub(super) fn fronts(&self) -> impl Iterator<Item = NamedFront> {
+        let beacon = self.beacon.iter().map(|beacon| ("beacon", beacon.front()));
+        beacon.chain(self.gateway.iter().map(|gateway| ("grpc", gateway.front())))
     }
 
     /// Reads the sources and serves what they say, until `cut` is cancelled.

@@ -40,6 +40,31 @@ impl Flag {
     }
 }
 
+/// The latest of some numbers, such as heights or times; none at first.
+#[derive(Debug)]
+pub struct Latest(AtomicU64);
+
+/// Stands for none.
+const NONE: u64 = u64::MAX;
+
+impl Default for Latest {
+    fn default() -> Self {
+        Latest(AtomicU64::new(NONE))
+    }
+}
+
+impl Latest {
+    /// The latest one.
+    #[must_use]
+    pub fn get(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|latest| *latest != NONE)
+    }
+
+    pub(crate) fn set(&self, latest: u64) {
+        self.0.store(latest, Ordering::Relaxed);
+    }
+}
+
 /// Payloads by their bytes.
 #[derive(Debug)]
 pub struct Tally(Histogram);
@@ -145,6 +170,14 @@ mod tests {
         }
         let expected = Snapshot { within: vec![(10, 2), (20, 4)], count: 6, sum: 1062 };
         assert_eq!(histogram.snapshot(), expected);
+    }
+
+    #[test]
+    fn the_latest_number_is_none_at_first_and_may_be_0() {
+        let latest = Latest::default();
+        assert_eq!(latest.get(), None);
+        latest.set(0);
+        assert_eq!(latest.get(), Some(0));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! ```
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What the name of a log's directory ends with until an import into it is whole.
@@ -96,6 +97,23 @@ pub fn is_log(directory: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// How many segments the log in `directory` has, and the bytes that they take on the device.
+///
+/// # Errors
+/// Where the directory cannot be read.
+pub fn segments(directory: &Path) -> io::Result<(u64, u64)> {
+    let mut together = (0, 0);
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|extension| extension == "segment") {
+            // One that retention has just dropped is none.
+            let Ok(metadata) = entry.metadata() else { continue };
+            together = (together.0 + 1, together.1 + metadata.blocks() * 512);
+        }
+    }
+    Ok(together)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use prost_reflect::DynamicMessage;
-use sidecar_log_format::{ApiVersion, Kind, Log, Read, Timestamp};
+use sidecar_log_format::{ApiVersion, Kind, Log, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::Status;
@@ -22,6 +22,7 @@ use super::recorded::{Recorded, RecordingError, Stored, subscription};
 use super::rules::Rpc;
 use super::upstream::{Call, Upstream};
 use crate::engine::backoff::Backoff;
+use crate::engine::ingest::newest_received;
 use crate::engine::source::{BATCH_BYTES, BATCH_EVENTS_MAX, Batch, Connection, End, Received, now};
 
 /// Pauses between attempts to subscribe.
@@ -68,7 +69,7 @@ impl Subscription {
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
         let mut reason = None;
         // What came before this run came before its end.
-        let mut heard_until = newest(&self.log);
+        let mut heard_until = newest_received(&self.log);
         loop {
             let begun = Instant::now();
             let lost = self.attempt(out, &mut heard_until).await;
@@ -183,14 +184,4 @@ impl Subscription {
 
 async fn described(mut schema: watch::Receiver<Option<Arc<Schema>>>) -> Option<Arc<Schema>> {
     schema.wait_for(Option::is_some).await.ok().and_then(|schema| schema.clone())
-}
-
-/// When the newest stored event was received.
-fn newest(log: &Log) -> Option<Timestamp> {
-    let newest = log.head().next_sequence.checked_sub(1)?;
-    match log.read_cached(newest).map_or_else(|| log.read(newest), Ok) {
-        Ok(Read::Events { block, index }) => Some(block.row(index)?.received()),
-        Ok(Read::Large(event)) => Some(event.shape().row(0)?.received()),
-        _ => None,
-    }
 }

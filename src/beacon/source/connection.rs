@@ -349,6 +349,7 @@ impl Live<'_> {
         let upstream_id = id.and_then(|id| id.parse().ok());
         let own_name = if kind == Kind::OTHER { topic.into() } else { Box::default() };
         self.delivery.push(|received_at| {
+            counters.last_received.set(received_at);
             let identity = match topics::is_news_each_time(kind) {
                 true => identity::of_bytes(kind, &[name.as_bytes(), &received_at.to_le_bytes(), payload.as_bytes()]),
                 false => known.identity,

@@ -30,7 +30,8 @@ use super::question::{Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Reque
 use super::{RestOptions, document, endpoints};
 use crate::casper::keys::{Stage, TransactionType};
 use crate::engine::http::{
-    BindError, access::Client, cors::let_pages_read, front::Front, limits::FrontLimits, turns::Limits,
+    BindError, access::Client, cors::let_pages_read, counters::FrontCounters, front::Front, limits::FrontLimits,
+    turns::Limits,
 };
 
 /// Connections at a time.
@@ -105,6 +106,12 @@ impl Server {
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.shared.counters)
+    }
+
+    /// What it counts of connections and requests.
+    #[must_use]
+    pub fn front(&self) -> &Arc<FrontCounters> {
+        self.front.counters()
     }
 
     /// Serves until `cancel` is done; then every connection is cut.

@@ -27,7 +27,9 @@ use super::json_rpc::{self, Call, Entry};
 use super::methods::{MAIN, Method, SPECULATIVE};
 use super::node_link::LinkState;
 use super::rate_limit::{RateLimit, reported_client};
-use crate::engine::http::{BindError, ListenOptions, access::Client, cors::allow, front::Front, limits::FrontLimits};
+use crate::engine::http::{
+    BindError, ListenOptions, access::Client, cors::allow, counters::FrontCounters, front::Front, limits::FrontLimits,
+};
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 512;
@@ -127,6 +129,12 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         self.front.addresses()
+    }
+
+    /// What it counts of connections and requests.
+    #[must_use]
+    pub fn front(&self) -> &Arc<FrontCounters> {
+        self.front.counters()
     }
 
     /// Which of the two servers it is.

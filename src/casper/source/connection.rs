@@ -302,14 +302,9 @@ impl NodeStream<'_> {
                 let line = self.listener.event_lines.line(&facts);
                 let identity = self.identity(&facts, upstream_id);
                 let (kind, facts) = (facts.kind, Facts { identity, ..facts.facts() });
-                self.delivery.push(|received_at| Received {
-                    payload,
-                    kind,
-                    name: Box::default(),
-                    facts,
-                    upstream_id,
-                    received_at,
-                    line,
+                self.delivery.push(|received_at| {
+                    counters.last_received.set(received_at);
+                    Received { payload, kind, name: Box::default(), facts, upstream_id, received_at, line }
                 });
                 self.previous = Some(identity);
                 self.has_delivered = true;

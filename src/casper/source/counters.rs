@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::casper::event::KINDS;
-use crate::engine::counters::{Count, Tally};
+use crate::engine::counters::{Count, Latest, Tally};
 use crate::engine::source::Kind;
 use crate::engine::source::watch::PresentStatus;
 
@@ -95,6 +95,8 @@ pub struct Counters {
     /// Where the listener is in its life.
     pub status: PresentStatus,
     received: [Tally; KINDS.len()],
+    /// When the last event was received, in microseconds since the Unix epoch.
+    pub last_received: Latest,
     errors: [Count; CountedError::ALL.len()],
     /// `ApiVersion` messages, handshakes included.
     pub api_versions: Tally,

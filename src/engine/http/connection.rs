@@ -4,12 +4,14 @@ use std::{
     convert::Infallible,
     io,
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use axum::{Router, body::Body};
+use futures_util::FutureExt;
 use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -28,6 +30,7 @@ use super::{
     body::Observed,
     counters::FrontCounters,
     limits::FrontLimits,
+    mistake::Asked,
     places::{Admitted, Places},
 };
 
@@ -113,14 +116,18 @@ impl Connection {
                 return;
             }
         };
-        let (router, activity) = (&self.router, &self.activity);
+        let (router, activity, counters) = (&self.router, &self.activity, &self.counters);
         let service = service_fn(|request: Request<Incoming>| {
             let (router, busy) = (router.clone(), Busy::begin(activity, request.version()));
             let (limits, access) = (self.limits, AccessLine::begin(self.client, &request));
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(Client(self.client));
+            let (counters, asked) = (Arc::clone(counters), Asked::of(&request, self.client));
             async move {
-                let response = router.oneshot(request).await?;
+                // A mistake in one request's handler must not end the others of its connection.
+                let answered = AssertUnwindSafe(router.oneshot(request)).catch_unwind().await;
+                let response = answered.unwrap_or_else(|panic| Ok(asked.failed(&*panic)))?;
+                counters.refused_requests.note(response.status());
                 let access = access.map(|line| line.with_status(response.status()));
                 Ok::<_, Infallible>(response.map(|body| Observed::new(body, busy, &limits, access)))
             }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::AtomicUsize;
 
+use hyper::StatusCode;
+
 use crate::engine::counters::Count;
 
 /// What happened at a front, for metrics.
@@ -24,4 +26,83 @@ pub struct FrontCounters {
     /// Connections closed because the client took an answer too slowly, or in HTTP/2 nothing in time; of HTTP/1.1 the system
     /// closes those that take nothing.
     pub stalled: Count,
+    /// Requests that were answered with an error.
+    pub refused_requests: RefusedRequests,
+}
+
+/// Requests that were answered with an error, by the reason that its status gives.
+#[derive(Debug, Default)]
+pub struct RefusedRequests([Count; REASONS.len()]);
+
+/// The reasons, as metrics name them. The status of an answer leads to one; see [`place`].
+const REASONS: [&str; 10] = [
+    "invalid",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "method",
+    "timed_out",
+    "too_large",
+    "rate_limited",
+    "unavailable",
+    "failed",
+];
+
+impl RefusedRequests {
+    /// Counts an answer, if it is an error.
+    pub(super) fn note(&self, status: StatusCode) {
+        if let Some(count) = place(status).and_then(|place| self.0.get(place)) {
+            count.add(1);
+        }
+    }
+
+    /// Every reason with its count.
+    pub fn by_reason(&self) -> impl Iterator<Item = (&'static str, &Count)> {
+        REASONS.into_iter().zip(&self.0)
+    }
+}
+
+/// Where in [`REASONS`] the reason of a status is; an error of another kind is an invalid request, or a failure.
+fn place(status: StatusCode) -> Option<usize> {
+    match status {
+        StatusCode::UNAUTHORIZED => Some(1),
+        StatusCode::FORBIDDEN => Some(2),
+        StatusCode::NOT_FOUND => Some(3),
+        StatusCode::METHOD_NOT_ALLOWED => Some(4),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Some(5),
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::URI_TOO_LONG | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            Some(6)
+        }
+        StatusCode::TOO_MANY_REQUESTS => Some(7),
+        StatusCode::SERVICE_UNAVAILABLE => Some(8),
+        _ if status.is_client_error() => Some(0),
+        _ if status.is_server_error() => Some(9),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_counts_for_the_reason_that_its_status_gives_and_other_answers_for_none() {
+        let refused = RefusedRequests::default();
+        for status in (100..600).filter_map(|status| StatusCode::from_u16(status).ok()) {
+            refused.note(status);
+        }
+        let counts: Vec<u64> = refused.by_reason().map(|(_, count)| count.get()).collect();
+        assert_eq!(counts.iter().sum::<u64>(), 200, "{counts:?}");
+        let one_status = |reason: &str| refused.by_reason().any(|(name, count)| name == reason && count.get() == 1);
+        for reason in ["unauthorized", "forbidden", "not_found", "method", "rate_limited", "unavailable"] {
+            assert!(one_status(reason), "{reason}: {counts:?}");
+        }
+        let refused = RefusedRequests::default();
+        for status in [StatusCode::CONFLICT, StatusCode::UNPROCESSABLE_ENTITY, StatusCode::INTERNAL_SERVER_ERROR] {
+            refused.note(status);
+        }
+        let named: Vec<_> =
+            refused.by_reason().map(|(name, count)| (name, count.get())).filter(|(_, count)| *count > 0).collect();
+        assert_eq!(named, [("invalid", 2), ("failed", 1)]);
+    }
 }

@@ -104,6 +104,12 @@ impl Front {
         &self.addresses
     }
 
+    /// What happens at it.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<FrontCounters> {
+        &self.counters
+    }
+
     /// Hands requests to `router` until `cancel` is done; then every connection is cut, without a message.
     pub async fn serve(mut self, router: Router, cancel: impl Future<Output = ()>) {
         // Dropped with it: the watch over the files, and the connections.

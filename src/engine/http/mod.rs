@@ -8,7 +8,7 @@
 //! - `connection`: one connection; `activity` knows what it does, `body` how its answers get away.
 //! - [`counters`][]: what metrics show of connections.
 //! - `descriptors`: how many connections fit into the limit of open files.
-//! - [`access`][]: a client's address, and a debug line per request.
+//! - [`access`][]: a client's address, and a debug line per request; `mistake`: a request whose handler panicked.
 //! - [`turns`][]: requests that wait in line.
 //! - [`query`][]: the parameters of a request; [`weights`][]: how much it wants each form of an answer.
 //! - [`episode`][]: log lines about what clients can cause as often as they like.
@@ -24,6 +24,7 @@ pub mod episode;
 pub mod front;
 pub mod limits;
 mod listen;
+mod mistake;
 mod places;
 pub mod query;
 mod reload;

@@ -47,7 +47,7 @@ struct Running {
 }
 
 impl Running {
-    /// Answers `/` at once, `/late` after 600 ms, `/large` with 64 MiB, `/endless` without end, and `/quiet` with a body that
+    /// Answers `/` at once, `/mistake` with a panic, `/late` after 600 ms, `/large` with 64 MiB, `/endless` without end, and `/quiet` with a body that
     /// never comes.
     fn start(change: impl FnOnce(&mut FrontLimits)) -> Running {
         Running::start_on(&local(), change)
@@ -74,6 +74,7 @@ impl Running {
         let piece = || Ok::<_, Infallible>(Bytes::from(vec![b'x'; 4096]));
         let router = Router::new()
             .route("/", get(|| async { "here" }))
+            .route("/mistake", get(|| async { fail() }))
             .route("/late", get(|| async { tokio::time::sleep(Duration::from_millis(600)).await }))
             .route("/large", get(|| async { Body::new(Large { left: LARGE_BYTES }) }))
             .route("/endless", get(move || async move { Body::from_stream(stream::repeat_with(piece)) }))
@@ -105,6 +106,11 @@ impl Running {
         };
         assert!(timeout(PATIENCE, waiting).await.is_ok(), "{:?}", self.counters);
     }
+}
+
+/// A mistake in a handler.
+fn fail() {
+    panic!("a mistake");
 }
 
 fn local() -> ListenOptions {
@@ -485,4 +491,27 @@ async fn a_connection_that_does_not_shake_hands_is_cut_in_time_and_is_the_first_
         assert_eq!(rest(running.send(start).await).await, "");
         assert_eq!((running.counters.idled_out.get(), running.counters.handshakes_failed.get()), (1, 0));
     }
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_is_answered_500_and_counted_and_its_connection_stays() {
+    let running = Running::start(|_| {});
+    let mut stream = running.send(request("/mistake").as_bytes()).await;
+    read_until(&mut stream, "HTTP/1.1 500 Internal Server Error").await;
+    stream.write_all(request("/").as_bytes()).await.unwrap();
+    read_until(&mut stream, "here").await;
+    let _missing = running.send(request("/nowhere").as_bytes()).await;
+    running
+        .wait_for(|counters| {
+            counters.refused_requests.by_reason().any(|(reason, count)| reason == "not_found" && count.get() == 1)
+        })
+        .await;
+    let counted: Vec<_> = running
+        .counters
+        .refused_requests
+        .by_reason()
+        .filter(|(_, count)| count.get() > 0)
+        .map(|(reason, _)| reason)
+        .collect();
+    assert_eq!(counted, ["not_found", "failed"]);
 }

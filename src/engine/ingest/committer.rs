@@ -207,12 +207,14 @@ impl Committer {
         self.counters.stored.add(1);
         self.counters.stored_bytes.add(received.payload.len() as u64);
         self.counters.stored_richness.add(received.facts.richness.into());
+        self.counters.newest_received.set(received.received_at);
         if let (Some(line), Some(event_lines)) = (&received.line, &connection.event_lines) {
             event_lines.stored(received.kind, line);
         }
         // Most events have none, and need no look at the clock.
         if received.facts.ordinal.is_some() {
             self.gaps.stored(received.kind, received.facts.ordinal, self.begun.elapsed());
+            self.gaps.highest().into_iter().for_each(|highest| self.counters.highest_ordinal.set(highest));
         }
         if self.dialect.marked_kinds() & received.kind.bit() != 0 {
             self.remember(sequence, received, connection)?;

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::engine::counters::{Count, Flag, Histogram};
+use crate::engine::counters::{Count, Flag, Histogram, Latest};
 
 /// The bounds of sync times, in microseconds.
 const SYNC_MICROSECONDS: &[u64] =
@@ -44,6 +44,10 @@ pub struct Counters {
     pub gaps: Count,
     /// Ordinals of the dialect's series in those gaps.
     pub missing_ordinals: Count,
+    /// When the newest stored event was received, in microseconds since the Unix epoch.
+    pub newest_received: Latest,
+    /// The highest ordinal of the dialect's series that is stored.
+    pub highest_ordinal: Latest,
     /// Group commits.
     pub commits: Count,
     /// How many times ingest had to wait for room on the device.

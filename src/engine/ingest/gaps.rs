@@ -52,6 +52,11 @@ impl Gaps {
         Ok(gaps)
     }
 
+    /// The highest ordinal so far.
+    pub(super) fn highest(&self) -> Option<u64> {
+        self.highest
+    }
+
     /// An event was stored.
     pub(super) fn stored(&mut self, kind: Kind, ordinal: Option<u64>, time: Duration) {
         let counts = self.series.is_some_and(|series| series.kinds & kind.bit() != 0);

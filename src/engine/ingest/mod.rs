@@ -25,11 +25,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sidecar_log_format::storage::{Directory, Storage};
-use sidecar_log_format::{Durability, Head, Log, Opened, Recovery, Sequence, WriteOptions, Writer};
+use sidecar_log_format::{Durability, Head, Log, Opened, Read, Recovery, Sequence, WriteOptions, Writer};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::dialect::Dialect;
-use crate::engine::source::{self, Batch};
+use crate::engine::source::{self, Batch, Timestamp};
 use crate::engine::thread;
 use committer::Committer;
 use counters::Counters;
@@ -238,6 +238,17 @@ impl LiveLog {
     }
 }
 
+/// When the newest stored event was received, if it can be read.
+#[must_use]
+pub fn newest_received(log: &Log) -> Option<Timestamp> {
+    let newest = log.head().next_sequence.checked_sub(1)?;
+    match log.read_cached(newest).map_or_else(|| log.read(newest), Ok) {
+        Ok(Read::Events { block, index }) => Some(block.row(index)?.received()),
+        Ok(Read::Large(event)) => Some(event.shape().row(0)?.received()),
+        _ => None,
+    }
+}
+
 fn cannot_make(path: &Path) -> impl Fn(io::Error) -> IngestError {
     let path = path.to_owned();
     move |source| IngestError::Directory { path: path.clone(), source }
@@ -300,7 +311,9 @@ impl Start {
             chain_after: &chain_after,
         };
         let opened = IdentityIndex::open(&self.index_file, log, self.index)?;
-        if let Some(rebuild) = opened.rebuild.filter(|_| head > self.log.oldest()) {
+        let rebuild = opened.rebuild.filter(|_| head > self.log.oldest());
+        let is_rebuilt = rebuild.is_some();
+        if let Some(rebuild) = rebuild {
             self.counters.index_rebuilds.add(1);
             let file = self.index_file.display();
             match rebuild {
@@ -310,8 +323,11 @@ impl Start {
                 _ => tracing::warn!(%file, reason = %rebuild, "the identity index is rebuilt from the log"),
             }
         }
+        let gaps = Gaps::after(&self.log, &*self.dialect)?;
+        gaps.highest().into_iter().for_each(|highest| self.counters.highest_ordinal.set(highest));
+        newest_received(&self.log).into_iter().for_each(|newest| self.counters.newest_received.set(newest));
         let mut committer = Committer {
-            gaps: Gaps::after(&self.log, &*self.dialect)?,
+            gaps,
             writer: self.writer,
             log: self.log,
             dialect: self.dialect,
@@ -329,6 +345,9 @@ impl Start {
             begun: Instant::now(),
         };
         committer.catch_up(opened.checkpoint)?;
+        if is_rebuilt {
+            tracing::info!("the identity index is complete; ingest begins");
+        }
         committer.run()
     }
 

@@ -28,7 +28,7 @@ impl Standing {
     /// Logs that the database answers again, if it did not.
     pub(super) fn report_answer(&self) {
         if !self.is_answering.swap(true, Ordering::Relaxed) {
-            tracing::warn!("{} answers again", self.place);
+            tracing::info!("{} answers again", self.place);
         }
     }
 
