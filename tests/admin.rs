@@ -2,16 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
-use std::collections::{BTreeMap, BTreeSet};
+#[path = "admin/monitoring.rs"]
+mod monitoring;
+
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use sidecar_test_support::binary_port::{BinaryPort, Reply, default_answer};
 use sidecar_test_support::client::{Request, SseClient};
 use sidecar_test_support::node::{SimulatedNode, malformed};
-use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::recordings;
 
@@ -331,54 +332,4 @@ async fn promtool_takes_the_metrics_as_they_are() {
     let complaints = String::from_utf8(output.stderr).unwrap();
     let others: Vec<&str> = complaints.lines().filter(|line| !line.starts_with("error_counts ")).collect();
     assert_eq!(others, Vec::<&str>::new());
-}
-
-/// Every metric that the dashboard asks for is one that the admin server may show; and no database's is left out.
-#[tokio::test]
-async fn the_dashboard_asks_only_for_metrics_that_there_are_and_for_all_of_databases_and_the_bridge() {
-    let (_first, _second, sidecar) = used().await;
-    // Answers from a database that is not there, and says so.
-    let database = format!(
-        "[storage.postgresql_config]\nhost = '127.0.0.1'\nport = {}\ndatabase_name = 'd'\ndatabase_username = 'u'\n\
-         database_password = 'p'\n",
-        ReservedPort::new().number()
-    );
-    let (node, rpc) = (BinaryPort::start(|command| Reply::Answer(default_answer(command))), ReservedPort::new());
-    let rest_alone = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).without_sse_server().sections(&database);
-    let rest_alone = rest_alone.rpc(rpc.number(), node.address()).rest_api().admin_api();
-    let rest_alone = rest_alone.replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'postgresql'");
-    let mut rest_alone = rest_alone.start().await;
-    rest_alone.wait_until_listening(rpc.address()).await;
-    let call = sidecar::sse_client::stream::http_client(std::time::Duration::from_secs(5))
-        .unwrap()
-        .post(format!("http://{}/rpc", rpc.address()));
-    let call = call.header("content-type", "application/json");
-    let answer = call.body(r#"{"jsonrpc":"2.0","id":1,"method":"info_get_peers"}"#).send().await.unwrap();
-    assert_eq!(answer.status(), 200);
-    let mut text = get(sidecar.admin_address(), "/metrics").await.2;
-    text += &get(rest_alone.admin_address(), "/metrics").await.2;
-    let dashboard: serde_json::Value = serde_json::from_str(include_str!("../resources/grafana/sidecar.json")).unwrap();
-    let panels = dashboard["panels"].as_array().unwrap().iter();
-    let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
-    let mut asked = BTreeSet::new();
-    for expression in targets.map(|target| target["expr"].as_str().unwrap()) {
-        for (before, _) in expression.match_indices("{job=") {
-            let name = expression[..before].rsplit(['(', ' ']).next().unwrap();
-            assert!(text.lines().any(|line| line.starts_with(name)), "{name} of {expression} is missing");
-            asked.insert(name);
-        }
-    }
-    assert!(asked.len() > 30);
-    let whole = ["sidecar_exporter_", "sidecar_rest_database_", "sidecar_rpc_"];
-    let elsewhere = ["sidecar_rpc_batches_total", "sidecar_rpc_node_wait_seconds"];
-    let lines = text.lines().filter(|line| !elsewhere.iter().any(|name| line.starts_with(name)));
-    for line in lines.filter(|line| whole.iter().any(|prefix| line.starts_with(prefix))) {
-        let name = line.split(['{', ' ']).next().unwrap();
-        let name = name
-            .strip_suffix("_sum")
-            .or(name.strip_suffix("_count"))
-            .map_or(name.to_owned(), |name| format!("{name}_bucket"));
-        assert!(asked.contains(name.as_str()), "{name} is not on the dashboard");
-    }
-    assert!(asked.contains("sidecar_exporter_missing_total") && asked.contains("sidecar_rest_database_connected"));
 }
