@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sidecar::build_info::{self, Build};
 use sidecar::config::{self, Config, Loaded, init, report::Report};
-use sidecar::telemetry::{self, Output};
+use sidecar::telemetry::{self, LogOptions, Output};
 use sidecar::{appliance, demo};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -122,7 +122,7 @@ fn main() -> ExitCode {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     one_heap::restart_with_one_heap();
     build_info::set(Build::of_commit(sidecar_build_info::commit!()));
-    match telemetry::start_logging() {
+    match Output::start(std::io::stdout()) {
         Ok(output) => {
             let status = run_as_asked(&output);
             output.finish();
@@ -169,6 +169,7 @@ fn run(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
                 rpc_port: demo.rpc_port,
                 grpc_port: demo.grpc_port,
             };
+            telemetry::start_logging(output, &LogOptions::default());
             demo::run(options, output.clone())
         }
         (Some(Command::Init(InitArguments { file, yes, force })), _) => {
@@ -178,7 +179,7 @@ fn run(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
         (Some(Command::CheckConfig(arguments)), _) => check_config(&arguments),
         (Some(Command::PrintConfig(PrintConfigArguments { full: true })), _) => print(&config::every_key()),
         (Some(Command::PrintConfig(PrintConfigArguments { full: false })), _) => print(&config::few_keys()),
-        (None, Some(path)) => run_appliance(&path, arguments.import_history),
+        (None, Some(path)) => run_appliance(&path, arguments.import_history, output),
         (None, None) => anyhow::bail!("a configuration file is needed: sidecar --path-to-config FILE"),
     }
 }
@@ -223,8 +224,11 @@ fn with_causes(error: &anyhow::Error) -> String {
     text
 }
 
-fn run_appliance(path: &Path, import_history: bool) -> anyhow::Result<()> {
+fn run_appliance(path: &Path, import_history: bool, output: &Output) -> anyhow::Result<()> {
     let Loaded { mut config, warnings } = Config::load(path)?;
+    telemetry::start_logging(output, &config.logging);
+    let Build { version, commit, profile, .. } = build_info::build();
+    tracing::info!(version, commit, profile, config = %path.display(), "Sidecar starts");
     for warning in &warnings {
         tracing::warn!(file = %path.display(), %warning, "a part of the configuration is ignored");
     }
@@ -241,7 +245,7 @@ fn run_appliance(path: &Path, import_history: bool) -> anyhow::Result<()> {
         .build()
         .context("cannot start the async runtime")?;
     let result = runtime.block_on(async {
-        ignore_hangups()?;
+        reload_on_hangup(path.to_owned())?;
         appliance::run(&config).await
     });
     // Blocking reads of slow clients need not be waited for: nothing they do matters any more.
@@ -249,15 +253,39 @@ fn run_appliance(path: &Path, import_history: bool) -> anyhow::Result<()> {
     result
 }
 
-/// Keeps the process running when its terminal closes, or when somebody expects the signal to reload the configuration.
-fn ignore_hangups() -> anyhow::Result<()> {
+/// Takes over what the configuration at `path` says of log lines, with every SIGHUP. Servers have certificates and tokens
+/// read again by themselves.
+fn reload_on_hangup(path: PathBuf) -> anyhow::Result<()> {
     let mut hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
-            tracing::info!("SIGHUP is ignored; restart Sidecar to load a changed configuration");
+            let path = path.clone();
+            // It reads files.
+            if let Err(error) = tokio::task::spawn_blocking(move || reload(&path)).await {
+                tracing::error!(%error, "SIGHUP: reading the configuration has failed; what was in use stays");
+            }
         }
     });
     Ok(())
+}
+
+fn reload(path: &Path) {
+    match Config::load(path) {
+        Ok(Loaded { config, .. }) => {
+            let log_level = telemetry::show_lines(config.logging.level.as_deref());
+            tracing::info!(
+                log_level,
+                "SIGHUP: log level, certificates and tokens are read again; restart for all else"
+            );
+        }
+        Err(error) => {
+            let reason = format!("{:#}", anyhow::Error::new(error));
+            tracing::warn!(
+                reason,
+                "SIGHUP: the configuration cannot be used, so the log level stays; correct the file"
+            );
+        }
+    }
 }
 
 /// Lets the process have as many files and connections open as its hard limit says: the usual soft one of 1024 would be

@@ -1,9 +1,10 @@
 //! What operators see of a running process: log lines on standard output.
 //!
 //! The form of a line is the reference's (config.md section 2): time, level, target, message, then each field as
-//! `; key=value`. A line goes from the part that reports it into the queue of an [`Output`], whose thread writes it.
+//! `; key=value`; or JSON. A line goes from the part that reports it into the queue of an [`Output`], whose thread writes it.
 
 mod filter;
+mod json;
 mod output;
 
 pub use output::Output;
@@ -12,53 +13,109 @@ use std::fmt::{self, Write};
 use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
 
-use tracing::warn;
+use tracing::{Subscriber, warn};
 use tracing_subscriber::field::MakeExt;
-use tracing_subscriber::fmt::format;
+use tracing_subscriber::fmt::{MakeWriter, format};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, reload};
 
 /// The target of the lines about single events.
 pub const EVENT_LINES: &str = "sidecar::events";
 
-/// Where the lines of this process go, once it logs.
-static LOG: OnceLock<Output> = OnceLock::new();
+/// Where the lines of this process go, and which, once it logs.
+static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Starts logging to standard output, as `RUST_LOG` says, in colour on a terminal unless `NO_COLOR` is set. What it
-/// returns writes to the same place.
-///
-/// # Errors
-/// When the system has no thread for it.
-pub fn start_logging() -> io::Result<Output> {
-    let output = Output::start(io::stdout())?;
-    let filter::Chosen { filter, complaint } = filter::from_environment();
-    let fields = format::debug_fn(|writer, field, value| {
-        let mut writer = OneLine { writer };
-        match field.name() {
-            "message" => write!(writer, "{value:?}"),
-            name => write!(writer, "{name}={value:?}"),
-        }
-    })
-    .delimited("; ");
+struct Log {
+    output: Output,
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+/// How log lines look, and which are shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// Which lines are shown where `RUST_LOG` does not say it, in its form.
+    pub level: Option<String>,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people: in colour on a terminal, unless `NO_COLOR` is set.
+    #[default]
+    Text,
+    /// For programs: a JSON object.
+    Json,
+}
+
+/// Writes log lines to `output`, which writes to standard output, as `options` and `RUST_LOG` say.
+pub fn start_logging(output: &Output, options: &LogOptions) {
+    let filter::Chosen { filter, complaint, .. } = filter::from_environment(options.level.as_deref());
+    let (filter, handle) = reload::Layer::new(filter);
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let has_colour = io::stdout().is_terminal() && !no_colour;
     let lines = output.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .fmt_fields(fields)
-        .with_ansi(io::stdout().is_terminal() && !no_colour)
-        .with_writer(move || lines.clone());
+    let lines = lines_to(options.format, has_colour, move || lines.clone());
     // Only a second call in one process fails, and the first then stays.
-    if subscriber.try_init().is_ok() {
-        let _ = LOG.set(output.clone());
+    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
+        let _ = LOG.set(Log { output: output.clone(), filter: handle });
     }
-    if let Some(complaint) = complaint {
-        warn!(%complaint, "the default is used; give a level (off, error, warn, info, debug, trace) or TARGET=LEVEL");
+    complain(complaint);
+}
+
+/// Shows the lines that `level` asks for from now on, unless `RUST_LOG` does. Returns what is shown.
+pub fn show_lines(level: Option<&str>) -> String {
+    let filter::Chosen { filter, shown, complaint } = filter::from_environment(level);
+    if let Some(log) = LOG.get() {
+        // It fails only when the process does not log any more.
+        let _ = log.filter.reload(filter);
     }
-    Ok(output)
+    complain(complaint);
+    shown
+}
+
+/// Why `level` cannot be used, if it cannot.
+#[must_use]
+pub fn unusable_level(level: &str) -> Option<String> {
+    filter::parse(level).err()
 }
 
 /// How many log lines were never written because standard output did not take them.
 #[must_use]
 pub fn log_lines_dropped() -> u64 {
-    LOG.get().map_or(0, Output::lines_dropped)
+    LOG.get().map_or(0, |log| log.output.lines_dropped())
+}
+
+fn complain(complaint: Option<String>) {
+    if let Some(complaint) = complaint {
+        warn!(%complaint, "the default is used; give a level (off, error, warn, info, debug, trace) or TARGET=LEVEL");
+    }
+}
+
+/// Writes lines of a form.
+fn lines_to<S, W>(format: LogFormat, has_colour: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    match format {
+        LogFormat::Text => {
+            let fields = format::debug_fn(|writer, field, value| {
+                let mut writer = OneLine { writer };
+                match field.name() {
+                    "message" => write!(writer, "{value:?}"),
+                    name => write!(writer, "{name}={value:?}"),
+                }
+            });
+            lines.fmt_fields(fields.delimited("; ")).with_ansi(has_colour).boxed()
+        }
+        LogFormat::Json => lines.with_ansi(false).event_format(json::JsonLine).fmt_fields(json::JsonFields).boxed(),
+    }
 }
 
 /// Keeps a line one line, and terminals from acting on it: what a node or client says may be in it.
@@ -82,7 +139,39 @@ impl<W: Write> Write for OneLine<W> {
 }
 
 #[cfg(test)]
+mod testing {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The lines that `write` writes, in this form.
+    pub(super) fn logged(format: LogFormat, write: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::registry().with(lines_to(format, false, move || writer.clone()));
+        tracing::subscriber::with_default(subscriber, write);
+        String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
+    use tracing::{info, info_span};
+
     use super::*;
 
     #[test]
@@ -90,5 +179,17 @@ mod tests {
         let mut line = String::new();
         OneLine { writer: &mut line }.write_str("a\nERROR b\r\u{1b}[31mé\u{9b}").unwrap();
         assert_eq!(line, "a\\nERROR b\\r\\u{1b}[31mé\\u{9b}");
+    }
+
+    #[test]
+    fn a_line_for_people_has_the_form_of_the_reference() {
+        let text = testing::logged(LogFormat::Text, || {
+            let _within = info_span!("log", name = "casper").entered();
+            info!(segment = 7, events = "a\nb", "segment sealed");
+        });
+        let (_time, line) = text.split_once(' ').unwrap();
+        let expected =
+            " INFO log{name=\"casper\"}: sidecar::telemetry::tests: segment sealed; segment=7; events=\"a\\\\nb\"\n";
+        assert_eq!(line.trim_start(), expected.trim_start());
     }
 }

@@ -15,6 +15,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::{Value, json};
 use sidecar_test_support::client::{Request, SseClient, get};
 use sidecar_test_support::fast::EndlessStory;
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
@@ -135,11 +136,53 @@ async fn a_level_that_is_mistyped_is_named_and_the_usual_lines_come_without_colo
 }
 
 #[tokio::test]
-async fn a_hangup_is_reported_and_ends_nothing() {
-    let node = SimulatedNode::start();
-    let mut sidecar = SidecarBuilder::new(BINARY).node(node.address()).start().await;
+async fn a_hangup_has_log_level_and_tokens_read_again_and_ends_nothing() {
+    let (node, folder) = (SimulatedNode::start(), tempfile::tempdir().unwrap());
+    let tokens = folder.path().join("tokens");
+    std::fs::write(&tokens, "old-token-of-this-test\n").unwrap();
+    let section = format!("[admin_api_server.bearer_tokens]\nfile = {tokens:?}\n");
+    let builder = SidecarBuilder::new(BINARY).node(node.address()).admin_api().sections(&section);
+    let mut sidecar = builder.top_level("log_level = 'warn,sidecar=info'").start().await;
+    let status = |token: &'static str| {
+        let request = Request::get(sidecar.admin_address(), "/status");
+        async move { request.header("authorization", &format!("Bearer {token}")).answer().await.status }
+    };
+    assert_eq!((status("old-token-of-this-test").await, status("new-token-of-this-test").await), (200, 401));
+    let config = std::fs::read_to_string(sidecar.config_file()).unwrap();
+    std::fs::write(sidecar.config_file(), config.replace("sidecar=info", "sidecar=debug")).unwrap();
+    std::fs::write(&tokens, "new-token-of-this-test\n").unwrap();
     sidecar.signal(Signal::HUP);
-    sidecar.wait_for_output("SIGHUP is ignored").await;
+    sidecar.wait_for_output("changed files are in use").await;
+    sidecar.wait_for_output("log_level=\"warn,sidecar=debug\"").await;
+    let status = |token: &'static str| {
+        let request = Request::get(sidecar.admin_address(), "/status");
+        async move { request.header("authorization", &format!("Bearer {token}")).answer().await.status }
+    };
+    assert_eq!((status("old-token-of-this-test").await, status("new-token-of-this-test").await), (401, 200));
+    sidecar.wait_for_output("path=\"/status\"").await;
+
+    // A file that cannot be used changes nothing.
+    std::fs::write(sidecar.config_file(), config.replace("sidecar=info", "sidecar=inof")).unwrap();
+    sidecar.signal(Signal::HUP);
+    sidecar.wait_for_output("the configuration cannot be used").await;
+    assert!(sidecar.output().contains("`sidecar=inof`"), "{}", sidecar.output());
     SseClient::connect(sidecar.sse_address(), "/events").await;
     assert!(sidecar.terminate().success());
+}
+
+#[tokio::test]
+async fn every_line_is_an_object_where_json_is_wanted_and_the_first_ones_say_what_runs_and_what_is_stored() {
+    let node = SimulatedNode::start();
+    let mut sidecar = SidecarBuilder::new(BINARY).node(node.address()).top_level("log_format = 'json'").start().await;
+    sidecar.wait_for_output("listens on").await;
+    assert!(sidecar.terminate().success());
+    let output = sidecar.output();
+    let lines: Vec<Value> =
+        output.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect();
+    assert_eq!((&lines[0]["level"], &lines[0]["message"]), (&json!("INFO"), &json!("Sidecar starts")));
+    assert_eq!(lines[0]["version"], env!("CARGO_PKG_VERSION"));
+    assert!(lines[0]["commit"].as_str().is_some_and(|commit| !commit.is_empty()), "{output}");
+    let opened = lines.iter().find(|line| line["message"] == "the log is open").unwrap();
+    assert_eq!((&opened["oldest"], &opened["next_id"]), (&json!(0), &json!(0)));
+    assert!(["segments", "bytes", "milliseconds"].iter().all(|fact| opened[fact].is_u64()), "{opened}");
 }

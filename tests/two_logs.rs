@@ -449,7 +449,8 @@ impl Follower {
 #[tokio::test(flavor = "multi_thread")]
 async fn both_logs_begin_serve_and_end_in_one_process() {
     if let Ok(role) = std::env::var(ROLE) {
-        let _ = sidecar::telemetry::start_logging();
+        let output = sidecar::telemetry::Output::start(std::io::stdout()).unwrap();
+        sidecar::telemetry::start_logging(&output, &Default::default());
         let role = serde_json::from_str(&role).unwrap();
         let announce = |addresses| println!("\nserving{}served", serde_json::to_string(&addresses).unwrap());
         return run(role, announce, std::future::pending()).await;

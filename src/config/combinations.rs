@@ -10,7 +10,7 @@ use super::{
     sections::{
         File, admin_api_server,
         beacon::{self, Beacon},
-        grpc,
+        grpc, logging,
         rest_api_server::{self, AnswerFrom, RestApiServer},
         rpc_server::{self, RpcServer},
         sse_server::{self, SseServer},
@@ -20,12 +20,15 @@ use super::{
 };
 use crate::admin::AdminOptions;
 use crate::grpc::Options as GrpcOptions;
+use crate::telemetry::LogOptions;
 
 /// All settings. A part that is absent from the file or switched off in it is `None`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// How many threads to use.
     pub threads: Threads,
+    /// How log lines look, and which are shown.
+    pub logging: LogOptions,
     /// The chain's name that every node must report; any when `None`.
     pub network_name: Option<String>,
     /// `[storage]`: where the log is, and the databases it is exported to. Always there when `sse_server` is; without
@@ -78,6 +81,7 @@ pub(super) fn check(file: File, document: &Document<'_>, environment: &Environme
         return Err(section("grpc").invalid("streams", "set", fix));
     }
     let threads = threads::check(file.max_thread_count, file.max_blocking_thread_count, &section(""))?;
+    let logging = logging::check(file.log_format, file.log_level, &section(""))?;
     let sse_server = file.sse_server.filter(|sse| sse.enable_server);
     let sse_server = sse_server.map(|sse| sse_server::check(sse, &section("sse_server"))).transpose()?;
     let is_exporting = sse_server.as_ref().is_none_or(|sse| sse.keep_only_newest.is_none());
@@ -105,6 +109,7 @@ pub(super) fn check(file: File, document: &Document<'_>, environment: &Environme
     let rpc_server = rpc.transpose()?.flatten();
     Ok(Config {
         threads,
+        logging,
         network_name: file.network_name,
         storage,
         sse_server,

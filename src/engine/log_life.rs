@@ -4,10 +4,11 @@
 //! A failure of the storage ends a run of ingest, and nothing else: ports, readers and counters stay as they are. The log is
 //! recovered from disk in place, again and again until that succeeds, and then the sources are read again.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidecar_log_format::Recovery;
+use sidecar_log_format::{Log, Recovery};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ use tracing::{Span, debug, error, info, warn};
 use super::backoff::Backoff;
 use super::ingest::{IngestError, LiveLog, Run};
 use super::source::{Batch, End};
+use super::storage_folder::segments;
 
 /// How long closing the log may take before the process ends without (nothing durable is lost then).
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(20);
@@ -171,6 +173,15 @@ async fn all_ended(sources: &mut JoinSet<End>) {
     }
 }
 
+/// What an opened log holds, for the operator.
+pub(super) fn report_content(log: &Log, directory: &Path, took: Duration) {
+    let next_id = log.head().next_sequence;
+    let (segments, bytes) = segments(directory).unwrap_or_default();
+    let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let folder = directory.display();
+    info!(oldest = log.oldest(), next_id, segments, bytes, milliseconds, %folder, "the log is open");
+}
+
 /// What opening the log found, for the operator.
 pub(super) fn report(recovery: &Recovery) {
     if recovery.created {
@@ -185,7 +196,7 @@ pub(super) fn report(recovery: &Recovery) {
         error!(from, to, next_id = lost.end, "events were stored and are gone; the log carries a mark");
     }
     if let Some(file) = &recovery.kept_aside {
-        warn!("what could not be read after the last stored event is kept in {file}, beside the log's segments");
+        warn!(file, "what could not be read after the last stored event is kept beside the log's segments");
     }
     if let Some(reason) = &recovery.header_restored {
         error!(%reason, "the newest segment's header was damaged and is restored from its copy; check the disk");

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error};
 
 use super::ingest::{self, IngestError, LiveLog, Run};
-use super::log_life::{Closing, LogLife, report};
+use super::log_life::{Closing, LogLife, report, report_content};
 use super::losses::LossWatch;
 
 pub use super::log_life::Sources;
@@ -43,9 +44,11 @@ impl OpenedLog {
     /// # Errors
     /// When the log cannot be opened or made, or no thread can be started. Must be called within a Tokio runtime.
     pub fn open(options: ingest::Options, span: Span) -> Result<OpenedLog, IngestError> {
+        let (begun, directory) = (Instant::now(), options.log_directory.clone());
         let (live, run) = span.in_scope(|| {
             let (live, run) = LiveLog::open(options)?;
             report(&run.recovery);
+            report_content(&live.log, &directory, begun.elapsed());
             Ok::<_, IngestError>((live, run))
         })?;
         Ok(OpenedLog { live: Arc::new(live), run, span })

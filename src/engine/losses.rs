@@ -78,7 +78,8 @@ impl LossWatch {
     /// When the system has no room for a thread.
     pub(crate) fn start(log: Log) -> std::io::Result<Self> {
         let run = move |stopped| {
-            let mut watch = Watch { log, stopped, logged: Logged::default(), generation: 0, is_announced: false };
+            let logged = Logged::default();
+            let mut watch = Watch { log, stopped, logged, generation: 0, is_announced: false, check_fails: false };
             let _stopped = watch.run();
         };
         Stoppable::start("losses", run).map(LossWatch)
@@ -93,6 +94,8 @@ struct Watch {
     generation: u64,
     /// Whether it was reported that all segments are there, or which are not.
     is_announced: bool,
+    /// Whether the blocks could not be checked the last time.
+    check_fails: bool,
 }
 
 impl Watch {
@@ -143,7 +146,7 @@ impl Watch {
 
     /// Checks all blocks at a slow pace; returns after what time to do so again.
     fn check(&mut self) -> ControlFlow<(), Duration> {
-        let Watch { log, stopped, logged, generation, .. } = self;
+        let Watch { log, stopped, logged, generation, check_fails, .. } = self;
         let mut step = ControlFlow::Continue(());
         let mut debt = Duration::ZERO;
         let mut reported_at = Instant::now();
@@ -165,8 +168,14 @@ impl Watch {
         logged.report(log);
         ControlFlow::Continue(match checked {
             Ok(()) if is_interrupted => Duration::ZERO,
-            Ok(()) => CHECK_PERIOD,
+            Ok(()) => {
+                if std::mem::take(check_fails) {
+                    info!("all blocks of the log could be checked again");
+                }
+                CHECK_PERIOD
+            }
             Err(error) => {
+                *check_fails = true;
                 warn!(%error, retry = ?SURVEY_PERIOD, "the blocks of the log could not be checked");
                 SURVEY_PERIOD
             }

@@ -1,4 +1,4 @@
-//! Which log lines are shown, as `RUST_LOG` says.
+//! Which log lines are shown, as `RUST_LOG` or the configuration says.
 
 use std::env::{self, VarError};
 
@@ -14,41 +14,49 @@ const NOISE: &str = "eventsource_client";
 /// A filter, and what was wrong with the wish for another.
 pub(super) struct Chosen {
     pub(super) filter: EnvFilter,
+    /// The same as it was asked for.
+    pub(super) shown: String,
     pub(super) complaint: Option<String>,
 }
 
-/// The filter that `RUST_LOG` asks for. What cannot be understood is as if nothing were asked for, and is complained of.
-pub(super) fn from_environment() -> Chosen {
+/// The filter that `RUST_LOG` asks for, or `configured`. What cannot be understood is as if nothing were asked for, and is
+/// complained of.
+pub(super) fn from_environment(configured: Option<&str>) -> Chosen {
+    let configured = configured.unwrap_or(DEFAULT_FILTER);
     match env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(wanted) => choose(Some(&wanted)),
-        Err(VarError::NotPresent) => choose(None),
-        Err(VarError::NotUnicode(_)) => Chosen { complaint: Some("RUST_LOG is not UTF-8".to_owned()), ..choose(None) },
+        Ok(wanted) => choose(Some(&wanted), configured),
+        Err(VarError::NotPresent) => choose(None, configured),
+        Err(VarError::NotUnicode(_)) => {
+            Chosen { complaint: Some("RUST_LOG is not UTF-8".to_owned()), ..choose(None, configured) }
+        }
     }
 }
 
-fn choose(wanted: Option<&str>) -> Chosen {
-    let (filter, complaint) = match wanted.map(parse) {
-        Some(Ok(filter)) => (filter, None),
-        Some(Err(complaint)) => (EnvFilter::new(DEFAULT_FILTER), Some(complaint)),
-        None => (EnvFilter::new(DEFAULT_FILTER), None),
+fn choose(wanted: Option<&str>, configured: &str) -> Chosen {
+    let (used, complaint) = match wanted.map(|wanted| parse(wanted).map(|_| wanted)) {
+        Some(Ok(wanted)) => (wanted, None),
+        Some(Err(reason)) => (configured, Some(format!("RUST_LOG {reason}"))),
+        None => (configured, None),
     };
-    let is_named = wanted.is_some_and(|wanted| wanted.contains(NOISE));
+    let filter = parse(used).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let is_named = used.contains(NOISE);
     let filter = match format!("{NOISE}=off").parse() {
         Ok(silence) if !is_named => filter.add_directive(silence),
         _ => filter,
     };
-    Chosen { filter, complaint }
+    Chosen { filter, shown: used.to_owned(), complaint }
 }
 
-fn parse(wanted: &str) -> Result<EnvFilter, String> {
+/// The filter that a text asks for; or what is wrong with the text, to be read after its name.
+pub(super) fn parse(wanted: &str) -> Result<EnvFilter, String> {
     // The filter's own parser takes a space for a part of a target.
     let directives: Vec<&str> = wanted.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
     if directives.is_empty() {
-        return Err("RUST_LOG is empty".to_owned());
+        return Err("is empty".to_owned());
     }
     let is_wrong = |directive: &&str| is_level_mistyped(directive) || directive.parse::<Directive>().is_err();
     match directives.iter().copied().find(is_wrong) {
-        Some(wrong) => Err(format!("RUST_LOG has `{wrong}`, which is neither a level nor TARGET=LEVEL")),
+        Some(wrong) => Err(format!("has `{wrong}`, which is neither a level nor TARGET=LEVEL")),
         None => Ok(EnvFilter::new(directives.join(","))),
     }
 }
@@ -88,7 +96,7 @@ mod tests {
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
-            .with_env_filter(choose(wanted).filter)
+            .with_env_filter(choose(wanted, DEFAULT_FILTER).filter)
             .with_writer(move || writer.clone())
             .with_ansi(false)
             .without_time()
@@ -130,12 +138,18 @@ mod tests {
             ("sidecar[{a=1", "`sidecar[{a=1`"),
         ];
         for (wanted, part) in mistakes {
-            let complaint = choose(Some(wanted)).complaint.unwrap_or_default();
+            let complaint = choose(Some(wanted), DEFAULT_FILTER).complaint.unwrap_or_default();
             assert!(complaint.contains(part), "{wanted}: {complaint}");
             assert_eq!(shown(Some(wanted)), shown(None), "{wanted}");
         }
         for wanted in ["INFO", "3", "hyper=debug,warn", "sidecar", "sidecar[serve{client=1}]=debug"] {
-            assert_eq!(choose(Some(wanted)).complaint, None, "{wanted}");
+            assert_eq!(choose(Some(wanted), DEFAULT_FILTER).complaint, None, "{wanted}");
         }
+    }
+
+    #[test]
+    fn the_configured_filter_counts_where_the_environment_asks_for_nothing_that_can_be_understood() {
+        let shown = |wanted| choose(wanted, "debug").shown;
+        assert_eq!([None, Some("inof"), Some("error")].map(shown), ["debug", "debug", "error"]);
     }
 }

@@ -14,6 +14,7 @@ pub(super) mod event_stream_server;
 pub(super) mod grpc;
 pub(super) mod listen;
 pub(super) mod log;
+pub(super) mod logging;
 pub(super) mod node_client;
 pub(super) mod node_connection;
 pub(super) mod postgresql;
@@ -26,6 +27,8 @@ pub(super) mod threads;
 
 use serde::Deserialize;
 
+use crate::telemetry::LogFormat;
+
 use super::description::{DefaultValue, KeyDescription, Kind, SectionDescription, count};
 
 /// The whole file.
@@ -34,6 +37,8 @@ pub(super) struct File {
     pub(super) max_thread_count: Option<i64>,
     pub(super) max_blocking_thread_count: Option<i64>,
     pub(super) network_name: Option<String>,
+    pub(super) log_format: Option<LogFormat>,
+    pub(super) log_level: Option<String>,
     pub(super) storage: Option<storage::Keys>,
     pub(super) sse_server: Option<sse_server::Keys>,
     pub(super) rest_api_server: Option<rest_api_server::Keys>,
@@ -70,5 +75,20 @@ pub(super) const TOP: SectionDescription = SectionDescription {
             "The network that every node must be on. A node of another network is not used.",
         )
         .with_example("\"casper\""),
+        KeyDescription::new(
+            "log_format",
+            Kind::Word(&["text", "json"]),
+            DefaultValue::Value("\"text\""),
+            "The form of log lines. \"text\": for people, in colour on a terminal unless NO_COLOR is set. \"json\": an \
+             object a line, for programs.",
+        ),
+        KeyDescription::new(
+            "log_level",
+            Kind::Text,
+            DefaultValue::Otherwise("\"warn,sidecar=info,sidecar::events=warn\""),
+            "Which log lines are shown: a level (off, error, warn, info, debug, trace), or TARGET=LEVEL with commas \
+             between. RUST_LOG wins over it. SIGHUP reads it again.",
+        )
+        .with_example("\"info\""),
     ],
 };

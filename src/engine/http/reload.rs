@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 /// How often the files are looked at. They are used once two looks in a row found them the same.
@@ -63,19 +64,25 @@ impl<T> Reloading<T> {
         Current(self.current.subscribe())
     }
 
-    /// Reads the files again whenever they change. It ends with its caller.
+    /// Reads the files again whenever they change, and at once with SIGHUP. It ends with its caller.
     pub(super) async fn follow(mut self) -> Infallible {
         if self.files.is_empty() {
             return std::future::pending().await;
         }
+        let mut hangups = signal(SignalKind::hangup())
+            .inspect_err(|error| tracing::warn!(%error, "SIGHUP cannot be listened for; changed files are still found"))
+            .ok();
         let mut settling = self.known;
         loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            let is_asked_for = tokio::select! {
+                () = tokio::time::sleep(LOOK_INTERVAL) => false,
+                () = hangup(hangups.as_mut()) => true,
+            };
             let files = Arc::clone(&self.files);
             let Ok(contents) = tokio::task::spawn_blocking(move || read_all(&files)).await else { continue };
             let found = fingerprint(&contents);
-            // One that was seen only once may be half written, or the other file of the two may follow.
-            let is_settled = std::mem::replace(&mut settling, found) == found;
+            // One that was seen only once may be half written, or the other file of the two may follow. Who asks is done.
+            let is_settled = std::mem::replace(&mut settling, found) == found || is_asked_for;
             if found != self.known && is_settled {
                 self.known = found;
                 self.replace(contents);
@@ -92,6 +99,17 @@ impl<T> Reloading<T> {
             }
             Err(error) => tracing::warn!(%error, "changed files cannot be used; what they held before stays in use"),
         }
+    }
+}
+
+/// Ends with the next SIGHUP; never where there is none to hear.
+async fn hangup(hangups: Option<&mut Signal>) {
+    let heard = match hangups {
+        Some(hangups) => hangups.recv().await,
+        None => None,
+    };
+    if heard.is_none() {
+        std::future::pending().await
     }
 }
 
@@ -179,6 +197,28 @@ mod tests {
         std::fs::write(&file, "3").unwrap();
         changes.changed().await.unwrap();
         assert_eq!(*current.get(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hangup_has_changed_files_read_at_once() {
+        // While a thread works, the paused clock stands still: nothing but the signal leads to a look.
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let clock = tokio::task::spawn_blocking(move || ended.recv());
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("number");
+        std::fs::write(&file, "1").unwrap();
+        let reloading = Reloading::load([file.clone()], number).unwrap();
+        let mut changes = reloading.current.subscribe();
+        let following = tokio::spawn(reloading.follow());
+        // Now it listens.
+        tokio::task::yield_now().await;
+        std::fs::write(&file, "2").unwrap();
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
+        changes.changed().await.unwrap();
+        assert_eq!(**changes.borrow(), 2);
+        following.abort();
+        drop(end);
+        assert!(clock.await.unwrap().is_err());
     }
 
     #[test]

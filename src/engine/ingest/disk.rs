@@ -34,7 +34,7 @@ impl Disk {
             self.full_since = Some(Instant::now());
             self.counters.disk_full.add(1);
             self.counters.waits_for_room.set(true);
-            error!("{failure}: ingest waits until there is room, serving goes on");
+            error!(%failure, "ingest waits until there is room, serving goes on; make room on the device");
         }
     }
 
@@ -42,7 +42,7 @@ impl Disk {
     pub(super) fn has_room(&mut self) {
         if let Some(since) = self.full_since.take() {
             self.counters.waits_for_room.set(false);
-            info!("there is room on the device again: ingest resumes after {:?}", rounded(since.elapsed()));
+            info!(after = ?rounded(since.elapsed()), "there is room on the device again, ingest resumes");
         }
     }
 
@@ -65,11 +65,11 @@ impl Disk {
         if time >= SLOW_COMMIT {
             self.counters.slow_commits.add(1);
             if self.last_slow.replace(Instant::now()).is_none() {
-                warn!("the disk is slow: a commit took {:?}; nodes wait meanwhile, serving continues", rounded(time));
+                warn!(took = ?rounded(time), "the disk is slow to commit; nodes wait meanwhile, serving continues");
             }
         } else if self.last_slow.is_some_and(|last| last.elapsed() >= CALM) {
             self.last_slow = None;
-            info!("the disk has been quick enough again for {CALM:?}");
+            info!(since = ?CALM, "the disk is quick enough again");
         }
     }
 }

@@ -88,6 +88,7 @@ impl Upkeep {
                 if keeper.stopped.wait(PAUSE_AFTER_PANIC).is_break() {
                     return;
                 }
+                info!("the upkeep of the log resumes");
             }
         };
         Stoppable::start("upkeep", run).map(Upkeep)
@@ -150,7 +151,7 @@ impl Keeper {
         };
         match due {
             Ok(due) => due.into_iter().try_for_each(|segment| self.rewrite(segment))?,
-            Err(error) => warn!("segments from {looked_at} on are not made smaller: {error}"),
+            Err(error) => warn!(from = looked_at, %error, "segments are not made smaller: they cannot be looked at"),
         }
         self.retainer.carried.lock().looked_at = next;
         ControlFlow::Continue(())
@@ -158,7 +159,7 @@ impl Keeper {
 
     fn rewrite(&mut self, segment: Sequence) -> ControlFlow<()> {
         if !self.has_room_for(segment) {
-            info!("segment {segment} is not made smaller: for a while that takes more room than the device has");
+            info!(segment, "segment is not made smaller: for a while that takes more room than the device has");
             return ControlFlow::Continue(());
         }
         let Keeper { maintenance, rewriting, retainer, stopped, pace, others, .. } = self;
@@ -193,11 +194,11 @@ impl Keeper {
                 self.counters.rewritten_segments.add(1);
                 self.counters.rewritten_bytes_before.add(done.bytes_before);
                 self.counters.rewritten_bytes_after.add(done.bytes_after);
-                info!("segment {segment} was made smaller: {} bytes became {}", done.bytes_before, done.bytes_after);
+                info!(segment, bytes = done.bytes_before, bytes_after = done.bytes_after, "segment was made smaller");
             }
             Ok(None) => {}
             // It stays as it is: nothing is lost but room.
-            Err(error) => warn!("segment {segment} is not made smaller: {error}"),
+            Err(error) => warn!(segment, %error, "segment is not made smaller"),
         }
         self.stopped.wait(Duration::ZERO)
     }

@@ -71,7 +71,7 @@ impl Follower {
                 pauses = Pauses::default();
             }
             let pause = pauses.begin();
-            error!(?pause, "the views are closed: {failure}; ingest and the event stream continue meanwhile");
+            error!(?pause, %failure, "the views are closed; ingest and the event stream continue meanwhile");
             distrusted = match failure {
                 ViewError::Damaged { how, .. } => Some(Rebuild::Damaged(how)),
                 _ => None,
@@ -150,11 +150,13 @@ impl Follower {
             Err(failure) => {
                 self.shared.counters.failures.add(1);
                 let pause = pauses.begin();
-                error!(next = before, ?pause, "the views lag: {failure}; the log is read again after the pause");
+                error!(next = before, ?pause, %failure, "the views lag; the log is read again after the pause");
                 return Ok(false);
             }
         };
-        *pauses = Pauses::default();
+        if std::mem::take(pauses).until.is_some() {
+            info!(next = before, "the views read the log again");
+        }
         let events = batch.events();
         let durability = unsynced.add(events, &self.options);
         let committed = store.commit(batch, durability);
@@ -184,6 +186,9 @@ impl Follower {
         }
         // Between the two, as since it was closed, the views know of no event: nobody takes what is older for the newest.
         self.shared.open(store.database());
+        if self.shared.counters.failures.get() > 0 {
+            info!(next = store.next(), "the views are open again");
+        }
         self.publish(store.next());
         Ok(store)
     }

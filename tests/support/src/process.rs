@@ -260,7 +260,7 @@ impl SidecarBuilder {
 
     /// Starts the sidecar without waiting for anything.
     pub fn spawn(self) -> Sidecar {
-        let config_file = self.folder.path().join("sidecar.toml");
+        let config_file = self.config_file();
         std::fs::write(&config_file, self.configuration()).unwrap();
         let mut command = match self.open_files_max {
             None => Command::new(&self.binary),
@@ -281,6 +281,10 @@ impl SidecarBuilder {
             Some(output) => Process::start_with_output(command, output),
             None => Process::start(command),
         }
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.folder.path().join("sidecar.toml")
     }
 
     /// The folder that its logs will be in.
@@ -315,6 +319,11 @@ impl Sidecar {
     /// The folder of its logs.
     pub fn storage_path(&self) -> PathBuf {
         self.builder.storage_path()
+    }
+
+    /// The file that it reads its configuration from.
+    pub fn config_file(&self) -> PathBuf {
+        self.builder.config_file()
     }
 
     /// Starts it once more after its end, with the same configuration and ports, and waits until it serves.

@@ -66,7 +66,9 @@ impl Forgetting {
                 let marks = marks.iter().filter(|mark| mark.kind == MarkKind::IDENTITY);
                 self.dropped.extend(marks.filter_map(parse_identity_mark));
             }
-            Err(error) => warn!("the events of segment {segment} stay in the identity index: {error}"),
+            Err(error) => {
+                warn!(segment, %error, "the events of a dropped segment stay in the identity index, where they only take room")
+            }
         }
     }
 
@@ -86,7 +88,7 @@ impl Forgetting {
             if let Err(error) = result
                 && !std::mem::replace(&mut self.has_failed, true)
             {
-                warn!("identities of dropped events stay in the index: {error}");
+                warn!(%error, "identities of dropped events stay in the index, where they only take room");
             }
         }
     }

@@ -148,10 +148,14 @@ impl Retainer {
         if self.options.is_off() || has_just_failed {
             return;
         }
-        self.state.failed_at = None;
-        if let Err(failure) = self.drop_what_is_due(maintenance, forgetter) {
-            error!("old segments stay for now: {failure}");
-            self.state.failed_at = Some(Instant::now());
+        let had_failed = self.state.failed_at.take().is_some();
+        match self.drop_what_is_due(maintenance, forgetter) {
+            Err(error) => {
+                error!(%error, "old segments stay for now; dropping them is tried again");
+                self.state.failed_at = Some(Instant::now());
+            }
+            Ok(()) if had_failed => info!("old segments can be dropped again"),
+            Ok(()) => {}
         }
         self.state.forgetting.forget(self.log.head().next_sequence, forgetter);
     }
@@ -190,12 +194,13 @@ impl Retainer {
         }
         if let (Some(first), Some(end)) = (segments.first(), end) {
             let (count, first, last) = (verdict.drop, first.first_sequence, end.saturating_sub(1));
-            info!("retention dropped events {first} to {last}: {count} segments, {bytes} bytes");
+            info!(first, last, segments = count, bytes, "retention dropped the oldest events");
             if verdict.forced > 0 {
                 warn!(
-                    "{} of the {count} segments up to event {last} were dropped though a view or an exporter still \
-                     needed them: more than `retention_wait_bytes_max` was waiting",
-                    verdict.forced
+                    segments = verdict.forced,
+                    last,
+                    "segments were dropped though a view or an exporter still needed them: more than \
+                     `retention_wait_bytes_max` was waiting; look at its lag, or raise that key"
                 );
             }
         }
@@ -212,8 +217,10 @@ impl Retainer {
     }
 
     fn tell_of_waiting(&mut self, is_waiting: bool) {
-        if is_waiting && !self.state.is_waiting {
-            info!("retention waits for a view or an exporter that still needs the oldest events");
+        match (is_waiting, self.state.is_waiting) {
+            (true, false) => info!("retention waits for a view or an exporter that still needs the oldest events"),
+            (false, true) => info!("retention waits for no view or exporter any more"),
+            _ => {}
         }
         self.state.is_waiting = is_waiting;
     }
