@@ -75,7 +75,9 @@ fetch("@GUARDED@/events", { headers: { "Authorization": "Bearer @TOKEN@" } })
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_of_another_origin_reads_and_resumes_streams_over_tls_and_with_a_token() {
-    let program = installed().unwrap_or_else(install);
+    let program = installed().unwrap_or_else(|| {
+        panic!("this test needs a browser; install the package that has one: apt-get install {PACKAGE}");
+    });
     let story = Story::new(7, &StoryOptions::small(12));
     let (before, after) = story.events().split_at(story.events().len() / 2);
     let node = SimulatedNode::start();
@@ -217,19 +219,4 @@ fn installed() -> Option<PathBuf> {
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let named = |name: &&str| folders.iter().map(|folder| folder.join(name)).find(|program| program.exists());
     BROWSERS.iter().find_map(named)
-}
-
-/// As PostgreSQL for its tests: by root, or by whoever reads this.
-fn install() -> PathBuf {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "this test needs a browser: install the package `{PACKAGE}` (apt-get install {PACKAGE})"
-    );
-    eprintln!("installing {PACKAGE} with apt-get");
-    for arguments in [&["update"][..], &["install", "--yes", "--no-install-recommends", PACKAGE]] {
-        let mut command = Command::new("apt-get");
-        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
-        assert!(command.status().unwrap().success(), "{command:?}");
-    }
-    installed().expect("the package brings a browser")
 }

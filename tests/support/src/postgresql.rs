@@ -1,15 +1,13 @@
 //! A real PostgreSQL server of a test's own: Debian's package, a cluster in a folder that goes away with it.
 //!
 //! The server listens on a TCP port of loopback and on a Unix socket in its folder. It refuses to run as root, so for
-//! root it runs as the package's user `postgres`, or as `nobody`. Where the package is missing and the test runs as root,
-//! it is installed first.
+//! root it runs as the package's user `postgres`, or as `nobody`. Where the package is missing, the test says what to type.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -265,11 +263,8 @@ impl Drop for PostgreSql {
 
 /// The folder with the newest version's programs.
 fn binaries() -> PathBuf {
-    static INSTALLING: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = INSTALLING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     installed().unwrap_or_else(|| {
-        install();
-        installed().expect("the package postgresql brings initdb")
+        panic!("this test needs a PostgreSQL server; install the package that has one: apt-get install postgresql");
     })
 }
 
@@ -285,19 +280,6 @@ fn installed() -> Option<PathBuf> {
         std::env::split_paths(&path).find(|folder| folder.join("initdb").exists())
     };
     newest.map(|(_, folder)| folder).or_else(in_path)
-}
-
-fn install() {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "these tests need a PostgreSQL server: install the package `postgresql` (apt-get install postgresql)"
-    );
-    eprintln!("installing PostgreSQL with apt-get");
-    for arguments in [&["update"][..], &["install", "--yes", "--no-install-recommends", "postgresql"]] {
-        let mut command = Command::new("apt-get");
-        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
-        assert!(command.status().unwrap().success(), "{command:?}");
-    }
 }
 
 /// The numbers of the user that the server runs as when the test is root's.
