@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering;
 use sidecar_log_format::LossKind;
 
 use super::families::{Families, Group};
-use super::{Logged, NamedFront, Parts, Role, process};
+#[cfg(target_os = "linux")]
+use super::process;
+use super::{Logged, NamedFront, Parts, Role};
 use crate::build_info::{Build, build};
 use crate::casper::event::KINDS;
 use crate::casper::export::counters::Counters as ExporterCounters;
@@ -70,7 +72,10 @@ pub(super) fn text(parts: &Parts) -> String {
             .gauge("sidecar_rest_database_connected", "1 if the database of the REST server answered when last asked")
             .count(&[], database.has_answered().into());
     }
-    families.into_text() + &process::families().into_text()
+    let text = families.into_text();
+    #[cfg(target_os = "linux")]
+    let text = text + &process::families().into_text();
+    text
 }
 
 fn fronts(group: &mut Group<'_>, fronts: &[NamedFront]) {

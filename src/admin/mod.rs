@@ -11,6 +11,7 @@
 
 mod families;
 mod metrics;
+#[cfg(target_os = "linux")]
 mod process;
 mod server;
 mod status;

@@ -222,9 +222,16 @@ impl Connection {
 
 /// Has the system cut the connection when the other side acknowledges nothing, or has no room for more, for so long. It
 /// counts from the last byte that the other side took, whatever still waits in buffers in between.
+#[cfg(target_os = "linux")]
 fn limit_stall(stream: &TcpStream, timeout: Duration) -> rustix::io::Result<()> {
     let milliseconds = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
     rustix::net::sockopt::set_tcp_user_timeout(stream, milliseconds)
+}
+
+/// Elsewhere the system's own time limit for a connection counts.
+#[cfg(not(target_os = "linux"))]
+fn limit_stall(_stream: &TcpStream, _timeout: Duration) -> rustix::io::Result<()> {
+    Ok(())
 }
 
 struct ConnectionCount(Arc<FrontCounters>);
