@@ -1,4 +1,4 @@
-//! The whole of Sidecar, measured: `cargo bench --bench end_to_end [-- --full]` prints the README's table.
+//! The whole of Sidecar, measured: `cargo bench --bench end_to_end [-- --full]` prints the first table of docs/performance.md.
 //!
 //! The built binary reads a simulated node over a socket, stores durably (`durability = "commit"`) and serves. The same
 //! node read by a bare socket in the same run is the yardstick, taken between the measurements; ratios to its median are

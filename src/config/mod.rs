@@ -36,6 +36,8 @@ mod sections;
 mod spelling;
 
 #[cfg(test)]
+mod keys_page;
+#[cfg(test)]
 mod limits_page;
 #[cfg(test)]
 mod samples;

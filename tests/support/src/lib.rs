@@ -8,6 +8,7 @@ pub mod beacon;
 pub mod binary_port;
 pub mod client;
 pub mod disk;
+pub mod documentation;
 pub mod fast;
 mod http;
 pub mod node;
