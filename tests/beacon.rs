@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sidecar_test_support::beacon::BeaconNode;
+use sidecar_test_support::browser::EventSourcePage;
 use sidecar_test_support::client::{Request, SseClient, events as with_ids, get};
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::port::ReservedPort;
@@ -314,6 +315,34 @@ async fn a_burst_of_attestations_reaches_ten_clients_without_a_gap() {
     for mut client in clients {
         let messages = client.read_until_id(ATTESTATIONS - 1).await;
         assert!(messages.iter().filter_map(|message| message.id).eq(0..ATTESTATIONS));
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_cut_off_reconnects_by_itself_and_has_every_event_once() {
+    let (node, storage) = (BeaconNode::start(), tempfile::tempdir().unwrap());
+    let mut beacon = Beacon::reading(storage.path(), &[(&node.url(), "topics = ['head', 'block']")]).await;
+    let url = format!("http://{}/eth/v1/events?topics=head,block", beacon.address());
+    let mut page = EventSourcePage::open(&url, &["head", "block"]).await;
+    let push = |slots: std::ops::Range<u64>| {
+        let expected =
+            slots.clone().flat_map(|slot| [("block", block(slot)), ("head", block(slot))]).collect::<Vec<_>>();
+        expected.iter().for_each(|(topic, payload)| node.push(topic, payload));
+        expected
+    };
+    let mut expected = push(0..20);
+    let mut seen = page.events(expected.len()).await;
+    for round in 1..=2 {
+        beacon.sidecar.kill9();
+        beacon.restart().await;
+        // Before the browser has reconnected: it pauses first.
+        let missed = push(20 * round..20 * (round + 1));
+        seen.extend(page.events(missed.len()).await);
+        expected.extend(missed);
+    }
+    assert_eq!(page.openings(), 3);
+    for (id, (event, (topic, payload))) in seen.iter().zip(&expected).enumerate() {
+        assert_eq!((&*event.id, &*event.name, &event.data), (&*id.to_string(), *topic, payload));
     }
 }
 
