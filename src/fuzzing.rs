@@ -8,16 +8,18 @@
 use std::error::Error;
 use std::iter;
 
+use axum::http::{HeaderMap, HeaderValue, Method};
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
 use crate::beacon;
+use crate::casper;
 use crate::casper::event::{self, Classified, classify};
-use crate::casper::events::request_door;
 use crate::casper::legacy::translation_door;
 use crate::casper::rpc;
 use crate::config::Config;
 use crate::engine::dialect::Dialect;
+use crate::grpc;
 use crate::sse_client::transport::canned;
 
 /// A configuration file is taken or refused, in words.
@@ -61,8 +63,30 @@ pub fn event(bytes: &[u8]) {
 /// The head of a request for a stream, in lines: method, path, query, `Last-Event-ID`, `Accept-Encoding`
 /// twice, `Accept`.
 pub fn query(bytes: &[u8]) {
-    request_door(bytes);
-    beacon::events::request_door(bytes);
+    let mut lines = bytes.split(|&byte| byte == b'\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let method = Method::from_bytes(line()).unwrap_or(Method::GET);
+    let path = String::from_utf8_lossy(line());
+    let query = String::from_utf8_lossy(line());
+    let mut headers = HeaderMap::new();
+    for name in ["last-event-id", "accept-encoding", "accept-encoding", "accept"] {
+        if let Ok(value) = HeaderValue::from_bytes(line()) {
+            headers.append(name, value);
+        }
+    }
+    for door in [casper::events::request_door, beacon::events::request_door, grpc::events_door] {
+        door(&method, &path, &query, &headers);
+    }
+}
+
+/// A call of the gateway, in lines: method, path, query, `Content-Type`; then the body.
+pub fn grpc_request(bytes: &[u8]) {
+    grpc::fuzzing::request(bytes);
+}
+
+/// The descriptor set of an upstream.
+pub fn descriptor_set(bytes: &[u8]) {
+    grpc::fuzzing::descriptor_set(bytes);
 }
 
 /// A node's stream. The first byte says how long the chunks are; how it is cut must not matter, and whatever it holds,
@@ -120,6 +144,16 @@ mod tests {
     #[test]
     fn every_query_of_the_corpus_holds() {
         hold("query", query);
+    }
+
+    #[test]
+    fn every_call_of_the_corpus_holds() {
+        hold("grpc_request", grpc_request);
+    }
+
+    #[test]
+    fn every_descriptor_set_of_the_corpus_holds() {
+        hold("descriptor_set", descriptor_set);
     }
 
     #[test]

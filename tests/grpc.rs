@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sidecar_test_support::beacon::BeaconNode;
+use sidecar_test_support::browser::EventSourcePage;
 use sidecar_test_support::client::{Answer, Request, SseClient, events, get};
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::ping_pong::{self, PingPong};
@@ -299,6 +300,68 @@ async fn an_event_source_is_an_event_with_the_data_of_its_any() {
     assert_eq!((refused.status, refused.body.as_str()), (400, body));
 }
 
+/// What the fork prysmaticlabs/grpc-gateway sends, byte for byte, but for the empty line after an error.
+#[tokio::test]
+async fn clients_of_the_fork_get_its_bytes_on_request() {
+    let court = Court::with(Described::Set, "event_format = \"fork\"\nemit_unpopulated = false", "").await;
+    let error = |status: u16, message: &str| {
+        let name = "type.googleapis.com/gateway.EventStreamError";
+        format!("event: error \ndata: {{\"@type\":\"{name}\",\"statusCode\":{status},\"message\":\"{message}\"}} \n\n")
+    };
+    let event = "event: head \ndata: {\"@type\":\"type.googleapis.com/demo.v1.EventHead\",\"slot\":\"1\",\"block\":\"+/8=\"} \n\n";
+    let broken_off = r#"{"error":{"code":14,"message":"broken off","details":[]}}"#.to_owned() + "\n";
+    let mut streams = Vec::new();
+    for (accept, end) in [(EVENT_STREAM, error(503, "broken off")), ("application/json", broken_off)] {
+        let request = Request::get(court.address(), "/eth/v1/events?topics=head").header("accept", accept);
+        let stream = request.patience(PATIENCE).open().await;
+        assert_eq!((stream.status(), stream.header("content-type")), (200, Some(EVENT_STREAM)));
+        streams.push((stream, end));
+    }
+    court.server.wait_for_open(2).await;
+    court.server.push("head", "");
+    for (stream, _) in &mut streams {
+        assert_eq!(text_until(stream, "\n\n").await, event);
+    }
+    court.server.break_off();
+    for (mut stream, end) in streams {
+        assert_eq!(String::from_utf8(stream.body().await).unwrap(), end);
+    }
+    let early = court.events("/eth/v1/events?topics=weather_forecast").answer().await;
+    assert_eq!((early.status, early.body), (200, error(400, "Invalid topic: weather_forecast")));
+    let early = court.get("/eth/v1/events?topics=weather_forecast").await;
+    assert_eq!((early.status, early.json()["error"]["code"].as_u64()), (400, Some(3)));
+    // Only its event streams are of another form.
+    assert!(court.events("/v1/balls/flood?count=1").answer().await.body.starts_with(":\n\ndata: {\"id\":\"1\""));
+
+    let court = Court::with(Described::Set, "event_format = \"fork\"\nuse_proto_names = true", "").await;
+    let early = court.events("/eth/v1/events?topics=x").answer().await;
+    assert!(early.body.contains(r#","status_code":400,"message":"Invalid topic: x"} "#), "{}", early.body);
+}
+
+#[tokio::test]
+async fn a_form_stands_in_for_the_method_that_it_names() {
+    let court = Court::open().await;
+    let form = |court: &Court, target: &str| {
+        Request::new("POST", court.address(), target)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body("count=7")
+    };
+    assert_eq!(form(&court, "/v1/echo/x").answer().await.json()["id"], "7");
+    let named = form(&court, "/v1/echo/x").header("x-http-method-override", "get").answer().await;
+    assert_eq!(named.json()["id"], "7");
+    let other = form(&court, "/v1/echo/x").header("x-http-method-override", "DELETE").answer().await;
+    assert_eq!((other.status, other.header("allow")), (501, Some("GET")));
+    let bad = form(&court, "/v1/echo/x").header("x-http-method-override", "A B").answer().await;
+    assert_eq!((bad.status, bad.json()["code"].as_u64()), (400, Some(3)));
+    let json = Request::new("POST", court.address(), "/v1/echo").header("x-http-method-override", "DELETE");
+    assert_eq!(json.body(r#"{"topic":"a"}"#).answer().await.json()["event"], "a", "only a form stands for another");
+    let strict = Court::with(Described::Set, "accept_forms = false\nwrap_results = false", "").await;
+    assert_eq!(form(&strict, "/v1/echo/x").answer().await.status, 501);
+    let bare = strict.get("/v1/balls/fail?count=1&code=9").await.body;
+    let lines: Vec<Value> = bare.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["id"], &lines[1]["error"]["code"]), (&json!("1"), &json!(9)));
+}
+
 #[tokio::test]
 async fn the_keys_choose_the_form_of_json_and_unbound_methods() {
     let keys =
@@ -383,6 +446,62 @@ async fn a_recorded_stream_is_subscribed_to_once_and_misses_nothing() {
     drop(read_from(&court, 0, 40).await);
     let metrics = get(court.sidecar.admin_address(), "/metrics").await.body;
     assert!(metrics.contains("log=\"pings\""), "{metrics}");
+}
+
+#[tokio::test]
+async fn readers_of_a_recorded_stream_select_the_names_that_are_listed() {
+    let mut court = Court::with(Described::Set, "", &format!("{PINGS}event_names = [\"pong\"]\n")).await;
+    court.server.wait_for_open(1).await;
+    let selected = async |court: &Court, query: &str, until: u64| {
+        let target = format!("/streams/pings?start_from=0&until={until}&types={query}");
+        let messages = court.events(&target).open().await.read_to_end().await;
+        events(&messages).into_iter().filter(|(_, data)| !data.is_empty()).map(|(id, _)| id).collect::<Vec<_>>()
+    };
+    push(&court.server, 0..10);
+    assert_eq!(selected(&court, "pong", 9).await, [1, 3, 5, 7, 9]);
+    let target = "/streams/pings?start_from=0&until=1&types=pong";
+    let lines = Request::get(court.address(), target).header("accept", "application/x-ndjson").answer().await;
+    assert_eq!(lines.json(), json!({"id": 1, "event": "pong", "data": expected(1)}));
+    let unlisted = court.get("/streams/pings?types=ping").await;
+    assert_eq!((unlisted.status, unlisted.json()["code"].as_u64()), (400, Some(3)));
+
+    // A name that is listed later gets a number of its own, and the others keep theirs.
+    court.sidecar.terminate();
+    court.server.wait_for_open(0).await;
+    court.sidecar.reconfigure("[\"pong\"]", "[\"ping\", \"pong\"]");
+    court.sidecar.spawn_again();
+    let gateway = court.address();
+    court.sidecar.wait_until_listening(gateway).await;
+    court.server.wait_for_open(1).await;
+    push(&court.server, 10..14);
+    assert_eq!(selected(&court, "pong", 13).await, [1, 3, 5, 7, 9, 11, 13]);
+    assert_eq!(selected(&court, "ping", 13).await, [10, 12]);
+}
+
+#[tokio::test]
+async fn a_page_that_is_cut_off_from_a_recorded_stream_reconnects_by_itself_and_has_every_event_once() {
+    let mut court = Court::with(Described::Set, "", PINGS).await;
+    court.server.wait_for_open(1).await;
+    let mut page = EventSourcePage::open(&format!("http://{}/streams/pings", court.address()), &["ping", "pong"]).await;
+    push(&court.server, 0..20);
+    let mut seen = page.events(20).await;
+    for round in 1..=2 {
+        court.sidecar.kill9();
+        court.server.wait_for_open(0).await;
+        court.sidecar.spawn_again();
+        let gateway = court.address();
+        court.sidecar.wait_until_listening(gateway).await;
+        court.server.wait_for_open(1).await;
+        // Before the browser has reconnected: it pauses first.
+        push(&court.server, 20 * round..20 * (round + 1));
+        seen.extend(page.events(20).await);
+    }
+    assert_eq!(page.openings(), 3);
+    for (id, event) in seen.iter().enumerate() {
+        let ball = expected(id);
+        assert_eq!((&*event.id, &*event.name), (&*id.to_string(), ball["event"].as_str().unwrap()));
+        assert_eq!(serde_json::from_str::<Value>(&event.data).unwrap(), ball);
+    }
 }
 
 #[tokio::test]

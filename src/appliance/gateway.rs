@@ -13,10 +13,12 @@ use super::plan;
 use crate::admin::Logged;
 use crate::casper::rest::NamedLog;
 use crate::config::Storage;
+use crate::engine::dialect::Dialect;
 use crate::engine::http::counters::FrontCounters;
 use crate::engine::log_set::{LogSet, OpenedLog, Sources};
 use crate::engine::storage_folder::LogPlaces;
 use crate::engine::stream::{Hub, Resources};
+use crate::grpc::recorded::Recorded;
 use crate::grpc::{Options, READER_CLASSES, RecordedStream, Server, StartError, Upstreams, Watch};
 
 /// A gateway whose port is taken and whose logs are open.
@@ -30,6 +32,7 @@ pub(super) struct Gateway {
 struct RecordedLog {
     name: Box<str>,
     directory: PathBuf,
+    dialect: Arc<Recorded>,
     opened: OpenedLog,
     hub: Arc<Hub>,
     sources: Sources,
@@ -50,8 +53,9 @@ impl Gateway {
             let storage = storage.context("recorded streams need `[storage]`")?;
             logs.push(RecordedLog::open(stream, &upstreams, storage, resources)?);
         }
-        let hubs = logs.iter().map(|log| Arc::clone(&log.hub));
-        let server = Server::bind(upstreams, streams.iter().zip(hubs)).map_err(cannot_run)?;
+        let recorded = streams.iter().zip(&logs);
+        let recorded = recorded.map(|(stream, log)| (stream, Arc::clone(&log.dialect), Arc::clone(&log.hub)));
+        let server = Server::bind(upstreams, recorded).map_err(cannot_run)?;
         info!(address = %server.local_addr(), "gRPC gateway listens");
         let counters = streams.iter().map(|stream| (stream.name().into(), Arc::clone(stream.counters())));
         let watch = Watch { gateway: Arc::clone(server.counters()), streams: counters.collect() };
@@ -121,13 +125,14 @@ impl RecordedLog {
         let name = stream.name();
         let directory = LogPlaces::new(&storage.folder, name).directory();
         plan::check_no_unfinished_import(&directory)?;
-        let options = plan::log_options(name, Arc::new(stream.dialect()), storage)?;
+        let dialect = Arc::new(stream.dialect(&directory));
+        let options = plan::log_options(name, Arc::clone(&dialect) as Arc<dyn Dialect>, storage)?;
         let opened = OpenedLog::open(options, tracing::info_span!(target: "sidecar", "log", name))
             .map_err(|error| anyhow!("Error running component 'grpc': the log of the stream `{name}`: {error}"))?;
         let (log, committed) = (opened.live.log.clone(), opened.live.committed.clone());
-        let sources = stream.sources(upstreams, &log);
+        let sources = stream.sources(upstreams, &log, Arc::clone(&dialect));
         let hub = Arc::new(Hub::new(log, committed, Arc::clone(resources), READER_CLASSES));
-        Ok(RecordedLog { name: name.into(), directory, opened, hub, sources })
+        Ok(RecordedLog { name: name.into(), directory, dialect, opened, hub, sources })
     }
 }
 

@@ -1,14 +1,12 @@
 //! The beacon dialect: what the engine must know to store the events of consensus clients.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use sidecar_log_format::storage::Directory;
-use sidecar_log_format::{FrameForm, Kind, Log, ReadOptions};
+use sidecar_log_format::{FrameForm, Kind};
 
 use super::identity;
 use super::topics::{COUNT, TOPICS, named};
-use crate::engine::dialect::{Dialect, Facts};
+use crate::engine::dialect::{Dialect, Facts, stored_kinds, with_added_kinds};
 
 /// The dialect's name, and that of its log.
 pub const NAME: &str = "beacon";
@@ -33,24 +31,11 @@ impl Beacon {
     /// [`ADDED_TOPICS_MAX`] are stored without a number.
     #[must_use]
     pub fn with_topics<'a>(added: impl IntoIterator<Item = &'a str>, directory: &Path) -> Self {
-        // Where there is no log yet, or none that can be read, opening it says so.
-        let stored = Log::open(Arc::new(Directory::at(directory)), ReadOptions { cache_bytes: 0 });
-        Self::with_topics_after(added, stored.map(|log| log.kinds()).unwrap_or_default())
+        Self::with_topics_after(added, stored_kinds(directory))
     }
 
     fn with_topics_after<'a>(added: impl IntoIterator<Item = &'a str>, stored: Vec<(u8, String)>) -> Self {
-        let mut dialect = Beacon::default();
-        let is_added = |kind: u8| usize::from(kind) > COUNT && kind < Kind::OTHER.0;
-        let stored = stored.into_iter().filter(|(kind, _)| is_added(*kind));
-        dialect.kinds.extend(stored.map(|(kind, name)| (Kind(kind), name.into_boxed_str())));
-        dialect.kinds.sort_unstable_by_key(|(kind, _)| *kind);
-        for name in added {
-            let next = dialect.kinds.last().map_or(1, |(kind, _)| kind.0 + 1);
-            if dialect.kind(name) == Kind::OTHER && next < Kind::OTHER.0 {
-                dialect.kinds.push((Kind(next), name.into()));
-            }
-        }
-        dialect
+        Beacon { kinds: with_added_kinds(Beacon::default().kinds, stored, added) }
     }
 
     /// The number of a topic; [`Kind::OTHER`] for one without.

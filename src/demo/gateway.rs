@@ -44,6 +44,7 @@ fn introduction(addresses: Addresses, log: &Path) -> String {
          Try, in another terminal:\n  \
            curl -N 'http://127.0.0.1:{port}/streams/balls?start_from=0'             every ball, then what is new\n  \
            curl -N 'http://127.0.0.1:{port}/streams/balls?start_from=0&until=3'     the first four, then the end\n  \
+           curl -N 'http://127.0.0.1:{port}/streams/balls?start_from=0&types=pong'  every second one\n  \
            curl -N -H 'accept: application/x-ndjson' \\\n       \
                 'http://127.0.0.1:{port}/streams/balls?start_from=0'                as lines of JSON\n  \
            curl -N 'http://127.0.0.1:{port}/v1/balls/pong'                          the server's own stream, as the gateway has it\n  \
@@ -81,7 +82,8 @@ fn config_text(storage_path: &Path, proto: &Path, server_port: u16, options: &Op
          method = 'demo.v1.Events/Subscribe'\n\
          request = {{ topic = 'all' }}\n\
          path = '/streams/balls'\n\
-         event_field = 'event'\n"
+         event_field = 'event'\n\
+         event_names = ['ping', 'pong']\n"
     ))
 }
 

@@ -5,8 +5,11 @@
 //! at it anyway. So a dialect is asked only when the index is rebuilt, when events are dropped, and when a log is opened.
 
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 
-use sidecar_log_format::{FrameForm, Kind, Timestamp, WriteOptions};
+use sidecar_log_format::storage::Directory;
+use sidecar_log_format::{FrameForm, Kind, Log, ReadOptions, Timestamp, WriteOptions};
 
 /// One chain's events, as far as storing them depends on what they are.
 pub trait Dialect: fmt::Debug + Send + Sync + 'static {
@@ -37,6 +40,36 @@ pub trait Dialect: fmt::Debug + Send + Sync + 'static {
     fn series(&self) -> Option<Series> {
         None
     }
+}
+
+/// The kinds that the log in `directory` has numbers for; none where there is no log that can be read.
+#[must_use]
+pub fn stored_kinds(directory: &Path) -> Vec<(u8, String)> {
+    // Opening the log for writing reports what is wrong with it.
+    let stored = Log::open(Arc::new(Directory::at(directory)), ReadOptions { cache_bytes: 0 });
+    stored.map(|log| log.kinds()).unwrap_or_default()
+}
+
+/// A dialect's `own` kinds and those that an operator has added by name. A name that is among the `stored` kinds keeps its
+/// number; a new one gets the next number. Names for which no number is left are stored without one.
+#[must_use]
+pub fn with_added_kinds<'a>(
+    own: Vec<(Kind, Box<str>)>,
+    stored: Vec<(u8, String)>,
+    added: impl IntoIterator<Item = &'a str>,
+) -> Vec<(Kind, Box<str>)> {
+    let mut kinds = own;
+    let own_last = kinds.last().map_or(0, |(kind, _)| kind.0);
+    let stored = stored.into_iter().filter(|(kind, _)| *kind > own_last && *kind < Kind::OTHER.0);
+    kinds.extend(stored.map(|(kind, name)| (Kind(kind), name.into_boxed_str())));
+    kinds.sort_unstable_by_key(|(kind, _)| *kind);
+    for name in added {
+        let next = kinds.last().map_or(1, |(kind, _)| kind.0 + 1);
+        if next < Kind::OTHER.0 && kinds.iter().all(|(_, known)| **known != *name) {
+            kinds.push((Kind(next), name.into()));
+        }
+    }
+    kinds
 }
 
 /// How a log of `dialect` is written; the rest has the defaults of [`WriteOptions::new`].

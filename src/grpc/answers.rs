@@ -14,15 +14,16 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http_body::Frame;
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor};
+use serde_json::Value as Json;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
 use super::counters::GatewayCounters;
 use super::json::{JsonForm, event_name};
-use super::rules::AnswerKind;
+use super::rules::{AnswerKind, Binding};
 use super::status;
 use super::upstream::Call;
-use crate::engine::stream::OpenStream;
+use crate::engine::stream::{Framing, OpenStream};
 
 /// Pieces are sent when they have this many bytes, or when no message waits.
 const PIECE_BYTES: usize = 16 << 10;
@@ -34,34 +35,58 @@ const COMMENT: &[u8] = b":\n\n";
 pub(super) const END_ID: &str = "end";
 const END: &[u8] = b"event: end\ndata: {}\nid: end\n\n";
 
-/// How messages are framed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// `{"result":…}` lines.
-    Lines,
-    /// Server-sent events.
-    Events,
-}
-
 /// How one method's messages are written.
 #[derive(Clone, Debug)]
 pub(super) struct Writing {
     pub(super) framing: Framing,
+    pub(super) errors: Errors,
     pub(super) kind: AnswerKind,
     pub(super) json: JsonForm,
+    /// Whether a line has the message as its `result`, or is the message.
+    pub(super) wraps_results: bool,
+    /// Whether events have the bytes of the fork (see [`EventForm::Fork`]).
+    pub(super) is_fork: bool,
     /// The field that is sent instead of the message.
     pub(super) response_body: Option<FieldDescriptor>,
     /// Where types of error details are looked up.
     pub(super) pool: DescriptorPool,
 }
 
+/// How an error is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Errors {
+    /// `{"error":…}` as the last line; before the first message the status says it too.
+    Line,
+    /// The last event; before the first message the status and a body say it.
+    Event,
+    /// The last event as the fork has it, even before the first message.
+    ForkEvent,
+}
+
+/// The type of the fork's errors.
+const FORK_ERROR_TYPE: &str = "type.googleapis.com/gateway.EventStreamError";
+
 impl Writing {
+    /// The usual form of a binding's answers.
+    pub(super) fn of(binding: &Binding, framing: Framing, json: JsonForm) -> Writing {
+        Writing {
+            framing,
+            errors: if framing == Framing::EventStream { Errors::Event } else { Errors::Line },
+            kind: binding.rpc.answer,
+            json,
+            wraps_results: true,
+            is_fork: false,
+            response_body: binding.response_body.clone(),
+            pool: binding.rpc.method.parent_pool().clone(),
+        }
+    }
+
     /// Appends a message in its frame; nothing is appended where it fails.
     pub(super) fn message(&self, message: &DynamicMessage, out: &mut Vec<u8>) -> Result<(), Status> {
         let start = out.len();
         let written = match self.framing {
-            Framing::Lines => self.line(message, out),
-            Framing::Events => self.event(message, out),
+            Framing::JsonLines => self.line(message, out),
+            Framing::EventStream => self.event(message, out),
         };
         if written.is_err() {
             out.truncate(start);
@@ -72,6 +97,7 @@ impl Writing {
     fn line(&self, message: &DynamicMessage, out: &mut Vec<u8>) -> Result<(), Status> {
         match (&self.response_body, self.kind) {
             (None, AnswerKind::Raw) => out.extend_from_slice(&raw_data(message)),
+            (field, _) if !self.wraps_results => self.value(message, field.as_ref(), out)?,
             (field, _) => {
                 out.extend_from_slice(b"{\"result\":");
                 self.value(message, field.as_ref(), out)?;
@@ -84,13 +110,18 @@ impl Writing {
 
     fn event(&self, message: &DynamicMessage, out: &mut Vec<u8>) -> Result<(), Status> {
         if self.kind == AnswerKind::Event && self.response_body.is_none() {
+            // The fork has a space at the end of each line.
+            let line_end: &[u8] = if self.is_fork { b" \n" } else { b"\n" };
             if let Some(name) = event_name(message) {
                 out.extend_from_slice(b"event: ");
                 out.extend_from_slice(name.as_bytes());
-                out.push(b'\n');
+                out.extend_from_slice(line_end);
             }
             out.extend_from_slice(b"data: ");
             self.json.write_event_data(message, out)?;
+            out.extend_from_slice(line_end);
+            out.push(b'\n');
+            return Ok(());
         } else if self.kind == AnswerKind::Raw && self.response_body.is_none() {
             let data = raw_data(message);
             for (number, line) in data.split(|byte| matches!(byte, b'\n' | b'\r')).enumerate() {
@@ -119,17 +150,23 @@ impl Writing {
 
     /// Appends the end of a stream.
     fn end(&self, end: Result<(), Status>, out: &mut Vec<u8>) {
-        match (self.framing, end) {
-            (Framing::Lines, Ok(())) => {}
-            (Framing::Events, Ok(())) => out.extend_from_slice(END),
-            (Framing::Lines, Err(error)) => {
-                out.extend_from_slice(status::last_line(&error, Some(&self.pool)).as_bytes());
+        let text = match (self.errors, end) {
+            (Errors::Event, Ok(())) => return out.extend_from_slice(END),
+            (Errors::Line | Errors::ForkEvent, Ok(())) => return,
+            (Errors::Line, Err(error)) => status::last_line(&error, Some(&self.pool)),
+            (Errors::Event, Err(error)) => {
+                format!("event: error\ndata: {}\n\n", status::body(&error, Some(&self.pool)))
             }
-            (Framing::Events, Err(error)) => {
-                let body = status::body(&error, Some(&self.pool));
-                out.extend_from_slice(format!("event: error\ndata: {body}\n\n").as_bytes());
-            }
-        }
+            (Errors::ForkEvent, Err(error)) => format!("event: error \ndata: {} \n\n", self.fork_error(&error)),
+        };
+        out.extend_from_slice(text.as_bytes());
+    }
+
+    /// A `gateway.EventStreamError` in an `Any`.
+    fn fork_error(&self, error: &Status) -> String {
+        let code = if self.json.use_proto_names { "status_code" } else { "statusCode" };
+        let (status, message) = (status::http_status(error.code()).as_u16(), Json::from(error.message()));
+        format!(r#"{{"@type":"{FORK_ERROR_TYPE}","{code}":{status},"message":{message}}}"#)
     }
 }
 
@@ -198,12 +235,13 @@ impl StreamedBody {
         counters: Arc<GatewayCounters>,
         place: OpenStream,
     ) -> StreamedBody {
-        let is_event_stream = writing.framing == Framing::Events;
+        let is_event_stream = writing.framing == Framing::EventStream;
         let keep_alive = is_event_stream.then(|| Box::pin(tokio::time::sleep(KEEP_ALIVE_INTERVAL)));
+        let out = if is_event_stream && !writing.is_fork { COMMENT.to_vec() } else { Vec::new() };
         let mut body = StreamedBody {
             source,
             writing,
-            out: if is_event_stream { COMMENT.to_vec() } else { Vec::new() },
+            out,
             is_over: false,
             keep_alive,
             deadline: deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),

@@ -1,7 +1,8 @@
 //! A recorded stream's readers: its path, what a query may say, and refusals.
 //!
 //! `GET PATH` has new events as they come; `start_from=N`, or `Last-Event-ID` of a client that comes again, replays from
-//! there. It is an event stream, or JSON lines for a client that accepts `application/x-ndjson`.
+//! there. `types=NAME,NAME` selects by the names that the operator has listed. It is an event stream, or JSON lines for a
+//! client that accepts `application/x-ndjson`.
 
 use std::sync::Arc;
 
@@ -10,11 +11,10 @@ use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::Response;
-use sidecar_log_format::Sequence;
+use sidecar_log_format::{Kind, Sequence};
 use tonic::Status;
 
-use super::accept;
-use super::gateway::client;
+use super::gateway::{LINES, client};
 use super::status;
 use crate::engine::http::query::Parameters;
 use crate::engine::http::weights::accepts_only_zstd;
@@ -29,12 +29,14 @@ const ZSTD: ReaderClass = ReaderClass("zstd");
 /// The kinds of streams that metrics tell apart.
 pub const READER_CLASSES: &[ReaderClass] = &[WHOLE, ZSTD, JSON_LINES];
 
-const FIELDS: [&str; 4] = ["start_from", "until", "lastEventId", "encoding"];
+const FIELDS: [&str; 5] = ["start_from", "until", "types", "lastEventId", "encoding"];
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The readers of one recorded stream.
 pub(super) struct Events {
     hub: Arc<Hub>,
+    /// The names that a client can select by, with their numbers.
+    kinds: Vec<(Kind, Box<str>)>,
     json_lines: Arc<dyn Rendering>,
     open_streams: OpenStreams,
     delivery: Delivery,
@@ -46,13 +48,21 @@ struct Wanted {
     /// The first sequence; without one, only what is new.
     start: Option<Sequence>,
     until: Option<Sequence>,
+    /// Bits of the kinds wanted, if not all.
+    kinds: Option<u64>,
     json_lines: bool,
     zstd: bool,
 }
 
 impl Events {
-    pub(super) fn new(hub: Arc<Hub>, open_streams: OpenStreams, delivery: Delivery) -> Events {
-        Events { json_lines: Arc::new(JsonLines::of(hub.log())), hub, open_streams, delivery }
+    /// `kinds` are the names that have numbers.
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        kinds: Vec<(Kind, Box<str>)>,
+        open_streams: OpenStreams,
+        delivery: Delivery,
+    ) -> Events {
+        Events { json_lines: Arc::new(JsonLines::of(hub.log())), hub, kinds, open_streams, delivery }
     }
 
     pub(super) fn answer(&self, request: Request) -> Response {
@@ -67,7 +77,7 @@ impl Events {
         if head.method != Method::GET && head.method != Method::HEAD {
             return Err(Status::unimplemented("Method Not Allowed"));
         }
-        let wanted = Wanted::parse(head.uri.query(), &head.headers).map_err(Status::invalid_argument)?;
+        let wanted = Wanted::parse(head.uri.query(), &head.headers, &self.kinds).map_err(Status::invalid_argument)?;
         let next = self.hub.log().head().next_sequence;
         let start = wanted.start.unwrap_or(next);
         let mut response = Response::new(Body::empty());
@@ -87,6 +97,9 @@ impl Events {
             let subscription = Subscription {
                 start,
                 until: wanted.until,
+                kinds: wanted.kinds.unwrap_or(u64::MAX),
+                // A client that selects learns how far it is where it has nothing for long.
+                progress_marks: wanted.kinds.is_some(),
                 rendering: wanted.json_lines.then(|| Arc::clone(&self.json_lines)),
                 versions: false,
                 explains_start: true,
@@ -112,7 +125,7 @@ impl Events {
 }
 
 impl Wanted {
-    fn parse(query: Option<&str>, headers: &HeaderMap) -> Result<Wanted, String> {
+    fn parse(query: Option<&str>, headers: &HeaderMap, kinds: &[(Kind, Box<str>)]) -> Result<Wanted, String> {
         let fields = Parameters::parse(query);
         if let Some(unknown) = fields.unknown(&FIELDS) {
             let known = FIELDS.join(", ");
@@ -123,18 +136,43 @@ impl Wanted {
             Some(text) => text.parse().map(Some).map_err(|_| format!("`{name}` takes an event's id, a whole number")),
         };
         let (start, until, in_query) = (id("start_from")?, id("until")?, id("lastEventId")?);
+        let kinds = fields.list("types").map(|names| kinds_named(names, kinds)).transpose()?;
         // A browser's own empty id is none.
         let last_event_id = headers.get("last-event-id").and_then(|value| value.to_str().ok());
         let in_header: Option<Sequence> = last_event_id.and_then(|text| text.trim().parse().ok());
         let after_last = in_query.max(in_header).map(|last: Sequence| last.saturating_add(1));
-        let json_lines = !accept::wants_events(headers, true);
+        let json_lines = Framing::accepted(headers, &LINES, Framing::EventStream) == Some(Framing::JsonLines);
         let zstd = match fields.single("encoding").map_err(|repeated| repeated.to_string())? {
             Some("zstd") => true,
             Some("identity") => false,
             Some(_) => return Err("`encoding` takes zstd or identity".to_owned()),
             None => accepts_only_zstd(headers),
         };
-        Ok(Wanted { start: start.max(after_last), until, json_lines, zstd: zstd && !json_lines })
+        Ok(Wanted { start: start.max(after_last), until, kinds, json_lines, zstd: zstd && !json_lines })
+    }
+}
+
+/// The bits of the kinds with these names.
+fn kinds_named<'a>(mut names: impl Iterator<Item = &'a str>, kinds: &[(Kind, Box<str>)]) -> Result<u64, String> {
+    if kinds.is_empty() {
+        return Err("`types` selects names of `event_names`, of which this stream has none".to_owned());
+    }
+    names.try_fold(0, |bits, name| match kinds.iter().find(|(_, known)| **known == *name) {
+        Some((kind, _)) => Ok(bits | kind.bit()),
+        None => {
+            let known: Vec<&str> = kinds.iter().map(|(_, name)| &**name).collect();
+            Err(format!("`types` takes a list of {}, not `{}`", known.join(", "), name.escape_debug()))
+        }
+    })
+}
+
+/// For `crate::fuzzing`: whatever a client asks for, it is a stream or a refusal in words.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn door(_: &Method, _: &str, query: &str, headers: &HeaderMap) {
+    let kinds = [(Kind(1), "Step".into()), (Kind(2), "Fault".into())];
+    match Wanted::parse(Some(query), headers, &kinds) {
+        Ok(wanted) => assert!(wanted.kinds.is_none_or(|bits| bits != 0) && !(wanted.zstd && wanted.json_lines)),
+        Err(refusal) => assert!(!refusal.is_empty()),
     }
 }
 
@@ -150,21 +188,21 @@ mod tests {
 
     #[test]
     fn the_later_start_wins_so_that_a_browser_resumes() {
-        let start = |query, pairs: &[_]| Wanted::parse(Some(query), &headers(pairs)).unwrap().start;
+        let start = |query, pairs: &[_]| Wanted::parse(Some(query), &headers(pairs), &[]).unwrap().start;
         assert_eq!(start("", &[]), None);
         assert_eq!(start("start_from=0", &[]), Some(0));
         assert_eq!(start("start_from=0", &[("last-event-id", "9")]), Some(10));
         assert_eq!(start("start_from=20", &[("last-event-id", "9")]), Some(20));
         assert_eq!(start("lastEventId=9", &[("last-event-id", "")]), Some(10));
         for query in ["start_from=x", "until=-1", "start_from=1&start_from=2", "nobody=1", "encoding=gzip"] {
-            assert!(Wanted::parse(Some(query), &HeaderMap::new()).is_err(), "{query}");
+            assert!(Wanted::parse(Some(query), &HeaderMap::new(), &[]).is_err(), "{query}");
         }
     }
 
     #[test]
     fn accept_chooses_the_form() {
         let wanted = |pairs: &[_]| {
-            let Wanted { json_lines, zstd, .. } = Wanted::parse(None, &headers(pairs)).unwrap();
+            let Wanted { json_lines, zstd, .. } = Wanted::parse(None, &headers(pairs), &[]).unwrap();
             (json_lines, zstd)
         };
         assert_eq!(wanted(&[]), (false, false));
@@ -173,10 +211,27 @@ mod tests {
         assert_eq!(wanted(&[("accept-encoding", "gzip, zstd")]), (false, false));
     }
 
+    #[test]
+    fn listed_names_can_be_selected() {
+        let kinds = [(Kind(1), "ping".into()), (Kind(2), "pong".into())];
+        let selected =
+            |query, kinds: &[_]| Wanted::parse(Some(query), &HeaderMap::new(), kinds).map(|wanted| wanted.kinds);
+        assert_eq!(selected("", &kinds), Ok(None));
+        assert_eq!(selected("types=pong", &kinds), Ok(Some(0b100)));
+        assert_eq!(selected("types=ping,pong&types=ping", &kinds), Ok(Some(0b110)));
+        let unknown = selected("types=ping,lob", &kinds).unwrap_err();
+        assert_eq!(unknown, "`types` takes a list of ping, pong, not `lob`");
+        assert!(selected("types=", &kinds).is_err() && selected("types=ping", &[]).is_err());
+    }
+
     proptest! {
         #[test]
-        fn no_query_panics(query in "[a-z_=&%0-9]{0,40}") {
-            let _ = Wanted::parse(Some(&query), &HeaderMap::new());
+        fn no_query_panics(
+            query in prop_oneof!["[a-z_=&%0-9]{0,40}", "(&?(types|start_from|until|encoding)=[A-Za-z0-9,%]{0,8}){0,4}"],
+            accept in "[ -~]{0,40}",
+        ) {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_str(&accept).unwrap())]);
+            door(&Method::GET, "/", &query, &headers);
         }
     }
 }

@@ -17,28 +17,32 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::{BodyExt, Limited, StreamBody};
-use prost_reflect::DescriptorPool;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::accept;
-use super::answers::{END_ID, Framing, Source, StreamedBody, Writing, raw_data};
+use super::answers::{END_ID, Errors, Source, StreamedBody, Writing, raw_data};
 use super::binding::request_message;
 use super::counters::GatewayCounters;
+use super::json::JsonForm;
 use super::metadata;
 use super::openapi;
-use super::options::Options;
-use super::rules::{AnswerKind, Binding, BodyRule, NoRoute, Routes, bindings};
+use super::options::{EventForm, Options};
+use super::rules::{AnswerKind, Binding, BodyRule, Found, NoRoute, Routes, bindings};
 use super::status;
 use super::upstream::{Call, Upstream};
 use crate::engine::http::access::Client;
-use crate::engine::stream::{OpenStream, OpenStreams};
+use crate::engine::http::weights::{weighed, weight_of};
+use crate::engine::stream::{Framing, OpenStream, OpenStreams};
 
 /// How long an event stream waits for a first message or error before it begins without.
 const QUIET_START: Duration = Duration::from_millis(250);
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const FORM: &str = "application/x-www-form-urlencoded";
+/// The method that a form stands in for; without it, GET.
+const METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
+/// The media types that ask for a stream as lines of JSON.
+pub(super) const LINES: [&str; 2] = [Framing::JsonLines.media_type(), "application/json"];
 const OPENAPI_PATH: &str = "/openapi.json";
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -121,9 +125,13 @@ impl Gateway {
     async fn try_answer(&self, head: &Parts, body: Body) -> Result<Response, Refused> {
         let served = self.served();
         let path = head.uri.path();
-        let is_form = is_form(&head.headers);
-        let found = match served.routes.find(&head.method, path, is_form) {
-            Ok(found) => found,
+        let (method, is_form) = match self.options.takes_forms {
+            true => called(&head.method, &head.headers).map_err(|error| Status::invalid_argument(error.to_string()))?,
+            false => (head.method.clone(), false),
+        };
+        let found = match served.routes.find(&method, path, is_form) {
+            // A form that says which method it stands for.
+            Ok(found) => Found { is_form: found.is_form || method != head.method, ..found },
             Err(NoRoute::NotFound) if head.method == Method::GET && path == OPENAPI_PATH => {
                 return Ok(page(served.openapi.clone(), JSON));
             }
@@ -235,15 +243,13 @@ struct Streamed<'a> {
 impl Streamed<'_> {
     /// The answer of a method with many messages.
     async fn stream(self, mut source: Source) -> Result<Response, Refused> {
-        let kind = self.binding.rpc.answer;
-        let is_events = accept::wants_events(&self.head.headers, kind == AnswerKind::Event);
-        let framing = if is_events { Framing::Events } else { Framing::Lines };
-        let pool = self.pool();
+        let writing = self.writing();
+        let Writing { framing, errors, kind, .. } = writing;
         let first = {
             let next = poll_fn(|context| source.poll_next(context));
             let limit = match framing {
-                Framing::Events => Some(Instant::now() + QUIET_START),
-                Framing::Lines => self.deadline,
+                Framing::EventStream => Some(Instant::now() + QUIET_START),
+                Framing::JsonLines => self.deadline,
             };
             match limit {
                 None => Some(next.await),
@@ -256,21 +262,20 @@ impl Streamed<'_> {
             Some(Some(Err(error))) => Some(Some(Err(status::of_deadline(error, self.deadline)))),
             first => first,
         };
-        if let Some(Some(Err(error))) = &first {
+        if let Some(Some(Err(error))) = &first
+            && errors != Errors::ForkEvent
+        {
             self.gateway.counters.count_error(error.code());
-            return Ok(status::answer(error, Some(&pool), framing == Framing::Lines));
+            return Ok(status::answer(error, Some(&writing.pool), errors == Errors::Line));
         }
         let mut headers = HeaderMap::new();
         let media_type = match framing {
-            Framing::Events => HeaderValue::from_static("text/event-stream"),
-            Framing::Lines if accept::names_json_lines(&self.head.headers) => {
-                HeaderValue::from_static(accept::JSON_LINES)
-            }
-            Framing::Lines => {
+            Framing::JsonLines if !names_json_lines(&self.head.headers) => {
                 let raw =
                     first.as_ref().and_then(|first| first.as_ref()?.as_ref().ok()).filter(|_| kind == AnswerKind::Raw);
                 raw.and_then(media_type).unwrap_or(JSON)
             }
+            framing => HeaderValue::from_static(framing.media_type()),
         };
         headers.insert(header::CONTENT_TYPE, media_type);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -279,13 +284,6 @@ impl Streamed<'_> {
         if let Source::Open(call) = &mut source {
             metadata::add_headers(&mut headers, std::mem::take(&mut call.metadata));
         }
-        let writing = Writing {
-            framing,
-            kind,
-            json: self.gateway.options.json,
-            response_body: self.binding.response_body.clone(),
-            pool,
-        };
         // A stream without a message is over: the body says so when it is asked.
         let first = first.flatten();
         let counters = Arc::clone(&self.gateway.counters);
@@ -295,14 +293,35 @@ impl Streamed<'_> {
         Ok(response)
     }
 
+    /// How the messages of a stream are written for this client.
+    fn writing(&self) -> Writing {
+        let Options { json, wraps_results, event_form, .. } = self.gateway.options;
+        let is_event_source = self.binding.rpc.answer == AnswerKind::Event;
+        let default = if is_event_source { Framing::EventStream } else { Framing::JsonLines };
+        let headers = &self.head.headers;
+        let wanted = Framing::accepted(headers, &LINES, default).unwrap_or(default);
+        let writing = Writing { wraps_results, ..Writing::of(self.binding, wanted, json) };
+        if !is_event_source || event_form == EventForm::Standard {
+            return writing;
+        }
+        let mut accepted = headers.get_all(header::ACCEPT).iter();
+        let names_events = accepted.any(|value| value == Framing::EventStream.media_type());
+        Writing {
+            framing: Framing::EventStream,
+            errors: if names_events { Errors::ForkEvent } else { Errors::Line },
+            json: JsonForm { include_type_url: true, ..json },
+            is_fork: true,
+            ..writing
+        }
+    }
+
     /// The answer of a method with one message.
     async fn one(self, mut source: Source) -> Result<Response, Refused> {
-        let pool = self.pool();
         match self.message(&mut source).await {
             Ok((response, trailers)) => Ok(with_trailers(response, trailers)),
             Err(error) => {
                 self.gateway.counters.count_error(error.code());
-                Ok(status::answer(&error, Some(&pool), false))
+                Ok(status::answer(&error, Some(self.binding.rpc.method.parent_pool()), false))
             }
         }
     }
@@ -344,10 +363,6 @@ impl Streamed<'_> {
         *response.headers_mut() = headers;
         Ok((response, trailers))
     }
-
-    fn pool(&self) -> DescriptorPool {
-        self.binding.rpc.method.parent_pool().clone()
-    }
 }
 
 fn page(text: impl Into<Body>, media_type: HeaderValue) -> Response {
@@ -383,9 +398,28 @@ fn media_type(message: &prost_reflect::DynamicMessage) -> Option<HeaderValue> {
     value.as_str().filter(|text| !text.is_empty()).and_then(|text| HeaderValue::try_from(text).ok())
 }
 
-fn is_form(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(FORM))
+/// The method that a request is for, and whether a POST of a form stands in for it.
+pub(super) fn called(method: &Method, headers: &HeaderMap) -> Result<(Method, bool), BadOverride> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let essence = text(header::CONTENT_TYPE).and_then(|value| value.split(';').next()).unwrap_or_default();
+    if *method != Method::POST || !essence.trim().eq_ignore_ascii_case(FORM) {
+        return Ok((method.clone(), false));
+    }
+    match text(METHOD_OVERRIDE).map(|name| name.trim().to_ascii_uppercase()).filter(|name| !name.is_empty()) {
+        None => Ok((Method::POST, true)),
+        Some(name) => Method::from_bytes(name.as_bytes()).map(|method| (method, true)).map_err(|_| BadOverride),
+    }
+}
+
+/// What a form is to stand in for is not a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the header X-HTTP-Method-Override does not name a method; set it to GET, PUT, PATCH or DELETE")]
+pub(super) struct BadOverride;
+
+/// Whether JSON lines are asked for by their own name.
+fn names_json_lines(headers: &HeaderMap) -> bool {
+    let accepted: Vec<(&str, f32)> = weighed(headers, &header::ACCEPT).collect();
+    weight_of(&accepted, &[Framing::JsonLines.media_type()]).is_some_and(|weight| weight > 0.0)
 }
 
 pub(super) fn client(head: &Parts) -> Option<SocketAddr> {

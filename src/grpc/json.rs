@@ -118,7 +118,8 @@ fn no_form(error: &dyn std::error::Error) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use super::super::descriptors::{Schema, tests::schema};
+    use super::super::descriptors::Schema;
+    use super::super::fuzzing::schema;
     use super::*;
 
     fn test_schema() -> Schema {

@@ -10,13 +10,14 @@
 //! - [`recorded`][]: streams that are stored; `subscription`: the call that feeds one; `events`: its readers.
 //! - [`Server`][]: the port of all of it.
 
-mod accept;
 mod answers;
 mod binding;
 mod codec;
 mod counters;
 pub mod descriptors;
 mod events;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod gateway;
 mod json;
 mod metadata;
@@ -34,6 +35,8 @@ pub mod upstream;
 pub(crate) use codec::DynamicCodec;
 pub use counters::{GatewayCounters, StreamCounters, Watch};
 pub use events::READER_CLASSES;
+#[cfg(any(test, fuzzing))]
+pub(crate) use events::door as events_door;
 pub use json::JsonForm;
-pub use options::{DescriptorSource, Options, StreamOptions, UpstreamOptions};
+pub use options::{DescriptorSource, EventForm, Options, StreamOptions, UpstreamOptions};
 pub use server::{RecordedStream, Server, StartError, Upstreams};

@@ -193,7 +193,7 @@ fn known_type(message: &MessageDescriptor) -> Option<Json> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::descriptors::tests::schema;
+    use super::super::fuzzing::schema;
     use super::super::rules::bindings;
     use super::*;
 

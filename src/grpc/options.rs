@@ -21,10 +21,28 @@ pub struct Options {
     pub discard_unknown: bool,
     /// How messages are written.
     pub json: JsonForm,
+    /// Whether a line of JSON has the message as its `result`, or is the message.
+    pub wraps_results: bool,
+    /// How the events of a `gateway.EventSource` are framed.
+    pub event_form: EventForm,
+    /// Whether a POST of a form stands in for another method.
+    pub takes_forms: bool,
     /// The largest message that an upstream may send, and the largest body of a request.
     pub message_bytes_max: usize,
     /// How long a call without a stream may take, unless the client wants it shorter.
     pub call_timeout: Duration,
+}
+
+/// How the events of a `gateway.EventSource` are framed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventForm {
+    /// As the standard of event streams has it.
+    #[default]
+    Standard,
+    /// In the bytes of the fork prysmaticlabs/grpc-gateway: a space at the end of each line, data with its `@type`, no
+    /// comment before the first event and nothing at the end. Where `Accept` is `text/event-stream`, an error is an event
+    /// even before the first message.
+    Fork,
 }
 
 /// One gRPC server.
@@ -71,6 +89,8 @@ pub struct StreamOptions {
     pub path: String,
     /// The field that has the event's name.
     pub event_field: Option<String>,
+    /// Names of events that have numbers, so that readers can select by them.
+    pub event_names: Vec<String>,
     /// The fields that make a message what it is; with none, every message is a new event.
     pub identity_fields: Vec<String>,
 }

@@ -1,7 +1,8 @@
 //! Recorded streams: what of an upstream's message is stored, and what makes it the message that it is.
 //!
 //! A message is stored as its JSON, under the name in its event field. Of a `gateway.EventSource` that is its data, under its
-//! event's name. Without identity fields every message is a new event; with some, one that comes again is known.
+//! event's name. Names that the operator lists have numbers, by which readers select. Without identity fields every message
+//! is a new event; with some, one that comes again is known.
 
 use prost_reflect::{DynamicMessage, MethodDescriptor};
 use serde_json::Value as Json;
@@ -11,7 +12,7 @@ use tonic::Status;
 use super::json::{JsonForm, event_name, is_event_name};
 use super::options::StreamOptions;
 use super::rules::{AnswerKind, Rpc};
-use crate::engine::dialect::{Dialect, Facts, Identity};
+use crate::engine::dialect::{Dialect, Facts, Identity, with_added_kinds};
 
 /// The dialect of a recorded stream's log.
 #[derive(Clone, Debug)]
@@ -22,12 +23,16 @@ pub struct Recorded {
     event_field: Option<String>,
     /// Whether a message's name is beside its payload.
     has_outer_name: bool,
+    /// The names that have numbers.
+    kinds: Vec<(Kind, Box<str>)>,
 }
 
 /// A message as it is stored.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) payload: String,
+    pub(super) kind: Kind,
+    /// Its name, where its kind has none.
     pub(super) name: Box<str>,
     pub(super) facts: Facts,
 }
@@ -73,13 +78,16 @@ pub enum RecordingError {
 }
 
 impl Recorded {
-    /// For a stream. `is_event_source` where its method answers with `gateway.EventSource`.
+    /// For a stream whose log has numbers for the `stored` kinds. `is_event_source` where its method answers with
+    /// `gateway.EventSource`.
     #[must_use]
-    pub fn new(options: &StreamOptions, is_event_source: bool) -> Recorded {
+    pub fn new(options: &StreamOptions, is_event_source: bool, stored: Vec<(u8, String)>) -> Recorded {
+        let event_names = options.event_names.iter().map(String::as_str);
         Recorded {
             identity_fields: options.identity_fields.clone(),
             event_field: options.event_field.clone().filter(|_| !is_event_source),
             has_outer_name: is_event_source,
+            kinds: with_added_kinds(Vec::new(), stored, event_names),
         }
     }
 
@@ -99,9 +107,12 @@ impl Recorded {
             let name = text(field(parsed.as_ref()?, self.event_field.as_ref()?)?);
             Some(name).filter(|name| is_event_name(name))
         };
-        let name = name.or_else(named).unwrap_or_default().into_boxed_str();
-        let identity = self.identity(&name, parsed.as_ref());
-        Ok(Stored { payload, name, facts: Facts { identity, richness: 0, ordinal: None } })
+        let name = name.or_else(named).unwrap_or_default();
+        let facts = Facts { identity: self.identity(&name, parsed.as_ref()), richness: 0, ordinal: None };
+        Ok(match self.kinds.iter().find(|(_, known)| **known == *name) {
+            Some((kind, _)) => Stored { payload, kind: *kind, name: Box::default(), facts },
+            None => Stored { payload, kind: Kind::OTHER, name: name.into_boxed_str(), facts },
+        })
     }
 
     /// Of a message's name and the identity fields of its payload. Fields that hold their default count as absent, because
@@ -131,7 +142,7 @@ impl Dialect for Recorded {
     }
 
     fn kinds(&self) -> &[(Kind, Box<str>)] {
-        &[]
+        &self.kinds
     }
 
     fn frame_form(&self) -> FrameForm {
@@ -257,7 +268,8 @@ fn is_default(value: &Json) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::descriptors::{Schema, tests::schema};
+    use super::super::descriptors::Schema;
+    use super::super::fuzzing::schema;
     use super::*;
 
     fn test_schema() -> Schema {
@@ -280,6 +292,7 @@ mod tests {
             request: serde_json::json!({"kind": "ping"}),
             path: "/balls".to_owned(),
             event_field: event_field.map(str::to_owned),
+            event_names: Vec::new(),
             identity_fields: identity_fields.iter().map(|field| (*field).to_owned()).collect(),
         }
     }
@@ -291,7 +304,8 @@ mod tests {
 
     #[test]
     fn what_the_index_is_rebuilt_from_is_what_was_stored_whatever_the_form_of_json() {
-        let recorded = Recorded::new(&options("test.S/Watch", Some("kind"), &["ball_id", "inner.text"]), false);
+        let recorded =
+            Recorded::new(&options("test.S/Watch", Some("kind"), &["ball_id", "inner.text"]), false, Vec::new());
         let ball = message("test.Ball", r#"{"ballId":"7","kind":"ping","inner":{"text":"x"}}"#);
         let mut identities = Vec::new();
         for (emit_unpopulated, use_proto_names) in [(true, false), (false, true)] {
@@ -314,7 +328,7 @@ mod tests {
 
     #[test]
     fn events_of_two_names_are_two_even_when_their_data_is_the_same() {
-        let recorded = Recorded::new(&options("test.S/Events", None, &["ball_id"]), true);
+        let recorded = Recorded::new(&options("test.S/Events", None, &["ball_id"]), true, Vec::new());
         let event = |name: &str| {
             let data = r#"{"@type":"type.googleapis.com/test.Ball","ballId":"7"}"#;
             let event = message("gateway.EventSource", &format!(r#"{{"event":"{name}","data":{data}}}"#));
@@ -324,7 +338,35 @@ mod tests {
         assert_ne!(event("ping").facts, event("pong").facts);
         assert_eq!(event("ping").facts, event("ping").facts);
         assert_eq!(recorded.marked_kinds(), u64::MAX);
-        assert_eq!(Recorded::new(&options("test.S/Events", None, &[]), true).unidentified_kinds(), u64::MAX);
+        assert_eq!(
+            Recorded::new(&options("test.S/Events", None, &[]), true, Vec::new()).unidentified_kinds(),
+            u64::MAX
+        );
+    }
+
+    #[test]
+    fn a_listed_name_is_a_kind_with_the_number_that_the_log_has_for_it() {
+        let listed = StreamOptions {
+            event_names: vec!["pong".to_owned(), "ping".to_owned()],
+            ..options("test.S/Watch", Some("kind"), &["ball_id"])
+        };
+        let recorded = Recorded::new(&listed, false, vec![(1, "ping".to_owned())]);
+        let store = |recorded: &Recorded, kind: &str| {
+            let ball = message("test.Ball", &format!(r#"{{"ballId":"7","kind":"{kind}"}}"#));
+            recorded.store(&ball, AnswerKind::Json, JsonForm::default()).unwrap()
+        };
+        let stored = |kind: &str| {
+            let Stored { kind, name, .. } = store(&recorded, kind);
+            (kind, name.to_string())
+        };
+        assert_eq!(stored("ping"), (Kind(1), String::new()));
+        assert_eq!(stored("pong"), (Kind(2), String::new()));
+        assert_eq!(stored("lob"), (Kind::OTHER, "lob".to_owned()));
+        // What makes it this event does not depend on what is listed.
+        let unlisted = Recorded::new(&options("test.S/Watch", Some("kind"), &["ball_id"]), false, Vec::new());
+        assert_eq!(store(&unlisted, "ping").facts, store(&recorded, "ping").facts);
+        let Stored { kind, payload, facts, .. } = store(&recorded, "ping");
+        assert_eq!(recorded.facts(kind, &payload), Some(facts));
     }
 
     #[test]

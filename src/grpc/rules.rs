@@ -226,7 +226,7 @@ pub struct Found<'a> {
     pub binding: &'a Binding,
     /// What each of the template's variables takes.
     pub values: Vec<String>,
-    /// Whether the parameters of this GET are in the body of a POST.
+    /// Whether the parameters are in the body, as a form's fields.
     pub is_form: bool,
 }
 
@@ -302,7 +302,7 @@ impl Routes {
 
 #[cfg(test)]
 mod tests {
-    use super::super::descriptors::tests::schema;
+    use super::super::fuzzing::schema;
     use super::*;
 
     fn rules(methods: &str) -> Result<Routes, RuleError> {

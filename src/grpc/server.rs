@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
@@ -18,6 +19,7 @@ use super::recorded::{Recorded, RecordingError, subscription};
 use super::rules::{AnswerKind, RuleError};
 use super::subscription::Subscription;
 use super::upstream::{Upstream, UpstreamError};
+use crate::engine::dialect::{Dialect, stored_kinds};
 use crate::engine::http::BindError;
 use crate::engine::log_set::Sources;
 use crate::engine::stream::{Hub, Port, PortCounters};
@@ -66,7 +68,7 @@ pub struct RecordedStream {
     options: StreamOptions,
     upstream: Arc<Upstream>,
     place: usize,
-    recorded: Recorded,
+    is_event_source: bool,
     counters: Arc<StreamCounters>,
 }
 
@@ -105,7 +107,7 @@ impl Upstreams {
             None => options.event_field.is_none(),
         };
         Ok(RecordedStream {
-            recorded: Recorded::new(options, is_event_source),
+            is_event_source,
             options: options.clone(),
             upstream: Arc::clone(upstream),
             place,
@@ -121,10 +123,10 @@ impl RecordedStream {
         &self.options.name
     }
 
-    /// The dialect of its log.
+    /// The dialect of its log, which is in `directory`, or will be.
     #[must_use]
-    pub fn dialect(&self) -> Recorded {
-        self.recorded.clone()
+    pub fn dialect(&self, directory: &Path) -> Recorded {
+        Recorded::new(&self.options, self.is_event_source, stored_kinds(directory))
     }
 
     /// What its subscription counts.
@@ -135,12 +137,12 @@ impl RecordedStream {
 
     /// Subscribes whenever the log is ready for what comes.
     #[must_use]
-    pub fn sources(&self, upstreams: &Upstreams, log: &Log) -> Sources {
+    pub fn sources(&self, upstreams: &Upstreams, log: &Log, dialect: Arc<Recorded>) -> Sources {
         let subscription = Arc::new(Subscription {
             options: self.options.clone(),
             upstream: Arc::clone(&self.upstream),
             place: self.place,
-            recorded: self.recorded.clone(),
+            recorded: dialect,
             json: upstreams.options.json,
             counters: Arc::clone(&self.counters),
             log: log.clone(),
@@ -168,20 +170,22 @@ struct Shared {
 }
 
 impl Server {
-    /// Takes the port. `recorded` are the recorded streams with their readers. Within a Tokio runtime only.
+    /// Takes the port. `recorded` are the recorded streams with the dialects and readers of their logs. Within a Tokio
+    /// runtime only.
     ///
     /// # Errors
     /// [`StartError`].
     pub fn bind<'a>(
         upstreams: Upstreams,
-        recorded: impl IntoIterator<Item = (&'a RecordedStream, Arc<Hub>)>,
+        recorded: impl IntoIterator<Item = (&'a RecordedStream, Arc<Recorded>, Arc<Hub>)>,
     ) -> Result<Server, StartError> {
         let Upstreams { options, all } = upstreams;
         let port = Port::bind(&options.port)?;
         let counters: Arc<GatewayCounters> = Arc::default();
         let (open_streams, delivery) = (port.open_streams(), port.delivery());
-        let events = |(stream, hub): (&RecordedStream, Arc<Hub>)| {
-            (stream.options.path.clone(), Events::new(hub, open_streams.clone(), delivery))
+        let events = |(stream, dialect, hub): (&RecordedStream, Arc<Recorded>, Arc<Hub>)| {
+            let kinds = dialect.kinds().to_vec();
+            (stream.options.path.clone(), Events::new(hub, kinds, open_streams.clone(), delivery))
         };
         let recorded = recorded.into_iter().map(events).collect();
         let sources = options.upstreams.iter().map(|upstream| upstream.descriptors.clone());

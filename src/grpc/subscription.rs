@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use prost_reflect::DynamicMessage;
-use sidecar_log_format::{ApiVersion, Kind, Log, Timestamp};
+use sidecar_log_format::{ApiVersion, Kind, Log, Read, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::Status;
@@ -37,7 +37,7 @@ pub(super) struct Subscription {
     pub(super) options: StreamOptions,
     pub(super) upstream: Arc<Upstream>,
     pub(super) place: usize,
-    pub(super) recorded: Recorded,
+    pub(super) recorded: Arc<Recorded>,
     pub(super) json: JsonForm,
     pub(super) counters: Arc<StreamCounters>,
     pub(super) log: Log,
@@ -163,10 +163,9 @@ impl Subscription {
     /// Adds what is stored of a message; returns its bytes.
     fn take(&self, rpc: &Rpc, message: &DynamicMessage, received_at: Timestamp, events: &mut Vec<Received>) -> usize {
         match self.recorded.store(message, rpc.answer, self.json) {
-            Ok(Stored { payload, name, facts }) => {
+            Ok(Stored { payload, kind, name, facts }) => {
                 self.counters.received.add(1);
                 let bytes = payload.len();
-                let kind = Kind::OTHER;
                 events.push(Received { payload, kind, name, facts, upstream_id: None, received_at, line: None });
                 bytes
             }

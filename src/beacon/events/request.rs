@@ -5,14 +5,11 @@
 
 use std::fmt;
 
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode};
 use sidecar_log_format::{Kind, Sequence};
 
 use crate::engine::{
-    http::{
-        query::Parameters,
-        weights::{accepts_only_zstd, weighed, weight_of},
-    },
+    http::{query::Parameters, weights::accepts_only_zstd},
     stream::Framing,
 };
 
@@ -108,7 +105,8 @@ pub(super) fn parse(
     if kinds == 0 {
         return Err(Refusal::NoTopics);
     }
-    let json_lines = wants_json_lines(headers)?;
+    let framing = Framing::accepted(headers, &[Framing::JsonLines.media_type()], Framing::EventStream);
+    let json_lines = framing.ok_or(Refusal::MediaType)? == Framing::JsonLines;
     let number = |name: &'static str| match fields.last(name) {
         Some(value) => value.parse().map(Some).map_err(|_| Refusal::Field(name, "the id of an event")),
         None => Ok(None),
@@ -139,49 +137,19 @@ fn shortened(name: &str) -> String {
     name.chars().take(CHARACTERS_MAX).collect()
 }
 
-/// Whether NDJSON is accepted and wanted more than an event stream.
-fn wants_json_lines(headers: &HeaderMap) -> Result<bool, Refusal> {
-    let accepted: Vec<(&str, f32)> = weighed(headers, &header::ACCEPT).collect();
-    if accepted.is_empty() {
-        return Ok(false);
-    }
-    let weight = |names: &[&str]| weight_of(&accepted, names).unwrap_or(0.0);
-    let json_lines = weight(&[Framing::JsonLines.media_type()]);
-    let event_stream = weight(&[Framing::EventStream.media_type(), "text/*", "*/*"]);
-    if json_lines <= 0.0 && event_stream <= 0.0 {
-        return Err(Refusal::MediaType);
-    }
-    let is_named = weight_of(&accepted, &[Framing::EventStream.media_type()]).is_some();
-    // A client that names both alike gets an event stream; `*/*` beside NDJSON names none.
-    Ok(json_lines > event_stream || json_lines > 0.0 && json_lines == event_stream && !is_named)
-}
-
 /// For `crate::fuzzing`: whatever a client asks for, it is a stream of some topics or a refusal in JSON.
 #[cfg(any(test, fuzzing))]
 #[allow(clippy::unwrap_used, reason = "a broken promise ends the run")]
-pub(crate) fn door(bytes: &[u8]) {
-    use axum::http::HeaderValue;
-
-    let mut lines = bytes.split(|&byte| byte == b'\n');
-    let mut line = || lines.next().unwrap_or_default();
-    let method = Method::from_bytes(line()).unwrap_or(Method::GET);
-    let path = String::from_utf8_lossy(line()).into_owned();
-    let query = String::from_utf8_lossy(line()).into_owned();
-    let mut headers = HeaderMap::new();
-    for name in ["last-event-id", "accept-encoding", "accept-encoding", "accept"] {
-        if let Ok(value) = HeaderValue::from_bytes(line()) {
-            headers.append(name, value);
-        }
-    }
+pub(crate) fn door(method: &Method, path: &str, query: &str, headers: &HeaderMap) {
     let refused = |refusal: Refusal| {
         let body: serde_json::Value = serde_json::from_str(&refusal.body()).unwrap();
         let has_message = body.get("message").is_some_and(serde_json::Value::is_string);
         assert!(refusal.status().is_client_error() && has_message);
     };
-    route(&method, &path).unwrap_or_else(refused);
+    route(method, path).unwrap_or_else(refused);
     // Every short name is a topic, so that streams are found as well.
     let kind_of = |name: &str| (name.len() < 8).then_some(Kind(name.len() as u8));
-    match parse(Some(&query), &headers, kind_of) {
+    match parse(Some(query), headers, kind_of) {
         Ok(wanted) => assert!(wanted.kinds != 0),
         Err(refusal) => refused(refusal),
     }

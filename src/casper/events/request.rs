@@ -18,7 +18,7 @@ use crate::{
     engine::{
         http::{
             query::{Parameters, Repeated},
-            weights::{accepts_only_zstd, weighed, weight_of},
+            weights::{accepts_only_zstd, weighed},
         },
         stream::{Framing, LogName},
     },
@@ -214,7 +214,9 @@ pub(super) fn parse(
         since,
         until,
         kinds,
-        json_lines: endpoint == Endpoint::Events && accepts_json_lines(headers),
+        json_lines: endpoint == Endpoint::Events
+            && Framing::accepted(headers, &[Framing::JsonLines.media_type()], Framing::EventStream)
+                == Some(Framing::JsonLines),
         zstd,
         log,
     })
@@ -256,45 +258,19 @@ fn accepts_zstd(headers: &HeaderMap, mode: ZstdPassThrough) -> bool {
     }
 }
 
-/// Whether `Accept` names NDJSON and does not want an event stream more. A client that names both alike gets an event stream,
-/// and so does one that names neither.
-fn accepts_json_lines(headers: &HeaderMap) -> bool {
-    let accepted: Vec<(&str, f32)> = weighed(headers, &header::ACCEPT).collect();
-    let event_stream = Framing::EventStream.media_type();
-    let Some(json_lines) = weight_of(&accepted, &[Framing::JsonLines.media_type()]).filter(|weight| *weight > 0.0)
-    else {
-        return false;
-    };
-    match weight_of(&accepted, &[event_stream]) {
-        Some(event_stream) => json_lines > event_stream,
-        None => weight_of(&accepted, &["text/*", "*/*"]).is_none_or(|any| json_lines >= any),
-    }
-}
-
 /// For `crate::fuzzing`: whatever a client asks for, it is a stream or a refusal in words, and what a stream was asked
 /// for can be asked for again.
 #[cfg(any(test, fuzzing))]
 #[allow(clippy::unwrap_used, reason = "a broken promise ends the run")]
-pub(crate) fn door(bytes: &[u8]) {
+pub(crate) fn door(method: &Method, path: &str, query: &str, headers: &HeaderMap) {
     use axum::http::HeaderValue;
 
-    let mut lines = bytes.split(|&byte| byte == b'\n');
-    let mut line = || lines.next().unwrap_or_default();
-    let method = Method::from_bytes(line()).unwrap_or(Method::GET);
-    let path = String::from_utf8_lossy(line()).into_owned();
-    let query = String::from_utf8_lossy(line()).into_owned();
-    let mut headers = HeaderMap::new();
-    for name in ["last-event-id", "accept-encoding", "accept-encoding", "accept"] {
-        if let Ok(value) = HeaderValue::from_bytes(line()) {
-            headers.append(name, value);
-        }
-    }
-    let endpoint = match route(&method, &path, true) {
+    let endpoint = match route(method, path, true) {
         Route::Stream(endpoint) => endpoint,
         Route::Index | Route::IndexMethods | Route::UnknownStream | Route::Nowhere => Endpoint::Events,
     };
     for zstd in [ZstdPassThrough::Sole, ZstdPassThrough::Any, ZstdPassThrough::Off] {
-        match parse(endpoint, Some(&query), &headers, zstd) {
+        match parse(endpoint, Some(query), headers, zstd) {
             Err(refusal) => assert!(refusal.status().is_client_error() && refusal.body().ends_with('\n')),
             Ok(wanted) => {
                 let mut again: Vec<String> = Vec::new();

@@ -12,7 +12,7 @@ use crate::{
         section::{COUNT_MAX, DAY_SECONDS, KIB, MIB, Section, yes},
     },
     engine::stream::PortOptions,
-    grpc::{DescriptorSource, JsonForm, Options, StreamOptions, UpstreamOptions},
+    grpc::{DescriptorSource, EventForm, JsonForm, Options, StreamOptions, UpstreamOptions},
 };
 
 const PORT: u16 = 15053;
@@ -23,6 +23,8 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest name of a log: that of a folder, with what is added to it.
 const NAME_BYTES_MAX: usize = 64;
+/// The numbers that a log has for names.
+const EVENT_NAMES_MAX: usize = 62;
 /// Logs that others have.
 const TAKEN_NAMES: [&str; 2] = ["casper", "beacon"];
 
@@ -50,6 +52,10 @@ pub(in crate::config) struct Keys {
     #[serde(default)]
     data_format: DataFormat,
     #[serde(default)]
+    event_format: EventFormat,
+    wrap_results: Option<bool>,
+    accept_forms: Option<bool>,
+    #[serde(default)]
     upstreams: Vec<UpstreamKeys>,
     #[serde(default)]
     pub(in crate::config) streams: Vec<StreamKeys>,
@@ -64,6 +70,15 @@ enum DataFormat {
     Json,
     /// As a string with the JSON in it.
     Quoted,
+}
+
+/// How an event is framed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum EventFormat {
+    #[default]
+    Standard,
+    Fork,
 }
 
 /// One of `[[grpc.upstreams]]`.
@@ -93,6 +108,8 @@ pub(in crate::config) struct StreamKeys {
     request: toml::Table,
     path: String,
     event_field: Option<String>,
+    #[serde(default)]
+    event_names: Vec<String>,
     #[serde(default)]
     identity_fields: Vec<String>,
 }
@@ -172,6 +189,26 @@ pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
             Kind::Word(&["json", "quoted"]),
             DefaultValue::Value("\"json\""),
             "How the data of a gateway.EventSource is written: as JSON, or as a string with that JSON in it.",
+        ),
+        KeyDescription::new(
+            "event_format",
+            Kind::Word(&["standard", "fork"]),
+            DefaultValue::Value("\"standard\""),
+            "How the events of a gateway.EventSource are framed: as the standard of event streams has it, or in the bytes of \
+             the fork prysmaticlabs/grpc-gateway, for clients that were made for it.",
+        ),
+        KeyDescription::new(
+            "wrap_results",
+            Kind::Switch,
+            DefaultValue::Value("true"),
+            "Whether each line of a stream has its message as \"result\". Without it the line is the message.",
+        ),
+        KeyDescription::new(
+            "accept_forms",
+            Kind::Switch,
+            DefaultValue::Value("true"),
+            "Whether a POST of a form stands in for a GET with its fields as parameters, or for the method in the header \
+             X-HTTP-Method-Override.",
         ),
     ],
 };
@@ -275,6 +312,14 @@ pub(in crate::config) const STREAM: SectionDescription = SectionDescription {
         )
         .with_example("\"event\""),
         KeyDescription::new(
+            "event_names",
+            Kind::Texts,
+            DefaultValue::Value("[]"),
+            "Up to 62 names of events that readers can select with types=NAME,NAME. Only events that are stored after their \
+             name was listed are selected.",
+        )
+        .with_example("[\"ping\", \"pong\"]"),
+        KeyDescription::new(
             "identity_fields",
             Kind::Texts,
             DefaultValue::Value("[]"),
@@ -330,6 +375,12 @@ pub(in crate::config) fn check(keys: Keys, section: &Section<'_>) -> Result<Opti
         generate_unbound_methods: keys.generate_unbound_methods,
         discard_unknown: keys.discard_unknown.unwrap_or(true),
         json,
+        wraps_results: keys.wrap_results.unwrap_or(true),
+        event_form: match keys.event_format {
+            EventFormat::Standard => EventForm::Standard,
+            EventFormat::Fork => EventForm::Fork,
+        },
+        takes_forms: keys.accept_forms.unwrap_or(true),
         message_bytes_max: section.number_or("message_bytes_max", keys.message_bytes_max, MESSAGE_BYTES_MAX)?,
         call_timeout: section.seconds_or("call_timeout_seconds", keys.call_timeout_seconds, CALL_TIMEOUT)?,
     })
@@ -360,7 +411,7 @@ fn stream(
     upstreams: &[UpstreamOptions],
     section: &Section<'_>,
 ) -> Result<StreamOptions, ConfigError> {
-    let StreamKeys { name, upstream, method, request, path, event_field, identity_fields } = keys;
+    let StreamKeys { name, upstream, method, request, path, event_field, event_names, identity_fields } = keys;
     let is_part = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
     if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(is_part) {
         let fix = "set it to 1 to 64 letters, digits, `-` and `_`: it is the name of the log's folder";
@@ -379,10 +430,14 @@ fn stream(
     if !path.starts_with('/') || path.contains(['?', '#', '%', ' ']) {
         return Err(section.invalid("path", quoted(&path), "set it to a path such as '/streams/pings'"));
     }
+    if event_names.len() > EVENT_NAMES_MAX || event_names.iter().any(|name| name.is_empty() || name.contains(',')) {
+        let fix = "list at most 62 names, none of them empty or with a comma";
+        return Err(section.invalid("event_names", quoted(&event_names.join("', '")), fix));
+    }
     let fix = "set it to a table with the fields of the request message";
     let request =
         serde_json::to_value(&request).map_err(|error| -> ConfigError { section.invalid("request", error, fix) })?;
-    Ok(StreamOptions { name, upstream, method, request, path, event_field, identity_fields })
+    Ok(StreamOptions { name, upstream, method, request, path, event_field, event_names, identity_fields })
 }
 
 fn quoted(text: &str) -> String {
@@ -437,6 +492,11 @@ mod tests {
                 "descriptor_set = \"chain.binpb\"",
                 "reflection = true\nprotos = ['x']",
                 ["`grpc.upstreams[0].name`", "exactly one of"],
+            ),
+            (
+                "event_names = [\"ping\", \"pong\"]",
+                "event_names = ['a,b']",
+                ["`grpc.streams[0].event_names`", "at most 62"],
             ),
             ("port = 15053", "port = 70000", ["`grpc.port` is 70000 (line ", "0 to 65535"]),
         ] {

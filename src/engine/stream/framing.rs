@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use sidecar_log_format::{ApiVersion, Missing, Sequence, version_frame};
+
+use crate::engine::http::weights::{weighed, weight_of};
 
 /// How a stream is cut into messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,32 @@ impl Framing {
             Framing::EventStream => "text/event-stream",
             Framing::JsonLines => "application/x-ndjson",
         }
+    }
+
+    /// The framing that a request's `Accept` prefers; `None` where it takes neither.
+    ///
+    /// `lines` are the media types that ask for JSON lines. Wildcards ask for `default`, and so does a request without
+    /// `Accept`. Of two that are wanted alike, the one with a name wins, and events win where both have one.
+    #[must_use]
+    pub fn accepted(headers: &HeaderMap, lines: &[&str], default: Framing) -> Option<Framing> {
+        let accepted: Vec<(&str, f32)> = weighed(headers, &header::ACCEPT).collect();
+        if accepted.is_empty() {
+            return Some(default);
+        }
+        let named_events = weight_of(&accepted, &[Framing::EventStream.media_type()]);
+        let named_lines = lines.iter().filter_map(|name| weight_of(&accepted, &[name])).reduce(f32::max);
+        let (events, lines) = match default {
+            Framing::EventStream => (named_events.or_else(|| weight_of(&accepted, &["text/*", "*/*"])), named_lines),
+            Framing::JsonLines => {
+                (named_events, named_lines.or_else(|| weight_of(&accepted, &["application/*", "*/*"])))
+            }
+        };
+        let (events, lines) = (events.unwrap_or_default(), lines.unwrap_or_default());
+        if events <= 0.0 && lines <= 0.0 {
+            return None;
+        }
+        let prefers_lines = if named_events.is_some() { lines > events } else { lines >= events };
+        Some(if prefers_lines { Framing::JsonLines } else { Framing::EventStream })
     }
 
     /// The message that announces an API version.
@@ -70,5 +99,44 @@ impl Framing {
             Framing::EventStream => b":\n\n",
             Framing::JsonLines => b"\n",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_framing_that_is_wanted_most_is_accepted_and_wildcards_ask_for_the_default() {
+        use Framing::{EventStream, JsonLines};
+
+        const LINES: [&str; 2] = ["application/x-ndjson", "application/json"];
+        for (accept, by_default) in [
+            ("text/event-stream", [Some(EventStream); 2]),
+            ("text/event-stream;q=0.5, application/json", [Some(JsonLines); 2]),
+            ("text/event-stream, application/json;q=0.5", [Some(EventStream); 2]),
+            ("application/x-ndjson, text/event-stream", [Some(EventStream); 2]),
+            ("application/json;q=0.1", [Some(JsonLines); 2]),
+            ("application/x-ndjson, */*", [Some(JsonLines); 2]),
+            ("text/event-stream, */*", [Some(EventStream); 2]),
+            ("*/*", [Some(EventStream), Some(JsonLines)]),
+            ("text/html, */*;q=0.8", [Some(EventStream), Some(JsonLines)]),
+            ("text/*", [Some(EventStream), None]),
+            ("application/*", [None, Some(JsonLines)]),
+            ("text/event-stream;q=0, */*", [None, Some(JsonLines)]),
+            ("text/html", [None; 2]),
+            ("text/event-stream;q=0", [None; 2]),
+        ] {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
+            let accepted = [EventStream, JsonLines].map(|default| Framing::accepted(&headers, &LINES, default));
+            assert_eq!(accepted, by_default, "{accept}");
+        }
+        for default in [EventStream, JsonLines] {
+            assert_eq!(Framing::accepted(&HeaderMap::new(), &LINES, default), Some(default));
+        }
+        let json = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("application/json"))]);
+        assert_eq!(Framing::accepted(&json, &LINES[..1], EventStream), None, "only listed types ask for lines");
     }
 }

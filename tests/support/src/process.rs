@@ -260,8 +260,7 @@ impl SidecarBuilder {
 
     /// Starts the sidecar without waiting for anything.
     pub fn spawn(self) -> Sidecar {
-        let config_file = self.config_file();
-        std::fs::write(&config_file, self.configuration()).unwrap();
+        let config_file = self.write_configuration();
         let mut command = match self.open_files_max {
             None => Command::new(&self.binary),
             Some(files) => {
@@ -274,6 +273,12 @@ impl SidecarBuilder {
         command.envs(self.environment.iter().cloned());
         let process = self.start_process(&mut command);
         Sidecar { builder: self, command, process }
+    }
+
+    fn write_configuration(&self) -> PathBuf {
+        let config_file = self.config_file();
+        std::fs::write(&config_file, self.configuration()).unwrap();
+        config_file
     }
 
     fn start_process(&self, command: &mut Command) -> Process {
@@ -336,6 +341,12 @@ impl Sidecar {
     pub fn spawn_again(&mut self) {
         assert!(self.process.has_ended(), "only what has ended can be restarted");
         self.process = self.builder.start_process(&mut self.command);
+    }
+
+    /// Replaces a text of the configuration, for the next start.
+    pub fn reconfigure(&mut self, text: &str, by: &str) {
+        self.builder.replacements.push((text.to_owned(), by.to_owned()));
+        self.builder.write_configuration();
     }
 
     /// Waits until the SSE port takes connections, or the REST port of one without.
