@@ -4,8 +4,8 @@
 //! read it, so that the CPU time of this one is the server's alone. The yardstick is a bare socket that sends the same
 //! number of bytes from memory. Prints medians of interleaved runs. `-- --quick` writes a tenth.
 //!
-//! Then 500 clients follow a log that grows by 100 events a second, on `/events` and on the 1.x stream that has the same
-//! events, in turns: `-- --live` does only that.
+//! Then 500 clients follow a log that grows by 100 events a second, on `/events`, on the 1.x stream that has the same
+//! events, and on a recorded gRPC stream of them, in turns: `-- --live` does only that.
 
 #![expect(clippy::indexing_slicing, reason = "a benchmark may stop where it finds something else than it expects")]
 
@@ -21,12 +21,15 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use sidecar::casper::events::{Options, READER_CLASSES, Server};
+use sidecar::engine::dialect::write_options;
 use sidecar::engine::http::ListenOptions;
 use sidecar::engine::stream::{Hub, PortOptions, ReplayChunks, Resources};
+use sidecar::grpc;
 use sidecar_log_format::{
     ApiVersion, Durability, Event, Head, Kind, Log, Opened, ReadOptions, WriteOptions, Writer,
     storage::{Directory, Storage},
 };
+use sidecar_test_support::ping_pong;
 use tokio::sync::watch;
 
 const EVENTS: u64 = 1_300_000;
@@ -62,6 +65,8 @@ fn main() -> Result<()> {
 fn measure(events: u64) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let (log, _writer) = write_log(directory.path(), events)?;
+    let recorded = Recorded::new()?;
+    let (recorded_log, _recorded_writer) = recorded.write_log(events)?;
     let raw_bytes = events * 765;
     let modes: [(&str, ReplayChunks, &str, &str); 6] = [
         ("one event per chunk", ReplayChunks::Event, "", ""),
@@ -71,7 +76,7 @@ fn measure(events: u64) -> Result<()> {
         ("types=FinalitySignature", ReplayChunks::Event, "&types=FinalitySignature", ""),
         ("types=Step (none there)", ReplayChunks::Block, "&types=Step", ""),
     ];
-    let mut bare = Vec::new();
+    let (mut bare, mut of_recorded) = (Vec::new(), Vec::new());
     let mut runs = vec![Vec::new(); modes.len()];
     let runtime = tokio::runtime::Runtime::new()?;
     for _ in 0..RUNS {
@@ -79,6 +84,9 @@ fn measure(events: u64) -> Result<()> {
         for ((_, chunks, query, header), results) in modes.iter().zip(&mut runs) {
             results.push(replay(&runtime, &log, events, *chunks, query, header)?);
         }
+        let address = recorded.serve(&runtime, &recorded_log, watch::channel(recorded_log.head()).1)?;
+        let target = format!("{RECORDED_PATH}?start_from=0&until={}", events - 1);
+        of_recorded.push(run_client(&["client", &address.to_string(), &target, ""])?);
     }
     let yardstick = events as f64 / median(bare).as_secs_f64();
     println!("{events} events, {:.2} GB", raw_bytes as f64 / 1e9);
@@ -87,7 +95,8 @@ fn measure(events: u64) -> Result<()> {
         "replay, one client", "events/s", "of raw", "CPU us/event", "MB sent"
     );
     println!("{:<26} {yardstick:>12.0} {:>8.2}", "bare socket", 1.0);
-    for ((name, ..), results) in modes.iter().zip(runs) {
+    let names = modes.iter().map(|(name, ..)| *name).chain(["recorded gRPC stream"]);
+    for (name, results) in names.zip(runs.into_iter().chain([of_recorded])) {
         let rate = events as f64 / median(results.iter().map(|run| run.wall).collect()).as_secs_f64();
         let cpu = median(results.iter().map(|run| run.cpu).collect()).as_secs_f64() * 1e6 / events as f64;
         let sent = results.first().map_or(0, |run| run.bytes);
@@ -110,16 +119,19 @@ fn measure(events: u64) -> Result<()> {
 
 fn measure_live() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let (mut native, mut legacy) = (Vec::new(), Vec::new());
+    let paths = ["/events", "/events/sigs", RECORDED_PATH];
+    let mut runs = paths.map(|_| Vec::new());
     for _ in 0..RUNS {
-        native.push(live(&runtime, "/events")?);
-        legacy.push(live(&runtime, "/events/sigs")?);
+        for (path, results) in paths.iter().zip(&mut runs) {
+            results.push(live(&runtime, path)?);
+        }
     }
-    let (native, legacy) = (median(native).as_secs_f64(), median(legacy).as_secs_f64());
+    let [native, legacy, recorded] = runs.map(|results| median(results).as_secs_f64());
     println!(
         "{LIVE_CLIENTS} live clients, {LIVE_EVENTS_PER_SECOND} events/s: {native:.2} s CPU on /events, {legacy:.2} s on \
-         /events/sigs, ratio {:.2}",
-        legacy / native
+         /events/sigs, ratio {:.2}, {recorded:.2} s on a recorded gRPC stream, ratio {:.2}",
+        legacy / native,
+        recorded / native
     );
     Ok(())
 }
@@ -127,9 +139,16 @@ fn measure_live() -> Result<()> {
 /// The CPU time of this process while its clients follow a log that grows.
 fn live(runtime: &tokio::runtime::Runtime, path: &str) -> Result<Duration> {
     let directory = tempfile::tempdir()?;
-    let (log, mut writer) = write_log(directory.path(), 0)?;
+    let recorded = if path == RECORDED_PATH { Some(Recorded::new()?) } else { None };
+    let (log, mut writer) = match &recorded {
+        Some(recorded) => recorded.write_log(0)?,
+        None => write_log(directory.path(), 0)?,
+    };
     let committed = watch::Sender::new(log.head());
-    let address = serve_growing(runtime, &log, ReplayChunks::Event, committed.subscribe())?;
+    let address = match &recorded {
+        Some(recorded) => recorded.serve(runtime, &log, committed.subscribe())?,
+        None => serve_growing(runtime, &log, ReplayChunks::Event, committed.subscribe())?,
+    };
     let target = format!("{path}?until={}", LIVE_EVENTS - 1);
     let mut child = client(&["live", &address.to_string(), &target])?;
     let mut ready = [0; 1];
@@ -190,20 +209,105 @@ fn median<T: Ord + Copy>(mut values: Vec<T>) -> T {
     values[values.len() / 2]
 }
 
+const RECORDED_PATH: &str = "/streams/signatures";
+
+/// A recorded gRPC stream whose upstream is never called.
+struct Recorded {
+    upstreams: grpc::Options,
+    folder: tempfile::TempDir,
+}
+
+impl Recorded {
+    fn new() -> Result<Recorded> {
+        let folder = tempfile::tempdir()?;
+        let descriptor_set = folder.path().join("court.binpb");
+        ping_pong::write_descriptor_set(&descriptor_set);
+        let upstream = grpc::UpstreamOptions {
+            name: "court".to_owned(),
+            address: "http://127.0.0.1:1".to_owned(),
+            ca_certificate: None,
+            descriptors: grpc::DescriptorSource::Set(descriptor_set),
+        };
+        let stream = grpc::StreamOptions {
+            name: "signatures".to_owned(),
+            upstream: upstream.name.clone(),
+            method: "demo.v1.Events/Subscribe".to_owned(),
+            request: serde_json::json!({}),
+            path: RECORDED_PATH.to_owned(),
+            event_field: Some("event".to_owned()),
+            // Kinds as in the other log.
+            event_names: (1..=SIGNATURE.0).map(|number| format!("kind_{number}")).collect(),
+            identity_fields: Vec::new(),
+        };
+        let upstreams = grpc::Options {
+            port: port(ReplayChunks::Event),
+            upstreams: vec![upstream],
+            streams: vec![stream],
+            generate_unbound_methods: false,
+            discard_unknown: true,
+            json: grpc::JsonForm::default(),
+            wraps_results: true,
+            event_form: grpc::EventForm::Standard,
+            takes_forms: true,
+            message_bytes_max: 4 << 20,
+            call_timeout: Duration::from_secs(60),
+        };
+        Ok(Recorded { upstreams, folder })
+    }
+
+    fn write_log(&self, events: u64) -> Result<(Log, Writer)> {
+        let runtime = tokio::runtime::Runtime::new()?;
+        let _within = runtime.enter();
+        let streams = grpc::Upstreams::open(self.upstreams.clone())?.streams()?;
+        let dialect = streams.first().context("no stream")?.dialect(self.folder.path());
+        write_log_with(self.folder.path(), events, write_options(&dialect, [7; 16], 1))
+    }
+
+    fn serve(
+        &self,
+        runtime: &tokio::runtime::Runtime,
+        log: &Log,
+        committed: watch::Receiver<Head>,
+    ) -> Result<SocketAddr> {
+        let hub = Hub::new(log.clone(), committed, Arc::new(Resources::new(2)), grpc::READER_CLASSES);
+        runtime.block_on(async {
+            let upstreams = grpc::Upstreams::open(self.upstreams.clone())?;
+            let streams = upstreams.streams()?;
+            let stream = streams.first().context("no stream")?;
+            let dialect = Arc::new(stream.dialect(self.folder.path()));
+            let server = grpc::Server::bind(upstreams, [(stream, dialect, Arc::new(hub))])?;
+            let address = server.local_addr();
+            tokio::spawn(server.run(std::future::pending()));
+            Ok(address)
+        })
+    }
+}
+
 fn write_log(directory: &Path, events: u64) -> Result<(Log, Writer)> {
-    let storage: Arc<dyn Storage> = Arc::new(Directory::at(directory));
-    let options = WriteOptions { durability: Durability::Os, ..WriteOptions::new("casper", [7; 16], 1) };
-    let Opened { mut writer, log, .. } = Writer::open(storage, options)?;
+    let (log, mut writer) = write_log_with(directory, 0, WriteOptions::new("casper", [7; 16], 1))?;
     writer.announce_version(VERSION, "node", 1)?;
+    append_all(&mut writer, events)?;
+    Ok((log, writer))
+}
+
+fn write_log_with(directory: &Path, events: u64, options: WriteOptions) -> Result<(Log, Writer)> {
+    let storage: Arc<dyn Storage> = Arc::new(Directory::at(directory));
+    let options = WriteOptions { durability: Durability::Os, ..options };
+    let Opened { mut writer, log, .. } = Writer::open(storage, options)?;
+    append_all(&mut writer, events)?;
+    Ok((log, writer))
+}
+
+fn append_all(writer: &mut Writer, events: u64) -> Result<()> {
     let mut random = 1u64;
     for number in 0..events {
-        append(&mut writer, number, &mut random)?;
+        append(writer, number, &mut random)?;
         if writer.is_block_full() {
             writer.commit()?;
         }
     }
     writer.commit()?;
-    Ok((log, writer))
+    Ok(())
 }
 
 fn append(writer: &mut Writer, number: u64, random: &mut u64) -> Result<()> {
@@ -274,12 +378,7 @@ fn serve_growing(
     replay_chunks: ReplayChunks,
     committed: watch::Receiver<Head>,
 ) -> Result<SocketAddr> {
-    let port = PortOptions {
-        listen: ListenOptions::on(Ipv4Addr::LOCALHOST),
-        replay_chunks,
-        streams_max: 2_000,
-        ..PortOptions::default()
-    };
+    let port = port(replay_chunks);
     let hub = Arc::new(Hub::new(log.clone(), committed, Arc::new(Resources::new(2)), READER_CLASSES));
     runtime.block_on(async {
         let server = Server::bind(Options { port, legacy_enabled: true, ..Options::default() }, hub)?;
@@ -287,6 +386,15 @@ fn serve_growing(
         tokio::spawn(server.run(std::future::pending()));
         Ok(address)
     })
+}
+
+fn port(replay_chunks: ReplayChunks) -> PortOptions {
+    PortOptions {
+        listen: ListenOptions::on(Ipv4Addr::LOCALHOST),
+        replay_chunks,
+        streams_max: 2_000,
+        ..PortOptions::default()
+    }
 }
 
 fn bare_socket(bytes: u64) -> Result<Duration> {
