@@ -5,6 +5,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use sidecar_log_format::Kind;
+
 /// The bounds of sizes, in bytes.
 pub const SIZE_BYTES: &[u64] = &[500, 1000, 2000, 5000, 50_000, 500_000, 5_000_000, 50_000_000];
 
@@ -21,6 +23,34 @@ impl Count {
 
     pub(crate) fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
+    }
+}
+
+/// A count for each kind of event; those without a number of their own share one.
+#[derive(Debug)]
+pub struct CountPerKind([Count; u64::BITS as usize]);
+
+impl Default for CountPerKind {
+    fn default() -> Self {
+        CountPerKind(std::array::from_fn(|_| Count::default()))
+    }
+}
+
+impl CountPerKind {
+    /// How many there were of `kind` so far.
+    #[must_use]
+    pub fn get(&self, kind: Kind) -> u64 {
+        self.of(kind).map_or(0, Count::get)
+    }
+
+    pub(crate) fn add(&self, kind: Kind) {
+        if let Some(count) = self.of(kind) {
+            count.add(1);
+        }
+    }
+
+    fn of(&self, kind: Kind) -> Option<&Count> {
+        self.0.get(kind.bit().trailing_zeros() as usize)
     }
 }
 

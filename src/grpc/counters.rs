@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tonic::Code;
 
-use crate::engine::counters::{Count, Flag};
+use crate::engine::counters::{Count, Flag, Latest};
 
 /// Codes of gRPC: 0 to 16.
 const CODES: usize = 17;
@@ -43,6 +43,8 @@ pub struct StreamCounters {
     pub is_connected: Flag,
     /// Messages that were received.
     pub received: Count,
+    /// When the last of them was received, in microseconds since the Unix epoch.
+    pub last_received: Latest,
     /// Messages that have no form in which they can be stored.
     pub malformed: Count,
     /// How often the subscription was lost or could not be made.

@@ -165,6 +165,7 @@ impl Subscription {
         match self.recorded.store(message, rpc.answer, self.json) {
             Ok(Stored { payload, kind, name, facts }) => {
                 self.counters.received.add(1);
+                self.counters.last_received.set(received_at);
                 let bytes = payload.len();
                 events.push(Received { payload, kind, name, facts, upstream_id: None, received_at, line: None });
                 bytes

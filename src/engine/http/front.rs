@@ -50,7 +50,7 @@ pub struct Front {
     tls: Option<Reloading<ServerConfig>>,
     tokens: Option<Reloading<Tokens>>,
     origins: Origins,
-    open_path: Option<&'static str>,
+    open_paths: &'static [&'static str],
     limits: FrontLimits,
     counters: Arc<FrontCounters>,
 }
@@ -83,13 +83,13 @@ impl Front {
             tracing::info!(?addresses, tls, tokens, "access is limited");
         }
         let origins = listen.origins.clone();
-        Ok(Front { listeners, addresses, tls, tokens, origins, open_path: None, limits, counters })
+        Ok(Front { listeners, addresses, tls, tokens, origins, open_paths: &[], limits, counters })
     }
 
-    /// Leaves a path open to clients without a token.
+    /// Leaves paths open to clients without a token.
     #[must_use]
-    pub fn with_open_path(self, path: &'static str) -> Self {
-        Front { open_path: Some(path), ..self }
+    pub fn with_open_paths(self, paths: &'static [&'static str]) -> Self {
+        Front { open_paths: paths, ..self }
     }
 
     /// Where it listens; at the first of its addresses, where it has several.
@@ -121,7 +121,7 @@ impl Front {
                 let guard = Guard {
                     tokens,
                     origins: self.origins.clone(),
-                    open_path: self.open_path,
+                    open_paths: self.open_paths,
                     address: self.local_addr(),
                     counters: Arc::clone(&self.counters),
                     refusals: Episode::default(),

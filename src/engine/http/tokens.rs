@@ -131,8 +131,8 @@ impl Tokens {
 pub(super) struct Guard {
     pub(super) tokens: Current<Tokens>,
     pub(super) origins: Origins,
-    /// A path that is open to every client.
-    pub(super) open_path: Option<&'static str>,
+    /// Paths that are open to every client.
+    pub(super) open_paths: &'static [&'static str],
     /// Of the server, for log lines.
     pub(super) address: SocketAddr,
     pub(super) counters: Arc<FrontCounters>,
@@ -160,8 +160,9 @@ pub(super) async fn require_token(State(guard): State<Arc<Guard>>, mut request: 
 impl Guard {
     fn is_open(&self, request: &Request) -> bool {
         let path = request.uri().path();
-        let path = path.strip_suffix('/').unwrap_or(path);
-        self.open_path == Some(path) || (self.origins != Origins::Off && is_preflight(request))
+        let without_slash = path.strip_suffix('/').unwrap_or(path);
+        let is_open_path = |open: &&str| [path, without_slash].contains(open);
+        self.open_paths.iter().any(is_open_path) || (self.origins != Origins::Off && is_preflight(request))
     }
 
     fn refuse(&self, request: &Request, challenge: HeaderValue) -> Response {

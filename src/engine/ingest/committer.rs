@@ -205,6 +205,7 @@ impl Committer {
             Err(error) => return Err(error.into()),
         };
         self.counters.stored.add(1);
+        self.counters.stored_by_kind.add(received.kind);
         self.counters.stored_bytes.add(received.payload.len() as u64);
         self.counters.stored_richness.add(received.facts.richness.into());
         self.counters.newest_received.set(received.received_at);

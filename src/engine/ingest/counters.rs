@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::engine::counters::{Count, Flag, Histogram, Latest};
+use crate::engine::counters::{Count, CountPerKind, Flag, Histogram, Latest};
 
 /// The bounds of sync times, in microseconds.
 const SYNC_MICROSECONDS: &[u64] =
@@ -28,6 +28,8 @@ impl Default for DiskCounters {
 pub struct Counters {
     /// Events stored.
     pub stored: Count,
+    /// The same by their kinds.
+    pub stored_by_kind: CountPerKind,
     /// Payload bytes stored.
     pub stored_bytes: Count,
     /// The [richness](crate::engine::dialect::Facts::richness) of the stored events, summed.

@@ -65,6 +65,17 @@ pub struct Options {
     pub queued_batches: usize,
 }
 
+/// How much of a log is kept, and how much room it leaves on its device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SpaceLimits {
+    /// Retention keeps about this many bytes at most.
+    pub bytes_max: Option<u64>,
+    /// Retention keeps events for about this long.
+    pub age_max: Option<Duration>,
+    /// Ingest waits while the device has less room than this.
+    pub free_bytes_min: u64,
+}
+
 /// Why ingest has ended before its time.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -162,6 +173,13 @@ impl LiveLog {
         };
         let run = live.run(opened)?;
         Ok((live, run))
+    }
+
+    /// How much of the log is kept, and how much room it leaves.
+    #[must_use]
+    pub fn space_limits(&self) -> SpaceLimits {
+        let Retention { bytes_max, age_max, .. } = self.options.retention;
+        SpaceLimits { bytes_max, age_max, free_bytes_min: self.options.write.free_bytes_min }
     }
 
     /// The network of the newest stored event that tells one.
