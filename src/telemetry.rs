@@ -6,8 +6,10 @@
 mod filter;
 mod json;
 mod output;
+mod recent;
 
 pub use output::Output;
+pub use recent::{Warning, recent_warnings};
 
 use std::fmt::{self, Write};
 use std::io::{self, IsTerminal};
@@ -61,7 +63,7 @@ pub fn start_logging(output: &Output, options: &LogOptions) {
     let lines = output.clone();
     let lines = lines_to(options.format, has_colour, move || lines.clone());
     // Only a second call in one process fails, and the first then stays.
-    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
+    if tracing_subscriber::registry().with(filter).with(lines).with(recent::KeepWarnings).try_init().is_ok() {
         let _ = LOG.set(Log { output: output.clone(), filter: handle });
     }
     complain(complaint);
