@@ -1,18 +1,26 @@
 //! The admin server: how the running parts are, for operators and their tools.
 //!
 //! Owns the names of metrics and the paths they are read at. The parts' own counters flow in, read when somebody asks;
-//! text in the Prometheus format flows out, and whether the process lives and is ready. Nothing is counted here.
+//! text in the Prometheus format flows out, whether the process lives and is ready, and a page for people. Nothing is counted
+//! here.
 //!
 //! - `metrics`: which counter is which metric.
 //! - `families`: the samples of a scrape, and their text.
 //! - `process`: what the system knows of the process.
-//! - `status`: how the parts are, in a form for people.
+//! - `status`: how the parts are, in a form for people and their scripts; `disk`: what logs take on their devices; `feed`: the
+//!   same as an event stream.
+//! - `readiness`: whether the parts do what they are for.
+//! - `page`: all of it in a browser, with the events of each log.
 //! - `server`: HTTP.
 
+mod disk;
 mod families;
+mod feed;
 mod metrics;
+mod page;
 #[cfg(target_os = "linux")]
 mod process;
+mod readiness;
 mod server;
 mod status;
 
@@ -51,6 +59,8 @@ pub struct AdminOptions {
 pub struct Parts {
     /// The logs and what is around each; none where REST answers from another machine's database.
     pub logs: Vec<Logged>,
+    /// Reads the logs' events by the names of the logs.
+    pub log_pages: rest::LogPages,
     /// What the REST server counts, if there is one.
     pub rest: Option<Arc<rest::Counters>>,
     /// What the REST server answers from, if that is a database.
@@ -81,6 +91,8 @@ pub struct Logged {
     pub log: Log,
     /// Where its segments are.
     pub log_directory: PathBuf,
+    /// How much of it is kept, and how much room it leaves.
+    pub space_limits: ingest::SpaceLimits,
     /// What ingest counts.
     pub ingest: Arc<ingest::counters::Counters>,
     /// The Casper nodes that are read.

@@ -1,24 +1,31 @@
-//! HTTP: what the reference answers, two questions of process supervisors beside it, and a look at the parts for people.
+//! HTTP: what the reference answers, two questions of process supervisors beside it, and a look at the parts for people, in a
+//! browser too.
 //!
 //! `/health` is answered as soon as the process serves. `/ready` is answered once look-ups see what is stored and events are
 //! being stored, or while the database that look-ups go to answers, and while the node of the JSON-RPC servers is there.
 //! Neither waits in the line of `/metrics`, which does not take all connections, so that a slow
-//! scrape does not look like a dead process. `/health` is open to clients without a token.
+//! scrape does not look like a dead process. `/health` is open to clients without a token, and so are the page's files: a
+//! browser cannot send a token with its first request. What the page then asks for needs the token.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware;
 use axum::response::Response;
 use tokio::sync::Semaphore;
 
+use super::disk::Disks;
+use super::feed::{self, Feed};
+use super::page::{self, File};
+use super::readiness::{lost_events, why_not_ready};
 use super::status::Status;
-use super::{AdminOptions, Logged, Parts, Role, metrics};
-use crate::casper::rpc::{self, LinkState};
+use super::{AdminOptions, Parts, metrics};
+use crate::casper::rest::LogPages;
 use crate::engine::http::{
     BindError,
     cors::{Origins, let_pages_read},
@@ -29,10 +36,13 @@ use crate::engine::http::{
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 64;
-/// Requests for metrics at a time, those in line included. The other connections are left to supervisors.
-const SCRAPES_MAX: usize = CONNECTIONS_MAX - 8;
-/// Look-ups that are this many events behind wait for them when they are asked; further behind, they cannot tell.
-const READY_LAG_EVENTS_MAX: u64 = 100_000;
+/// Requests for events at a time, those in line included.
+const READS_MAX: usize = 16;
+/// Requests for metrics at a time, those in line included. The other connections are left to supervisors and to those who open
+/// the page.
+const SCRAPES_MAX: usize = CONNECTIONS_MAX - feed::STREAMS_MAX - READS_MAX - 8;
+/// Paths that are open to clients without a token.
+const OPEN_PATHS: &[&str] = &["/health", "/", "/page.css", "/page.js", "/page.svg"];
 
 /// A bound admin server.
 pub struct Server {
@@ -45,6 +55,10 @@ struct Shared {
     parts: Parts,
     limits: Limits,
     scrapes: Semaphore,
+    reads: Semaphore,
+    feed: Feed,
+    disks: Disks,
+    started: Instant,
 }
 
 impl Server {
@@ -59,7 +73,7 @@ impl Server {
             ..FrontLimits::of_answers(CONNECTIONS_MAX)
         };
         let front = Front::bind(&options.listen, options.port, front_limits, Arc::default())?;
-        let (front, origins) = (front.with_open_path("/health"), options.listen.origins.clone());
+        let (front, origins) = (front.with_open_paths(OPEN_PATHS), options.listen.origins.clone());
         let limits = Limits::new(options.max_concurrent_requests, options.max_requests_per_second);
         Ok(Server { front, origins, limits })
     }
@@ -79,15 +93,31 @@ impl Server {
     /// Shows `parts` until `cancel` is done; then every connection is cut.
     pub async fn run(self, mut parts: Parts, cancel: impl Future<Output = ()>) {
         parts.fronts.push(("admin", Arc::clone(self.front.counters())));
-        let shared = Arc::new(Shared { parts, limits: self.limits, scrapes: Semaphore::new(SCRAPES_MAX) });
+        let shared = Arc::new(Shared {
+            parts,
+            limits: self.limits,
+            scrapes: Semaphore::new(SCRAPES_MAX),
+            reads: Semaphore::new(READS_MAX),
+            feed: Feed::default(),
+            disks: Disks::default(),
+            started: Instant::now(),
+        });
         let cors = middleware::from_fn_with_state(self.origins, let_pages_read);
-        let router = Router::new().fallback(respond).with_state(shared).layer(cors);
-        self.front.serve(router, cancel).await;
+        let router = Router::new().fallback(respond).with_state(Arc::clone(&shared)).layer(cors);
+        let render = || {
+            let shared = Arc::clone(&shared);
+            async move { status(&shared).await.unwrap_or_else(|error| failure(&error)) }
+        };
+        tokio::select! {
+            () = self.front.serve(router, cancel) => {}
+            never = shared.feed.run(render) => match never {},
+        }
     }
 }
 
-/// The paths that exist, for people with a browser.
-const INDEX: &str = "Sidecar's admin server: /health, /ready, /status (JSON), /metrics (Prometheus)\n";
+/// The paths that exist, for people without a browser.
+const INDEX: &str = "Sidecar's admin server: /health, /ready, /status (JSON, or an event stream), /metrics (Prometheus), \
+    /logs (events); in a browser this is a page\n";
 /// Methods that every path takes.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 /// Seconds after which a request that was refused for the moment may be made again.
@@ -96,62 +126,115 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// The paths that exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    Index,
+    Page(File),
     Metrics,
     Health,
     Ready,
     Status,
+    Logs,
 }
 
 impl Place {
     fn at(path: &str) -> Option<Place> {
-        if path == "/" {
-            return Some(Place::Index);
+        if let Some((_, file)) = page::PATHS.iter().find(|(known, _)| *known == path) {
+            return Some(Place::Page(*file));
         }
         match path.strip_suffix('/').unwrap_or(path) {
             "/metrics" => Some(Place::Metrics),
             "/health" => Some(Place::Health),
             "/ready" => Some(Place::Ready),
             "/status" => Some(Place::Status),
-            _ => None,
+            path => LogPages::has(path).then_some(Place::Logs),
         }
     }
 }
 
 async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let (request, _) = request.into_parts();
-    let Some(place) = Place::at(request.uri.path()) else { return empty(StatusCode::NOT_FOUND) };
-    match request.method {
+    let Some(place) = Place::at(request.uri().path()) else { return empty(StatusCode::NOT_FOUND) };
+    match *request.method() {
         // HTTP leaves the body out for HEAD.
-        Method::GET | Method::HEAD => answer(&shared, place).await,
+        Method::GET | Method::HEAD => answer(&shared, place, request).await,
         Method::OPTIONS => allowed(empty(StatusCode::NO_CONTENT)),
         _ => allowed(text(StatusCode::METHOD_NOT_ALLOWED, "HTTP method not allowed")),
     }
 }
 
-async fn answer(shared: &Arc<Shared>, place: Place) -> Response {
+async fn answer(shared: &Arc<Shared>, place: Place, request: Request) -> Response {
     match place {
-        Place::Index => text(StatusCode::OK, INDEX),
+        Place::Page(File::Page) if !page::is_wanted(request.headers()) => varying(text(StatusCode::OK, INDEX)),
+        Place::Page(File::Page) => varying(page::answer(File::Page, request.headers())),
+        Place::Page(file) => page::answer(file, request.headers()),
         Place::Metrics => match shared.scrapes.try_acquire() {
             Ok(_place) => metrics(shared).await,
             Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "too many requests for metrics wait; ask again"),
         },
         Place::Health => text(StatusCode::OK, "live"),
         Place::Ready => ready(&shared.parts).await,
-        Place::Status => status(&shared.parts),
+        Place::Status => varying(match wants_stream(request.headers()) {
+            // A stream ends when its client is gone, which for HEAD is never.
+            true if request.method() == Method::GET => stream(&shared.feed),
+            _ => match status(shared).await {
+                Ok(status) => with_type(JSON, status),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error),
+            },
+        }),
+        Place::Logs => match shared.reads.try_acquire() {
+            Ok(_place) => unsniffed(shared.parts.log_pages.respond(request).await),
+            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "too many requests for events wait; ask again"),
+        },
     }
 }
 
-fn status(parts: &Parts) -> Response {
-    match serde_json::to_vec(&Status::of(parts)) {
-        Ok(status) => {
-            let mut response = Response::new(Body::from(status));
-            let json = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(header::CONTENT_TYPE, json);
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+
+fn wants_stream(headers: &HeaderMap) -> bool {
+    headers.get_all(header::ACCEPT).iter().any(|accepted| accepted.as_bytes().starts_with(EVENT_STREAM.as_bytes()))
+}
+
+fn stream(feed: &Feed) -> Response {
+    match feed.open() {
+        Some(body) => {
+            let mut response = with_type(EVENT_STREAM, body);
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            // Asks nginx, and proxies that follow it, to pass a stream on as it comes.
+            response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
             response
         }
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, "too many read the status already; close a page and try again"),
     }
+}
+
+/// The status as JSON.
+async fn status(shared: &Arc<Shared>) -> Result<Vec<u8>, String> {
+    let rendered = tokio::task::spawn_blocking({
+        let shared = Arc::clone(shared);
+        move || serde_json::to_vec(&Status::of(&shared.parts, &shared.disks, shared.started))
+    });
+    rendered.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+/// What a stream of statuses has in the place of one that cannot be rendered.
+fn failure(error: &str) -> Vec<u8> {
+    serde_json::json!({ "error": error }).to_string().into_bytes()
+}
+
+fn with_type(media_type: HeaderValue, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    response
+}
+
+/// For what has several forms.
+fn varying(mut response: Response) -> Response {
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
+    response
+}
+
+/// Events are what others say: a browser must take them for nothing but JSON.
+fn unsniffed(mut response: Response) -> Response {
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 fn allowed(mut response: Response) -> Response {
@@ -172,57 +255,17 @@ async fn metrics(shared: &Arc<Shared>) -> Response {
 }
 
 async fn ready(parts: &Parts) -> Response {
-    let no_look_ups = parts.logs.iter().find_map(unready);
-    let not_ready = match &parts.database {
-        Some(database) if !database.is_answering().await => Some("the database does not answer".to_owned()),
-        _ => no_look_ups.or_else(|| parts.rpc.as_ref().and_then(lost_node)),
-    };
-    match not_ready {
+    if let Some(database) = &parts.database {
+        database.is_answering().await;
+    }
+    match why_not_ready(parts) {
         // History that is lost makes nothing else useless: supervisors must not restart the process for it.
-        None => match parts.logs.iter().find_map(lost_events) {
+        None => match lost_events(parts) {
             Some(lost) => text(StatusCode::OK, format!("ready; {lost}; see `sidecar-log verify`")),
             None => text(StatusCode::OK, "ready"),
         },
         Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
     }
-}
-
-/// Why not everything works around a log.
-fn unready(logged: &Logged) -> Option<String> {
-    let why = stopped_ingest(logged).or_else(|| closed_views(logged)).or_else(|| late_view(logged))?;
-    Some(format!("log {}: {why}", logged.name))
-}
-
-fn lost_events(logged: &Logged) -> Option<String> {
-    Some(format!("log {}: {}", logged.name, logged.log.losses().summary()?))
-}
-
-fn stopped_ingest(logged: &Logged) -> Option<String> {
-    let why = logged.ingest.stopped.reason()?;
-    Some(format!("nothing is stored, what is stored is served: {why}"))
-}
-
-fn lost_node(rpc: &rpc::Watch) -> Option<String> {
-    let state = match rpc.link.state() {
-        LinkState::Connected => return None,
-        LinkState::Connecting => "is being connected to",
-        LinkState::Away => "cannot be reached",
-    };
-    Some(format!("the node's binary port {} {state}", rpc.link.node()))
-}
-
-fn closed_views(logged: &Logged) -> Option<String> {
-    let why = logged.views.as_ref()?.closed()?;
-    Some(format!("the views are not open: {why}"))
-}
-
-fn late_view(logged: &Logged) -> Option<String> {
-    let mut views = logged.followers.iter().filter(|follower| follower.role == Role::View);
-    views.find_map(|view| {
-        let behind = view.lag(&logged.log);
-        let is_late = behind > READY_LAG_EVENTS_MAX;
-        is_late.then(|| format!("the view {} is {behind} events behind the log", view.name))
-    })
 }
 
 fn text(status: StatusCode, body: impl Into<Body>) -> Response {
@@ -266,7 +309,15 @@ mod tests {
         let options = AdminOptions { port: 0, listen, max_concurrent_requests: 1, max_requests_per_second: 1 };
         let server = Server::bind(&options).unwrap();
         let address = server.local_addr();
-        let parts = Parts { logs: Vec::new(), rest: None, database: None, rpc: None, grpc: None, fronts: Vec::new() };
+        let parts = Parts {
+            logs: Vec::new(),
+            log_pages: LogPages::new(Vec::new(), None),
+            rest: None,
+            database: None,
+            rpc: None,
+            grpc: None,
+            fronts: Vec::new(),
+        };
         tokio::spawn(server.run(parts, std::future::pending()));
         let mut scrapes = Vec::new();
         for _ in 0..2 * CONNECTIONS_MAX {

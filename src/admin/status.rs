@@ -1,29 +1,76 @@
 //! How the parts are, for people and their scripts: one JSON object, with a list of the logs and what is around each.
 //!
 //! Figures over time are the metrics' business; here is what they cannot have, such as the address of the slowest client.
+//! Counts are those since the start of the process: two answers tell a rate.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use serde::Serialize;
-use sidecar_log_format::Sequence;
+use sidecar_log_format::{Kind, Sequence, Timestamp};
 
+use super::disk::{Disk, Disks, as_time};
+use super::readiness::why_not_ready;
 use super::{Follower, Logged, Parts, Role};
 use crate::build_info::{Build, build};
+use crate::casper::event::KINDS;
+use crate::casper::rpc;
+use crate::casper::source::NamedSource;
+use crate::engine::counters::CountPerKind;
 use crate::engine::losses::Lost;
+use crate::engine::source::now;
+use crate::engine::source::watch::SourceWatch;
 use crate::engine::stream::{ClassLag, ReaderClass};
 use crate::grpc::StreamCounters;
+use crate::telemetry::{Warning, recent_warnings};
 
 /// What `/status` answers.
 #[derive(Debug, Serialize)]
 pub(super) struct Status<'a> {
     version: &'static str,
     commit: &'static str,
+    #[serde(serialize_with = "as_time")]
+    now: Option<Timestamp>,
+    uptime_seconds: u64,
+    is_ready: bool,
+    /// Why it is not.
+    why_not_ready: Option<String>,
     logs: Vec<Log<'a>>,
     /// The recorded gRPC streams, where there is a gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     grpc_streams: Option<Vec<GrpcStream<'a>>>,
+    /// The JSON-RPC servers, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rpc: Option<Rpc>,
+    /// The REST server, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rest: Option<Rest>,
+    /// The last warnings and errors, the oldest first.
+    warnings: Vec<Warning>,
+}
+
+#[derive(Debug, Serialize)]
+struct Rpc {
+    /// Of the node's binary port.
+    node: SocketAddr,
+    is_connected: bool,
+    /// Requests that the node has not answered yet.
+    in_flight: u64,
+    /// By method.
+    calls: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Rest {
+    in_flight: u64,
+    /// Requests answered.
+    answered: u64,
+    /// Whether the database that answers come from answered when last asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_database_connected: Option<bool>,
 }
 
 /// A recorded gRPC stream, named as its log.
@@ -33,12 +80,15 @@ struct GrpcStream<'a> {
     is_connected: bool,
     received: u64,
     reconnects: u64,
+    #[serde(serialize_with = "as_time")]
+    last_event_at: Option<Timestamp>,
 }
 
 /// One log, what fills it and what reads it.
 #[derive(Debug, Serialize)]
 struct Log<'a> {
     name: &'a str,
+    dialect: String,
     id: String,
     epoch: u64,
     /// Not there while the log is empty.
@@ -48,6 +98,11 @@ struct Log<'a> {
     /// Why nothing is stored, while that is so.
     stopped: Option<String>,
     lost: Lost,
+    /// Events stored.
+    stored: u64,
+    /// The same by their kinds.
+    stored_by_kind: BTreeMap<String, u64>,
+    disk: Disk,
     nodes: Vec<Node<'a>>,
     streams: Streams,
     views: Vec<Lag>,
@@ -75,6 +130,11 @@ struct Class {
 struct Node<'a> {
     name: &'a str,
     status: &'static str,
+    /// Events received, those that other nodes told before included.
+    received: u64,
+    reconnects: u64,
+    #[serde(serialize_with = "as_time")]
+    last_event_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Serialize)]
@@ -91,10 +151,26 @@ struct Exporter {
 }
 
 impl<'a> Status<'a> {
-    pub(super) fn of(parts: &'a Parts) -> Status<'a> {
+    /// Reads files, so it belongs on a thread that may block.
+    pub(super) fn of(parts: &'a Parts, disks: &Disks, started: Instant) -> Status<'a> {
+        let why_not_ready = why_not_ready(parts);
         let grpc_streams = parts.grpc.as_ref().map(|watch| watch.streams.iter().map(grpc_stream).collect());
         let Build { version, commit, .. } = build();
-        Status { version, commit, logs: parts.logs.iter().map(log).collect(), grpc_streams }
+        let disks = disks.of(&parts.logs);
+        let logs = parts.logs.iter().zip(&*disks).map(|(logged, disk)| log(logged, disk.clone()));
+        Status {
+            version,
+            commit,
+            now: Some(now()),
+            uptime_seconds: started.elapsed().as_secs(),
+            is_ready: why_not_ready.is_none(),
+            why_not_ready,
+            logs: logs.collect(),
+            grpc_streams,
+            rpc: parts.rpc.as_ref().map(rpc),
+            rest: rest(parts),
+            warnings: recent_warnings(),
+        }
     }
 }
 
@@ -104,15 +180,35 @@ fn grpc_stream((log, stream): &(Box<str>, Arc<StreamCounters>)) -> GrpcStream<'_
         is_connected: stream.is_connected.get(),
         received: stream.received.get(),
         reconnects: stream.reconnects.get(),
+        last_event_at: stream.last_received.get(),
     }
 }
 
-fn log(logged: &Logged) -> Log<'_> {
+fn rpc(watch: &rpc::Watch) -> Rpc {
+    Rpc {
+        node: watch.link.node(),
+        is_connected: watch.link.state() == rpc::LinkState::Connected,
+        in_flight: watch.link.in_flight(),
+        calls: watch.counters.calls().collect(),
+    }
+}
+
+fn rest(parts: &Parts) -> Option<Rest> {
+    let counters = parts.rest.as_ref()?;
+    Some(Rest {
+        in_flight: counters.in_flight.load(Ordering::Relaxed),
+        answered: counters.response_times().map(|(_, _, times)| times.count).sum(),
+        is_database_connected: parts.database.as_ref().map(|database| database.has_answered()),
+    })
+}
+
+fn log(logged: &Logged, disk: Disk) -> Log<'_> {
     let head = logged.log.head();
     let oldest = logged.log.oldest();
     let newest = head.next_sequence.checked_sub(1).filter(|newest| oldest <= *newest);
     Log {
         name: &logged.name,
+        dialect: logged.log.dialect(),
         id: hex::encode(logged.log.id()),
         epoch: head.epoch,
         oldest: newest.map(|_| oldest),
@@ -120,11 +216,23 @@ fn log(logged: &Logged) -> Log<'_> {
         waits_for_room: logged.ingest.waits_for_room.get(),
         stopped: logged.ingest.stopped.reason(),
         lost: Lost::of(&logged.log),
+        stored: logged.ingest.stored.get(),
+        stored_by_kind: by_kind(logged, &logged.ingest.stored_by_kind),
+        disk,
         nodes: nodes(logged),
         streams: streams(logged),
         views: views(logged),
         exporters: exporters(logged),
     }
+}
+
+/// Those kinds of which there are any.
+fn by_kind(logged: &Logged, counts: &CountPerKind) -> BTreeMap<String, u64> {
+    let mut kinds = logged.log.kinds();
+    if kinds.iter().all(|(kind, _)| *kind != Kind::OTHER.0) {
+        kinds.push((Kind::OTHER.0, "other".to_owned()));
+    }
+    kinds.into_iter().map(|(kind, name)| (name, counts.get(Kind(kind)))).filter(|(_, count)| *count > 0).collect()
 }
 
 fn streams(logged: &Logged) -> Streams {
@@ -144,10 +252,21 @@ fn streams(logged: &Logged) -> Streams {
 }
 
 fn nodes(logged: &Logged) -> Vec<Node<'_>> {
-    let nodes = logged.sources.iter();
-    let nodes = nodes.map(|source| Node { name: &source.name, status: source.counters.status.name() });
-    let others = logged.other_sources.iter();
-    nodes.chain(others.map(|source| Node { name: &source.name, status: source.counters.status.name() })).collect()
+    let nodes = logged.sources.iter().map(|NamedSource { name, counters }| Node {
+        name,
+        status: counters.status.name(),
+        received: KINDS.iter().map(|(kind, _)| counters.received(*kind).snapshot().count).sum(),
+        reconnects: counters.reconnects.get(),
+        last_event_at: counters.last_received.get(),
+    });
+    let others = logged.other_sources.iter().map(|SourceWatch { name, counters }| Node {
+        name,
+        status: counters.status.name(),
+        received: counters.received.snapshot().count,
+        reconnects: counters.reconnects.get(),
+        last_event_at: counters.last_received.get(),
+    });
+    nodes.chain(others).collect()
 }
 
 fn views(logged: &Logged) -> Vec<Lag> {

@@ -65,7 +65,7 @@ impl BeaconLog {
 
     /// The log, for those who read events by its name.
     pub(super) fn named(&self) -> NamedLog {
-        NamedLog { name: NAME.into(), log: self.live.log.clone() }
+        NamedLog { name: NAME.into(), log: self.live.log.clone(), views: None }
     }
 
     /// What of it can be looked at.
@@ -74,6 +74,7 @@ impl BeaconLog {
             name: NAME.into(),
             log: self.live.log.clone(),
             log_directory: self.directory.clone(),
+            space_limits: self.live.space_limits(),
             ingest: Arc::clone(&self.live.counters),
             sources: Vec::new(),
             other_sources: self.clients.iter().map(|(_, watch)| watch.clone()).collect(),

@@ -69,7 +69,9 @@ impl Gateway {
 
     /// The logs, for those who read events by a log's name.
     pub(super) fn named(&self) -> impl Iterator<Item = NamedLog> {
-        self.logs.iter().map(|log| NamedLog { name: log.name.clone(), log: log.opened.live.log.clone() })
+        let named =
+            |log: &RecordedLog| NamedLog { name: log.name.clone(), log: log.opened.live.log.clone(), views: None };
+        self.logs.iter().map(named)
     }
 
     /// What of the logs can be looked at.
@@ -78,6 +80,7 @@ impl Gateway {
             name: log.name.clone(),
             log: log.opened.live.log.clone(),
             log_directory: log.directory.clone(),
+            space_limits: log.opened.live.space_limits(),
             ingest: Arc::clone(&log.opened.live.counters),
             sources: Vec::new(),
             other_sources: Vec::new(),

@@ -91,9 +91,10 @@ pub(crate) async fn run_without_casper(
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
         let fronts = fronts(None, rest.as_ref(), rpc.as_ref(), &others);
+        let log_pages = rest::LogPages::new(others.named().collect(), rest.as_ref());
         let (rest, rpc) = (rest.as_ref().map(rest::Server::counters), rpc.as_ref().map(|rpc| rpc.watch.clone()));
         let (logs, grpc) = (others.logged().collect(), others.grpc_watch());
-        let parts = admin::Parts { logs, rest, database, rpc, grpc, fronts };
+        let parts = admin::Parts { logs, log_pages, rest, database, rpc, grpc, fronts };
         servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {
@@ -291,9 +292,9 @@ fn serve(
         (None, None) => None,
     };
     let rest = config.rest_api_server.as_ref().zip(answers);
-    let casper = rest::NamedLog { name: LOG_NAME.into(), log: live.log.clone() };
-    let logs = std::iter::once(casper).chain(outside.others.named()).collect();
-    let rest = rest.map(|(settings, answers)| bind_rest(settings, answers, logs)).transpose()?;
+    let casper = || rest::NamedLog { name: LOG_NAME.into(), log: live.log.clone(), views: views.clone() };
+    let named = || std::iter::once(casper()).chain(outside.others.named()).collect();
+    let rest = rest.map(|(settings, answers)| bind_rest(settings, answers, named())).transpose()?;
     let resources = Arc::clone(&outside.resources);
     let hub = Arc::new(Hub::new(live.log.clone(), live.committed.clone(), resources, events::READER_CLASSES));
     let stream = events::Server::bind(sse.event_stream_server.clone(), Arc::clone(&hub))
@@ -309,6 +310,7 @@ fn serve(
             name: LOG_NAME.into(),
             log: live.log.clone(),
             log_directory: plan::log_places(storage).directory(),
+            space_limits: live.space_limits(),
             ingest: Arc::clone(&live.counters),
             sources,
             other_sources: Vec::new(),
@@ -319,11 +321,12 @@ fn serve(
             exporters: outside.exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),
         };
         let fronts = fronts(Some(&stream), rest.as_ref(), outside.rpc.as_ref(), outside.others);
+        let log_pages = rest::LogPages::new(named(), rest.as_ref());
         let rest = rest.as_ref().map(rest::Server::counters);
         let rpc = outside.rpc.as_ref().map(|rpc| rpc.watch.clone());
         let logs = std::iter::once(logged).chain(outside.others.logged()).collect();
         let (database, grpc) = (outside.database.clone(), outside.others.grpc_watch());
-        let parts = admin::Parts { logs, rest, database, rpc, grpc, fronts };
+        let parts = admin::Parts { logs, log_pages, rest, database, rpc, grpc, fronts };
         servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {

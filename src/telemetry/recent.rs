@@ -136,7 +136,8 @@ mod tests {
             info!("only a report of xyzzy");
             warn!(segment = 7, "a warning of xyzzy");
             error!(reason = %"a failure", "an error of xyzzy");
-            let expected = [("WARN", "a warning of xyzzy; segment=7"), ("ERROR", "an error of xyzzy; reason=a failure")];
+            let expected =
+                [("WARN", "a warning of xyzzy; segment=7"), ("ERROR", "an error of xyzzy; reason=a failure")];
             assert_eq!(kept("xyzzy"), expected.map(|(level, text)| (level, text.to_owned())));
             warn!(long = "é".repeat(TEXT_BYTES_MAX), "plugh");
             assert!(kept("plugh")[0].1.len() <= 2 * TEXT_BYTES_MAX);

@@ -25,6 +25,13 @@ pub struct OtherLogs {
     memory: Arc<Memory>,
 }
 
+impl OtherLogs {
+    /// The same, within what the answers of another server may take.
+    pub(super) fn within(memory: &Arc<Memory>) -> OtherLogs {
+        OtherLogs { memory: Arc::clone(memory) }
+    }
+}
+
 impl AnswerFrom {
     /// The log, for what is nowhere else.
     pub(super) fn log(&self) -> Result<&LogAnswers, Failure> {

@@ -9,11 +9,12 @@ use sidecar_log_format::{Log, Sequence};
 
 use super::answers::Found;
 use super::failure::Failure;
-use super::from_log::LogReader;
+use super::from_log::{LogReader, from_its_height};
 use super::memory::Memory;
 use super::page::PageEnd;
 use super::question::{PageOfEvents, Refusal, page_of_events};
 use super::status::EndsOfLog;
+use crate::casper::view::CasperViews;
 
 /// A log by its name.
 #[derive(Clone)]
@@ -22,11 +23,20 @@ pub struct NamedLog {
     pub name: Box<str>,
     /// The log.
     pub log: Log,
+    /// What finds its blocks by their heights, if anything does.
+    pub views: Option<CasperViews>,
 }
 
 /// The logs that events are read from by name.
 #[derive(Default)]
-pub(super) struct Logs(Vec<(Box<str>, LogReader)>);
+pub(super) struct Logs(Vec<ReadLog>);
+
+/// One of them.
+struct ReadLog {
+    name: Box<str>,
+    reader: LogReader,
+    views: Option<CasperViews>,
+}
 
 #[derive(Serialize)]
 struct LogInList<'a> {
@@ -35,18 +45,22 @@ struct LogInList<'a> {
     #[serde(flatten)]
     ends: EndsOfLog,
     kinds: Vec<String>,
+    /// Whether `from_height` finds blocks.
+    has_heights: bool,
 }
 
 impl Logs {
     /// `memory` is what large answers may take.
     pub(super) fn new(logs: Vec<NamedLog>, memory: &Arc<Memory>) -> Self {
-        let reader = |NamedLog { name, log }: NamedLog| (name, LogReader::new(log, DECODERS, Arc::clone(memory)));
-        Logs(logs.into_iter().map(reader).collect())
+        let read_log = |NamedLog { name, log, views }: NamedLog| {
+            let reader = LogReader::new(log, DECODERS, Arc::clone(memory));
+            ReadLog { name, reader, views }
+        };
+        Logs(logs.into_iter().map(read_log).collect())
     }
 
-    fn reader(&self, name: &str) -> Result<&LogReader, Failure> {
-        let found = self.0.iter().find(|(known, _)| **known == *name);
-        found.map(|(_, reader)| reader).ok_or(Failure::NotFound)
+    fn named(&self, name: &str) -> Result<&ReadLog, Failure> {
+        self.0.iter().find(|log| *log.name == *name).ok_or(Failure::NotFound)
     }
 
     /// The body of `/logs`.
@@ -55,22 +69,28 @@ impl Logs {
         struct List<'a> {
             logs: Vec<LogInList<'a>>,
         }
-        let logs = self.0.iter().map(|(name, reader)| LogInList::of(name, reader.log())).collect();
+        let logs = self.0.iter().map(LogInList::of).collect();
         // Strings and numbers are always JSON.
         serde_json::to_vec(&List { logs }).unwrap_or_default()
     }
 
     /// The body of `/logs/NAME/status`.
     pub(super) fn status(&self, name: &str) -> Result<Vec<u8>, Failure> {
-        let reader = self.reader(name)?;
         // As above.
-        Ok(serde_json::to_vec(&LogInList::of(name, reader.log())).unwrap_or_default())
+        Ok(serde_json::to_vec(&LogInList::of(self.named(name)?)).unwrap_or_default())
     }
 
     /// The page of a log that a query asks for.
     pub(super) fn question(&self, name: &str, query: Option<&str>) -> Result<Result<PageOfEvents, Refusal>, Failure> {
-        let kinds = self.reader(name)?.log().kinds();
-        Ok(page_of_events(query, &kinds.iter().map(|(kind, name)| (*kind, name.as_str())).collect::<Vec<_>>()))
+        let ReadLog { reader, views, .. } = self.named(name)?;
+        let kinds = reader.log().kinds();
+        let page = page_of_events(query, &kinds.iter().map(|(kind, name)| (*kind, name.as_str())).collect::<Vec<_>>());
+        Ok(match page {
+            Ok(PageOfEvents { from_height: Some(_), .. }) if views.is_none() => Err(Refusal::Query(format!(
+                "`from_height` is for logs whose blocks can be looked up, and {name} is none"
+            ))),
+            page => page,
+        })
     }
 
     /// Adds a page of a log to `found`; returns where the next one begins.
@@ -80,14 +100,18 @@ impl Logs {
         page: PageOfEvents,
         found: Found,
     ) -> Result<(Found, PageEnd, Sequence), Failure> {
-        let reader = self.reader(name)?;
+        let ReadLog { reader, views, .. } = self.named(name)?;
+        let page = match views {
+            Some(views) => from_its_height(page, reader.log(), views).await?,
+            None => page,
+        };
         let (found, end) = reader.page(page, found).await?;
         Ok((found, end, reader.log().head().next_sequence))
     }
 
     /// Adds an event of a log to `found`.
     pub(super) async fn event(&self, name: &str, sequence: Sequence, found: Found) -> Result<Found, Failure> {
-        self.reader(name)?.read(vec![sequence], found).await
+        self.named(name)?.reader.read(vec![sequence], found).await
     }
 }
 
@@ -95,8 +119,14 @@ impl Logs {
 const DECODERS: usize = 1;
 
 impl<'a> LogInList<'a> {
-    fn of(name: &'a str, log: &Log) -> Self {
-        let kinds = log.kinds().into_iter().map(|(_, name)| name).collect();
-        LogInList { name, dialect: log.dialect(), ends: EndsOfLog::of(log), kinds }
+    fn of(read_log: &'a ReadLog) -> Self {
+        let log = read_log.reader.log();
+        LogInList {
+            name: &read_log.name,
+            dialect: log.dialect(),
+            ends: EndsOfLog::of(log),
+            kinds: log.kinds().into_iter().map(|(_, name)| name).collect(),
+            has_heights: read_log.views.is_some(),
+        }
     }
 }

@@ -262,6 +262,7 @@ fn of_any_log() -> ObjectBuilder {
         ("next", integer().description(Some("The sequence that the next event will get.")).into()),
         ("lost", lost().into()),
         ("kinds", ArrayBuilder::new().items(text()).description(Some("What `types` may name.")).into()),
+        ("has_heights", boolean().description(Some("Whether `from_height` finds blocks.")).into()),
     ])
 }
 
@@ -298,6 +299,10 @@ fn text() -> ObjectBuilder {
 
 fn integer() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::Integer)
+}
+
+fn boolean() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::Boolean)
 }
 
 fn integer_or_null(description: &str) -> RefOr<Schema> {

@@ -232,6 +232,12 @@ const EXPIRED: Described = Described(
     "5a76e2fee5f7e3ca856edc7366a4f458f5d1ee38d1a00dcc3c64fcb44f2e4fb4",
 );
 const FROM: Described = Described("from", "The least sequence, 0 if absent.", Form::OptionalNumber, "1");
+const FROM_HEIGHT: Described = Described(
+    "from_height",
+    "Only from the block of this height on, or of the next greater one.",
+    Form::OptionalNumber,
+    "1",
+);
 const SINCE: Described = Described(
     "since",
     "Only events from the first one on that was received at this time or later: see `received_at`.",
@@ -449,6 +455,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
                       fewer events than it might, even none, before that.",
             parameters: &[
                 FROM,
+                FROM_HEIGHT,
                 SINCE,
                 BEFORE,
                 UNTIL_TIME,
@@ -516,6 +523,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             parameters: &[
                 LOG,
                 FROM,
+                FROM_HEIGHT,
                 SINCE,
                 BEFORE,
                 UNTIL_TIME,

@@ -90,6 +90,7 @@ impl LogAnswers {
 
     /// Adds a page of the log to `found`, see [`LogReader::page`].
     pub(super) async fn page(&self, page: PageOfEvents, found: Found) -> Result<(Found, PageEnd), Failure> {
+        let page = from_its_height(page, self.log(), &self.views).await?;
         self.reader.page(page, found).await
     }
 
@@ -144,10 +145,7 @@ impl LogAnswers {
 
     /// The blocks of a page, each with its height.
     async fn blocks_of(&self, page: PageOfBlocks) -> Result<Vec<(u64, Sequence)>, Failure> {
-        let head = self.log().head().next_sequence;
-        if self.views.views().next_sequence() < head && !self.views.views().caught_up_to(head, VIEW_WAIT_MAX).await {
-            return Err(Failure::Behind { events: self.view_lag() });
-        }
+        catch_up(self.log(), &self.views).await?;
         let PageOfBlocks { from_height, before_height, order, limit } = page;
         let blocks = match order {
             Order::OldestFirst => self.views.blocks_up(from_height, before_height, limit),
@@ -155,6 +153,30 @@ impl LogAnswers {
         };
         blocks.map_err(|error| view_failure(&error))
     }
+}
+
+/// Waits until the views see what is stored.
+async fn catch_up(log: &Log, views: &CasperViews) -> Result<(), Failure> {
+    let (head, views) = (log.head().next_sequence, views.views());
+    if views.next_sequence() < head && !views.caught_up_to(head, VIEW_WAIT_MAX).await {
+        return Err(Failure::Behind { events: log.left_from(views.next_sequence()) });
+    }
+    Ok(())
+}
+
+/// The page without the events before the block of its height: the block of that height, or of the next greater one, is the
+/// first that it may have. Where there is none yet, the page begins with what comes next.
+pub(super) async fn from_its_height(
+    page: PageOfEvents,
+    log: &Log,
+    views: &CasperViews,
+) -> Result<PageOfEvents, Failure> {
+    let Some(height) = page.from_height else { return Ok(page) };
+    let head = log.head().next_sequence;
+    catch_up(log, views).await?;
+    let blocks = views.blocks_up(height, None, 1).map_err(|error| view_failure(&error))?;
+    let begin = blocks.first().map_or(head, |(_, sequence)| *sequence);
+    Ok(PageOfEvents { from: page.from.max(begin), ..page })
 }
 
 impl LogReader {

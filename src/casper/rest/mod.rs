@@ -45,7 +45,7 @@ pub use any_log::NamedLog;
 pub use counters::Counters;
 pub use from_log::LogAnswers;
 pub use from_sql::{DatabaseOptions, SqlAnswers};
-pub use server::Server;
+pub use server::{LogPages, Server};
 
 /// How the server listens and what it grants its clients.
 #[derive(Clone, Debug, PartialEq, Eq)]

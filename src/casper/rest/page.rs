@@ -205,6 +205,7 @@ mod tests {
 
     const ALL: PageOfEvents = PageOfEvents {
         from: 0,
+        from_height: None,
         since: None,
         before: None,
         until: None,

@@ -74,6 +74,8 @@ pub(super) enum Order {
 pub(super) struct PageOfEvents {
     /// The least sequence.
     pub(super) from: Sequence,
+    /// Only from the block of this height on, or of the next greater one that there is.
+    pub(super) from_height: Option<u64>,
     /// What is less than the first event received then or later is not in the range.
     pub(super) since: Option<Timestamp>,
     /// Only what is stored before this sequence.
@@ -194,10 +196,11 @@ pub(super) fn transaction_type(text: &str) -> Option<TransactionType> {
 /// `kinds` are the numbers and names that `types` may have.
 pub(super) fn page_of_events(query: Option<&str>, kinds: &[(u8, &str)]) -> Result<PageOfEvents, Refusal> {
     let query = Parameters::parse(query);
-    only(&query, &["from", "since", "before", "until_time", "newest", "limit", "types"])?;
+    only(&query, &["from", "from_height", "since", "before", "until_time", "newest", "limit", "types"])?;
     let (order, limit) = order_and_limit(&query)?;
     Ok(PageOfEvents {
         from: decimal(&query, "from")?.unwrap_or_default(),
+        from_height: decimal(&query, "from_height")?,
         since: time(&query, "since")?,
         before: decimal(&query, "before")?,
         until: time(&query, "until_time")?,
@@ -393,6 +396,7 @@ mod tests {
 
     const EVENTS: PageOfEvents = PageOfEvents {
         from: 0,
+        from_height: None,
         since: None,
         before: None,
         until: None,
@@ -415,6 +419,8 @@ mod tests {
         for both in ["/events?newest=3&limit=9&before=9", "/events?newest=9&limit=3&before=9"] {
             assert_eq!(get(both), Ok(Request::Events(newest)), "{both}");
         }
+        let at_height = PageOfEvents { from_height: Some(7), ..EVENTS };
+        assert_eq!(get("/events?from_height=7"), Ok(Request::Events(at_height)));
         let (since, until) = (Some(1_767_225_600_000_000), Some(1_767_225_601_500_000));
         let of_a_time = PageOfEvents { since, until, ..EVENTS };
         let target = "/events?since=2026-01-01T00:00:00Z&until_time=2026-01-01T01:00:01.5%2B01:00";
@@ -455,7 +461,7 @@ mod tests {
             ("/events?types=Faults", "`types` is a comma-separated list of BlockAdded, TransactionAccepted, "),
             (
                 "/events?type=Fault",
-                "unknown parameter `type`, expected any of from, since, before, until_time, newest, limit, types",
+                "unknown parameter `type`, expected any of from, from_height, since, before, until_time, newest, limit, types",
             ),
             ("/blocks?from=1", "expected any of from_height, before_height, newest, limit"),
         ] {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use sidecar_log_format::Sequence;
 
-use super::answer_from::AnswerFrom;
+use super::answer_from::{AnswerFrom, OtherLogs};
 use super::answers::{Form, Found};
 use super::any_log::{Logs, NamedLog};
 use super::coding::{COMPRESSED_BYTES, Coding};
@@ -70,17 +70,7 @@ impl Server {
     pub fn bind(options: RestOptions, answers: AnswerFrom) -> Result<Server, BindError> {
         let front =
             Front::bind(&options.listen, options.port, FrontLimits::of_answers(CONNECTIONS_MAX), Arc::default())?;
-        let shared = Shared {
-            answers,
-            logs: Logs::default(),
-            counters: Arc::default(),
-            limits: Limits::new(options.max_concurrent_requests, options.max_requests_per_second),
-            swagger_ui: Arc::new(utoipa_swagger_ui::Config::from(document::PATH).try_it_out_enabled(true)),
-            failures: LogBudget::default(),
-            finishing: Finishing::default(),
-            options,
-        };
-        Ok(Server { front, shared })
+        Ok(Server { front, shared: Shared::new(options, answers) })
     }
 
     /// Answers for these logs by their names, too.
@@ -120,6 +110,34 @@ impl Server {
     }
 }
 
+/// `/logs` and what is below it, for another server: within limits of its own, which cost the clients of REST nothing.
+pub struct LogPages(Arc<Shared>);
+
+impl LogPages {
+    /// Of these logs. Large answers share what those of `rest` may take, if there is one.
+    #[must_use]
+    pub fn new(logs: Vec<NamedLog>, rest: Option<&Server>) -> LogPages {
+        let others = rest.map(|rest| OtherLogs::within(rest.shared.answers.memory())).unwrap_or_default();
+        let options = RestOptions { max_concurrent_requests: 4, max_requests_per_second: 50, ..RestOptions::new() };
+        let mut shared = Shared::new(options, AnswerFrom::OtherLogs(others));
+        shared.logs = Logs::new(logs, shared.answers.memory());
+        LogPages(Arc::new(shared))
+    }
+
+    /// Whether a path is one of these.
+    #[must_use]
+    pub fn has(path: &str) -> bool {
+        path.strip_prefix("/logs").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Answers a request for one of these paths.
+    pub async fn respond(&self, request: HttpRequest) -> Response {
+        let client = request.extensions().get::<Client>().map(|Client(address)| address.ip());
+        let turn = self.0.limits.turn(client).await;
+        turn.work(respond(State(Arc::clone(&self.0)), request)).await
+    }
+}
+
 /// Paths are matched raw, not decoded, and every method is answered: all of it is the fallback's.
 fn router(shared: Arc<Shared>) -> Router {
     let count = middleware::from_fn_with_state(Arc::clone(&shared), count);
@@ -147,6 +165,19 @@ async fn respond(State(shared): State<Arc<Shared>>, request: HttpRequest) -> Res
 }
 
 impl Shared {
+    fn new(options: RestOptions, answers: AnswerFrom) -> Shared {
+        Shared {
+            answers,
+            logs: Logs::default(),
+            counters: Arc::default(),
+            limits: Limits::new(options.max_concurrent_requests, options.max_requests_per_second),
+            swagger_ui: Arc::new(utoipa_swagger_ui::Config::from(document::PATH).try_it_out_enabled(true)),
+            failures: LogBudget::default(),
+            finishing: Finishing::default(),
+            options,
+        }
+    }
+
     async fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response {
         let request = match endpoints::parse(method, uri.path(), uri.query()) {
             Ok(request) => request,

@@ -101,7 +101,7 @@ impl Server {
     /// [`BindError`] names the address or the file.
     pub(super) fn bind(options: ServerOptions, watch: Watch, cache: Arc<Cache>) -> Result<Server, BindError> {
         let limits = FrontLimits::of_answers(CONNECTIONS_MAX);
-        let front = Front::bind(&options.listen, options.port, limits, Arc::default())?.with_open_path("/health");
+        let front = Front::bind(&options.listen, options.port, limits, Arc::default())?.with_open_paths(&["/health"]);
         let methods = match options.role {
             Role::Main => MAIN,
             Role::Speculative => SPECULATIVE,

@@ -1,0 +1,176 @@
+//! What logs take on their devices, when they will be full, and since when events are kept.
+//!
+//! Measured at most once in [`MEASURED_FOR`], however many ask. It reads files, so it belongs on a thread that may block.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Serialize, Serializer};
+use sidecar_log_format::{Log, Read, Sequence, Timestamp};
+
+use super::Logged;
+use crate::engine::storage_folder::segments;
+use crate::rfc3339;
+
+/// How long a measurement is used.
+const MEASURED_FOR: Duration = Duration::from_secs(5);
+/// A log of less time tells nothing of how fast it grows: it may just have caught up.
+const GROWTH_KNOWN_AFTER: Duration = Duration::from_secs(3600);
+const DAY: f64 = 24.0 * 3600.0;
+
+/// The measurements in use, in the order of the logs.
+#[derive(Debug, Default)]
+pub(super) struct Disks(Mutex<Option<(Instant, Arc<[Disk]>)>>);
+
+/// What a log takes on its device.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Disk {
+    /// Files of the log; not there where its folder cannot be read.
+    segments: Option<u64>,
+    bytes: Option<u64>,
+    /// What its device has left for it: ingest waits before it is used up.
+    available_bytes: Option<u64>,
+    retention_bytes_max: Option<u64>,
+    retention_seconds_max: Option<u64>,
+    /// How fast the log grew over the time that is kept, once that is an hour.
+    bytes_per_day: Option<u64>,
+    /// How long the device has room for that; not there where retention ends the growth before.
+    days_until_full: Option<f64>,
+    #[serde(serialize_with = "as_time")]
+    pub(super) oldest_received_at: Option<Timestamp>,
+    #[serde(serialize_with = "as_time")]
+    pub(super) newest_received_at: Option<Timestamp>,
+}
+
+impl Disks {
+    pub(super) fn of(&self, logs: &[Logged]) -> Arc<[Disk]> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((measured, disks)) = &*known
+            && measured.elapsed() < MEASURED_FOR
+        {
+            return Arc::clone(disks);
+        }
+        let disks: Arc<[Disk]> = logs.iter().map(Disk::of).collect();
+        *known = Some((Instant::now(), Arc::clone(&disks)));
+        disks
+    }
+}
+
+impl Disk {
+    fn of(logged: &Logged) -> Disk {
+        let Logged { log, log_directory, space_limits, .. } = logged;
+        let (segments, bytes) = segments(log_directory).ok().unzip();
+        let available_bytes =
+            available_bytes(log_directory).map(|free| free.saturating_sub(space_limits.free_bytes_min));
+        let newest = log.head().next_sequence.checked_sub(1).filter(|newest| log.oldest() <= *newest);
+        let oldest_received_at = newest.and_then(|_| received_at(log, log.oldest()));
+        let newest_received_at = newest.and_then(|newest| received_at(log, newest));
+        let kept = oldest_received_at.zip(newest_received_at);
+        let kept = kept.map(|(oldest, newest)| Duration::from_micros(newest.saturating_sub(oldest)));
+        let growth = bytes.zip(kept).and_then(|(bytes, kept)| Growth::over(kept, bytes));
+        let (retention_bytes_max, age_max) = (space_limits.bytes_max, space_limits.age_max);
+        Disk {
+            segments,
+            bytes,
+            available_bytes,
+            retention_bytes_max,
+            retention_seconds_max: age_max.map(|age| age.as_secs()),
+            bytes_per_day: growth.map(|growth| growth.bytes_per_day as u64),
+            days_until_full: growth.zip(available_bytes).and_then(|(growth, available)| {
+                let largest = growth.largest(retention_bytes_max, age_max);
+                growth.days_until_full(available, largest)
+            }),
+            oldest_received_at,
+            newest_received_at,
+        }
+    }
+}
+
+/// How a log grows.
+#[derive(Clone, Copy, Debug)]
+struct Growth {
+    bytes: f64,
+    bytes_per_day: f64,
+}
+
+impl Growth {
+    /// `None` while too little is known.
+    fn over(kept: Duration, bytes: u64) -> Option<Growth> {
+        let bytes = bytes as f64;
+        let growth = Growth { bytes, bytes_per_day: bytes * DAY / kept.as_secs_f64() };
+        (kept >= GROWTH_KNOWN_AFTER).then_some(growth)
+    }
+
+    /// What retention lets the log become.
+    fn largest(self, bytes_max: Option<u64>, age_max: Option<Duration>) -> Option<f64> {
+        let of_age = age_max.map(|age| self.bytes_per_day * age.as_secs_f64() / DAY);
+        let of_bytes = bytes_max.map(|bytes| bytes as f64);
+        of_bytes.into_iter().chain(of_age).min_by(f64::total_cmp)
+    }
+
+    fn days_until_full(self, available: u64, largest: Option<f64>) -> Option<f64> {
+        let full = self.bytes + available as f64;
+        let days = available as f64 / self.bytes_per_day;
+        (days.is_finite() && largest.is_none_or(|largest| largest > full)).then_some(days)
+    }
+}
+
+fn available_bytes(directory: &Path) -> Option<u64> {
+    let device = rustix::fs::statvfs(directory).ok()?;
+    Some(device.f_bavail.saturating_mul(device.f_frsize))
+}
+
+/// When an event was received.
+fn received_at(log: &Log, sequence: Sequence) -> Option<Timestamp> {
+    match log.read_cached(sequence).map_or_else(|| log.read_alone(sequence), Ok) {
+        Ok(Read::Events { block, index }) => Some(block.row(index)?.received()),
+        Ok(Read::Large(event)) => Some(event.shape().row(0)?.received()),
+        _ => None,
+    }
+}
+
+/// As RFC 3339 has it.
+pub(super) fn as_time<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => serializer.collect_str(&rfc3339::format(*time)),
+        None => serializer.serialize_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    /// A log of ten GiB that were received within five days.
+    fn growth() -> Growth {
+        Growth::over(Duration::from_secs(5 * 24 * 3600), 10 * GIB).unwrap()
+    }
+
+    #[test]
+    fn a_device_is_full_after_as_many_days_as_the_growth_takes() {
+        assert_eq!(growth().days_until_full(20 * GIB, None), Some(10.0));
+        assert_eq!(growth().days_until_full(0, None), Some(0.0));
+    }
+
+    #[test]
+    fn a_device_that_retention_keeps_from_filling_has_no_last_day() {
+        let days = |bytes_max, age_max: Option<u64>| {
+            let age_max = age_max.map(|days| Duration::from_secs(days * 24 * 3600));
+            growth().days_until_full(20 * GIB, growth().largest(bytes_max, age_max))
+        };
+        assert_eq!(days(Some(25 * GIB), None), None);
+        assert_eq!(days(None, Some(14)), None);
+        assert_eq!(days(Some(40 * GIB), None), Some(10.0), "it fills before retention begins");
+        assert_eq!(days(None, Some(16)), Some(10.0));
+        assert_eq!(days(Some(40 * GIB), Some(14)), None);
+    }
+
+    #[test]
+    fn a_log_that_has_just_caught_up_tells_nothing_of_its_growth() {
+        assert!(Growth::over(GROWTH_KNOWN_AFTER - Duration::from_secs(1), GIB).is_none());
+        assert!(Growth::over(Duration::ZERO, 0).is_none());
+    }
+}
