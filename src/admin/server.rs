@@ -303,6 +303,12 @@ mod tests {
         stream
     }
 
+    #[test]
+    fn every_file_of_the_page_is_open_to_a_browser_that_has_no_token_yet() {
+        assert!(page::PATHS.iter().all(|(path, _)| OPEN_PATHS.contains(path)));
+        assert_eq!(OPEN_PATHS.len(), page::PATHS.len() + 1, "and nothing else is, but for the health");
+    }
+
     #[tokio::test]
     async fn the_health_is_answered_while_more_scrapes_wait_than_there_are_connections() {
         let listen = ListenOptions::on(Ipv4Addr::LOCALHOST);

@@ -243,6 +243,7 @@ fn introduction(addresses: Addresses, log: &Path) -> String {
          \n  \
            event stream   http://127.0.0.1:{port}/eth/v1/events?topics=head\n  \
            look-ups       http://127.0.0.1:{rest}/swagger-ui/\n  \
+           in a browser   http://127.0.0.1:{admin}/\n  \
            metrics        http://127.0.0.1:{admin}/metrics\n  \
            log            {log}\n\
          \n\

@@ -38,6 +38,7 @@ fn introduction(addresses: Addresses, log: &Path) -> String {
          \n  \
            recorded stream  http://127.0.0.1:{port}/streams/balls\n  \
            what is served   http://127.0.0.1:{port}/openapi.json\n  \
+           in a browser     http://127.0.0.1:{admin}/\n  \
            metrics          http://127.0.0.1:{admin}/metrics\n  \
            log              {log}\n\
          \n\

@@ -219,6 +219,7 @@ fn introduction(addresses: Addresses, log: &Path, Recorded { events, duration }:
            event stream   http://127.0.0.1:{port}/events\n  \
            look-ups       http://127.0.0.1:{rest}/swagger-ui/\n  \
            JSON-RPC       http://127.0.0.1:{rpc}/rpc\n  \
+           in a browser   http://127.0.0.1:{admin}/\n  \
            metrics        http://127.0.0.1:{admin}/metrics\n  \
            log            {log}\n\
          \n\

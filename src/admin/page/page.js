@@ -6,6 +6,7 @@ const RATE_SAMPLES = 10; // seconds that a rate is the mean of
 const ROWS_MAX = 500; // events in the page
 const PAGE_EVENTS = 50; // events asked for at a time
 const EMPTY_PAGES_MAX = 20; // pages without an event of the wanted kinds, until the reader says to go on
+const LOST_RANGES_MAX = 10; // shown of each log
 const FOLLOWED_MAX = 1000; // events behind which following jumps to the newest
 const WHOLE_CHARACTERS_MAX = 200_000; // of an event that is shown whole
 const SILENCE_MAX = 10_000; // milliseconds without a status, which comes every second
@@ -149,7 +150,8 @@ byId("token-form").addEventListener("submit", (event) => {
 // The status
 
 async function followStatus() {
-  for (let failures = 0; ;) {
+  for (let failures = 0; ; failures += 1) {
+    let problem = failures > 1 ? "cannot reach the server; trying again" : "reconnecting…";
     try {
       await readStatus(() => { failures = 0; });
     } catch (error) {
@@ -158,10 +160,10 @@ async function followStatus() {
         await needToken(token ? "The server does not know this token." : "");
         continue;
       }
-      if (failures > 0 || error.status) setConnection(error.status ? error.message : "cannot reach the server; trying again", "bad");
+      if (error.status) problem = error.message;
     }
-    if (failures === 0) setConnection("reconnecting…", "");
-    await pause(PAUSES[Math.min(failures++, PAUSES.length - 1)]);
+    setConnection(problem, problem === "reconnecting…" ? "" : "bad");
+    await pause(PAUSES[Math.min(failures, PAUSES.length - 1)]);
   }
 }
 
@@ -212,6 +214,7 @@ function showStatus(status) {
   setText(byId("why-not-ready"), status.is_ready ? "" : `Not ready: ${status.why_not_ready}`);
   if (wasReady !== null && wasReady !== status.is_ready) announce(status.is_ready ? "Ready again" : `Not ready: ${status.why_not_ready}`);
   wasReady = status.is_ready;
+  document.title = status.is_ready ? "Sidecar" : "Not ready – Sidecar";
   showLogs(status, before, seconds);
   showServers(status, before, seconds);
   showWarnings(status.warnings);
@@ -221,6 +224,11 @@ function showStatus(status) {
 const cards = new Map(); // by the names of their logs
 
 function showLogs(status, before, seconds) {
+  for (const [name, card] of cards) {
+    if (status.logs.some((log) => log.name === name)) continue;
+    card.root.remove();
+    cards.delete(name);
+  }
   for (const log of status.logs) {
     if (!cards.has(log.name)) {
       const card = new LogCard(log);
@@ -235,7 +243,7 @@ function showLogs(status, before, seconds) {
 
 class LogCard {
   constructor(log) {
-    const heading = element("h2", { id: `log-${cards.size}`, textContent: `Log ${log.name} ` }, element("small", { textContent: log.dialect }));
+    const heading = element("h2", { id: `log-${log.name}`, textContent: `Log ${log.name} ` }, element("small", { textContent: log.dialect }));
     this.tiles = element("dl", { className: "tiles" });
     this.tileOf = new Map();
     this.chart = new Chart();
@@ -260,7 +268,7 @@ class LogCard {
     const exporters = log.exporters.map(({ name, lag, is_connected }) => [`exporter ${name}`, is_connected ? ["connected", "good"] : ["away", "bad"], count(lag)]);
     this.followers.show([...views, ...exporters]);
     this.readers.show(log.streams.classes.filter(({ open }) => open > 0).map((reader) => [reader.class, count(reader.open), count(reader.lag_max), reader.slowest ?? "–"]));
-    this.lost.show(log.lost.ranges.map((range) => [`${range.first_sequence} to ${range.last_sequence}`, range.kind, range.reason ?? ""]));
+    this.lost.show(log.lost.ranges.slice(0, LOST_RANGES_MAX).map((range) => [`${range.first_sequence} to ${range.last_sequence}`, range.kind, range.reason ?? ""]));
   }
 
   showTiles(log, now) {
