@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use prost_reflect::DynamicMessage;
-use sidecar_log_format::{ApiVersion, Kind, Log, Read, Timestamp};
+use sidecar_log_format::{ApiVersion, Log, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::Status;
