@@ -218,7 +218,7 @@ async fn other_requests_are_answered_for_people_and_supervisors() {
     let text = Some("text/plain; charset=utf-8".to_owned());
     let (status, content_type, root) = get(address, "/").await;
     assert_eq!((status, content_type, root.lines().count()), (200, text.clone(), 1));
-    for place in ["/health", "/ready", "/status", "/metrics"] {
+    for place in ["/health", "/ready", "/status", "/metrics", "/logs"] {
         assert!(root.contains(place), "{root}");
         let mut options = Request::new("OPTIONS", address, place).open().await;
         assert_eq!((options.status(), options.header("allow")), (204, Some("GET, HEAD, OPTIONS")), "{place}");
@@ -240,7 +240,9 @@ async fn other_requests_are_answered_for_people_and_supervisors() {
         let head = Request::new("HEAD", address, place).answer().await;
         assert_eq!((head.status, head.body.as_str()), (200, ""), "{place}");
         assert_eq!(head.header("content-type"), get.header("content-type"), "{place}");
-        assert!(head.header("content-length") == get.header("content-length") || place == "/metrics", "{place}");
+        // These are other ones each time.
+        let is_constant = !["/metrics", "/status"].contains(&place);
+        assert!(head.header("content-length") == get.header("content-length") || !is_constant, "{place}");
     }
 }
 
@@ -264,6 +266,19 @@ async fn the_status_names_the_log_its_nodes_and_the_slowest_client() {
     assert_eq!(log["oldest"], 0);
     assert!(log["newest"].as_u64().unwrap() > 100, "{body}");
     assert_eq!(log["nodes"][0]["status"], "connected");
+    assert_eq!(log["nodes"][0]["received"].as_u64(), Some(events.len() as u64));
+    assert_eq!(log["stored"], log["nodes"][0]["received"]);
+    let by_kind = log["stored_by_kind"].as_object().unwrap();
+    assert_eq!(by_kind.values().map(|count| count.as_u64().unwrap()).sum::<u64>(), events.len() as u64);
+    assert!(by_kind["BlockAdded"].as_u64().unwrap() > 10 && !by_kind.contains_key("Fault"), "{body}");
+    let now = status["now"].as_str().unwrap();
+    for time in
+        [&log["nodes"][0]["last_event_at"], &log["disk"]["oldest_received_at"], &log["disk"]["newest_received_at"]]
+    {
+        assert!(time.as_str().unwrap() <= now, "{body}");
+    }
+    assert!(log["disk"]["bytes"].as_u64().unwrap() > 100_000 && log["disk"]["available_bytes"].is_u64(), "{body}");
+    assert!(log["disk"]["days_until_full"].is_null(), "all came at once, which tells nothing: {body}");
     assert_eq!(log["streams"]["open"], 2);
     let whole = &log["streams"]["classes"][0];
     assert_eq!((&whole["class"], &whole["open"]), (&"whole".into(), &1.into()));
@@ -272,6 +287,114 @@ async fn the_status_names_the_log_its_nodes_and_the_slowest_client() {
     assert!(slowest.ip().is_loopback() && slowest.port() > 0, "{body}");
     assert_eq!(log["streams"]["classes"][1]["slowest"], serde_json::Value::Null);
     assert_eq!(log["views"][0]["name"], "casper");
+}
+
+#[tokio::test]
+async fn the_status_comes_as_an_event_stream_too_to_only_so_many() {
+    let node = SimulatedNode::start();
+    let sidecar = with_servers(&node).start().await;
+    let request = Request::get(sidecar.admin_address(), "/status").header("accept", "text/event-stream");
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        let stream = request.clone().open().await;
+        assert_eq!((stream.status(), stream.header("content-type")), (200, Some("text/event-stream")));
+        streams.push(stream);
+    }
+    let refused = request.clone().answer().await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.body);
+    let mut times = BTreeSet::new();
+    for stream in &mut streams[..2] {
+        for _ in 0..2 {
+            let status: serde_json::Value = serde_json::from_str(&stream.expect_message().await.data).unwrap();
+            assert_eq!(status["logs"][0]["name"], "casper");
+            times.insert(status["now"].as_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(get(sidecar.admin_address(), "/health").await.0, 200);
+    // They do not render one each.
+    assert!(times.len() <= 3, "{times:?}");
+}
+
+#[tokio::test]
+async fn a_browser_gets_a_page_that_can_load_nothing_from_elsewhere_and_programs_get_a_line() {
+    let node = SimulatedNode::start();
+    let sidecar = with_servers(&node).start().await;
+    let page = Request::get(sidecar.admin_address(), "/").header("accept", "text/html,*/*;q=0.8").answer().await;
+    assert!(page.body.starts_with("<!doctype html>"), "{}", page.body);
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    assert_eq!(page.header("vary"), Some("accept"));
+    for (path, media_type) in [
+        ("/page.css", "text/css; charset=utf-8"),
+        ("/page.js", "text/javascript; charset=utf-8"),
+        ("/page.svg", "image/svg+xml"),
+    ] {
+        let file = Request::get(sidecar.admin_address(), path).answer().await;
+        assert_eq!((file.status, file.header("content-type")), (200, Some(media_type)));
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("cache-control", "no-cache"),
+            ("x-frame-options", "DENY"),
+        ] {
+            assert_eq!((file.header(name), page.header(name)), (Some(value), Some(value)), "{path}");
+        }
+        for part in ["default-src 'none'", "script-src 'self'", "connect-src 'self'", "frame-ancestors 'none'"] {
+            assert!(file.header("content-security-policy").unwrap().contains(part));
+            assert!(page.header("content-security-policy").unwrap().contains(part));
+        }
+        let tag = file.header("etag").unwrap();
+        let known = Request::get(sidecar.admin_address(), path).header("if-none-match", tag).answer().await;
+        assert_eq!((known.status, known.body.as_str()), (304, ""));
+    }
+}
+
+/// With and without a REST server, whose pages they are.
+#[tokio::test]
+async fn events_are_read_at_the_admin_server_by_sequence_and_height() {
+    let node = SimulatedNode::start();
+    let events = recordings::recorded_network();
+    node.push_all(events.iter().map(|(_, payload)| payload).take(500));
+    for builder in
+        [with_servers(&node), SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).node(node.address()).admin_api()]
+    {
+        let has_rest = builder.configuration().contains("rest_api_server");
+        let sidecar = builder.start().await;
+        SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.read_until_id(499).await;
+        let ask = async |target: &str| {
+            loop {
+                let answer = Request::get(sidecar.admin_address(), target).answer().await;
+                // The views catch up.
+                if answer.status != 503 {
+                    return answer;
+                }
+            }
+        };
+        let page = ask("/logs/casper/events?from=7&limit=2").await;
+        assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+        let page = page.json();
+        assert_eq!((&page["events"][0]["sequence"], &page["next"], &page["head"]), (&7.into(), &9.into(), &500.into()));
+        assert_eq!(ask("/logs/other/events").await.status, 404);
+        assert_eq!(ask("/logsx").await.status, 404);
+        assert_eq!(ask("/block/1").await.status, 404, "only logs are here");
+        assert_eq!(ask("/logs").await.json()["logs"][0]["has_heights"], has_rest);
+        let by_height = ask("/logs/casper/events?from_height=3&types=BlockAdded&limit=1").await;
+        if has_rest {
+            let first = &by_height.json()["events"][0];
+            assert_eq!(first["payload"]["BlockAdded"]["block"]["Version2"]["header"]["height"], 3, "{first}");
+            assert_eq!(ask("/logs/casper/events?from_height=99999").await.json()["next"], 500);
+            for target in ["/events?from_height=3&limit=2", "/logs/casper/events?from_height=3&limit=2"] {
+                let of_rest = Request::get(sidecar.rest_address(), target).answer().await.json();
+                assert_eq!(of_rest["events"][0]["sequence"], first["sequence"], "{target}");
+            }
+        } else {
+            assert_eq!(by_height.status, 400, "{}", by_height.body);
+            assert!(
+                by_height.body.contains("`from_height` is for logs whose blocks can be looked up"),
+                "{}",
+                by_height.body
+            );
+        }
+    }
 }
 
 #[tokio::test]

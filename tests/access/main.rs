@@ -9,6 +9,7 @@
 )]
 
 mod browser;
+mod page;
 mod tunnel;
 
 use std::net::SocketAddr;

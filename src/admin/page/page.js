@@ -6,6 +6,7 @@ const RATE_SAMPLES = 10; // seconds that a rate is the mean of
 const ROWS_MAX = 500; // events in the page
 const PAGE_EVENTS = 50; // events asked for at a time
 const EMPTY_PAGES_MAX = 20; // pages without an event of the wanted kinds, until the reader says to go on
+const DAYS_LEFT_MIN = 3; // until a device is full: fewer are shown as a problem
 const LOST_RANGES_MAX = 10; // shown of each log
 const FOLLOWED_MAX = 1000; // events behind which following jumps to the newest
 const WHOLE_CHARACTERS_MAX = 200_000; // of an event that is shown whole
@@ -76,6 +77,7 @@ class Table {
 const whole = new Intl.NumberFormat("en");
 const rounded = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const count = (number) => whole.format(number);
+const counted = (number, name) => `${count(number)} ${name}${number === 1 ? "" : "s"}`;
 const perSecond = (rate) => (rate >= 1000 ? count(Math.round(rate)) : rounded.format(rate));
 
 function bytes(number) {
@@ -277,10 +279,10 @@ class LogCard {
     this.tile("Newest event", log.newest === null ? "none yet" : count(log.newest), disk.newest_received_at ? `received ${age(disk.newest_received_at, now)}` : "");
     this.tile("Events per second", this.chart.isEmpty() ? "…" : perSecond(this.chart.rate()), `${count(log.stored)} since the start`);
     this.tile("Events kept", count(events), disk.oldest_received_at ? `since ${clock(disk.oldest_received_at).split(" ")[0]}` : "");
-    this.tile("On disk", disk.bytes === null ? "unknown" : bytes(disk.bytes), `${count(disk.segments ?? 0)} segments; ${retention(disk)}`);
-    this.tile("Disk left", disk.available_bytes === null ? "unknown" : bytes(disk.available_bytes), untilFull(disk), log.waits_for_room || disk.days_until_full < 3);
+    this.tile("On disk", disk.bytes === null ? "unknown" : bytes(disk.bytes), `${counted(disk.segments ?? 0, "segment")}; ${retention(disk)}`);
+    this.tile("Disk left", disk.available_bytes === null ? "unknown" : bytes(disk.available_bytes), untilFull(disk), log.waits_for_room || (disk.days_until_full ?? Infinity) < DAYS_LEFT_MIN);
     const slowest = streams.classes.reduce((most, { lag_max }) => Math.max(most, lag_max), 0);
-    this.tile("Subscribers", count(streams.open), slowest ? `the slowest is ${count(slowest)} events behind` : streams.open ? "none is behind" : "");
+    this.tile("Subscribers", count(streams.open), slowest ? `the slowest is ${counted(slowest, "event")} behind` : streams.open ? "none is behind" : "");
     const lost = log.lost.missing + log.lost.damaged + log.lost.marked;
     if (lost) this.tile("Lost events", count(lost), "see `sidecar-log verify`", true);
     if (log.stopped) this.tile("Storing", "stopped", log.stopped, true);
@@ -570,7 +572,7 @@ const explorer = {
   showFound() {
     const rows = byId("events").children.length;
     const kinds = this.kinds().length ? " of these kinds" : "";
-    setText(byId("found"), rows ? `${count(rows)} events are shown, the newest at the end. The arrow keys move between them.` : `No events${kinds} here${this.earlier !== null || (shown?.logs.find(({ name }) => name === byId("log").value)?.newest ?? -1) >= this.later ? " so far: there are more to look through" : ""}.`);
+    setText(byId("found"), rows ? `${counted(rows, "event")} shown, the newest at the end. The arrow keys move between them.` : `No events${kinds} here${this.earlier !== null || (shown?.logs.find(({ name }) => name === byId("log").value)?.newest ?? -1) >= this.later ? " so far: there are more to look through" : ""}.`);
     if (!byId("follow").checked) announce(byId("found").textContent);
     byId("earlier").hidden = this.earlier === null;
     byId("later").hidden = this.later === null;

@@ -26,6 +26,21 @@ const REPORT_SCRIPT: &str = r#"let reported = Promise.resolve();
 const report = (what) => reported = reported.then(() => fetch("/report", { method: "POST", body: JSON.stringify(what) }));
 "#;
 
+/// What it runs with, however it is driven: no window, and no request of its own.
+pub(crate) const FLAGS: [&str; 10] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-proxy-server",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    // Certificates are made for each test; another test checks that they are verified.
+    "--ignore-certificate-errors",
+];
+
 /// A running browser without a window, and its profile.
 pub struct Browser {
     process: Child,
@@ -35,14 +50,11 @@ pub struct Browser {
 impl Browser {
     /// Opens the page at `address`. Installs a browser first where there is none.
     pub fn open(address: &str) -> Browser {
-        let program = installed().unwrap_or_else(install);
         let profile = tempfile::tempdir().unwrap();
-        let mut command = Command::new(program);
+        let mut command = Command::new(program());
         command
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server"])
-            .args(["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"])
-            // Certificates are made for each test; another test checks that they are verified.
-            .args(["--ignore-certificate-errors", "--remote-debugging-port=0"])
+            .args(FLAGS)
+            .arg("--remote-debugging-port=0")
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg(address)
             .stdin(Stdio::null())
@@ -57,6 +69,11 @@ impl Drop for Browser {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// The browser's program; installs one first where there is none.
+pub(crate) fn program() -> PathBuf {
+    installed().unwrap_or_else(install)
 }
 
 fn installed() -> Option<PathBuf> {

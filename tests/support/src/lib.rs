@@ -7,6 +7,7 @@
 pub mod beacon;
 pub mod binary_port;
 pub mod browser;
+pub mod chromium;
 pub mod client;
 pub mod disk;
 pub mod documentation;
