@@ -511,10 +511,10 @@ const explorer = {
           this.add("down", events, missing);
         }
         const isOver = direction === "up" ? next === null : this.later >= head;
+        this.showFound(isOver);
         if (events.length || isOver) break;
         from = direction === "up" ? { before: next } : { from: next };
       }
-      this.showFound();
     } catch (error) {
       if (search === this.search) setText(byId("explorer-problem"), `The events cannot be shown: ${error.message}`);
     } finally {
@@ -569,10 +569,11 @@ const explorer = {
     for (let row = wasLast?.nextElementSibling; row; row = row.nextElementSibling) row.classList.add("new");
   },
 
-  showFound() {
+  showFound(isOver) {
     const rows = byId("events").children.length;
     const kinds = this.kinds().length ? " of these kinds" : "";
-    setText(byId("found"), rows ? `${counted(rows, "event")} shown, the newest at the end. The arrow keys move between them.` : `No events${kinds} here${this.earlier !== null || (shown?.logs.find(({ name }) => name === byId("log").value)?.newest ?? -1) >= this.later ? " so far: there are more to look through" : ""}.`);
+    const none = isOver ? `No events${kinds} here.` : `No events${kinds} so far: there are more to look through.`;
+    setText(byId("found"), rows ? `${counted(rows, "event")} shown, the newest at the end. The arrow keys move between them.` : none);
     if (!byId("follow").checked) announce(byId("found").textContent);
     byId("earlier").hidden = this.earlier === null;
     byId("later").hidden = this.later === null;
