@@ -276,7 +276,7 @@ class LogCard {
   showTiles(log, now) {
     const { disk, streams } = log;
     const events = log.newest === null ? 0 : log.newest - log.oldest + 1;
-    this.tile("Newest event", log.newest === null ? "none yet" : count(log.newest), disk.newest_received_at ? `received ${age(disk.newest_received_at, now)}` : "");
+    this.tile("Newest event", log.newest === null ? "none yet" : count(log.newest), [log.newest_height == null ? "" : `block ${count(log.newest_height)}`, disk.newest_received_at ? `received ${age(disk.newest_received_at, now)}` : ""].filter(Boolean).join(", "));
     this.tile("Events per second", this.chart.isEmpty() ? "…" : perSecond(this.chart.rate()), `${count(log.stored)} since the start`);
     this.tile("Events kept", count(events), disk.oldest_received_at ? `since ${clock(disk.oldest_received_at).split(" ")[0]}` : "");
     this.tile("On disk", disk.bytes === null ? "unknown" : bytes(disk.bytes), `${counted(disk.segments ?? 0, "segment")}; ${retention(disk)}`);
