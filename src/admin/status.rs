@@ -94,6 +94,8 @@ struct Log<'a> {
     /// Not there while the log is empty.
     oldest: Option<Sequence>,
     newest: Option<Sequence>,
+    /// The greatest height of a stored block, where the dialect counts them.
+    newest_height: Option<u64>,
     waits_for_room: bool,
     /// Why nothing is stored, while that is so.
     stopped: Option<String>,
@@ -213,6 +215,7 @@ fn log(logged: &Logged, disk: Disk) -> Log<'_> {
         epoch: head.epoch,
         oldest: newest.map(|_| oldest),
         newest,
+        newest_height: logged.ingest.highest_ordinal.get(),
         waits_for_room: logged.ingest.waits_for_room.get(),
         stopped: logged.ingest.stopped.reason(),
         lost: Lost::of(&logged.log),
