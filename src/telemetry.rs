@@ -191,7 +191,7 @@ mod tests {
         });
         let (_time, line) = text.split_once(' ').unwrap();
         let expected =
-            " INFO log{name=\"casper\"}: sidecar::telemetry::tests: segment sealed; segment=7; events=\"a\\\\nb\"\n";
+            " INFO log{name=\"casper\"}: sidecar::telemetry::tests: segment sealed; segment=7; events=\"a\\nb\"\n";
         assert_eq!(line.trim_start(), expected.trim_start());
     }
 }
