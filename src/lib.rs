@@ -14,6 +14,7 @@ pub mod beacon;
 mod boundary;
 pub mod build_info;
 pub mod casper;
+pub mod command_line;
 pub mod config;
 pub mod demo;
 pub mod engine;

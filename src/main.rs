@@ -6,117 +6,24 @@
 mod one_heap;
 
 use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sidecar::admin::overview::{self, Overview};
 use sidecar::build_info::{self, Build};
+use sidecar::command_line::{
+    self, Arguments, CheckConfigArguments, Command, InitArguments, PrintConfigArguments, StatusArguments,
+};
 use sidecar::config::{self, Config, Loaded, init, report::Report};
 use sidecar::telemetry::{self, LogOptions, Output};
 use sidecar::{appliance, demo};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Stores a blockchain node's event stream in a durable log, and re-serves it over SSE from any sequence on.
-#[derive(Parser)]
-#[command(
-    version,
-    subcommand_negates_reqs = true,
-    args_conflicts_with_subcommands = true,
-    after_help = "Examples:\n  \
-        sidecar demo                          watch a recorded network flow through, with nothing to set up\n  \
-        sidecar init                          write sidecar.toml after a few questions\n  \
-        sidecar check-config sidecar.toml     see what a configuration file means\n  \
-        sidecar --path-to-config sidecar.toml run beside a node\n  \
-        curl -N 'http://127.0.0.1:19999/events?start_from=0'   read everything, and then what is new\n\n\
-        Logging follows RUST_LOG, for instance\n\
-        RUST_LOG=info; colours follow NO_COLOR. To look into a log, see `sidecar-log --help`."
-)]
-struct Arguments {
-    /// The TOML configuration file.
-    #[arg(short, long, value_name = "FILE", required = true)]
-    path_to_config: Option<PathBuf>,
-    /// Import the events that a Casper Sidecar 2.x left in the storage folder, before anything is served; done once.
-    #[arg(long)]
-    import_history: bool,
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Replay a recorded Casper network through a simulated node into a real log and the real event stream server; or watch
-    /// a simulated Ethereum consensus client, with `--dialect beacon`, or a ping-pong server's gRPC stream, with
-    /// `--dialect grpc`.
-    Demo(DemoArguments),
-    /// Write a commented configuration file after a few questions.
-    Init(InitArguments),
-    /// Report what each key of a configuration file does, its value, and where that came from; exit 1 if it cannot be used.
-    CheckConfig(CheckConfigArguments),
-    /// Print a commented configuration file.
-    PrintConfig(PrintConfigArguments),
-}
-
-#[derive(Args)]
-struct InitArguments {
-    /// The file to write.
-    #[arg(value_name = "FILE", default_value = "sidecar.toml")]
-    file: PathBuf,
-    /// Ask nothing: take the default of every question.
-    #[arg(long)]
-    yes: bool,
-    /// Replace the file if there is one.
-    #[arg(long)]
-    force: bool,
-}
-
-#[derive(Args)]
-struct CheckConfigArguments {
-    /// The TOML configuration file.
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
-    /// Print the report as JSON, for scripts.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Args)]
-struct PrintConfigArguments {
-    /// Print every key, not only the needed ones.
-    #[arg(long)]
-    full: bool,
-}
-
-#[derive(Args)]
-#[command(args_override_self = true)]
-struct DemoArguments {
-    /// Whose events flow through.
-    #[arg(long, value_enum, default_value_t)]
-    dialect: demo::DemoDialect,
-    /// Keep the log in this directory; without it, it goes when the demo ends.
-    #[arg(long, value_name = "DIR")]
-    storage_path: Option<PathBuf>,
-    /// How many times faster than it happened (671 s, a block a second); 0 is as fast as it goes. Without it, 20, and for
-    /// beacon 1: a slot a second.
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    speed: Option<f64>,
-    /// The port of the event stream server; 0 is any free one, as for the others. Without it, 19999, and for beacon 15052.
-    #[arg(long, value_name = "PORT")]
-    sse_port: Option<u16>,
-    /// The port of the REST server.
-    #[arg(long, value_name = "PORT", default_value_t = 18888)]
-    rest_port: u16,
-    /// The port of the admin server.
-    #[arg(long, value_name = "PORT", default_value_t = 18887)]
-    admin_port: u16,
-    /// The port of the JSON-RPC server.
-    #[arg(long, value_name = "PORT", default_value_t = 7777)]
-    rpc_port: u16,
-    /// The port of the gRPC gateway, with `--dialect grpc`.
-    #[arg(long, value_name = "PORT", default_value_t = 15053)]
-    grpc_port: u16,
-}
+/// The exit status of `sidecar status` when nothing is known of Sidecar.
+const CANNOT_BE_ASKED: u8 = 2;
 
 fn main() -> ExitCode {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -136,27 +43,35 @@ fn main() -> ExitCode {
 }
 
 fn run_as_asked(output: &Output) -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let version = build_info::build().to_string().leak();
+    let typed = Arguments::command().long_version(&*version).try_get_matches();
+    let arguments = match typed.and_then(|typed| Arguments::from_arg_matches(&typed)) {
         Ok(arguments) => arguments,
         Err(answer) => {
+            let answer = command_line::with_guess(answer);
             // Help or a refusal that nobody takes.
             let _ = answer.print();
             return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(1));
         }
     };
     match run(arguments, output) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
-            if let Ok(errors) = Output::start(std::io::stderr()) {
-                errors.write_lines(format!("{}\n", with_causes(&error)).as_bytes());
-                errors.finish();
-            }
+            report(&error);
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
+/// Tells the operator why the process ends.
+fn report(error: &anyhow::Error) {
+    if let Ok(errors) = Output::start(std::io::stderr()) {
+        errors.write_lines(format!("{}\n", with_causes(error)).as_bytes());
+        errors.finish();
+    }
+}
+
+fn run(arguments: Arguments, output: &Output) -> anyhow::Result<ExitCode> {
     match (arguments.command, arguments.path_to_config) {
         (Some(Command::Demo(demo)), _) => {
             let options = demo::Options {
@@ -179,9 +94,29 @@ fn run(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
         (Some(Command::CheckConfig(arguments)), _) => check_config(&arguments),
         (Some(Command::PrintConfig(PrintConfigArguments { full: true })), _) => print(&config::every_key()),
         (Some(Command::PrintConfig(PrintConfigArguments { full: false })), _) => print(&config::few_keys()),
+        (Some(Command::Status(arguments)), _) => return show_status(&arguments),
         (None, Some(path)) => run_appliance(&path, arguments.import_history, output),
         (None, None) => anyhow::bail!("a configuration file is needed: sidecar --path-to-config FILE"),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what a running Sidecar says of itself; the exit status says whether it is ready, or cannot be asked.
+fn show_status(StatusArguments { address, token_file, json }: &StatusArguments) -> anyhow::Result<ExitCode> {
+    let options = overview::Options { address: address.clone(), token_file: token_file.clone() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let overview = match runtime.block_on(Overview::ask(&options)) {
+        Ok(overview) => overview,
+        Err(error) => {
+            report(&error.into());
+            return Ok(ExitCode::from(CANNOT_BE_ASKED));
+        }
+    };
+    match json {
+        true => print(&overview.json()?)?,
+        false => print(&overview.text(telemetry::shows_colour(&std::io::stdout())))?,
     }
+    Ok(if overview.is_ready() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints what a file means. With `json`, an error is an object too, besides the lines on standard error.

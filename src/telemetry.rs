@@ -58,10 +58,8 @@ pub enum LogFormat {
 pub fn start_logging(output: &Output, options: &LogOptions) {
     let filter::Chosen { filter, complaint, .. } = filter::from_environment(options.level.as_deref());
     let (filter, handle) = reload::Layer::new(filter);
-    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let has_colour = io::stdout().is_terminal() && !no_colour;
     let lines = output.clone();
-    let lines = lines_to(options.format, has_colour, move || lines.clone());
+    let lines = lines_to(options.format, shows_colour(&io::stdout()), move || lines.clone());
     // Only a second call in one process fails, and the first then stays.
     if tracing_subscriber::registry().with(filter).with(lines).with(recent::KeepWarnings).try_init().is_ok() {
         let _ = LOG.set(Log { output: output.clone(), filter: handle });
@@ -84,6 +82,12 @@ pub fn show_lines(level: Option<&str>) -> String {
 #[must_use]
 pub fn unusable_level(level: &str) -> Option<String> {
     filter::parse(level).err()
+}
+
+/// Whether colours belong there: on a terminal, unless `NO_COLOR` is set.
+#[must_use]
+pub fn shows_colour(output: &impl IsTerminal) -> bool {
+    output.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// How many log lines were never written because standard output did not take them.

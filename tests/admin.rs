@@ -11,8 +11,10 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use serde_json::Value;
 use sidecar_test_support::client::{Request, SseClient};
 use sidecar_test_support::node::{SimulatedNode, malformed};
+use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::recordings;
 
@@ -455,4 +457,67 @@ async fn promtool_takes_the_metrics_as_they_are() {
     let complaints = String::from_utf8(output.stderr).unwrap();
     let others: Vec<&str> = complaints.lines().filter(|line| !line.starts_with("error_counts ")).collect();
     assert_eq!(others, Vec::<&str>::new());
+}
+
+/// What `sidecar status` prints, and its exit status.
+async fn status_command(arguments: &[&str]) -> (String, String, i32) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar"));
+    command.arg("status").args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let [out, errors] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    (out, errors, output.status.code().unwrap())
+}
+
+#[tokio::test]
+async fn the_status_command_shows_on_one_screen_what_an_operator_wants_to_know() {
+    let (first, second, sidecar) = used().await;
+    let address = sidecar.admin_address().to_string();
+    let (screen, errors, status) = status_command(&["--address", &address]).await;
+    assert_eq!((status, errors.as_str()), (0, ""), "{screen}");
+    for part in [
+        &format!("Sidecar {}", env!("CARGO_PKG_VERSION")),
+        &format!(" at http://{address}/"),
+        "\nready\n",
+        "\nlog casper\n  events     501: 0 to 500, epoch 1\n",
+        &format!("\n  nodes      {} connected", first.address()),
+        &format!("\n             {} connected", second.address()),
+        "\n  lost       none\n",
+        "\n  views      casper ",
+        "\n  exporters  sqlite ",
+        "\n  clients    ",
+    ] {
+        assert!(screen.contains(part), "{part:?} is missing in\n{screen}");
+    }
+    assert!(screen.lines().count() <= 24 && !screen.contains('\u{1b}'), "{screen}");
+    let (json, _, status) = status_command(&["--json", "--address", &format!("http://{address}")]).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((status, &json["is_ready"], &json["readiness"]), (0, &Value::Bool(true), &Value::from("ready")));
+    assert_eq!(json["status"]["logs"][0]["newest"], 500);
+}
+
+#[tokio::test]
+async fn the_status_command_says_by_its_exit_status_who_is_not_ready_and_who_cannot_be_asked() {
+    let away = ReservedPort::new();
+    let port = ReservedPort::new();
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    std::fs::write(&tokens, "a-token-of-this-test\n").unwrap();
+    let keys = format!("bearer_tokens = {{ file = {tokens:?} }}");
+    let sidecar = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
+        .admin_api()
+        .replacing("[admin_api_server]\n", &format!("[admin_api_server]\n{keys}\n"))
+        .rpc(port.number(), away.address())
+        .start()
+        .await;
+    let address = sidecar.admin_address().to_string();
+    let (_, errors, status) = status_command(&["--address", &address]).await;
+    assert!(status == 2 && errors.contains("--token-file"), "{errors}");
+    let token_file = tokens.to_str().unwrap();
+    let (screen, _, status) = status_command(&["--address", &address, "--token-file", token_file]).await;
+    assert!(status == 1 && screen.contains("\nnot ready: the node's binary port "), "{screen}");
+    let (_, errors, status) = status_command(&["--address", &away.address().to_string()]).await;
+    assert!(status == 2 && errors.contains("is Sidecar running with [admin_api_server]"), "{errors}");
+    let stream = sidecar.sse_address().to_string();
+    let (_, errors, status) = status_command(&["--address", &stream]).await;
+    assert!(status == 2 && errors.contains("is not an admin server's"), "{errors}");
 }

@@ -12,11 +12,13 @@
 //! - `readiness`: whether the parts do what they are for.
 //! - `page`: all of it in a browser, with the events of each log.
 //! - `server`: HTTP.
+//! - [`overview`]: asks such a server, for `sidecar status`.
 
 mod disk;
 mod families;
 mod feed;
 mod metrics;
+pub mod overview;
 mod page;
 #[cfg(target_os = "linux")]
 mod process;

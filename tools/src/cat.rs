@@ -19,28 +19,28 @@ use crate::{
 #[derive(clap::Args)]
 pub(crate) struct CatArguments {
     #[command(flatten)]
-    log: LogArgument,
+    pub(crate) log: LogArgument,
     #[command(flatten)]
-    selection: Selection,
+    pub(crate) selection: Selection,
     /// Begin with the first event that was received at this time or later (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = print::parse_time, conflicts_with_all = ["from", "last"])]
-    since: Option<Timestamp>,
+    pub(crate) since: Option<Timestamp>,
     /// End before the first event that was received after this time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = print::parse_time, conflicts_with_all = ["until", "follow"])]
-    until_time: Option<Timestamp>,
+    pub(crate) until_time: Option<Timestamp>,
     /// Only the last N events, of the chosen kinds
     #[arg(long, value_name = "N", conflicts_with = "from")]
-    last: Option<u64>,
+    pub(crate) last: Option<u64>,
     /// How events are printed
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
-    format: Format,
+    pub(crate) format: Format,
     /// Go on with every new event as it is committed
     #[arg(long)]
-    follow: bool,
+    pub(crate) follow: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(crate) enum Format {
     /// One JSON object a line: what is known about the event, and its payload
     Jsonl,
     /// The bytes that GET /events sends, ApiVersion frames included

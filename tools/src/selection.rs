@@ -17,7 +17,7 @@ pub(crate) struct Selection {
     pub(crate) until: Option<Sequence>,
     /// Only these kinds, for example BlockAdded,Step
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
-    types: Vec<String>,
+    pub(crate) types: Vec<String>,
 }
 
 impl Selection {

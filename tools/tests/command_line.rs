@@ -246,6 +246,56 @@ fn cat_follows_until_the_last_wanted_event() {
 }
 
 #[test]
+fn tail_prints_the_newest_events_and_follows() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = open(directory.path());
+    append(&mut writer, 0..20);
+    let (ten, _, status) = run(directory.path(), &["tail"]);
+    assert_eq!((ten, status), (run(directory.path(), &["cat", "--last", "10"]).0, 0));
+    let (steps, _, _) = run(directory.path(), &["tail", "-n", "2", "--types", "Step", "--format", "sse"]);
+    assert!(steps.contains("id:16\n") && steps.ends_with("id:19\n\n"), "{steps}");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sidecar-log"))
+        .args(["tail", directory.path().to_str().unwrap(), "-n1", "-f"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for number in 19..22 {
+        if number >= 20 {
+            append(&mut writer, number..number + 1);
+        }
+        let line = lines.next().unwrap().unwrap();
+        assert!(line.starts_with(&format!("{{\"sequence\":{number},")), "{line}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn every_subcommand_is_explained() {
+    let mut explained = text(&tool(&["--help"]).stdout);
+    for subcommand in sidecar_log::command().get_subcommands() {
+        let name = subcommand.get_name();
+        explained += &format!("\n== sidecar-log {name} --help\n{}", text(&tool(&[name, "--help"]).stdout));
+    }
+    assert_golden("help.txt", &explained);
+}
+
+#[test]
+fn what_people_type_for_a_subcommand_is_guessed() {
+    let mut answers = String::new();
+    for typed in ["stats", "ls", "check", "dump", "follow", "backup", "version", "inspekt", "nonsense"] {
+        let answer = tool(&[typed]);
+        assert_eq!((answer.status.code(), answer.stdout.len()), (Some(2), 0));
+        answers += &format!("$ sidecar-log {typed}\n{}\n", text(&answer.stderr));
+    }
+    assert_golden("guesses.txt", &answers);
+    let (_storage, log) = some_storage();
+    let answer = text(&tool(&[log.to_str().unwrap()]).stderr);
+    assert!(answer.contains(&format!("did you mean `sidecar-log inspect {}`?", log.display())), "{answer}");
+}
+
+#[test]
 fn cat_ends_quietly_when_nobody_reads_on() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = open(directory.path());
