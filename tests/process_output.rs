@@ -11,15 +11,19 @@
 use std::fs::{File, OpenOptions};
 use std::io::pipe;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use clap::CommandFactory;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use sidecar::command_line::Arguments;
 use sidecar_test_support::client::{Request, SseClient, get};
 use sidecar_test_support::fast::EndlessStory;
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
 use sidecar_test_support::process::{Process, Sidecar, SidecarBuilder};
+use tokio::net::UnixDatagram;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sidecar");
 /// Each is logged; their lines are several times what is kept of them.
@@ -89,6 +93,43 @@ async fn it_works_to_the_end_though_nobody_reads_its_lines() {
     works_to_the_end(talkative(&node, writer).await).await;
 }
 
+/// What the process answers to `arguments`, and its exit status.
+fn answer(arguments: &[&str]) -> (String, i32) {
+    let output = Command::new(BINARY).args(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    (text, output.status.code().unwrap())
+}
+
+/// Compares with a file in `tests/data/command_line`; `UPDATE_GOLDEN=1` writes it.
+fn assert_golden(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/command_line").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, found).unwrap();
+    }
+    assert_eq!(found, std::fs::read_to_string(path).unwrap(), "{name}");
+}
+
+#[test]
+fn every_subcommand_is_explained() {
+    let mut explained = answer(&["--help"]).0;
+    for subcommand in Arguments::command().get_subcommands() {
+        let name = subcommand.get_name();
+        explained += &format!("\n== sidecar {name} --help\n{}", answer(&[name, "--help"]).0);
+    }
+    assert_golden("help.txt", &explained);
+}
+
+#[test]
+fn what_people_type_for_a_subcommand_is_guessed() {
+    let mut answers = String::new();
+    for typed in ["run", "sidecar.toml", "validate", "health", "cat", "ini", "nonsense"] {
+        let (refusal, status) = answer(&[typed]);
+        assert_eq!(status, 2, "{refusal}");
+        answers += &format!("$ sidecar {typed}\n{refusal}\n");
+    }
+    assert_golden("guesses.txt", &answers);
+}
+
 #[test]
 fn messages_that_nobody_takes_leave_the_exit_status_as_it_is() {
     let (reader, closed) = pipe().unwrap();
@@ -101,6 +142,7 @@ fn messages_that_nobody_takes_leave_the_exit_status_as_it_is() {
             (&[], 2),
             (&["--path-to-config", "/nowhere/sidecar.toml"], 1),
             (&["demo", "--speed=-1"], 1),
+            (&["status", "--address", "127.0.0.1:0"], 2),
         ] {
             let mut process = Process::start_with_output(Command::new(BINARY).args(arguments), output);
             assert_eq!(process.wait_for_exit().code(), Some(status), "{arguments:?}");
@@ -185,4 +227,56 @@ async fn every_line_is_an_object_where_json_is_wanted_and_the_first_ones_say_wha
     let opened = lines.iter().find(|line| line["message"] == "the log is open").unwrap();
     assert_eq!((&opened["oldest"], &opened["next_id"]), (&json!(0), &json!(0)));
     assert!(["segments", "bytes", "milliseconds"].iter().all(|fact| opened[fact].is_u64()), "{opened}");
+}
+
+/// The next message to the service manager.
+async fn notification(manager: &UnixDatagram) -> String {
+    let mut message = [0; 4096];
+    let received = tokio::time::timeout(Duration::from_secs(30), manager.recv(&mut message));
+    let length = received.await.expect("the service manager is notified").unwrap();
+    String::from_utf8(message[..length].to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn a_service_manager_is_notified_of_the_start_the_life_and_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    let node = SimulatedNode::start();
+    let mut sidecar = SidecarBuilder::new(BINARY)
+        .node(node.address())
+        .environment("NOTIFY_SOCKET", socket.to_str().unwrap())
+        .environment("WATCHDOG_USEC", "30000")
+        .spawn();
+    let mut ready = notification(&manager).await;
+    while !ready.starts_with("READY=1\n") {
+        assert!(ready.starts_with("EXTEND_TIMEOUT_USEC="), "{ready}");
+        ready = notification(&manager).await;
+    }
+    assert_eq!(ready, "READY=1\nSTATUS=serving; log casper is empty");
+    // It is told when the port is open, and not before.
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events").await;
+    let story = EndlessStory::render(1, 10);
+    node.push_all((0..2).map(|number| story.payload(number)));
+    live.read_until_id(1).await;
+    let mut messages = Vec::new();
+    while !messages.contains(&"STATUS=serving; log casper has events 0 to 1\nWATCHDOG=1".to_owned()) {
+        messages.push(notification(&manager).await);
+    }
+    // The same state is not sent again.
+    assert_eq!([notification(&manager).await, notification(&manager).await], ["WATCHDOG=1"; 2]);
+    assert!(sidecar.terminate().success());
+    let mut left = Vec::new();
+    while !left.iter().any(|message: &String| message.starts_with("STOPPING=1\nSTATUS=")) {
+        left.push(notification(&manager).await);
+    }
+}
+
+#[tokio::test]
+async fn a_service_manager_that_cannot_be_notified_is_named_and_ends_nothing() {
+    let node = SimulatedNode::start();
+    let mut sidecar =
+        SidecarBuilder::new(BINARY).node(node.address()).environment("NOTIFY_SOCKET", "/nowhere/notify").start().await;
+    sidecar.wait_for_output("correct or unset NOTIFY_SOCKET").await;
+    assert!(sidecar.terminate().success());
 }

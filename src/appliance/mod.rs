@@ -3,13 +3,15 @@
 //! Owns the life of the process: everything is started once, and ends by signal or because all nodes are gone. What happens
 //! between, to one log and its nodes, is in [`log_set`](crate::engine::log_set). Data does not pass through here.
 //! What a configuration asks of each part is in `plan`, and what becomes of the Casper Sidecar's history in `history`. The
-//! logs of the other dialects are put together in `beacon` and `gateway`; `other_logs` has them all.
+//! logs of the other dialects are put together in `beacon` and `gateway`; `other_logs` has them all. `service_manager`
+//! notifies whoever started the process.
 
 mod beacon;
 mod gateway;
 mod history;
 mod other_logs;
 mod plan;
+mod service_manager;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -26,7 +28,7 @@ use tracing::{Span, error, info};
 use crate::admin::{self, Follower, NamedFront, Role};
 use crate::casper::events;
 use crate::casper::export::Exporters;
-use crate::casper::rest::{self, LogAnswers, SqlAnswers};
+use crate::casper::rest::{self, LogAnswers, NamedLog, SqlAnswers};
 use crate::casper::rpc::{self, Rpc};
 use crate::casper::source::NamedSource;
 use crate::casper::view::CasperViews;
@@ -39,6 +41,7 @@ use crate::engine::view::Views;
 use other_logs::OtherLogs;
 pub use plan::LOG_NAME;
 use plan::Node;
+use service_manager::ServiceManager;
 
 /// How long clients of `/events/sidecar` are given to read that it ends.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -62,9 +65,17 @@ struct RunningRpc {
 /// # Errors
 /// In the reference's words (config.md section 3): a part that cannot start, or all nodes unavailable.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
+    let manager = ServiceManager::from_environment();
+    let termination = termination()?;
+    let end = async {
+        termination.await;
+        manager.is_stopping();
+    };
     match (&config.sse_server, &config.storage) {
-        (Some(sse), Some(storage)) => run_until(config, sse, storage, |_, _| (), termination()?).await,
-        _ => run_without_casper(config, |_| (), termination()?).await,
+        (Some(sse), Some(storage)) => {
+            run_until(config, sse, storage, |_, running| manager.is_serving(running.logs), end).await
+        }
+        _ => run_without_casper(config, |running| manager.is_serving(running.logs), end).await,
     }
 }
 
@@ -72,7 +83,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
 /// database that other Sidecars fill.
 pub(crate) async fn run_without_casper(
     config: &Config,
-    started: impl FnOnce(Addresses),
+    started: impl FnOnce(Running),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let database = answers_from_database(config).await?;
@@ -86,7 +97,7 @@ pub(crate) async fn run_without_casper(
     let rpc = start_rpc(config)?;
     log_addresses(None, rest.as_ref(), admin.as_ref());
     let addresses = Addresses::of(None, rest.as_ref(), admin.as_ref());
-    let addresses = others.add_to(addresses);
+    let running = Running { addresses: others.add_to(addresses), logs: others.named().collect() };
     let cut = CancellationToken::new();
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
@@ -103,7 +114,7 @@ pub(crate) async fn run_without_casper(
     let mut logs = LogSet::default();
     let has_logs = others.named().next().is_some();
     others.start(&mut logs, &mut servers, &cut)?;
-    started(addresses);
+    started(running);
     let outcome = tokio::select! {
         () = end => Outcome::Signal,
         () = all_over(&mut logs), if has_logs => Outcome::NodesUnavailable,
@@ -153,7 +164,7 @@ pub(crate) async fn run_until(
     config: &Config,
     sse: &SseServer,
     storage: &Storage,
-    started: impl FnOnce(&LiveLog, Addresses),
+    started: impl FnOnce(&LiveLog, Running),
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     // First of all, because the others would make files in its folder.
@@ -181,14 +192,14 @@ pub(crate) async fn run_until(
     let resources = Arc::new(Resources::new(storage.log.decode_concurrency));
     let others = OtherLogs::open(config, &resources)?;
     let outside = Outside { exporters, database, rpc: start_rpc(config)?, resources, others: &others };
-    let Serving { mut servers, hub, addresses } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
+    let Serving { mut servers, hub, running } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
     let mut logs = LogSet::default();
     // After all ports are taken: to look for losses takes as long as there are segments.
     logs.start(LOG_NAME, opened, plan::sources(nodes, sse.keep_trying))
         .context("Error initializing component 'sse_event_server': cannot start a thread that looks for losses")?;
     let Outside { exporters, rpc, .. } = outside;
     others.start(&mut logs, &mut servers, &cut)?;
-    started(&live, addresses);
+    started(&live, running);
     let exporting = exporters
         .start(&live.log, &live.committed)
         .context("Error initializing component 'sse_event_server': cannot start a thread for an export")?;
@@ -251,11 +262,17 @@ pub(crate) struct Addresses {
     pub(crate) grpc: Option<SocketAddr>,
 }
 
+/// What a caller can look at once everything is started.
+pub(crate) struct Running {
+    pub(crate) addresses: Addresses,
+    pub(crate) logs: Vec<NamedLog>,
+}
+
 /// What reads the log, running.
 struct Serving {
     servers: JoinSet<()>,
     hub: Arc<Hub>,
-    addresses: Addresses,
+    running: Running,
 }
 
 /// Starts everything that reads the log: first all ports are taken, then all are served, until `cut` is cancelled.
@@ -292,9 +309,9 @@ fn serve(
         (None, None) => None,
     };
     let rest = config.rest_api_server.as_ref().zip(answers);
-    let casper = || rest::NamedLog { name: LOG_NAME.into(), log: live.log.clone(), views: views.clone() };
-    let named = || std::iter::once(casper()).chain(outside.others.named()).collect();
-    let rest = rest.map(|(settings, answers)| bind_rest(settings, answers, named())).transpose()?;
+    let casper = NamedLog { name: LOG_NAME.into(), log: live.log.clone(), views: views.clone() };
+    let logs: Vec<NamedLog> = std::iter::once(casper).chain(outside.others.named()).collect();
+    let rest = rest.map(|(settings, answers)| bind_rest(settings, answers, logs.clone())).transpose()?;
     let resources = Arc::clone(&outside.resources);
     let hub = Arc::new(Hub::new(live.log.clone(), live.committed.clone(), resources, events::READER_CLASSES));
     let stream = events::Server::bind(sse.event_stream_server.clone(), Arc::clone(&hub))
@@ -302,7 +319,7 @@ fn serve(
     log_addresses(Some(&stream), rest.as_ref(), admin.as_ref());
     let addresses = Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref());
     let addresses = Addresses { rpc: outside.rpc.as_ref().and_then(|rpc| rpc.address), ..addresses };
-    let addresses = outside.others.add_to(addresses);
+    let running = Running { addresses: outside.others.add_to(addresses), logs };
 
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
@@ -321,7 +338,7 @@ fn serve(
             exporters: outside.exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),
         };
         let fronts = fronts(Some(&stream), rest.as_ref(), outside.rpc.as_ref(), outside.others);
-        let log_pages = rest::LogPages::new(named(), rest.as_ref());
+        let log_pages = rest::LogPages::new(running.logs.clone(), rest.as_ref());
         let rest = rest.as_ref().map(rest::Server::counters);
         let rpc = outside.rpc.as_ref().map(|rpc| rpc.watch.clone());
         let logs = std::iter::once(logged).chain(outside.others.logged()).collect();
@@ -336,7 +353,7 @@ fn serve(
     if let Some(views) = views {
         servers.spawn(async move { views.views().ended().await });
     }
-    Ok(Serving { servers, hub, addresses })
+    Ok(Serving { servers, hub, running })
 }
 
 impl Addresses {
@@ -405,11 +422,7 @@ fn start_rpc(config: &Config) -> anyhow::Result<Option<RunningRpc>> {
     Ok(Some(RunningRpc { watch, address, fronts, _servers: running }))
 }
 
-fn bind_rest(
-    settings: &RestApiServer,
-    answers: rest::AnswerFrom,
-    logs: Vec<rest::NamedLog>,
-) -> anyhow::Result<rest::Server> {
+fn bind_rest(settings: &RestApiServer, answers: rest::AnswerFrom, logs: Vec<NamedLog>) -> anyhow::Result<rest::Server> {
     let server = rest::Server::bind(settings.options.clone(), answers);
     server.map(|server| server.with_logs(logs)).map_err(|error| cannot_run("rest_api_server", error))
 }

@@ -24,7 +24,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
 use super::{Options, end};
-use crate::appliance::{self, Addresses};
+use crate::appliance::{self, Addresses, Running};
 use crate::config::{Config, Loaded};
 use crate::engine::storage_folder::LogPlaces;
 use crate::telemetry::Output;
@@ -47,7 +47,7 @@ pub(super) async fn replay(options: &Options, storage_path: &Path, output: Outpu
     let text = config_text(storage_path, client, options)?;
     let Loaded { config, .. } = Config::parse(&text, |_| None)?;
     let log = LogPlaces::new(storage_path, crate::beacon::dialect::NAME).directory();
-    let started = move |addresses| output.write_lines(introduction(addresses, &log).as_bytes());
+    let started = move |running: Running| output.write_lines(introduction(running.addresses, &log).as_bytes());
     appliance::run_without_casper(&config, started, end()?).await
 }
 

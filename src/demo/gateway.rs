@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use super::ping_pong::PingPong;
 use super::{Options, end};
-use crate::appliance::{self, Addresses};
+use crate::appliance::{self, Addresses, Running};
 use crate::config::{Config, Loaded};
 use crate::engine::storage_folder::LogPlaces;
 use crate::grpc::descriptors::Schema;
@@ -26,7 +26,7 @@ pub(super) async fn play(options: &Options, storage_path: &Path, output: Output)
     let text = config_text(storage_path, &proto, server.address.port(), options)?;
     let Loaded { config, .. } = Config::parse(&text, |_| None)?;
     let log = LogPlaces::new(storage_path, LOG_NAME).directory();
-    let started = |addresses| output.write_lines(introduction(addresses, &log).as_bytes());
+    let started = |running: Running| output.write_lines(introduction(running.addresses, &log).as_bytes());
     appliance::run_without_casper(&config, started, end()?).await
 }
 

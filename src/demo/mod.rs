@@ -126,8 +126,8 @@ async fn replay(options: &Options, storage_path: &Path, output: Output) -> anyho
     };
     let (started_sender, started_receiver) = watch::channel(None);
     let narrator = tokio::spawn(narrate(output, storage_path.to_owned(), about, last_payload, started_receiver));
-    let started = move |live: &LiveLog, addresses| {
-        started_sender.send_replace(Some((addresses, live.log.clone(), live.committed.clone())));
+    let started = move |live: &LiveLog, running: appliance::Running| {
+        started_sender.send_replace(Some((running.addresses, live.log.clone(), live.committed.clone())));
     };
     let result = appliance::run_until(&config, sse, storage, started, end()?).await;
     narrator.abort();
