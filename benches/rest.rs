@@ -2,9 +2,10 @@
 //!
 //! The built binary reads a simulated node until its log holds N events, and then answers sixteen connections that ask one
 //! question after the other, while they share the machine. Latencies are taken at half the rate that was reached, from
-//! the moment when a request was due. `--seconds S` sets how long each row is measured. `--without-compaction` leaves
-//! the background compaction out. With `--postgresql`, the events are exported too, and a second binary answers from
-//! there; the database server shares the machine.
+//! the moment when a request was due. `--seconds S` sets how long each row is measured. `--targets T` sets how many blocks
+//! and transactions are looked up again and again: with more than the cache holds, most look-ups decode a block.
+//! `--without-compaction` leaves the background compaction out. With `--postgresql`, the events are exported too, and a
+//! second binary answers from there; the database server shares the machine.
 
 #![expect(
     clippy::expect_used,
@@ -43,6 +44,7 @@ fn main() {
         place.and_then(|place| arguments.get(place + 1)?.parse().ok()).unwrap_or(default)
     };
     let (events, seconds) = (number("--events", 1_000_000), number("--seconds", 5));
+    let count = usize::try_from(number("--targets", 4_000)).expect("too many targets");
     let is_asked = |name: &str| arguments.iter().any(|argument| argument == name);
     let server = is_asked("--postgresql").then(PostgreSql::start);
     let compaction = if is_asked("--without-compaction") { "off" } else { "on" };
@@ -67,13 +69,13 @@ fn main() {
         "| REST, {events} events, {CONNECTIONS} connections | requests/s | MB/s | CPU per request | p50, p99 at half load |"
     );
     println!("|---|---|---|---|---|");
-    let points = targets(address, newest, events, 4_000, &mut random, point);
+    let points = targets(address, newest, events, count, &mut random, point);
     bench.row("look-ups in the newest 100,000 events", &points);
     let signatures = targets(address, newest, events, 400, &mut random, |event| {
         Some(format!("/signatures/{}", event["payload"]["BlockAdded"]["block_hash"].as_str()?))
     });
     bench.row("a block's signatures", &signatures);
-    let everywhere = targets(address, 0, events, 4_000, &mut random, point);
+    let everywhere = targets(address, 0, events, count, &mut random, point);
     bench.row("look-ups all over the log", &everywhere);
     bench.row("status", &["/status".to_owned()]);
 

@@ -56,6 +56,11 @@ pub(crate) fn share(buffer: Vec<u8>) -> Bytes {
         give_back(buffer);
         return copy;
     }
+    lend(buffer)
+}
+
+/// The same, for content that nobody holds for long: it may be much smaller than its buffer.
+pub(crate) fn lend(buffer: Vec<u8>) -> Bytes {
     Bytes::from_owner(Shared(buffer))
 }
 

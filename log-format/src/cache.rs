@@ -1,16 +1,16 @@
-//! Decoded blocks that readers share, within a byte bound.
+//! Decoded blocks that readers share, and events that were looked up, within one byte bound.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{Block, Sequence};
 
-/// About what a block takes.
-const BLOCK_BYTES: usize = 512 << 10;
+/// Blocks and excerpts each keep one part in so many of the cache, however much the others are used.
+const PARTS: usize = 8;
 
-/// Decoded blocks by first sequence; the least recently used go first.
+/// Whole blocks, and excerpts of blocks that hold what was looked up; those used longest ago are dropped first.
 ///
 /// An event's bytes are the same in every block that ever holds it, so a block stays valid when its segment is
 /// rewritten or removed.
@@ -21,12 +21,17 @@ pub(crate) struct BlockCache {
 
 #[derive(Default)]
 struct Inner {
-    blocks: BTreeMap<Sequence, (u64, Arc<Block>)>,
-    by_use: BTreeMap<u64, Sequence>,
+    blocks: Shelf,
+    excerpts: Shelf,
     clock: u64,
+}
+
+/// Blocks in the order of their use. They do not overlap.
+#[derive(Default)]
+struct Shelf {
+    by_first: BTreeMap<Sequence, (u64, Arc<Block>)>,
+    by_use: BTreeMap<u64, Sequence>,
     bytes: usize,
-    /// Blocks that were read for one event each, by their first sequences, the latest last.
-    read_lately: VecDeque<Sequence>,
 }
 
 impl BlockCache {
@@ -39,31 +44,18 @@ impl BlockCache {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The block that holds an event.
+    /// The whole block that holds an event.
     pub(crate) fn get(&self, sequence: Sequence) -> Option<Arc<Block>> {
         let mut inner = self.lock();
-        let inner = &mut *inner;
-        let (first, (used, block)) = inner.blocks.range_mut(..=sequence).next_back()?;
-        block.index_of(sequence)?;
-        inner.by_use.remove(used);
-        inner.clock += 1;
-        *used = inner.clock;
-        inner.by_use.insert(inner.clock, *first);
-        Some(Arc::clone(block))
+        let now = inner.tick();
+        inner.blocks.get(sequence, now)
     }
 
-    /// Whether a block that is read for one event is worth a place here: it was read for another one lately. "Lately" is as
-    /// many blocks ago as have a place, because what is asked for more seldom would be dropped before it is used again.
-    pub(crate) fn admits(&self, first: Sequence) -> bool {
-        let read_lately = &mut self.lock().read_lately;
-        if read_lately.contains(&first) {
-            return true;
-        }
-        if read_lately.len() >= (self.bytes_max / BLOCK_BYTES).max(1) {
-            read_lately.pop_front();
-        }
-        read_lately.push_back(first);
-        false
+    /// A block or an excerpt that holds an event.
+    pub(crate) fn get_any(&self, sequence: Sequence) -> Option<Arc<Block>> {
+        let mut inner = self.lock();
+        let now = inner.tick();
+        inner.excerpts.get(sequence, now).or_else(|| inner.blocks.get(sequence, now))
     }
 
     pub(crate) fn clear(&self) {
@@ -72,24 +64,75 @@ impl BlockCache {
 
     pub(crate) fn insert(&self, block: Arc<Block>) {
         let mut inner = self.lock();
-        let first = block.first_sequence();
-        inner.remove(first);
-        inner.clock += 1;
-        let clock = inner.clock;
-        inner.bytes += block.memory_bytes();
-        inner.by_use.insert(clock, first);
-        inner.blocks.insert(first, (clock, block));
-        // The newest stays, whatever its size: somebody is about to read it.
-        while inner.bytes > self.bytes_max && inner.blocks.len() > 1 {
-            let Some((_, oldest)) = inner.by_use.pop_first() else { break };
-            inner.remove(oldest);
-        }
+        let now = inner.tick();
+        inner.blocks.insert(block, now);
+        inner.shrink_to(self.bytes_max);
+    }
+
+    pub(crate) fn insert_excerpt(&self, excerpt: Arc<Block>) {
+        let mut inner = self.lock();
+        let now = inner.tick();
+        inner.excerpts.insert(excerpt, now);
+        inner.shrink_to(self.bytes_max);
     }
 }
 
 impl Inner {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    fn shrink_to(&mut self, bytes_max: usize) {
+        let part = bytes_max / PARTS;
+        while self.blocks.bytes + self.excerpts.bytes > bytes_max {
+            let are_blocks_older = self.blocks.oldest_use() < self.excerpts.oldest_use();
+            let gives_blocks = self.excerpts.bytes <= part || (self.blocks.bytes > part && are_blocks_older);
+            let shelf = if gives_blocks { &mut self.blocks } else { &mut self.excerpts };
+            // The newest stays, whatever its size: somebody is about to read it.
+            if shelf.oldest_use() == Some(self.clock) {
+                return;
+            }
+            shelf.drop_oldest();
+        }
+    }
+}
+
+impl Shelf {
+    fn get(&mut self, sequence: Sequence, now: u64) -> Option<Arc<Block>> {
+        let (first, (used, block)) = self.by_first.range_mut(..=sequence).next_back()?;
+        block.index_of(sequence)?;
+        self.by_use.remove(used);
+        *used = now;
+        self.by_use.insert(now, *first);
+        Some(Arc::clone(block))
+    }
+
+    fn insert(&mut self, block: Arc<Block>, now: u64) {
+        let (first, end) = (block.first_sequence(), block.end_sequence());
+        // Another one could hide this one, and the other way round.
+        while let Some((&other, _)) =
+            self.by_first.range(..end).next_back().filter(|(_, (_, other))| other.end_sequence() > first)
+        {
+            self.remove(other);
+        }
+        self.bytes += block.memory_bytes();
+        self.by_use.insert(now, first);
+        self.by_first.insert(first, (now, block));
+    }
+
+    fn oldest_use(&self) -> Option<u64> {
+        self.by_use.first_key_value().map(|(used, _)| *used)
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some((_, &first)) = self.by_use.first_key_value() {
+            self.remove(first);
+        }
+    }
+
     fn remove(&mut self, first: Sequence) {
-        if let Some((used, block)) = self.blocks.remove(&first) {
+        if let Some((used, block)) = self.by_first.remove(&first) {
             self.by_use.remove(&used);
             self.bytes = self.bytes.saturating_sub(block.memory_bytes());
         }
@@ -99,16 +142,97 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ApiVersion, CHAIN_START, Event, FrameForm, Kind, block::BlockBuilder, form::Form, position::Position};
+
+    /// A block of so many events that takes about 10,000 bytes.
+    fn block(first: Sequence, events: u64) -> Arc<Block> {
+        let version = ApiVersion::NONE;
+        let position =
+            Position { next_sequence: first, wire_version: version, announced_version: version, chain: CHAIN_START };
+        let mut builder = BlockBuilder::new(Form::new(FrameForm::Named, Vec::new()), position, 0);
+        for sequence in first..first + events {
+            let event = Event {
+                kind: Kind(1),
+                name: "",
+                source: "",
+                network: "",
+                api_version: version,
+                upstream_id: None,
+                received: 1,
+                payload: &"x".repeat(9_000 / events as usize),
+            };
+            builder.push_event(&event, "", sequence, None, CHAIN_START);
+        }
+        Arc::new(builder.into_block().unwrap())
+    }
+
+    /// Has room for eight of these blocks.
+    fn cache() -> BlockCache {
+        BlockCache::new(8 * 10_000)
+    }
+
+    fn held(cache: &BlockCache) -> [usize; 2] {
+        let inner = cache.lock();
+        let bytes: usize = inner.blocks.bytes + inner.excerpts.bytes;
+        let counted = inner.blocks.by_first.values().chain(inner.excerpts.by_first.values());
+        assert_eq!(bytes, counted.map(|(_, block)| block.memory_bytes()).sum::<usize>());
+        assert!(bytes <= cache.bytes_max);
+        [&inner.blocks, &inner.excerpts].map(|shelf| {
+            assert_eq!(shelf.by_first.len(), shelf.by_use.len());
+            shelf.by_first.len()
+        })
+    }
 
     #[test]
-    fn a_block_is_admitted_when_it_is_read_again_before_as_many_others_as_have_a_place() {
-        let cache = BlockCache::new(3 * BLOCK_BYTES);
-        assert!(![1, 2, 3].map(|first| cache.admits(first)).contains(&true));
-        assert!(cache.admits(1));
-        assert!(!cache.admits(4));
-        assert!(!cache.admits(1), "three others were read since");
-        assert!(cache.admits(4));
-        let smallest = BlockCache::new(1);
-        assert_eq!([1, 1, 2, 1].map(|first| smallest.admits(first)), [false, true, false, false]);
+    fn what_was_used_longest_ago_gives_way_be_it_a_block_or_an_excerpt() {
+        let cache = cache();
+        (0..4).for_each(|first| cache.insert(block(10 * first, 1)));
+        (4..8).for_each(|first| cache.insert_excerpt(block(10 * first, 1)));
+        assert_eq!(held(&cache), [4, 4]);
+        assert!(cache.get(0).is_some() && cache.get_any(40).is_some());
+        cache.insert_excerpt(block(80, 1));
+        assert_eq!(held(&cache), [3, 5]);
+        assert!(cache.get(10).is_none() && cache.get(0).is_some());
+        (9..11).for_each(|first| cache.insert(block(10 * first, 1)));
+        assert_eq!(held(&cache), [3, 5], "the two other old blocks gave way");
+        cache.insert(block(110, 1));
+        assert_eq!(held(&cache), [4, 4]);
+        assert!(cache.get_any(50).is_none() && cache.get_any(40).is_some());
+    }
+
+    #[test]
+    fn neither_blocks_nor_excerpts_push_the_last_of_the_others_out() {
+        let cache = cache();
+        cache.insert(block(0, 1));
+        (1..20).for_each(|first| cache.insert_excerpt(block(10 * first, 1)));
+        assert_eq!(held(&cache), [1, 7]);
+        (20..40).for_each(|first| cache.insert(block(10 * first, 1)));
+        assert_eq!(held(&cache), [7, 1]);
+        assert!(cache.get_any(190).is_some());
+    }
+
+    #[test]
+    fn a_block_replaces_those_it_overlaps_and_excerpts_hide_no_block() {
+        let cache = cache();
+        cache.insert(block(10, 5));
+        cache.insert(block(15, 5));
+        cache.insert(block(12, 6));
+        assert!([10, 11, 18, 19].iter().all(|sequence| cache.get(*sequence).is_none()));
+        assert!((12..18).all(|sequence| cache.get(sequence).is_some()));
+        cache.insert_excerpt(block(13, 1));
+        assert_eq!([13, 14].map(|sequence| cache.get_any(sequence).unwrap().len()), [1, 6]);
+        assert!(cache.get(13).is_some_and(|block| block.len() == 6), "readers of whole blocks see no excerpt");
+        assert_eq!(held(&cache), [1, 1]);
+    }
+
+    #[test]
+    fn the_newest_block_stays_whatever_its_size() {
+        let cache = BlockCache::new(1);
+        cache.insert(block(0, 1));
+        assert!(cache.get(0).is_some());
+        cache.insert(block(10, 1));
+        assert!(cache.get(0).is_none() && cache.get(10).is_some());
+        cache.insert_excerpt(block(20, 1));
+        assert!(cache.get(10).is_none() && cache.get_any(20).is_some());
     }
 }

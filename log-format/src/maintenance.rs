@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    Error, Log, Mark, Read, ReadOptions, Result, RewriteOptions, Rewritten, Sequence, Timestamp,
+    Error, Log, Mark, Missing, Read, ReadOptions, Result, RewriteOptions, Rewritten, Sequence, Timestamp,
     block::{Block, BlockType},
     error::{Operation, storage_error},
     lock::{check_lock, lock},
@@ -209,7 +209,13 @@ impl Maintenance {
             } else {
                 file.load(entry, Block::decode).map(|block| Read::Events { block: Arc::new(block), index: 0 })
             };
-            visit(Log::quarantine(read, entry.first_sequence, entry)?);
+            visit(match read {
+                Err(error) if error.is_damage() => {
+                    let why = Missing::Quarantined(error.to_string());
+                    Read::Missing { from: entry.first_sequence, to: entry.end_sequence(), why }
+                }
+                read => read?,
+            });
         }
         file.all_marks(&footer)
     }

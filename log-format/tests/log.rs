@@ -96,30 +96,53 @@ fn expected_wire(range: std::ops::Range<u64>) -> Vec<u8> {
 }
 
 #[test]
-fn an_event_read_alone_is_the_same_event_and_its_block_is_kept_if_it_is_read_again_soon() {
+fn an_event_read_alone_is_the_same_event_and_is_kept_without_its_block() {
     let directory = tempfile::tempdir().unwrap();
     let Opened { mut writer, .. } = Writer::open(storage(&directory), options()).unwrap();
     append(&mut writer, 0..500);
     writer.close().unwrap();
     let log = Log::open(storage(&directory), ReadOptions::default()).unwrap();
-    let bytes_behind = |sequence| {
-        let Read::Events { block, index } = log.read_alone(sequence).unwrap() else { panic!("{sequence} is missing") };
-        assert_eq!(*block.row(index).unwrap().payload(), *payload(sequence).as_bytes());
-        (index + 1..block.len()).map(|index| block.row(index).unwrap().frame().len()).sum::<usize>()
-    };
-    let mut next = 0;
-    while let Some(outline) = log.outline(next).unwrap() {
-        let middle = next.midpoint(outline.end_sequence);
-        assert_eq!(bytes_behind(middle), 0, "nothing is decoded beyond the event");
-        assert!(log.read_cached(middle).is_none());
-        assert!(bytes_behind(middle) > 0 || middle + 1 == outline.end_sequence);
-        assert!(log.read_cached(next).is_some());
-        next = outline.end_sequence;
+    for sequence in (0..500).rev().step_by(7) {
+        assert!(log.read_alone_cached(sequence).is_none());
+        for read in [log.read_alone(sequence).unwrap(), log.read_alone_cached(sequence).unwrap()] {
+            let Read::Events { block, index } = read else { panic!("{sequence} is missing") };
+            assert_eq!((block.first_sequence(), block.len(), index), (sequence, 1, 0));
+            assert_eq!(*block.row(0).unwrap().payload(), *payload(sequence).as_bytes());
+        }
+        assert!(log.read_cached(sequence).is_none(), "readers of whole blocks do not get it");
     }
-    assert_eq!(next, 500);
     assert!(matches!(log.read_alone(500).unwrap(), Read::End));
-    // In between, whole blocks are decoded in the same thread as ever.
+    assert!(matches!(log.read_alone_cached(500), Some(Read::End)));
     assert_eq!(wire_from(&log, 0).0, expected_wire(0..500));
+}
+
+#[test]
+fn few_events_come_from_one_block_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { mut writer, .. } = Writer::open(storage(&directory), options()).unwrap();
+    append(&mut writer, 0..500);
+    writer.close().unwrap();
+    let log = Log::open(storage(&directory), ReadOptions::default()).unwrap();
+    assert!(log.read_few(&[]).unwrap().is_empty());
+    for wanted in [(0..500).collect::<Vec<_>>(), (0..500).rev().collect(), vec![3, 499, 4, 700]] {
+        let mut next = 0;
+        while let Some(left) = wanted.get(next..).filter(|left| !left.is_empty()) {
+            let end = log.outline(left[0]).unwrap().map_or(u64::MAX, |outline| outline.end_sequence);
+            for read in log.read_few(left).unwrap() {
+                let Read::Events { block, .. } = read else {
+                    assert_eq!(wanted[next..], [700]);
+                    next += 1;
+                    continue;
+                };
+                assert!(block.end_sequence() <= end);
+                while let Some(index) = wanted.get(next).and_then(|next| block.index_of(*next)) {
+                    assert_eq!(*block.row(index).unwrap().payload(), *payload(wanted[next]).as_bytes());
+                    next += 1;
+                }
+            }
+        }
+        assert_eq!(next, wanted.len());
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use zstd::zstd_safe::CParameter;
 
 use super::{
-    header::{BLOCK_EVENTS_MAX, BLOCK_HEADER_BYTES, BlockHeader, BlockType},
+    header::{BLOCK_EVENTS_MAX, BLOCK_HEADER_BYTES, BlockError, BlockHeader, BlockType, corrupt},
     read::{Block, Row, WINDOW_LOG_MAX},
     table::{FLAG_FOLDED, FLAG_UPSTREAM_ID, Rise, Table, numbers},
 };
@@ -165,17 +165,14 @@ impl BlockBuilder {
         self.received_max = self.received_max.max(event.received);
     }
 
-    /// Appends the block's bytes to `out`.
+    /// Compresses what was collected and appends the block's bytes to `out`.
     pub(crate) fn finish(
         mut self,
         block_type: BlockType,
         encoder: &mut Encoder,
         out: &mut Vec<u8>,
     ) -> std::io::Result<Built> {
-        for received in &mut self.table.received {
-            *received -= self.received_min;
-        }
-        let table_raw = self.table.encode()?;
+        let (header, table_raw) = self.close(block_type)?;
         let header_start = out.len();
         out.extend_from_slice(&[0; BLOCK_HEADER_BYTES]);
         let table_start = out.len();
@@ -185,22 +182,11 @@ impl BlockBuilder {
         let table_stored = out.get(table_start..payload_start).unwrap_or_default();
         let payload_stored = out.get(payload_start..).unwrap_or_default();
         let header = BlockHeader {
-            block_type,
-            count: self.table.len() as u32,
-            first_sequence: self.first_sequence,
-            kinds: self.kinds,
-            received_min: self.received_min,
-            received_max: self.received_max,
-            version_before: self.version_before,
-            version_after: self.version_after,
             table_stored: table_stored.len() as u32,
-            table_raw: table_raw.len() as u32,
             payload_stored: payload_stored.len() as u32,
-            payload_raw: self.payload.len() as u32,
-            chain_after: self.chain_after,
             table_crc: crc32fast::hash(table_stored),
             payload_crc: crc32fast::hash(payload_stored),
-            synced_before: false,
+            ..header
         };
         let built = Built {
             block: match block_type {
@@ -211,6 +197,40 @@ impl BlockBuilder {
         };
         built.write_header(out, header_start);
         Ok(built)
+    }
+
+    /// What was collected, for readers only: nothing is compressed.
+    pub(crate) fn into_block(mut self) -> Result<Block, BlockError> {
+        let closed = self.close(BlockType::EVENTS);
+        let (header, table) = closed.map_err(|error| corrupt(format!("the rows do not make a table: {error}")))?;
+        Block::assemble(&header, &self.form, table, buffers::share(self.payload))
+    }
+
+    /// The encoded table, and the header without what is known of the stored parts only.
+    fn close(&mut self, block_type: BlockType) -> std::io::Result<(BlockHeader, Vec<u8>)> {
+        for received in &mut self.table.received {
+            *received -= self.received_min;
+        }
+        let table_raw = self.table.encode()?;
+        let header = BlockHeader {
+            block_type,
+            count: self.table.len() as u32,
+            first_sequence: self.first_sequence,
+            kinds: self.kinds,
+            received_min: self.received_min,
+            received_max: self.received_max,
+            version_before: self.version_before,
+            version_after: self.version_after,
+            table_stored: 0,
+            table_raw: table_raw.len() as u32,
+            payload_stored: 0,
+            payload_raw: self.payload.len() as u32,
+            chain_after: self.chain_after,
+            table_crc: 0,
+            payload_crc: 0,
+            synced_before: false,
+        };
+        Ok((header, table_raw))
     }
 }
 

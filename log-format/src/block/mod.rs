@@ -9,10 +9,12 @@
 //! - [`table`][]: the rows, read in place.
 //! - [`build`][]: events in, bytes out.
 //! - [`read`][]: bytes in, events out.
+//! - [`excerpt`][]: a few events of a block.
 //! - [`chain`][]: the chain over the rows.
 
 mod build;
 mod chain;
+mod excerpt;
 mod header;
 mod read;
 mod table;

@@ -47,19 +47,6 @@ impl Block {
         Self::assemble(header, form, table, buffers::share(payload))
     }
 
-    /// Decodes a block only as far as the end of one event: the rows after it have no wire bytes.
-    pub(crate) fn decode_up_to(
-        header: &BlockHeader,
-        form: &Form,
-        parts: &[u8],
-        sequence: Sequence,
-    ) -> Result<Block, BlockError> {
-        let block = Self::shape(header, form, parts)?;
-        let stored = checked_payload(header, parts)?;
-        let end = block.index_of(sequence).and_then(|index| block.row(index)).map_or(0, |row| row.range().end);
-        Ok(Block { payload: buffers::share(decompress_start(stored, end)?), ..block })
-    }
-
     /// Decodes only what is known about the events of a block; their wire bytes stay empty.
     pub(crate) fn shape(header: &BlockHeader, form: &Form, table_part: &[u8]) -> Result<Block, BlockError> {
         let table = decode_table_part(header, table_part)?;
@@ -90,6 +77,21 @@ impl Block {
             payload,
             rows,
         }
+    }
+
+    /// The same block with the wire form of its first events, or of all.
+    pub(super) fn with_wire(self, wire: Bytes) -> Block {
+        Block { payload: wire, ..self }
+    }
+
+    pub(super) fn form(&self) -> &Form {
+        &self.form
+    }
+
+    /// Where row `index` begins in the wire form, its version frame included; of the index after the last row, where that
+    /// one ends.
+    pub(super) fn start_of(&self, index: usize) -> usize {
+        self.rows.bound(index)
     }
 
     /// The sequence of the first event.
@@ -140,7 +142,7 @@ impl Block {
         self.version_after
     }
 
-    /// The chain value after the last event.
+    /// The chain value after the last event of the block as it is stored.
     #[must_use]
     pub fn chain_after(&self) -> ChainValue {
         self.chain_after
@@ -368,26 +370,6 @@ fn decompress(stored: &[u8], raw_length: u32, part: &str) -> Result<Vec<u8>, Blo
     if raw.len() != raw_length as usize {
         return Err(corrupt(format!("the {part} decompresses to another length")));
     }
-    Ok(raw)
-}
-
-/// The first `length` bytes of what a frame holds.
-fn decompress_start(stored: &[u8], length: usize) -> Result<Vec<u8>, BlockError> {
-    let failed = |code| corrupt(format!("the payload does not decompress: {}", zstd::zstd_safe::get_error_name(code)));
-    let mut raw = buffers::take(length);
-    let mut input = zstd::zstd_safe::InBuffer::around(stored);
-    with_decompressor(|decompressor| {
-        raw.resize(length, 0);
-        let mut output = zstd::zstd_safe::OutBuffer::around(raw.as_mut_slice());
-        while output.pos() < length {
-            let (read, written) = (input.pos(), output.pos());
-            decompressor.decompress_stream(&mut output, &mut input).map_err(failed)?;
-            if (read, written) == (input.pos(), output.pos()) {
-                return Err(corrupt("the payload decompresses to another length"));
-            }
-        }
-        Ok(())
-    })?;
     Ok(raw)
 }
 

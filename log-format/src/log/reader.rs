@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{
     ApiVersion, Block, Error, Missing, Result, Sequence,
-    block::{self, BLOCK_HEADER_BYTES, BlockHeader},
+    block::{self, BLOCK_HEADER_BYTES},
     buffers,
-    form::Form,
+    cache::BlockCache,
     head::{self, HeadState},
     position::Head,
     segment::{BlockEntry, SegmentFile, SegmentHeader, list_segments},
@@ -88,11 +88,11 @@ pub struct Log {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// How much of a block is decoded.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// How much of a block is decoded and kept.
+#[derive(Clone, Copy)]
 enum Extent {
     Whole,
-    UpToEvent,
+    Excerpts,
 }
 
 impl Log {
@@ -178,12 +178,7 @@ impl Log {
     /// What is at `sequence`, if that takes no I/O: the block is in the cache, or the log ends before.
     #[must_use]
     pub fn read_cached(&self, sequence: Sequence) -> Option<Read> {
-        if sequence >= self.head().next_sequence {
-            return Some(Read::End);
-        }
-        let block = self.shared.cache.get(sequence)?;
-        let index = block.index_of(sequence)?;
-        Some(Read::Events { block, index })
+        self.read_in(sequence, |cache| cache.get(sequence))
     }
 
     /// What is at `sequence`.
@@ -191,17 +186,41 @@ impl Log {
     /// # Errors
     /// What the storage answers. Damage is not an error: it comes back as [`Missing::Quarantined`].
     pub fn read(&self, sequence: Sequence) -> Result<Read> {
-        self.read_to(sequence, Extent::Whole)
+        match self.read_cached(sequence) {
+            Some(read) => Ok(read),
+            None => Ok(self.read_from_disk(&[sequence], Extent::Whole)?.pop().unwrap_or(Read::End)),
+        }
     }
 
-    /// Reads one event, without those after it: a block that is not in the cache is decoded only up to the end of the event,
-    /// and is not kept. The rows after it have no wire bytes. A block that was recently read in this way is decoded
-    /// completely and kept.
+    /// Reads one event without its neighbours, see [`Log::read_few`].
     ///
     /// # Errors
     /// As [`Log::read`].
     pub fn read_alone(&self, sequence: Sequence) -> Result<Read> {
-        self.read_to(sequence, Extent::UpToEvent)
+        Ok(self.read_few(&[sequence])?.pop().unwrap_or(Read::End))
+    }
+
+    /// What [`Log::read_alone`] finds at `sequence`, if that takes no I/O.
+    #[must_use]
+    pub fn read_alone_cached(&self, sequence: Sequence) -> Option<Read> {
+        self.read_in(sequence, |cache| cache.get_any(sequence))
+    }
+
+    /// Reads the first of these events, and those that follow it in the list and are in the same block: for readers that
+    /// want a few events here and there, and not what is between.
+    ///
+    /// A block that is not in the cache is decoded only up to the last of them. They come in excerpts of it, blocks of one
+    /// event or of several that are close to each other, and only the excerpts are kept. There is one [`Read`] for each, of
+    /// its first event; an event of the list may be further down in the same excerpt.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    pub fn read_few(&self, sequences: &[Sequence]) -> Result<Vec<Read>> {
+        let Some(&sequence) = sequences.first() else { return Ok(Vec::new()) };
+        match self.read_alone_cached(sequence) {
+            Some(read) => Ok(vec![read]),
+            None => self.read_from_disk(sequences, Extent::Excerpts),
+        }
     }
 
     /// Which kinds of events the block that holds an event has, one bit each (see [`crate::Kind::bit`]), and where it ends:
@@ -216,55 +235,55 @@ impl Log {
         })
     }
 
-    fn read_to(&self, sequence: Sequence, extent: Extent) -> Result<Read> {
-        if let Some(read) = self.read_cached(sequence) {
-            return Ok(read);
+    fn read_in(&self, sequence: Sequence, find: impl FnOnce(&BlockCache) -> Option<Arc<Block>>) -> Option<Read> {
+        if sequence >= self.head().next_sequence {
+            return Some(Read::End);
         }
-        let read = self.read_from_disk(sequence, extent)?;
-        if let Read::Missing { from, to, why } = &read {
-            self.shared.note_missing(*from..*to, why);
-        }
-        Ok(read)
+        let block = find(&self.shared.cache)?;
+        let index = block.index_of(sequence)?;
+        Some(Read::Events { block, index })
     }
 
-    fn read_from_disk(&self, sequence: Sequence, extent: Extent) -> Result<Read> {
+    /// Reads the first of these events, and of the others those in its block.
+    fn read_from_disk(&self, sequences: &[Sequence], extent: Extent) -> Result<Vec<Read>> {
+        let Some(&sequence) = sequences.first() else { return Ok(Vec::new()) };
+        let missing = |from, to, why| {
+            self.shared.note_missing(from..to, &why);
+            Ok(vec![Read::Missing { from: sequence, to, why }])
+        };
         let (file, entry) = match self.shared.locate(sequence)? {
             Place::Block(file, entry) => (file, entry),
-            Place::Missing(to, _) if to <= sequence => return Ok(Read::End),
-            Place::Missing(to, why) => return Ok(Read::Missing { from: sequence, to, why }),
+            Place::Missing(to, _) if to <= sequence => return Ok(vec![Read::End]),
+            Place::Missing(to, why) => return missing(sequence, to, why),
         };
-        let is_whole = extent == Extent::Whole || entry.is_large() || self.shared.cache.admits(entry.first_sequence);
         let read = if entry.is_large() {
-            LargeEvent::open(Arc::clone(&file), &entry).map(Read::Large)
+            LargeEvent::open(file, &entry).map(|event| vec![Read::Large(event)])
         } else {
-            let decode = |header: &BlockHeader, form: &Form, parts: &[u8]| match is_whole {
-                true => Block::decode(header, form, parts),
-                false => Block::decode_up_to(header, form, parts, sequence),
-            };
-            file.load(&entry, decode).map(|block| {
-                let block = Arc::new(block);
-                if is_whole {
-                    self.shared.cache.insert(Arc::clone(&block));
+            file.load(&entry, |header, form, parts| match extent {
+                Extent::Whole => Ok(vec![Block::decode(header, form, parts)?]),
+                Extent::Excerpts => {
+                    let is_in_block = |other: &&Sequence| (entry.first_sequence..entry.end_sequence()).contains(other);
+                    let wanted: Vec<_> = sequences.iter().take_while(is_in_block).copied().collect();
+                    Block::decode_excerpts(header, form, parts, &wanted)
                 }
-                Read::Events { index: block.index_of(sequence).unwrap_or_default(), block }
             })
+            .map(|blocks| blocks.into_iter().map(|block| self.keep(block, sequence, extent)).collect())
         };
-        let read = Log::quarantine(read, sequence, &entry)?;
-        if let Read::Missing { why, .. } = &read {
-            self.shared.note_missing(entry.first_sequence..entry.end_sequence(), why);
-        }
-        Ok(read)
-    }
-
-    /// Says of a damaged block that its events are missing from `sequence` on.
-    pub(crate) fn quarantine(read: Result<Read>, sequence: Sequence, entry: &BlockEntry) -> Result<Read> {
         match read {
             Err(error) if error.is_damage() => {
-                let why = Missing::Quarantined(error.to_string());
-                Ok(Read::Missing { from: sequence, to: entry.end_sequence(), why })
+                missing(entry.first_sequence, entry.end_sequence(), Missing::Quarantined(error.to_string()))
             }
             read => read,
         }
+    }
+
+    fn keep(&self, block: Block, sequence: Sequence, extent: Extent) -> Read {
+        let block = Arc::new(block);
+        match extent {
+            Extent::Whole => self.shared.cache.insert(Arc::clone(&block)),
+            Extent::Excerpts => self.shared.cache.insert_excerpt(Arc::clone(&block)),
+        }
+        Read::Events { index: block.index_of(sequence).unwrap_or_default(), block }
     }
 
     /// The stored form of the block that begins exactly at `sequence`: one zstd frame of its wire form, checked against

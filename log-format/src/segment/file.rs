@@ -224,16 +224,16 @@ impl SegmentFile {
     }
 
     /// Reads a listed block and decodes its stored parts, which need not outlive that.
-    pub(crate) fn load(
+    pub(crate) fn load<T>(
         &self,
         entry: &BlockEntry,
-        decode: impl FnOnce(&BlockHeader, &Form, &[u8]) -> std::result::Result<Block, BlockError>,
-    ) -> Result<Block> {
+        decode: impl FnOnce(&BlockHeader, &Form, &[u8]) -> std::result::Result<T, BlockError>,
+    ) -> Result<T> {
         let (header, stored) = self.read_entry(entry)?;
         let parts = stored.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
-        let block = decode(&header, &self.header.form, parts).map_err(|error| self.corrupt(entry.offset, error));
+        let decoded = decode(&header, &self.header.form, parts).map_err(|error| self.corrupt(entry.offset, error));
         buffers::give_back(stored);
-        block
+        decoded
     }
 
     /// The bytes of a listed block of events.

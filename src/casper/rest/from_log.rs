@@ -279,7 +279,7 @@ impl Reading {
     /// Goes on for as long as that takes no I/O.
     fn go_on_in_memory(&mut self) -> Result<Stop, Failure> {
         while let Some(&sequence) = self.sequences.get(self.next) {
-            let Some(read) = self.log.read_cached(sequence) else { return Ok(Stop::NeedsDisk) };
+            let Some(read) = self.log.read_alone_cached(sequence) else { return Ok(Stop::NeedsDisk) };
             if let Some(stop) = self.take(read)? {
                 return Ok(stop);
             }
@@ -288,26 +288,39 @@ impl Reading {
     }
 
     fn go_on(&mut self) -> Result<Stop, Failure> {
-        while let Some(&sequence) = self.sequences.get(self.next) {
-            let read = match self.sequences.len() {
-                1 => self.log.read_alone(sequence),
-                _ => self.log.read(sequence),
-            };
-            let read = read.map_err(|error| Failure::Storage(error.to_string()))?;
-            if let Some(stop) = self.take(read)? {
-                return Ok(stop);
+        while let Some(left) = self.sequences.get(self.next..).filter(|left| !left.is_empty()) {
+            let reads = self.log.read_few(left).map_err(|error| Failure::Storage(error.to_string()))?;
+            for read in reads {
+                if let Some(stop) = self.take(read)? {
+                    return Ok(stop);
+                }
             }
         }
         Ok(Stop::Done)
     }
 
+    /// Adds what was read for the next sequence, and for those after it that are in the same block.
     fn take(&mut self, read: Read) -> Result<Option<Stop>, Failure> {
-        match self.found.push(read)? {
-            Pushed::Yes => self.next += 1,
-            Pushed::NeedsRoom => return Ok(Some(Stop::NeedsRoom)),
-            Pushed::PageIsFull => return Ok(Some(Stop::Done)),
+        let Read::Events { block, .. } = read else {
+            let pushed = self.found.push(read)?;
+            return Ok(self.pushed(pushed));
+        };
+        while let Some(row) = self.sequences.get(self.next).and_then(|&next| block.row(block.index_of(next)?)) {
+            let pushed = self.found.push_row(&row, &row.payload())?;
+            if let Some(stop) = self.pushed(pushed) {
+                return Ok(Some(stop));
+            }
         }
         Ok(None)
+    }
+
+    fn pushed(&mut self, pushed: Pushed) -> Option<Stop> {
+        match pushed {
+            Pushed::Yes => self.next += 1,
+            Pushed::NeedsRoom => return Some(Stop::NeedsRoom),
+            Pushed::PageIsFull => return Some(Stop::Done),
+        }
+        None
     }
 }
 

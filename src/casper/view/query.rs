@@ -120,7 +120,7 @@ impl CasperViews {
     /// # Errors
     /// See [`CasperViews::latest_block`].
     pub fn signatures_in_memory(&self, block_hash: &[u8; 32]) -> Result<Option<Vec<Sequence>>> {
-        let read = |sequence| self.0.log().read_cached(sequence).ok_or(());
+        let read = |sequence| self.0.log().read_alone_cached(sequence).ok_or(());
         Ok(one_per_signer(&self.signature_postings(block_hash)?, read).ok())
     }
 
