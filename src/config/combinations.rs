@@ -3,6 +3,7 @@
 //! A section that is switched off is checked for its TOML types only, so that a leftover in it stops no start.
 
 use super::{
+    catalogue,
     document::Document,
     environment::Environment,
     error::{ConfigError, Fix, Refusal, Warning},
@@ -50,7 +51,7 @@ pub struct Config {
 
 /// The settings that `file`, read from `document`, and `environment` ask for.
 pub(super) fn check(file: File, document: &Document<'_>, environment: &Environment<'_>) -> Result<Config, ConfigError> {
-    let section = |path: &str| Section::new(document, environment, path);
+    let section = |path: &str| Section::new(document, environment, catalogue::key, path);
 
     let sse_enabled = file.sse_server.as_ref().is_some_and(|sse| sse.enable_server);
     let rpc_enabled = file.rpc_server.as_ref().is_some_and(|rpc| rpc.main_server.enable_server);

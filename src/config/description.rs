@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::section::{COUNT_MAX, DAY_SECONDS, GIB, KIB, MIB, MILLISECONDS_MAX, PIB, PORT_MAX, SECONDS_MAX, TIB};
+use super::bounds::{COUNT_MAX, DAY_SECONDS, GIB, KIB, MIB, MILLISECONDS_MAX, PIB, PORT_MAX, SECONDS_MAX, TIB};
 
 /// A section of the file.
 #[derive(Debug)]

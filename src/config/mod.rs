@@ -20,6 +20,7 @@
 //!
 //! Where one part of the program takes just what a section says, the settings are that part's own options.
 
+mod bounds;
 mod catalogue;
 mod combinations;
 mod commented;

@@ -8,11 +8,11 @@ use std::cell::OnceCell;
 use toml::{Spanned, de::DeValue};
 
 use super::{
+    bounds::{GIB, KIB, MIB, PIB, TIB},
     catalogue::SECTIONS,
     description::{KeyDescription, Kind, SectionDescription, Unit},
     document::{Document, for_each_table},
     error::{InvalidValue, NotConstructed, line_at},
-    section::{GIB, KIB, MIB, PIB, TIB},
 };
 
 /// The digits of numbers that were words. They live as long as the document, as its text does.

@@ -3,24 +3,11 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    catalogue,
     description::{KeyDescription, Kind},
     document::Document,
     environment::Environment,
     error::{ConfigError, InvalidValue},
 };
-
-pub(super) const KIB: i64 = 1024;
-pub(super) const MIB: i64 = 1024 * KIB;
-pub(super) const GIB: i64 = 1024 * MIB;
-pub(super) const TIB: i64 = 1024 * GIB;
-pub(super) const PIB: i64 = 1024 * TIB;
-pub(super) const COUNT_MAX: i64 = u32::MAX as i64;
-pub(super) const PORT_MAX: i64 = u16::MAX as i64;
-pub(super) const DAY_SECONDS: i64 = 24 * 60 * 60;
-/// Any time limit: more than anybody waits, and far from where adding it to a clock would overflow.
-pub(super) const SECONDS_MAX: i64 = 366 * 100 * DAY_SECONDS;
-pub(super) const MILLISECONDS_MAX: i64 = SECONDS_MAX * 1000;
 
 /// serde's default for a switch: a section that is there is on unless it says otherwise.
 pub(super) fn yes() -> bool {
@@ -31,13 +18,20 @@ pub(super) fn yes() -> bool {
 pub(super) struct Section<'a> {
     document: &'a Document<'a>,
     environment: &'a Environment<'a>,
+    describe: fn(&str) -> Option<&'static KeyDescription>,
     path: String,
 }
 
 impl<'a> Section<'a> {
-    /// The section at `path` in `document`; the whole file when `path` is empty.
-    pub(super) fn new(document: &'a Document<'a>, environment: &'a Environment<'a>, path: &str) -> Self {
-        Self { document, environment, path: path.to_owned() }
+    /// The section at `path` in `document`; the whole file when `path` is empty. `describe` finds what is known of a key by
+    /// its full path.
+    pub(super) fn new(
+        document: &'a Document<'a>,
+        environment: &'a Environment<'a>,
+        describe: fn(&str) -> Option<&'static KeyDescription>,
+        path: &str,
+    ) -> Self {
+        Self { document, environment, describe, path: path.to_owned() }
     }
 
     /// The section `name` inside this one.
@@ -57,7 +51,7 @@ impl<'a> Section<'a> {
 
     /// `value` of `key`, if it is within the limits that the key's description names.
     pub(super) fn number<Number: TryFrom<i64>>(&self, key: &str, value: i64) -> Result<Number, ConfigError> {
-        let description = catalogue::key(&self.path_of(key));
+        let description = (self.describe)(&self.path_of(key));
         let (min, max) = match description.map(|description| description.kind) {
             Some(Kind::Number { min, max, .. }) => (min, max),
             _ => (i64::MIN, i64::MAX),

@@ -8,9 +8,10 @@ use super::listen::{self, OneOrSeveral, TlsKeys, TokenKeys};
 use crate::{
     admin::AdminOptions,
     config::{
+        bounds::COUNT_MAX,
         description::{DefaultValue, KeyDescription, SectionDescription, count},
         error::ConfigError,
-        section::{COUNT_MAX, Section, yes},
+        section::{Section, yes},
     },
     engine::http::cors::Origins,
 };

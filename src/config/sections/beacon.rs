@@ -12,9 +12,10 @@ use crate::{
     },
     casper::export::postgresql::Password,
     config::{
+        bounds::{COUNT_MAX, SECONDS_MAX},
         description::{DefaultValue, KeyDescription, Kind, SectionDescription, count, port, seconds},
         error::ConfigError,
-        section::{COUNT_MAX, SECONDS_MAX, Section, yes},
+        section::{Section, yes},
     },
     engine::stream::PortOptions,
 };

@@ -8,9 +8,10 @@ use super::listen::{self, OneOrSeveral, TlsKeys, TokenKeys};
 use crate::{
     casper::events::{self, ZstdPassThrough},
     config::{
+        bounds::{COUNT_MAX, DAY_SECONDS, KIB, MIB},
         description::{DefaultValue, KeyDescription, Kind, SectionDescription, bytes, count, seconds},
         error::ConfigError,
-        section::{COUNT_MAX, DAY_SECONDS, KIB, MIB, Section},
+        section::Section,
     },
     engine::stream::{PortOptions, ReplayChunks},
 };

@@ -7,9 +7,10 @@ use serde::Deserialize;
 use super::listen::{self, OneOrSeveral, TlsKeys, TokenKeys};
 use crate::{
     config::{
+        bounds::{COUNT_MAX, DAY_SECONDS, KIB, MIB},
         description::{DefaultValue, KeyDescription, Kind, SectionDescription, bytes, count, port, seconds},
         error::ConfigError,
-        section::{COUNT_MAX, DAY_SECONDS, KIB, MIB, Section, yes},
+        section::{Section, yes},
     },
     engine::stream::PortOptions,
     grpc::{DescriptorSource, EventForm, JsonForm, Options, StreamOptions, UpstreamOptions},

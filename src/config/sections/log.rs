@@ -8,14 +8,16 @@ use sidecar_log_format::{Durability, ReadOptions, RewriteOptions, WriteOptions};
 use crate::{
     casper::source::EVENT_BYTES_MAX_DEFAULT,
     config::{
+        bounds::{DAY_SECONDS, GIB, KIB, MIB, PIB, SECONDS_MAX, TIB},
         description::{DefaultValue, KeyDescription, Kind, SectionDescription, bytes, count, milliseconds, seconds},
         error::ConfigError,
-        section::{DAY_SECONDS, GIB, KIB, MIB, PIB, SECONDS_MAX, Section, TIB},
+        section::Section,
     },
     engine::ingest::identity,
 };
 
-/// Enough for the newest 17,000 events, where most look-ups go. Clients of the event stream read in order and need less.
+/// Enough for some 10,000 events that are looked up again and again. Clients of the event stream read in order and need
+/// less.
 const REST_BLOCK_CACHE_BYTES: usize = 16 << 20;
 
 #[derive(Debug, Default, Deserialize)]
@@ -101,7 +103,8 @@ pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
             "block_cache_bytes",
             bytes(MIB, TIB),
             DefaultValue::Otherwise("8 MiB, or 16 MiB when the REST server answers from the log"),
-            "Memory for decompressed blocks that several clients may want. 16 MiB hold about the newest 17,000 events.",
+            "Memory for decompressed blocks that several clients may want, and for single events that were looked up. 16 MiB \
+             hold about 17,000 events in blocks.",
         )
         .with_example("\"16 MiB\""),
         KeyDescription::new(

@@ -10,11 +10,12 @@ use serde::Deserialize;
 use crate::{
     casper::rpc::{Backoff, NodeLinkOptions},
     config::{
+        bounds::{COUNT_MAX, MILLISECONDS_MAX, SECONDS_MAX},
         description::{
             DefaultValue, KeyDescription, Kind, SectionDescription, bytes, count, milliseconds, port, seconds,
         },
         error::ConfigError,
-        section::{COUNT_MAX, MILLISECONDS_MAX, SECONDS_MAX, Section},
+        section::Section,
     },
 };
 

@@ -6,9 +6,10 @@ use serde::Deserialize;
 use url::Host;
 
 use crate::config::{
+    bounds::SECONDS_MAX,
     description::{DefaultValue, KeyDescription, Kind, SectionDescription, count, port, seconds},
     error::{ConfigError, Refusal},
-    section::{SECONDS_MAX, Section},
+    section::Section,
 };
 
 /// Where a Casper node's REST server listens, unless its operator says otherwise.

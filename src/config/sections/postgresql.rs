@@ -15,10 +15,11 @@ use crate::{
         postgresql::{Options, Password, SslMode},
     },
     config::{
+        bounds::COUNT_MAX,
         description::{DefaultValue, KeyDescription, Kind, SectionDescription, count, port},
         environment::Environment,
         error::{ConfigError, DatabaseError, Fix},
-        section::{COUNT_MAX, Section, yes},
+        section::{Section, yes},
     },
 };
 

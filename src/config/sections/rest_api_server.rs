@@ -11,9 +11,10 @@ use crate::{
         rest::{DatabaseOptions, RestOptions},
     },
     config::{
+        bounds::{COUNT_MAX, SECONDS_MAX},
         description::{DefaultValue, KeyDescription, Kind, SectionDescription, count, seconds},
         error::ConfigError,
-        section::{COUNT_MAX, SECONDS_MAX, Section, yes},
+        section::{Section, yes},
     },
 };
 

@@ -11,9 +11,10 @@ use super::{
 use crate::{
     casper::rpc::{Role, RpcOptions, ServerOptions},
     config::{
+        bounds::{COUNT_MAX, TIB},
         description::{DefaultValue, KeyDescription, Kind, SectionDescription, bytes, count},
         error::ConfigError,
-        section::{COUNT_MAX, Section, TIB, yes},
+        section::{Section, yes},
     },
     engine::http::cors::Origins,
 };
