@@ -21,6 +21,7 @@ use serde::Deserialize;
 use sidecar::admin::{self, AdminOptions, Logged, Parts};
 use sidecar::casper::dialect::Casper;
 use sidecar::casper::events;
+use sidecar::casper::rest::LogPages;
 use sidecar::casper::source::{self, NamedSource, NodeOptions as CasperNode};
 use sidecar::engine::dialect::{Dialect, Facts, Identity, write_options};
 use sidecar::engine::http::ListenOptions;
@@ -241,6 +242,7 @@ fn logged(name: &str, live: &LiveLog, hub: &Hub, port: &Arc<PortCounters>, folde
         name: name.into(),
         log: live.log.clone(),
         log_directory: LogPlaces::new(folder, name).directory(),
+        space_limits: live.space_limits(),
         ingest: Arc::clone(&live.counters),
         sources: Vec::new(),
         other_sources: Vec::new(),
@@ -286,7 +288,15 @@ async fn run(role: Role, serving: impl FnOnce(Addresses), end: impl Future<Outpu
     let router = Router::new().route("/tides", axum::routing::get(tides)).with_state(state);
     servers.spawn(tides_port.serve(router, cut.clone().cancelled_owned()));
     servers.spawn(casper_server.run(cut.clone().cancelled_owned()));
-    let parts = Parts { logs, rest: None, database: None, rpc: None, grpc: None };
+    let parts = Parts {
+        logs,
+        log_pages: LogPages::new(Vec::new(), None),
+        rest: None,
+        database: None,
+        rpc: None,
+        grpc: None,
+        fronts: Vec::new(),
+    };
     servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
 
     let mut set = LogSet::default();

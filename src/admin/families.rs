@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::engine::counters::{Count, Latest, Snapshot};
+use crate::engine::counters::{Count, Snapshot};
 
 /// The suffix that the writer of the format gives the name of every counter.
 const COUNTER_SUFFIX: &str = "_total";
@@ -172,8 +172,8 @@ impl Samples<'_> {
     }
 
     /// The same, of a time in microseconds since the Unix epoch, if there is one.
-    pub(super) fn time(&mut self, labels: &[(&'static str, &str)], time: &Latest) -> &mut Self {
-        match time.get() {
+    pub(super) fn time(&mut self, labels: &[(&'static str, &str)], time: Option<u64>) -> &mut Self {
+        match time {
             Some(microseconds) => self.sample(labels, microseconds as f64 / 1e6),
             None => self,
         }

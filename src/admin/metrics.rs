@@ -18,6 +18,7 @@ use crate::casper::rest;
 use crate::casper::rpc;
 use crate::casper::source::{CountedError, Counters};
 use crate::engine::counters::{Count, Tally};
+use crate::engine::ingest::newest_received;
 use crate::engine::source::watch::SourceCounters;
 use crate::engine::storage_folder::segments;
 use crate::engine::stream::{ClassLag, ReaderClass};
@@ -169,7 +170,7 @@ fn sources(group: &mut Group<'_>, logged: &Logged) {
     let sources = logged.sources.iter().map(|source| (&source.name, &source.counters.last_received));
     let others = logged.other_sources.iter().map(|source| (&source.name, &source.counters.last_received));
     for (name, received) in sources.chain(others) {
-        last.time(&[("node", name)], received);
+        last.time(&[("node", name)], received.get());
     }
     let mut received = group.counter("sidecar_source_received_total", "Events received, duplicates included");
     for source in &logged.other_sources {
@@ -273,7 +274,9 @@ fn log(group: &mut Group<'_>, logged: &Logged) {
     group.gauge("sidecar_log_head", "The sequence that the next event will get").count(&[], head);
     group.gauge("sidecar_log_oldest", "The oldest retained sequence").count(&[], oldest);
     let help = "When the newest stored event was received";
-    group.gauge("sidecar_log_last_event_timestamp_seconds", help).time(&[], &logged.ingest.newest_received);
+    // Before the first event since the start, the log tells.
+    let newest = logged.ingest.newest_received.get().or_else(|| newest_received(&logged.log));
+    group.gauge("sidecar_log_last_event_timestamp_seconds", help).time(&[], newest);
     if let Some(height) = logged.ingest.highest_ordinal.get() {
         let help = "The highest block whose event is stored";
         group.gauge("sidecar_log_newest_block_height", help).count(&[], height);

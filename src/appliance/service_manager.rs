@@ -135,7 +135,7 @@ impl Shared {
 
 /// The line that `systemctl status` shows.
 fn status(logs: &[NamedLog]) -> String {
-    let state = |NamedLog { name, log }: &NamedLog| match log.head().next_sequence.checked_sub(1) {
+    let state = |NamedLog { name, log, .. }: &NamedLog| match log.head().next_sequence.checked_sub(1) {
         Some(newest) if log.oldest() <= newest => format!("log {name} has events {} to {newest}", log.oldest()),
         _ => format!("log {name} is empty"),
     };

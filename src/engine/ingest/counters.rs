@@ -46,7 +46,7 @@ pub struct Counters {
     pub gaps: Count,
     /// Ordinals of the dialect's series in those gaps.
     pub missing_ordinals: Count,
-    /// When the newest stored event was received, in microseconds since the Unix epoch.
+    /// When the newest event that was stored since the start was received, in microseconds since the Unix epoch.
     pub newest_received: Latest,
     /// The highest ordinal of the dialect's series that is stored.
     pub highest_ordinal: Latest,

@@ -343,7 +343,6 @@ impl Start {
         }
         let gaps = Gaps::after(&self.log, &*self.dialect)?;
         gaps.highest().into_iter().for_each(|highest| self.counters.highest_ordinal.set(highest));
-        newest_received(&self.log).into_iter().for_each(|newest| self.counters.newest_received.set(newest));
         let mut committer = Committer {
             gaps,
             writer: self.writer,
