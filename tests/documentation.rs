@@ -81,6 +81,15 @@ fn the_books_contents_list_every_page_once() {
 }
 
 #[test]
+fn every_alert_is_explained_and_every_explained_alert_exists() {
+    let rules = std::fs::read_to_string(repository().join("resources/prometheus/alerts.yml")).unwrap();
+    let alerts: BTreeSet<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let page = Page::read(Path::new("docs/operations.md"));
+    let first_cells = page.text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    assert_eq!(first_cells.filter(|name| name.starts_with("Sidecar")).collect::<BTreeSet<_>>(), alerts);
+}
+
+#[test]
 fn every_command_of_sidecar_is_one_that_it_takes() {
     documentation::expect_commands_to_be_taken("sidecar", BINARY);
 }

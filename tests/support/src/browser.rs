@@ -48,7 +48,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Opens the page at `address`. Installs a browser first where there is none.
+    /// Opens the page at `address`.
     pub fn open(address: &str) -> Browser {
         let profile = tempfile::tempdir().unwrap();
         let mut command = Command::new(program());
@@ -71,9 +71,10 @@ impl Drop for Browser {
     }
 }
 
-/// The browser's program; installs one first where there is none.
 pub(crate) fn program() -> PathBuf {
-    installed().unwrap_or_else(install)
+    installed().unwrap_or_else(|| {
+        panic!("this test needs a browser; install the package that has one: apt-get install {PACKAGE}");
+    })
 }
 
 fn installed() -> Option<PathBuf> {
@@ -81,21 +82,6 @@ fn installed() -> Option<PathBuf> {
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let named = |name: &&str| folders.iter().map(|folder| folder.join(name)).find(|program| program.exists());
     BROWSERS.iter().find_map(named)
-}
-
-/// Installs a browser where the test runs as root; otherwise asks the reader to.
-fn install() -> PathBuf {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "this test needs a browser: install the package `{PACKAGE}` (apt-get install {PACKAGE})"
-    );
-    eprintln!("installing {PACKAGE} with apt-get");
-    for arguments in [&["update"][..], &["install", "--yes", "--no-install-recommends", PACKAGE]] {
-        let mut command = Command::new("apt-get");
-        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
-        assert!(command.status().unwrap().success(), "{command:?}");
-    }
-    installed().expect("the package brings a browser")
 }
 
 /// A server of pages that has its port but no pages yet.

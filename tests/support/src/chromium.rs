@@ -28,7 +28,7 @@ pub struct Chromium {
 }
 
 impl Chromium {
-    /// Starts it with an empty page. Installs a browser first where there is none.
+    /// Starts it with an empty page.
     pub fn start() -> Chromium {
         let profile = tempfile::tempdir().unwrap();
         // The browser wants the pipes at these numbers.
