@@ -134,12 +134,16 @@ mod tests {
                 assert!(!address.starts_with('/') && !address.contains(':'), "{address}");
                 let is_a_file = PATHS.iter().any(|(path, _)| path[1..] == *address);
                 assert!(
-                    is_a_file || address.starts_with('#') || matches!(address, "status" | "metrics" | "ready"),
+                    is_a_file || address.starts_with('#') || matches!(address, "status" | "metrics" | "ready" | "logs"),
                     "{address}"
                 );
             }
         }
-        assert!(!page.contains("style=") && !page.contains(" on") && page.matches("<script").count() == 1);
+        assert!(!page.contains("style=") && page.matches("<script").count() == 1);
+        for (at, _) in page.match_indices(" on") {
+            let handler = page[at + 3..].trim_start_matches(|letter: char| letter.is_ascii_lowercase());
+            assert!(!handler.starts_with('='), "{handler:.40}");
+        }
         for (_, file) in PATHS {
             let text = file.text().replace("http://www.w3.org/2000/svg", "");
             assert!(!text.contains("http://") && !text.contains("https://") && !text.contains("innerHTML"), "{file:?}");
