@@ -26,6 +26,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const NAME_BYTES_MAX: usize = 64;
 /// The numbers that a log has for names.
 const EVENT_NAMES_MAX: usize = 62;
+/// The longest of them.
+const EVENT_NAME_BYTES_MAX: usize = 64;
 /// Logs that others have.
 const TAKEN_NAMES: [&str; 2] = ["casper", "beacon"];
 
@@ -431,8 +433,10 @@ fn stream(
     if !path.starts_with('/') || path.contains(['?', '#', '%', ' ']) {
         return Err(section.invalid("path", quoted(&path), "set it to a path such as '/streams/pings'"));
     }
-    if event_names.len() > EVENT_NAMES_MAX || event_names.iter().any(|name| name.is_empty() || name.contains(',')) {
-        let fix = "list at most 62 names, none of them empty or with a comma";
+    let is_name =
+        |name: &String| (1..=EVENT_NAME_BYTES_MAX).contains(&name.len()) && !name.contains([',', '\r', '\n', '\0']);
+    if event_names.len() > EVENT_NAMES_MAX || !event_names.iter().all(is_name) {
+        let fix = "list at most 62 names, each of 1 to 64 bytes without commas and line breaks";
         return Err(section.invalid("event_names", quoted(&event_names.join("', '")), fix));
     }
     let fix = "set it to a table with the fields of the request message";
