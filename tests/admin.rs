@@ -479,7 +479,7 @@ async fn the_status_command_shows_on_one_screen_what_an_operator_wants_to_know()
         &format!("Sidecar {}", env!("CARGO_PKG_VERSION")),
         &format!(" at http://{address}/"),
         "\nready\n",
-        "\nlog casper\n  events     501: 0 to 500, epoch 1\n",
+        "\nlog casper\n  events     501: 0 to 500, epoch 0\n",
         &format!("\n  nodes      {} connected", first.address()),
         &format!("\n             {} connected", second.address()),
         "\n  lost       none\n",
