@@ -4,6 +4,7 @@
 //! [`EventSourcePage`] is the page that most tests need.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::response::Html;
 use axum::routing::{get, post};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -59,14 +61,16 @@ impl Browser {
             .arg(address)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stderr(Stdio::null())
+            // Debian's program is a script that starts the browser and would leave it running.
+            .process_group(0);
         Browser { process: command.spawn().unwrap(), _profile: profile }
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        let _ = kill_process_group(Pid::from_child(&self.process), Signal::KILL); // it may have ended by itself
         let _ = self.process.wait();
     }
 }
