@@ -21,6 +21,10 @@ const position = fs.existsSync(positionFile)
   ? JSON.parse(fs.readFileSync(positionFile, "utf8"))
   : { log: null, id: null, bytes: 0 };
 const events = fs.openSync(path.join(folder, "events.jsonl"), "a");
+if (fs.fstatSync(events).size < position.bytes) {
+  console.error(`${positionFile} stands for more than events.jsonl holds: remove both to start again`);
+  process.exit(1);
+}
 fs.ftruncateSync(events, position.bytes);
 let saved = Date.now();
 

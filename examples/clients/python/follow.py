@@ -35,7 +35,9 @@ class Output:
                 self.position = json.load(file)
         except FileNotFoundError:
             self.position = {"log": None, "id": None, "bytes": 0}
-        self.events = open(os.path.join(folder, "events.jsonl"), "ab", buffering=0)
+        self.events = open(os.path.join(folder, "events.jsonl"), "ab")
+        if self.events.tell() < self.position["bytes"]:
+            sys.exit(f"{self.path} stands for more than events.jsonl holds: remove both to start again")
         self.events.truncate(self.position["bytes"])
         self.saved = time.monotonic()
 
@@ -46,11 +48,13 @@ class Output:
         self.position["id"] = int(id)
         self.position["bytes"] += len(line)
 
-    def save_when_due(self):
+    def flush(self):
+        self.events.flush()
         if time.monotonic() - self.saved > SAVE_SECONDS:
             self.save()
 
     def save(self):
+        self.events.flush()
         os.fsync(self.events.fileno())
         # A new file that replaces the old one: a reader finds one of them, and never half of one.
         with open(self.path + ".new", "w") as file:
@@ -91,8 +95,8 @@ def chunks(response, output):
     """The body as it comes: sseclient alone would read 128 bytes at a time, and does not show keep-alives."""
     for chunk in response.iter_content(chunk_size=None):
         yield chunk
-        # The events in it are written; nothing may come for long.
-        output.save_when_due()
+        # The events in it are handled, and nothing may come for long.
+        output.flush()
 
 
 def main():

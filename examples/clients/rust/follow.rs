@@ -146,6 +146,9 @@ impl Output {
             Err(error) => return Err(error.into()),
         };
         let events = OpenOptions::new().create(true).append(true).open(folder.join("events.jsonl"))?;
+        if events.metadata()?.len() < position.bytes {
+            bail!("{} stands for more than events.jsonl holds: remove both to start again", position_path.display());
+        }
         events.set_len(position.bytes)?;
         Ok(Self { events, position, position_path, saved: Instant::now() })
     }
