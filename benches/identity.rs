@@ -1,14 +1,15 @@
-//! What the identity index costs: bytes on disk per entry, time per event on the hot path and in its writer, look-ups of
-//! old events, and memory.
+//! What the identity index costs: bytes on disk per entry, time per event on the hot path, look-ups of old events, opening,
+//! and memory.
 //!
 //! ```text
-//! cargo bench --bench identity              # 1 and 20 million entries
-//! cargo bench --bench identity -- 5000000   # another number
+//! cargo bench --bench identity                                # after a million entries
+//! IDENTITY_BENCH_ENTRIES=20000000 cargo bench --bench identity
 //! ```
 //!
-//! The mix is a Casper network's: of a height's 120 events 100 are finality signatures, which arrive interleaved with
-//! those of the two heights before; then accepted and processed transactions with timestamps that nearly increase, a
-//! block, now and then an expired transaction (which tells no time), a step and a fault per era.
+//! Sizes, memory and the writer's time are printed first. The mix is a Casper network's: of a height's 120 events 100 are
+//! finality signatures, which arrive interleaved with those of the two heights before; then accepted and processed
+//! transactions with timestamps that nearly increase, a block, now and then an expired transaction (which has no time), a
+//! step and a fault per era.
 
 #![expect(clippy::expect_used, reason = "a benchmark ends at the first error")]
 
@@ -19,6 +20,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use criterion::{Criterion, Throughput};
 use rustix::time::{ClockId, clock_gettime};
 use sidecar::engine::dialect::Identity;
 use sidecar::engine::ingest::identity::{
@@ -27,13 +29,12 @@ use sidecar::engine::ingest::identity::{
 
 /// The mean size of these events on the wire; the disk target is stated per raw byte.
 const RAW_BYTES_PER_EVENT: f64 = 765.0;
-/// Events between two commits of the log.
+/// Events between two commits of the log, in whole heights.
 const COMMIT_EVENTS: usize = 1_000;
 const PROCESS: ClockId = ClockId::ProcessCPUTime;
 const THREAD: ClockId = ClockId::ThreadCPUTime;
-const LOOK_UPS: u64 = 200_000;
-/// How often a process that writes the index is killed, and the environment variable that makes one.
-const KILLS: u64 = 10;
+/// The environment variables of the number of entries, and of a process that writes the index until it is killed.
+const ENTRIES: &str = "IDENTITY_BENCH_ENTRIES";
 const GROW: &str = "IDENTITY_BENCH_GROW";
 
 const BLOCK: u8 = 1;
@@ -48,10 +49,10 @@ fn main() {
     if let Some(path) = std::env::var_os(GROW) {
         return grow_until_killed(Path::new(&path));
     }
-    let counts: Vec<u64> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
-    for entries in if counts.is_empty() { vec![1_000_000, 20_000_000] } else { counts } {
-        measure(entries);
-    }
+    let mut criterion = Criterion::default().configure_from_args();
+    let entries = std::env::var(ENTRIES).ok().and_then(|entries| entries.parse().ok()).unwrap_or(1_000_000);
+    measure(&mut criterion, entries);
+    criterion.final_summary();
 }
 
 /// The index of a log whose chain never changes.
@@ -64,91 +65,124 @@ fn durable(sequence: u64) -> Durable {
     Durable { sequence, chain: Some([7; 32]) }
 }
 
-fn measure(entries: u64) {
+fn measure(criterion: &mut Criterion, entries: u64) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("identity.redb");
-    let Opened { mut index, .. } = open(&path, None).expect("a new index opens");
-    println!("{entries} entries");
-
-    let mut generating = Duration::ZERO;
-    let (wall, process_cpu, thread_cpu) = (Instant::now(), cpu_time(PROCESS), cpu_time(THREAD));
-    let mut sequence = 0;
-    let mut stories = Stories::default();
-    let mut batch = Vec::new();
-    while sequence < entries {
-        let from = cpu_time(THREAD);
-        batch.clear();
-        while batch.len() < COMMIT_EVENTS {
-            stories.next_height(&mut batch);
-        }
-        generating += cpu_time(THREAD) - from;
-        let mut room = Room::Free;
-        for (identity, fingerprint) in &batch {
-            assert_eq!(index.check(identity, *fingerprint).expect("check"), Known::New);
-            room = index.insert(identity, *fingerprint, sequence).expect("insert");
-            sequence += 1;
-        }
-        index.committed(durable(sequence - 1)).expect("committed");
-        if room == Room::Full {
-            assert_eq!(index.wait_for_room().expect("wait"), Room::Free);
-        }
+    let mut growing = Growing::new(&path);
+    let (process_cpu, thread_cpu) = (cpu_time(PROCESS), cpu_time(THREAD));
+    while growing.sequence < entries {
+        growing.commit();
     }
-    index.flush().expect("flush");
-    let (wall, process_cpu, thread_cpu) =
-        (wall.elapsed(), cpu_time(PROCESS) - process_cpu, cpu_time(THREAD) - thread_cpu);
-    let entries = sequence;
-    let each = |time: Duration| time.as_nanos() as f64 / entries as f64;
-    println!("  check + insert          {:>9.0} ns of cpu each", each(thread_cpu - generating));
-    println!("  writer                  {:>9.0} ns of cpu each", each(process_cpu - thread_cpu));
-    println!("  rate                    {:>9.0} entries/s", entries as f64 / (wall - generating).as_secs_f64());
+    growing.index.flush().expect("flush");
+    let (process_cpu, thread_cpu) = (cpu_time(PROCESS) - process_cpu, cpu_time(THREAD) - thread_cpu);
+    let entries = growing.sequence;
+    println!("{entries} entries");
+    println!("  writer: {:.0} ns of CPU each", (process_cpu - thread_cpu).as_nanos() as f64 / entries as f64);
     print_size("right after ingest", &path, entries);
-    println!("  resident                {:>9.1} MiB, at most {:.1}", status_mib("VmRSS"), status_mib("VmHWM"));
+    println!("  resident: {:.1} MiB, at most {:.1}", status_mib("VmRSS"), status_mib("VmHWM"));
 
+    let mut group = criterion.benchmark_group("identity");
+    group.throughput(Throughput::Elements(1));
     let heights = entries / 120;
-    let time_look_ups = |name: &str, index: &mut IdentityIndex, height: &dyn Fn(u64) -> u64, expected: Known| {
-        let from = Instant::now();
-        for number in 0..LOOK_UPS {
-            let identity = match expected {
-                Known::New => identity(SIGNATURE, height(number), number, u64::MAX),
-                _ => signature(height(number), number % 100),
-            };
-            assert_eq!(index.check(&identity, fingerprint_of(&identity)).expect("check"), expected);
-        }
-        println!("  {name:<24}{:>9.0} look-ups/s", LOOK_UPS as f64 / from.elapsed().as_secs_f64());
+    let anywhere = |number: u64| scramble(number) % heights.saturating_sub(3_000).max(1);
+    let index = &mut growing.index;
+    let mut look_up = |name: &str, expected: Known, identity: &dyn Fn(u64) -> Identity| {
+        let mut number = 0;
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                number += 1;
+                let identity = identity(number);
+                assert_eq!(index.check(&identity, fingerprint_of(&identity)).expect("check"), expected);
+            });
+        });
     };
-    time_look_ups("old, in order", &mut index, &|number| number / 100, Known::Same);
-    time_look_ups("old, anywhere", &mut index, &|number| scramble(number) % (heights - 3_000).max(1), Known::Same);
-    time_look_ups("old, not there", &mut index, &|number| scramble(number) % (heights - 3_000).max(1), Known::New);
-    drop(index);
+    look_up("look-up, old, in order", Known::Same, &|number| signature(number / 100 % heights, number % 100));
+    look_up("look-up, old, anywhere", Known::Same, &|number| signature(anywhere(number), number % 100));
+    look_up("look-up, old, not there", Known::New, &|number| identity(SIGNATURE, anywhere(number), number, u64::MAX));
+    group.bench_function("check and insert", |bencher| {
+        // A commit has a few more events than asked for, so the time is divided by what it had.
+        bencher.iter_custom(|events| {
+            let (mut time, from) = (Duration::ZERO, growing.sequence);
+            while growing.sequence < from + events {
+                time += growing.commit();
+            }
+            time.mul_f64(events as f64 / (growing.sequence - from) as f64)
+        });
+    });
+    group.finish();
+    let entries = growing.sequence;
+    drop(growing);
     print_size("closed", &path, entries);
 
-    let from = Instant::now();
-    let opened = open(&path, Some(entries)).expect("it opens again");
-    println!("  open                    {:>9.1} ms", from.elapsed().as_secs_f64() * 1e3);
-    assert_eq!((opened.rebuild, opened.checkpoint), (None, Some(entries - 1)));
-    drop(opened.index);
-
-    let mut slowest = Duration::ZERO;
-    for run in 0..KILLS {
-        let mut child = Command::new(std::env::current_exe().expect("this program"))
-            .env(GROW, &path)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("it starts itself");
-        // The child says when it has opened the index; from then on it commits all the time.
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut String::new()).expect("a line");
-        std::thread::sleep(Duration::from_millis(100 + 37 * run));
-        child.kill().expect("kill");
-        child.wait().expect("wait");
-        let from = Instant::now();
-        let opened = open(&path, Some(u64::MAX)).expect("it opens again");
-        slowest = slowest.max(from.elapsed());
-        assert_eq!(opened.rebuild, None);
-    }
-    println!("  open after kill -9      {:>9.1} ms at most, of {KILLS}", slowest.as_secs_f64() * 1e3);
+    let mut group = criterion.benchmark_group("identity, opening");
+    group.sample_size(10);
+    group.bench_function("after a clean end", |bencher| {
+        bencher.iter_with_large_drop(|| {
+            let opened = open(&path, Some(entries)).expect("it opens again");
+            assert_eq!((opened.rebuild, opened.checkpoint), (None, Some(entries - 1)));
+            opened.index
+        });
+    });
+    group.bench_function("after kill -9", |bencher| {
+        bencher.iter_custom(|kills| (0..kills).map(|kill| time_to_open_after_kill(&path, kill)).sum());
+    });
+    group.finish();
 }
 
-/// Commits batch after batch. What sequences it uses does not matter here.
+fn time_to_open_after_kill(path: &Path, kill: u64) -> Duration {
+    let mut child = Command::new(std::env::current_exe().expect("this program"))
+        .env(GROW, path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts itself");
+    // The child reports that it has opened the index; from then on it commits all the time.
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut String::new()).expect("a line");
+    std::thread::sleep(Duration::from_millis(100 + 37 * (kill % 10)));
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    let from = Instant::now();
+    let opened = open(path, Some(u64::MAX)).expect("it opens again");
+    let time = from.elapsed();
+    assert_eq!(opened.rebuild, None);
+    time
+}
+
+/// An index into which a network's events come, commit by commit.
+struct Growing {
+    index: IdentityIndex,
+    sequence: u64,
+    stories: Stories,
+    batch: Vec<(Identity, Fingerprint)>,
+}
+
+impl Growing {
+    fn new(path: &Path) -> Self {
+        let Opened { index, .. } = open(path, None).expect("a new index opens");
+        Self { index, sequence: 0, stories: Stories::default(), batch: Vec::new() }
+    }
+
+    /// Adds the events of a commit, and returns the time it took without making them up.
+    fn commit(&mut self) -> Duration {
+        self.batch.clear();
+        while self.batch.len() < COMMIT_EVENTS {
+            self.stories.next_height(&mut self.batch);
+        }
+        let from = Instant::now();
+        let mut room = Room::Free;
+        for (identity, fingerprint) in &self.batch {
+            assert_eq!(self.index.check(identity, *fingerprint).expect("check"), Known::New);
+            room = self.index.insert(identity, *fingerprint, self.sequence).expect("insert");
+            self.sequence += 1;
+        }
+        self.index.committed(durable(self.sequence - 1)).expect("committed");
+        if room == Room::Full {
+            assert_eq!(self.index.wait_for_room().expect("wait"), Room::Free);
+        }
+        from.elapsed()
+    }
+}
+
+/// Commits batch after batch. Which sequences it uses does not matter here.
 fn grow_until_killed(path: &Path) {
     let Opened { mut index, checkpoint, .. } = open(path, Some(u64::MAX)).expect("it opens");
     println!("opened");
@@ -173,7 +207,7 @@ fn print_size(when: &str, path: &Path, entries: u64) {
     let metadata = fs::metadata(path).expect("the index is there");
     let allocated = (metadata.blocks() * 512) as f64 / entries as f64;
     println!(
-        "  {when:<24}{allocated:>9.2} bytes on disk each ({:.4} of raw), {:.2} in length",
+        "  {when}: {allocated:.2} bytes on disk each ({:.4} of raw), {:.2} in length",
         allocated / RAW_BYTES_PER_EVENT,
         metadata.len() as f64 / entries as f64
     );

@@ -1,23 +1,20 @@
 //! What the Casper source costs per event, part by part: CPU time of the one thread that does the work.
 //!
 //! Run with `cargo bench --bench source`. The stream is made of sample payloads, 83 % of them finality signatures. The
-//! last lines are the whole listener over loopback, from a node that sends one event per HTTP chunk, as a real one does,
-//! and from one that sends large chunks. The node runs on another thread, whose time is not counted.
+//! group `listener` is the whole listener over loopback, from a node that sends one event per HTTP chunk, as a real one
+//! does, and from one that sends large chunks. The node runs on another thread, whose time is not counted.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a benchmark ends at the first thing that goes wrong"
-)]
+#![allow(missing_docs, reason = "criterion makes a public function")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a benchmark ends at the first thing that goes wrong")]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
 use eventsource_client::{Client, ClientBuilder, ReconnectOptions, SSE};
 use futures_util::{StreamExt, stream};
 use launchdarkly_sdk_transport::{HttpTransport, Request, Response, ResponseFuture};
@@ -28,9 +25,8 @@ use sidecar::engine::source::Batch;
 use sidecar::sse_client::frames::{DroppedFrame, FrameFilter};
 use sidecar::sse_client::transport::{StreamObserver, filtered};
 
-const EVENTS: usize = 200_000;
+const EVENTS: usize = 20_000;
 const CHUNK_BYTES: usize = 64 * 1024;
-const ROUNDS: usize = 5;
 
 /// Sample payloads and how many of a hundred events are like them.
 const MIX: [(usize, &str); 5] = [
@@ -41,49 +37,58 @@ const MIX: [(usize, &str); 5] = [
     (1, include_str!("../tests/data/events/Step.node_a.json")),
 ];
 
-fn main() {
+fn source(criterion: &mut Criterion) {
     let payloads: Vec<&str> = MIX.iter().flat_map(|(count, sample)| vec![sample.trim_end(); *count]).collect();
     let payloads: Vec<&str> =
         (0..EVENTS).filter_map(|event| payloads.get(event * 37 % payloads.len()).copied()).collect();
     let frames: Vec<String> =
         payloads.iter().enumerate().map(|(id, payload)| format!("data:{payload}\nid:{id}\n\n")).collect();
     let wire = Bytes::from(frames.concat());
-    println!("{EVENTS} events, {} bytes each on the wire; the median of {ROUNDS} rounds\n", wire.len() / EVENTS);
+    println!("{} bytes an event on the wire", wire.len() / EVENTS);
 
-    report("frame filter", || {
-        let mut filter = FrameFilter::new(EVENT_BYTES_MAX_DEFAULT);
-        for chunk in chunks(&wire) {
-            filter.push(chunk, |frame| panic!("{frame:?}"));
-            while filter.next_piece().is_some() {}
-        }
-        EVENTS
+    let mut group = criterion.benchmark_group("source");
+    group.sample_size(10).throughput(Throughput::Elements(EVENTS as u64));
+    group.bench_function("frame filter", |bencher| {
+        measure(bencher, || {
+            let mut filter = FrameFilter::new(EVENT_BYTES_MAX_DEFAULT);
+            for chunk in chunks(&wire) {
+                filter.push(chunk, |frame| panic!("{frame:?}"));
+                while filter.next_piece().is_some() {}
+            }
+            EVENTS
+        });
     });
-    report("frame filter + eventsource-client", || parse(&wire, |_| {}));
-    report("frame filter + eventsource-client + classify", || {
-        parse(&wire, |payload| {
-            classify(payload).unwrap();
-        })
+    group.bench_function("frame filter + eventsource-client", |bencher| measure(bencher, || parse(&wire, |_| {})));
+    group.bench_function("frame filter + eventsource-client + classify", |bencher| {
+        measure(bencher, || {
+            parse(&wire, |payload| {
+                classify(payload).unwrap();
+            })
+        });
     });
-    report("classify", || payloads.iter().filter(|payload| classify(payload).is_ok()).count());
-    report("listener over loopback, large chunks", || listen(&wire));
+    group.bench_function("classify", |bencher| {
+        measure(bencher, || payloads.iter().filter(|payload| classify(payload).is_ok()).count());
+    });
+    group.finish();
+
+    let mut group = criterion.benchmark_group("listener");
+    group.sample_size(10).throughput(Throughput::Elements(EVENTS as u64));
+    group.bench_function("large chunks", |bencher| measure(bencher, || listen(&wire)));
     let one_per_chunk: String =
         frames.iter().map(|frame| format!("{:x}\r\n{frame}\r\n", frame.len())).chain(["0\r\n\r\n".into()]).collect();
-    report("listener over loopback, one event per chunk", || listen(one_per_chunk.as_bytes()));
+    group.bench_function("one event per chunk", |bencher| measure(bencher, || listen(one_per_chunk.as_bytes())));
+    group.finish();
 }
 
-/// Prints the median CPU time per event of the calling thread, and the rate by the clock on the wall.
-fn report(part: &str, work: impl Fn() -> usize) {
-    let mut rounds: Vec<_> = (0..ROUNDS)
-        .map(|_| {
-            let (cpu, wall) = (thread_cpu_time(), Instant::now());
+/// Counts the CPU time of the calling thread. The work says how many events it has done.
+fn measure(bencher: &mut Bencher<'_>, work: impl Fn() -> usize) {
+    bencher.iter_custom(|rounds| {
+        let begun = thread_cpu_time();
+        for _ in 0..rounds {
             assert_eq!(work(), EVENTS);
-            (thread_cpu_time() - cpu, wall.elapsed())
-        })
-        .collect();
-    rounds.sort();
-    let (cpu, wall) = rounds[ROUNDS / 2];
-    let micros = cpu.as_secs_f64() * 1e6 / EVENTS as f64;
-    println!("{part:<46} {micros:>6.3} µs CPU per event {:>9.0} events/s", EVENTS as f64 / wall.as_secs_f64());
+        }
+        thread_cpu_time() - begun
+    });
 }
 
 fn thread_cpu_time() -> Duration {
@@ -204,3 +209,6 @@ fn read_head(socket: &mut TcpStream) {
         head.extend_from_slice(&byte);
     }
 }
+
+criterion_group!(benches, source);
+criterion_main!(benches);
