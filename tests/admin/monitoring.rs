@@ -1,5 +1,5 @@
-//! What watches a Sidecar, against a process in which everything runs: the dashboard, the alerts, and what the documents
-//! say of metrics.
+//! What watches a Sidecar, against a process in which everything runs: the dashboard and the alerts. `tests/documentation.rs`
+//! looks at what the documents say of metrics.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,8 +14,6 @@ use super::*;
 
 const ALERTS: &str = include_str!("../../resources/prometheus/alerts.yml");
 const DASHBOARD: &str = include_str!("../../resources/grafana/sidecar.json");
-/// The documents that name metrics.
-const DOCUMENTS: [&str; 2] = ["README.md", "docs"];
 
 /// The names of the families that processes show in which everything runs and was used: sources, a log and a server of each
 /// dialect, look-ups, an export, JSON-RPC; and, in another process, REST from a database.
@@ -76,7 +74,7 @@ async fn call(address: SocketAddr, method: &str) {
 /// The families that a text names. A word that ends with an underscore names all that begin with it.
 fn named(text: &str) -> BTreeSet<String> {
     let words = text.split(|character: char| !(character.is_ascii_alphanumeric() || character == '_'));
-    let is_metric = |word: &&str| *word != CRATE && BEGINNINGS.iter().any(|beginning| word.starts_with(beginning));
+    let is_metric = |word: &&str| BEGINNINGS.iter().any(|beginning| word.starts_with(beginning));
     let family = |word: &str| {
         let suffix = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| word.strip_suffix(suffix));
         suffix.unwrap_or(word).to_owned()
@@ -97,9 +95,6 @@ const BEGINNINGS: [&str; 9] = [
     "db_raw_data_",
 ];
 
-/// No metric.
-const CRATE: &str = "sidecar_log_format";
-
 fn is_there(name: &str, families: &BTreeSet<String>) -> bool {
     families.contains(name) || (name.ends_with('_') && families.iter().any(|family| family.starts_with(name)))
 }
@@ -112,28 +107,12 @@ fn expressions() -> Vec<String> {
     targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect()
 }
 
-fn documents() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut left: Vec<_> = DOCUMENTS.iter().map(|document| root.join(document)).collect();
-    let mut texts = Vec::new();
-    while let Some(place) = left.pop() {
-        if place.is_dir() {
-            left.extend(std::fs::read_dir(place).unwrap().map(|entry| entry.unwrap().path()));
-        } else if place.extension().is_some_and(|extension| extension == "md") {
-            texts.push((place.display().to_string(), std::fs::read_to_string(&place).unwrap()));
-        }
-    }
-    texts
-}
-
 #[tokio::test]
-async fn every_metric_of_dashboard_alerts_and_documents_exists_and_the_dashboard_shows_all_that_alert() {
+async fn every_metric_of_dashboard_and_alerts_exists_and_the_dashboard_shows_all_that_alert() {
     let families = families().await;
     let (shown, alerting) = (named(&expressions().join("\n")), named(&alert_expressions()));
     assert!(shown.len() > 50 && alerting.len() > 25, "{shown:?} {alerting:?}");
-    let texts = [("the dashboard".to_owned(), shown.clone()), ("the alerts".to_owned(), alerting.clone())];
-    let documents = documents().into_iter().map(|(name, text)| (name, named(&text)));
-    for (place, names) in texts.into_iter().chain(documents) {
+    for (place, names) in [("the dashboard", &shown), ("the alerts", &alerting)] {
         let unknown: Vec<_> = names.iter().filter(|name| !is_there(name, &families)).collect();
         assert!(unknown.is_empty(), "{place} names {unknown:?}, which no process shows; there are {families:?}");
     }
