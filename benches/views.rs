@@ -1,14 +1,15 @@
-//! What the views cost: bytes on disk, events per second when they follow a log that is written and when they are made
-//! anew, and look-ups.
+//! What the views cost: bytes on disk, events per second when they follow a log that is written and when they are rebuilt,
+//! and look-ups.
 //!
 //! ```text
-//! cargo bench --bench views               # 1 million events
-//! cargo bench --bench views -- 10000000   # another number
+//! cargo bench --bench views                             # a million events
+//! VIEWS_BENCH_EVENTS=10000000 cargo bench --bench views
 //! ```
 //!
 //! The events are a Casper network's: 83 % finality signatures of 100 validators, 765 bytes each on average. A second log
-//! holds its transactions only, which is where views are largest.
+//! holds its transactions only, which is where views are largest. Sizes are printed first.
 
+#![allow(missing_docs, reason = "criterion makes a public function")]
 #![expect(clippy::expect_used, reason = "a benchmark ends at the first error")]
 
 use std::os::unix::fs::MetadataExt;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sidecar::casper::event::{BLOCK_ADDED, FINALITY_SIGNATURE, KINDS, TRANSACTION_ACCEPTED, TRANSACTION_PROCESSED};
 use sidecar::casper::keys::{Keys, Stage, TransactionType, keys};
 use sidecar::casper::view::{self, CasperViews};
@@ -29,100 +30,144 @@ use sidecar_test_support::fast::EndlessStory;
 use tokio::sync::watch;
 
 const COMMIT_EVENTS: u64 = 1_000;
-const LOOK_UPS: u64 = 100_000;
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-fn main() {
-    let events = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(1_000_000);
+fn views(criterion: &mut Criterion) {
+    let events = std::env::var("VIEWS_BENCH_EVENTS").ok().and_then(|events| events.parse().ok()).unwrap_or(1_000_000);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let _entered = runtime.enter();
     let story = EndlessStory::render(1, 200);
     let directory = tempfile::tempdir().expect("a temporary directory");
-
-    println!("{events} events of all kinds");
-    let all = follow(&runtime, &story, events, &directory.path().join("all"), |_| true);
-    rebuild(&all);
-    look_up(&runtime, &all);
-    let transactions = events / 5;
-    println!("{transactions} events of transactions only");
+    let all = Made::new("all kinds", &runtime, &story, events, &directory.path().join("all"), |_| true);
+    let is_transaction = |kind| kind == TRANSACTION_ACCEPTED || kind == TRANSACTION_PROCESSED;
     let path = directory.path().join("transactions");
-    let is_wanted = |kind| kind == TRANSACTION_ACCEPTED || kind == TRANSACTION_PROCESSED;
-    rebuild(&follow(&runtime, &story, transactions, &path, is_wanted));
+    let transactions = Made::new("transactions", &runtime, &story, events / 5, &path, is_transaction);
+
+    let mut group = criterion.benchmark_group("views, rebuild");
+    group.sample_size(10);
+    for made in [&all, &transactions] {
+        group.throughput(Throughput::Elements(made.events()));
+        group.bench_function(made.name, |bencher| bencher.iter(|| made.rebuild()));
+    }
+    group.finish();
+
+    // Until the last event is visible; with views, until it can be looked up.
+    let mut group = criterion.benchmark_group("views, writing a log");
+    let written = events / 5;
+    group.sample_size(10).throughput(Throughput::Elements(written));
+    group.bench_function("alone", |bencher| {
+        bencher.iter_custom(|times| {
+            let alone = |_| {
+                let folder = tempfile::tempdir().expect("a temporary directory");
+                let begun = Instant::now();
+                write(&story, written, &folder.path().join("log"), &|_| true, |_| None);
+                begun.elapsed()
+            };
+            (0..times).map(alone).sum()
+        });
+    });
+    group.bench_function("with views", |bencher| {
+        bencher.iter_custom(|times| {
+            let followed = |_| {
+                let folder = tempfile::tempdir().expect("a temporary directory");
+                let begun = Instant::now();
+                follow(&runtime, &story, written, folder.path(), &|_| true);
+                begun.elapsed()
+            };
+            (0..times).map(followed).sum()
+        });
+    });
+    group.finish();
+
+    look_up(criterion, &runtime, &all);
 }
 
 /// A log, its views' file, and how many bytes its payloads have.
 struct Made {
+    name: &'static str,
     log: Log,
     options: Options,
     raw_bytes: u64,
 }
 
-/// Writes a log twice, without and with views that follow it.
+impl Made {
+    /// Writes a log with views that follow it.
+    fn new(
+        name: &'static str,
+        runtime: &tokio::runtime::Runtime,
+        story: &EndlessStory,
+        events: u64,
+        path: &Path,
+        is_wanted: impl Fn(Kind) -> bool,
+    ) -> Self {
+        let (log, options, raw_bytes) = follow(runtime, story, events, path, &is_wanted);
+        let made = Self { name, log, options, raw_bytes };
+        println!("{events} events, {name}");
+        made.print_size("after following");
+        made.rebuild();
+        made.print_size("after a rebuild");
+        made
+    }
+
+    fn events(&self) -> u64 {
+        self.log.head().next_sequence
+    }
+
+    fn rebuild(&self) {
+        view::rebuild(&self.options, &self.log, &mut |_| ()).expect("a rebuild");
+    }
+
+    fn print_size(&self, when: &str) {
+        let metadata = self.options.path.metadata().expect("the views' file");
+        let on_disk = metadata.blocks() * 512;
+        println!(
+            "  {when}: {:.1} MB on disk, {:.4} of the raw bytes ({:.1} MB long)",
+            on_disk as f64 / 1e6,
+            on_disk as f64 / self.raw_bytes as f64,
+            metadata.len() as f64 / 1e6,
+        );
+    }
+}
+
+/// Writes a log while views follow it, until they have caught up.
 fn follow(
     runtime: &tokio::runtime::Runtime,
     story: &EndlessStory,
     events: u64,
     path: &Path,
-    is_wanted: impl Fn(Kind) -> bool,
-) -> Made {
-    let alone = Instant::now();
-    write(story, events, &path.join("alone"), &is_wanted, |_| None);
-    let alone = alone.elapsed();
-
-    let views_path = path.join("views").join("casper.redb");
-    let options = Options::new(views_path, 16 << 20);
+    is_wanted: &impl Fn(Kind) -> bool,
+) -> (Log, Options, u64) {
+    let options = Options::new(path.join("views").join("casper.redb"), 16 << 20);
     let mut started = None;
-    let (begun, cpu) = (Instant::now(), cpu_time());
-    let (log, raw_bytes) = write(story, events, &path.join("log"), &is_wanted, |log| {
+    let (log, raw_bytes) = write(story, events, &path.join("log"), is_wanted, |log| {
         let (committed, receiver) = watch::channel(log.head());
         started = Some(CasperViews::open(options.clone(), log.clone(), receiver).expect("the views' thread starts"));
         Some(committed)
     });
-    let written = begun.elapsed();
     let views = started.expect("the log was begun");
     assert!(runtime.block_on(views.views().caught_up_to(events, PATIENCE)));
-    let caught_up = begun.elapsed();
     runtime.block_on(views.views().ended());
-    let rate = |time: Duration| events as f64 / time.as_secs_f64();
-    println!("  writing the log alone     {:>10.0} events/s", rate(alone));
-    println!("  with views following      {:>10.0} events/s, {:.2} of it", rate(written), rate(written) / rate(alone));
-    println!("  views                     {:>10.0} events/s", rate(caught_up));
-    println!("  behind at the end         {:>10.1} ms", (caught_up - written).as_secs_f64() * 1e3);
-    println!("  commits                   {:>10}", views.views().counters().commits.get());
-    println!(
-        "  cpu, log and views        {:>10.2} us an event",
-        (cpu_time() - cpu).as_secs_f64() * 1e6 / events as f64
-    );
-    print_size("size after following", &options.path, raw_bytes);
-    Made { log, options, raw_bytes }
+    (log, options, raw_bytes)
 }
 
-fn rebuild(made: &Made) {
-    let (begun, cpu) = (Instant::now(), cpu_time());
-    view::rebuild(&made.options, &made.log, &mut |_| ()).expect("a rebuild");
-    let (time, cpu) = (begun.elapsed(), cpu_time() - cpu);
-    let events = made.log.head().next_sequence as f64;
-    println!("  rebuild                   {:>10.0} events/s", events / time.as_secs_f64());
-    println!("  cpu                       {:>10.2} us an event", cpu.as_secs_f64() * 1e6 / events);
-    print_size("size after rebuild", &made.options.path, made.raw_bytes);
-}
-
-fn look_up(runtime: &tokio::runtime::Runtime, made: &Made) {
+fn look_up(criterion: &mut Criterion, runtime: &tokio::runtime::Runtime, made: &Made) {
     let (committed, receiver) = watch::channel(made.log.head());
-    let begun = Instant::now();
     let views = CasperViews::open(made.options.clone(), made.log.clone(), receiver).expect("the views' thread starts");
-    let events = made.log.head().next_sequence;
+    let events = made.events();
     assert!(runtime.block_on(views.views().caught_up_to(events, PATIENCE)));
-    println!("  open                      {:>10.1} ms", begun.elapsed().as_secs_f64() * 1e3);
     assert_eq!(views.views().counters().rebuilds.get(), 0);
-    for (place, from) in [("newest 100,000", events.saturating_sub(100_000)), ("anywhere", 0)] {
+    for (place, from) in [("in the newest 100,000", events.saturating_sub(100_000)), ("anywhere", 0)] {
         let known = Known::sample(&made.log, from);
-        let time = |name: &str, look: &dyn Fn(u64) -> bool| {
-            let cpu = cpu_time();
-            let found = (0..LOOK_UPS).filter(|number| look(scramble(*number))).count() as u64;
-            assert!(found == LOOK_UPS || found == 0, "{name}: {found}");
-            let each = (cpu_time() - cpu).as_secs_f64() * 1e6 / LOOK_UPS as f64;
-            println!("  {name:<25} {each:>10.2} us of cpu, {place}");
+        let mut group = criterion.benchmark_group(format!("views, look-up {place}"));
+        group.throughput(Throughput::Elements(1));
+        let mut time = |name: &str, is_right: &dyn Fn(u64) -> bool| {
+            let mut number = 0;
+            group.bench_function(name, |bencher| {
+                bencher.iter(|| {
+                    number += 1;
+                    assert!(is_right(scramble(number)), "{name}");
+                });
+            });
         };
         let pick = |number: u64, of: &[[u8; 32]]| of.get(number as usize % of.len()).copied().expect("a key");
         let deploy = TransactionType::Deploy;
@@ -133,10 +178,11 @@ fn look_up(runtime: &tokio::runtime::Runtime, made: &Made) {
         });
         time("transaction, not there", &|n| {
             let hash = *blake3::hash(&n.to_le_bytes()).as_bytes();
-            views.transaction(Stage::Processed, deploy, &hash).expect("found").is_some()
+            views.transaction(Stage::Processed, deploy, &hash).expect("found").is_none()
         });
         time("signatures of a block", &|n| views.signatures(&pick(n, &known.signed)).expect("found").len() >= 50);
         time("latest block", &|_| views.latest_block().expect("found").is_some());
+        group.finish();
     }
     drop(committed);
     runtime.block_on(views.views().ended());
@@ -188,8 +234,8 @@ impl Known {
     }
 }
 
-/// Writes a log in commits of [`COMMIT_EVENTS`], telling of each whoever `follow` wants to know; returns it and the bytes
-/// of its payloads.
+/// Writes a log in commits of [`COMMIT_EVENTS`], each of which is sent to the channel that `follow` returns; returns the log
+/// and the bytes of its payloads.
 fn write(
     story: &EndlessStory,
     events: u64,
@@ -244,22 +290,9 @@ fn kind_of(payload: &str) -> Kind {
     KINDS.iter().find(|(_, known)| *known == name).map_or(BLOCK_ADDED, |(kind, _)| *kind)
 }
 
-fn print_size(name: &str, path: &Path, raw_bytes: u64) {
-    let metadata = path.metadata().expect("the views' file");
-    let on_disk = metadata.blocks() * 512;
-    println!(
-        "  {name:<25} {:>10.1} MB on disk, {:.4} of the raw bytes ({:.1} MB long)",
-        on_disk as f64 / 1e6,
-        on_disk as f64 / raw_bytes as f64,
-        metadata.len() as f64 / 1e6,
-    );
-}
-
 fn scramble(number: u64) -> u64 {
     number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20
 }
 
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
+criterion_group!(benches, views);
+criterion_main!(benches);
