@@ -58,8 +58,8 @@ async fn python_has_every_event_once() {
 async fn rust_has_every_event_once() {
     // Cargo builds examples with the tests, but not with one test alone, and does not say where they are.
     let test = std::env::current_exe().unwrap();
-    let follow = test.parent().and_then(Path::parent).unwrap().join("examples/follow");
-    assert!(follow.exists(), "there is no {}: cargo build --example follow", follow.display());
+    let follow = test.parent().and_then(Path::parent).unwrap().join("examples/resuming_client");
+    assert!(follow.exists(), "there is no {}: cargo build --example resuming_client", follow.display());
     resumes("env", &follow).await;
 }
 

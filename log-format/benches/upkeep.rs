@@ -1,30 +1,71 @@
 //! How fast a log is verified and rewritten: `cargo bench -p sidecar-log-format --bench upkeep`.
 //!
 //! The log has the shape of a live one: events of about 765 bytes, most of them hexadecimal noise, ten to a commit, so
-//! that its blocks are small. Times are those of one run on a warm page cache.
+//! that its blocks are small. Rates are of raw bytes, on a warm page cache; the sizes of what is stored are printed first.
 
-use std::{fmt::Write as _, path::Path, sync::Arc, time::Instant};
+#![allow(missing_docs, reason = "criterion makes a public function")]
+#![expect(clippy::unwrap_used, reason = "a benchmark ends at the first error")]
 
+use std::{
+    fmt::Write as _,
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sidecar_log_format::{
-    ApiVersion, Event, Kind, Opened, RewriteOptions, WriteOptions, Writer,
+    ApiVersion, Durability, Event, Kind, Opened, RewriteOptions, WriteOptions, Writer,
     storage::{Directory, Storage},
     verify::verify,
 };
 
-const EVENTS: u64 = 300_000;
+const EVENTS: u64 = 100_000;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let directory = tempfile::tempdir()?;
-    let storage: Arc<dyn Storage> = Arc::new(Directory::at(directory.path()));
+fn upkeep(criterion: &mut Criterion) {
+    let (small, large) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write(small.path());
+    copy(small.path(), large.path());
+    rewrite(large.path());
+    let raw_bytes = verified(small.path());
+    assert_eq!(verified(large.path()), raw_bytes);
+    let of_raw = |log: &Path| bytes_on_disk(log) as f64 / raw_bytes as f64;
+    println!("small blocks: {:.4} of the raw bytes; of 1 MiB: {:.4}", of_raw(small.path()), of_raw(large.path()));
+
+    let mut group = criterion.benchmark_group("upkeep");
+    group.sample_size(10).throughput(Throughput::Bytes(raw_bytes));
+    group.bench_function("verify, small blocks", |bencher| bencher.iter(|| verified(small.path())));
+    group.bench_function("verify, blocks of 1 MiB", |bencher| bencher.iter(|| verified(large.path())));
+    group.bench_function("rewrite into blocks of 1 MiB", |bencher| {
+        bencher.iter_custom(|times| {
+            let rewritten = |_| {
+                let log = tempfile::tempdir().unwrap();
+                copy(small.path(), log.path());
+                rewrite(log.path())
+            };
+            (0..times).map(rewritten).sum()
+        });
+    });
+    group.finish();
+}
+
+fn open(log: &Path) -> Writer {
+    let storage: Arc<dyn Storage> = Arc::new(Directory::at(log));
     let options = WriteOptions {
         segment_bytes_max: 32 << 20,
-        durability: sidecar_log_format::Durability::Interval,
+        durability: Durability::Os,
         ..WriteOptions::new("casper", [1; 16], 1)
     };
-    let Opened { mut writer, .. } = Writer::open(Arc::clone(&storage), options)?;
+    let Opened { writer, .. } = Writer::open(storage, options).unwrap();
+    writer
+}
+
+fn write(log: &Path) {
+    let mut writer = open(log);
     for number in 0..EVENTS {
         let payload = payload(number);
-        writer.append(&Event {
+        let event = Event {
             kind: Kind(5),
             name: "",
             source: "127.0.0.1:9999",
@@ -33,34 +74,43 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             upstream_id: Some(number),
             received: 1_700_000_000_000_000 + number * 500,
             payload: &payload,
-        })?;
+        };
+        writer.append(&event).unwrap();
         if number % 10 == 9 {
-            writer.commit()?;
+            writer.commit().unwrap();
         }
     }
-    writer.seal_now(1)?;
-
-    println!("{:<28} {:>12} {:>12} {:>10}", "", "raw MB", "stored MB", "raw MB/s");
-    let (stored, start) = (bytes_on_disk(directory.path())?, Instant::now());
-    let raw = verify(&storage, &mut |_| {})?.bytes_raw;
-    print_line("verify, small blocks", raw, stored, start);
-    let (maintenance, start) = (writer.maintenance(), Instant::now());
-    for first in maintenance.segments_with_small_blocks(0, 1 << 20)? {
-        maintenance.rewrite(first, RewriteOptions::default())?;
-    }
-    let stored = bytes_on_disk(directory.path())?;
-    print_line("rewrite into 1 MiB blocks", raw, stored, start);
-    let start = Instant::now();
-    let verification = verify(&storage, &mut |_| {})?;
-    print_line("verify, 1 MiB blocks", raw, stored, start);
-    assert!(verification.is_sound, "{:?}", verification.problems);
-    Ok(())
+    writer.seal_now(1).unwrap();
+    writer.close().unwrap();
 }
 
-fn print_line(what: &str, raw: u64, stored: u64, start: Instant) {
-    let seconds = start.elapsed().as_secs_f64();
-    let (raw, stored) = (raw as f64 / 1e6, stored as f64 / 1e6);
-    println!("{what:<28} {raw:>12.1} {stored:>12.1} {:>10.0}", raw / seconds);
+/// The time it takes, without opening the log.
+fn rewrite(log: &Path) -> Duration {
+    let writer = open(log);
+    let maintenance = writer.maintenance();
+    let begun = Instant::now();
+    for first in maintenance.segments_with_small_blocks(0, 1 << 20).unwrap() {
+        maintenance.rewrite(first, RewriteOptions::default()).unwrap();
+    }
+    begun.elapsed()
+}
+
+/// The raw bytes of a log in which everything is sound.
+fn verified(log: &Path) -> u64 {
+    let storage: Arc<dyn Storage> = Arc::new(Directory::at(log));
+    let verification = verify(&storage, &mut |_| {}).unwrap();
+    assert!(verification.is_sound, "{:?}", verification.problems);
+    verification.bytes_raw
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn bytes_on_disk(log: &Path) -> u64 {
+    fs::read_dir(log).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
 }
 
 /// A finality signature: three hashes, a key and a signature that do not compress beyond their digits.
@@ -84,10 +134,5 @@ fn payload(number: u64) -> String {
     )
 }
 
-fn bytes_on_disk(directory: &Path) -> std::io::Result<u64> {
-    let mut bytes = 0;
-    for entry in std::fs::read_dir(directory)? {
-        bytes += entry?.metadata()?.len();
-    }
-    Ok(bytes)
-}
+criterion_group!(benches, upkeep);
+criterion_main!(benches);

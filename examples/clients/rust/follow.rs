@@ -1,7 +1,7 @@
 //! Appends every event of a Sidecar to FOLDER/events.jsonl, one JSON object a line, and resumes where it was killed.
 //!
 //! ```text
-//! cargo run --example follow -- [URL] [FOLDER]
+//! cargo run --example resuming_client -- [URL] [FOLDER]
 //! ```
 //!
 //! A program of your own needs `anyhow`, `reqwest`, `serde` (feature `derive`), `serde_json` (feature `raw_value`) and `tokio`
