@@ -504,7 +504,9 @@ async fn the_status_command_says_by_its_exit_status_who_is_not_ready_and_who_can
     let tokens = folder.path().join("tokens");
     std::fs::write(&tokens, "a-token-of-this-test\n").unwrap();
     let keys = format!("bearer_tokens = {{ file = {tokens:?} }}");
+    let node = SimulatedNode::start();
     let sidecar = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
+        .node(node.address())
         .admin_api()
         .replacing("[admin_api_server]\n", &format!("[admin_api_server]\n{keys}\n"))
         .rpc(port.number(), away.address())
