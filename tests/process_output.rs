@@ -237,6 +237,21 @@ async fn notification(manager: &UnixDatagram) -> String {
     String::from_utf8(message[..length].to_vec()).unwrap()
 }
 
+/// Takes messages until there is one like that.
+async fn notification_that(manager: &UnixDatagram, is_it: impl Fn(&str) -> bool) {
+    let mut others = Vec::new();
+    let begun = std::time::Instant::now();
+    loop {
+        let message = notification(manager).await;
+        if is_it(&message) {
+            return;
+        }
+        others.push(message);
+        others.dedup();
+        assert!(begun.elapsed() < Duration::from_secs(30), "{others:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_service_manager_is_notified_of_the_start_the_life_and_the_end() {
     let folder = tempfile::tempdir().unwrap();
@@ -259,17 +274,11 @@ async fn a_service_manager_is_notified_of_the_start_the_life_and_the_end() {
     let story = EndlessStory::render(1, 10);
     node.push_all((0..2).map(|number| story.payload(number)));
     live.read_until_id(1).await;
-    let mut messages = Vec::new();
-    while !messages.contains(&"STATUS=serving; log casper has events 0 to 1\nWATCHDOG=1".to_owned()) {
-        messages.push(notification(&manager).await);
-    }
+    notification_that(&manager, |message| message == "STATUS=serving; log casper has events 0 to 1\nWATCHDOG=1").await;
     // The same state is not sent again.
     assert_eq!([notification(&manager).await, notification(&manager).await], ["WATCHDOG=1"; 2]);
     assert!(sidecar.terminate().success());
-    let mut left = Vec::new();
-    while !left.iter().any(|message: &String| message.starts_with("STOPPING=1\nSTATUS=")) {
-        left.push(notification(&manager).await);
-    }
+    notification_that(&manager, |message| message.starts_with("STOPPING=1\nSTATUS=")).await;
 }
 
 #[tokio::test]

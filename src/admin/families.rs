@@ -46,6 +46,7 @@ struct Sample {
 #[derive(Debug)]
 enum Value {
     Count(u64),
+    Whole(i64),
     Number(f64),
     /// Each bucket has the values that are in no smaller one.
     Distribution {
@@ -112,6 +113,7 @@ impl Family {
             Value::Count(count) if is_counter => encoder.encode_counter::<NoLabelSet, _, u64>(count, None),
             Value::Number(number) if is_counter => encoder.encode_counter::<NoLabelSet, _, u64>(number, None),
             Value::Count(count) => encoder.encode_gauge(count),
+            Value::Whole(number) => encoder.encode_gauge(number),
             Value::Number(number) => encoder.encode_gauge(number),
             Value::Distribution { sum, count, buckets } => {
                 encoder.encode_histogram::<NoLabelSet>(*sum, *count, buckets, None)
@@ -164,6 +166,11 @@ impl Samples<'_> {
     /// Adds the value of one set of labels.
     pub(super) fn sample(&mut self, labels: &[(&'static str, &str)], value: f64) -> &mut Self {
         self.add(labels, Value::Number(value))
+    }
+
+    /// The same, of a whole number that may be below 0.
+    pub(super) fn whole(&mut self, labels: &[(&'static str, &str)], value: i64) -> &mut Self {
+        self.add(labels, Value::Whole(value))
     }
 
     /// The same, of a count.

@@ -115,10 +115,10 @@ fn fronts(group: &mut Group<'_>, fronts: &[NamedFront]) {
 fn nodes(group: &mut Group<'_>, parts: &Parts) {
     let mut statuses = group.gauge("node_statuses", NODE_STATUSES);
     for source in parts.sources() {
-        statuses.sample(&[("node", &source.name)], f64::from(source.counters.status.number()));
+        statuses.whole(&[("node", &source.name)], source.counters.status.number().into());
     }
     for source in parts.logs.iter().flat_map(|logged| &logged.other_sources) {
-        statuses.sample(&[("node", &source.name)], f64::from(source.counters.status.number()));
+        statuses.whole(&[("node", &source.name)], source.counters.status.number().into());
     }
     // A counter's name should end with `_total`, as `promtool check metrics` says; but people's alerts ask for this one,
     // which is the reference's.

@@ -1,7 +1,7 @@
 //! What a service manager is notified of: that Sidecar serves, what it does, that it lives, and that it ends.
 //!
 //! The protocol is systemd's `sd_notify`: datagrams to the socket that `NOTIFY_SOCKET` names. Where nobody set that variable,
-//! nothing is sent. A message that the manager does not take is dropped: it makes no difference to anything else.
+//! nothing is sent. A message that the manager does not take makes no difference to anything else, and is part of the next one.
 
 use std::io;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -29,7 +29,14 @@ struct Notifying {
 
 struct Shared {
     socket: UnixDatagram,
-    phase: Mutex<Phase>,
+    report: Mutex<Report>,
+}
+
+/// What the manager is to know, and what of it is not sent yet: its queue may be full.
+struct Report {
+    phase: Phase,
+    owed: &'static str,
+    sent_state: String,
 }
 
 /// Where the process is in its life.
@@ -57,7 +64,7 @@ impl ServiceManager {
     }
 
     fn notifying(socket: UnixDatagram, watchdog: Option<Duration>) -> Self {
-        let shared = Arc::new(Shared { socket, phase: Mutex::new(Phase::Starting) });
+        let shared = Arc::new(Shared { socket, report: Mutex::new(Report::new()) });
         let ticks = tokio::spawn(tick(Arc::clone(&shared), watchdog)).abort_handle();
         ServiceManager(Some(Notifying { shared, ticks }))
     }
@@ -65,16 +72,14 @@ impl ServiceManager {
     /// All servers take requests.
     pub(super) fn is_serving(&self, logs: Vec<NamedLog>) {
         if let Some(Notifying { shared, .. }) = &self.0 {
-            shared.send(&format!("READY=1\n{}", status(&logs)));
-            shared.enter(Phase::Serving(logs));
+            shared.enter(Phase::Serving(logs), "READY=1");
         }
     }
 
     /// The end was asked for.
     pub(super) fn is_stopping(&self) {
         if let Some(Notifying { shared, .. }) = &self.0 {
-            shared.enter(Phase::Stopping);
-            shared.send("STOPPING=1\nSTATUS=storing what was received, then closing the logs");
+            shared.enter(Phase::Stopping, "STOPPING=1\nSTATUS=storing what was received, then closing the logs");
         }
     }
 }
@@ -92,43 +97,51 @@ async fn tick(shared: Arc<Shared>, watchdog: Option<Duration>) {
     let period = watchdog.map_or(PERIOD, |time| PERIOD.min(time / 3)).max(Duration::from_millis(1));
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut said = String::new();
     loop {
         ticks.tick().await;
         // The clock ticks, and a new task is run.
         if tokio::spawn(async {}).await.is_err() {
             return;
         }
-        let state = shared.state();
-        let mut message = if state == said { String::new() } else { state.clone() };
-        // More time has to be given again and again.
-        if state != START_EXTENSION {
-            said = state;
-        }
-        if watchdog.is_some() {
-            message.push_str("\nWATCHDOG=1");
-        }
-        shared.send(message.trim_start());
+        shared.report(if watchdog.is_some() { "WATCHDOG=1" } else { "" });
     }
 }
 
 impl Shared {
-    fn enter(&self, phase: Phase) {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    fn enter(&self, phase: Phase, announcement: &'static str) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        (report.phase, report.owed) = (phase, announcement);
+        drop(report);
+        self.report("");
+    }
+
+    /// Sends what the manager does not know yet, and `sign`.
+    fn report(&self, sign: &str) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = report.state();
+        let news = if state == report.sent_state { "" } else { &state };
+        let lines: Vec<&str> = [report.owed, news, sign].into_iter().filter(|line| !line.is_empty()).collect();
+        if !lines.is_empty() && self.socket.send(lines.join("\n").as_bytes()).is_ok() {
+            report.owed = "";
+            // More time has to be given again and again.
+            if state != START_EXTENSION {
+                report.sent_state = state;
+            }
+        }
+    }
+}
+
+impl Report {
+    fn new() -> Self {
+        Report { phase: Phase::Starting, owed: "", sent_state: String::new() }
     }
 
     /// What the manager is to know of the present phase.
     fn state(&self) -> String {
-        match &*self.phase.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &self.phase {
             Phase::Starting => START_EXTENSION.to_owned(),
             Phase::Serving(logs) => status(logs),
             Phase::Stopping => String::new(),
-        }
-    }
-
-    fn send(&self, message: &str) {
-        if !message.is_empty() {
-            let _ = self.socket.send(message.as_bytes());
         }
     }
 }
@@ -201,9 +214,22 @@ mod tests {
         service.is_serving(Vec::new());
         assert_eq!(messages(&manager), ["READY=1\nSTATUS=serving; no log"]);
         tokio::time::sleep(PERIOD * 3).await;
-        assert_eq!(messages(&manager), ["STATUS=serving; no log"]);
+        assert_eq!(messages(&manager), [""; 0], "the same state is not sent again");
         service.is_stopping();
         assert!(messages(&manager)[0].starts_with("STOPPING=1\n"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_full_queue_did_not_take_is_sent_once_there_is_room() {
+        let (manager, process) = pair();
+        let queue = process.try_clone().unwrap();
+        queue.set_nonblocking(true).unwrap();
+        let service = ServiceManager::notifying(process, None);
+        while queue.send(b"in the way").is_ok() {}
+        service.is_serving(Vec::new());
+        assert!(messages(&manager).iter().all(|message| message == "in the way"));
+        tokio::time::sleep(PERIOD * 2).await;
+        assert_eq!(messages(&manager), ["READY=1\nSTATUS=serving; no log"]);
     }
 
     #[test]
