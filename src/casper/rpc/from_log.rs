@@ -79,7 +79,7 @@ impl LogAnswers {
                 return None;
             };
             let execution_info = answers.execution_info(hash);
-            Some(FoundTransaction { transaction, execution_info })
+            Some(FoundTransaction { transaction, execution_info }).filter(FoundTransaction::can_be_shown)
         })
         .await
     }

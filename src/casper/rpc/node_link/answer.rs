@@ -23,6 +23,7 @@ use casper_types::{
 use serde::Serialize;
 
 use super::frame::LENGTH_BYTES;
+use super::shown::{Budget, Shown, TooLarge};
 use super::{LinkError, request};
 
 /// The most that is decoded of a block's transfers, which are in a form that says itself how much memory it takes.
@@ -124,7 +125,9 @@ impl Answer {
 
     /// The value, of whatever kind the answer says it is.
     pub(crate) fn decode<T: NodeValue>(&self) -> Result<T, LinkError> {
-        T::decode(&self.payload)
+        let value = T::decode(&self.payload)?;
+        value.measure(&mut Budget::of_an_answer())?;
+        Ok(value)
     }
 }
 
@@ -134,30 +137,40 @@ pub(crate) trait NodeValue: Sized {
     const KIND: ResponseType;
 
     fn decode(payload: &[u8]) -> Result<Self, LinkError>;
+
+    /// Takes what showing it needs out of the budget; most values are shown in about their own size.
+    fn measure(&self, _: &mut Budget) -> Result<(), TooLarge> {
+        Ok(())
+    }
 }
 
-/// Values in bytesrepr: each of these fields after the other.
+/// Values in bytesrepr: each of these fields after the other. Those after `shows` are measured.
 macro_rules! fields {
-    ($($kind:ident => $type:ty { $($field:ident),* })*) => {
+    ($($kind:ident => $type:ty { $($field:ident),* $(; shows $($shown:ident),*)? })*) => {
         $(impl FromBytes for $type {
             fn from_bytes(bytes: &[u8]) -> Result<(Self, &[u8]), bytesrepr::Error> {
                 $(let ($field, bytes) = FromBytes::from_bytes(bytes)?;)*
                 Ok((Self { $($field),* }, bytes))
             }
         }
-        sent_as!($kind => $type);)*
+        sent_as!($kind => $type $(, shows $($shown),*)?);)*
     };
 }
 
 macro_rules! sent_as {
     ($($kind:ident => $type:ty;)*) => { $(sent_as!($kind => $type);)* };
-    ($kind:ident => $type:ty) => {
+    ($kind:ident => $type:ty $(, shows $($shown:ident),*)?) => {
         impl NodeValue for $type {
             const KIND: ResponseType = ResponseType::$kind;
 
             fn decode(payload: &[u8]) -> Result<Self, LinkError> {
                 Ok(bytesrepr::deserialize_from_slice(payload)?)
             }
+
+            $(fn measure(&self, budget: &mut Budget) -> Result<(), TooLarge> {
+                $(self.$shown.measure(budget)?;)*
+                Ok(())
+            })?
         }
     };
 }
@@ -169,14 +182,13 @@ sent_as! {
     ChainspecRawBytes => ChainspecRawBytes;
     Peers => Peers;
     ProtocolVersion => ProtocolVersion;
-    StoredValues => Vec<StoredValue>;
 }
 
 fields! {
-    GlobalStateQueryResult => StateItem { value, proofs }
-    DictionaryQueryResult => FoundDictionaryItem { key, item }
+    GlobalStateQueryResult => StateItem { value, proofs; shows value }
+    DictionaryQueryResult => FoundDictionaryItem { key, item; shows item }
     BalanceResponse => Balance { total_balance, available_balance, total_balance_proof, holds }
-    TransactionWithExecutionInfo => FoundTransaction { transaction, execution_info }
+    TransactionWithExecutionInfo => FoundTransaction { transaction, execution_info; shows transaction, execution_info }
     Reward => Reward { reward_amount, era_id, delegation_rate, switch_block_hash }
     ConsensusValidatorChanges => ValidatorChanges { by_validator }
     GetTrieFullResult => Trie { bytes }
@@ -191,7 +203,19 @@ fields! {
         available_block_range, block_sync, latest_switch_block_hash
     }
     SpeculativeExecutionResult => SpeculativeExecution {
-        transfers, limit, consumed, effects, messages, error, block_hash
+        transfers, limit, consumed, effects, messages, error, block_hash; shows effects
+    }
+}
+
+impl NodeValue for Vec<StoredValue> {
+    const KIND: ResponseType = ResponseType::StoredValues;
+
+    fn decode(payload: &[u8]) -> Result<Self, LinkError> {
+        Ok(bytesrepr::deserialize_from_slice(payload)?)
+    }
+
+    fn measure(&self, budget: &mut Budget) -> Result<(), TooLarge> {
+        Shown::measure(self, budget)
     }
 }
 
@@ -223,6 +247,13 @@ pub(crate) struct Balance {
 pub(crate) struct FoundTransaction {
     pub(crate) transaction: Transaction,
     pub(crate) execution_info: Option<ExecutionInfo>,
+}
+
+impl FoundTransaction {
+    /// Whether its JSON stays within the memory that an answer may take.
+    pub(crate) fn can_be_shown(&self) -> bool {
+        self.measure(&mut Budget::of_an_answer()).is_ok()
+    }
 }
 
 /// A validator's or a delegator's reward; its fields are the result's.

@@ -5,6 +5,7 @@
 //!
 //! - `request`, `answer`: what is asked and answered, and its bytes.
 //! - `node_error`: what the node's error codes say.
+//! - `shown`: how much memory an answer takes as JSON.
 //! - `frame`: where one message ends and the next begins.
 //! - `connection`: one TCP connection, many requests at once.
 //! - `counters`: what happened, for the metrics.
@@ -18,6 +19,7 @@ mod counters;
 mod frame;
 mod node_error;
 mod request;
+mod shown;
 
 #[cfg(test)]
 mod tests;
