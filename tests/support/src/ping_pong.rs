@@ -142,7 +142,9 @@ impl PingPong {
         let reflection = BoxCloneSyncService::new(reflection);
         let service = PingPongService { shared: Arc::clone(&shared), reflection };
         let mut running = JoinSet::new();
-        running.spawn(async move { server.serve_with_incoming(service, TcpIncoming::from(listener)).await.unwrap() });
+        running.spawn(async move {
+            server.serve_with_incoming(service, TcpIncoming::from(listener).with_nodelay(Some(true))).await.unwrap()
+        });
         PingPong { address, shared, _server: running }
     }
 
