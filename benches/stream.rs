@@ -81,12 +81,13 @@ fn measure(events: u64) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     for _ in 0..RUNS {
         bare.push(bare_socket(raw_bytes)?);
-        for ((_, chunks, query, header), results) in modes.iter().zip(&mut runs) {
-            results.push(replay(&runtime, &log, events, *chunks, query, header)?);
-        }
+        // Right before the mode that it is compared with.
         let address = recorded.serve(&runtime, &recorded_log, watch::channel(recorded_log.head()).1)?;
         let target = format!("{RECORDED_PATH}?start_from=0&until={}", events - 1);
         of_recorded.push(run_client(&["client", &address.to_string(), &target, ""])?);
+        for ((_, chunks, query, header), results) in modes.iter().zip(&mut runs) {
+            results.push(replay(&runtime, &log, events, *chunks, query, header)?);
+        }
     }
     let yardstick = events as f64 / median(bare).as_secs_f64();
     println!("{events} events, {:.2} GB", raw_bytes as f64 / 1e9);
