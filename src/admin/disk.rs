@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
-use sidecar_log_format::{Log, Read, Sequence, Timestamp};
+use sidecar_log_format::Timestamp;
 
 use super::Logged;
+use crate::engine::ingest::received_at;
 use crate::engine::storage_folder::segments;
 use crate::rfc3339;
 
@@ -119,15 +120,6 @@ impl Growth {
 fn available_bytes(directory: &Path) -> Option<u64> {
     let device = rustix::fs::statvfs(directory).ok()?;
     Some(device.f_bavail.saturating_mul(device.f_frsize))
-}
-
-/// When an event was received.
-fn received_at(log: &Log, sequence: Sequence) -> Option<Timestamp> {
-    match log.read_cached(sequence).map_or_else(|| log.read_alone(sequence), Ok) {
-        Ok(Read::Events { block, index }) => Some(block.row(index)?.received()),
-        Ok(Read::Large(event)) => Some(event.shape().row(0)?.received()),
-        _ => None,
-    }
 }
 
 /// As RFC 3339 has it.

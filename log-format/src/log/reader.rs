@@ -14,7 +14,7 @@ use super::{
     state::{Active, Reading, Shared},
 };
 use crate::{
-    ApiVersion, Block, Error, Missing, Result, Sequence,
+    ApiVersion, Block, Error, Missing, Result, Row, Sequence,
     block::{self, BLOCK_HEADER_BYTES},
     buffers,
     cache::BlockCache,
@@ -80,6 +80,18 @@ pub enum Read {
     },
     /// Nothing yet: the sequence is the head's or beyond.
     End,
+}
+
+impl Read {
+    /// What is known about the event, if there is one. A large event's row has no wire bytes.
+    #[must_use]
+    pub fn row(&self) -> Option<Row<'_>> {
+        match self {
+            Read::Events { block, index } => block.row(*index),
+            Read::Large(event) => event.shape().row(0),
+            Read::Missing { .. } | Read::End => None,
+        }
+    }
 }
 
 /// A log open for reading. Clones share everything.

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sidecar_log_format::storage::{Directory, Storage};
-use sidecar_log_format::{Durability, Head, Log, Opened, Read, Recovery, Sequence, WriteOptions, Writer};
+use sidecar_log_format::{Durability, Head, Log, Opened, Recovery, Sequence, WriteOptions, Writer};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::dialect::Dialect;
@@ -259,12 +259,13 @@ impl LiveLog {
 /// When the newest stored event was received, if it can be read.
 #[must_use]
 pub fn newest_received(log: &Log) -> Option<Timestamp> {
-    let newest = log.head().next_sequence.checked_sub(1)?;
-    match log.read_cached(newest).map_or_else(|| log.read(newest), Ok) {
-        Ok(Read::Events { block, index }) => Some(block.row(index)?.received()),
-        Ok(Read::Large(event)) => Some(event.shape().row(0)?.received()),
-        _ => None,
-    }
+    received_at(log, log.head().next_sequence.checked_sub(1)?)
+}
+
+/// When an event was received, if it can be read.
+#[must_use]
+pub fn received_at(log: &Log, sequence: Sequence) -> Option<Timestamp> {
+    Some(log.read_alone(sequence).ok()?.row()?.received())
 }
 
 fn cannot_make(path: &Path) -> impl Fn(io::Error) -> IngestError {

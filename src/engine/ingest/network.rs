@@ -1,6 +1,6 @@
 //! Which network a log holds events of: that of the newest event that names one.
 
-use sidecar_log_format::{Log, Read, Result, Sequence};
+use sidecar_log_format::{Log, Result, Sequence};
 
 /// How often an older event is tried where the newest cannot be read or does not tell.
 const TRIES_MAX: u32 = 32;
@@ -18,11 +18,7 @@ pub(super) fn newest_network(log: &Log) -> Result<Option<String>> {
 }
 
 fn network_of(log: &Log, sequence: Sequence) -> Result<Option<String>> {
-    let network = match log.read_alone(sequence)? {
-        Read::Events { block, index } => block.row(index).map(|row| row.network().to_owned()),
-        Read::Large(event) => event.shape().row(0).map(|row| row.network().to_owned()),
-        Read::Missing { .. } | Read::End => None,
-    };
+    let network = log.read_alone(sequence)?.row().map(|row| row.network().to_owned());
     Ok(network.filter(|network| !network.is_empty()))
 }
 
