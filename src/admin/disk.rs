@@ -2,12 +2,12 @@
 //!
 //! Measured at most once in [`MEASURED_FOR`], however many ask. It reads files, so it belongs on a thread that may block.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 use sidecar_log_format::Timestamp;
+use sidecar_log_format::storage::{Directory, Storage};
 
 use super::Logged;
 use crate::engine::ingest::received_at;
@@ -62,8 +62,8 @@ impl Disk {
     fn of(logged: &Logged) -> Disk {
         let Logged { log, log_directory, space_limits, .. } = logged;
         let (segments, bytes) = segments(log_directory).ok().unzip();
-        let available_bytes =
-            available_bytes(log_directory).map(|free| free.saturating_sub(space_limits.free_bytes_min));
+        let free_bytes = Directory::at(log_directory).free_space().ok();
+        let available_bytes = free_bytes.map(|free| free.saturating_sub(space_limits.free_bytes_min));
         let newest = log.head().next_sequence.checked_sub(1).filter(|newest| log.oldest() <= *newest);
         let oldest_received_at = newest.and_then(|_| received_at(log, log.oldest()));
         let newest_received_at = newest.and_then(|newest| received_at(log, newest));
@@ -115,11 +115,6 @@ impl Growth {
         let days = available as f64 / self.bytes_per_day;
         (days.is_finite() && largest.is_none_or(|largest| largest > full)).then_some(days)
     }
-}
-
-fn available_bytes(directory: &Path) -> Option<u64> {
-    let device = rustix::fs::statvfs(directory).ok()?;
-    Some(device.f_bavail.saturating_mul(device.f_frsize))
 }
 
 /// As RFC 3339 has it.
