@@ -64,8 +64,8 @@ impl Disk {
         let (segments, bytes) = segments(log_directory).ok().unzip();
         let free_bytes = Directory::at(log_directory).free_space().ok();
         let available_bytes = free_bytes.map(|free| free.saturating_sub(space_limits.free_bytes_min));
-        let newest = log.head().next_sequence.checked_sub(1).filter(|newest| log.oldest() <= *newest);
-        let oldest_received_at = newest.and_then(|_| received_at(log, log.oldest()));
+        let (oldest, newest) = log.ends().unzip();
+        let oldest_received_at = oldest.and_then(|oldest| received_at(log, oldest));
         let newest_received_at = newest.and_then(|newest| received_at(log, newest));
         let kept = oldest_received_at.zip(newest_received_at);
         let kept = kept.map(|(oldest, newest)| Duration::from_micros(newest.saturating_sub(oldest)));

@@ -205,15 +205,13 @@ fn rest(parts: &Parts) -> Option<Rest> {
 }
 
 fn log(logged: &Logged, disk: Disk) -> Log<'_> {
-    let head = logged.log.head();
-    let oldest = logged.log.oldest();
-    let newest = head.next_sequence.checked_sub(1).filter(|newest| oldest <= *newest);
+    let (oldest, newest) = logged.log.ends().unzip();
     Log {
         name: &logged.name,
         dialect: logged.log.dialect(),
         id: hex::encode(logged.log.id()),
-        epoch: head.epoch,
-        oldest: newest.map(|_| oldest),
+        epoch: logged.log.head().epoch,
+        oldest,
         newest,
         newest_height: logged.ingest.highest_ordinal.get(),
         waits_for_room: logged.ingest.waits_for_room.get(),

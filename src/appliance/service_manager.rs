@@ -148,9 +148,9 @@ impl Report {
 
 /// The line that `systemctl status` shows.
 fn status(logs: &[NamedLog]) -> String {
-    let state = |NamedLog { name, log, .. }: &NamedLog| match log.head().next_sequence.checked_sub(1) {
-        Some(newest) if log.oldest() <= newest => format!("log {name} has events {} to {newest}", log.oldest()),
-        _ => format!("log {name} is empty"),
+    let state = |NamedLog { name, log, .. }: &NamedLog| match log.ends() {
+        Some((oldest, newest)) => format!("log {name} has events {oldest} to {newest}"),
+        None => format!("log {name} is empty"),
     };
     let states: Vec<String> = logs.iter().map(state).collect();
     let states = if states.is_empty() { "no log".to_owned() } else { states.join("; ") };

@@ -144,6 +144,13 @@ impl Log {
             .unwrap_or_else(|| self.head().next_sequence)
     }
 
+    /// The oldest retained and the newest stored sequence; `None` while the log holds no event.
+    #[must_use]
+    pub fn ends(&self) -> Option<(Sequence, Sequence)> {
+        let (oldest, next) = (self.oldest(), self.head().next_sequence);
+        next.checked_sub(1).filter(|newest| oldest <= *newest).map(|newest| (oldest, newest))
+    }
+
     /// The first sequence that the log has to hold: retention has dropped those before it. It is below [`Log::oldest`] where
     /// the oldest segments are lost.
     #[must_use]

@@ -254,7 +254,6 @@ impl fmt::Display for Ahead {
 }
 
 fn retained_range(log: &Log) -> Option<HeaderValue> {
-    let (oldest, next) = (log.oldest(), log.head().next_sequence);
-    let newest = next.checked_sub(1).filter(|newest| oldest <= *newest)?;
+    let (oldest, newest) = log.ends()?;
     HeaderValue::from_str(&format!("{oldest}-{newest}")).ok()
 }
