@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::time::{Duration, UNIX_EPOCH};
 
+use serde::Serializer;
 use sidecar_log_format::Timestamp;
 
 /// The last microsecond that RFC 3339 can name: the year 10000 has too many digits.
@@ -11,6 +12,14 @@ pub const LAST: Timestamp = 253_402_300_799_999_999;
 /// A time in UTC, with microseconds; what is later than [`LAST`] shows as that.
 pub fn format(time: Timestamp) -> impl Display {
     humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(time.min(LAST)))
+}
+
+/// Serialises a time as [`format`] writes it.
+pub(crate) fn as_time<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => serializer.collect_str(&format(*time)),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// Reads a time as RFC 3339 has it, in microseconds since the Unix epoch. A `+` before the offset that came unescaped, as a

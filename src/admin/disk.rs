@@ -5,14 +5,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use sidecar_log_format::Timestamp;
 use sidecar_log_format::storage::{Directory, Storage};
 
 use super::Logged;
 use crate::engine::ingest::received_at;
 use crate::engine::storage_folder::segments;
-use crate::rfc3339;
+use crate::rfc3339::as_time;
 
 /// How long a measurement is used.
 const MEASURED_FOR: Duration = Duration::from_secs(5);
@@ -114,14 +114,6 @@ impl Growth {
         let full = self.bytes + available as f64;
         let days = available as f64 / self.bytes_per_day;
         (days.is_finite() && largest.is_none_or(|largest| largest > full)).then_some(days)
-    }
-}
-
-/// As RFC 3339 has it.
-pub(super) fn as_time<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => serializer.collect_str(&rfc3339::format(*time)),
-        None => serializer.serialize_none(),
     }
 }
 

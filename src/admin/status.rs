@@ -12,7 +12,7 @@ use std::time::Instant;
 use serde::Serialize;
 use sidecar_log_format::{Kind, Sequence, Timestamp};
 
-use super::disk::{Disk, Disks, as_time};
+use super::disk::{Disk, Disks};
 use super::readiness::why_not_ready;
 use super::{Follower, Logged, Parts, Role};
 use crate::build_info::{Build, build};
@@ -25,6 +25,7 @@ use crate::engine::source::now;
 use crate::engine::source::watch::SourceWatch;
 use crate::engine::stream::{ClassLag, ReaderClass};
 use crate::grpc::StreamCounters;
+use crate::rfc3339::{self, as_time};
 use crate::telemetry::{Warning, recent_warnings};
 
 /// What `/status` answers.
@@ -32,8 +33,7 @@ use crate::telemetry::{Warning, recent_warnings};
 pub(super) struct Status<'a> {
     version: &'static str,
     commit: &'static str,
-    #[serde(serialize_with = "as_time")]
-    now: Option<Timestamp>,
+    now: String,
     uptime_seconds: u64,
     is_ready: bool,
     /// Why it is not.
@@ -163,7 +163,7 @@ impl<'a> Status<'a> {
         Status {
             version,
             commit,
-            now: Some(now()),
+            now: rfc3339::format(now()).to_string(),
             uptime_seconds: started.elapsed().as_secs(),
             is_ready: why_not_ready.is_none(),
             why_not_ready,
