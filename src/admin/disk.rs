@@ -2,7 +2,7 @@
 //!
 //! Measured at most once in [`MEASURED_FOR`], however many ask. It reads files, so it belongs on a thread that may block.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -22,7 +22,7 @@ const DAY: f64 = 24.0 * 3600.0;
 
 /// The measurements in use, in the order of the logs.
 #[derive(Debug, Default)]
-pub(super) struct Disks(Mutex<Option<(Instant, Arc<[Disk]>)>>);
+pub(super) struct Disks(Mutex<Option<(Instant, Vec<Disk>)>>);
 
 /// What a log takes on its device.
 #[derive(Clone, Debug, Serialize)]
@@ -45,15 +45,15 @@ pub(super) struct Disk {
 }
 
 impl Disks {
-    pub(super) fn of(&self, logs: &[Logged]) -> Arc<[Disk]> {
+    pub(super) fn of(&self, logs: &[Logged]) -> Vec<Disk> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((measured, disks)) = &*known
             && measured.elapsed() < MEASURED_FOR
         {
-            return Arc::clone(disks);
+            return disks.clone();
         }
-        let disks: Arc<[Disk]> = logs.iter().map(Disk::of).collect();
-        *known = Some((Instant::now(), Arc::clone(&disks)));
+        let disks: Vec<Disk> = logs.iter().map(Disk::of).collect();
+        *known = Some((Instant::now(), disks.clone()));
         disks
     }
 }

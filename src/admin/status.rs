@@ -159,7 +159,7 @@ impl<'a> Status<'a> {
         let grpc_streams = parts.grpc.as_ref().map(|watch| watch.streams.iter().map(grpc_stream).collect());
         let Build { version, commit, .. } = build();
         let disks = disks.of(&parts.logs);
-        let logs = parts.logs.iter().zip(&*disks).map(|(logged, disk)| log(logged, disk.clone()));
+        let logs = parts.logs.iter().zip(disks).map(|(logged, disk)| log(logged, disk));
         Status {
             version,
             commit,
