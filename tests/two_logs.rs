@@ -21,7 +21,6 @@ use serde::Deserialize;
 use sidecar::admin::{self, AdminOptions, Logged, Parts};
 use sidecar::casper::dialect::Casper;
 use sidecar::casper::events;
-use sidecar::casper::rest::LogPages;
 use sidecar::casper::source::{self, NamedSource, NodeOptions as CasperNode};
 use sidecar::engine::dialect::{Dialect, Facts, Identity, write_options};
 use sidecar::engine::http::ListenOptions;
@@ -288,16 +287,7 @@ async fn run(role: Role, serving: impl FnOnce(Addresses), end: impl Future<Outpu
     let router = Router::new().route("/tides", axum::routing::get(tides)).with_state(state);
     servers.spawn(tides_port.serve(router, cut.clone().cancelled_owned()));
     servers.spawn(casper_server.run(cut.clone().cancelled_owned()));
-    let parts = Parts {
-        logs,
-        log_pages: LogPages::new(Vec::new(), None),
-        rest: None,
-        database: None,
-        rpc: None,
-        grpc: None,
-        fronts: Vec::new(),
-    };
-    servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
+    servers.spawn(admin.run(Parts { logs, ..Parts::default() }, cut.clone().cancelled_owned()));
 
     let mut set = LogSet::default();
     let node = NamedSource { name: role.node.to_string(), counters: Arc::default() };

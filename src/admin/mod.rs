@@ -58,6 +58,7 @@ pub struct AdminOptions {
 }
 
 /// The running parts, as far as they can be looked at.
+#[derive(Default)]
 pub struct Parts {
     /// The logs and what is around each; none where REST answers from another machine's database.
     pub logs: Vec<Logged>,

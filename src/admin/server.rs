@@ -315,16 +315,7 @@ mod tests {
         let options = AdminOptions { port: 0, listen, max_concurrent_requests: 1, max_requests_per_second: 1 };
         let server = Server::bind(&options).unwrap();
         let address = server.local_addr();
-        let parts = Parts {
-            logs: Vec::new(),
-            log_pages: LogPages::new(Vec::new(), None),
-            rest: None,
-            database: None,
-            rpc: None,
-            grpc: None,
-            fronts: Vec::new(),
-        };
-        tokio::spawn(server.run(parts, std::future::pending()));
+        tokio::spawn(server.run(Parts::default(), std::future::pending()));
         let mut scrapes = Vec::new();
         for _ in 0..2 * CONNECTIONS_MAX {
             scrapes.push(ask(address, "/metrics").await);

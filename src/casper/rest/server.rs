@@ -113,6 +113,13 @@ impl Server {
 /// `/logs` and what is below it, for another server: within limits of its own, which cost the clients of REST nothing.
 pub struct LogPages(Arc<Shared>);
 
+impl Default for LogPages {
+    /// Of no log.
+    fn default() -> Self {
+        LogPages::new(Vec::new(), None)
+    }
+}
+
 impl LogPages {
     /// Of these logs. Large answers share what those of `rest` may take, if there is one.
     #[must_use]
