@@ -24,12 +24,12 @@ use sidecar::casper::events;
 use sidecar::casper::source::{self, NamedSource, NodeOptions as CasperNode};
 use sidecar::engine::dialect::{Dialect, Facts, Identity, write_options};
 use sidecar::engine::http::ListenOptions;
-use sidecar::engine::ingest::{self, LiveLog, Retention, Rewriting, identity};
+use sidecar::engine::ingest::{self, Retention, Rewriting, identity};
 use sidecar::engine::log_set::{LogSet, OpenedLog, Sources};
 use sidecar::engine::source::{Batch, Connection, End, LogNetwork, Received};
 use sidecar::engine::storage_folder::LogPlaces;
 use sidecar::engine::stream::{
-    Delivery, Hub, OpenStreams, Port, PortCounters, PortOptions, ReaderClass, Resources, Subscription,
+    Delivery, Hub, OpenStreams, Port, PortOptions, ReaderClass, Resources, Subscription,
 };
 use sidecar_log_format::{ApiVersion, Durability, FrameForm, Kind, RewriteOptions, WriteOptions};
 use sidecar_test_support::client::{Message, Request, SseClient, events as with_ids, get};
@@ -236,23 +236,6 @@ fn casper_sources(node: SocketAddr, counters: NamedSource) -> Sources {
     })
 }
 
-fn logged(name: &str, live: &LiveLog, hub: &Hub, port: &Arc<PortCounters>, folder: &Path) -> Logged {
-    Logged {
-        name: name.into(),
-        log: live.log.clone(),
-        log_directory: LogPlaces::new(folder, name).directory(),
-        space_limits: live.space_limits(),
-        ingest: Arc::clone(&live.counters),
-        sources: Vec::new(),
-        other_sources: Vec::new(),
-        stream: Arc::clone(hub.counters()),
-        stream_port: Arc::clone(port),
-        views: None,
-        followers: Vec::new(),
-        exporters: Vec::new(),
-    }
-}
-
 /// Stores and serves both logs until `end` is done.
 async fn run(role: Role, serving: impl FnOnce(Addresses), end: impl Future<Output = ()>) {
     let local = PortOptions { listen: ListenOptions::on(Ipv4Addr::LOCALHOST), ..PortOptions::default() };
@@ -277,8 +260,8 @@ async fn run(role: Role, serving: impl FnOnce(Addresses), end: impl Future<Outpu
     let addresses =
         Addresses { casper: casper_server.local_addr(), tides: tides_port.local_addr(), admin: admin.local_addr() };
     let logs = vec![
-        logged("casper", &casper.live, &casper_hub, casper_server.counters(), &role.casper_folder),
-        logged("tides", &tide.live, &tides_hub, tides_port.open_streams().counters(), &role.tides_folder),
+        Logged::of("casper", &casper.live, casper_hub.counters(), casper_server.counters()),
+        Logged::of("tides", &tide.live, tides_hub.counters(), tides_port.open_streams().counters()),
     ];
 
     let cut = CancellationToken::new();

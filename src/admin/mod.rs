@@ -114,6 +114,32 @@ pub struct Logged {
     pub exporters: Vec<(&'static str, Arc<export::counters::Counters>)>,
 }
 
+impl Logged {
+    /// A log with its event streams, and nothing else around it.
+    #[must_use]
+    pub fn of(
+        name: &str,
+        live: &ingest::LiveLog,
+        stream: &Arc<stream::HubCounters>,
+        port: &Arc<stream::PortCounters>,
+    ) -> Logged {
+        Logged {
+            name: name.into(),
+            log: live.log.clone(),
+            log_directory: live.log_directory().to_owned(),
+            space_limits: live.space_limits(),
+            ingest: Arc::clone(&live.counters),
+            sources: Vec::new(),
+            other_sources: Vec::new(),
+            stream: Arc::clone(stream),
+            stream_port: Arc::clone(port),
+            views: None,
+            followers: Vec::new(),
+            exporters: Vec::new(),
+        }
+    }
+}
+
 /// A view or an exporter.
 #[derive(Clone, Debug)]
 pub struct Follower {

@@ -1,7 +1,6 @@
 //! The beacon log of a process: its clients, its hub and its server, put together as the configuration says.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -29,7 +28,6 @@ use crate::engine::stream::{Hub, Resources};
 /// A beacon log that is open and whose port is taken.
 pub(super) struct BeaconLog {
     pub(super) live: Arc<LiveLog>,
-    directory: PathBuf,
     hub: Arc<Hub>,
     clients: Vec<(ClientOptions, SourceWatch)>,
     opened: OpenedLog,
@@ -55,7 +53,7 @@ impl BeaconLog {
         for address in server.addresses() {
             info!(%address, "beacon event stream server listens");
         }
-        Ok(BeaconLog { live, directory, hub, clients, opened, server })
+        Ok(BeaconLog { live, hub, clients, opened, server })
     }
 
     /// Where it listens.
@@ -71,18 +69,8 @@ impl BeaconLog {
     /// What of it can be looked at.
     pub(super) fn logged(&self) -> Logged {
         Logged {
-            name: NAME.into(),
-            log: self.live.log.clone(),
-            log_directory: self.directory.clone(),
-            space_limits: self.live.space_limits(),
-            ingest: Arc::clone(&self.live.counters),
-            sources: Vec::new(),
             other_sources: self.clients.iter().map(|(_, watch)| watch.clone()).collect(),
-            stream: Arc::clone(self.hub.counters()),
-            stream_port: Arc::clone(self.server.counters()),
-            views: None,
-            followers: Vec::new(),
-            exporters: Vec::new(),
+            ..Logged::of(NAME, &self.live, self.hub.counters(), self.server.counters())
         }
     }
 

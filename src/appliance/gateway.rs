@@ -1,7 +1,6 @@
 //! The gRPC gateway of a process, with the logs of its recorded streams, put together as the configuration says.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
@@ -31,7 +30,6 @@ pub(super) struct Gateway {
 /// The log of a recorded stream.
 struct RecordedLog {
     name: Box<str>,
-    directory: PathBuf,
     dialect: Arc<Recorded>,
     opened: OpenedLog,
     hub: Arc<Hub>,
@@ -76,20 +74,8 @@ impl Gateway {
 
     /// What of the logs can be looked at.
     pub(super) fn logged(&self) -> impl Iterator<Item = Logged> {
-        self.logs.iter().map(|log| Logged {
-            name: log.name.clone(),
-            log: log.opened.live.log.clone(),
-            log_directory: log.directory.clone(),
-            space_limits: log.opened.live.space_limits(),
-            ingest: Arc::clone(&log.opened.live.counters),
-            sources: Vec::new(),
-            other_sources: Vec::new(),
-            stream: Arc::clone(log.hub.counters()),
-            stream_port: self.server.port_counters(),
-            views: None,
-            followers: Vec::new(),
-            exporters: Vec::new(),
-        })
+        let port = self.server.port_counters();
+        self.logs.iter().map(move |log| Logged::of(&log.name, &log.opened.live, log.hub.counters(), &port))
     }
 
     /// What of the calls and subscriptions can be looked at.
@@ -135,7 +121,7 @@ impl RecordedLog {
         let (log, committed) = (opened.live.log.clone(), opened.live.committed.clone());
         let sources = stream.sources(upstreams, &log, Arc::clone(&dialect));
         let hub = Arc::new(Hub::new(log, committed, Arc::clone(resources), READER_CLASSES));
-        Ok(RecordedLog { name: name.into(), directory, dialect, opened, hub, sources })
+        Ok(RecordedLog { name: name.into(), dialect, opened, hub, sources })
     }
 }
 

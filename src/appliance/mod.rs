@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, error, info};
 
-use crate::admin::{self, Follower, NamedFront, Role};
+use crate::admin::{self, Follower, Logged, NamedFront, Role};
 use crate::casper::events;
 use crate::casper::export::Exporters;
 use crate::casper::rest::{self, LogAnswers, NamedLog, SqlAnswers};
@@ -323,19 +323,12 @@ fn serve(
 
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
-        let logged = admin::Logged {
-            name: LOG_NAME.into(),
-            log: live.log.clone(),
-            log_directory: plan::log_places(storage).directory(),
-            space_limits: live.space_limits(),
-            ingest: Arc::clone(&live.counters),
+        let logged = Logged {
             sources,
-            other_sources: Vec::new(),
-            stream: Arc::clone(hub.counters()),
-            stream_port: Arc::clone(stream.counters()),
             views: views.as_ref().map(|views| views.views().clone()),
             followers,
             exporters: outside.exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),
+            ..Logged::of(LOG_NAME, live, hub.counters(), stream.counters())
         };
         let fronts = fronts(Some(&stream), rest.as_ref(), outside.rpc.as_ref(), outside.others);
         let log_pages = rest::LogPages::new(running.logs.clone(), rest.as_ref());

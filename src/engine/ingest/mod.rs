@@ -175,6 +175,12 @@ impl LiveLog {
         Ok((live, run))
     }
 
+    /// Where the log's segments are.
+    #[must_use]
+    pub fn log_directory(&self) -> &Path {
+        &self.options.log_directory
+    }
+
     /// How much of the log is kept, and how much room it leaves.
     #[must_use]
     pub fn space_limits(&self) -> SpaceLimits {
