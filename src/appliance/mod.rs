@@ -92,27 +92,24 @@ pub(crate) async fn run_without_casper(
     let admin = bind_admin(config)?;
     let answers =
         database.clone().map_or(rest::AnswerFrom::OtherLogs(rest::OtherLogs::default()), rest::AnswerFrom::Database);
-    let rest = config.rest_api_server.as_ref().map(|settings| bind_rest(settings, answers, others.named().collect()));
+    let logs: Vec<NamedLog> = others.named().collect();
+    let has_logs = !logs.is_empty();
+    let rest = config.rest_api_server.as_ref().map(|settings| bind_rest(settings, answers, logs.clone()));
     let rest = rest.transpose()?;
     let rpc = start_rpc(config)?;
     log_addresses(None, rest.as_ref(), admin.as_ref());
     let addresses = Addresses::of(None, rest.as_ref(), admin.as_ref());
-    let running = Running { addresses: others.add_to(addresses), logs: others.named().collect() };
+    let running = Running { addresses: others.add_to(addresses), logs };
     let cut = CancellationToken::new();
     let mut servers = JoinSet::new();
     if let Some(admin) = admin {
-        let fronts = fronts(None, rest.as_ref(), rpc.as_ref(), &others);
-        let log_pages = rest::LogPages::new(others.named().collect(), rest.as_ref());
-        let (rest, rpc) = (rest.as_ref().map(rest::Server::counters), rpc.as_ref().map(|rpc| rpc.watch.clone()));
-        let (logs, grpc) = (others.logged().collect(), others.grpc_watch());
-        let parts = admin::Parts { logs, log_pages, rest, database, rpc, grpc, fronts };
+        let parts = parts(None, &running, rest.as_ref(), rpc.as_ref(), database, &others);
         servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {
         servers.spawn(rest.run(cut.clone().cancelled_owned()));
     }
     let mut logs = LogSet::default();
-    let has_logs = others.named().next().is_some();
     others.start(&mut logs, &mut servers, &cut)?;
     started(running);
     let outcome = tokio::select! {
@@ -330,13 +327,9 @@ fn serve(
             exporters: outside.exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),
             ..Logged::of(LOG_NAME, live, hub.counters(), stream.counters())
         };
-        let fronts = fronts(Some(&stream), rest.as_ref(), outside.rpc.as_ref(), outside.others);
-        let log_pages = rest::LogPages::new(running.logs.clone(), rest.as_ref());
-        let rest = rest.as_ref().map(rest::Server::counters);
-        let rpc = outside.rpc.as_ref().map(|rpc| rpc.watch.clone());
-        let logs = std::iter::once(logged).chain(outside.others.logged()).collect();
-        let (database, grpc) = (outside.database.clone(), outside.others.grpc_watch());
-        let parts = admin::Parts { logs, log_pages, rest, database, rpc, grpc, fronts };
+        let Outside { database, rpc, others, .. } = outside;
+        let parts =
+            parts(Some((logged, &stream)), &running, rest.as_ref(), rpc.as_ref(), database.clone(), others);
         servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {
@@ -372,6 +365,27 @@ fn log_addresses(stream: Option<&events::Server>, rest: Option<&rest::Server>, a
         for address in addresses.unwrap_or_default() {
             info!("the {server} server listens on {address}");
         }
+    }
+}
+
+/// What the admin server shows: Casper's log and its event streams, if there are any, and all else that runs.
+fn parts(
+    casper: Option<(Logged, &events::Server)>,
+    running: &Running,
+    rest: Option<&rest::Server>,
+    rpc: Option<&RunningRpc>,
+    database: Option<SqlAnswers>,
+    others: &OtherLogs,
+) -> admin::Parts {
+    let (logged, stream) = casper.unzip();
+    admin::Parts {
+        logs: logged.into_iter().chain(others.logged()).collect(),
+        log_pages: rest::LogPages::new(running.logs.clone(), rest),
+        rest: rest.map(rest::Server::counters),
+        database,
+        rpc: rpc.map(|rpc| rpc.watch.clone()),
+        grpc: others.grpc_watch(),
+        fronts: fronts(stream, rest, rpc, others),
     }
 }
 
