@@ -8,7 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
@@ -24,7 +24,7 @@ pub(super) struct ServiceManager(Option<Notifying>);
 
 struct Notifying {
     shared: Arc<Shared>,
-    ticks: AbortHandle,
+    _ticks: JoinSet<()>,
 }
 
 struct Shared {
@@ -64,9 +64,10 @@ impl ServiceManager {
     }
 
     fn notifying(socket: UnixDatagram, watchdog: Option<Duration>) -> Self {
-        let shared = Arc::new(Shared { socket, report: Mutex::new(Report::new()) });
-        let ticks = tokio::spawn(tick(Arc::clone(&shared), watchdog)).abort_handle();
-        ServiceManager(Some(Notifying { shared, ticks }))
+        let report = Report { phase: Phase::Starting, owed: "", sent_state: String::new() };
+        let shared = Arc::new(Shared { socket, report: Mutex::new(report) });
+        let ticks = JoinSet::from_iter([tick(Arc::clone(&shared), watchdog)]);
+        ServiceManager(Some(Notifying { shared, _ticks: ticks }))
     }
 
     /// All servers take requests.
@@ -80,14 +81,6 @@ impl ServiceManager {
     pub(super) fn is_stopping(&self) {
         if let Some(Notifying { shared, .. }) = &self.0 {
             shared.enter(Phase::Stopping, "STOPPING=1\nSTATUS=storing what was received, then closing the logs");
-        }
-    }
-}
-
-impl Drop for ServiceManager {
-    fn drop(&mut self) {
-        if let Some(Notifying { ticks, .. }) = &self.0 {
-            ticks.abort();
         }
     }
 }
@@ -132,10 +125,6 @@ impl Shared {
 }
 
 impl Report {
-    fn new() -> Self {
-        Report { phase: Phase::Starting, owed: "", sent_state: String::new() }
-    }
-
     /// What the manager is to know of the present phase.
     fn state(&self) -> String {
         match &self.phase {
