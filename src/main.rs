@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sidecar::admin::overview::{self, Overview};
+use sidecar::admin::overview::Overview;
 use sidecar::build_info::{self, Build};
 use sidecar::command_line::{
     self, Arguments, CheckConfigArguments, Command, InitArguments, PrintConfigArguments, StatusArguments,
@@ -103,9 +103,8 @@ fn run(arguments: Arguments, output: &Output) -> anyhow::Result<ExitCode> {
 
 /// Prints what a running Sidecar says of itself; the exit status says whether it is ready, or cannot be asked.
 fn show_status(StatusArguments { address, token_file, json }: &StatusArguments) -> anyhow::Result<ExitCode> {
-    let options = overview::Options { address: address.clone(), token_file: token_file.clone() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let overview = match runtime.block_on(Overview::ask(&options)) {
+    let overview = match runtime.block_on(Overview::ask(address, token_file.as_deref())) {
         Ok(overview) => overview,
         Err(error) => {
             report(&error.into());
@@ -113,7 +112,7 @@ fn show_status(StatusArguments { address, token_file, json }: &StatusArguments) 
         }
     };
     match json {
-        true => print(&overview.json()?)?,
+        true => print(&overview.json())?,
         false => print(&overview.text(telemetry::shows_colour(&std::io::stdout())))?,
     }
     Ok(if overview.is_ready() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

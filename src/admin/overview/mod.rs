@@ -31,15 +31,6 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// The longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// Whom to ask, and as whom.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The admin server: `HOST:PORT`, or a URL, for instance of a proxy before it.
-    pub address: String,
-    /// The file with the token that the admin server wants.
-    pub token_file: Option<PathBuf>,
-}
-
 /// Why nothing is known of Sidecar.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -99,13 +90,14 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// Asks an admin server.
+    /// Queries the admin server at `address`: `HOST:PORT`, or a URL, for instance of a proxy before it. `token_file` holds the
+    /// token that it wants.
     ///
     /// # Errors
     /// Every [`AskError`].
-    pub async fn ask(options: &Options) -> Result<Overview, AskError> {
-        let address = base(&options.address)?;
-        let headers = options.token_file.as_deref().map(authorization).transpose()?.unwrap_or_default();
+    pub async fn ask(address: &str, token_file: Option<&Path>) -> Result<Overview, AskError> {
+        let address = base(address)?;
+        let headers = token_file.map(authorization).transpose()?.unwrap_or_default();
         let client = match address.scheme() {
             "https" => https_client(CONNECT_TIME_MAX, HeaderMap::new())?,
             // The system's certificates may be missing, and nobody needs them.
@@ -127,11 +119,10 @@ impl Overview {
     }
 
     /// One JSON object, with the whole answer of `/status` in it.
-    ///
-    /// # Errors
-    /// Never, as far as known: all of it was JSON before.
-    pub fn json(&self) -> serde_json::Result<String> {
-        serde_json::to_string_pretty(self).map(|json| json + "\n")
+    #[must_use]
+    pub fn json(&self) -> String {
+        // It cannot fail: all of it was JSON before.
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 
     /// The text for people, in colour if `has_colour`.
