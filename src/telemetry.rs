@@ -164,11 +164,12 @@ mod testing {
         }
     }
 
-    /// The lines that `write` writes, in this form.
-    pub(super) fn logged(format: LogFormat, write: impl FnOnce()) -> String {
+    /// The lines that `write` writes, in this form, as far as the filter shows them.
+    pub(super) fn logged(filter: EnvFilter, format: LogFormat, write: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = tracing_subscriber::registry().with(lines_to(format, false, move || writer.clone()));
+        let lines_written = lines_to(format, false, move || writer.clone());
+        let subscriber = tracing_subscriber::registry().with(filter).with(lines_written);
         tracing::subscriber::with_default(subscriber, write);
         String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
     }
@@ -189,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_line_for_people_has_the_form_of_the_reference() {
-        let text = testing::logged(LogFormat::Text, || {
+        let text = testing::logged(EnvFilter::new("trace"), LogFormat::Text, || {
             let _within = info_span!("log", name = "casper").entered();
             info!(segment = 7, events = "a\nb", "segment sealed");
         });

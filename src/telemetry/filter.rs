@@ -70,40 +70,14 @@ fn is_level_mistyped(directive: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{self, Write};
-    use std::sync::{Arc, Mutex};
-
     use tracing::{debug, error, info, warn};
 
-    use super::super::EVENT_LINES;
+    use super::super::{EVENT_LINES, LogFormat, testing};
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// Which of these lines are shown when `RUST_LOG` is `wanted`.
     fn shown(wanted: Option<&str>) -> Vec<String> {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_env_filter(choose(wanted, DEFAULT_FILTER).filter)
-            .with_writer(move || writer.clone())
-            .with_ansi(false)
-            .without_time()
-            .with_level(false)
-            .with_target(false)
-            .finish();
-        tracing::subscriber::with_default(subscriber, || {
+        let text = testing::logged(choose(wanted, DEFAULT_FILTER).filter, LogFormat::Text, || {
             info!("life");
             debug!("detail");
             info!(target: EVENT_LINES, "event");
@@ -112,8 +86,7 @@ mod tests {
             warn!(target: "another_crate", "concern");
             error!(target: "eventsource_client::client", "noise");
         });
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(str::to_owned).collect()
+        text.lines().filter_map(|line| line.split(' ').next_back()).map(str::to_owned).collect()
     }
 
     #[test]

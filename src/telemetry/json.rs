@@ -143,11 +143,12 @@ fn write_string(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
 mod tests {
     use serde_json::{Value, json};
     use tracing::{info, info_span, warn};
+    use tracing_subscriber::EnvFilter;
 
     use super::super::{LogFormat, testing};
 
     fn lines(write: impl FnOnce()) -> Vec<Value> {
-        let text = testing::logged(LogFormat::Json, write);
+        let text = testing::logged(EnvFilter::new("trace"), LogFormat::Json, write);
         text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
     }
 
@@ -183,7 +184,7 @@ mod tests {
     #[test]
     fn what_others_say_stays_within_its_line_and_does_nothing_to_a_terminal() {
         let said = "a\nERROR b\r\u{1b}[31mé\u{9b}\u{7f}";
-        let text = testing::logged(LogFormat::Json, || info!(said));
+        let text = testing::logged(EnvFilter::new("trace"), LogFormat::Json, || info!(said));
         assert_eq!(text.lines().count(), 1);
         assert!(!text.trim_end().contains(char::is_control), "{text:?}");
         let line: Value = serde_json::from_str(&text).unwrap();
