@@ -8,7 +8,6 @@ use std::fmt::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
-use sidecar_log_format::Timestamp;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
@@ -20,8 +19,8 @@ use crate::rfc3339;
 const WARNINGS_MAX: usize = 50;
 const TEXT_BYTES_MAX: usize = 1 << 10;
 
-/// Those of this process.
-static RECENT: Recent = Recent(Mutex::new(Kept { warnings: VecDeque::new(), count: 0 }));
+/// The warnings of this process.
+static RECENT: Mutex<Kept> = Mutex::new(Kept { warnings: VecDeque::new(), count: 0 });
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -41,7 +40,7 @@ pub struct Warning {
 /// The last warnings and errors, the oldest first.
 #[must_use]
 pub fn recent_warnings() -> Vec<Warning> {
-    RECENT.get()
+    RECENT.lock().unwrap_or_else(PoisonError::into_inner).warnings.iter().cloned().collect()
 }
 
 /// Keeps what is logged as a warning or an error.
@@ -49,29 +48,18 @@ pub(super) struct KeepWarnings;
 
 impl<S: Subscriber> Layer<S> for KeepWarnings {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-        if *event.metadata().level() <= Level::WARN {
-            RECENT.keep(event, now());
+        let metadata = event.metadata();
+        if *metadata.level() > Level::WARN {
+            return;
         }
-    }
-}
-
-struct Recent(Mutex<Kept>);
-
-struct Kept {
-    warnings: VecDeque<Warning>,
-    count: u64,
-}
-
-impl Recent {
-    fn keep(&self, event: &Event<'_>, at: Timestamp) {
         let mut text = Text::default();
         event.record(&mut text);
-        let metadata = event.metadata();
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = rfc3339::format(now()).to_string();
+        let mut kept = RECENT.lock().unwrap_or_else(PoisonError::into_inner);
         kept.count += 1;
         let warning = Warning {
             number: kept.count,
-            at: rfc3339::format(at).to_string(),
+            at,
             level: metadata.level().as_str(),
             target: metadata.target().to_owned(),
             text: text.message + &text.fields,
@@ -81,10 +69,11 @@ impl Recent {
         }
         kept.warnings.push_back(warning);
     }
+}
 
-    fn get(&self) -> Vec<Warning> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).warnings.iter().cloned().collect()
-    }
+struct Kept {
+    warnings: VecDeque<Warning>,
+    count: u64,
 }
 
 /// The message of a line, and its fields.
