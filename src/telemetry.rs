@@ -124,6 +124,14 @@ where
     }
 }
 
+/// `text` with its control characters escaped, as log lines have it.
+pub(crate) fn printable(text: &str) -> String {
+    let mut printed = String::with_capacity(text.len());
+    // A String takes everything.
+    let _ = OneLine { writer: &mut printed }.write_str(text);
+    printed
+}
+
 /// Keeps a line one line, and terminals from acting on it: what a node or client says may be in it.
 struct OneLine<W> {
     writer: W,
@@ -183,9 +191,7 @@ mod tests {
 
     #[test]
     fn what_others_say_stays_within_its_line() {
-        let mut line = String::new();
-        OneLine { writer: &mut line }.write_str("a\nERROR b\r\u{1b}[31mé\u{9b}").unwrap();
-        assert_eq!(line, "a\\nERROR b\\r\\u{1b}[31mé\\u{9b}");
+        assert_eq!(printable("a\nERROR b\r\u{1b}[31mé\u{9b}"), "a\\nERROR b\\r\\u{1b}[31mé\\u{9b}");
     }
 
     #[test]

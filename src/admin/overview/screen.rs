@@ -8,6 +8,7 @@ use sidecar_log_format::{Sequence, Timestamp};
 use super::Overview;
 use super::answer::{Follower, GrpcStream, Log, Lost, Node, Status, Streams};
 use crate::rfc3339;
+use crate::telemetry::printable;
 
 /// Before the facts of a log.
 const MARGIN: &str = "  ";
@@ -223,15 +224,6 @@ fn rounded(seconds: u64) -> String {
 
 fn plural(count: u64, one: &'static str, more: &'static str) -> &'static str {
     if count == 1 { one } else { more }
-}
-
-/// What a server says may come from somewhere else; a terminal must not act on it.
-fn printable(text: &str) -> String {
-    let shown = |character: char| match character.is_control() {
-        true => character.escape_default().to_string(),
-        false => character.to_string(),
-    };
-    text.chars().map(shown).collect()
 }
 
 #[cfg(test)]
