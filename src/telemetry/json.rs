@@ -59,18 +59,19 @@ where
 
 impl<'writer> FormatFields<'writer> for JsonFields {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut members = Members { writer: &mut writer, separator: "", result: Ok(()) };
-        fields.record(&mut members);
-        members.result
+        write_members(&mut writer, "", fields)
     }
 
     fn add_fields(&self, current: &'writer mut FormattedFields<Self>, fields: &Record<'_>) -> fmt::Result {
         let separator = if current.fields.is_empty() { "" } else { "," };
-        let mut writer = current.as_writer();
-        let mut members = Members { writer: &mut writer, separator, result: Ok(()) };
-        fields.record(&mut members);
-        members.result
+        write_members(&mut current.as_writer(), separator, fields)
     }
+}
+
+fn write_members(writer: &mut Writer<'_>, separator: &'static str, fields: impl RecordFields) -> fmt::Result {
+    let mut members = Members { writer, separator, result: Ok(()) };
+    fields.record(&mut members);
+    members.result
 }
 
 /// Writes facts as members.
