@@ -3,11 +3,11 @@
 //! The files are part of the binary and hold no secret. The page asks only the server that it came from, by relative addresses,
 //! so that it works below any prefix of a proxy: `status` as an event stream, and `logs` with what is below it.
 
-use std::sync::LazyLock;
-
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
+
+use crate::engine::http::tags;
 
 /// Nothing from elsewhere, nothing inline, no markup made of text; and no other page may frame it.
 const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
@@ -58,16 +58,6 @@ impl File {
         })
     }
 
-    fn tag(self) -> Option<&'static HeaderValue> {
-        static TAGS: LazyLock<Vec<(File, HeaderValue)>> = LazyLock::new(|| {
-            let tagged = PATHS.iter().map(|(_, file)| {
-                let hash = blake3::hash(file.text().as_bytes()).to_hex();
-                Some((*file, HeaderValue::try_from(format!("\"{}\"", hash.get(..16)?)).ok()?))
-            });
-            tagged.flatten().collect()
-        });
-        TAGS.iter().find(|(file, _)| *file == self).map(|(_, tag)| tag)
-    }
 }
 
 /// Whether a client would rather see the page than a line of text: browsers name HTML, scripts do not.
@@ -78,10 +68,8 @@ pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
 
 /// Answers with a file, or with its tag alone where the client has it.
 pub(super) fn answer(file: File, headers: &HeaderMap) -> Response {
-    let tag = file.tag();
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let mut known = known.flat_map(|value| value.split(',')).map(|known| known.trim().trim_start_matches("W/"));
-    let is_known = tag.is_some_and(|tag| known.any(|known| known.as_bytes() == tag.as_bytes()));
+    let tag = tags::tag(file.text().as_bytes());
+    let is_known = tags::knows(headers, &tag);
     let mut response = Response::new(if is_known { Body::empty() } else { Body::from(file.text()) });
     if is_known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -89,8 +77,8 @@ pub(super) fn answer(file: File, headers: &HeaderMap) -> Response {
     let answer = response.headers_mut();
     answer.insert(header::CONTENT_TYPE, file.media_type());
     answer.extend(HEADERS);
-    if let Some(tag) = tag {
-        answer.insert(header::ETAG, tag.clone());
+    if let Ok(tag) = HeaderValue::try_from(tag) {
+        answer.insert(header::ETAG, tag);
     }
     response
 }
@@ -108,6 +96,7 @@ mod tests {
             for (known, status) in [
                 (tag.to_str().unwrap().to_owned(), StatusCode::NOT_MODIFIED),
                 (format!("\"other\", W/{}", tag.to_str().unwrap()), StatusCode::NOT_MODIFIED),
+                ("*".to_owned(), StatusCode::NOT_MODIFIED),
                 ("\"other\"".to_owned(), StatusCode::OK),
             ] {
                 let headers = HeaderMap::from_iter([(header::IF_NONE_MATCH, known.parse().unwrap())]);

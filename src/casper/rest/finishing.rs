@@ -12,7 +12,7 @@ use super::answers::{Found, SMALL_BYTES};
 use super::coding::Coding;
 use super::failure::Failure;
 use super::memory::FREE_BYTES;
-use crate::engine::http::turns;
+use crate::engine::http::{tags, turns};
 
 /// As many as a small machine has cores.
 const EACH_AT_A_TIME: usize = 2;
@@ -34,7 +34,7 @@ impl Finishing {
     /// The answer with its entity tag.
     pub(super) async fn tagged(&self, found: Found) -> Result<(Found, String), Failure> {
         let tagging = |found: Found| {
-            let tag = tag(&found.body);
+            let tag = tags::tag(&found.body);
             (found, tag)
         };
         // Hashing is fast enough for these.
@@ -77,12 +77,6 @@ impl Finishing {
         };
         tokio::task::spawn_blocking(work).await.map_err(|error| Failure::Storage(error.to_string()))
     }
-}
-
-/// An entity tag that differs whenever the body does, whichever server answers and whatever its log has been through.
-fn tag(body: &[u8]) -> String {
-    let digits: String = blake3::hash(body).to_hex().chars().take(32).collect();
-    format!("\"{digits}\"")
 }
 
 #[cfg(test)]

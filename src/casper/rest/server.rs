@@ -31,7 +31,7 @@ use super::{RestOptions, document, endpoints};
 use crate::casper::keys::{Stage, TransactionType};
 use crate::engine::http::{
     BindError, access::Client, cors::let_pages_read, counters::FrontCounters, front::Front, limits::FrontLimits,
-    turns::Limits,
+    tags, turns::Limits,
 };
 
 /// Connections at a time.
@@ -340,7 +340,7 @@ impl Shared {
         let Answer { found, is_final } = answer;
         let (mut found, tag) = self.finishing.tagged(found).await?;
         let coding = Coding::accepted(headers).filter(|_| COMPRESSED_BYTES.contains(&found.body.len()));
-        let mut response = if knows(headers, &tag) {
+        let mut response = if tags::knows(headers, &tag) {
             empty(StatusCode::NOT_MODIFIED)
         } else {
             if let Some(coding) = coding {
@@ -428,12 +428,6 @@ impl http_body::Body for LargeBody {
 }
 
 const PIECE_BYTES: usize = 64 << 10;
-
-fn knows(headers: &HeaderMap, tag: &str) -> bool {
-    let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let mut tags = values.flat_map(|value| value.split(',')).map(|known| known.trim().trim_start_matches("W/"));
-    tags.any(|known| known == "*" || known == tag)
-}
 
 fn with_type(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));

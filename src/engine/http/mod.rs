@@ -10,7 +10,8 @@
 //! - `descriptors`: how many connections fit into the limit of open files.
 //! - [`access`][]: a client's address, and a debug line per request; `mistake`: a request whose handler panicked.
 //! - [`turns`][]: requests that wait in line.
-//! - [`query`][]: the parameters of a request; [`weights`][]: how much it wants each form of an answer.
+//! - [`query`][]: the parameters of a request; [`weights`][]: how much it wants each form of an answer;
+//!   [`tags`][]: which one it has already.
 //! - [`episode`][]: log lines about what clients can cause as often as they like.
 
 pub mod access;
@@ -30,6 +31,7 @@ pub mod query;
 mod reload;
 #[cfg(test)]
 mod tests;
+pub mod tags;
 mod tls;
 mod tokens;
 pub mod turns;
