@@ -32,7 +32,9 @@ use crate::engine::http::{
     front::Front,
     limits::FrontLimits,
     turns::Limits,
+    weights::names,
 };
+use crate::engine::stream::Framing;
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 64;
@@ -170,7 +172,7 @@ async fn answer(shared: &Arc<Shared>, place: Place, request: Request) -> Respons
         },
         Place::Health => text(StatusCode::OK, "live"),
         Place::Ready => ready(&shared.parts).await,
-        Place::Status => varying(match wants_stream(request.headers()) {
+        Place::Status => varying(match names(request.headers(), &header::ACCEPT, Framing::EventStream.media_type()) {
             // A stream ends when its client is gone, which for HEAD is never.
             true if request.method() == Method::GET => stream(&shared.feed),
             _ => match status(shared).await {
@@ -186,16 +188,11 @@ async fn answer(shared: &Arc<Shared>, place: Place, request: Request) -> Respons
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
-
-fn wants_stream(headers: &HeaderMap) -> bool {
-    headers.get_all(header::ACCEPT).iter().any(|accepted| accepted.as_bytes().starts_with(EVENT_STREAM.as_bytes()))
-}
 
 fn stream(feed: &Feed) -> Response {
     match feed.open() {
         Some(body) => {
-            let mut response = with_type(EVENT_STREAM, body);
+            let mut response = with_type(HeaderValue::from_static(Framing::EventStream.media_type()), body);
             response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             // Asks nginx, and proxies that follow it, to pass a stream on as it comes.
             response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));

@@ -31,7 +31,7 @@ use super::rules::{AnswerKind, Binding, BodyRule, Found, NoRoute, Routes, bindin
 use super::status;
 use super::upstream::{Call, Upstream};
 use crate::engine::http::access::Client;
-use crate::engine::http::weights::{weighed, weight_of};
+use crate::engine::http::weights::names;
 use crate::engine::stream::{Framing, OpenStream, OpenStreams};
 
 /// How long an event stream waits for a first message or error before it begins without.
@@ -270,7 +270,8 @@ impl Streamed<'_> {
         }
         let mut headers = HeaderMap::new();
         let media_type = match framing {
-            Framing::JsonLines if !names_json_lines(&self.head.headers) => {
+            // JSON lines that are not asked for by their own name.
+            Framing::JsonLines if !names(&self.head.headers, &header::ACCEPT, framing.media_type()) => {
                 let raw =
                     first.as_ref().and_then(|first| first.as_ref()?.as_ref().ok()).filter(|_| kind == AnswerKind::Raw);
                 raw.and_then(media_type).unwrap_or(JSON)
@@ -415,12 +416,6 @@ pub(super) fn called(method: &Method, headers: &HeaderMap) -> Result<(Method, bo
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the header X-HTTP-Method-Override does not name a method; set it to GET, PUT, PATCH or DELETE")]
 pub(super) struct BadOverride;
-
-/// Whether JSON lines are asked for by their own name.
-fn names_json_lines(headers: &HeaderMap) -> bool {
-    let accepted: Vec<(&str, f32)> = weighed(headers, &header::ACCEPT).collect();
-    weight_of(&accepted, &[Framing::JsonLines.media_type()]).is_some_and(|weight| weight > 0.0)
-}
 
 pub(super) fn client(head: &Parts) -> Option<SocketAddr> {
     head.extensions.get::<Client>().map(|Client(address)| *address)

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 
-use crate::engine::http::tags;
+use crate::engine::http::{tags, weights};
 
 /// Nothing from elsewhere, nothing inline, no markup made of text; and no other page may frame it.
 const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
@@ -57,13 +57,11 @@ impl File {
             File::Icon => "image/svg+xml",
         })
     }
-
 }
 
 /// Whether a client would rather see the page than a line of text: browsers name HTML, scripts do not.
 pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepted.flat_map(|value| value.split(',')).any(|range| range.trim_start().starts_with("text/html"))
+    weights::names(headers, &header::ACCEPT, "text/html")
 }
 
 /// Answers with a file, or with its tag alone where the client has it.
@@ -110,6 +108,7 @@ mod tests {
         let wants = |accept: &str| is_wanted(&HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]));
         assert!(wants("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"));
         assert!(wants("application/xml, text/html;q=0.5"));
+        assert!(!wants("text/html;q=0, */*"));
         assert!(!wants("*/*") && !wants("application/json") && !is_wanted(&HeaderMap::new()));
     }
 

@@ -15,6 +15,12 @@ pub fn weight_of(weighed: &[(&str, f32)], names: &[&str]) -> Option<f32> {
     names.iter().find_map(weight).map(|(_, weight)| *weight)
 }
 
+/// Whether a request names exactly this in one of these headers, and wants it.
+#[must_use]
+pub fn names(headers: &HeaderMap, header: &HeaderName, wanted: &str) -> bool {
+    weighed(headers, header).any(|(name, weight)| name.eq_ignore_ascii_case(wanted) && weight > 0.0)
+}
+
 /// Whether a client takes zstd, and names no other coding: many clients that name several stop after the first of several
 /// zstd frames.
 #[must_use]
@@ -49,5 +55,7 @@ mod tests {
         assert_eq!(weight_of(&found, &["x/y", "TEXT/HTML", "*/*"]), Some(0.7));
         assert_eq!(weight_of(&found, &["x/y", "*/*"]), Some(0.1));
         assert_eq!(weight_of(&found, &["x/y"]), None);
+        assert!(names(&headers, &header::ACCEPT, "Text/HTML") && names(&headers, &header::ACCEPT, "e/f"));
+        assert!(!names(&headers, &header::ACCEPT, "a/b") && !names(&headers, &header::ACCEPT, "x/y"));
     }
 }
