@@ -73,6 +73,21 @@ pub fn https_client(connection_timeout: Duration, headers: HeaderMap) -> Result<
     client(connection_timeout, headers, tls::with_system_roots())
 }
 
+/// The body of an answer; `None` if it is longer than `bytes_max`.
+///
+/// # Errors
+/// When the body does not come whole.
+pub async fn body_up_to(mut response: reqwest::Response, bytes_max: usize) -> reqwest::Result<Option<Vec<u8>>> {
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await? {
+        if body.len() + piece.len() > bytes_max {
+            return Ok(None);
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(Some(body))
+}
+
 fn client(
     connection_timeout: Duration,
     headers: HeaderMap,

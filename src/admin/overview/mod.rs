@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 use url::Url;
 
-use crate::sse_client::stream::{StreamError, http_client, https_client};
+use crate::sse_client::stream::{StreamError, body_up_to, http_client, https_client};
 use answer::Status;
 use screen::Screen;
 
@@ -169,21 +169,17 @@ async fn get(client: &reqwest::Client, headers: &HeaderMap, url: Url) -> Result<
     let unreachable = |source| AskError::Unreachable { url: url.clone(), source };
     let unexpected = |reason| AskError::Unexpected { url: url.clone(), reason };
     let request = client.get(url.clone()).headers(headers.clone()).timeout(ANSWER_TIME_MAX);
-    let mut response = request.send().await.map_err(|error| unreachable(error.without_url()))?;
-    match response.status() {
+    let response = request.send().await.map_err(|error| unreachable(error.without_url()))?;
+    let status = response.status();
+    match status {
         StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => {}
         StatusCode::UNAUTHORIZED => return Err(AskError::Unauthorized(url)),
         status => return Err(unexpected(status.to_string())),
     }
-    let mut body = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|error| unreachable(error.without_url()))? {
-        if body.len() + piece.len() > ANSWER_BYTES_MAX {
-            return Err(unexpected(format!("it is longer than {ANSWER_BYTES_MAX} bytes")));
-        }
-        body.extend_from_slice(&piece);
-    }
+    let body = body_up_to(response, ANSWER_BYTES_MAX).await.map_err(|error| unreachable(error.without_url()))?;
+    let body = body.ok_or_else(|| unexpected(format!("it is longer than {ANSWER_BYTES_MAX} bytes")))?;
     let text = String::from_utf8(body).map_err(|_| unexpected("it is not text".to_owned()))?;
-    Ok((response.status(), text))
+    Ok((status, text))
 }
 
 #[cfg(test)]

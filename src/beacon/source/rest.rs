@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::endpoint::Endpoint;
+use crate::sse_client::stream::body_up_to;
 
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -169,17 +170,12 @@ impl<'a> RestApi<'a> {
         let no_answer =
             |source: reqwest::Error| RestError::Request { path: path.to_owned(), source: source.without_url() };
         let request = self.client.get(self.endpoint.at(path)).timeout(TIMEOUT);
-        let mut response = request.send().await.map_err(no_answer)?;
+        let response = request.send().await.map_err(no_answer)?;
         if response.status() != StatusCode::OK {
             return Err(RestError::Status { path: path.to_owned(), status: response.status() });
         }
-        let mut body = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(no_answer)? {
-            if body.len() + piece.len() > ANSWER_BYTES_MAX {
-                return Err(RestError::TooLong { path: path.to_owned() });
-            }
-            body.extend_from_slice(&piece);
-        }
+        let body = body_up_to(response, ANSWER_BYTES_MAX).await.map_err(no_answer)?;
+        let body = body.ok_or_else(|| RestError::TooLong { path: path.to_owned() })?;
         serde_json::from_slice(&body).map_err(|source| RestError::Unreadable { path: path.to_owned(), source })
     }
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::engine::source::{ApiVersion, ApiVersionError};
+use crate::sse_client::stream::body_up_to;
 
 /// The oldest node that is spoken to.
 pub const BUILD_VERSION_MIN: ApiVersion = ApiVersion { major: 2, minor: 0, patch: 0 };
@@ -133,15 +134,9 @@ pub async fn check(
 /// The body of `url`, whatever its HTTP status.
 async fn fetch(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, StatusError> {
     let unreachable = |source| StatusError::Unreachable { url: url.to_owned(), source };
-    let mut response = client.get(url).timeout(TIMEOUT).send().await.map_err(unreachable)?;
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-        if body.len() + chunk.len() > BODY_BYTES_MAX {
-            return Err(StatusError::Oversized { url: url.to_owned() });
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
+    let response = client.get(url).timeout(TIMEOUT).send().await.map_err(unreachable)?;
+    let body = body_up_to(response, BODY_BYTES_MAX).await.map_err(unreachable)?;
+    body.ok_or_else(|| StatusError::Oversized { url: url.to_owned() })
 }
 
 /// The used members of the answer, of any type, so that each can be reported for itself.
