@@ -192,10 +192,9 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 fn stream(feed: &Feed) -> Response {
     match feed.open() {
         Some(body) => {
-            let mut response = with_type(HeaderValue::from_static(Framing::EventStream.media_type()), body);
+            let mut response = Response::new(body);
+            Framing::EventStream.describe(response.headers_mut());
             response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            // Asks nginx, and proxies that follow it, to pass a stream on as it comes.
-            response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
             response
         }
         None => text(StatusCode::SERVICE_UNAVAILABLE, "too many read the status already; close a page and try again"),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::Response;
 use sidecar_log_format::{Kind, Sequence};
 use tonic::Status;
@@ -30,7 +30,6 @@ const ZSTD: ReaderClass = ReaderClass("zstd");
 pub const READER_CLASSES: &[ReaderClass] = &[WHOLE, ZSTD, JSON_LINES];
 
 const FIELDS: [&str; 5] = ["start_from", "until", "types", "lastEventId", "encoding"];
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The readers of one recorded stream.
 pub(super) struct Events {
@@ -113,9 +112,7 @@ impl Events {
         self.hub.name_log(response.headers_mut());
         let headers = response.headers_mut();
         let framing = if wanted.json_lines { Framing::JsonLines } else { Framing::EventStream };
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(framing.media_type()));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        framing.describe(headers);
         headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
         if wanted.zstd {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
@@ -178,6 +175,7 @@ pub(crate) fn door(_: &Method, _: &str, query: &str, headers: &HeaderMap) {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderName;
     use proptest::prelude::*;
 
     use super::*;

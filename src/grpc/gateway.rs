@@ -44,7 +44,6 @@ const METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-overr
 /// The media types that ask for a stream as lines of JSON.
 pub(super) const LINES: [&str; 2] = [Framing::JsonLines.media_type(), "application/json"];
 const OPENAPI_PATH: &str = "/openapi.json";
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// What requests are answered from.
@@ -269,18 +268,13 @@ impl Streamed<'_> {
             return Ok(status::answer(error, Some(&writing.pool), errors == Errors::Line));
         }
         let mut headers = HeaderMap::new();
-        let media_type = match framing {
-            // JSON lines that are not asked for by their own name.
-            Framing::JsonLines if !names(&self.head.headers, &header::ACCEPT, framing.media_type()) => {
-                let raw =
-                    first.as_ref().and_then(|first| first.as_ref()?.as_ref().ok()).filter(|_| kind == AnswerKind::Raw);
-                raw.and_then(media_type).unwrap_or(JSON)
-            }
-            framing => HeaderValue::from_static(framing.media_type()),
-        };
-        headers.insert(header::CONTENT_TYPE, media_type);
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        framing.describe(&mut headers);
+        // Lines that are not asked for by their own name have the type of what is in them.
+        if framing == Framing::JsonLines && !names(&self.head.headers, &header::ACCEPT, framing.media_type()) {
+            let raw =
+                first.as_ref().and_then(|first| first.as_ref()?.as_ref().ok()).filter(|_| kind == AnswerKind::Raw);
+            headers.insert(header::CONTENT_TYPE, raw.and_then(media_type).unwrap_or(JSON));
+        }
         headers.insert(header::VARY, HeaderValue::from_static("accept"));
         if let Source::Open(call) = &mut source {
             metadata::add_headers(&mut headers, std::mem::take(&mut call.metadata));

@@ -12,7 +12,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, Method, Version, header, request::Parts},
+    http::{HeaderValue, Method, Version, header, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
@@ -49,8 +49,6 @@ const ZSTD: ReaderClass = ReaderClass("zstd");
 /// The kinds of streams that metrics tell apart.
 pub const READER_CLASSES: &[ReaderClass] = &[LIVE, REPLAY, ZSTD, JSON_LINES];
 
-/// Asks nginx, and proxies that follow it, to pass a stream on as it comes.
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const VARY: HeaderValue = HeaderValue::from_static("accept, accept-encoding");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
@@ -135,9 +133,7 @@ impl Events {
         let headers = response.headers_mut();
         self.hub.name_log(headers);
         let framing = if wanted.json_lines { Framing::JsonLines } else { Framing::EventStream };
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(framing.media_type()));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        framing.describe(headers);
         headers.insert(header::VARY, VARY);
         if wanted.zstd {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));

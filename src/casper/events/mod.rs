@@ -16,7 +16,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts},
+    http::{HeaderValue, Method, StatusCode, Version, header, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
@@ -57,8 +57,6 @@ const LEGACY: ReaderClass = ReaderClass("legacy");
 /// The kinds of streams that metrics tell apart.
 pub const READER_CLASSES: &[ReaderClass] = &[WHOLE, FILTERED, ZSTD, JSON_LINES, SIDECAR, LEGACY];
 
-/// Asks nginx, and proxies that follow it, to pass a stream on as it comes.
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// What the answer depends on beside its path, where it has several forms, codings, or both.
 const VARY: HeaderValue = HeaderValue::from_static("accept");
 const VARY_CODING: HeaderValue = HeaderValue::from_static("accept-encoding");
@@ -311,9 +309,7 @@ impl Events {
     fn describe(&self, wanted: &StreamRequest, response: &mut Response) {
         let headers = response.headers_mut();
         let framing = if wanted.json_lines { Framing::JsonLines } else { Framing::EventStream };
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(framing.media_type()));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        framing.describe(headers);
         let vary = match (wanted.endpoint, self.zstd) {
             (Endpoint::Events, ZstdPassThrough::Off) => Some(VARY),
             (Endpoint::Events, _) => Some(VARY_WITH_CODING),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
 use sidecar_log_format::{ApiVersion, Missing, Sequence, version_frame};
 
@@ -30,6 +30,14 @@ impl Framing {
             Framing::EventStream => "text/event-stream",
             Framing::JsonLines => "application/x-ndjson",
         }
+    }
+
+    /// The headers of an answer that is such a stream.
+    pub fn describe(self, headers: &mut HeaderMap) {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.media_type()));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        // Asks nginx, and proxies that follow it, to pass a stream on as it comes.
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     }
 
     /// The framing that a request's `Accept` prefers; `None` where it takes neither.
