@@ -80,18 +80,14 @@ pub(super) fn text(parts: &Parts) -> String {
 }
 
 fn fronts(group: &mut Group<'_>, fronts: &[NamedFront]) {
-    let mut open = group.gauge("sidecar_http_connections", "Open connections to a server");
     for (server, front) in fronts {
-        open.count(&[("server", server)], front.connections.load(Ordering::Relaxed) as u64);
-    }
-    let mut accepted = group.counter("sidecar_http_connections_accepted_total", "Connections that a server accepted");
-    for (server, front) in fronts {
-        accepted.count(&[("server", server)], front.accepted.get());
-    }
-    let help = "Connections that a server closed: too many were open, an idle one made room, no request came in time, the \
-                client took too little, or TLS could not be agreed on";
-    let mut closed = group.counter("sidecar_http_connections_closed_total", help);
-    for (server, front) in fronts {
+        let server = ("server", *server);
+        group
+            .gauge("sidecar_http_connections", "Open connections to a server")
+            .count(&[server], front.connections.load(Ordering::Relaxed) as u64);
+        group
+            .counter("sidecar_http_connections_accepted_total", "Connections that a server accepted")
+            .count(&[server], front.accepted.get());
         let reasons = [
             ("refused", &front.refused),
             ("displaced", &front.displaced),
@@ -99,15 +95,16 @@ fn fronts(group: &mut Group<'_>, fronts: &[NamedFront]) {
             ("stalled", &front.stalled),
             ("tls", &front.handshakes_failed),
         ];
+        let help = "Connections that a server closed: too many were open, an idle one made room, no request came in time, \
+                    the client took too little, or TLS could not be agreed on";
+        let mut closed = group.counter("sidecar_http_connections_closed_total", help);
         for (reason, count) in reasons {
-            closed.count(&[("server", server), ("reason", reason)], count.get());
+            closed.count(&[server, ("reason", reason)], count.get());
         }
-    }
-    let help = "Requests answered with an error, by the reason that its status gives";
-    let mut refused = group.counter("sidecar_http_requests_refused_total", help);
-    for (server, front) in fronts {
+        let help = "Requests answered with an error, by the reason that its status gives";
+        let mut refused = group.counter("sidecar_http_requests_refused_total", help);
         for (reason, count) in front.refused_requests.by_reason() {
-            refused.count(&[("server", server), ("reason", reason)], count.get());
+            refused.count(&[server, ("reason", reason)], count.get());
         }
     }
 }
