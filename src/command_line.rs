@@ -181,39 +181,37 @@ const GUESSES: &Guesses = &[
     ("rebuild-views", "sidecar-log rebuild-views LOG"),
 ];
 
-/// Says in the refusal of a command line of `sidecar` what was probably meant.
+/// Adds what was probably meant to the refusal of a command line of `sidecar`.
 #[must_use]
 pub fn with_guess(refusal: clap::Error) -> clap::Error {
-    let typed = unknown_subcommand(&refusal);
-    let is_file = typed.as_deref().is_some_and(|typed| typed.ends_with(".toml"));
-    match typed {
-        Some(file) if is_file => with_tip(refusal, &format!("sidecar --path-to-config {file}")),
-        _ => guessing(refusal, GUESSES),
-    }
+    guessing(refusal, GUESSES, |typed| typed.ends_with(".toml").then(|| format!("sidecar --path-to-config {typed}")))
 }
 
-/// The same for another program and its guesses.
+/// The same for another program, with its guesses, after what `other` makes of the word that was typed.
 #[must_use]
-pub fn guessing(refusal: clap::Error, guesses: &Guesses) -> clap::Error {
-    let typed = unknown_subcommand(&refusal);
-    match guesses.iter().find(|(word, _)| Some(*word) == typed.as_deref()) {
-        Some((_, meant)) => with_tip(refusal, meant),
+pub fn guessing(
+    refusal: clap::Error,
+    guesses: &Guesses,
+    other: impl FnOnce(&str) -> Option<String>,
+) -> clap::Error {
+    let Some(typed) = unknown_subcommand(&refusal) else { return refusal };
+    let known = || guesses.iter().find(|(word, _)| *word == typed).map(|(_, meant)| (*meant).to_owned());
+    match other(&typed).or_else(known) {
+        Some(meant) => with_tip(refusal, &meant),
         None => refusal,
     }
 }
 
 /// What was typed where a subcommand should be, if that is what is wrong.
-#[must_use]
-pub fn unknown_subcommand(refusal: &clap::Error) -> Option<String> {
+fn unknown_subcommand(refusal: &clap::Error) -> Option<String> {
     match refusal.get(ContextKind::InvalidSubcommand) {
         Some(ContextValue::String(typed)) => Some(typed.clone()),
         _ => None,
     }
 }
 
-/// Puts `meant` in the place of what looks like it.
-#[must_use]
-pub fn with_tip(mut refusal: clap::Error, meant: &str) -> clap::Error {
+/// Replaces clap's suggestion by `meant`.
+fn with_tip(mut refusal: clap::Error, meant: &str) -> clap::Error {
     refusal.remove(ContextKind::SuggestedSubcommand);
     let tip = StyledStr::from(format!("did you mean `{meant}`?"));
     refusal.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));

@@ -18,7 +18,7 @@ use std::{
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use sidecar::build_info::Build;
-use sidecar::command_line::{Guesses, guessing, unknown_subcommand, with_tip};
+use sidecar::command_line::{Guesses, guessing};
 use sidecar_log_format::{
     Log, ReadOptions,
     inspect::inspect,
@@ -331,13 +331,9 @@ const GUESSES: &Guesses = &[
     ("version", "sidecar-log --version"),
 ];
 
-/// Says in the refusal of a command line what was probably meant.
+/// Adds what was probably meant to the refusal of a command line.
 fn with_guess(refusal: clap::Error) -> clap::Error {
-    let typed = unknown_subcommand(&refusal);
-    match typed.filter(|typed| Path::new(typed).is_dir()) {
-        Some(log) => with_tip(refusal, &format!("sidecar-log inspect {log}")),
-        None => guessing(refusal, GUESSES),
-    }
+    guessing(refusal, GUESSES, |typed| Path::new(typed).is_dir().then(|| format!("sidecar-log inspect {typed}")))
 }
 
 /// What was typed wrong, where that only shows when more than one argument is looked at.
