@@ -7,16 +7,16 @@
 //! scrape does not look like a dead process. `/health` is open to clients without a token, and so are the page's files: a
 //! browser cannot send a token with its first request. What the page then asks for needs the token.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
 use super::disk::Disks;
@@ -152,11 +152,11 @@ impl Place {
 }
 
 async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let Some(place) = Place::at(request.uri().path()) else { return empty(StatusCode::NOT_FOUND) };
+    let Some(place) = Place::at(request.uri().path()) else { return StatusCode::NOT_FOUND.into_response() };
     match *request.method() {
         // HTTP leaves the body out for HEAD.
         Method::GET | Method::HEAD => answer(&shared, place, request).await,
-        Method::OPTIONS => allowed(empty(StatusCode::NO_CONTENT)),
+        Method::OPTIONS => allowed(StatusCode::NO_CONTENT.into_response()),
         _ => allowed(text(StatusCode::METHOD_NOT_ALLOWED, "HTTP method not allowed")),
     }
 }
@@ -176,7 +176,7 @@ async fn answer(shared: &Arc<Shared>, place: Place, request: Request) -> Respons
             // A stream ends when its client is gone, which for HEAD is never.
             true if request.method() == Method::GET => stream(&shared.feed),
             _ => match status(shared).await {
-                Ok(status) => with_type(JSON, status),
+                Ok(status) => ([(header::CONTENT_TYPE, JSON)], status).into_response(),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error),
             },
         }),
@@ -213,12 +213,6 @@ async fn status(shared: &Arc<Shared>) -> Result<Vec<u8>, String> {
 /// What a stream of statuses has in the place of one that cannot be rendered.
 fn failure(error: &str) -> Vec<u8> {
     serde_json::json!({ "error": error }).to_string().into_bytes()
-}
-
-fn with_type(media_type: HeaderValue, body: impl Into<Body>) -> Response {
-    let mut response = Response::new(body.into());
-    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
-    response
 }
 
 /// For what has several forms.
@@ -264,20 +258,11 @@ async fn ready(parts: &Parts) -> Response {
     }
 }
 
-fn text(status: StatusCode, body: impl Into<Body>) -> Response {
-    let mut response = Response::new(body.into());
-    *response.status_mut() = status;
-    let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+fn text(status: StatusCode, body: impl Into<Cow<'static, str>>) -> Response {
+    let mut response = (status, body.into()).into_response();
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
     }
-    response
-}
-
-fn empty(status: StatusCode) -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = status;
     response
 }
 
