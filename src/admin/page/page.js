@@ -202,7 +202,6 @@ function setConnection(text, mood) {
 }
 
 let shown = null; // the newest status
-let wasReady = null;
 
 function showStatus(status) {
   if (status.error) return setConnection(status.error, "bad");
@@ -214,8 +213,7 @@ function showStatus(status) {
   mark(byId("readiness"), status.is_ready ? "ready" : "not ready", status.is_ready ? "good" : "bad");
   byId("why-not-ready").hidden = status.is_ready;
   setText(byId("why-not-ready"), status.is_ready ? "" : `Not ready: ${status.why_not_ready}`);
-  if (wasReady !== null && wasReady !== status.is_ready) announce(status.is_ready ? "Ready again" : `Not ready: ${status.why_not_ready}`);
-  wasReady = status.is_ready;
+  if (before && before.is_ready !== status.is_ready) announce(status.is_ready ? "Ready again" : `Not ready: ${status.why_not_ready}`);
   document.title = status.is_ready ? "Sidecar" : "Not ready – Sidecar";
   showLogs(status, before, seconds);
   showServers(status, before, seconds);
@@ -484,9 +482,9 @@ const explorer = {
     [this.earlier, this.later] = [null, null];
     byId("events").replaceChildren();
     remember({ log: this.log.name, start, at, kinds: this.kinds().join() });
-    const first = { newest: {}, sequence: { from: at }, height: { from_height: at }, time: { since: start === "time" ? new Date(at).toISOString() : "" } }[start];
-    if (start === "newest") await this.load("up", {});
-    else await this.load("down", first);
+    const parameter = { sequence: "from", height: "from_height", time: "since" }[start];
+    if (!parameter) await this.load("up", {});
+    else await this.load("down", { [parameter]: start === "time" ? new Date(at).toISOString() : at });
   },
 
   // Loads one more page: `down` the later events, `up` the earlier ones.
