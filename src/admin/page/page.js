@@ -260,7 +260,8 @@ class LogCard {
     if (previous && seconds > 0) this.chart.add(log.stored_by_kind, previous.stored_by_kind, seconds);
     this.chart.show(log.stored_by_kind);
     this.showTiles(log, now);
-    const state = (text) => [text, text === "connected" ? "good" : text.startsWith("connect") || text === "reconnecting" || text === "preparing" ? "" : "bad"];
+    const mood = (status) => (status === "connected" ? "good" : ["preparing", "connecting", "reconnecting"].includes(status) ? "" : "bad");
+    const state = (status) => [status.replaceAll("_", " "), mood(status)];
     const sources = log.nodes.map((node) => [node.name, state(node.status), age(node.last_event_at, now), count(node.received), count(node.reconnects)]);
     if (stream) sources.push(["gRPC upstream", state(stream.is_connected ? "connected" : "reconnecting"), age(stream.last_event_at, now), count(stream.received), count(stream.reconnects)]);
     this.sources.show(sources);
