@@ -309,7 +309,8 @@ function retention({ retention_bytes_max, retention_seconds_max }) {
   return limits.length ? `keeps ${limits.join(" or ")}` : "keeps everything";
 }
 
-function untilFull({ days_until_full, bytes_per_day }) {
+function untilFull({ available_bytes, days_until_full, bytes_per_day }) {
+  if (available_bytes === null) return "";
   if (days_until_full !== null) return `full in ${duration(days_until_full * 86_400)}`;
   return bytes_per_day === null ? "too early to tell for how long" : "retention keeps it from filling";
 }
