@@ -15,7 +15,7 @@ pub(super) const STREAMS_MAX: usize = 16;
 
 /// The newest status, and those who read it.
 pub(super) struct Feed {
-    /// As a message of an event stream.
+    /// As a message of an event stream; empty while there is none that is new.
     newest: watch::Sender<Bytes>,
     /// Notified when there is a first reader.
     wanted: Notify,
@@ -36,17 +36,17 @@ impl Feed {
     /// A stream for one more reader; `None` when there are as many as there may be.
     pub(super) fn open(&self) -> Option<Body> {
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        // What is there without readers may be old.
-        let is_fresh = !self.newest.is_closed();
         let mut newest = self.newest.subscribe();
-        if is_fresh {
-            newest.mark_changed();
-        }
+        newest.mark_changed();
         self.wanted.notify_one();
         let messages = stream::unfold((newest, place), |(mut newest, place)| async move {
-            newest.changed().await.ok()?;
-            let message = newest.borrow_and_update().clone();
-            Some((Ok::<_, Infallible>(message), (newest, place)))
+            loop {
+                newest.changed().await.ok()?;
+                let message = newest.borrow_and_update().clone();
+                if !message.is_empty() {
+                    return Some((Ok::<_, Infallible>(message), (newest, place)));
+                }
+            }
         });
         Some(Body::from_stream(messages))
     }
@@ -55,6 +55,8 @@ impl Feed {
     pub(super) async fn run<Rendering: Future<Output = Vec<u8>>>(&self, render: impl Fn() -> Rendering) -> Infallible {
         loop {
             while self.newest.is_closed() {
+                // A message that is kept while there are no readers becomes old.
+                self.newest.send_replace(Bytes::new());
                 self.wanted.notified().await;
             }
             let message = [b"data: ", render().await.as_slice(), b"\n\n"].concat();
@@ -77,14 +79,23 @@ mod tests {
         body.frame().await.unwrap().unwrap().into_data().unwrap()
     }
 
-    /// A feed whose messages count up.
     fn counting() -> (Arc<Feed>, Arc<AtomicUsize>) {
+        counting_in(Duration::ZERO)
+    }
+
+    /// A feed whose messages count up. Each takes so long to render.
+    fn counting_in(time: Duration) -> (Arc<Feed>, Arc<AtomicUsize>) {
         let (feed, rendered) = (Arc::new(Feed::default()), Arc::new(AtomicUsize::new(0)));
         tokio::spawn({
             let (feed, rendered) = (Arc::clone(&feed), Arc::clone(&rendered));
             async move {
-                let number = || rendered.fetch_add(1, Ordering::Relaxed) + 1;
-                feed.run(|| std::future::ready(number().to_string().into_bytes())).await
+                let render = || async {
+                    if !time.is_zero() {
+                        tokio::time::sleep(time).await;
+                    }
+                    (rendered.fetch_add(1, Ordering::Relaxed) + 1).to_string().into_bytes()
+                };
+                feed.run(render).await
             }
         });
         (feed, rendered)
@@ -109,6 +120,18 @@ mod tests {
         tokio::time::sleep(10 * PERIOD).await;
         assert_eq!(rendered.load(Ordering::Relaxed), 2);
         assert_eq!(next(&mut feed.open().unwrap()).await, "data: 3\n\n", "not the old one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_comes_while_the_first_one_after_a_pause_waits_gets_no_old_message() {
+        let (feed, _) = counting_in(PERIOD / 2);
+        assert_eq!(next(&mut feed.open().unwrap()).await, "data: 1\n\n");
+        tokio::time::sleep(10 * PERIOD).await;
+        let mut first = feed.open().unwrap();
+        tokio::time::sleep(PERIOD / 4).await;
+        let mut second = feed.open().unwrap();
+        assert_eq!(next(&mut second).await, "data: 2\n\n");
+        assert_eq!(next(&mut first).await, "data: 2\n\n");
     }
 
     #[tokio::test(start_paused = true)]
