@@ -98,7 +98,7 @@ pub fn log_lines_dropped() -> u64 {
 
 fn complain(complaint: Option<String>) {
     if let Some(complaint) = complaint {
-        warn!(%complaint, "the default is used; give a level (off, error, warn, info, debug, trace) or TARGET=LEVEL");
+        warn!(%complaint, "RUST_LOG is ignored; give a level (off, error, warn, info, debug, trace) or TARGET=LEVEL");
     }
 }
 
