@@ -112,7 +112,8 @@ impl Screen {
         if log.waits_for_room {
             parts.push(self.coloured(Mood::Bad, "full: storing waits for room"));
         } else if let Some(days) = log.disk.days_until_full {
-            parts.push(format!("full in {days:.0} days"));
+            let days = days.round() as u64;
+            parts.push(format!("full in {days} {}", plural(days, "day", "days")));
         }
         if !parts.is_empty() {
             self.fact("disk", parts.join(", "));
@@ -257,6 +258,13 @@ mod tests {
             "Sidecar 9 at http://127.0.0.1:18887/\nready\n\nlog a\\u{1b}[2J\n  events     none yet\n  lost       none\n  \
              nodes       \n  clients    0 streams on 0 connections\n"
         );
+    }
+
+    #[test]
+    fn a_single_day_is_not_days() {
+        let status = r#"{"logs":[{"disk":{"days_until_full":1.2}},{"disk":{"days_until_full":12.0}}]}"#;
+        let text = overview(true, "ready", status).text(false);
+        assert!(text.contains("full in 1 day\n") && text.contains("full in 12 days\n"), "{text}");
     }
 
     #[test]
