@@ -98,7 +98,7 @@ pub(crate) async fn run_without_casper(
     let rest = rest.transpose()?;
     let rpc = start_rpc(config)?;
     log_addresses(None, rest.as_ref(), admin.as_ref());
-    let addresses = Addresses::of(None, rest.as_ref(), admin.as_ref());
+    let addresses = Addresses::of(None, rest.as_ref(), admin.as_ref(), rpc.as_ref());
     let running = Running { addresses: others.add_to(addresses), logs };
     let cut = CancellationToken::new();
     let mut servers = JoinSet::new();
@@ -314,8 +314,7 @@ fn serve(
     let stream = events::Server::bind(sse.event_stream_server.clone(), Arc::clone(&hub))
         .context("Error running component 'sse_event_server': Error starting EventStreamServer")?;
     log_addresses(Some(&stream), rest.as_ref(), admin.as_ref());
-    let addresses = Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref());
-    let addresses = Addresses { rpc: outside.rpc.as_ref().and_then(|rpc| rpc.address), ..addresses };
+    let addresses = Addresses::of(Some(&stream), rest.as_ref(), admin.as_ref(), outside.rpc.as_ref());
     let running = Running { addresses: outside.others.add_to(addresses), logs };
 
     let mut servers = JoinSet::new();
@@ -343,12 +342,17 @@ fn serve(
 }
 
 impl Addresses {
-    fn of(stream: Option<&events::Server>, rest: Option<&rest::Server>, admin: Option<&admin::Server>) -> Self {
+    fn of(
+        stream: Option<&events::Server>,
+        rest: Option<&rest::Server>,
+        admin: Option<&admin::Server>,
+        rpc: Option<&RunningRpc>,
+    ) -> Self {
         Addresses {
             stream: stream.map(events::Server::local_addr),
             rest: rest.map(rest::Server::local_addr),
             admin: admin.map(admin::Server::local_addr),
-            rpc: None,
+            rpc: rpc.and_then(|rpc| rpc.address),
             beacon: None,
             grpc: None,
         }
