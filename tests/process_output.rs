@@ -171,7 +171,7 @@ async fn a_level_that_is_mistyped_is_named_and_the_usual_lines_come_without_colo
         sidecar.wait_for_output("listens on").await;
         assert!(sidecar.terminate().success());
         let output = sidecar.output();
-        assert!(output.contains(named) && output.contains("the default is used"), "{output}");
+        assert!(output.contains(named) && output.contains("RUST_LOG is ignored"), "{output}");
         assert!(output.contains("Received SIGTERM"), "{output}");
         assert!(!output.contains('\u{1b}'), "{output}");
     }
