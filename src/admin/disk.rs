@@ -1,6 +1,6 @@
 //! What logs take on their devices, when they will be full, and since when events are kept.
 //!
-//! Measured at most once in [`MEASURED_FOR`], however many ask. It reads files, so it belongs on a thread that may block.
+//! Measured at most once in [`MEASURED_FOR`], however many readers ask. It reads files, so it belongs on a thread that may block.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::rfc3339::as_time;
 
 /// How long a measurement is used.
 const MEASURED_FOR: Duration = Duration::from_secs(5);
-/// A log of less time tells nothing of how fast it grows: it may just have caught up.
+/// Shortest span of kept events from which growth is computed. A log that has just caught up would seem to grow too fast.
 const GROWTH_KNOWN_AFTER: Duration = Duration::from_secs(3600);
 const DAY: f64 = 24.0 * 3600.0;
 
@@ -27,16 +27,16 @@ pub(super) struct Disks(Mutex<Option<(Instant, Vec<Disk>)>>);
 /// What a log takes on its device.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Disk {
-    /// Files of the log; not there where its folder cannot be read.
+    /// Files of the log; absent if its folder cannot be read.
     segments: Option<u64>,
     bytes: Option<u64>,
-    /// What its device has left for it: ingest waits before it is used up.
+    /// Bytes that the log may still take on its device. Ingest waits for room when they are used up.
     available_bytes: Option<u64>,
     retention_bytes_max: Option<u64>,
     retention_seconds_max: Option<u64>,
     /// How fast the log grew over the time that is kept, once that is an hour.
     bytes_per_day: Option<u64>,
-    /// How long the device has room for that; not there where retention ends the growth before.
+    /// Days until the device is full at this rate; absent if retention ends the growth first.
     days_until_full: Option<f64>,
     #[serde(serialize_with = "as_time")]
     pub(super) oldest_received_at: Option<Timestamp>,
@@ -96,14 +96,14 @@ struct Growth {
 }
 
 impl Growth {
-    /// `None` while too little is known.
+    /// `None` while the span is too short.
     fn over(kept: Duration, bytes: u64) -> Option<Growth> {
         let bytes = bytes as f64;
         let growth = Growth { bytes, bytes_per_day: bytes * DAY / kept.as_secs_f64() };
         (kept >= GROWTH_KNOWN_AFTER).then_some(growth)
     }
 
-    /// What retention lets the log become.
+    /// Bytes that retention lets the log grow to.
     fn largest(self, bytes_max: Option<u64>, age_max: Option<Duration>) -> Option<f64> {
         let of_age = age_max.map(|age| self.bytes_per_day * age.as_secs_f64() / DAY);
         let of_bytes = bytes_max.map(|bytes| bytes as f64);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_has_just_caught_up_tells_nothing_of_its_growth() {
+    fn the_growth_of_a_log_that_has_just_caught_up_is_unknown() {
         assert!(Growth::over(GROWTH_KNOWN_AFTER - Duration::from_secs(1), GIB).is_none());
         assert!(Growth::over(Duration::ZERO, 0).is_none());
     }

@@ -1,4 +1,4 @@
-//! `/status` as an event stream: a message each second, rendered once for all who read it and never while nobody does.
+//! `/status` as an event stream: one message per second, rendered once for all readers, and not at all without readers.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Streams at a time.
 pub(super) const STREAMS_MAX: usize = 16;
 
-/// The newest status, and those who read it.
+/// The newest status and its readers.
 pub(super) struct Feed {
     /// As a message of an event stream; empty while there is none that is new.
     newest: watch::Sender<Bytes>,
@@ -33,7 +33,7 @@ impl Default for Feed {
 }
 
 impl Feed {
-    /// A stream for one more reader; `None` when there are as many as there may be.
+    /// A stream for one more reader; `None` when there are [`STREAMS_MAX`] already.
     pub(super) fn open(&self) -> Option<Body> {
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
         let mut newest = self.newest.subscribe();

@@ -1,4 +1,4 @@
-//! The metrics: the reference's under its names, and the log's own beside them.
+//! The metrics: the reference's under its names, and the log's own in addition to them.
 //!
 //! Every part counts for itself; here the counts are only read and named. A family of the reference's that has not been
 //! used yet does not appear, as there.
@@ -271,7 +271,7 @@ fn log(group: &mut Group<'_>, logged: &Logged) {
     group.gauge("sidecar_log_head", "The sequence that the next event will get").count(&[], head);
     group.gauge("sidecar_log_oldest", "The oldest retained sequence").count(&[], oldest);
     let help = "When the newest stored event was received";
-    // Before the first event since the start, the log tells.
+    // Until the first event since the start, it is read from the log.
     let newest = logged.ingest.newest_received.get().or_else(|| newest_received(&logged.log));
     group.gauge("sidecar_log_last_event_timestamp_seconds", help).time(&[], newest);
     if let Some(height) = logged.ingest.highest_ordinal.get() {
@@ -501,7 +501,7 @@ fn views(group: &mut Group<'_>, logged: &Logged) {
     counted("sidecar_view_events_total", "Events read into a view", &counters.projected);
     counted("sidecar_view_commits_total", "Commits of a view's file, durable or not", &counters.commits);
     counted("sidecar_view_durable_commits_total", "Durable commits of a view's file", &counters.syncs);
-    counted("sidecar_view_rebuilds_total", "How many times a view was made anew", &counters.rebuilds);
+    counted("sidecar_view_rebuilds_total", "How many times a view was rebuilt", &counters.rebuilds);
     counted(
         "sidecar_view_failures_total",
         "Failures after which a view's file was opened again, or the log read again",

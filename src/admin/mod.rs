@@ -1,6 +1,6 @@
 //! The admin server: how the running parts are, for operators and their tools.
 //!
-//! Owns the names of metrics and the paths they are read at. The parts' own counters flow in, read when somebody asks;
+//! Owns the names of metrics and the paths they are read at. The parts' own counters flow in, read with each request;
 //! text in the Prometheus format flows out, whether the process lives and is ready, and a page for people. Nothing is counted
 //! here.
 //!
@@ -9,7 +9,7 @@
 //! - `process`: what the system knows of the process.
 //! - `status`: how the parts are, in a form for people and their scripts; `disk`: what logs take on their devices; `feed`: the
 //!   same as an event stream.
-//! - `readiness`: whether the parts do what they are for.
+//! - `readiness`: whether the parts work.
 //! - `page`: all of it in a browser, with the events of each log.
 //! - `server`: HTTP.
 //! - [`overview`]: asks such a server, for `sidecar status`.
@@ -108,7 +108,7 @@ pub struct Logged {
     pub stream_port: Arc<stream::PortCounters>,
     /// What look-ups in the log need, if there are any.
     pub views: Option<Views>,
-    /// Who follows the log, with the next sequence that each will read.
+    /// The followers of the log, with the next sequence that each will read.
     pub followers: Vec<Follower>,
     /// What each exporter counts, with its name.
     pub exporters: Vec<(&'static str, Arc<export::counters::Counters>)>,
@@ -152,7 +152,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// How many stored events it has not read yet. Until it knows where it goes on, that is all of them.
+    /// How many stored events it has not read yet. Until it knows where it continues, that is all of them.
     fn lag(&self, log: &Log) -> u64 {
         log.left_from(self.next_sequence.load(Ordering::Relaxed))
     }
@@ -163,7 +163,7 @@ impl Follower {
 pub enum Role {
     /// Look-ups need it.
     View,
-    /// It fills somebody's database.
+    /// It fills a database.
     Exporter,
 }
 

@@ -1,11 +1,11 @@
-//! What the system knows of this process, out of `/proc`.
+//! The system's figures of this process, from `/proc`.
 
 use procfs::process::{LimitValue, Process};
 use procfs::{ProcResult, WithCurrentSystemInfo};
 
 use super::families::{Families, Group};
 
-/// The `process_*` families; one that the system does not tell does not appear.
+/// The `process_*` families; one that the system does not report does not appear.
 pub(super) fn families() -> Families {
     let mut families = Families::default();
     if let Err(error) = collect(&mut families.of_process()) {

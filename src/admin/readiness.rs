@@ -1,10 +1,11 @@
-//! Whether the parts do what they are for: look-ups see what is stored, events are stored, and the node of the JSON-RPC
+//! Whether the parts work: look-ups see what is stored, events are stored, and the node of the JSON-RPC
 //! servers or the database of the REST server is there.
 
 use super::{Logged, Parts, Role};
 use crate::casper::rpc::{self, LinkState};
 
-/// Look-ups that are this many events behind wait for them when they are asked; further behind, they cannot tell.
+/// Largest lag, in events, at which the process is ready. Look-ups wait until a smaller lag is read, and fail at a larger
+/// one.
 const READY_LAG_EVENTS_MAX: u64 = 100_000;
 
 /// Why the process is not ready, as far as its parts know already; `None` while it is.

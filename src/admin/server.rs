@@ -1,5 +1,4 @@
-//! HTTP: what the reference answers, two questions of process supervisors beside it, and a look at the parts for people, in a
-//! browser too.
+//! HTTP: the reference's paths, health and readiness for process supervisors, the status, and the page.
 //!
 //! `/health` is answered as soon as the process serves. `/ready` is answered once look-ups see what is stored and events are
 //! being stored, or while the database that look-ups go to answers, and while the node of the JSON-RPC servers is there.
@@ -40,8 +39,8 @@ use crate::engine::stream::Framing;
 const CONNECTIONS_MAX: usize = 64;
 /// Requests for events at a time, those in line included.
 const READS_MAX: usize = 16;
-/// Requests for metrics at a time, those in line included. The other connections are left to supervisors and to those who open
-/// the page.
+/// Requests for metrics at a time, those in line included. The other connections are left to supervisors and
+/// browsers.
 const SCRAPES_MAX: usize = CONNECTIONS_MAX - feed::STREAMS_MAX - READS_MAX - 8;
 /// Paths that are open to clients without a token.
 const OPEN_PATHS: &[&str] = &["/health", "/", "/page.css", "/page.js", "/page.svg"];
@@ -210,7 +209,7 @@ async fn status(shared: &Arc<Shared>) -> Result<Vec<u8>, String> {
     rendered.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
-/// What a stream of statuses has in the place of one that cannot be rendered.
+/// The message sent instead of a status that cannot be rendered.
 fn failure(error: &str) -> Vec<u8> {
     serde_json::json!({ "error": error }).to_string().into_bytes()
 }
@@ -221,7 +220,7 @@ fn varying(mut response: Response) -> Response {
     response
 }
 
-/// Events are what others say: a browser must take them for nothing but JSON.
+/// Forbids content sniffing: events hold text of other parties, which a browser must treat as JSON only.
 fn unsniffed(mut response: Response) -> Response {
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response

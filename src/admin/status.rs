@@ -1,7 +1,7 @@
 //! How the parts are, for people and their scripts: one JSON object, with a list of the logs and what is around each.
 //!
 //! Figures over time are the metrics' business; here is what they cannot have, such as the address of the slowest client.
-//! Counts are those since the start of the process: two answers tell a rate.
+//! Counts are those since the start of the process: two answers give a rate.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -132,7 +132,7 @@ struct Class {
 struct Node<'a> {
     name: &'a str,
     status: &'static str,
-    /// Events received, those that other nodes told before included.
+    /// Events received, including those that another node had sent before.
     received: u64,
     reconnects: u64,
     #[serde(serialize_with = "as_time")]

@@ -8,7 +8,7 @@ use sidecar_log_format::Sequence;
 pub(super) struct Status {
     pub(super) version: String,
     pub(super) commit: Option<String>,
-    /// The server's own clock, in RFC 3339: ages are told by it.
+    /// The server's own clock, in RFC 3339: ages are computed from it.
     #[serde(rename = "now")]
     pub(super) time: Option<String>,
     pub(super) uptime_seconds: Option<u64>,

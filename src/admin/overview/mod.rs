@@ -1,7 +1,7 @@
-//! `sidecar status`: what an operator wants to know of a running Sidecar, on one screen.
+//! `sidecar status`: the state of a running Sidecar, on one screen.
 //!
-//! Asks an admin server for `/ready` and `/status`; the answers flow out as text or as JSON. Sidecars of other versions are
-//! understood as far as they say the same: what an answer lacks is left out.
+//! Asks an admin server for `/ready` and `/status`; the answers flow out as text or as JSON. Answers of
+//! other versions are read too; missing members are left out.
 //!
 //! - `answer`: what is read from `/status`.
 //! - `screen`: the text for people.
@@ -31,7 +31,7 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// The longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// Why nothing is known of Sidecar.
+/// Why the admin server could not be queried.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AskError {
@@ -48,7 +48,7 @@ pub enum AskError {
         /// The system's answer.
         source: io::Error,
     },
-    /// Nothing can be asked.
+    /// The HTTP client cannot be set up.
     #[error(transparent)]
     Client(#[from] StreamError),
     /// There was no answer.
@@ -76,7 +76,7 @@ pub enum AskError {
     },
 }
 
-/// What the admin server said.
+/// The answers of an admin server.
 #[derive(Debug, Serialize)]
 pub struct Overview {
     address: String,
@@ -100,7 +100,7 @@ impl Overview {
         let headers = token_file.map(authorization).transpose()?.unwrap_or_default();
         let client = match address.scheme() {
             "https" => https_client(CONNECT_TIME_MAX, HeaderMap::new())?,
-            // The system's certificates may be missing, and nobody needs them.
+            // Plain HTTP needs no certificates, and the system's may be missing.
             _ => http_client(CONNECT_TIME_MAX)?,
         };
         let (ready, readiness) = get(&client, &headers, at(&address, "ready")?).await?;
@@ -164,7 +164,7 @@ fn authorization(file: &Path) -> Result<HeaderMap, AskError> {
     Ok(HeaderMap::from_iter([(AUTHORIZATION, header)]))
 }
 
-/// An answer's status and text. An answer that says that Sidecar is not ready is one too.
+/// An answer's status and text. An answer with status 503, that Sidecar is not ready, is one too.
 async fn get(client: &reqwest::Client, headers: &HeaderMap, url: Url) -> Result<(StatusCode, String), AskError> {
     let unreachable = |source| AskError::Unreachable { url: url.clone(), source };
     let unexpected = |reason| AskError::Unexpected { url: url.clone(), reason };

@@ -15,7 +15,7 @@ const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
      form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
 );
 
-/// The headers of each file, beside its type and its tag.
+/// The headers of each file, in addition to its type and its tag.
 const HEADERS: [(HeaderName, HeaderValue); 6] = [
     (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_browser_that_has_a_file_is_told_so_and_gets_it_again_when_it_is_another_one() {
+    fn a_file_that_the_browser_has_is_not_sent_again_until_it_changes() {
         for (path, file) in PATHS {
             let first = answer(file, &HeaderMap::new());
             assert_eq!(first.status(), StatusCode::OK, "{path}");

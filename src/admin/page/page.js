@@ -1,11 +1,11 @@
 // The page of Sidecar's admin server. It asks only the server that it came from, by relative addresses: `status` as an event
-// stream, and `logs` with what is below it. What others have said (events, names, warnings) becomes text and never markup.
+// stream, and `logs` with what is below it. Text of other parties (events, names, warnings) is inserted as text, never as markup.
 
 const SAMPLES_MAX = 120; // seconds of the chart
 const RATE_SAMPLES = 10; // seconds that a rate is the mean of
 const ROWS_MAX = 500; // events in the page
 const PAGE_EVENTS = 50; // events asked for at a time
-const EMPTY_PAGES_MAX = 20; // pages without an event of the wanted kinds, until the reader says to go on
+const EMPTY_PAGES_MAX = 20; // pages without an event of the wanted kinds, before the user has to ask for more
 const DAYS_LEFT_MIN = 3; // until a device is full: fewer are shown as a problem
 const LOST_RANGES_MAX = 10; // shown of each log
 const FOLLOWED_MAX = 1000; // events behind which following jumps to the newest
