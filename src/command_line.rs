@@ -35,12 +35,12 @@ pub struct Arguments {
     /// Import the events that a Casper Sidecar 2.x left in the storage folder, before anything is served; done once.
     #[arg(long)]
     pub import_history: bool,
-    /// Another thing to do than to run beside nodes.
+    /// The subcommand; without one, Sidecar runs.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
-/// What else `sidecar` does than to run beside nodes.
+/// The subcommands of `sidecar`.
 #[derive(Subcommand)]
 pub enum Command {
     /// Replay a recorded Casper network through a simulated node into a real log and the real event stream server; or watch
@@ -140,7 +140,7 @@ pub struct StatusArguments {
     /// The file with the token that the admin server wants.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Print one JSON object, with all that /status says.
+    /// Print one JSON object, with the whole answer of /status.
     #[arg(long)]
     pub json: bool,
 }
@@ -189,11 +189,7 @@ pub fn with_guess(refusal: clap::Error) -> clap::Error {
 
 /// The same for another program, with its guesses, after what `other` makes of the word that was typed.
 #[must_use]
-pub fn guessing(
-    refusal: clap::Error,
-    guesses: &Guesses,
-    other: impl FnOnce(&str) -> Option<String>,
-) -> clap::Error {
+pub fn guessing(refusal: clap::Error, guesses: &Guesses, other: impl FnOnce(&str) -> Option<String>) -> clap::Error {
     let Some(typed) = unknown_subcommand(&refusal) else { return refusal };
     let known = || guesses.iter().find(|(word, _)| *word == typed).map(|(_, meant)| (*meant).to_owned());
     match other(&typed).or_else(known) {

@@ -1,6 +1,6 @@
 //! The binary: command line, logging, exit codes. What it runs is in the library.
 
-#![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when nobody takes the text")]
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when standard output or error is closed")]
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod one_heap;
@@ -22,7 +22,7 @@ use sidecar::telemetry::{self, LogOptions, Output};
 use sidecar::{appliance, demo};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The exit status of `sidecar status` when nothing is known of Sidecar.
+/// The exit status of `sidecar status` when the admin server could not be queried.
 const CANNOT_BE_ASKED: u8 = 2;
 
 fn main() -> ExitCode {
@@ -49,7 +49,7 @@ fn run_as_asked(output: &Output) -> ExitCode {
         Ok(arguments) => arguments,
         Err(answer) => {
             let answer = command_line::with_guess(answer);
-            // Help or a refusal that nobody takes.
+            // The help or the refusal may have no reader.
             let _ = answer.print();
             return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(1));
         }
@@ -63,7 +63,7 @@ fn run_as_asked(output: &Output) -> ExitCode {
     }
 }
 
-/// Tells the operator why the process ends.
+/// Reports on standard error why the process ends.
 fn report(error: &anyhow::Error) {
     if let Ok(errors) = Output::start(std::io::stderr()) {
         errors.write_lines(format!("{}\n", with_causes(error)).as_bytes());
@@ -101,7 +101,7 @@ fn run(arguments: Arguments, output: &Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints what a running Sidecar says of itself; the exit status says whether it is ready, or cannot be asked.
+/// Prints the status of a running Sidecar. The exit status is 0 if it is ready, 1 if not, 2 if it cannot be queried.
 fn show_status(StatusArguments { address, token_file, json }: &StatusArguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let overview = match runtime.block_on(Overview::ask(address, token_file.as_deref())) {
@@ -182,13 +182,13 @@ fn run_appliance(path: &Path, import_history: bool, output: &Output) -> anyhow::
         reload_on_hangup(path.to_owned())?;
         appliance::run(&config).await
     });
-    // Blocking reads of slow clients need not be waited for: nothing they do matters any more.
+    // Blocking reads of slow clients are not waited for: their results are not needed any more.
     runtime.shutdown_background();
     result
 }
 
-/// Takes over what the configuration at `path` says of log lines, with every SIGHUP. Servers have certificates and tokens
-/// read again by themselves.
+/// Applies the log level of the configuration at `path` on every SIGHUP. Servers read certificates and tokens
+/// again by themselves.
 fn reload_on_hangup(path: PathBuf) -> anyhow::Result<()> {
     let mut hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     tokio::spawn(async move {
@@ -222,7 +222,7 @@ fn reload(path: &Path) {
     }
 }
 
-/// Lets the process have as many files and connections open as its hard limit says: the usual soft one of 1024 would be
+/// Lets the process have as many files and connections open as its hard limit allows: the usual soft one of 1024 would be
 /// used up by clients before the server's own limits are reached.
 fn allow_open_files() {
     let limit = getrlimit(Resource::Nofile);

@@ -39,7 +39,7 @@ struct Log {
 pub struct LogOptions {
     /// The form of a line.
     pub format: LogFormat,
-    /// Which lines are shown where `RUST_LOG` does not say it, in its form.
+    /// Which lines are shown without `RUST_LOG`; in the form of that variable.
     pub level: Option<String>,
 }
 
@@ -54,7 +54,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Writes log lines to `output`, which writes to standard output, as `options` and `RUST_LOG` say.
+/// Writes log lines to `output`, which writes to standard output, in the form and with the filter of `options` and
+/// `RUST_LOG`.
 pub fn start_logging(output: &Output, options: &LogOptions) {
     let filter::Chosen { filter, complaint, .. } = filter::from_environment(options.level.as_deref());
     let (filter, handle) = reload::Layer::new(filter);
@@ -132,7 +133,7 @@ pub(crate) fn printable(text: &str) -> String {
     printed
 }
 
-/// Keeps a line one line, and terminals from acting on it: what a node or client says may be in it.
+/// Keeps a line one line, and terminals from acting on it: text of nodes and clients may be in it.
 struct OneLine<W> {
     writer: W,
 }
@@ -190,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_say_stays_within_its_line() {
+    fn text_of_other_parties_stays_within_its_line() {
         assert_eq!(printable("a\nERROR b\r\u{1b}[31mé\u{9b}"), "a\\nERROR b\\r\\u{1b}[31mé\\u{9b}");
     }
 

@@ -28,9 +28,7 @@ use sidecar::engine::ingest::{self, Retention, Rewriting, identity};
 use sidecar::engine::log_set::{LogSet, OpenedLog, Sources};
 use sidecar::engine::source::{Batch, Connection, End, LogNetwork, Received};
 use sidecar::engine::storage_folder::LogPlaces;
-use sidecar::engine::stream::{
-    Delivery, Hub, OpenStreams, Port, PortOptions, ReaderClass, Resources, Subscription,
-};
+use sidecar::engine::stream::{Delivery, Hub, OpenStreams, Port, PortOptions, ReaderClass, Resources, Subscription};
 use sidecar_log_format::{ApiVersion, Durability, FrameForm, Kind, RewriteOptions, WriteOptions};
 use sidecar_test_support::client::{Message, Request, SseClient, events as with_ids, get};
 use sidecar_test_support::disk::SmallDisk;

@@ -117,7 +117,7 @@ fn nodes(group: &mut Group<'_>, parts: &Parts) {
     for source in parts.logs.iter().flat_map(|logged| &logged.other_sources) {
         statuses.whole(&[("node", &source.name)], source.counters.status.number().into());
     }
-    // A counter's name should end with `_total`, as `promtool check metrics` says; but people's alerts ask for this one,
+    // A counter's name should end with `_total`, as `promtool check metrics` demands; but operators' alerts ask for this one,
     // which is the reference's.
     let mut errors = group.counter("error_counts", "Error counts");
     for error in CountedError::ALL {

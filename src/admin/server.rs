@@ -302,8 +302,8 @@ mod tests {
         }
         let mut answer = String::new();
         let mut health = ask(address, "/health").await;
-        let told = tokio::time::timeout(Duration::from_secs(20), health.read_to_string(&mut answer));
-        told.await.expect("in time").unwrap();
+        let read = tokio::time::timeout(Duration::from_secs(20), health.read_to_string(&mut answer));
+        read.await.expect("in time").unwrap();
         assert!(answer.ends_with("live"), "{answer}");
     }
 }

@@ -1,4 +1,4 @@
-//! The beacon log of a process: its clients, its hub and its server, put together as the configuration says.
+//! The beacon log of a process: its clients, its hub and its server, put together from the configuration.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -61,12 +61,12 @@ impl BeaconLog {
         self.server.local_addr()
     }
 
-    /// The log, for those who read events by its name.
+    /// The log, for readers of events by its name.
     pub(super) fn named(&self) -> NamedLog {
         NamedLog { name: NAME.into(), log: self.live.log.clone(), views: None }
     }
 
-    /// What of it can be looked at.
+    /// The log as the admin server shows it.
     pub(super) fn logged(&self) -> Logged {
         Logged {
             other_sources: self.clients.iter().map(|(_, watch)| watch.clone()).collect(),
@@ -79,7 +79,7 @@ impl BeaconLog {
         Arc::clone(&self.server.counters().front)
     }
 
-    /// Reads the clients and serves what they say, until `cut` is cancelled.
+    /// Reads the clients and serves their events, until `cut` is cancelled.
     pub(super) fn start(
         self,
         logs: &mut LogSet,

@@ -1,4 +1,4 @@
-//! The gRPC gateway of a process, with the logs of its recorded streams, put together as the configuration says.
+//! The gRPC gateway of a process, with the logs of its recorded streams, put together from the configuration.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -65,20 +65,20 @@ impl Gateway {
         self.server.local_addr()
     }
 
-    /// The logs, for those who read events by a log's name.
+    /// The logs, for readers of events by a log's name.
     pub(super) fn named(&self) -> impl Iterator<Item = NamedLog> {
         let named =
             |log: &RecordedLog| NamedLog { name: log.name.clone(), log: log.opened.live.log.clone(), views: None };
         self.logs.iter().map(named)
     }
 
-    /// What of the logs can be looked at.
+    /// The logs as the admin server shows them.
     pub(super) fn logged(&self) -> impl Iterator<Item = Logged> {
         let port = self.server.port_counters();
         self.logs.iter().map(move |log| Logged::of(&log.name, &log.opened.live, log.hub.counters(), &port))
     }
 
-    /// What of the calls and subscriptions can be looked at.
+    /// The calls and subscriptions as the admin server shows them.
     pub(super) fn watch(&self) -> Watch {
         self.watch.clone()
     }

@@ -1,10 +1,10 @@
-//! The appliance: sources, ingest, log and servers, put together as a configuration says.
+//! The appliance: sources, ingest, log and servers, put together from a configuration.
 //!
 //! Owns the life of the process: everything is started once, and ends by signal or because all nodes are gone. What happens
 //! between, to one log and its nodes, is in [`log_set`](crate::engine::log_set). Data does not pass through here.
 //! What a configuration asks of each part is in `plan`, and what becomes of the Casper Sidecar's history in `history`. The
 //! logs of the other dialects are put together in `beacon` and `gateway`; `other_logs` has them all. `service_manager`
-//! notifies whoever started the process.
+//! notifies the service manager that started the process.
 
 mod beacon;
 mod gateway;
@@ -60,7 +60,7 @@ struct RunningRpc {
     _servers: JoinSet<()>,
 }
 
-/// Runs what the configuration says until a signal comes (`Ok`) or it cannot go on.
+/// Runs the parts that the configuration asks for, until a signal comes (`Ok`) or it cannot continue.
 ///
 /// # Errors
 /// In the reference's words (config.md section 3): a part that cannot start, or all nodes unavailable.
@@ -69,13 +69,13 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let termination = termination()?;
     let end = async {
         termination.await;
-        manager.is_stopping();
+        manager.announce_stopping();
     };
     match (&config.sse_server, &config.storage) {
         (Some(sse), Some(storage)) => {
-            run_until(config, sse, storage, |_, running| manager.is_serving(running.logs), end).await
+            run_until(config, sse, storage, |_, running| manager.announce_serving(running.logs), end).await
         }
-        _ => run_without_casper(config, |running| manager.is_serving(running.logs), end).await,
+        _ => run_without_casper(config, |running| manager.announce_serving(running.logs), end).await,
     }
 }
 
@@ -143,7 +143,7 @@ async fn is_over(logs: &mut LogSet, name: &str) {
         if *over == *name {
             return;
         }
-        error!(log = over, "all sources of a log were given up; what it holds is served, and the other logs go on");
+        error!(log = over, "all sources of a log were given up; what it holds is served, and the other logs continue");
     }
 }
 
@@ -214,7 +214,7 @@ pub(crate) async fn run_until(
     if let Some(rpc) = &rpc {
         rpc.watch.log.set(None);
     }
-    // The views end when nobody can write the log any more.
+    // The views end once no writer of the log is left.
     drop(live);
     cut.cancel();
     let _ = tokio::time::timeout(SERVERS_END_TIME_MAX, servers.join_all()).await;
@@ -282,7 +282,7 @@ fn serve(
     nodes: &[Node],
     cut: &CancellationToken,
 ) -> anyhow::Result<Serving> {
-    // Without look-ups in the log nobody needs the views; they catch up when somebody does.
+    // Only look-ups in the log need the views, which catch up when they are opened again.
     let rpc_from_log = config.rpc_server.as_ref().is_some_and(|rpc| rpc.answer_from_log);
     let needs_views = rpc_from_log || (config.rest_api_server.is_some() && outside.database.is_none());
     let views =
@@ -327,8 +327,7 @@ fn serve(
             ..Logged::of(LOG_NAME, live, hub.counters(), stream.counters())
         };
         let Outside { database, rpc, others, .. } = outside;
-        let parts =
-            parts(Some((logged, &stream)), &running, rest.as_ref(), rpc.as_ref(), database.clone(), others);
+        let parts = parts(Some((logged, &stream)), &running, rest.as_ref(), rpc.as_ref(), database.clone(), others);
         servers.spawn(admin.run(parts, cut.clone().cancelled_owned()));
     }
     if let Some(rest) = rest {

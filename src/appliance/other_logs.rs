@@ -1,4 +1,4 @@
-//! The logs of the dialects beside Casper's, with their servers, as far as a configuration asks for them.
+//! The logs of the dialects other than Casper's, with their servers, as far as a configuration asks for them.
 
 use std::sync::Arc;
 
@@ -43,17 +43,17 @@ impl OtherLogs {
         Addresses { beacon, grpc: self.gateway.as_ref().map(Gateway::address), ..addresses }
     }
 
-    /// The logs, for those who read events by a log's name.
+    /// The logs, for readers of events by a log's name.
     pub(super) fn named(&self) -> impl Iterator<Item = NamedLog> {
         self.beacon.iter().map(BeaconLog::named).chain(self.gateway.iter().flat_map(Gateway::named))
     }
 
-    /// What of the logs can be looked at.
+    /// The logs as the admin server shows them.
     pub(super) fn logged(&self) -> impl Iterator<Item = Logged> {
         self.beacon.iter().map(BeaconLog::logged).chain(self.gateway.iter().flat_map(Gateway::logged))
     }
 
-    /// What of the gateway can be looked at.
+    /// The gateway as the admin server shows it.
     pub(super) fn grpc_watch(&self) -> Option<grpc::Watch> {
         self.gateway.as_ref().map(Gateway::watch)
     }
@@ -64,7 +64,7 @@ impl OtherLogs {
         beacon.chain(self.gateway.iter().map(|gateway| ("grpc", gateway.front())))
     }
 
-    /// Reads the sources and serves what they say, until `cut` is cancelled.
+    /// Reads the sources and serves their events, until `cut` is cancelled.
     pub(super) fn start(
         self,
         logs: &mut LogSet,

@@ -30,7 +30,7 @@ const SHORT_LOG_SEGMENT_BYTES: u64 = 4 << 20;
 const QUEUED_BATCH_EVENTS: usize = 250;
 /// Batches of up to 256 KiB each: more would only hold memory.
 const QUEUED_BATCHES_MAX: usize = 16;
-/// Those of a log whose configuration does not say.
+/// The same for a log whose configuration does not name a number.
 const QUEUED_BATCHES: usize = 4;
 
 /// A node to read.
@@ -63,8 +63,8 @@ pub(super) fn nodes(config: &Config, sse: &SseServer, storage: &Storage, log_net
     sse.connections.iter().map(node).collect()
 }
 
-/// Listens to the nodes, whenever the log is ready for what they say. With `keep_trying` and no node at all, what is stored
-/// is served nevertheless.
+/// Listens to the nodes whenever the log is ready for their events. With `keep_trying` and no node at all, stored events are
+/// served nevertheless.
 pub(super) fn sources(nodes: Vec<Node>, keep_trying: bool) -> Sources {
     let is_archive = nodes.is_empty() && keep_trying;
     if is_archive {
@@ -175,7 +175,7 @@ pub(super) fn view_options(storage: &Storage) -> view::Options {
     view::Options::new(log_places(storage).views_file(), storage.log.view_cache_bytes)
 }
 
-/// The network that the log's nodes must be on, where the log tells it and it may not change.
+/// The network that the log's nodes must be on, if the log names one and it may not change.
 pub(super) fn log_network(config: &Config, storage: &Storage, live: &LiveLog) -> anyhow::Result<LogNetwork> {
     if storage.log.allow_network_change {
         return Ok(LogNetwork::default());

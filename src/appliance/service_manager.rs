@@ -1,7 +1,7 @@
-//! What a service manager is notified of: that Sidecar serves, what it does, that it lives, and that it ends.
+//! Notifications to a service manager: that Sidecar serves, what it does, that it is alive, and that it ends.
 //!
-//! The protocol is systemd's `sd_notify`: datagrams to the socket that `NOTIFY_SOCKET` names. Where nobody set that variable,
-//! nothing is sent. A message that the manager does not take makes no difference to anything else, and is part of the next one.
+//! The protocol is systemd's `sd_notify`: datagrams to the socket that `NOTIFY_SOCKET` names. Without that variable
+//! nothing is sent. A message that cannot be sent is part of the next one, and affects nothing else.
 
 use std::io;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -32,7 +32,7 @@ struct Shared {
     report: Mutex<Report>,
 }
 
-/// What the manager is to know, and what of it is not sent yet: its queue may be full.
+/// State to report, and what of it is not sent yet: the manager's queue may be full.
 struct Report {
     phase: Phase,
     owed: &'static str,
@@ -47,8 +47,8 @@ enum Phase {
 }
 
 impl ServiceManager {
-    /// The manager that the environment names. It is notified by a task of this runtime, which also says that the process
-    /// lives: a runtime that runs no tasks says nothing, and the manager restarts it.
+    /// The manager that the environment names. It is notified by a task of this runtime, which also feeds the
+    /// watchdog: a runtime that runs no tasks does not, and the manager restarts the process.
     pub(super) fn from_environment() -> Self {
         let variable = |name: &str| std::env::var(name).ok();
         let Some(address) = variable("NOTIFY_SOCKET").filter(|address| !address.is_empty()) else {
@@ -71,21 +71,21 @@ impl ServiceManager {
     }
 
     /// All servers take requests.
-    pub(super) fn is_serving(&self, logs: Vec<NamedLog>) {
+    pub(super) fn announce_serving(&self, logs: Vec<NamedLog>) {
         if let Some(Notifying { shared, .. }) = &self.0 {
             shared.enter(Phase::Serving(logs), "READY=1");
         }
     }
 
     /// The end was asked for.
-    pub(super) fn is_stopping(&self) {
+    pub(super) fn announce_stopping(&self) {
         if let Some(Notifying { shared, .. }) = &self.0 {
             shared.enter(Phase::Stopping, "STOPPING=1\nSTATUS=storing what was received, then closing the logs");
         }
     }
 }
 
-/// Notifies the manager at least three times in the time after which its watchdog gives the process up.
+/// Notifies the manager at least three times in the time after which its watchdog kills the process.
 async fn tick(shared: Arc<Shared>, watchdog: Option<Duration>) {
     let period = watchdog.map_or(PERIOD, |time| PERIOD.min(time / 3)).max(Duration::from_millis(1));
     let mut ticks = interval(period);
@@ -125,7 +125,7 @@ impl Shared {
 }
 
 impl Report {
-    /// What the manager is to know of the present phase.
+    /// The state to report in the present phase.
     fn state(&self) -> String {
         match &self.phase {
             Phase::Starting => START_EXTENSION.to_owned(),
@@ -200,11 +200,11 @@ mod tests {
         let service = ServiceManager::notifying(process, None);
         tokio::time::sleep(PERIOD * 2 + PERIOD / 2).await;
         assert_eq!(messages(&manager), ["EXTEND_TIMEOUT_USEC=60000000"; 3]);
-        service.is_serving(Vec::new());
+        service.announce_serving(Vec::new());
         assert_eq!(messages(&manager), ["READY=1\nSTATUS=serving; no log"]);
         tokio::time::sleep(PERIOD * 3).await;
         assert_eq!(messages(&manager), [""; 0], "the same state is not sent again");
-        service.is_stopping();
+        service.announce_stopping();
         assert!(messages(&manager)[0].starts_with("STOPPING=1\n"));
     }
 
@@ -215,14 +215,14 @@ mod tests {
         queue.set_nonblocking(true).unwrap();
         let service = ServiceManager::notifying(process, None);
         while queue.send(b"in the way").is_ok() {}
-        service.is_serving(Vec::new());
+        service.announce_serving(Vec::new());
         assert!(messages(&manager).iter().all(|message| message == "in the way"));
         tokio::time::sleep(PERIOD * 2).await;
         assert_eq!(messages(&manager), ["READY=1\nSTATUS=serving; no log"]);
     }
 
     #[test]
-    fn a_runtime_that_stands_still_does_not_say_that_it_lives() {
+    fn a_blocked_runtime_does_not_feed_the_watchdog() {
         let (manager, process) = pair();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let service = runtime.block_on(async {
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watchdog_for_another_process_is_none_of_ours() {
+    fn a_watchdog_for_another_process_is_ignored() {
         let own = std::process::id().to_string();
         for (microseconds, process, time) in [
             (Some("30000000"), None, Some(30)),

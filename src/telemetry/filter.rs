@@ -1,4 +1,4 @@
-//! Which log lines are shown, as `RUST_LOG` or the configuration says.
+//! Which log lines are shown, by `RUST_LOG` or the configuration.
 
 use std::env::{self, VarError};
 
@@ -8,10 +8,10 @@ use tracing_subscriber::filter::{Directive, LevelFilter};
 /// Warnings, and what Sidecar reports of its own life; a line per event, as `enable_logging` wants it, only when asked for.
 const DEFAULT_FILTER: &str = "warn,sidecar=info,sidecar::events=warn";
 
-/// Reports in its own words what Sidecar then reports in better ones.
+/// A target whose lines Sidecar replaces by clearer ones.
 const NOISE: &str = "eventsource_client";
 
-/// A filter, and what was wrong with the wish for another.
+/// A filter, and why the requested one is not used.
 pub(super) struct Chosen {
     pub(super) filter: EnvFilter,
     /// The same as it was asked for.
@@ -19,8 +19,8 @@ pub(super) struct Chosen {
     pub(super) complaint: Option<String>,
 }
 
-/// The filter that `RUST_LOG` asks for, or `configured`. What cannot be understood is as if nothing were asked for, and is
-/// complained of.
+/// The filter that `RUST_LOG` asks for, or `configured`. A value that cannot be understood is
+/// reported and not used.
 pub(super) fn from_environment(configured: Option<&str>) -> Chosen {
     let configured = configured.unwrap_or(DEFAULT_FILTER);
     match env::var(EnvFilter::DEFAULT_ENV) {
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_that_cannot_be_understood_is_named_and_leaves_the_default() {
+    fn a_value_that_cannot_be_understood_is_named_and_leaves_the_default() {
         let mistakes = [
             ("", "RUST_LOG is empty"),
             (" ", "RUST_LOG is empty"),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configured_filter_counts_where_the_environment_asks_for_nothing_that_can_be_understood() {
+    fn the_configured_filter_is_used_unless_the_environment_has_a_usable_one() {
         let shown = |wanted| choose(wanted, "debug").shown;
         assert_eq!([None, Some("inof"), Some("error")].map(shown), ["debug", "debug", "error"]);
     }

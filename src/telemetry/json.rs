@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_say_stays_within_its_line_and_does_nothing_to_a_terminal() {
+    fn text_of_other_parties_stays_within_its_line_and_does_nothing_to_a_terminal() {
         let said = "a\nERROR b\r\u{1b}[31mé\u{9b}\u{7f}";
         let text = testing::logged(EnvFilter::new("trace"), LogFormat::Json, || info!(said));
         assert_eq!(text.lines().count(), 1);

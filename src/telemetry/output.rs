@@ -129,7 +129,7 @@ impl Shared {
         }
     }
 
-    /// Waits for lines and puts them in the place of those in `lines`, which have been dealt with.
+    /// Waits for lines and replaces those in `lines` by them, which have been dealt with.
     fn next_lines(&self, lines: &mut Vec<u8>) {
         lines.clear();
         lines.shrink_to(KEPT_BYTES);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_nobody_reads_costs_lines_and_no_more() {
+    fn a_stream_that_is_not_read_costs_lines_and_no_more() {
         let (reader, writer) = pipe().unwrap();
         let output = Output::start(&writer).unwrap();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
@@ -192,7 +192,7 @@ mod tests {
         }
         assert!(output.lines_dropped() as usize >= lines / 4, "{} of {lines}", output.lines_dropped());
         output.finish();
-        // What was kept comes once somebody reads, each line whole.
+        // The lines that were kept arrive once the stream is read, each line whole.
         let kept = lines - output.lines_dropped() as usize;
         assert!(kept > 0);
         let mut read = BufReader::new(reader).split(b'\n').map(Result::unwrap);

@@ -1,4 +1,4 @@
-//! The last warnings and errors of this process, for those who look at it without its log.
+//! The last warnings and errors of this process, for the admin server.
 //!
 //! Owns copies of the last [`WARNINGS_MAX`] of them, each cut at [`TEXT_BYTES_MAX`]. They are those that are logged: what is
 //! filtered out of the log is not here either.

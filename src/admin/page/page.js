@@ -315,7 +315,7 @@ function untilFull({ available_bytes, days_until_full, bytes_per_day }) {
   return bytes_per_day === null ? "too early to tell for how long" : "retention keeps it from filling";
 }
 
-/// Events per second by kind: stacked bars, one a second, and the figures beside them.
+/// Events per second by kind: stacked bars, one a second, and a table of the figures.
 class Chart {
   constructor() {
     this.samples = [];
@@ -474,7 +474,7 @@ const explorer = {
     return [...byId("kinds").querySelectorAll(":checked")].map(({ value }) => value);
   },
 
-  // Shows events from where the form says.
+  // Shows events from the place that the form names.
   async begin() {
     const start = byId("start").value;
     const at = start === "newest" ? "" : byId(start).value.trim();

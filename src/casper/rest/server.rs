@@ -30,8 +30,8 @@ use super::question::{Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Reque
 use super::{RestOptions, document, endpoints};
 use crate::casper::keys::{Stage, TransactionType};
 use crate::engine::http::{
-    BindError, access::Client, cors::let_pages_read, counters::FrontCounters, front::Front, limits::FrontLimits,
-    tags, turns::Limits,
+    BindError, access::Client, cors::let_pages_read, counters::FrontCounters, front::Front, limits::FrontLimits, tags,
+    turns::Limits,
 };
 
 /// Connections at a time.

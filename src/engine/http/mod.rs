@@ -29,9 +29,9 @@ mod mistake;
 mod places;
 pub mod query;
 mod reload;
+pub mod tags;
 #[cfg(test)]
 mod tests;
-pub mod tags;
 mod tls;
 mod tokens;
 pub mod turns;
