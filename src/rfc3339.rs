@@ -14,7 +14,7 @@ pub fn format(time: Timestamp) -> impl Display {
     humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(time.min(LAST)))
 }
 
-/// Serialises a time as [`format`] writes it.
+/// Serialises a time as [`format()`] writes it.
 pub(crate) fn as_time<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     match time {
         Some(time) => serializer.collect_str(&format(*time)),

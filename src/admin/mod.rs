@@ -57,7 +57,7 @@ pub struct AdminOptions {
     pub max_requests_per_second: u32,
 }
 
-/// The running parts, as far as they can be looked at.
+/// The running parts, as far as the admin server shows them.
 #[derive(Default)]
 pub struct Parts {
     /// The logs and what is around each; none where REST answers from another machine's database.
