@@ -77,7 +77,7 @@ impl Cursor {
                 let is_wanted = self.reads_large && large.shape().kinds() & self.kinds != 0;
                 let content = match if is_wanted { large.payload() } else { Ok(Vec::new()) } {
                     Ok(payload) => Content::Large(Box::new(large), payload),
-                    Err(error) if error.is_damage() => Content::Missing(Missing::Quarantined(error.to_string())),
+                    Err(error) if error.is_damage() => Content::Missing(Missing::of_damage(&error)),
                     Err(error) => return Err(error),
                 };
                 Some(self.advance(start.saturating_add(1), content))

@@ -16,7 +16,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::Sequence;
+use crate::{Error, Sequence};
 
 /// How many ranges are kept apart: a log may be in pieces.
 const RANGES_MAX: usize = 10_000;
@@ -290,6 +290,11 @@ pub enum Missing {
 }
 
 impl Missing {
+    /// Why the events of a part that does not decode are missing.
+    pub(crate) fn of_damage(error: &Error) -> Missing {
+        Missing::Quarantined(error.to_string())
+    }
+
     pub(crate) fn of(kind: LossKind, reason: &str) -> Missing {
         match kind {
             LossKind::Missing => Missing::Lost,

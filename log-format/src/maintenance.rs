@@ -211,7 +211,7 @@ impl Maintenance {
             };
             visit(match read {
                 Err(error) if error.is_damage() => {
-                    let why = Missing::Quarantined(error.to_string());
+                    let why = Missing::of_damage(&error);
                     Read::Missing { from: entry.first_sequence, to: entry.end_sequence(), why }
                 }
                 read => read?,

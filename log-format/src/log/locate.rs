@@ -40,7 +40,7 @@ impl Shared {
         let sealed = match self.open_sealed(first) {
             Ok(sealed) => sealed,
             Err(error) if error.is_damage() => {
-                let why = Missing::Quarantined(error.to_string());
+                let why = Missing::of_damage(&error);
                 self.note_missing(first..next, &why);
                 return Ok(Place::Missing(next, why));
             }

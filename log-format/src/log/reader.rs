@@ -230,7 +230,8 @@ impl Log {
     ///
     /// A block that is not in the cache is decoded only up to the last of them. They come in excerpts of it, blocks of one
     /// event or of several that are close to each other, and only the excerpts are kept. There is one [`Read`] for each, of
-    /// its first event; an event of the list may be further down in the same excerpt.
+    /// its first event; an event of the list may be further down in the same excerpt. The first [`Read`] is of the first
+    /// event of the list, so a list that has events never gives none.
     ///
     /// # Errors
     /// As [`Log::read`].
@@ -290,7 +291,7 @@ impl Log {
         };
         match read {
             Err(error) if error.is_damage() => {
-                missing(entry.first_sequence, entry.end_sequence(), Missing::Quarantined(error.to_string()))
+                missing(entry.first_sequence, entry.end_sequence(), Missing::of_damage(&error))
             }
             read => read,
         }
