@@ -15,9 +15,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use sidecar::casper::event::{BLOCK_ADDED, FINALITY_SIGNATURE, KINDS, TRANSACTION_ACCEPTED, TRANSACTION_PROCESSED};
 use sidecar::casper::keys::{Keys, Stage, TransactionType, keys};
 use sidecar::casper::view::{self, CasperViews};
@@ -27,6 +27,7 @@ use sidecar_log_format::{
     ApiVersion, Durability, Event, Head, Kind, Log, Opened, Read, ReadOptions, Sequence, WriteOptions, Writer,
 };
 use sidecar_test_support::fast::EndlessStory;
+use tempfile::TempDir;
 use tokio::sync::watch;
 
 const COMMIT_EVENTS: u64 = 1_000;
@@ -54,28 +55,21 @@ fn views(criterion: &mut Criterion) {
     // Until the last event is visible; with views, until it can be looked up.
     let mut group = criterion.benchmark_group("views, writing a log");
     let written = events / 5;
+    let folder = || tempfile::tempdir().expect("a temporary directory");
     group.sample_size(10).throughput(Throughput::Elements(written));
     group.bench_function("alone", |bencher| {
-        bencher.iter_custom(|times| {
-            let alone = |_| {
-                let folder = tempfile::tempdir().expect("a temporary directory");
-                let begun = Instant::now();
-                write(&story, written, &folder.path().join("log"), &|_| true, |_| None);
-                begun.elapsed()
-            };
-            (0..times).map(alone).sum()
-        });
+        let alone = |folder: TempDir| {
+            write(&story, written, &folder.path().join("log"), &|_| true, |_| None);
+            folder
+        };
+        bencher.iter_batched(folder, alone, BatchSize::PerIteration);
     });
     group.bench_function("with views", |bencher| {
-        bencher.iter_custom(|times| {
-            let followed = |_| {
-                let folder = tempfile::tempdir().expect("a temporary directory");
-                let begun = Instant::now();
-                follow(&runtime, &story, written, folder.path(), &|_| true);
-                begun.elapsed()
-            };
-            (0..times).map(followed).sum()
-        });
+        let followed = |folder: TempDir| {
+            follow(&runtime, &story, written, folder.path(), &|_| true);
+            folder
+        };
+        bencher.iter_batched(folder, followed, BatchSize::PerIteration);
     });
     group.finish();
 
