@@ -7,18 +7,19 @@
 #![expect(clippy::indexing_slicing, reason = "a benchmark may stop where it finds something else than it expects")]
 
 use std::{
-    fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use rustix::time::{ClockId, clock_gettime};
 use sidecar::engine::http::ListenOptions;
 use sidecar::engine::stream::PortOptions;
-use sidecar::grpc::{DescriptorSource, EventForm, JsonForm, Options, Server, UpstreamOptions, Upstreams};
+use sidecar::grpc::{DescriptorSource, Options, Server, UpstreamOptions, Upstreams};
 use sidecar_test_support::ping_pong::{self, PingPong};
+use sidecar_test_support::process::Process;
 
 const MESSAGES: u64 = 1_000_000;
 /// Bytes of a message's text.
@@ -37,11 +38,12 @@ fn main() -> Result<()> {
 }
 
 fn measure(messages: u64) -> Result<()> {
-    let mut upstream = start(&["upstream"])?;
-    let mut line = String::new();
-    BufReader::new(upstream.stdout.as_mut().context("no pipe")?).read_line(&mut line)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    let gateway = serve(&runtime, line.trim().parse()?)?;
+    let mut upstream = Process::start(&mut this_program(&["upstream"])?);
+    runtime.block_on(upstream.wait_for_output("\n"));
+    let output = upstream.output();
+    let address = output.trim().parse().with_context(|| format!("the server failed: {output}"))?;
+    let gateway = serve(&runtime, address)?;
     let modes = [
         ("lines of JSON", "application/json", 1),
         ("event stream", "text/event-stream", 1),
@@ -51,11 +53,9 @@ fn measure(messages: u64) -> Result<()> {
     for _ in 0..RUNS {
         for ((_, accept, clients), results) in modes.iter().zip(&mut runs) {
             let target = format!("/v1/balls/flood?count={}&bytes={TEXT_BYTES}", messages / clients);
-            results.push(run(gateway, upstream.id(), &target, accept, *clients)?);
+            results.push(run(gateway, &upstream, &target, accept, *clients)?);
         }
     }
-    upstream.kill()?;
-    upstream.wait()?;
     println!("{messages} messages, {} bytes each at the client", runs[0][0].bytes / messages);
     println!("{:<26} {:>12} {:>34}", "", "messages/s", "CPU us/message: gateway, server, client");
     for ((name, ..), results) in modes.iter().zip(&runs) {
@@ -77,19 +77,18 @@ struct Run {
     bytes: u64,
 }
 
-fn run(gateway: SocketAddr, server: u32, target: &str, accept: &str, clients: u64) -> Result<Run> {
-    let own = std::process::id();
-    let (gateway_before, server_before) = (cpu_time(own)?, cpu_time(server)?);
+fn run(gateway: SocketAddr, server: &Process, target: &str, accept: &str, clients: u64) -> Result<Run> {
+    let mut client = this_program(&["client", &gateway.to_string(), target, accept, &clients.to_string()])?;
+    let (gateway_before, server_before) = (cpu_time()?, server.cpu_time());
     let begun = Instant::now();
-    let client = start(&["client", &gateway.to_string(), target, accept, &clients.to_string()])?;
-    let output = String::from_utf8(client.wait_with_output()?.stdout)?;
+    let output = String::from_utf8(client.stderr(Stdio::inherit()).output()?.stdout)?;
     let wall = begun.elapsed();
     let (bytes, client) = output.trim().split_once(' ').context("the client failed")?;
     Ok(Run {
         wall,
-        gateway: cpu_time(own)? - gateway_before,
-        server: cpu_time(server)? - server_before,
-        client: Duration::from_millis(client.parse()?),
+        gateway: cpu_time()? - gateway_before,
+        server: server.cpu_time() - server_before,
+        client: Duration::from_micros(client.parse()?),
         bytes: bytes.parse()?,
     })
 }
@@ -103,26 +102,15 @@ fn serve(runtime: &tokio::runtime::Runtime, upstream: SocketAddr) -> Result<Sock
     let folder = tempfile::tempdir()?;
     let descriptor_set = folder.path().join("court.binpb");
     ping_pong::write_descriptor_set(&descriptor_set);
-    let options = Options {
-        port: PortOptions { listen: ListenOptions::on(Ipv4Addr::LOCALHOST), ..PortOptions::default() },
-        upstreams: vec![UpstreamOptions {
-            name: "court".to_owned(),
-            address: format!("http://{upstream}"),
-            ca_certificate: None,
-            descriptors: DescriptorSource::Set(descriptor_set),
-        }],
-        streams: Vec::new(),
-        generate_unbound_methods: false,
-        discard_unknown: true,
-        json: JsonForm::default(),
-        wraps_results: true,
-        event_form: EventForm::Standard,
-        takes_forms: true,
-        message_bytes_max: 4 << 20,
-        call_timeout: Duration::from_secs(60),
+    let port = PortOptions { listen: ListenOptions::on(Ipv4Addr::LOCALHOST), ..PortOptions::default() };
+    let upstream = UpstreamOptions {
+        name: "court".to_owned(),
+        address: format!("http://{upstream}"),
+        ca_certificate: None,
+        descriptors: DescriptorSource::Set(descriptor_set),
     };
     runtime.block_on(async {
-        let server = Server::bind(Upstreams::open(options)?, [])?;
+        let server = Server::bind(Upstreams::open(Options::new(port, vec![upstream]))?, [])?;
         let address = server.local_addr();
         tokio::spawn(server.run(std::future::pending()));
         Ok(address)
@@ -159,18 +147,17 @@ fn read_streams(address: SocketAddr, target: &str, accept: &str, clients: usize)
         bytes += client.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
     }
     ensure!(bytes > 100_000, "the streams ended early");
-    println!("{bytes} {}", cpu_time(std::process::id())?.as_millis());
+    println!("{bytes} {}", cpu_time()?.as_micros());
     Ok(())
 }
 
-fn start(arguments: &[&str]) -> Result<Child> {
-    Ok(Command::new(std::env::current_exe()?).args(arguments).stdout(Stdio::piped()).spawn()?)
+fn this_program(arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(arguments);
+    Ok(command)
 }
 
-/// User and system time of a process.
-fn cpu_time(process: u32) -> Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(Duration::from_millis(ticks * 10))
+/// User and system time of this process.
+fn cpu_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::ProcessCPUTime).try_into()?)
 }

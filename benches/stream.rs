@@ -20,6 +20,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use rustix::time::{ClockId, clock_gettime};
 use sidecar::casper::events::{Options, READER_CLASSES, Server};
 use sidecar::engine::dialect::write_options;
 use sidecar::engine::http::ListenOptions;
@@ -240,19 +241,8 @@ impl Recorded {
             event_names: (1..=SIGNATURE.0).map(|number| format!("kind_{number}")).collect(),
             identity_fields: Vec::new(),
         };
-        let upstreams = grpc::Options {
-            port: port(ReplayChunks::Event),
-            upstreams: vec![upstream],
-            streams: vec![stream],
-            generate_unbound_methods: false,
-            discard_unknown: true,
-            json: grpc::JsonForm::default(),
-            wraps_results: true,
-            event_form: grpc::EventForm::Standard,
-            takes_forms: true,
-            message_bytes_max: 4 << 20,
-            call_timeout: Duration::from_secs(60),
-        };
+        let port = port(ReplayChunks::Event);
+        let upstreams = grpc::Options { streams: vec![stream], ..grpc::Options::new(port, vec![upstream]) };
         Ok(Recorded { upstreams, folder })
     }
 
@@ -261,7 +251,9 @@ impl Recorded {
         let _within = runtime.enter();
         let streams = grpc::Upstreams::open(self.upstreams.clone())?.streams()?;
         let dialect = streams.first().context("no stream")?.dialect(self.folder.path());
-        write_log_with(self.folder.path(), events, write_options(&dialect, [7; 16], 1))
+        let (log, mut writer) = open_log(self.folder.path(), write_options(&dialect, [7; 16], 1))?;
+        append_all(&mut writer, events)?;
+        Ok((log, writer))
     }
 
     fn serve(
@@ -285,17 +277,16 @@ impl Recorded {
 }
 
 fn write_log(directory: &Path, events: u64) -> Result<(Log, Writer)> {
-    let (log, mut writer) = write_log_with(directory, 0, WriteOptions::new("casper", [7; 16], 1))?;
+    let (log, mut writer) = open_log(directory, WriteOptions::new("casper", [7; 16], 1))?;
     writer.announce_version(VERSION, "node", 1)?;
     append_all(&mut writer, events)?;
     Ok((log, writer))
 }
 
-fn write_log_with(directory: &Path, events: u64, options: WriteOptions) -> Result<(Log, Writer)> {
+fn open_log(directory: &Path, options: WriteOptions) -> Result<(Log, Writer)> {
     let storage: Arc<dyn Storage> = Arc::new(Directory::at(directory));
     let options = WriteOptions { durability: Durability::Os, ..options };
-    let Opened { mut writer, log, .. } = Writer::open(storage, options)?;
-    append_all(&mut writer, events)?;
+    let Opened { writer, log, .. } = Writer::open(storage, options)?;
     Ok((log, writer))
 }
 
@@ -497,10 +488,7 @@ fn hold_streams(address: SocketAddr, events: u64) -> Result<()> {
 
 /// User and system time of this process.
 fn cpu_time() -> Result<Duration> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(Duration::from_millis(ticks * 10))
+    Ok(clock_gettime(ClockId::ProcessCPUTime).try_into()?)
 }
 
 fn resident_kib() -> Result<u64> {

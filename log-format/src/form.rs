@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use crate::{Error, FrameForm, Kind, Result};
 
-/// The most kinds of a dialect, and the most bytes of the name of one: a segment's header holds them all.
-pub(crate) const KINDS_MAX: usize = 62;
-pub(crate) const KIND_NAME_BYTES_MAX: usize = 64;
+/// The most kinds of a dialect: a segment's header holds them all.
+pub const KINDS_MAX: usize = 62;
+/// The longest name of a kind, in bytes.
+pub const KIND_NAME_BYTES_MAX: usize = 64;
 
 /// What all events of a segment have in common. Clones share it.
 #[derive(Clone, Debug, PartialEq, Eq)]

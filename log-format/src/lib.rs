@@ -115,6 +115,7 @@ pub use cursor::{Cursor, Item, Run};
 pub use error::{Error, Operation, Result};
 pub use estimate::{Estimate, estimate};
 pub use event::{ApiVersion, ApiVersionError, Event, Kind, Mark, MarkKind, Sequence, Timestamp};
+pub use form::{KIND_NAME_BYTES_MAX, KINDS_MAX};
 pub use log::{LargeEvent, Log, Outline, Read, ReadOptions, StoredBlock};
 pub use losses::{LossKind, Losses, LostRange, Missing};
 pub use maintenance::{Maintenance, SealedSegment};

@@ -96,7 +96,7 @@ pub(super) fn event_name(event: &DynamicMessage) -> Option<String> {
 const EVENT_NAME_BYTES_MAX: usize = 255;
 
 /// Whether a text can be an event's name.
-pub(super) fn is_event_name(name: &str) -> bool {
+pub(crate) fn is_event_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= EVENT_NAME_BYTES_MAX && !name.contains(['\r', '\n', '\0'])
 }
 

@@ -38,5 +38,6 @@ pub use events::READER_CLASSES;
 #[cfg(any(test, fuzzing))]
 pub(crate) use events::door as events_door;
 pub use json::JsonForm;
+pub(crate) use json::is_event_name;
 pub use options::{DescriptorSource, EventForm, Options, StreamOptions, UpstreamOptions};
 pub use server::{RecordedStream, Server, StartError, Upstreams};

@@ -33,8 +33,29 @@ pub struct Options {
     pub call_timeout: Duration,
 }
 
+impl Options {
+    /// The gateway to these servers, with everything else as it is by default.
+    #[must_use]
+    pub fn new(port: PortOptions, upstreams: Vec<UpstreamOptions>) -> Options {
+        Options {
+            port,
+            upstreams,
+            streams: Vec::new(),
+            generate_unbound_methods: false,
+            discard_unknown: true,
+            json: JsonForm::default(),
+            wraps_results: true,
+            event_form: EventForm::default(),
+            takes_forms: true,
+            message_bytes_max: 4 << 20,
+            call_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
 /// How the events of a `gateway.EventSource` are framed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EventForm {
     /// As the standard of event streams has it.
     #[default]

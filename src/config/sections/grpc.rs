@@ -1,8 +1,9 @@
 //! `[grpc]`: the gRPC gateway, its upstreams, and the streams that are recorded.
 
-use std::{collections::HashSet, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::HashSet, net::IpAddr, path::PathBuf};
 
 use serde::Deserialize;
+use sidecar_log_format::{KIND_NAME_BYTES_MAX, KINDS_MAX};
 
 use super::listen::{self, OneOrSeveral, TlsKeys, TokenKeys};
 use crate::{
@@ -13,21 +14,15 @@ use crate::{
         section::{Section, yes},
     },
     engine::stream::PortOptions,
-    grpc::{DescriptorSource, EventForm, JsonForm, Options, StreamOptions, UpstreamOptions},
+    grpc::{DescriptorSource, EventForm, JsonForm, Options, StreamOptions, UpstreamOptions, is_event_name},
 };
 
 const PORT: u16 = 15053;
 const STREAMS_MAX: usize = 1000;
 /// Connections without a stream, beside those that may have one.
 const SPARE_CONNECTIONS: usize = 1000;
-const MESSAGE_BYTES_MAX: usize = 4 << 20;
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest name of a log: that of a folder, with what is added to it.
 const NAME_BYTES_MAX: usize = 64;
-/// The numbers that a log has for names.
-const EVENT_NAMES_MAX: usize = 62;
-/// The longest of them.
-const EVENT_NAME_BYTES_MAX: usize = 64;
 /// Logs that others have.
 const TAKEN_NAMES: [&str; 2] = ["casper", "beacon"];
 
@@ -55,7 +50,7 @@ pub(in crate::config) struct Keys {
     #[serde(default)]
     data_format: DataFormat,
     #[serde(default)]
-    event_format: EventFormat,
+    event_format: EventForm,
     wrap_results: Option<bool>,
     accept_forms: Option<bool>,
     #[serde(default)]
@@ -73,15 +68,6 @@ enum DataFormat {
     Json,
     /// As a string with the JSON in it.
     Quoted,
-}
-
-/// How an event is framed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum EventFormat {
-    #[default]
-    Standard,
-    Fork,
 }
 
 /// One of `[[grpc.upstreams]]`.
@@ -365,27 +351,24 @@ pub(in crate::config) fn check(keys: Keys, section: &Section<'_>) -> Result<Opti
         }
         streams.push(stream);
     }
+    let default = Options::new(port, upstreams);
     let json = JsonForm {
-        emit_unpopulated: keys.emit_unpopulated.unwrap_or(true),
+        emit_unpopulated: keys.emit_unpopulated.unwrap_or(default.json.emit_unpopulated),
         use_proto_names: keys.use_proto_names,
         include_type_url: keys.include_type_url,
         quoted: keys.data_format == DataFormat::Quoted,
     };
     Ok(Options {
-        port,
-        upstreams,
         streams,
         generate_unbound_methods: keys.generate_unbound_methods,
-        discard_unknown: keys.discard_unknown.unwrap_or(true),
+        discard_unknown: keys.discard_unknown.unwrap_or(default.discard_unknown),
         json,
-        wraps_results: keys.wrap_results.unwrap_or(true),
-        event_form: match keys.event_format {
-            EventFormat::Standard => EventForm::Standard,
-            EventFormat::Fork => EventForm::Fork,
-        },
-        takes_forms: keys.accept_forms.unwrap_or(true),
-        message_bytes_max: section.number_or("message_bytes_max", keys.message_bytes_max, MESSAGE_BYTES_MAX)?,
-        call_timeout: section.seconds_or("call_timeout_seconds", keys.call_timeout_seconds, CALL_TIMEOUT)?,
+        wraps_results: keys.wrap_results.unwrap_or(default.wraps_results),
+        event_form: keys.event_format,
+        takes_forms: keys.accept_forms.unwrap_or(default.takes_forms),
+        message_bytes_max: section.number_or("message_bytes_max", keys.message_bytes_max, default.message_bytes_max)?,
+        call_timeout: section.seconds_or("call_timeout_seconds", keys.call_timeout_seconds, default.call_timeout)?,
+        ..default
     })
 }
 
@@ -433,11 +416,13 @@ fn stream(
     if !path.starts_with('/') || path.contains(['?', '#', '%', ' ']) {
         return Err(section.invalid("path", quoted(&path), "set it to a path such as '/streams/pings'"));
     }
-    let is_name =
-        |name: &String| (1..=EVENT_NAME_BYTES_MAX).contains(&name.len()) && !name.contains([',', '\r', '\n', '\0']);
-    if event_names.len() > EVENT_NAMES_MAX || !event_names.iter().all(is_name) {
-        let fix = "list at most 62 names, each of 1 to 64 bytes without commas and line breaks";
-        return Err(section.invalid("event_names", quoted(&event_names.join("', '")), fix));
+    // Readers select by a list of names with commas between them.
+    let is_name = |name: &String| is_event_name(name) && name.len() <= KIND_NAME_BYTES_MAX && !name.contains(',');
+    if event_names.len() > KINDS_MAX || !event_names.iter().all(is_name) {
+        let fix = format!(
+            "list at most {KINDS_MAX} names, each of 1 to {KIND_NAME_BYTES_MAX} bytes without commas and line breaks"
+        );
+        return Err(section.invalid("event_names", quoted(&event_names.join("', '")), &fix));
     }
     let fix = "set it to a table with the fields of the request message";
     let request =
@@ -451,6 +436,8 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::config::samples::{GRPC, loaded, refused};
 
