@@ -22,14 +22,7 @@ pub enum AnswerFrom {
 /// What large answers may take where there is no log of Casper's.
 #[derive(Default)]
 pub struct OtherLogs {
-    memory: Arc<Memory>,
-}
-
-impl OtherLogs {
-    /// The same, within what the answers of another server may take.
-    pub(super) fn within(memory: &Arc<Memory>) -> OtherLogs {
-        OtherLogs { memory: Arc::clone(memory) }
-    }
+    pub(super) memory: Arc<Memory>,
 }
 
 impl AnswerFrom {

@@ -9,7 +9,7 @@ use sidecar_log_format::{Log, Sequence};
 
 use super::answers::Found;
 use super::failure::Failure;
-use super::from_log::{LogReader, from_its_height};
+use super::from_log::LogReader;
 use super::memory::Memory;
 use super::page::PageEnd;
 use super::question::{PageOfEvents, Refusal, page_of_events};
@@ -101,11 +101,7 @@ impl Logs {
         found: Found,
     ) -> Result<(Found, PageEnd, Sequence), Failure> {
         let ReadLog { reader, views, .. } = self.named(name)?;
-        let page = match views {
-            Some(views) => from_its_height(page, reader.log(), views).await?,
-            None => page,
-        };
-        let (found, end) = reader.page(page, found).await?;
+        let (found, end) = reader.page(page, views.as_ref(), found).await?;
         Ok((found, end, reader.log().head().next_sequence))
     }
 

@@ -53,12 +53,7 @@ impl LogAnswers {
 
     /// How far log, views and sources are.
     pub(super) fn status(&self, version: &str) -> Vec<u8> {
-        status::of_log(version, self.log(), self.view_lag(), &self.sources)
-    }
-
-    /// How many stored events the views have not seen yet.
-    fn view_lag(&self) -> u64 {
-        self.log().left_from(self.views.views().next_sequence())
+        status::of_log(version, self.log(), view_lag(self.log(), &self.views), &self.sources)
     }
 
     /// Adds the events that answer `question` to `found`.
@@ -90,8 +85,7 @@ impl LogAnswers {
 
     /// Adds a page of the log to `found`, see [`LogReader::page`].
     pub(super) async fn page(&self, page: PageOfEvents, found: Found) -> Result<(Found, PageEnd), Failure> {
-        let page = from_its_height(page, self.log(), &self.views).await?;
-        self.reader.page(page, found).await
+        self.reader.page(page, Some(&self.views), found).await
     }
 
     /// The sequences that answer, as of the moment of asking.
@@ -113,7 +107,7 @@ impl LogAnswers {
             // The newest that is known is an answer to this.
             (Question::LatestBlock, Ok(found)) if !found.is_empty() => Ok(found),
             (_, Err(closed)) => Err(closed),
-            _ => Err(Failure::Behind { events: self.view_lag() }),
+            _ => Err(Failure::Behind { events: view_lag(self.log(), &self.views) }),
         }
     }
 
@@ -155,22 +149,23 @@ impl LogAnswers {
     }
 }
 
-/// Waits until the views see what is stored.
+/// How many stored events the views have not seen yet.
+fn view_lag(log: &Log, views: &CasperViews) -> u64 {
+    log.left_from(views.views().next_sequence())
+}
+
+/// Waits until the views have caught up with the log.
 async fn catch_up(log: &Log, views: &CasperViews) -> Result<(), Failure> {
-    let (head, views) = (log.head().next_sequence, views.views());
-    if views.next_sequence() < head && !views.caught_up_to(head, VIEW_WAIT_MAX).await {
-        return Err(Failure::Behind { events: log.left_from(views.next_sequence()) });
+    let head = log.head().next_sequence;
+    if views.views().next_sequence() < head && !views.views().caught_up_to(head, VIEW_WAIT_MAX).await {
+        return Err(Failure::Behind { events: view_lag(log, views) });
     }
     Ok(())
 }
 
 /// The page without the events before the block of its height: the block of that height, or of the next greater one, is the
 /// first that it may have. Where there is none yet, the page begins with what comes next.
-pub(super) async fn from_its_height(
-    page: PageOfEvents,
-    log: &Log,
-    views: &CasperViews,
-) -> Result<PageOfEvents, Failure> {
+async fn from_its_height(page: PageOfEvents, log: &Log, views: &CasperViews) -> Result<PageOfEvents, Failure> {
     let Some(height) = page.from_height else { return Ok(page) };
     let head = log.head().next_sequence;
     catch_up(log, views).await?;
@@ -215,8 +210,18 @@ impl LogReader {
         }
     }
 
-    /// Adds a page of the log to `found`; returns where the next one begins, and what of it is missing.
-    pub(super) async fn page(&self, page: PageOfEvents, found: Found) -> Result<(Found, PageEnd), Failure> {
+    /// Adds a page of the log to `found`; returns where the next one begins, and what of it is missing. `views` find the
+    /// height that it begins with.
+    pub(super) async fn page(
+        &self,
+        page: PageOfEvents,
+        views: Option<&CasperViews>,
+        found: Found,
+    ) -> Result<(Found, PageEnd), Failure> {
+        let page = match views {
+            Some(views) => from_its_height(page, &self.log, views).await?,
+            None => page,
+        };
         let log = self.log.clone();
         let range = self.on_disk(move || Range::of(&log, &page)).await??;
         let mut found = found;

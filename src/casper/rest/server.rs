@@ -1,7 +1,7 @@
 //! HTTP: from a request to a response.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -124,9 +124,9 @@ impl LogPages {
     /// Of these logs. Large answers share what those of `rest` may take, if there is one.
     #[must_use]
     pub fn new(logs: Vec<NamedLog>, rest: Option<&Server>) -> LogPages {
-        let others = rest.map(|rest| OtherLogs::within(rest.shared.answers.memory())).unwrap_or_default();
+        let memory = rest.map(|rest| Arc::clone(rest.shared.answers.memory())).unwrap_or_default();
         let options = RestOptions { max_concurrent_requests: 4, max_requests_per_second: 50, ..RestOptions::new() };
-        let mut shared = Shared::new(options, AnswerFrom::OtherLogs(others));
+        let mut shared = Shared::new(options, AnswerFrom::OtherLogs(OtherLogs { memory }));
         shared.logs = Logs::new(logs, shared.answers.memory());
         LogPages(Arc::new(shared))
     }
@@ -139,8 +139,7 @@ impl LogPages {
 
     /// Answers a request for one of these paths.
     pub async fn respond(&self, request: HttpRequest) -> Response {
-        let client = request.extensions().get::<Client>().map(|Client(address)| address.ip());
-        let turn = self.0.limits.turn(client).await;
+        let turn = self.0.limits.turn(client_of(&request)).await;
         turn.work(respond(State(Arc::clone(&self.0)), request)).await
     }
 }
@@ -154,12 +153,15 @@ fn router(shared: Arc<Shared>) -> Router {
 
 /// Lets a request wait for its turn and counts it, a preflight like any other.
 async fn count(State(shared): State<Arc<Shared>>, request: HttpRequest, next: Next) -> Response {
-    let client = request.extensions().get::<Client>().map(|Client(address)| address.ip());
-    let turn = shared.limits.turn(client).await;
+    let turn = shared.limits.turn(client_of(&request)).await;
     let in_flight = shared.counters.begin(endpoints::label(request.uri().path()));
     let response = turn.work(next.run(request)).await;
     in_flight.end(response.status());
     response
+}
+
+fn client_of(request: &HttpRequest) -> Option<IpAddr> {
+    request.extensions().get::<Client>().map(|Client(address)| address.ip())
 }
 
 async fn respond(State(shared): State<Arc<Shared>>, request: HttpRequest) -> Response {
