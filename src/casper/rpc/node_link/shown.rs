@@ -5,7 +5,6 @@
 //! and an object of two bytes takes hundreds. Anyone can store such a value on a chain. So a decoded answer is measured here
 //! before it is shown, and one whose trees would be too large is refused.
 
-use casper_types::addressable_entity::NamedKeyValue;
 use casper_types::bytesrepr::{
     FromBytes, OPTION_NONE_TAG, OPTION_SOME_TAG, RESULT_ERR_TAG, RESULT_OK_TAG, U8_SERIALIZED_LENGTH,
     U32_SERIALIZED_LENGTH, U64_SERIALIZED_LENGTH,
@@ -163,16 +162,12 @@ impl Shown for StoredValue {
     fn measure(&self, budget: &mut Budget) -> Result<(), TooLarge> {
         match self {
             StoredValue::CLValue(value) => budget.take_value(value),
-            StoredValue::NamedKey(named_key) => named_key.measure(budget),
+            StoredValue::NamedKey(named_key) => {
+                budget.take_value(named_key.get_key_as_cl_value())?;
+                budget.take_value(named_key.get_name_as_cl_value())
+            }
             _ => Ok(()),
         }
-    }
-}
-
-impl Shown for NamedKeyValue {
-    fn measure(&self, budget: &mut Budget) -> Result<(), TooLarge> {
-        budget.take_value(self.get_key_as_cl_value())?;
-        budget.take_value(self.get_name_as_cl_value())
     }
 }
 
@@ -237,6 +232,7 @@ impl<T: Shown> Shown for Vec<T> {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
+    use casper_types::addressable_entity::NamedKeyValue;
     use casper_types::bytesrepr::{Bytes, ToBytes};
     use casper_types::execution::execution_result_v1::{ExecutionEffect, TransformV1};
     use casper_types::execution::{ExecutionResultV2, TransformV2};
