@@ -49,6 +49,15 @@ pub(super) static SECTIONS: [SectionDescription; 34] = [
 ];
 
 impl SectionDescription {
+    /// The line that begins it. The keys before the first section have none.
+    pub(super) fn header(&self) -> Option<String> {
+        match (self.path, self.is_list) {
+            ("", _) => None,
+            (path, true) => Some(format!("[[{path}]]")),
+            (path, false) => Some(format!("[{path}]")),
+        }
+    }
+
     /// The full path of the key `name` in it.
     pub(super) fn path_of(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }

@@ -123,11 +123,8 @@ impl Draft {
             if has_comments {
                 write_comment(&mut text, description.text);
             }
-            match (description.path, description.is_list) {
-                ("", _) => {}
-                (path, _) if section.is_left_out() => text.push_str(&format!("#[{path}]\n")),
-                (path, true) => text.push_str(&format!("[[{path}]]\n")),
-                (path, false) => text.push_str(&format!("[{path}]\n")),
+            if let Some(header) = description.header() {
+                text.push_str(&format!("{}{header}\n", if section.is_left_out() { "#" } else { "" }));
             }
             for (name, value) in &section.keys {
                 let Some(key) = description.key(name) else { continue };

@@ -33,10 +33,9 @@ fn the_page_of_keys_is_what_the_descriptions_say() {
 }
 
 fn write_section(page: &mut String, section: &SectionDescription) -> std::fmt::Result {
-    match (section.path, section.is_list) {
-        ("", _) => writeln!(page, "\n## Before the first section\n")?,
-        (path, true) => writeln!(page, "\n## `[[{path}]]`\n")?,
-        (path, false) => writeln!(page, "\n## `[{path}]`\n")?,
+    match section.header() {
+        None => writeln!(page, "\n## Before the first section\n")?,
+        Some(header) => writeln!(page, "\n## `{header}`\n")?,
     }
     if !section.text.is_empty() {
         writeln!(page, "{}\n", section.text)?;
@@ -54,12 +53,10 @@ fn write_section(page: &mut String, section: &SectionDescription) -> std::fmt::R
 
 /// What the key takes; words are listed.
 fn kind(kind: Kind) -> String {
+    let listed = |words: &[&str]| words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ");
     match kind {
-        Kind::Word(words) => words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", "),
-        Kind::Words(words) => {
-            let words: Vec<String> = words.iter().map(|word| format!("`\"{word}\"`")).collect();
-            format!("list of {}", words.join(", "))
-        }
+        Kind::Word(words) => listed(words),
+        Kind::Words(words) => format!("list of {}", listed(words)),
         kind => kind.to_string(),
     }
 }
