@@ -112,7 +112,7 @@ impl CasperViews {
     /// # Errors
     /// See [`CasperViews::latest_block`]; also what reading the log answers.
     pub fn signatures(&self, block_hash: &[u8; 32]) -> Result<Vec<Sequence>> {
-        Ok(one_per_signer(&self.signature_postings(block_hash)?, |sequence| self.0.log().read(sequence))?)
+        Ok(one_per_signer(&self.signature_postings(block_hash)?, |sequence| self.0.log().read_alone(sequence))?)
     }
 
     /// The same, if that takes no reading of the log's files.
