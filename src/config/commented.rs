@@ -141,7 +141,7 @@ impl Draft {
     }
 }
 
-/// What is above a key: its text, what it takes, and the variable that wins over it.
+/// The comment above a key: its text, its limits, and the variable that overrides it.
 fn comment(key: &KeyDescription) -> String {
     let mut comment = key.text.to_owned();
     let range = key.range();

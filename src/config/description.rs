@@ -34,7 +34,7 @@ pub(super) struct KeyDescription {
     example: Option<&'static str>,
     /// Whether a commented file with every key only shows it, though it has a value.
     left_out: bool,
-    /// The environment variable that wins over the key.
+    /// The environment variable that overrides the key.
     pub(super) variable: Option<&'static str>,
 }
 
@@ -168,7 +168,7 @@ impl KeyDescription {
         let mut parts = Vec::new();
         match self.kind {
             Kind::Number { unit: Unit::Port, .. } => {}
-            // More than anybody sets; to name it would only distract.
+            // No real value comes near this limit, so it is not named.
             Kind::Number { unit, min, max: COUNT_MAX | SECONDS_MAX | MILLISECONDS_MAX | i64::MAX } => {
                 parts.extend((min > 0).then(|| format!("at least {}", Quantity(min, unit))));
             }

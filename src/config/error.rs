@@ -176,9 +176,9 @@ pub struct Fix(pub(super) String);
 pub struct InvalidValue {
     /// The key's full path in the new spelling, such as `sse_server.connections[0].max_attempts`.
     pub key: String,
-    /// The value as it stands in the file.
+    /// The value as it is in the file.
     pub value: String,
-    /// The line it stands in, counted from 1.
+    /// The line it is in, counted from 1.
     pub line: Option<usize>,
     /// What to set instead.
     pub fix: String,
@@ -244,7 +244,7 @@ pub enum Warning {
     UnknownKey {
         /// Its full path.
         key: String,
-        /// The line it stands in, counted from 1.
+        /// The line it is in, counted from 1.
         line: Option<usize>,
         /// The full path of the most similar key that does mean something.
         nearest: String,
@@ -253,7 +253,7 @@ pub enum Warning {
     NoEffect {
         /// Its full path.
         key: String,
-        /// The line it stands in, counted from 1.
+        /// The line it is in, counted from 1.
         line: usize,
         /// Why it means nothing any more.
         reason: &'static str,
@@ -264,7 +264,7 @@ pub enum Warning {
         section: &'static str,
         /// Why, and what would change that.
         reason: &'static str,
-        /// The line it stands in, counted from 1.
+        /// The line it is in, counted from 1.
         line: Option<usize>,
     },
 }

@@ -38,7 +38,7 @@ pub enum InitError {
     /// There is a file already.
     #[error("{} exists and is not replaced; name another file, or replace it with --force", .0.display())]
     Exists(PathBuf),
-    /// Nobody answers.
+    /// Nothing answers.
     #[error(
         "the input ended before every question was answered; nothing was written; answer all, or take the defaults with --yes"
     )]
@@ -81,7 +81,7 @@ pub fn run(options: &Options, input: &mut dyn BufRead, output: &mut dyn Write) -
         }
     })?;
     let file = file.display();
-    // The file is there, whoever reads this.
+    // The file is there, even if this cannot be written.
     let _ = writeln!(
         output,
         "{file} is written. See what it means: sidecar check-config {file}\nStart Sidecar: sidecar --path-to-config {file}"

@@ -1,5 +1,4 @@
-//! `docs/configuration-keys.md`, written from the descriptions of the keys; and what the other pages say of keys, which
-//! the loader must take.
+//! Generates `docs/configuration-keys.md` from the key descriptions. Checks that the loader accepts the keys on other pages.
 
 use std::fmt::Write;
 
@@ -20,7 +19,7 @@ Every section and key of the configuration file. `sidecar print-config --full` p
 - **Type**: sizes and times are numbers in the unit named here, or texts with a unit such as `\"128 MiB\"` or `\"1 day\"`.
 - **Limits and default**: a file with a number outside the limits is refused. *Required*: there is no default.
 - **From**: the version of Sidecar that brought the key. *Casper Sidecar*: the key is the Casper Sidecar's too. *No effect*:
-  it is the Casper Sidecar's, and accepted only so that its files can be used.
+  accepted only for compatibility with Casper Sidecar files.
 ";
 
 #[test]
@@ -80,7 +79,7 @@ fn origin(key: &KeyDescription) -> &'static str {
 
 fn text(key: &KeyDescription) -> String {
     let variable =
-        key.variable.map(|name| format!(" The environment variable `{name}` wins over it.")).unwrap_or_default();
+        key.variable.map(|name| format!(" The environment variable `{name}` overrides it.")).unwrap_or_default();
     format!("{}{variable}", key.text.replace('|', "\\|"))
 }
 

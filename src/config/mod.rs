@@ -351,7 +351,7 @@ mod tests {
             let text = EVERY_ERA.get(era).copied().unwrap_or(&with_password);
             let start = text.floor_char_boundary((text.len() as f64 * cut) as usize);
             let end = text.floor_char_boundary((start + length).min(text.len()));
-            // Damage to the password's own line can make it part of another key, which nothing can tell.
+            // Damage to the password's own line can make it part of another key, which cannot be noticed.
             let secret_line = text.find("database_password = ").map(|start| start..start + text[start..].find('\n').unwrap());
             prop_assume!(secret_line.is_none_or(|line| end < line.start || line.end <= start));
             let damaged = format!("{}{insert}{}", &text[..start], &text[end..]);

@@ -40,16 +40,16 @@ pub(super) fn to_numbers<'text>(document: &mut Document<'text>, digits: &'text D
     })
 }
 
-/// The number that `value` stands for, if it is a text and `key` takes such.
+/// The number that `value` means, if it is a text and `key` takes such.
 pub(super) fn number_in_words(key: &KeyDescription, value: &DeValue<'_>) -> Option<i64> {
     value.as_str().filter(|_| takes_words(key)).and_then(|words| number(key, words).ok())
 }
 
-/// Takes one text that stands for a number, with its section and key.
+/// Takes one text that means a number, with its section and key.
 type Visit<'a, 'text> =
     dyn FnMut(&SectionDescription, &KeyDescription, &mut Spanned<DeValue<'text>>) -> Result<(), NotConstructed> + 'a;
 
-/// Calls `visit` with each text that stands for a number.
+/// Calls `visit` with each text that means a number.
 fn for_each_in_words<'text>(
     document: &mut Document<'text>,
     visit: &mut Visit<'_, 'text>,

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::casper::rest::DatabaseOptions;
 
-/// What stands for a secret.
+/// What is shown instead of a secret.
 const HIDDEN: &str = "********";
 /// Where the source of a value begins, in columns.
 const SOURCE_COLUMN: usize = 56;

@@ -23,8 +23,8 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The section at `path` in `document`; the whole file when `path` is empty. `describe` finds what is known of a key by
-    /// its full path.
+    /// The section at `path` in `document`; the whole file when `path` is empty. `describe` returns the description
+    /// of a key, by its full path.
     pub(super) fn new(
         document: &'a Document<'a>,
         environment: &'a Environment<'a>,

@@ -25,7 +25,8 @@ pub struct Options {
     pub wraps_results: bool,
     /// How the events of a `gateway.EventSource` are framed.
     pub event_form: EventForm,
-    /// Whether a POST of a form stands in for another method.
+    /// Whether a POST of a form is answered as a GET with its fields as parameters, or as the method in the header
+    /// `X-HTTP-Method-Override`.
     pub takes_forms: bool,
     /// The largest message that an upstream may send, and the largest body of a request.
     pub message_bytes_max: usize,

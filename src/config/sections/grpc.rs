@@ -196,7 +196,7 @@ pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
             "accept_forms",
             Kind::Switch,
             DefaultValue::Value("true"),
-            "Whether a POST of a form stands in for a GET with its fields as parameters, or for the method in the header \
+            "Whether a POST of a form is answered as a GET with its fields as parameters, or as the method in the header \
              X-HTTP-Method-Override.",
         ),
     ],

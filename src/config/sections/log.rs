@@ -16,7 +16,7 @@ use crate::{
     engine::ingest::identity,
 };
 
-/// Enough for some 10,000 events that are looked up again and again. Clients of the event stream read in order and need
+/// Enough for some 10,000 events that are looked up repeatedly. Clients of the event stream read in order and need
 /// less.
 const REST_BLOCK_CACHE_BYTES: usize = 16 << 20;
 

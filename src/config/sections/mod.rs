@@ -87,7 +87,7 @@ pub(super) const TOP: SectionDescription = SectionDescription {
             Kind::Text,
             DefaultValue::Otherwise("\"warn,sidecar=info,sidecar::events=warn\""),
             "Which log lines are shown: a level (off, error, warn, info, debug, trace), or TARGET=LEVEL with commas \
-             between. RUST_LOG wins over it. SIGHUP reads it again.",
+             between. RUST_LOG overrides it. SIGHUP reads it again.",
         )
         .with_example("\"info\""),
     ],

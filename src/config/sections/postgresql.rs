@@ -55,7 +55,7 @@ pub(in crate::config) struct Keys {
 pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
     path: "storage.postgresql_config",
     is_list: false,
-    text: "Export to a PostgreSQL database. An environment variable wins over its key; the key may then be left out. A variable \
+    text: "Export to a PostgreSQL database. An environment variable overrides its key; the key may then be left out. A variable \
            with _FILE after its name holds the name of a file that holds the value. A server that is away delays nothing: the \
            export resumes when it is back.",
     keys: &[
