@@ -74,8 +74,8 @@ pub fn query(bytes: &[u8]) {
             headers.append(name, value);
         }
     }
-    for door in [casper::events::request_door, beacon::events::request_door, grpc::events_door] {
-        door(&method, &path, &query, &headers);
+    for check in [casper::events::check_request, beacon::events::check_request, grpc::check_events_request] {
+        check(&method, &path, &query, &headers);
     }
 }
 
@@ -89,8 +89,8 @@ pub fn descriptor_set(bytes: &[u8]) {
     grpc::fuzzing::descriptor_set(bytes);
 }
 
-/// A node's stream. The first byte says how long the chunks are; how it is cut must not matter, and whatever it holds,
-/// the client under it goes on to its end.
+/// A node's stream. The first byte says how long the chunks are; how it is cut must not matter, and the client under it
+/// reads any content to its end.
 pub fn frames(bytes: &[u8]) {
     let Some((length, stream)) = bytes.split_first() else { return };
     let cut = |length: usize| stream.chunks(length.max(1)).map(Bytes::copy_from_slice).collect();
@@ -118,12 +118,12 @@ mod tests {
 
     use super::*;
 
-    /// Puts every committed case of `target` through its door.
-    fn hold(target: &str, door: fn(&[u8])) {
+    /// Puts every committed case of `target` through its check.
+    fn hold(target: &str, check: fn(&[u8])) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
         let cases: Vec<_> = fs::read_dir(folder).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
         assert!(!cases.is_empty());
-        cases.iter().for_each(|case| door(case));
+        cases.iter().for_each(|case| check(case));
     }
 
     #[test]

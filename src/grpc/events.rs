@@ -163,9 +163,9 @@ fn kinds_named<'a>(mut names: impl Iterator<Item = &'a str>, kinds: &[(Kind, Box
     })
 }
 
-/// For `crate::fuzzing`: whatever a client asks for, it is a stream or a refusal in words.
+/// For `crate::fuzzing`: every request gets a stream or a refusal in words.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn door(_: &Method, _: &str, query: &str, headers: &HeaderMap) {
+pub(crate) fn check_request(_: &Method, _: &str, query: &str, headers: &HeaderMap) {
     let kinds = [(Kind(1), "Step".into()), (Kind(2), "Fault".into())];
     match Wanted::parse(Some(query), headers, &kinds) {
         Ok(wanted) => assert!(wanted.kinds.is_none_or(|bits| bits != 0) && !(wanted.zstd && wanted.json_lines)),
@@ -229,7 +229,7 @@ mod tests {
             accept in "[ -~]{0,40}",
         ) {
             let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_str(&accept).unwrap())]);
-            door(&Method::GET, "/", &query, &headers);
+            check_request(&Method::GET, "/", &query, &headers);
         }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) use codec::DynamicCodec;
 pub use counters::{GatewayCounters, StreamCounters, Watch};
 pub use events::READER_CLASSES;
 #[cfg(any(test, fuzzing))]
-pub(crate) use events::door as events_door;
+pub(crate) use events::check_request as check_events_request;
 pub use json::JsonForm;
 pub(crate) use json::is_event_name;
 pub use options::{DescriptorSource, EventForm, Options, StreamOptions, UpstreamOptions};

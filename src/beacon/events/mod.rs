@@ -19,7 +19,7 @@ use bytes::Bytes;
 use sidecar_log_format::Kind;
 
 #[cfg(any(test, fuzzing))]
-pub(crate) use request::door as request_door;
+pub(crate) use request::check_request;
 use request::{Refusal, StreamRequest};
 
 use crate::engine::{

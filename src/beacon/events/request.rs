@@ -137,10 +137,10 @@ fn shortened(name: &str) -> String {
     name.chars().take(CHARACTERS_MAX).collect()
 }
 
-/// For `crate::fuzzing`: whatever a client asks for, it is a stream of some topics or a refusal in JSON.
+/// For `crate::fuzzing`: every request gets a stream of some topics or a refusal in JSON.
 #[cfg(any(test, fuzzing))]
 #[allow(clippy::unwrap_used, reason = "a broken promise ends the run")]
-pub(crate) fn door(method: &Method, path: &str, query: &str, headers: &HeaderMap) {
+pub(crate) fn check_request(method: &Method, path: &str, query: &str, headers: &HeaderMap) {
     let refused = |refusal: Refusal| {
         let body: serde_json::Value = serde_json::from_str(&refusal.body()).unwrap();
         let has_message = body.get("message").is_some_and(serde_json::Value::is_string);

@@ -22,7 +22,7 @@ use axum::{
 use bytes::Bytes;
 
 #[cfg(any(test, fuzzing))]
-pub(crate) use request::door as request_door;
+pub(crate) use request::check_request;
 use request::{Endpoint, Refusal, Route, StreamRequest};
 
 use super::{
@@ -54,7 +54,7 @@ const SIDECAR: ReaderClass = ReaderClass("sidecar");
 /// `/events/main`, `/events/deploys` and `/events/sigs`.
 const LEGACY: ReaderClass = ReaderClass("legacy");
 
-/// The kinds of streams that metrics tell apart.
+/// The kinds of streams that metrics distinguish.
 pub const READER_CLASSES: &[ReaderClass] = &[WHOLE, FILTERED, ZSTD, JSON_LINES, SIDECAR, LEGACY];
 
 /// What the answer depends on beside its path, where it has several forms, codings, or both.

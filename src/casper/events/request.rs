@@ -258,11 +258,11 @@ fn accepts_zstd(headers: &HeaderMap, mode: ZstdPassThrough) -> bool {
     }
 }
 
-/// For `crate::fuzzing`: whatever a client asks for, it is a stream or a refusal in words, and what a stream was asked
-/// for can be asked for again.
+/// For `crate::fuzzing`: every request gets a stream or a refusal in words. A request made of the wishes that were read
+/// from it is read the same.
 #[cfg(any(test, fuzzing))]
 #[allow(clippy::unwrap_used, reason = "a broken promise ends the run")]
-pub(crate) fn door(method: &Method, path: &str, query: &str, headers: &HeaderMap) {
+pub(crate) fn check_request(method: &Method, path: &str, query: &str, headers: &HeaderMap) {
     use axum::http::HeaderValue;
 
     let endpoint = match route(method, path, true) {
