@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// # Errors
 /// What the log answers.
 pub(crate) fn run(path: &Path, out: &mut (dyn Write + Send)) -> Result<(), Box<dyn Error>> {
-    // The id tells this log from all others; take 16 random bytes.
+    // The id distinguishes this log from all others; take 16 random bytes.
     let options = WriteOptions { kinds: vec![(1, "Tick".to_owned())], ..WriteOptions::new("example", [7; 16], 0) };
     let Opened { writer, log, recovery } = Writer::open(Arc::new(Directory::create(path)?), options)?;
     writeln!(out, "{}", if recovery.created { "a new log" } else { "an older log, continued" })?;

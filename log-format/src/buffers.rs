@@ -1,4 +1,4 @@
-//! Buffers of the size of a block, used again and again.
+//! Buffers of the size of a block, reused.
 //!
 //! Blocks are larger than what the allocator serves from its own memory, so each would cost a system call and a page
 //! fault per 4 KiB. [`take`] hands out a buffer, [`share`] turns a filled one into [`Bytes`] that give it back when the
@@ -39,7 +39,7 @@ pub(crate) fn give_back(mut buffer: Vec<u8>) {
     buffer.clear();
     let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
     if pool.len() >= POOLED_MAX {
-        // The newest stays: what was given back long ago may have a size that nobody asks for any more.
+        // The newest stays: what was given back long ago may have a size that is not needed any more.
         pool.remove(0);
     }
     pool.push(buffer);
@@ -59,7 +59,7 @@ pub(crate) fn share(buffer: Vec<u8>) -> Bytes {
     lend(buffer)
 }
 
-/// The same, for content that nobody holds for long: it may be much smaller than its buffer.
+/// Like [`share`], for short-lived content: it may be much smaller than its buffer.
 pub(crate) fn lend(buffer: Vec<u8>) -> Bytes {
     Bytes::from_owner(Shared(buffer))
 }

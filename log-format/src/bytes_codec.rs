@@ -54,7 +54,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The chain value that 64 hexadecimal digits stand for.
+/// Parses a chain value of 64 hexadecimal digits.
 pub(crate) fn parse_hex(text: &str) -> Option<ChainValue> {
     let mut value = ChainValue::default();
     if text.len() != 2 * value.len() {

@@ -7,10 +7,10 @@ use std::{
 
 use crate::{Block, Sequence};
 
-/// Blocks and excerpts each keep one part in so many of the cache, however much the others are used.
+/// The cache reserves 1/`PARTS` of its bytes for blocks, and as much for excerpts.
 const PARTS: usize = 8;
 
-/// Whole blocks, and excerpts of blocks that hold what was looked up; those used longest ago are dropped first.
+/// Whole blocks, and excerpts of blocks that hold what was looked up; the least recently used are evicted first.
 ///
 /// An event's bytes are the same in every block that ever holds it, so a block stays valid when its segment is
 /// rewritten or removed.
@@ -89,7 +89,7 @@ impl Inner {
             let are_blocks_older = self.blocks.oldest_use() < self.excerpts.oldest_use();
             let gives_blocks = self.excerpts.bytes <= part || (self.blocks.bytes > part && are_blocks_older);
             let shelf = if gives_blocks { &mut self.blocks } else { &mut self.excerpts };
-            // The newest stays, whatever its size: somebody is about to read it.
+            // The newest stays, of any size: a reader is about to use it.
             if shelf.oldest_use() == Some(self.clock) {
                 return;
             }
@@ -110,7 +110,7 @@ impl Shelf {
 
     fn insert(&mut self, block: Arc<Block>, now: u64) {
         let (first, end) = (block.first_sequence(), block.end_sequence());
-        // Another one could hide this one, and the other way round.
+        // Of two blocks that overlap, each could hide the other.
         while let Some((&other, _)) =
             self.by_first.range(..end).next_back().filter(|(_, (_, other))| other.end_sequence() > first)
         {
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_longest_ago_gives_way_be_it_a_block_or_an_excerpt() {
+    fn the_least_recently_used_block_or_excerpt_is_evicted() {
         let cache = cache();
         (0..4).for_each(|first| cache.insert(block(10 * first, 1)));
         (4..8).for_each(|first| cache.insert_excerpt(block(10 * first, 1)));
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(held(&cache), [3, 5]);
         assert!(cache.get(10).is_none() && cache.get(0).is_some());
         (9..11).for_each(|first| cache.insert(block(10 * first, 1)));
-        assert_eq!(held(&cache), [3, 5], "the two other old blocks gave way");
+        assert_eq!(held(&cache), [3, 5], "the two other old blocks were evicted");
         cache.insert(block(110, 1));
         assert_eq!(held(&cache), [4, 4]);
         assert!(cache.get_any(50).is_none() && cache.get_any(40).is_some());

@@ -37,7 +37,7 @@ impl Cursor {
         Cursor { kinds, ..self }
     }
 
-    /// Leaves the payloads of large events alone: their items have an empty one, and the caller reads them in pieces, from
+    /// Does not read the payloads of large events: their items have an empty one, and the caller reads them in pieces, from
     /// [`Run::large`].
     #[must_use]
     pub fn without_large_payloads(self) -> Self {
@@ -89,7 +89,7 @@ impl Cursor {
 
     fn advance(&mut self, to: Sequence, content: Content) -> Run {
         let start = self.position;
-        // Whatever a damaged index says, a cursor moves on.
+        // A cursor advances even where the index is damaged.
         self.position = to.max(start.saturating_add(1)).min(self.end);
         Run { sequences: start..self.position, kinds: self.kinds, content }
     }

@@ -1,4 +1,4 @@
-//! What can go wrong, told so that an operator knows which file it is about and what to do.
+//! The errors. Each names the file that it is about, and what an operator can do.
 
 use std::{fmt, io};
 
@@ -133,7 +133,9 @@ pub enum Error {
         reason: String,
     },
     /// A sync or write failed earlier: what the disk holds is unknown until the log is opened again.
-    #[error("the log was closed after a failed write or sync; open it again to go on from what the disk really holds")]
+    #[error(
+        "the log was closed after a failed write or sync; open it again to continue from what the disk really holds"
+    )]
     Poisoned,
     /// Sequence numbers are used up.
     #[error("the log has reached the last sequence, {last}")]
@@ -158,7 +160,7 @@ impl Error {
     }
 
     /// Whether a device without room is all that is wrong: what was to be written can be written again to the same place.
-    /// After a failed sync it is unknown what the disk holds, whatever the reason.
+    /// After a failed sync it is unknown what the disk holds, for any reason.
     pub(crate) fn is_out_of_room(&self) -> bool {
         let Error::Storage { operation, source, .. } = self else { return false };
         *operation != Operation::Sync

@@ -67,7 +67,7 @@ pub fn estimate(log: &Log, options: RewriteOptions, progress: &mut dyn FnMut(Pro
     Ok(estimates)
 }
 
-/// Damage is for repair, and what retention dropped is for nobody.
+/// Damage is left to repair, and what retention dropped is not counted.
 fn skip_damaged(error: Error) -> Result<()> {
     if error.is_damage() || error.is_gone() { Ok(()) } else { Err(error) }
 }

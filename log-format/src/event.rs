@@ -113,7 +113,7 @@ impl MarkKind {
     pub const LOSS: MarkKind = MarkKind(4);
     /// An import begins or ends here.
     pub const IMPORT: MarkKind = MarkKind(5);
-    /// What makes an event this event, where its payload cannot tell. Body: `{"sequence":…,"class":…,"time":…,"hash":…}`.
+    /// What makes an event this event, where its payload does not show it. Body: `{"sequence":…,"class":…,"time":…,"hash":…}`.
     pub const IDENTITY: MarkKind = MarkKind(6);
 
     /// The name, as tools print it.

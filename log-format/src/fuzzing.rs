@@ -52,7 +52,7 @@ pub fn footer(bytes: &[u8]) {
     }
 }
 
-/// A directory: how it is told, then its files. Whatever they hold, the log opens or says why not, serves what is sound,
+/// A directory: its description, then its files. With any content, the log opens or reports why not, serves what is sound,
 /// takes new events and is the same when it is opened again.
 pub fn recovery(bytes: &[u8]) {
     let disk = Disk::told_by(bytes);
@@ -302,7 +302,7 @@ fn repair_twice(disk: &Arc<Disk>) {
     assert_eq!(disk.contents(), repaired, "a second repair changes nothing");
 }
 
-/// The names that a told file may have.
+/// The names that a described file may have.
 const NAMES: [&str; 8] = [
     "head",
     "00000000000000000000.segment",

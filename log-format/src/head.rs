@@ -102,7 +102,7 @@ pub(crate) enum HeadState {
 
 impl HeadState {
     /// Where the durable blocks of the newest segment end, which begins at `newest`; `None` where the head does not speak
-    /// of it, so that whatever is found there counts.
+    /// of it, so that all that is found there counts.
     pub(crate) fn durable_end(&self, newest: Sequence) -> Option<u64> {
         match self {
             HeadState::Own(slot) if slot.segment == newest => Some(slot.offset),

@@ -59,7 +59,7 @@ pub struct Report {
     pub segments: Vec<SegmentReport>,
     /// The marks.
     pub marks: MarksReport,
-    /// Events that are lost, as far as headers and indexes tell.
+    /// Events that are lost, as far as headers and indexes show.
     pub losses: Losses,
     /// Events that are not in this copy though the head that came with it names them: nothing wrong, a copy is a prefix.
     pub copy_lacks: Option<CopyLacks>,
@@ -370,7 +370,7 @@ impl Inspection {
         if oldest::read(storage)?.sequence().is_none() {
             let first = log.oldest();
             self.health.push(format!(
-                "there is no file `oldest`, or no sound slot in it: nothing tells whether events before {first} were \
+                "there is no file `oldest`, or no sound slot in it: it is unknown whether events before {first} were \
                  dropped or are lost"
             ));
         }
@@ -386,7 +386,7 @@ impl Inspection {
         Ok(())
     }
 
-    /// Files that recovery or repair kept aside, for somebody to look at and remove.
+    /// Files that recovery or repair kept aside, for an operator to look at and remove.
     fn look_for_leftovers(&mut self, log: &Log) -> Result<()> {
         let mut names = log.shared.storage.list().map_err(storage_error(Operation::List, "the directory"))?;
         names.sort();

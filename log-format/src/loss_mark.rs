@@ -14,9 +14,9 @@ use crate::{
 pub(crate) enum ChainAfterLoss {
     /// The next event's chain value follows on the last one before the loss.
     Unchanged,
-    /// It follows on this value, which the lost block's header told.
+    /// It follows on this value, which the lost block's header had.
     Value(ChainValue),
-    /// Nothing tells: the next block's value is taken as it is.
+    /// It is unknown: the next block's value is taken as it is.
     Unknown,
 }
 

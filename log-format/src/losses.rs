@@ -97,7 +97,7 @@ impl Losses {
         &self.ranges
     }
 
-    /// The ranges that no mark explains: somebody has to restore a file, or to run a repair.
+    /// The ranges that no mark explains: an operator has to restore a file, or to run a repair.
     pub fn unmarked(&self) -> impl Iterator<Item = &LostRange> {
         self.ranges.iter().filter(|range| range.kind != LossKind::Marked)
     }

@@ -28,7 +28,7 @@ pub struct Maintenance {
     lock: Arc<dyn Lock>,
 }
 
-/// A sealed segment, as far as its footer tells.
+/// A sealed segment, as far as its footer shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SealedSegment {
     /// The first sequence it may hold.
@@ -49,10 +49,10 @@ impl Maintenance {
         Maintenance { shared, lock }
     }
 
-    /// The maintenance of a log that nobody writes. The newest segment is left to the next writer, sealed or not.
+    /// The maintenance of a log without a writer. The newest segment is left to the next writer, sealed or not.
     ///
     /// # Errors
-    /// [`Error::Locked`] when somebody does write it, [`Error::NotALog`], or what the storage answers.
+    /// [`Error::Locked`] when it has a writer, [`Error::NotALog`], or what the storage answers.
     pub fn open(storage: Arc<dyn Storage>) -> Result<Self> {
         let not_a_log = || Error::NotALog { directory: storage.name() };
         let newest = list_segments(storage.as_ref())?.last().copied().ok_or_else(not_a_log)?;
@@ -142,7 +142,7 @@ impl Maintenance {
         for first in self.shared.sealed_list().into_iter().filter(|&first| first >= from) {
             match sealed_footer(self.shared.storage.as_ref(), first) {
                 Ok((file, footer)) if is_wanted(&file, &footer) => found.push(first),
-                // A damaged segment is for repair, a dropped one for nobody.
+                // A damaged segment is left to repair, a dropped one is settled.
                 Ok(_) | Err(Error::Corrupt { .. }) => {}
                 Err(error) if error.is_gone() => {}
                 Err(error) => return Err(error),
@@ -181,7 +181,7 @@ impl Maintenance {
     }
 
     /// Removes whole sealed segments that hold only sequences below `sequence`, oldest first; returns how many. Readers
-    /// that are in one of them are told that it was dropped.
+    /// that are in one of them find that it was dropped.
     ///
     /// # Errors
     /// What the storage answers.
@@ -234,7 +234,7 @@ pub(crate) fn drop_before(shared: &Shared, sequence: Sequence) -> Result<usize> 
     // Recorded first: a segment that is missing without that is lost.
     shared.retained.record(shared.storage.as_ref(), oldest)?;
     for &(first, _) in &to_drop {
-        // Out of sight first, so that nobody opens what is about to go.
+        // Out of sight first, so that no reader opens a segment that is about to be removed.
         shared.forget(first, true);
         if let Err(error) = remove_segment(shared.storage.as_ref(), first) {
             // The next drop begins with it again: one that stays behind would have a hole after it.

@@ -1,6 +1,6 @@
 //! The file `oldest`: the first sequence that the log has to hold.
 //!
-//! Retention writes it before it removes a segment, so that a missing segment can be told from a dropped one. Two slots
+//! Retention writes it before it removes a segment, to distinguish a missing segment from a dropped one. Two slots
 //! with a CRC, written in turn; one is whole at any moment.
 
 use std::sync::{

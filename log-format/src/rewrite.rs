@@ -42,7 +42,7 @@ impl Default for RewriteOptions {
 
 impl RewriteOptions {
     /// Compaction: 1 MiB at level 19, a few megabytes a second on a core. Higher levels and larger blocks save little more,
-    /// and whoever begins to read in the middle of a block has to decompress all of it.
+    /// and a reader that begins in the middle of a block has to decompress all of it.
     pub const COMPACTION: Self = RewriteOptions { level: 19, block_bytes: 1 << 20 };
 }
 
@@ -61,7 +61,7 @@ pub struct Rewritten {
     pub is_left: bool,
 }
 
-/// Is told how many wire bytes were taken in since it was called last, after every block: to show progress, to hold a
+/// Gets the number of wire bytes that were taken in since its last call, after every block: to show progress, to hold a
 /// pace by returning later, and to stop. After a stop the segment is as it was.
 pub type Progress<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
 
@@ -252,7 +252,7 @@ impl Cutter {
 
     /// Takes in a block's events; hands over each new block that is full.
     pub(crate) fn push(&mut self, block: &Block, full: &mut dyn FnMut(BlockBuilder) -> Result<()>) -> Result<()> {
-        // After a loss nothing may tell what the chain continues from; then it is known only where the block ends.
+        // After a loss it may be unknown what the chain continues from; then it is known only where the block ends.
         let chains = block.chain_values_from(self.chain);
         let may_cut = chains.is_some();
         for (index, row) in block.rows().enumerate() {

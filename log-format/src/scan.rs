@@ -32,10 +32,10 @@ impl Scan {
         Scan { copied: true, ..Self::begin(segment) }
     }
 
-    /// Goes on to the end of the segment, or to `limit`.
+    /// Continues to the end of the segment, or to `limit`.
     ///
     /// Blocks that end at or before `trusted` were synced, so their headers are enough (a reader checks the parts when it
-    /// needs them), and whatever does not fit there is damage. Behind it every part is checked, because a block there may
+    /// needs them), and bytes that do not fit there are damage. After it every part is checked, because a block there may
     /// have been cut short by a crash; it is damage only if a block follows that was written after a sync.
     pub(crate) fn advance(&mut self, segment: &SegmentFile, trusted: u64, limit: u64) -> Result<()> {
         self.tail = None;

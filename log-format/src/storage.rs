@@ -15,14 +15,14 @@ pub trait File: Send + Sync {
     /// Reads some bytes at `offset`, at least one unless the file ends there; returns how many (pread).
     ///
     /// # Errors
-    /// Whatever the device answers.
+    /// What the device answers.
     fn read_some_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
     /// Reads at `offset` until `buffer` is full or the file ends; returns the bytes read. A device may give less than it
     /// has: only a read of nothing is the end.
     ///
     /// # Errors
-    /// Whatever the device answers.
+    /// What the device answers.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -39,13 +39,13 @@ pub trait File: Send + Sync {
     /// Writes all of `bytes` at `offset`.
     ///
     /// # Errors
-    /// Whatever the device answers; the bytes may be there in part.
+    /// What the device answers; the bytes may be there in part.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
     /// Makes what was written durable, the length included (fdatasync).
     ///
     /// # Errors
-    /// Whatever the device answers; what was written since the last sync may then be lost.
+    /// What the device answers; what was written since the last sync may then be lost.
     fn sync(&self) -> io::Result<()>;
 
     /// Reserves `length` bytes on the device from `offset` on; new bytes read as zeros and count as length.
@@ -57,19 +57,19 @@ pub trait File: Send + Sync {
     /// Cuts or extends the file.
     ///
     /// # Errors
-    /// Whatever the device answers.
+    /// What the device answers.
     fn set_len(&self, length: u64) -> io::Result<()>;
 
     /// The file's length in bytes.
     ///
     /// # Errors
-    /// Whatever the device answers.
+    /// What the device answers.
     fn len(&self) -> io::Result<u64>;
 
     /// Whether the file is empty.
     ///
     /// # Errors
-    /// Whatever the device answers.
+    /// What the device answers.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
@@ -77,7 +77,7 @@ pub trait File: Send + Sync {
     /// A number that the file keeps for life and a copy of it does not share (the inode number).
     ///
     /// # Errors
-    /// Whatever the device answers.
+    /// What the device answers.
     fn identity(&self) -> io::Result<u64>;
 }
 
@@ -87,7 +87,7 @@ pub trait Lock: Send + Sync {
     /// unmounted or replaced, or its lock file was deleted.
     ///
     /// # Errors
-    /// Whatever the device answers.
+    /// What the device answers.
     fn is_held(&self) -> io::Result<bool>;
 }
 
@@ -96,20 +96,20 @@ pub trait Storage: Send + Sync {
     /// Creates an empty file, replacing one of the same name.
     ///
     /// # Errors
-    /// Whatever the device answers.
+    /// What the device answers.
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
     /// Opens an existing file; for writing too if asked.
     ///
     /// # Errors
-    /// `NotFound`, or whatever the device answers.
+    /// `NotFound`, or what the device answers.
     fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>>;
 
     /// What [`File::identity`] says of the file of this name. A real directory opens no descriptor for that: it can be
     /// asked when none is left.
     ///
     /// # Errors
-    /// `NotFound`, or whatever the device answers.
+    /// `NotFound`, or what the device answers.
     fn identity(&self, name: &str) -> io::Result<u64> {
         self.open(name, false)?.identity()
     }
@@ -117,37 +117,37 @@ pub trait Storage: Send + Sync {
     /// Renames a file, replacing one of the new name.
     ///
     /// # Errors
-    /// Whatever the device answers.
+    /// What the device answers.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file.
     ///
     /// # Errors
-    /// Whatever the device answers.
+    /// What the device answers.
     fn remove(&self, name: &str) -> io::Result<()>;
 
     /// Makes creations, renames and removals durable.
     ///
     /// # Errors
-    /// Whatever the device answers.
+    /// What the device answers.
     fn sync_directory(&self) -> io::Result<()>;
 
     /// The names of all files, in no order.
     ///
     /// # Errors
-    /// Whatever the device answers.
+    /// What the device answers.
     fn list(&self) -> io::Result<Vec<String>>;
 
     /// Takes the one writer's lock; `None` when another process holds it.
     ///
     /// # Errors
-    /// Whatever the device answers.
+    /// What the device answers.
     fn lock(&self) -> io::Result<Option<Box<dyn Lock>>>;
 
     /// Bytes that can still be written.
     ///
     /// # Errors
-    /// Whatever the device answers.
+    /// What the device answers.
     fn free_space(&self) -> io::Result<u64>;
 
     /// What people call this directory.
@@ -163,7 +163,7 @@ pub trait Layer: Send + Sync {
     /// As [`Storage::create`].
     ///
     /// # Errors
-    /// Whatever the storage below answers.
+    /// What the storage below answers.
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.below().create(name)
     }
@@ -171,7 +171,7 @@ pub trait Layer: Send + Sync {
     /// As [`Storage::open`].
     ///
     /// # Errors
-    /// Whatever the storage below answers.
+    /// What the storage below answers.
     fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
         self.below().open(name, write)
     }
@@ -227,7 +227,7 @@ pub trait FileLayer: Send + Sync {
     /// As [`File::read_some_at`].
     ///
     /// # Errors
-    /// Whatever the file below answers.
+    /// What the file below answers.
     fn read_some_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.below().read_some_at(buffer, offset)
     }
@@ -235,7 +235,7 @@ pub trait FileLayer: Send + Sync {
     /// As [`File::write_at`].
     ///
     /// # Errors
-    /// Whatever the file below answers.
+    /// What the file below answers.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.below().write_at(bytes, offset)
     }
@@ -243,7 +243,7 @@ pub trait FileLayer: Send + Sync {
     /// As [`File::sync`].
     ///
     /// # Errors
-    /// Whatever the file below answers.
+    /// What the file below answers.
     fn sync(&self) -> io::Result<()> {
         self.below().sync()
     }
@@ -301,7 +301,7 @@ impl Directory {
     /// The directory, made with its parents if missing.
     ///
     /// # Errors
-    /// Whatever the operating system answers.
+    /// What the operating system answers.
     pub fn create(path: impl Into<PathBuf>) -> io::Result<Self> {
         let directory = Self::at(path);
         fs::create_dir_all(&directory.path)?;

@@ -61,7 +61,7 @@ impl Shared {
         first_received_in_blocks(&sealed.file, sealed.index(), time)
     }
 
-    /// The greatest receive time in a sealed segment; `None` where its footer does not tell.
+    /// The greatest receive time in a sealed segment; `None` where its footer does not have it.
     fn received_max(&self, first_sequence: Sequence) -> Result<Option<Timestamp>> {
         let name = file_name(first_sequence);
         let file = self.storage.open(&name, false).map_err(storage_error(Operation::Open, &name))?;

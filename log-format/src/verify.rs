@@ -30,7 +30,7 @@ const PROBLEMS_LISTED_MAX: usize = 1000;
 pub struct Verification {
     /// The log's directory.
     pub directory: String,
-    /// The id that the log got when it was made, in hexadecimal digits, as far as a segment's header tells it.
+    /// The id that the log got when it was made, in hexadecimal digits, if a segment's header has it.
     pub log_id: Option<String>,
     /// Whether nothing is wrong.
     pub is_sound: bool,
@@ -188,7 +188,7 @@ pub fn verify(storage: &Arc<dyn Storage>, progress: &mut dyn FnMut(Progress)) ->
         progress(Progress { bytes: bytes_before, bytes_total });
     }
     verification.next_sequence = survey.examiner.next_sequence();
-    // Not the examiner's own value: that may be what the header of a damaged block says, whose events nobody has seen.
+    // Not the examiner's own value: that may be what the header of a damaged block says, whose events were not read.
     if let Some(last) = survey.examiner.stretches.last() {
         verification.last_checked = last.sequences.end.checked_sub(1);
         verification.chain = Some(hex(&last.chain_after));
@@ -257,7 +257,7 @@ impl Verification {
         }
         if let Some(torn) = &examined.torn_end {
             self.notes.push(format!(
-                "{file} was copied while it was being written and ends in {} bytes of no use; the next opening for \
+                "{file} was copied while it was being written and ends in {} unusable bytes; the next opening for \
                  writing cuts them off",
                 torn.length
             ));
@@ -309,7 +309,7 @@ impl Verification {
                 0,
                 None,
                 format!(
-                    "there is no such file, or no sound slot in it: nothing tells whether events before {} were \
+                    "there is no such file, or no sound slot in it: it is unknown whether events before {} were \
                      dropped or are lost; the next opening for writing makes it again",
                     self.first_sequence
                 ),

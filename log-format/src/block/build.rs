@@ -199,14 +199,14 @@ impl BlockBuilder {
         Ok(built)
     }
 
-    /// What was collected, for readers only: nothing is compressed.
+    /// Makes a decoded block without compressing it.
     pub(crate) fn into_block(mut self) -> Result<Block, BlockError> {
         let closed = self.close(BlockType::EVENTS);
         let (header, table) = closed.map_err(|error| corrupt(format!("the rows do not make a table: {error}")))?;
         Block::assemble(&header, &self.form, table, buffers::share(self.payload))
     }
 
-    /// The encoded table, and the header without what is known of the stored parts only.
+    /// The encoded table, and the header without the lengths and checksums of the stored parts.
     fn close(&mut self, block_type: BlockType) -> std::io::Result<(BlockHeader, Vec<u8>)> {
         for received in &mut self.table.received {
             *received -= self.received_min;

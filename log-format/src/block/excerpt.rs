@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{Sequence, buffers, decompression::with_decompressor, form::Form, position::Position};
 
-/// Wanted events with at most so many bytes between them share an excerpt: a second one would take about as much beside
-/// its events.
+/// Wanted events with at most so many bytes between them share an excerpt: a second excerpt has about that
+/// much overhead.
 const BETWEEN_BYTES_MAX: usize = 1 << 10;
 
 impl Block {
@@ -182,7 +182,7 @@ mod tests {
             excerpts.iter().map(|excerpt| (excerpt.first_sequence(), excerpt.len())).collect()
         };
         assert_eq!(ranges(&[102, 103, 106, 111]), [(102, 2), (106, 1), (111, 1)]);
-        assert_eq!(ranges(&[102, 105]), [(102, 4)], "what is between takes less than 1 KiB");
+        assert_eq!(ranges(&[102, 105]), [(102, 4)], "the events between them take less than 1 KiB");
         assert_eq!(ranges(&[104, 103]), [(104, 1), (103, 1)]);
     }
 

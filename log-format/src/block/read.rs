@@ -201,7 +201,7 @@ impl<'a> Row<'a> {
         self.block.rows.table()
     }
 
-    /// The text that its number in a column stands for.
+    /// The text with this number in a column.
     fn text(&self, column: &'a [u16_ule]) -> &'a str {
         let number = self.value(column).map_or(0, |number| usize::from(number.to_native()));
         self.table().names.get(number).map_or("", |name| name.as_str())

@@ -32,7 +32,7 @@ pub(super) struct Table {
     pub(super) frame_extra: Vec<u32>,
     pub(super) kind: Vec<u8>,
     pub(super) flags: Vec<u8>,
-    /// The event's own name; the empty one stands for that of its kind.
+    /// The event's own name; an empty one means that of its kind.
     pub(super) name: Vec<u16>,
     pub(super) source: Vec<u16>,
     pub(super) network: Vec<u16>,

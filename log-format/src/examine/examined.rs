@@ -61,7 +61,7 @@ pub enum StretchStart {
     AfterHistory,
     /// The value that the log says it continues from after a hole.
     AfterHole,
-    /// Nothing tells what was before: the first block is taken as it is.
+    /// It is unknown what was before: the first block is taken as it is.
     Unknown,
     /// The events do not follow from what is before them: something was changed.
     Broken,
@@ -127,7 +127,7 @@ impl Examined {
 pub(crate) struct Extent {
     /// The segment may lack a footer, because it is being written.
     pub(crate) is_last: bool,
-    /// Blocks up to here are durable; `None`: whatever is found.
+    /// Blocks up to here are durable; `None`: all that is found.
     pub(crate) durable_end: Option<u64>,
     /// The sequence after the last event, as far as something outside the segment says so.
     pub(crate) end_sequence: Option<Sequence>,

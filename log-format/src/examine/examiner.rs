@@ -13,7 +13,7 @@ use crate::{
     segment::{BlockEntry, Footer, SegmentFile},
 };
 
-/// What must hold for the next block; `None` where nothing tells.
+/// What must hold for the next block; `None` where it is unknown.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Thread {
     pub(super) next_sequence: Option<Sequence>,
@@ -64,7 +64,7 @@ impl Examiner {
         &self.thread
     }
 
-    /// The first segment must begin here, where something outside it tells.
+    /// The first segment must begin here, where something outside it shows that.
     pub(super) fn expect_from(&mut self, sequence: Option<Sequence>) {
         self.thread.next_sequence = sequence;
     }
@@ -128,8 +128,8 @@ impl Examiner {
                 }
                 Ok(found @ (Found::Footer | Found::Nothing)) => {
                     let reason = match found {
-                        Found::Footer => "a footer stands among the blocks",
-                        _ => "nothing is written where a block stood",
+                        Found::Footer => "a footer is among the blocks",
+                        _ => "nothing is written where a block was",
                     };
                     let bad = Bad { reason: reason.to_owned(), header: None };
                     if !self.take_damage(&mut examined, bad, listed, limit, is_bounded.then_some(end_sequence))? {
@@ -275,7 +275,7 @@ impl Examiner {
                     .filter(|mark| mark.kind == MarkKind::IMPORT)
                     .find_map(|mark| parse_in_front_of(&mark.body));
                 self.thread.history_end = history_end.or(self.thread.history_end);
-                let told = self.hear_losses(marks);
+                let told = self.read_losses(marks);
                 match told.unwrap_or(ChainAfterLoss::Unchanged) {
                     ChainAfterLoss::Unchanged => {
                         if self.thread.chain.is_some_and(|chain| chain != header.chain_after) {
@@ -344,7 +344,7 @@ impl Examiner {
     }
 
     /// Remembers what LOSS marks name; says how the chain continues if one of them speaks of that.
-    fn hear_losses(&mut self, marks: &[Mark]) -> Option<ChainAfterLoss> {
+    fn read_losses(&mut self, marks: &[Mark]) -> Option<ChainAfterLoss> {
         let mut told = None;
         for (sequences, reason, chain) in
             marks.iter().filter(|mark| mark.kind == MarkKind::LOSS).filter_map(|mark| parse_loss(&mark.body))
@@ -355,7 +355,7 @@ impl Examiner {
         told
     }
 
-    /// The log continues at `to`: whatever is missing before it must have a mark.
+    /// The log continues at `to`: every missing event before it must have a mark.
     fn settle_hole(&mut self, examined: &mut Examined, to: Sequence) {
         let mut next = self.next_sequence();
         while next < to {
@@ -448,7 +448,7 @@ impl Examiner {
             return Ok(true);
         }
         let lost = next..end_sequence.max(next);
-        // Where the damage reaches further than the block, its header does not tell what is after.
+        // Where the damage reaches further than the block, its header does not show what is after.
         let is_last = |header: &BlockHeader| header.first_sequence >= next && at + header.stored_bytes() == end;
         let header = bad.header.filter(is_last);
         if let Some(header) = &header {

@@ -101,7 +101,7 @@ impl Survey {
         };
         let Some(header) = self.other_header(first) else {
             let reason = format!(
-                "{reason}, and neither a copy of it nor another segment tells which log this is; restore it from a backup"
+                "{reason}, and neither a copy of it nor another segment has the id of this log; restore it from a backup"
             );
             return Err(Error::Corrupt { file: name, offset: 0, reason });
         };
@@ -111,7 +111,7 @@ impl Survey {
         Ok(segment)
     }
 
-    /// Fills in what a segment's blocks and the segment before it tell about its header.
+    /// Fills in what a segment's blocks and the segment before it show of its header.
     fn restore_header(&self, segment: &mut SegmentFile, first: Sequence) -> Result<()> {
         let length = segment.file.len().map_err(storage_error(Operation::Read, &segment.name))?;
         let start = segment.find_block_after(0, first, |_, _| true)?.map(|(offset, _)| offset);

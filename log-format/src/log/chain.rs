@@ -9,8 +9,8 @@ use crate::{ChainValue, Result, Sequence, segment::SegmentFile};
 impl Log {
     /// The chain value after the event at `sequence`, to compare this log with a replica, a back-up or its earlier self.
     ///
-    /// `None` where nothing tells it: no event is stored there, or what is before it in its block's chain is damaged.
-    /// For the sequence right before the oldest retained event, the oldest segment's header tells it.
+    /// `None` where it is unknown: no event is stored there, or what is before it in its block's chain is damaged.
+    /// For the sequence right before the oldest retained event, it is in the oldest segment's header.
     ///
     /// # Errors
     /// What the storage answers.

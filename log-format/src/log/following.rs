@@ -20,7 +20,7 @@ pub(super) struct Following {
 }
 
 impl Following {
-    /// Goes on with the segment that was the newest, unless there is a newer one, or another of the same name.
+    /// Continues with the segment that was the newest, unless there is a newer one, or another of the same name.
     pub(super) fn take_up(
         storage: &dyn Storage,
         known: Option<Following>,

@@ -226,7 +226,7 @@ impl Log {
     }
 
     /// Reads the first of these events, and those that follow it in the list and are in the same block: for readers that
-    /// want a few events here and there, and not what is between.
+    /// want a few events here and there, and not the events between them.
     ///
     /// A block that is not in the cache is decoded only up to the last of them. They come in excerpts of it, blocks of one
     /// event or of several that are close to each other, and only the excerpts are kept. There is one [`Read`] for each, of
@@ -392,7 +392,7 @@ impl Log {
         Ok(head)
     }
 
-    /// The position of a log whose newest segment has a damaged header, as far as the head and another header tell it.
+    /// The position of a log whose newest segment has a damaged header, as far as the head and another header have it.
     fn head_before_damage(&self, head_state: &HeadState, newest: Sequence) -> Head {
         let header = self.shared.read_header();
         let slot = head_state.slot().filter(|slot| slot.next_sequence >= newest);

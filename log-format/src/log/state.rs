@@ -55,7 +55,7 @@ pub(crate) struct Shared {
 /// Who writes the log that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// The writer tells what is new.
+    /// The writer reports new events.
     ThisProcess,
     /// The disk does.
     AnotherProcess,
@@ -308,7 +308,7 @@ impl Shared {
         Ok(sealed)
     }
 
-    /// Where a file is missing: tells a log whose directory is gone, whose readers must wait for it, from one that dropped a
+    /// Where a file is missing: distinguishes a log whose directory is gone, whose readers must wait, from one that dropped a
     /// segment. A log that is being written always has a head.
     pub(crate) fn check_directory(&self) -> Result<()> {
         match self.storage.open(head::FILE, false) {

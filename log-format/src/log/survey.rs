@@ -43,7 +43,7 @@ impl Log {
     }
 
     /// Changes whenever the known losses were forgotten, because the log was recovered in place or replaced: only
-    /// [`Log::find_losses`] tells what is lost now.
+    /// [`Log::find_losses`] finds what is lost now.
     #[must_use]
     pub fn losses_generation(&self) -> u64 {
         self.shared.losses.generation()
@@ -209,7 +209,7 @@ impl Shared {
                 let reason = "no block begins here".to_owned();
                 Err(Error::Corrupt { file: contents.file.name.clone(), offset: entry.offset, reason })
             } else if is_known(entry) {
-                // A reader may have found more than a checksum tells.
+                // A reader may have found more than a checksum shows.
                 decode_block(&contents.file, entry)
             } else if depth == Depth::Blocks {
                 if step(entry.stored_bytes.into()).is_break() {

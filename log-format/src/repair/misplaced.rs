@@ -1,4 +1,4 @@
-//! Segments in files of other segments' names: somebody renamed them, or put files back under wrong names.
+//! Segments in files of other segments' names: files were renamed, or put back under wrong names.
 //!
 //! A header says which segment it is, so each can be given its own name back. Two that have each other's names go through
 //! an intermediate name, `<right name>.misplaced`: a crash leaves some of them, and the next repair finishes.

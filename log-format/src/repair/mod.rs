@@ -125,7 +125,7 @@ impl Repair {
                 break examined;
             }
             if rewrites == REWRITES_MAX {
-                let reason = format!("it is still damaged after it was written anew {REWRITES_MAX} times");
+                let reason = format!("it is still damaged after it was rewritten {REWRITES_MAX} times");
                 return Err(Error::Corrupt { file: examined.file.name, offset: examined.end, reason });
             }
             self.announce(&examined)?;

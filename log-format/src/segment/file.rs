@@ -280,7 +280,7 @@ impl SegmentFile {
         Ok(marks)
     }
 
-    /// Counts events by kind and source, which block headers do not tell, from the tables of the listed blocks. A damaged
+    /// Counts events by kind and source, which block headers do not have, from the tables of the listed blocks. A damaged
     /// block counts for nothing, and is handed to `on_damage`.
     pub(crate) fn count_events(&self, footer: &mut Footer, mut on_damage: impl FnMut(Error)) -> Result<()> {
         // What its writer has counted since it opened the segment is among the blocks too.

@@ -62,7 +62,7 @@ impl BlockEntry {
         self.first_sequence.saturating_add(self.count.into())
     }
 
-    /// Whether it stands for bytes that were not a block when it was listed: a block of events is never empty.
+    /// Whether it represents bytes that were not a block when it was listed: a block of events is never empty.
     pub(crate) fn is_unreadable(&self) -> bool {
         self.count > 0 && self.payload_raw == 0
     }
@@ -241,7 +241,7 @@ impl Footer {
 
     /// Finds the footer block of a sealed segment: its header and offset; `None` when the file does not end in a trailer.
     ///
-    /// The header alone tells where the events end and their receive times, in two small reads.
+    /// The header alone has the end of the events and their receive times, in two small reads.
     pub(crate) fn find(name: &str, file: &dyn File) -> Result<Option<(BlockHeader, u64)>> {
         let length = file.len().map_err(storage_error(Operation::Read, name))?;
         let Some(trailer_at) = length.checked_sub(TRAILER_BYTES) else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! Opening a log for writing after whatever happened to it.
+//! Opening a log for writing, after any crash or damage.
 //!
 //! Only the newest segment is looked at, so opening costs the same whatever the log's size. What was durable is kept, a
 //! torn tail that was never acknowledged is cut, and where the disk lost what it had acknowledged, nothing is cut: the
@@ -85,7 +85,7 @@ pub(crate) fn check_log_is_there(storage: &dyn Storage, known: Option<&Known>) -
 }
 
 /// With a `known` log, none is ever begun, and its sequences never come again: what its readers have seen and the disk
-/// lacks is lost, whatever the head file says.
+/// lacks is lost, even where the head file has more.
 pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions, known: Option<&Known>) -> Result<Found> {
     if known.is_some() || !options.create_if_missing {
         check_log_is_there(storage, known)?;
