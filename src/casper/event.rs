@@ -243,7 +243,7 @@ pub(super) struct SignedTransaction<'a> {
     pub(super) payload: Option<TransactionOrigin<'a>>,
 }
 
-/// Whoever made a transaction may be written in any form: what is not understood there hides no event.
+/// The maker of a transaction may be written in any form: what is not understood there hides no event.
 #[derive(serde::Deserialize)]
 pub(super) struct TransactionOrigin<'a> {
     timestamp: FromText<Milliseconds>,
@@ -370,7 +370,7 @@ impl Step {
     }
 }
 
-/// The name that a payload carries as its only member, whatever that member holds.
+/// The name of a payload's only member, of any content.
 struct Named(Kind);
 
 impl<'de> Deserialize<'de> for Named {
@@ -471,7 +471,7 @@ impl fmt::Display for EventFacts<'_> {
     }
 }
 
-/// A hash or key cut down to what tells it from others in a log line: `3aa0c7..b7e8da`.
+/// A hash or key cut down to what distinguishes it in a log line: `3aa0c7..b7e8da`.
 struct Shortened<'a>(&'a str);
 
 impl fmt::Display for Shortened<'_> {

@@ -112,7 +112,7 @@ impl Step {
 }
 
 /// The payload as REST answers and the SQL tables have it: the wrapper that names the kind is off, an accepted transaction
-/// stands in a member `transaction`, and a step's `execution_effects` is called `execution_effect`. Everything else is
+/// is in a member `transaction`, and a step's `execution_effects` is called `execution_effect`. Everything else is
 /// the payload's own bytes.
 ///
 /// `kind` must be what the classifier said of this payload, so that it is known to have one member of that name. `None`

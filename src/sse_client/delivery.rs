@@ -24,11 +24,11 @@ pub enum DeliveryError {
     #[error(transparent)]
     Stream(#[from] StreamError),
     /// The channel is closed.
-    #[error("nobody takes the events any more")]
+    #[error("the receiver of the events is gone")]
     ReceiverGone(Undelivered),
 }
 
-/// What nobody took.
+/// Events that were not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undelivered {
     /// Events.
@@ -45,7 +45,7 @@ pub struct Delivery {
     batch: Vec<Received>,
     /// The bytes of the batch's payloads.
     batch_bytes: usize,
-    /// When the batch's first event was received, which stands for all of them.
+    /// When the batch's first event was received, as the time of all of them.
     received_at: Timestamp,
 }
 
@@ -110,7 +110,7 @@ impl Delivery {
     /// Sends a version on, after what was pushed.
     ///
     /// # Errors
-    /// When nobody takes it.
+    /// When the receiver is gone.
     pub async fn announce(&mut self, version: ApiVersion) -> Result<(), DeliveryError> {
         self.flush().await?;
         let connection = Arc::clone(&self.connection);

@@ -31,7 +31,7 @@ pub enum DropReason {
     /// It is not UTF-8.
     #[error("it is not UTF-8")]
     NotUtf8,
-    /// It is longer than the limit. Told when the limit is passed, whether or not the frame ever ends.
+    /// It is longer than the limit. Reported when the limit is passed, whether or not the frame ever ends.
     #[error("it is longer than event_bytes_max = {event_bytes_max} bytes")]
     Oversized {
         /// The limit.
@@ -81,8 +81,8 @@ impl FrameFilter {
         }
     }
 
-    /// Takes the stream's next chunk. What may pass is ready in [`next_piece`](Self::next_piece); what may not is told
-    /// to `dropped`.
+    /// Takes the stream's next chunk. What may pass is ready in [`next_piece`](Self::next_piece); what may not is
+    /// reported to `dropped`.
     pub fn push(&mut self, mut chunk: Bytes, mut dropped: impl FnMut(DroppedFrame)) {
         // Frames that may pass and lie whole in this chunk are collected in `chunk[..run]`.
         let mut run = 0;
@@ -168,7 +168,7 @@ impl FrameFilter {
         true
     }
 
-    /// Whether a complete frame may pass. One that may not for a fault of its own is told to `dropped`; one that
+    /// Whether a complete frame may pass. One that may not for a fault of its own is reported to `dropped`; one that
     /// dispatches nothing by the standard is left out silently.
     fn may_pass(&mut self, frame: &[u8], dropped: &mut impl FnMut(DroppedFrame)) -> bool {
         let at_stream_start = mem::take(&mut self.at_stream_start);

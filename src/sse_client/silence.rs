@@ -1,4 +1,4 @@
-//! The silence monitor: tells a quiet node from a dead connection.
+//! The silence monitor: distinguishes a quiet node from a dead connection.
 //!
 //! Owns the time of a connection's last bytes. Any bytes count, keep-alive comments and unfinished frames too, so it is
 //! fed by the transport; the connection asks it at every check.
@@ -21,7 +21,7 @@ impl SilenceMonitor {
         Self { connected: Instant::now(), last_heard: AtomicU64::new(0) }
     }
 
-    /// Bytes have arrived, or nobody has listened until now.
+    /// Bytes have arrived, or the stream was not read until now.
     pub(crate) fn heard(&self) {
         let elapsed = u64::try_from(self.connected.elapsed().as_micros()).unwrap_or(u64::MAX - 1);
         self.last_heard.store(elapsed + 1, Ordering::Relaxed);

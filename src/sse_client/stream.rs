@@ -207,13 +207,13 @@ impl EventStream {
         self.monitor.is_silent(self.no_message_timeout)
     }
 
-    /// Nobody has listened until now, so the node was not silent.
+    /// The stream was not read until now, so the node was not silent.
     pub(super) fn was_not_listened_to(&self) {
         self.monitor.heard();
     }
 }
 
-/// The message or the end that eventsource-client's item stands for, if it does for any.
+/// The message or the end that eventsource-client's item means, if any.
 fn message(item: Option<eventsource_client::Result<SSE>>) -> Option<Result<Event, StreamError>> {
     use eventsource_client::Error;
     match item {

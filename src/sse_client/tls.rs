@@ -6,7 +6,7 @@ use rustls::crypto::ring;
 use rustls::{ClientConfig, Error, RootCertStore};
 use tracing::warn;
 
-/// For connections that use no TLS: nobody is trusted.
+/// For connections without TLS: no authority is trusted.
 pub(super) fn without_roots() -> Result<ClientConfig, Error> {
     config(RootCertStore::empty())
 }

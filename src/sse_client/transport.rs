@@ -17,9 +17,9 @@ use sync_wrapper::{SyncFuture, SyncStream};
 
 use super::frames::{DroppedFrame, FrameFilter};
 
-/// Hears what the filtered stream itself does not show.
+/// Is notified of what the filtered stream itself does not show.
 pub trait StreamObserver: Send + Sync + 'static {
-    /// Bytes of the body have arrived, of whatever meaning.
+    /// Bytes of the body have arrived, of any meaning.
     fn bytes_received(&self);
     /// A frame was taken out of the stream.
     fn frame_dropped(&self, frame: DroppedFrame);
@@ -53,7 +53,7 @@ pub struct FilteringTransport {
 }
 
 impl FilteringTransport {
-    /// A transport that sends by `client`, passes frames of at most `event_bytes_max` bytes, and tells `observer`.
+    /// A transport that sends by `client`, passes frames of at most `event_bytes_max` bytes, and notifies `observer`.
     pub fn new(client: reqwest::Client, event_bytes_max: usize, observer: Arc<dyn StreamObserver>) -> Self {
         Self { client, event_bytes_max, observer }
     }

@@ -169,7 +169,7 @@ pub enum ExportError {
         /// Their names.
         tables: String,
     },
-    /// Somebody else has moved the checkpoint.
+    /// Another exporter has moved the checkpoint.
     #[error("another exporter of the same log writes to {place}")]
     CheckpointMoved {
         /// Which database.
@@ -186,7 +186,7 @@ pub enum ExportError {
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] sidecar_log_format::Error),
-    /// The exporter was told to stop.
+    /// The exporter was stopped.
     #[error("stopped")]
     Stopped,
 }
@@ -263,7 +263,7 @@ pub(super) struct Exporter<D> {
     backoff: Backoff,
     /// The most events of the next transaction.
     events_max: usize,
-    /// Where the last transaction ended, in whatever file or tables it was.
+    /// Where the last transaction ended, in any file or tables.
     exported_to: Option<Sequence>,
     /// For events that the database cannot hold.
     refusals: LineBudget,
@@ -469,7 +469,7 @@ impl<D: Database> Exporter<D> {
             }
             (Ok(written), _) => written,
             (Err(error), _) => {
-                // Whatever it was, less at once may be what the database can do.
+                // A smaller batch may be what the database can take.
                 self.events_max = (rows.len() / 2).max(1);
                 let must_be_cut = rows.len() > 1 && matches!(error, ExportError::Unstorable { .. });
                 return if must_be_cut { Ok(None) } else { Err(error) };

@@ -1,4 +1,4 @@
-//! Exporters: the log's events as rows in somebody else's database.
+//! Exporters: the log's events as rows in an external database.
 //!
 //! Owns what the tables of the Casper Sidecar say about an event, and its way into SQLite and PostgreSQL. Events flow in
 //! from the log, from a checkpoint on; rows flow out in batches, each in one transaction with the checkpoint that follows
@@ -192,7 +192,7 @@ impl Running {
         let (end, ended) = oneshot::channel();
         thread::start(&format!("export-{name}"), move || {
             exporter.run();
-            // Nobody may be left who waits for it.
+            // The receiver may be gone.
             let _ = end.send(());
         })?;
         self.ended.push(ended);

@@ -15,7 +15,7 @@ use super::{
 /// What became of the events of a range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Where it began, or went on: what was left out before is not counted here.
+    /// Where it began, or resumed: what was left out before is not counted here.
     pub first_sequence: Sequence,
     /// Events written now.
     pub rows: u64,
@@ -27,7 +27,7 @@ pub struct Summary {
 
 /// Writes the events of `range` whose kind's bit is in `kinds`. Interrupted and called again with the same range, it
 /// continues where it was. `progress` gets the next sequence after each transaction. `missing` gets what of the range names
-/// no event any more, before the file is past it: its error ends the export, and the next one tells it again.
+/// no event any more, before the file is past it: its error ends the export, and the next one reports it again.
 ///
 /// # Errors
 /// [`ExportError::OtherRange`] when the file holds an export of this log that began elsewhere, what the file or the log

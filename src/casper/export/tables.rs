@@ -1,7 +1,7 @@
 //! Whether a database has the tables to write to, and whether they still hold what was written.
 //!
-//! A checkpoint says how far an export is, the tables hold the rows. They disagree when somebody drops, renames or empties
-//! tables, so both databases ask here after every connect and before every batch.
+//! A checkpoint says how far an export is, the tables hold the rows. They disagree when tables are dropped, renamed or
+//! emptied, so both databases ask here after every connect and before every batch.
 
 use super::{ExportError, rows::EventRow};
 

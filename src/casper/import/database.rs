@@ -48,10 +48,10 @@ pub(super) struct Row<'a> {
     pub(super) raw: Option<&'a str>,
 }
 
-/// What tells a database of the Casper Sidecar 1.x.
+/// The tables that only a database of the Casper Sidecar 1.x has.
 const TABLES_1: [&str; 2] = ["DeployAccepted", "DeployProcessed"];
 
-/// Whether these tables are the reference's, of whatever version and however many of them.
+/// Whether these tables are the reference's, of any version, and any number of them.
 pub(super) fn is_of_the_reference(present: &[String]) -> bool {
     let is_present = |table: &str| present.iter().any(|found| found == table);
     is_present("event_log") || TABLES_1.iter().any(|table| is_present(table))
@@ -130,7 +130,7 @@ fn read_sqlite(file: &Path, importer: &mut Importer<'_>) -> anyhow::Result<()> {
     take_sqlite(&snapshot, &place, importer)
 }
 
-/// The tables that there are, under whatever names.
+/// All tables, under any names.
 pub(super) fn sqlite_tables(connection: &rusqlite::Connection) -> rusqlite::Result<Vec<String>> {
     let mut tables = connection.prepare(r#"SELECT "name" FROM "sqlite_master" WHERE "type" IN ('table', 'view')"#)?;
     tables.query_map([], |row| row.get(0))?.collect()

@@ -1,7 +1,7 @@
 //! Import: the history in a database of the Casper Sidecar, as a log.
 //!
 //! A database keeps an event's content without the name of its type around it; that is put back, so that a payload is
-//! what the node said as far as the database can tell. An event's receive time is its `emitted_timestamp`.
+//! what the node said as far as the database has it. An event's receive time is its `emitted_timestamp`.
 //!
 //! Rows flow from one snapshot of the database twice: first they are checked, by the log's own rules, and counted, because
 //! the number of events determines the first sequence; then they are written. Until the log is whole it is in the folder
@@ -155,7 +155,7 @@ pub fn import(database: &Database, place: Place, progress: &mut dyn Progress) ->
 #[derive(Default)]
 struct Known {
     identities: HashSet<Identity>,
-    /// By node and the id that it gave: nothing in its payload tells one from another.
+    /// By node and the id that it gave: nothing in its payload distinguishes it.
     shutdowns: HashSet<(String, Option<u64>)>,
     /// The second of the last event that was read. From then on the log may hold events that are not known here. `None`:
     /// everything was read.
@@ -214,7 +214,7 @@ impl Known {
 fn known_events(place: &Place, events_max: usize) -> anyhow::Result<Known> {
     let log = Log::open(Arc::new(place.storage().clone()), ReadOptions::default())?;
     let known = Known::read(&log, events_max)?;
-    // Imported events are not in the order of their receive times, so these do not tell what was not read.
+    // Imported events are not in the order of their receive times, so these do not show what was not read.
     if known.read_until.is_some() && has_imported(&log)? {
         bail!(
             "{} has imported events already, and more events than the {events_max} that an import compares with, so it may \
@@ -368,7 +368,7 @@ impl<'a> Importer<'a> {
         let Some(Target { mut writer, imported, .. }) = self.target.take() else { return Ok(self.checked) };
         ensure!(
             imported == self.checked.events,
-            "{} events were counted in the database and {imported} read; import while nobody writes to it",
+            "{} events were counted in the database and {imported} read; import while nothing writes to it",
             self.checked.events
         );
         match &self.place.beginning {

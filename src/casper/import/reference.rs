@@ -18,7 +18,7 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 const FILES_MAX: usize = 256;
 
 /// The next id that the reference would have given out in this folder: four bytes, little-endian, in `sse_index`. 0
-/// when there is none. A log that is made anew starts there, so that no id is reused.
+/// when there is none. A new log starts there, so that no id is reused.
 #[must_use]
 pub fn index(folder: &Path) -> Sequence {
     let bytes = fs::read(folder.join("sse_index")).ok();

@@ -73,7 +73,7 @@ pub struct Legacy {
     large: Mutex<Vec<LargeMessage>>,
 }
 
-/// The message of a large event. Its time tells events of one sequence in two epochs apart.
+/// The message of a large event. Its time distinguishes events of one sequence in two epochs.
 struct LargeMessage {
     sequence: Sequence,
     received: Timestamp,
@@ -181,7 +181,7 @@ impl Rendering for Legacy {
     }
 }
 
-/// For `crate::fuzzing`: whatever the payload, what is sent of it is one line of JSON.
+/// For `crate::fuzzing`: what is sent of any payload is one line of JSON.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn translation_door(payload: &[u8]) {
     let mut out = Vec::new();

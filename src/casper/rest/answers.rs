@@ -26,7 +26,7 @@ const AROUND_BYTES: usize = 4 << 10;
 /// Sequences (both ends inclusive) that hold no event any more, and why.
 pub(super) type MissingRange = (Sequence, Sequence, &'static str);
 
-/// How events stand in an answer.
+/// The form of events in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// One envelope, or several with commas between.
@@ -138,7 +138,7 @@ impl Found {
     }
 
     /// Passes over an event that the log does not hold any more. A page names it if it is lost, and continues: otherwise
-    /// nobody could read what comes after it.
+    /// no client could read what comes after it.
     ///
     /// # Errors
     /// [`Failure::Lost`] where the answer is not a page.
@@ -248,7 +248,7 @@ impl Found {
             return Err(Failure::TooLong);
         }
         if wanted > self.room_bytes() {
-            // Nobody knows how long a list becomes.
+            // It is unknown how long a list becomes.
             self.wanted_bytes = AROUND_BYTES + if self.events > 0 { LIST_BYTES_MAX } else { wanted };
             return Ok(Pushed::NeedsRoom);
         }

@@ -1,4 +1,4 @@
-//! Events of any log by its name, whatever its dialect: `/logs`, and what is below it.
+//! Events of a log of any dialect, by its name: `/logs`, and what is below it.
 //!
 //! A log says itself what its kinds are called. Pages are those of `/events`, and so is the form of an event.
 
@@ -23,7 +23,7 @@ pub struct NamedLog {
     pub name: Box<str>,
     /// The log.
     pub log: Log,
-    /// What finds its blocks by their heights, if anything does.
+    /// The views that find its blocks by height, if there are any.
     pub views: Option<CasperViews>,
 }
 

@@ -3,7 +3,7 @@
 //! It corrects the reference's: every endpoint is there with its parameters, hashes are hexadecimal, numbers have 64 bits,
 //! errors are described, and two paths that differ only in a parameter's name are one. What a node puts inside a block or
 //! a transaction is left open, because that is the node's to change; the reference's own schemas do not fit what 2.x nodes
-//! send. The examples are answers from the recorded network, so that they work as they stand in `sidecar demo`.
+//! send. The examples are answers from the recorded network, so that they work unchanged in `sidecar demo`.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -251,7 +251,7 @@ fn components() -> Components {
         .build()
 }
 
-/// The ends of a log, whatever its dialect.
+/// The ends of a log of any dialect.
 fn of_any_log() -> ObjectBuilder {
     record([
         ("name", text().into()),

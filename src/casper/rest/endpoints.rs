@@ -11,7 +11,7 @@ use crate::casper::keys::Stage;
 
 /// A path that is answered.
 pub(super) struct Endpoint {
-    /// Its segments; one in braces stands for any.
+    /// Its segments; one in braces matches any.
     pub(super) path: &'static str,
     label: Option<Label>,
     /// Its part of the OpenAPI document, if it is there.
@@ -19,7 +19,7 @@ pub(super) struct Endpoint {
     read: for<'a> fn(Given<'a>) -> Result<Request<'a>, Refusal>,
 }
 
-/// What a request gives: the segments that stand for parameters, and the query.
+/// What a request gives: the segments that are parameters, and the query.
 #[derive(Clone, Copy)]
 struct Given<'a> {
     parameters: [&'a str; PARAMETERS_MAX],
@@ -179,7 +179,7 @@ impl Endpoint {
         self.path.trim_start_matches('/').split('/')
     }
 
-    /// The segments that stand for parameters; `None` if these are not of this path.
+    /// The segments that are parameters; `None` if these are not of this path.
     fn parameters<'a>(&self, segments: impl Iterator<Item = &'a str>) -> Option<[&'a str; PARAMETERS_MAX]> {
         let (mut segments, mut parameters) = (segments, [""; PARAMETERS_MAX]);
         let mut places = parameters.iter_mut();
@@ -300,7 +300,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(Label::of("/blocks")),
         operation: Some(Operation {
             id: "blocks",
-            summary: "Blocks in the order of their height; with `newest`, from the greatest height down. To go on, ask with \
+            summary: "Blocks in the order of their height; with `newest`, from the greatest height down. To continue, ask with \
                       `next` as `from_height`, or with `newest` as `before_height`, until it is null. Past the last one, the \
                       page is empty.",
             parameters: &[
@@ -376,7 +376,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         operation: Some(Operation {
             id: "transactions_by_account",
             summary: "The transactions that an account has initiated, the newest first: of each the first event that is stored. \
-                      To go on, ask for those before `next`, until it is null.",
+                      To continue, ask for those before `next`, until it is null.",
             parameters: &[
                 Described(
                     "account",
@@ -450,7 +450,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(EVENTS_LABEL),
         operation: Some(Operation {
             id: "events",
-            summary: "Stored events in order; with `newest`, the newest first. To go on, ask with `next` as `from`, or with \
+            summary: "Stored events in order; with `newest`, the newest first. To continue, ask with `next` as `from`, or with \
                       `newest` as `before`, until it is null; where it is `head`, there is nothing more yet. A page may hold \
                       fewer events than it might, even none, before that.",
             parameters: &[
@@ -518,7 +518,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(LOGS_LABEL),
         operation: Some(Operation {
             id: "events_of_log",
-            summary: "Stored events of a log, as `/events` has those of Casper's. To go on, ask with `next` as `from`, or with \
+            summary: "Stored events of a log, as `/events` has those of Casper's. To continue, ask with `next` as `from`, or with \
                       `newest` as `before`, until it is null.",
             parameters: &[
                 LOG,

@@ -51,7 +51,7 @@ pub(super) enum Failure {
     #[error("This server has no Casper log; its logs are at /logs")]
     NoCasperLog,
     /// The views are too far behind the log to know.
-    #[error("The views are {events} events behind the log and cannot tell yet; ask again")]
+    #[error("The views are {events} events behind the log and have no answer yet; ask again")]
     Behind {
         /// How many events they still have to read.
         events: u64,

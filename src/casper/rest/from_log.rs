@@ -164,7 +164,7 @@ async fn catch_up(log: &Log, views: &CasperViews) -> Result<(), Failure> {
 }
 
 /// The page without the events before the block of its height: the block of that height, or of the next greater one, is the
-/// first that it may have. Where there is none yet, the page begins with what comes next.
+/// first that it may have. Where there is none yet, the page begins at the head.
 async fn from_its_height(page: PageOfEvents, log: &Log, views: &CasperViews) -> Result<PageOfEvents, Failure> {
     let Some(height) = page.from_height else { return Ok(page) };
     let head = log.head().next_sequence;
@@ -190,14 +190,14 @@ impl LogReader {
     pub(super) async fn read(&self, sequences: Vec<Sequence>, found: Found) -> Result<Found, Failure> {
         let mut reading = Reading { log: self.log.clone(), sequences, next: 0, found };
         loop {
-            match reading.go_on_in_memory()? {
+            match reading.read_in_memory()? {
                 Stop::Done => return Ok(reading.found),
                 Stop::NeedsRoom => self.memory.make_room(&mut reading.found).await?,
                 Stop::NeedsDisk => {
                     let stop;
                     (reading, stop) = self
                         .on_disk(move || {
-                            let stop = reading.go_on();
+                            let stop = reading.read_from_disk();
                             (reading, stop)
                         })
                         .await?;
@@ -281,8 +281,8 @@ struct Reading {
 }
 
 impl Reading {
-    /// Goes on for as long as that takes no I/O.
-    fn go_on_in_memory(&mut self) -> Result<Stop, Failure> {
+    /// Continues for as long as that takes no I/O.
+    fn read_in_memory(&mut self) -> Result<Stop, Failure> {
         while let Some(&sequence) = self.sequences.get(self.next) {
             let Some(read) = self.log.read_alone_cached(sequence) else { return Ok(Stop::NeedsDisk) };
             if let Some(stop) = self.take(read)? {
@@ -292,7 +292,7 @@ impl Reading {
         Ok(Stop::Done)
     }
 
-    fn go_on(&mut self) -> Result<Stop, Failure> {
+    fn read_from_disk(&mut self) -> Result<Stop, Failure> {
         while let Some(left) = self.sequences.get(self.next..).filter(|left| !left.is_empty()) {
             let reads = self.log.read_few(left).map_err(|error| Failure::Storage(error.to_string()))?;
             for read in reads {
@@ -394,7 +394,7 @@ pub(super) mod tests {
             let found = Found::new("", Form::Stored, &Arc::default());
             let (log, sequences) = (log.clone(), vec![sequence]);
             let mut reading = Reading { log, sequences, next: 0, found };
-            reading.go_on().map(|_| reading.found.events)
+            reading.read_from_disk().map(|_| reading.found.events)
         };
         assert!(matches!(look_for(3), Err(Failure::Lost { sequence: 3, why: Missing::Lost })));
         assert_eq!(look_for(4).unwrap(), 1);
@@ -444,7 +444,7 @@ pub(super) mod tests {
 
     const BLOCK: [u8; 32] = [7; 32];
 
-    /// A key that signed twice, in the old form and in the new one: only the events tell that it is one key.
+    /// A key that signed twice, in the old form and in the new one: only the events show that it is one key.
     fn log_of_two_signatures_of_one_key(folder: &Path) -> Log {
         let (block, key) = (hex::encode(BLOCK), format!("01{}", "a".repeat(64)));
         let signature = |form| {

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::question::PageOfEvents;
 
 /// Blocks that one page reads, and that it passes over because the index knows of no event of its kinds there, before it
-/// says where to go on.
+/// returns where to continue.
 const BLOCKS_READ_MAX: usize = 64;
 const BLOCKS_PASSED_MAX: usize = 4096;
 

@@ -98,7 +98,7 @@ impl Server {
         Arc::clone(&self.shared.counters)
     }
 
-    /// What it counts of connections and requests.
+    /// The counters of its connections and requests.
     #[must_use]
     pub fn front(&self) -> &Arc<FrontCounters> {
         self.front.counters()
@@ -110,7 +110,7 @@ impl Server {
     }
 }
 
-/// `/logs` and what is below it, for another server: within limits of its own, which cost the clients of REST nothing.
+/// `/logs` and what is below it, for another server: with limits of its own, so that REST clients do not share them.
 pub struct LogPages(Arc<Shared>);
 
 impl Default for LogPages {
@@ -450,7 +450,7 @@ fn methods() -> Response {
     response
 }
 
-/// What somebody sees who opens the server's address.
+/// The page at the server's address.
 fn contents() -> Response {
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     with_type(StatusCode::OK, text, Bytes::from_static(CONTENTS.as_bytes()))

@@ -26,7 +26,7 @@ struct LogStatus {
     lost: Lost,
 }
 
-/// The ends of a log, whatever its dialect.
+/// The ends of a log of any dialect.
 #[derive(Serialize)]
 pub(super) struct EndsOfLog {
     /// Its id in hexadecimal.

@@ -1,7 +1,7 @@
 //! Answers from the log, for when the node is away.
 //!
 //! The views say which events are about a block or a transaction, the log has their payloads, and here they become what the
-//! node would have sent. What the log cannot tell, such as the global state, is not answered.
+//! node would have sent. What is not in the log, such as the global state, is not answered.
 
 use std::sync::Arc;
 

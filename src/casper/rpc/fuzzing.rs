@@ -15,7 +15,7 @@ use super::json_rpc::{self, Body, Entry};
 use super::methods::{MAIN, SPECULATIVE};
 use super::node_link::{self, Backoff, NodeLink, NodeLinkOptions};
 
-/// A body is answered with JSON-RPC, whatever it is: parsed, its parameters read, and the node away.
+/// Every body is answered with JSON-RPC: parsed, its parameters read, and the node away.
 pub(crate) fn request(bytes: &[u8]) {
     let entries = match json_rpc::parse(bytes, 10) {
         Body::One(entry) => vec![entry],

@@ -131,7 +131,7 @@ impl Server {
         self.front.addresses()
     }
 
-    /// What it counts of connections and requests.
+    /// The counters of its connections and requests.
     #[must_use]
     pub fn front(&self) -> &Arc<FrontCounters> {
         self.front.counters()
@@ -360,7 +360,7 @@ impl Shared {
         if let Some(counters) = self.watch.counters.of(method) {
             counters.count(bytes, time, node.waited(), failure);
         }
-        // A call that failed was not answered, whatever the log knew of it.
+        // A call that failed was not answered, even if the log knew some of it.
         let is_from_log = outcome.is_ok() && node.has_used_log();
         let (code, from) = (failure.map(Code::number), if is_from_log { "log" } else { "node" });
         origin.is_log.fetch_or(is_from_log, Ordering::Relaxed);

@@ -126,7 +126,7 @@ impl Listener {
                 counters.count(counted);
             }
             let end = lost.end();
-            // Where nobody takes the events, the committer has reported why.
+            // Where the receiver is gone, the committer has reported why.
             if end == Some(End::ReceiverGone) {
                 return End::ReceiverGone;
             }
@@ -271,7 +271,7 @@ struct NodeStream<'a> {
 }
 
 impl NodeStream<'_> {
-    /// Reads until the connection is over, and tells why.
+    /// Reads until the connection is over, and returns why.
     async fn read_to_end(&mut self) -> Lost {
         loop {
             let taken = match self.delivery.next().await {
@@ -351,7 +351,7 @@ impl NodeStream<'_> {
         }
     }
 
-    /// The event's identity. All shutdowns say the same: what tells one from another is where and after what it came.
+    /// The event's identity. All shutdowns say the same: one differs from another by its source, and by the event before it.
     fn identity(&self, facts: &EventFacts<'_>, upstream_id: Option<u64>) -> Identity {
         if facts.kind != event::SHUTDOWN || facts.unclassified {
             return facts.identity;

@@ -61,7 +61,7 @@ impl NodeOptions {
         self.address(self.sse_port)
     }
 
-    /// `HOST:PORT` as it stands in a URL: an IPv6 address is bracketed.
+    /// `HOST:PORT` as it is in a URL: an IPv6 address is bracketed.
     fn address(&self, port: u16) -> String {
         match self.host.parse::<Ipv6Addr>() {
             Ok(address) => format!("[{address}]:{port}"),

@@ -75,13 +75,13 @@ pub enum StatusError {
         /// How long it is.
         bytes: usize,
     },
-    /// The node is too old. Trying again is of no use before it is upgraded.
+    /// The node is too old. A retry fails until it is upgraded.
     #[error("Node version expected to be >= {BUILD_VERSION_MIN}. It is {build_version}; upgrade the node")]
     Incompatible {
         /// The node's version.
         build_version: ApiVersion,
     },
-    /// The node is on another network than configured. Trying again is of no use.
+    /// The node is on another network than configured. A retry cannot succeed.
     #[error(
         "Network name {configured} does't match name {chain_name} configured for node connection; \
          set `network_name` to {chain_name} or connect to a node of {configured}"
@@ -92,7 +92,7 @@ pub enum StatusError {
         /// The node's network.
         chain_name: String,
     },
-    /// The node is on another network than the events in the log. Trying again is of no use.
+    /// The node is on another network than the events in the log. A retry cannot succeed.
     #[error(
         "the log holds events of network {log} and the node is on network {chain_name}; connect to a node of {log}, or give \
          another storage folder, or allow the change with `allow_network_change = true` in `[storage.log]`"
@@ -131,7 +131,7 @@ pub async fn check(
     status.compatible(network_name)
 }
 
-/// The body of `url`, whatever its HTTP status.
+/// The body of `url`, of any HTTP status.
 async fn fetch(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, StatusError> {
     let unreachable = |source| StatusError::Unreachable { url: url.to_owned(), source };
     let response = client.get(url).timeout(TIMEOUT).send().await.map_err(unreachable)?;

@@ -5,7 +5,7 @@
 //! | `blocks_by_hash` | hash | |
 //! | `blocks_by_height` | height | |
 //! | `transactions` | hash | stage, type, whether it names its initiator: see [`TransactionTag`] |
-//! | `signatures` | block hash | 21 bits that tell signers apart |
+//! | `signatures` | block hash | 21 bits that distinguish signers |
 //! | `initiators` | account | distance to the transaction's event before this one; 0: this is the first |
 //! | `faults_by_key` | public key, era | |
 //! | `faults_by_era` | era, public key | |
@@ -87,7 +87,7 @@ impl Projection for CasperProjection {
     }
 }
 
-/// 21 bits that stand for the signer: enough that two signers of one block hardly ever share them, and three bytes packed.
+/// 21 bits of the signer's checksum: enough that two signers of one block hardly ever share them, and three bytes packed.
 /// Where they do, the events are compared, so a checksum will do.
 fn signer_tag(public_key: &str) -> u64 {
     u64::from(crc32fast::hash(public_key.as_bytes())) & ((1 << 21) - 1)

@@ -50,7 +50,7 @@ CREATE TABLE IF NOT EXISTS "sidecar_checkpoint" (
 /// For a table of an earlier version.
 const ADD_FILLED: &str = r#"ALTER TABLE "sidecar_checkpoint" ADD COLUMN "filled" bigint NOT NULL DEFAULT 0"#;
 
-/// Any session. Keys are looked up by index whatever the statistics say: they are made once, when the tables are empty.
+/// Any session. Keys are looked up by index, against the statistics if need be: they are made once, when the tables are empty.
 const SESSION: &str = "SET client_min_messages = warning; SET plan_cache_mode = force_generic_plan; \
      SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
 /// The session of an exporter. Timestamps are in UTC, as the reference's are.
@@ -187,7 +187,7 @@ fn failed(options: &Options, error: &tokio_postgres::Error) -> ExportError {
         |is_collision| ExportError::Unstorable { place: place.clone(), reason: reason.clone(), is_collision };
     match *answer.code() {
         SqlState::UNIQUE_VIOLATION => unstorable(true),
-        // Constraints and triggers that somebody has added. One that may be met later, a foreign key's, is not among them.
+        // Constraints and triggers that an administrator has added. One that may be met later, a foreign key's, is not among them.
         SqlState::NOT_NULL_VIOLATION
         | SqlState::CHECK_VIOLATION
         | SqlState::EXCLUSION_VIOLATION

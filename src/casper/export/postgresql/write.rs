@@ -186,7 +186,7 @@ impl Session {
         if !free.is_empty() {
             insert(&transaction, statements, &free).await?;
         }
-        // A row that collides may have no row in its kind's table, if somebody has emptied that alone.
+        // A row that collides may have no row in its kind's table, if that alone was emptied.
         written.filled = to.filled.with(Tables::of(free.iter().copied()));
         if written.filled != to.filled {
             transaction.execute(&statements.fill, &[&written.filled.0, log_id]).await?;

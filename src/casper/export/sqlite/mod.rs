@@ -88,7 +88,7 @@ pub(crate) fn place(file: &Path) -> String {
 /// When the file cannot be opened or written, or its tables are of another migration.
 pub fn check(options: &Options) -> Result<(), ExportError> {
     let database = SqliteDatabase::new(options.clone());
-    // Only here: a folder that is gone later was taken away by somebody, who may bring it back.
+    // Only here: a folder that is gone later was removed from outside, and may come back.
     if let Some(folder) = options.file.parent() {
         std::fs::create_dir_all(folder).map_err(|error| database.not_opened(&error))?;
     }
@@ -109,7 +109,7 @@ impl SqliteDatabase {
     fn error(&self, error: rusqlite::Error) -> ExportError {
         let (place, reason) = (self.options.place(), error.to_string());
         match error.sqlite_error_code() {
-            // Constraints and triggers that somebody has added. A foreign key's may be met later.
+            // Constraints and triggers that an administrator has added. A foreign key's may be met later.
             Some(ErrorCode::ConstraintViolation) => match error.sqlite_error().map(|error| error.extended_code) {
                 Some(SQLITE_CONSTRAINT_FOREIGNKEY) => ExportError::Failed { place, reason },
                 code => {

@@ -13,7 +13,7 @@ use std::{
 
 use rusqlite::Connection;
 
-/// Device and inode: what a file is known by, whatever its name.
+/// Device and inode: what a file is known by, under any name.
 pub(crate) type FileId = (u64, u64);
 
 /// What SQLite keeps beside a database while it is open.

@@ -54,7 +54,7 @@ impl PostgreSql {
         Ok(server)
     }
 
-    /// Opens a session, and looks whether it may read everything. Preparing statements does not tell. Later sessions are not
+    /// Opens a session, and looks whether it may read everything. Preparing statements does not show that. Later sessions are not
     /// asked: what may not be read any more then is no reason to be silent about the rest.
     async fn open_first(&self) -> Result<(), PoolError<ExportError>> {
         let session = self.sessions.get().await?;
@@ -66,7 +66,7 @@ impl PostgreSql {
         &self.sessions.manager().standing
     }
 
-    /// Asks for an answer's sake, on a session that nobody else needs now.
+    /// Asks for an answer's sake, on an idle session.
     pub(super) async fn ask_nothing(&self) {
         let at_once = Timeouts { wait: Some(Duration::ZERO), ..Timeouts::new() };
         let mut session = match self.sessions.timeout_get(&at_once).await {
@@ -200,7 +200,7 @@ impl Manager for Sessions {
     type Error = ExportError;
 
     async fn create(&self) -> Result<Session, ExportError> {
-        // Before the request is given up, which would tell nobody why.
+        // Before the request is given up, which would report no reason.
         let time_max = SESSION_TIME_MAX.min(self.statement_timeout / 2);
         let opened = tokio::time::timeout(time_max, self.open()).await;
         opened.unwrap_or_else(|_| Err(self.standing.unreachable(format!("no session within {time_max:?}"))))
@@ -208,7 +208,7 @@ impl Manager for Sessions {
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<ExportError> {
         match session.is_asked || session.client.is_closed() {
-            true => Err(RecycleError::message("the connection is closed, or busy with what nobody waits for")),
+            true => Err(RecycleError::message("the connection is closed, or busy with an abandoned request")),
             false => Ok(()),
         }
     }

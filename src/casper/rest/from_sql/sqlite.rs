@@ -36,7 +36,7 @@ struct Shared {
     busy_time_max: Duration,
     standing: Standing,
     places: Arc<Semaphore>,
-    /// The connections that nobody needs now.
+    /// The connections that are not in use.
     idle: Mutex<Vec<Reader>>,
 }
 
@@ -76,7 +76,7 @@ impl Sqlite {
         let shared = Arc::new(Shared {
             standing: Standing::new(place(&file)),
             file,
-            // Before the request is given up, which would tell nobody why.
+            // Before the request is given up, which would report no reason.
             busy_time_max: BUSY_TIME_MAX.min(statement_timeout / 2),
             places: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             idle: Mutex::default(),
@@ -95,7 +95,7 @@ impl Sqlite {
         &self.0.standing
     }
 
-    /// Asks for an answer's sake, if there is a place that nobody else needs now.
+    /// Asks for an answer's sake, if there is a free place.
     pub(super) async fn ask_nothing(&self) {
         if let Ok(place) = Arc::clone(&self.0.places).try_acquire_owned() {
             let asking =
