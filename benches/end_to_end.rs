@@ -5,12 +5,7 @@
 //! what counts, because machines differ and their speed drifts. `--full` adds the large logs (20 million events, 10 GB),
 //! which take some ten minutes and 10 GB of disk; `--events N` sets the size of the plain run.
 
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a benchmark that cannot go on has nothing better to do"
-)]
+#![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a benchmark ends at the first error")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -386,7 +381,7 @@ fn start(builder: SidecarBuilder) -> Sidecar {
     sidecar
 }
 
-/// A port that nobody listens on: a node that is down.
+/// A port without a listener: a node that is down.
 fn unreachable_node() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("no free port");
     listener.local_addr().expect("no address")
@@ -455,7 +450,7 @@ fn times_to_first_byte(sidecar: &Sidecar, newest: u64, requests: usize) -> Vec<D
     (0..requests).map(|_| measure()).collect()
 }
 
-/// The newest visible sequence, as the header of every stream tells it.
+/// The newest visible sequence, from the header of a stream.
 fn newest(sidecar: &Sidecar) -> Option<u64> {
     let head = head_of_response(sidecar)?;
     let range = head.lines().find_map(|line| line.strip_prefix("sidecar-retained-range:"))?;

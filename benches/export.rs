@@ -3,7 +3,7 @@
 //! Each database gets the same log. The yardstick of each is the way in which the Casper Sidecar writes, in the same run: a
 //! transaction per event with its values as literals. PostgreSQL is a real server on this machine, with its syncs on.
 
-#![expect(clippy::expect_used, reason = "a benchmark that cannot go on has nothing better to do")]
+#![expect(clippy::expect_used, reason = "a benchmark ends at the first error")]
 
 use std::{
     path::Path,

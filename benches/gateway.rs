@@ -1,4 +1,4 @@
-//! What a message costs the gRPC gateway that it passes on: `cargo bench --bench gateway`.
+//! The cost of one message in the gRPC gateway: `cargo bench --bench gateway`.
 //!
 //! Three processes on loopback: a gRPC server that makes small messages as fast as they are taken, the gateway, and a client
 //! that only counts bytes. So the CPU time of each is its own. Prints medians of interleaved runs. `-- --quick` passes on a

@@ -100,7 +100,7 @@ fn measure(criterion: &mut Criterion, entries: u64) {
     look_up("look-up, old, anywhere", Known::Same, &|number| signature(anywhere(number), number % 100));
     look_up("look-up, old, not there", Known::New, &|number| identity(SIGNATURE, anywhere(number), number, u64::MAX));
     group.bench_function("check and insert", |bencher| {
-        // A commit has a few more events than asked for, so the time is divided by what it had.
+        // A commit has a few more events than asked for, so the time is scaled to the number of events asked for.
         bencher.iter_custom(|events| {
             let (mut time, from) = (Duration::ZERO, growing.sequence);
             while growing.sequence < from + events {

@@ -1,7 +1,7 @@
 //! What a replay in another form costs against one in the stored form: `cargo bench --bench rendering`.
 //!
 //! A log of about 8 MB is read out of the hub without a network. NDJSON and the 1.x form are read twice: rendered for the
-//! first time, and as they are shared once somebody has had them rendered. Both have every event of this log.
+//! first time, and as they are shared after a first rendering. Both have every event of this log.
 
 use std::{net::Ipv4Addr, sync::Arc};
 

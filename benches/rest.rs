@@ -3,15 +3,11 @@
 //! The built binary reads a simulated node until its log holds N events, and then answers sixteen connections that ask one
 //! question after the other, while they share the machine. Latencies are taken at half the rate that was reached, from
 //! the moment when a request was due. `--seconds S` sets how long each row is measured. `--targets T` sets how many blocks
-//! and transactions are looked up again and again: with more than the cache holds, most look-ups decode a block.
+//! and transactions are looked up repeatedly: with more than the cache holds, most look-ups decode a block.
 //! `--without-compaction` leaves the background compaction out. With `--postgresql`, the events are exported too, and a
 //! second binary answers from there; the database server shares the machine.
 
-#![expect(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "a benchmark that cannot go on has nothing better to do"
-)]
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark ends at the first error")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -4,7 +4,7 @@
 //! for a block over one connection each, one request after the other, and share the machine with both. Latencies are taken
 //! at half the rate that was reached, from the moment when a request was due.
 
-#![expect(clippy::expect_used, reason = "a benchmark that cannot go on has nothing better to do")]
+#![expect(clippy::expect_used, reason = "a benchmark ends at the first error")]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -80,7 +80,7 @@ fn source(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Counts the CPU time of the calling thread. The work says how many events it has done.
+/// Counts the CPU time of the calling thread. The work returns its number of events.
 fn measure(bencher: &mut Bencher<'_>, work: impl Fn() -> usize) {
     bencher.iter_custom(|rounds| {
         let begun = thread_cpu_time();
