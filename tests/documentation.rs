@@ -10,6 +10,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use clap::CommandFactory;
+use sidecar::command_line::Arguments;
 use sidecar_test_support::beacon::BeaconNode;
 use sidecar_test_support::binary_port::{BinaryPort, Reply, default_answer};
 use sidecar_test_support::client::{Request, SseClient, get};
@@ -96,7 +98,11 @@ fn every_command_of_sidecar_is_one_that_it_takes() {
 
 #[test]
 fn the_page_of_the_command_line_is_the_programs_help() {
-    documentation::expect_page("docs/sidecar.md", &documentation::command_line_page("sidecar", BINARY));
+    let page = documentation::command_line_page("sidecar", BINARY);
+    for subcommand in Arguments::command().get_subcommands() {
+        assert!(page.contains(&format!("\n## sidecar {}\n", subcommand.get_name())), "{subcommand}");
+    }
+    documentation::expect_page("docs/sidecar.md", &page);
 }
 
 /// A request to a server on this machine.

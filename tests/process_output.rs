@@ -15,10 +15,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use clap::CommandFactory;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sidecar::command_line::Arguments;
 use sidecar_test_support::client::{Request, SseClient, get};
 use sidecar_test_support::fast::EndlessStory;
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
@@ -107,16 +105,6 @@ fn assert_golden(name: &str, found: &str) {
         std::fs::write(&path, found).unwrap();
     }
     assert_eq!(found, std::fs::read_to_string(path).unwrap(), "{name}");
-}
-
-#[test]
-fn every_subcommand_is_explained() {
-    let mut explained = answer(&["--help"]).0;
-    for subcommand in Arguments::command().get_subcommands() {
-        let name = subcommand.get_name();
-        explained += &format!("\n== sidecar {name} --help\n{}", answer(&[name, "--help"]).0);
-    }
-    assert_golden("help.txt", &explained);
 }
 
 #[test]

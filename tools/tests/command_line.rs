@@ -272,16 +272,6 @@ fn tail_prints_the_newest_events_and_follows() {
 }
 
 #[test]
-fn every_subcommand_is_explained() {
-    let mut explained = text(&tool(&["--help"]).stdout);
-    for subcommand in sidecar_log::command().get_subcommands() {
-        let name = subcommand.get_name();
-        explained += &format!("\n== sidecar-log {name} --help\n{}", text(&tool(&[name, "--help"]).stdout));
-    }
-    assert_golden("help.txt", &explained);
-}
-
-#[test]
 fn what_people_type_for_a_subcommand_is_guessed() {
     let mut answers = String::new();
     for typed in ["stats", "ls", "check", "dump", "follow", "backup", "version", "inspekt", "nonsense"] {

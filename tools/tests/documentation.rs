@@ -1,4 +1,4 @@
-//! What the README and the pages in `docs/` say of `sidecar-log`.
+//! Checks the commands of `sidecar-log` in the README and `docs/`.
 
 use sidecar_test_support::documentation;
 
@@ -11,5 +11,9 @@ fn every_command_of_sidecar_log_is_one_that_it_takes() {
 
 #[test]
 fn the_page_of_the_command_line_is_the_programs_help() {
-    documentation::expect_page("docs/sidecar-log.md", &documentation::command_line_page("sidecar-log", BINARY));
+    let page = documentation::command_line_page("sidecar-log", BINARY);
+    for subcommand in sidecar_log::command().get_subcommands() {
+        assert!(page.contains(&format!("\n## sidecar-log {}\n", subcommand.get_name())), "{subcommand}");
+    }
+    documentation::expect_page("docs/sidecar-log.md", &page);
 }
