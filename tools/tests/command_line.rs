@@ -3,9 +3,10 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read as _},
+    io::{BufRead, BufReader, Lines, Read as _},
+    ops::Range,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
     sync::Arc,
 };
 
@@ -33,7 +34,7 @@ fn open(log: &Path) -> Writer {
     writer
 }
 
-fn append(writer: &mut Writer, numbers: std::ops::Range<u64>) {
+fn append(writer: &mut Writer, numbers: Range<u64>) {
     for number in numbers {
         let (kind, payload) = match number % 3 {
             0 => (Kind(1), format!("{{\"BlockAdded\":{{\"height\":{number}}}}}")),
@@ -86,6 +87,26 @@ fn run(log: &Path, arguments: &[&str]) -> (String, String, i32) {
     let output = tool(&all);
     let shown = |bytes: &[u8]| text(bytes).replace(path, "LOG");
     (shown(&output.stdout), shown(&output.stderr), output.status.code().unwrap())
+}
+
+/// Starts a command that follows: it prints the events `numbers`, of which those from `stored` on are appended meanwhile.
+fn follow(
+    arguments: &[&str],
+    writer: &mut Writer,
+    stored: u64,
+    numbers: Range<u64>,
+) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar-log"));
+    let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for number in numbers {
+        if number >= stored {
+            append(writer, number..number + 1);
+        }
+        let line = lines.next().unwrap().unwrap();
+        assert!(line.starts_with(&format!("{{\"sequence\":{number},")), "{line}");
+    }
+    (child, lines)
 }
 
 fn flip(log: &Path, file: &str, offset: usize) {
@@ -226,20 +247,8 @@ fn cat_follows_until_the_last_wanted_event() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = open(directory.path());
     append(&mut writer, 0..2);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_sidecar-log"))
-        .args(["cat", directory.path().to_str().unwrap(), "--follow", "--until", "4"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    for number in 0..5 {
-        if number >= 2 {
-            append(&mut writer, number..number + 1);
-        }
-        let line = lines.next().unwrap().unwrap();
-        assert!(line.starts_with(&format!("{{\"sequence\":{number},")), "{line}");
-    }
+    let path = directory.path().to_str().unwrap();
+    let (child, mut lines) = follow(&["cat", path, "--follow", "--until", "4"], &mut writer, 2, 0..5);
     assert!(lines.next().is_none());
     let output = child.wait_with_output().unwrap();
     assert_eq!((text(&output.stderr).as_str(), output.status.code()), ("", Some(0)), "it waits for what is not stored");
@@ -254,19 +263,8 @@ fn tail_prints_the_newest_events_and_follows() {
     assert_eq!((ten, status), (run(directory.path(), &["cat", "--last", "10"]).0, 0));
     let (steps, _, _) = run(directory.path(), &["tail", "-n", "2", "--types", "Step", "--format", "sse"]);
     assert!(steps.contains("id:16\n") && steps.ends_with("id:19\n\n"), "{steps}");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_sidecar-log"))
-        .args(["tail", directory.path().to_str().unwrap(), "-n1", "-f"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    for number in 19..22 {
-        if number >= 20 {
-            append(&mut writer, number..number + 1);
-        }
-        let line = lines.next().unwrap().unwrap();
-        assert!(line.starts_with(&format!("{{\"sequence\":{number},")), "{line}");
-    }
+    let path = directory.path().to_str().unwrap();
+    let (mut child, _lines) = follow(&["tail", path, "-n1", "-f"], &mut writer, 20, 19..22);
     child.kill().unwrap();
     child.wait().unwrap();
 }
