@@ -79,7 +79,7 @@ pub fn query(bytes: &[u8]) {
     }
 }
 
-/// A call of the gateway, in lines: method, path, query, `Content-Type`; then the body.
+/// A call of the gateway, in lines: method, path, query, `Content-Type`, `X-HTTP-Method-Override`; then the body.
 pub fn grpc_request(bytes: &[u8]) {
     grpc::fuzzing::request(bytes);
 }

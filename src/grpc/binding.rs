@@ -222,15 +222,12 @@ fn json(kind: &Kind, text: &str) -> Result<Json, String> {
 mod tests {
     use axum::http::Method;
 
-    use super::super::fuzzing::{EVERY_TYPE, schema};
-    use super::super::rules::{Routes, bindings};
+    use super::super::fuzzing::ROUTES;
     use super::*;
 
     fn bound(method: Method, target: &str, body: &str) -> Result<Json, BindingError> {
-        let mut routes = Routes::default();
-        routes.add(bindings(0, &schema(EVERY_TYPE), false).unwrap()).unwrap();
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-        let found = routes.find(&method, path, true).unwrap();
+        let found = ROUTES.find(&method, path, method == Method::POST).unwrap();
         let message = request_message(&found, query, body.as_bytes(), true)?;
         Ok(serde_json::to_value(message).unwrap())
     }

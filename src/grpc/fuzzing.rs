@@ -50,7 +50,8 @@ pub(super) fn schema(text: &str) -> Schema {
     Schema::compile(&[path], &[]).unwrap()
 }
 
-static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
+/// Those of [`EVERY_TYPE`].
+pub(super) static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
     let mut routes = Routes::default();
     routes.add(bindings(0, &schema(EVERY_TYPE), false).unwrap()).unwrap();
     routes

@@ -27,7 +27,7 @@ use super::json::JsonForm;
 use super::metadata;
 use super::openapi;
 use super::options::{EventForm, Options};
-use super::rules::{AnswerKind, Binding, BodyRule, Found, NoRoute, Routes, bindings};
+use super::rules::{AnswerKind, Binding, BodyRule, NoRoute, Routes, bindings};
 use super::status;
 use super::upstream::{Call, Upstream};
 use crate::engine::http::access::Client;
@@ -39,7 +39,7 @@ const QUIET_START: Duration = Duration::from_millis(250);
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const FORM: &str = "application/x-www-form-urlencoded";
-/// The method that a form stands in for; without it, GET.
+/// Names the method that a form replaces; GET without it.
 const METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 /// The media types that ask for a stream as lines of JSON.
 pub(super) const LINES: [&str; 2] = [Framing::JsonLines.media_type(), "application/json"];
@@ -125,12 +125,11 @@ impl Gateway {
         let served = self.served();
         let path = head.uri.path();
         let (method, is_form) = match self.options.takes_forms {
-            true => called(&head.method, &head.headers).map_err(|error| Status::invalid_argument(error.to_string()))?,
+            true => called(&head.method, &head.headers)?,
             false => (head.method.clone(), false),
         };
         let found = match served.routes.find(&method, path, is_form) {
-            // A form that says which method it stands for.
-            Ok(found) => Found { is_form: found.is_form || method != head.method, ..found },
+            Ok(found) => found,
             Err(NoRoute::NotFound) if head.method == Method::GET && path == OPENAPI_PATH => {
                 return Ok(page(served.openapi.clone(), JSON));
             }
@@ -393,8 +392,8 @@ fn media_type(message: &prost_reflect::DynamicMessage) -> Option<HeaderValue> {
     value.as_str().filter(|text| !text.is_empty()).and_then(|text| HeaderValue::try_from(text).ok())
 }
 
-/// The method that a request is for, and whether a POST of a form stands in for it.
-pub(super) fn called(method: &Method, headers: &HeaderMap) -> Result<(Method, bool), BadOverride> {
+/// The method that a request is for, and whether a POST with a form replaces it.
+pub(super) fn called(method: &Method, headers: &HeaderMap) -> Result<(Method, bool), Status> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let essence = text(header::CONTENT_TYPE).and_then(|value| value.split(';').next()).unwrap_or_default();
     if *method != Method::POST || !essence.trim().eq_ignore_ascii_case(FORM) {
@@ -402,14 +401,13 @@ pub(super) fn called(method: &Method, headers: &HeaderMap) -> Result<(Method, bo
     }
     match text(METHOD_OVERRIDE).map(|name| name.trim().to_ascii_uppercase()).filter(|name| !name.is_empty()) {
         None => Ok((Method::POST, true)),
-        Some(name) => Method::from_bytes(name.as_bytes()).map(|method| (method, true)).map_err(|_| BadOverride),
+        Some(name) => Method::from_bytes(name.as_bytes()).map(|method| (method, true)).map_err(|_| {
+            let text =
+                "the header X-HTTP-Method-Override does not name a method; set it to GET, PUT, PATCH or DELETE";
+            Status::invalid_argument(text)
+        }),
     }
 }
-
-/// What a form is to stand in for is not a method.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the header X-HTTP-Method-Override does not name a method; set it to GET, PUT, PATCH or DELETE")]
-pub(super) struct BadOverride;
 
 pub(super) fn client(head: &Parts) -> Option<SocketAddr> {
     head.extensions.get::<Client>().map(|Client(address)| *address)

@@ -269,7 +269,7 @@ impl Routes {
         &self.bindings
     }
 
-    /// Finds the binding that was added last of those that match. A `form` may stand in for a GET.
+    /// Finds the binding that was added last of those that match. A `form` can replace a GET.
     ///
     /// # Errors
     /// [`NoRoute`].
@@ -281,7 +281,8 @@ impl Routes {
             match binding.template.matches(&segments) {
                 Ok(None) => {}
                 Ok(Some(values)) if binding.method == *method => {
-                    return Ok(Found { binding, values, is_form: false });
+                    // Only a POST has a form: another method is the one that the form names.
+                    return Ok(Found { binding, values, is_form: form && *method != Method::POST });
                 }
                 Ok(Some(values)) => {
                     if form && binding.method == Method::GET && *method == Method::POST && as_form.is_none() {
@@ -348,6 +349,9 @@ mod tests {
         assert_eq!(found(&routes, Method::GET, "/test.S/Unbound"), Err(NoRoute::OtherMethods(vec![Method::POST])));
         let form = routes.find(&Method::POST, "/v1/one/x", true).unwrap();
         assert!(form.is_form && form.values == ["x"]);
+        let purge = Method::from_bytes(b"PURGE").unwrap();
+        assert!(routes.find(&purge, "/v1/one", true).unwrap().is_form, "the form names its method");
+        assert!(!routes.find(&Method::POST, "/v1/one", true).unwrap().is_form, "the POST itself is served");
     }
 
     #[test]
