@@ -165,7 +165,7 @@ fn build(set: &[u8]) -> Result<DescriptorPool, String> {
 }
 
 /// The encoded descriptor set of `.proto` files, with everything that they import.
-fn compile(mut resolver: ChainFileResolver, protos: &[PathBuf]) -> Result<Vec<u8>, String> {
+pub(super) fn compile(mut resolver: ChainFileResolver, protos: &[PathBuf]) -> Result<Vec<u8>, String> {
     resolver.add(Bundled);
     resolver.add(GoogleFileResolver::new());
     let mut compiler = protox::Compiler::with_file_resolver(resolver);
@@ -199,8 +199,8 @@ impl FileResolver for Bundled {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::super::fuzzing::schema;
+mod tests {
+    use super::super::fuzzing::{encoded, schema};
     use super::*;
 
     const PINGS: &str = r#"
@@ -213,16 +213,6 @@ pub(super) mod tests {
         }
         message Request { string topic = 1; }
     "#;
-
-    /// The descriptor set of one `.proto` text.
-    pub(in crate::grpc) fn encoded(text: &str) -> Vec<u8> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("test.proto");
-        std::fs::write(&path, text).unwrap();
-        let mut resolver = ChainFileResolver::new();
-        resolver.add(IncludeFileResolver::new(folder.path().to_owned()));
-        compile(resolver, &[path]).unwrap()
-    }
 
     #[test]
     fn a_compiled_file_and_its_descriptor_set_have_the_same_methods() {

@@ -2,16 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a broken promise ends the run")]
 
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use axum::http::{HeaderMap, HeaderValue, Method};
 use prost::Message;
 use prost_reflect::{DynamicMessage, ReflectMessage};
+#[cfg(test)]
+use protox::file::{ChainFileResolver, IncludeFileResolver};
 use serde::de::IgnoredAny;
+use tempfile::TempDir;
 
 use super::answers::Writing;
 use super::binding::request_message;
 use super::descriptors::Schema;
+#[cfg(test)]
+use super::descriptors::compile;
 use super::gateway::called;
 use super::json::JsonForm;
 use super::openapi;
@@ -19,7 +25,7 @@ use super::rules::{Found, Routes, bindings};
 use crate::engine::stream::Framing;
 
 /// A service whose requests have a field of every type.
-pub(super) const EVERY_TYPE: &str = r#"
+const EVERY_TYPE: &str = r#"
     syntax = "proto3"; package test;
     import "google/api/annotations.proto"; import "google/protobuf/timestamp.proto";
     import "google/protobuf/duration.proto"; import "google/protobuf/wrappers.proto";
@@ -44,10 +50,25 @@ pub(super) const EVERY_TYPE: &str = r#"
 
 /// The schema of one `.proto` text.
 pub(super) fn schema(text: &str) -> Schema {
+    let (_folder, path) = proto_file(text);
+    Schema::compile(&[path], &[]).unwrap()
+}
+
+/// The descriptor set of one `.proto` text.
+#[cfg(test)]
+pub(super) fn encoded(text: &str) -> Vec<u8> {
+    let (folder, path) = proto_file(text);
+    let mut resolver = ChainFileResolver::new();
+    resolver.add(IncludeFileResolver::new(folder.path().to_owned()));
+    compile(resolver, &[path]).unwrap()
+}
+
+/// A temporary folder, and a file with the text in it.
+fn proto_file(text: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("test.proto");
     std::fs::write(&path, text).unwrap();
-    Schema::compile(&[path], &[]).unwrap()
+    (folder, path)
 }
 
 /// Those of [`EVERY_TYPE`].
@@ -162,7 +183,7 @@ mod tests {
             places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
             cut in any::<prop::sample::Index>(),
         ) {
-            static SET: LazyLock<Vec<u8>> = LazyLock::new(|| super::super::descriptors::tests::encoded(EVERY_TYPE));
+            static SET: LazyLock<Vec<u8>> = LazyLock::new(|| encoded(EVERY_TYPE));
             let mut set = SET.clone();
             for (place, byte) in &places {
                 let place = place.index(set.len());
