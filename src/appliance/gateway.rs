@@ -17,7 +17,6 @@ use crate::engine::http::counters::FrontCounters;
 use crate::engine::log_set::{LogSet, OpenedLog, Sources};
 use crate::engine::storage_folder::LogPlaces;
 use crate::engine::stream::{Hub, Resources};
-use crate::grpc::recorded::Recorded;
 use crate::grpc::{Options, READER_CLASSES, RecordedStream, Server, StartError, Upstreams, Watch};
 
 /// A gateway whose port is taken and whose logs are open.
@@ -30,7 +29,6 @@ pub(super) struct Gateway {
 /// The log of a recorded stream.
 struct RecordedLog {
     name: Box<str>,
-    dialect: Arc<Recorded>,
     opened: OpenedLog,
     hub: Arc<Hub>,
     sources: Sources,
@@ -51,8 +49,7 @@ impl Gateway {
             let storage = storage.context("recorded streams need `[storage]`")?;
             logs.push(RecordedLog::open(stream, &upstreams, storage, resources)?);
         }
-        let recorded = streams.iter().zip(&logs);
-        let recorded = recorded.map(|(stream, log)| (stream, Arc::clone(&log.dialect), Arc::clone(&log.hub)));
+        let recorded = streams.iter().zip(logs.iter().map(|log| Arc::clone(&log.hub)));
         let server = Server::bind(upstreams, recorded).map_err(cannot_run)?;
         info!(address = %server.local_addr(), "gRPC gateway listens");
         let counters = streams.iter().map(|stream| (stream.name().into(), Arc::clone(stream.counters())));
@@ -119,9 +116,9 @@ impl RecordedLog {
         let opened = OpenedLog::open(options, tracing::info_span!(target: "sidecar", "log", name))
             .map_err(|error| anyhow!("Error running component 'grpc': the log of the stream `{name}`: {error}"))?;
         let (log, committed) = (opened.live.log.clone(), opened.live.committed.clone());
-        let sources = stream.sources(upstreams, &log, Arc::clone(&dialect));
+        let sources = stream.sources(upstreams, &log, dialect);
         let hub = Arc::new(Hub::new(log, committed, Arc::clone(resources), READER_CLASSES));
-        Ok(RecordedLog { name: name.into(), dialect, opened, hub, sources })
+        Ok(RecordedLog { name: name.into(), opened, hub, sources })
     }
 }
 

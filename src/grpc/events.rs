@@ -1,6 +1,6 @@
 //! A recorded stream's readers: its path, what a query may say, and refusals.
 //!
-//! `GET PATH` has new events as they come; `start_from=N`, or `Last-Event-ID` of a client that comes again, replays from
+//! `GET PATH` has new events as they come; `start_from=N`, or `Last-Event-ID` of a client that reconnects, replays from
 //! there. `types=NAME,NAME` selects by the names that the operator has listed. It is an event stream, or JSON lines for a
 //! client that accepts `application/x-ndjson`.
 
@@ -35,7 +35,7 @@ const FIELDS: [&str; 5] = ["start_from", "until", "types", "lastEventId", "encod
 pub(super) struct Events {
     hub: Arc<Hub>,
     /// The names that a client can select by, with their numbers.
-    kinds: Vec<(Kind, Box<str>)>,
+    kinds: Vec<(u8, String)>,
     json_lines: Arc<dyn Rendering>,
     open_streams: OpenStreams,
     delivery: Delivery,
@@ -54,13 +54,8 @@ struct Wanted {
 }
 
 impl Events {
-    /// `kinds` are the names that have numbers.
-    pub(super) fn new(
-        hub: Arc<Hub>,
-        kinds: Vec<(Kind, Box<str>)>,
-        open_streams: OpenStreams,
-        delivery: Delivery,
-    ) -> Events {
+    pub(super) fn new(hub: Arc<Hub>, open_streams: OpenStreams, delivery: Delivery) -> Events {
+        let kinds = hub.log().kinds();
         Events { json_lines: Arc::new(JsonLines::of(hub.log())), hub, kinds, open_streams, delivery }
     }
 
@@ -97,7 +92,7 @@ impl Events {
                 start,
                 until: wanted.until,
                 kinds: wanted.kinds.unwrap_or(u64::MAX),
-                // A client that selects learns how far it is where it has nothing for long.
+                // Progress marks show a selecting client its position while no event matches.
                 progress_marks: wanted.kinds.is_some(),
                 rendering: wanted.json_lines.then(|| Arc::clone(&self.json_lines)),
                 versions: false,
@@ -122,7 +117,7 @@ impl Events {
 }
 
 impl Wanted {
-    fn parse(query: Option<&str>, headers: &HeaderMap, kinds: &[(Kind, Box<str>)]) -> Result<Wanted, String> {
+    fn parse(query: Option<&str>, headers: &HeaderMap, kinds: &[(u8, String)]) -> Result<Wanted, String> {
         let fields = Parameters::parse(query);
         if let Some(unknown) = fields.unknown(&FIELDS) {
             let known = FIELDS.join(", ");
@@ -150,14 +145,14 @@ impl Wanted {
 }
 
 /// The bits of the kinds with these names.
-fn kinds_named<'a>(mut names: impl Iterator<Item = &'a str>, kinds: &[(Kind, Box<str>)]) -> Result<u64, String> {
+fn kinds_named<'a>(mut names: impl Iterator<Item = &'a str>, kinds: &[(u8, String)]) -> Result<u64, String> {
     if kinds.is_empty() {
         return Err("`types` selects names of `event_names`, of which this stream has none".to_owned());
     }
-    names.try_fold(0, |bits, name| match kinds.iter().find(|(_, known)| **known == *name) {
-        Some((kind, _)) => Ok(bits | kind.bit()),
+    names.try_fold(0, |bits, name| match kinds.iter().find(|(_, known)| known == name) {
+        Some((kind, _)) => Ok(bits | Kind(*kind).bit()),
         None => {
-            let known: Vec<&str> = kinds.iter().map(|(_, name)| &**name).collect();
+            let known: Vec<&str> = kinds.iter().map(|(_, name)| name.as_str()).collect();
             Err(format!("`types` takes a list of {}, not `{}`", known.join(", "), name.escape_debug()))
         }
     })
@@ -166,7 +161,7 @@ fn kinds_named<'a>(mut names: impl Iterator<Item = &'a str>, kinds: &[(Kind, Box
 /// For `crate::fuzzing`: every request gets a stream or a refusal in words.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check_request(_: &Method, _: &str, query: &str, headers: &HeaderMap) {
-    let kinds = [(Kind(1), "Step".into()), (Kind(2), "Fault".into())];
+    let kinds = [(1, "Step".to_owned()), (2, "Fault".to_owned())];
     match Wanted::parse(Some(query), headers, &kinds) {
         Ok(wanted) => assert!(wanted.kinds.is_none_or(|bits| bits != 0) && !(wanted.zstd && wanted.json_lines)),
         Err(refusal) => assert!(!refusal.is_empty()),
@@ -211,7 +206,7 @@ mod tests {
 
     #[test]
     fn listed_names_can_be_selected() {
-        let kinds = [(Kind(1), "ping".into()), (Kind(2), "pong".into())];
+        let kinds = [(1, "ping".to_owned()), (2, "pong".to_owned())];
         let selected =
             |query, kinds: &[_]| Wanted::parse(Some(query), &HeaderMap::new(), kinds).map(|wanted| wanted.kinds);
         assert_eq!(selected("", &kinds), Ok(None));

@@ -19,7 +19,7 @@ use super::recorded::{Recorded, RecordingError, subscription};
 use super::rules::{AnswerKind, RuleError};
 use super::subscription::Subscription;
 use super::upstream::{Upstream, UpstreamError};
-use crate::engine::dialect::{Dialect, stored_kinds};
+use crate::engine::dialect::stored_kinds;
 use crate::engine::http::BindError;
 use crate::engine::log_set::Sources;
 use crate::engine::stream::{Hub, Port, PortCounters};
@@ -170,22 +170,20 @@ struct Shared {
 }
 
 impl Server {
-    /// Takes the port. `recorded` are the recorded streams with the dialects and readers of their logs. Within a Tokio
-    /// runtime only.
+    /// Takes the port. `recorded` are the recorded streams with the hubs of their logs. Within a Tokio runtime only.
     ///
     /// # Errors
     /// [`StartError`].
     pub fn bind<'a>(
         upstreams: Upstreams,
-        recorded: impl IntoIterator<Item = (&'a RecordedStream, Arc<Recorded>, Arc<Hub>)>,
+        recorded: impl IntoIterator<Item = (&'a RecordedStream, Arc<Hub>)>,
     ) -> Result<Server, StartError> {
         let Upstreams { options, all } = upstreams;
         let port = Port::bind(&options.port)?;
         let counters: Arc<GatewayCounters> = Arc::default();
         let (open_streams, delivery) = (port.open_streams(), port.delivery());
-        let events = |(stream, dialect, hub): (&RecordedStream, Arc<Recorded>, Arc<Hub>)| {
-            let kinds = dialect.kinds().to_vec();
-            (stream.options.path.clone(), Events::new(hub, kinds, open_streams.clone(), delivery))
+        let events = |(stream, hub): (&RecordedStream, Arc<Hub>)| {
+            (stream.options.path.clone(), Events::new(hub, open_streams.clone(), delivery))
         };
         let recorded = recorded.into_iter().map(events).collect();
         let sources = options.upstreams.iter().map(|upstream| upstream.descriptors.clone());
