@@ -1,6 +1,6 @@
 //! Files that may be replaced while a server runs: certificates, keys and tokens.
 //!
-//! Owns how they are read, and when they are read again. What they hold flows to whoever makes use of it. A bad new
+//! Owns how they are read, and when they are read again. What they hold flows to the parts that use it. A bad new
 //! file leaves the old one in use: a mistake while certificates are renewed must not shut clients out.
 
 use std::convert::Infallible;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 /// How often the files are looked at. They are used once two looks in a row found them the same.
@@ -64,7 +64,7 @@ impl<T> Reloading<T> {
         Current(self.current.subscribe())
     }
 
-    /// Reads the files again whenever they change, and at once with SIGHUP. It ends with its caller.
+    /// Reads the files again whenever they change, and immediately on SIGHUP. It runs until its caller drops it.
     pub(super) async fn follow(mut self) -> Infallible {
         if self.files.is_empty() {
             return std::future::pending().await;
@@ -76,12 +76,13 @@ impl<T> Reloading<T> {
         loop {
             let is_asked_for = tokio::select! {
                 () = tokio::time::sleep(LOOK_INTERVAL) => false,
-                () = hangup(hangups.as_mut()) => true,
+                Some(()) = async { hangups.as_mut()?.recv().await } => true,
             };
             let files = Arc::clone(&self.files);
             let Ok(contents) = tokio::task::spawn_blocking(move || read_all(&files)).await else { continue };
             let found = fingerprint(&contents);
-            // One that was seen only once may be half written, or the other file of the two may follow. Who asks is done.
+            // One that was seen only once may be half written, or the other file of the two may follow. A SIGHUP means that
+            // the files are complete.
             let is_settled = std::mem::replace(&mut settling, found) == found || is_asked_for;
             if found != self.known && is_settled {
                 self.known = found;
@@ -99,17 +100,6 @@ impl<T> Reloading<T> {
             }
             Err(error) => tracing::warn!(%error, "changed files cannot be used; what they held before stays in use"),
         }
-    }
-}
-
-/// Ends with the next SIGHUP; never where there is none to hear.
-async fn hangup(hangups: Option<&mut Signal>) {
-    let heard = match hangups {
-        Some(hangups) => hangups.recv().await,
-        None => None,
-    };
-    if heard.is_none() {
-        std::future::pending().await
     }
 }
 
@@ -170,7 +160,7 @@ mod tests {
     /// Takes a number.
     fn number(contents: &[Vec<u8>]) -> Result<u32, UnusableFile> {
         let text = String::from_utf8_lossy(&contents[0]);
-        text.parse().map_err(|_| UnusableFile::new(Path::new("number"), "it is no number"))
+        text.parse().map_err(|_| UnusableFile::new(Path::new("number"), "it is not a number"))
     }
 
     #[tokio::test(start_paused = true)]
@@ -201,7 +191,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_hangup_has_changed_files_read_at_once() {
-        // While a thread works, the paused clock stands still: nothing but the signal leads to a look.
+        // While a thread works, the paused clock does not advance, so only the signal can cause a read.
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let clock = tokio::task::spawn_blocking(move || ended.recv());
         let folder = tempfile::tempdir().unwrap();
