@@ -7,6 +7,7 @@
 //! views/NAME.redb       the views
 //! ```
 
+use std::fs::DirEntry;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -92,7 +93,7 @@ pub fn importing_directory(directory: &Path) -> PathBuf {
 /// What the file system answers.
 pub fn is_log(directory: &Path) -> io::Result<bool> {
     for entry in std::fs::read_dir(directory)? {
-        if Path::new(&entry?.file_name()).extension().is_some_and(|extension| extension == "segment") {
+        if is_segment(&entry?) {
             return Ok(true);
         }
     }
@@ -107,13 +108,17 @@ pub fn segments(directory: &Path) -> io::Result<(u64, u64)> {
     let mut together = (0, 0);
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
-        if entry.path().extension().is_some_and(|extension| extension == "segment") {
-            // One that retention has just dropped is none.
+        if is_segment(&entry) {
+            // Retention may have dropped the file since it was listed.
             let Ok(metadata) = entry.metadata() else { continue };
             together = (together.0 + 1, together.1 + metadata.blocks() * 512);
         }
     }
     Ok(together)
+}
+
+fn is_segment(entry: &DirEntry) -> bool {
+    Path::new(&entry.file_name()).extension().is_some_and(|extension| extension == "segment")
 }
 
 #[cfg(test)]
