@@ -23,6 +23,8 @@ use redb::{Builder, DatabaseError, StorageBackend, StorageError};
 
 use checked_file::{CheckedFile, Damage, Rejected};
 
+use super::thread::panic_message;
+
 /// An open database.
 #[derive(Debug)]
 pub(crate) struct Database {
@@ -184,8 +186,7 @@ fn is_damage(error: &io::Error) -> bool {
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> String {
-    let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("redb panicked: {}", message.unwrap_or("no message"))
+    format!("redb panicked: {}", panic_message(panic))
 }
 
 #[cfg(test)]

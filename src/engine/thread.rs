@@ -1,5 +1,6 @@
-//! Threads of a log's own.
+//! Threads of a log's own, and the messages of panics.
 
+use std::any::Any;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -15,6 +16,12 @@ pub(crate) fn start<T: Send + 'static>(
 ) -> io::Result<JoinHandle<T>> {
     let span = Span::current();
     Builder::new().name(name.to_owned()).spawn(move || span.in_scope(run))
+}
+
+/// The message of a panic.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    message.unwrap_or("no message")
 }
 
 /// A running thread that ends when this is dropped, which waits for that.

@@ -2,11 +2,11 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, StatusCode, Uri};
 
 /// The target of these lines, as operators name it in `RUST_LOG`.
 const ACCESS_LINES: &str = "sidecar::access";
-/// Characters of a path that a line shows.
+/// Characters of a path that a log line shows.
 const PATH_CHARACTERS_MAX: usize = 200;
 
 /// Where a request came from; every request carries it.
@@ -27,7 +27,7 @@ impl AccessLine {
         tracing::enabled!(target: ACCESS_LINES, tracing::Level::DEBUG).then(|| AccessLine {
             client,
             method: request.method().clone(),
-            path: request.uri().path().chars().take(PATH_CHARACTERS_MAX).collect(),
+            path: shown_path(request.uri()),
             status: StatusCode::OK,
             begun: Instant::now(),
         })
@@ -42,4 +42,9 @@ impl AccessLine {
         let AccessLine { client, method, path, status, .. } = self;
         tracing::debug!(target: ACCESS_LINES, %client, %method, path, status = status.as_u16(), bytes, milliseconds, "request answered");
     }
+}
+
+/// As much of a path as a log line shows, which a client could otherwise make very long.
+pub(super) fn shown_path(uri: &Uri) -> String {
+    uri.path().chars().take(PATH_CHARACTERS_MAX).collect()
 }

@@ -5,12 +5,16 @@ use std::{any::Any, net::SocketAddr};
 use axum::{body::Body, response::Response};
 use hyper::{Method, Request, StatusCode, Uri};
 
-/// What a line about a panic says of the request.
+use super::access::shown_path;
+use crate::engine::thread::panic_message;
+
+/// The facts about a request that a panic's log line has.
 pub(super) struct Asked {
     client: SocketAddr,
     method: Method,
     uri: Uri,
 }
+
 
 impl Asked {
     pub(super) fn of<B>(request: &Request<B>, client: SocketAddr) -> Asked {
@@ -20,9 +24,7 @@ impl Asked {
     /// Logs the panic, and answers in place of the handler.
     pub(super) fn failed(&self, panic: &(dyn Any + Send)) -> Response {
         let Asked { client, method, uri } = self;
-        let reason = panic.downcast_ref::<&str>().copied();
-        let reason = reason.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown");
-        let path = uri.path();
+        let (path, reason) = (shown_path(uri), panic_message(panic));
         tracing::error!(
             %client, %method, path, reason,
             "a request's handler panicked and was answered 500; this is a mistake in Sidecar, please report it"
