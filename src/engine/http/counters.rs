@@ -34,7 +34,7 @@ pub struct FrontCounters {
 #[derive(Debug, Default)]
 pub struct RefusedRequests([Count; REASONS.len()]);
 
-/// The reasons, as metrics name them. The status of an answer leads to one; see [`place`].
+/// The reasons, as metrics name them. The status of an answer leads to one; see [`reason`].
 const REASONS: [&str; 10] = [
     "invalid",
     "unauthorized",
@@ -51,7 +51,8 @@ const REASONS: [&str; 10] = [
 impl RefusedRequests {
     /// Counts an answer, if it is an error.
     pub(super) fn note(&self, status: StatusCode) {
-        if let Some(count) = place(status).and_then(|place| self.0.get(place)) {
+        let reason = reason(status);
+        if let Some((_, count)) = self.by_reason().find(|(known, _)| Some(*known) == reason) {
             count.add(1);
         }
     }
@@ -62,21 +63,21 @@ impl RefusedRequests {
     }
 }
 
-/// Where in [`REASONS`] the reason of a status is; an error of another kind is an invalid request, or a failure.
-fn place(status: StatusCode) -> Option<usize> {
+/// Which of [`REASONS`] a status gives; an error of another kind is an invalid request, or a failure.
+fn reason(status: StatusCode) -> Option<&'static str> {
     match status {
-        StatusCode::UNAUTHORIZED => Some(1),
-        StatusCode::FORBIDDEN => Some(2),
-        StatusCode::NOT_FOUND => Some(3),
-        StatusCode::METHOD_NOT_ALLOWED => Some(4),
-        StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Some(5),
+        StatusCode::UNAUTHORIZED => Some("unauthorized"),
+        StatusCode::FORBIDDEN => Some("forbidden"),
+        StatusCode::NOT_FOUND => Some("not_found"),
+        StatusCode::METHOD_NOT_ALLOWED => Some("method"),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Some("timed_out"),
         StatusCode::PAYLOAD_TOO_LARGE | StatusCode::URI_TOO_LONG | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-            Some(6)
+            Some("too_large")
         }
-        StatusCode::TOO_MANY_REQUESTS => Some(7),
-        StatusCode::SERVICE_UNAVAILABLE => Some(8),
-        _ if status.is_client_error() => Some(0),
-        _ if status.is_server_error() => Some(9),
+        StatusCode::TOO_MANY_REQUESTS => Some("rate_limited"),
+        StatusCode::SERVICE_UNAVAILABLE => Some("unavailable"),
+        _ if status.is_client_error() => Some("invalid"),
+        _ if status.is_server_error() => Some("failed"),
         _ => None,
     }
 }
