@@ -109,9 +109,10 @@ impl Writing {
     }
 
     fn event(&self, message: &DynamicMessage, out: &mut Vec<u8>) -> Result<(), Status> {
-        if self.kind == AnswerKind::Event && self.response_body.is_none() {
-            // The fork has a space at the end of each line.
-            let line_end: &[u8] = if self.is_fork { b" \n" } else { b"\n" };
+        let is_event = self.kind == AnswerKind::Event && self.response_body.is_none();
+        // The fork has a space at the end of each line.
+        let line_end: &[u8] = if is_event && self.is_fork { b" \n" } else { b"\n" };
+        if is_event {
             if let Some(name) = event_name(message) {
                 out.extend_from_slice(b"event: ");
                 out.extend_from_slice(name.as_bytes());
@@ -119,9 +120,6 @@ impl Writing {
             }
             out.extend_from_slice(b"data: ");
             self.json.write_event_data(message, out)?;
-            out.extend_from_slice(line_end);
-            out.push(b'\n');
-            return Ok(());
         } else if self.kind == AnswerKind::Raw && self.response_body.is_none() {
             let data = raw_data(message);
             for (number, line) in data.split(|byte| matches!(byte, b'\n' | b'\r')).enumerate() {
@@ -132,7 +130,8 @@ impl Writing {
             out.extend_from_slice(b"data: ");
             self.value(message, self.response_body.as_ref(), out)?;
         }
-        out.extend_from_slice(b"\n\n");
+        out.extend_from_slice(line_end);
+        out.push(b'\n');
         Ok(())
     }
 
