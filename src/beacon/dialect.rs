@@ -6,7 +6,7 @@ use sidecar_log_format::{FrameForm, Kind};
 
 use super::identity;
 use super::topics::{COUNT, TOPICS, named};
-use crate::engine::dialect::{Dialect, Facts, stored_kinds, with_added_kinds};
+use crate::engine::dialect::{Dialect, Facts, kind_named, stored_kinds, with_added_kinds};
 
 /// The dialect's name, and that of its log.
 pub const NAME: &str = "beacon";
@@ -41,9 +41,7 @@ impl Beacon {
     /// The number of a topic; [`Kind::OTHER`] for one without.
     #[must_use]
     pub fn kind(&self, name: &str) -> Kind {
-        let known = named(name).map(|topic| topic.kind);
-        let added = || self.kinds.iter().find(|(_, known)| &**known == name).map(|(kind, _)| *kind);
-        known.or_else(added).unwrap_or(Kind::OTHER)
+        kind_named(&self.kinds, name).unwrap_or(Kind::OTHER)
     }
 }
 

@@ -65,11 +65,17 @@ pub fn with_added_kinds<'a>(
     kinds.sort_unstable_by_key(|(kind, _)| *kind);
     for name in added {
         let next = kinds.last().map_or(1, |(kind, _)| kind.0 + 1);
-        if next < Kind::OTHER.0 && kinds.iter().all(|(_, known)| **known != *name) {
+        if next < Kind::OTHER.0 && kind_named(&kinds, name).is_none() {
             kinds.push((Kind(next), name.into()));
         }
     }
     kinds
+}
+
+/// The number that `kinds` has for a name.
+#[must_use]
+pub fn kind_named(kinds: &[(Kind, Box<str>)], name: &str) -> Option<Kind> {
+    kinds.iter().find(|(_, known)| **known == *name).map(|(kind, _)| *kind)
 }
 
 /// How a log of `dialect` is written; the rest has the defaults of [`WriteOptions::new`].

@@ -12,7 +12,7 @@ use tonic::Status;
 use super::json::{JsonForm, event_name, is_event_name};
 use super::options::StreamOptions;
 use super::rules::{AnswerKind, Rpc};
-use crate::engine::dialect::{Dialect, Facts, Identity, with_added_kinds};
+use crate::engine::dialect::{Dialect, Facts, Identity, kind_named, with_added_kinds};
 
 /// The dialect of a recorded stream's log.
 #[derive(Clone, Debug)]
@@ -109,8 +109,8 @@ impl Recorded {
         };
         let name = name.or_else(named).unwrap_or_default();
         let facts = Facts { identity: self.identity(&name, parsed.as_ref()), richness: 0, ordinal: None };
-        Ok(match self.kinds.iter().find(|(_, known)| **known == *name) {
-            Some((kind, _)) => Stored { payload, kind: *kind, name: Box::default(), facts },
+        Ok(match kind_named(&self.kinds, &name) {
+            Some(kind) => Stored { payload, kind, name: Box::default(), facts },
             None => Stored { payload, kind: Kind::OTHER, name: name.into_boxed_str(), facts },
         })
     }
