@@ -133,7 +133,8 @@ impl Wanted {
         let last_event_id = headers.get("last-event-id").and_then(|value| value.to_str().ok());
         let in_header: Option<Sequence> = last_event_id.and_then(|text| text.trim().parse().ok());
         let after_last = in_query.max(in_header).map(|last: Sequence| last.saturating_add(1));
-        let json_lines = Framing::accepted(headers, &LINES, Framing::EventStream) == Some(Framing::JsonLines);
+        let framing = Framing::accepted_or_default(headers, &LINES, Framing::EventStream);
+        let json_lines = framing == Framing::JsonLines;
         let zstd = match fields.single("encoding").map_err(|repeated| repeated.to_string())? {
             Some("zstd") => true,
             Some("identity") => false,
@@ -200,6 +201,7 @@ mod tests {
         };
         assert_eq!(wanted(&[]), (false, false));
         assert_eq!(wanted(&[("accept", "application/x-ndjson")]), (true, false));
+        assert_eq!(wanted(&[("accept", "text/event-stream;q=0")]), (true, false));
         assert_eq!(wanted(&[("accept-encoding", "zstd")]), (false, true));
         assert_eq!(wanted(&[("accept-encoding", "gzip, zstd")]), (false, false));
     }

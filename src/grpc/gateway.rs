@@ -293,7 +293,7 @@ impl Streamed<'_> {
         let is_event_source = self.binding.rpc.answer == AnswerKind::Event;
         let default = if is_event_source { Framing::EventStream } else { Framing::JsonLines };
         let headers = &self.head.headers;
-        let wanted = Framing::accepted(headers, &LINES, default).unwrap_or(default);
+        let wanted = Framing::accepted_or_default(headers, &LINES, default);
         let writing = Writing { wraps_results, ..Writing::of(self.binding, wanted, json) };
         if !is_event_source || event_form == EventForm::Standard {
             return writing;

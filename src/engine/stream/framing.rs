@@ -66,6 +66,19 @@ impl Framing {
         Some(if prefers_lines { Framing::JsonLines } else { Framing::EventStream })
     }
 
+    /// As [`Framing::accepted`], for a server that never refuses: `default` where the client takes neither framing, and
+    /// JSON lines where it refuses event streams by name.
+    #[must_use]
+    pub fn accepted_or_default(headers: &HeaderMap, lines: &[&str], default: Framing) -> Framing {
+        Framing::accepted(headers, lines, default).unwrap_or_else(|| {
+            let accepted: Vec<(&str, f32)> = weighed(headers, &header::ACCEPT).collect();
+            match weight_of(&accepted, &[Framing::EventStream.media_type()]) {
+                Some(_) => Framing::JsonLines,
+                None => default,
+            }
+        })
+    }
+
     /// The message that announces an API version.
     pub(super) fn version(self, version: ApiVersion) -> Vec<u8> {
         match self {
@@ -143,6 +156,17 @@ mod tests {
         }
         for default in [EventStream, JsonLines] {
             assert_eq!(Framing::accepted(&HeaderMap::new(), &LINES, default), Some(default));
+        }
+        for (accept, wanted) in [
+            ("text/event-stream;q=0", [JsonLines; 2]),
+            ("text/event-stream;q=0, text/html", [JsonLines; 2]),
+            ("application/json;q=0", [EventStream, JsonLines]),
+            ("text/html", [EventStream, JsonLines]),
+        ] {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
+            let framings =
+                [EventStream, JsonLines].map(|default| Framing::accepted_or_default(&headers, &LINES, default));
+            assert_eq!(framings, wanted, "{accept}");
         }
         let json = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("application/json"))]);
         assert_eq!(Framing::accepted(&json, &LINES[..1], EventStream), None, "only listed types ask for lines");
