@@ -176,7 +176,7 @@ async fn all_ended(sources: &mut JoinSet<End>) {
 /// What an opened log holds, for the operator.
 pub(super) fn report_content(log: &Log, directory: &Path, took: Duration) {
     let next_id = log.head().next_sequence;
-    let (segments, bytes) = segments(directory).unwrap_or_default();
+    let (segments, bytes) = segments(directory).ok().unzip();
     let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let folder = directory.display();
     info!(oldest = log.oldest(), next_id, segments, bytes, milliseconds, %folder, "the log is open");
