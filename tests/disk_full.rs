@@ -22,7 +22,7 @@ use sidecar_test_support::story;
 
 const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
-const WAITS: &str = "ingest waits until there is room, serving goes on";
+const WAITS: &str = "the device is full; ingest waits, serving continues";
 const GOES_ON: &str = "there is room on the device again";
 
 fn sidecar() -> SidecarBuilder {

@@ -44,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ROLE: &str = "TWO_LOGS_ROLE";
 const STOPPED: &str = "storing has stopped, serving continues";
 const RESUMED: &str = "storing resumes";
-const WAITS: &str = "ingest waits until there is room, serving goes on";
+const WAITS: &str = "the device is full; ingest waits, serving continues";
 const GOES_ON: &str = "there is room on the device again";
 
 // The dialect.

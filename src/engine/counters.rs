@@ -54,7 +54,7 @@ impl CountPerKind {
     }
 }
 
-/// Something that is so at the moment, or not.
+/// A condition that holds at the moment, or does not.
 #[derive(Debug, Default)]
 pub struct Flag(AtomicBool);
 
@@ -74,7 +74,7 @@ impl Flag {
 #[derive(Debug)]
 pub struct Latest(AtomicU64);
 
-/// Stands for none.
+/// Marks that there is no number yet.
 const NONE: u64 = u64::MAX;
 
 impl Default for Latest {

@@ -92,15 +92,15 @@ impl LogLife {
         let Run { batches, mut ended, .. } = run;
         let mut sources = (self.sources)(&batches);
         drop(batches);
-        let told = tokio::select! {
+        let ended_early = tokio::select! {
             () = self.end.cancelled() => None,
             () = all_ended(&mut sources) => None,
-            // Its thread was there: it has told nobody because it is gone.
-            told = &mut ended => Some(told.unwrap_or(Err(IngestError::Panicked))),
+            // The thread ended without a report.
+            end = &mut ended => Some(end.unwrap_or(Err(IngestError::Panicked))),
         };
         // Dropping the sources drops the last senders: ingest stores what it has and closes the log.
         sources.shutdown().await;
-        match told {
+        match ended_early {
             None => RunEnd::Over(Ending::Runs(ended)),
             Some(Ok(())) => RunEnd::Over(Ending::Closed),
             Some(Err(failure)) => RunEnd::Failed(failure),
@@ -163,7 +163,7 @@ impl Closing {
     }
 }
 
-/// Ends when every source has ended by itself. One that ended because nobody takes its events never counts: ingest
+/// Ends when every source has ended by itself. One that ended because its receiver is gone never counts: ingest
 /// has failed then, and is about to say why.
 async fn all_ended(sources: &mut JoinSet<End>) {
     while let Some(end) = sources.join_next().await {
@@ -196,7 +196,7 @@ pub(super) fn report(recovery: &Recovery) {
         error!(from, to, next_id = lost.end, "events were stored and are gone; the log carries a mark");
     }
     if let Some(file) = &recovery.kept_aside {
-        warn!(file, "what could not be read after the last stored event is kept beside the log's segments");
+        warn!(file, "unreadable bytes after the last stored event are kept beside the log's segments");
     }
     if let Some(reason) = &recovery.header_restored {
         error!(%reason, "the newest segment's header was damaged and is restored from its copy; check the disk");

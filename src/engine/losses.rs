@@ -183,7 +183,7 @@ impl Watch {
     }
 }
 
-/// What the operator was told of.
+/// What was logged for the operator.
 #[derive(Default)]
 struct Logged {
     /// The first sequences of the ranges that are lost, and the last ones.

@@ -132,7 +132,7 @@ pub enum End {
     Incompatible,
     /// The node is on another network than configured, or than the log.
     WrongNetwork,
-    /// Nobody takes the events any more.
+    /// The receiver of the events is gone.
     ReceiverGone,
 }
 

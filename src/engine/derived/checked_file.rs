@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! page 0       8 bytes magic | the first 496 bytes of redb's page 0 (its header) | 4 bytes checksum | 4 zero
-//! then groups  1 page of 1,024 checksums, 4 bytes each, little-endian | the 1,024 pages they stand for
+//! then groups  1 page of 1,024 checksums, 4 bytes each, little-endian | the 1,024 pages that they check
 //! ```
 //!
 //! * **A checksum** is the CRC-32 of a page, begun with the page's number, so that a page in a wrong place shows too. 0

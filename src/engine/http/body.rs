@@ -101,7 +101,7 @@ impl http_body::Body for Observed {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             let bytes = frame.data_ref().map_or(0, Bytes::len);
-            // Nobody else writes it.
+            // This is its only writer.
             let sent = self.sent.load(Ordering::Relaxed).saturating_add(bytes as u64);
             self.sent.store(sent, Ordering::Relaxed);
         }

@@ -15,7 +15,6 @@ pub(super) struct Asked {
     uri: Uri,
 }
 
-
 impl Asked {
     pub(super) fn of<B>(request: &Request<B>, client: SocketAddr) -> Asked {
         Asked { client, method: request.method().clone(), uri: request.uri().clone() }

@@ -17,7 +17,7 @@ use super::reload::{Reloading, UnusableFile};
 
 /// How every message of a handshake begins; a request in the clear begins with a letter.
 const HANDSHAKE: u8 = 0x16;
-/// What a client is told that does not speak TLS.
+/// The answer to a client that does not speak TLS.
 const NOT_TLS: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n\r\n\
     this port takes TLS only: begin the address with https://\n";

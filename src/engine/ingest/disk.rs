@@ -34,7 +34,7 @@ impl Disk {
             self.full_since = Some(Instant::now());
             self.counters.disk_full.add(1);
             self.counters.waits_for_room.set(true);
-            error!(%failure, "ingest waits until there is room, serving goes on; make room on the device");
+            error!(%failure, "the device is full; ingest waits, serving continues: make room");
         }
     }
 

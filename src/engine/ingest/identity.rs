@@ -16,7 +16,7 @@
 //!   commits the sequence up to which the index is now complete (its *checkpoint*) in the same transaction. So the index
 //!   never knows an event that a crash took from the log, and after a crash the log's events behind the checkpoint are
 //!   inserted again.
-//! * Two identities are the same when class, time and hash are equal: `time` follows from what `hash` stands for.
+//! * Two identities are the same when class, time and hash are equal: `time` follows from what `hash` identifies.
 
 mod memory;
 mod rows;
@@ -431,7 +431,7 @@ const SCRUB_ROWS: usize = 16;
 
 /// Takes identities out of an index whose events are no longer in the log.
 ///
-/// Only out of redb: what memory holds is recognised a little longer. The index must not be opened anew before this is
+/// Only out of redb: what memory holds is recognised a little longer. The index must not be opened again before this is
 /// dropped.
 #[derive(Clone, Debug)]
 pub struct Forgetter {

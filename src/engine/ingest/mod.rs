@@ -254,7 +254,7 @@ impl LiveLog {
             let result = catch_unwind(AssertUnwindSafe(|| committer.run())).unwrap_or(Err(IngestError::Panicked));
             // The next run opens the log and the index again, which the upkeep would keep locked.
             drop(upkeep);
-            // Nobody may be left to be told why.
+            // There may be no receiver left for the reason.
             let _ = end.send(result);
         });
         committing.map_err(IngestError::Thread)?;
@@ -379,7 +379,7 @@ impl Start {
     fn wait_for_room(&self, disk: &mut Disk) -> Result<(), IngestError> {
         let Some(parent) = self.index_file.parent() else { return Ok(()) };
         loop {
-            // Where this cannot be told, opening the index will tell.
+            // Where this cannot be known, opening the index reports it.
             let free = Directory::at(parent).free_space().unwrap_or(u64::MAX);
             if free >= self.free_bytes_min {
                 disk.has_room();

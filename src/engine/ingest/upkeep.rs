@@ -33,7 +33,7 @@ const NICENESS: i32 = 19;
 /// The share of the machine's cores from which on the other threads are busy. A block at a high level takes a core for
 /// some tenths of a second, which requests would feel in spite of the niceness: cores share caches and memory.
 const BUSY: f64 = 1.0 / 8.0;
-/// How many times slower work goes on then. It must go on: some servers are always busy.
+/// How many times slower work continues then. It must continue: some servers are always busy.
 const SLOWER_WHILE_BUSY: f64 = 16.0;
 
 /// Which sealed segments are rewritten, and how.
@@ -159,7 +159,7 @@ impl Keeper {
 
     fn rewrite(&mut self, segment: Sequence) -> ControlFlow<()> {
         if !self.has_room_for(segment) {
-            info!(segment, "segment is not made smaller: for a while that takes more room than the device has");
+            info!(segment, "segment is not made smaller: rewriting needs more space than the device has");
             return ControlFlow::Continue(());
         }
         let Keeper { maintenance, rewriting, retainer, stopped, pace, others, .. } = self;

@@ -166,7 +166,7 @@ impl Cursor {
     /// Takes what was read at the position.
     ///
     /// # Errors
-    /// [`Torn`] when the rest of an event is gone: the stream cannot go on.
+    /// [`Torn`] when the rest of an event is gone: the stream cannot continue.
     pub(super) fn accept(&mut self, read: Read) -> Result<Accepted, Torn> {
         match read {
             Read::Events { block, .. } => Ok(self.accept_frames(&Frames::Stored(block))),

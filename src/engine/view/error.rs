@@ -38,7 +38,7 @@ pub enum ViewError {
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] sidecar_log_format::Error),
-    /// There is no thread for the views.
+    /// The system has no thread for the views.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
     /// The views are not open: they are about to be, or the log's writer has ended.

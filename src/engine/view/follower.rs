@@ -155,7 +155,7 @@ impl Follower {
             }
         };
         if std::mem::take(pauses).until.is_some() {
-            info!(next = before, "the views read the log again");
+            info!(next = before, "the views recovered, the log is read again");
         }
         let events = batch.events();
         let durability = unsynced.add(events, &self.options);

@@ -140,7 +140,7 @@ pub(super) fn upsert(rows: &mut Table<'_, Key, &'static [u8]>, entries: &[Entry]
     let mut rest = entries;
     while let Some(first) = rest.first() {
         let class = first.class;
-        // Neighbouring rows that all get something are one stretch: they are merged with it, and cut anew together.
+        // Neighbouring rows that all get something are one stretch: they are merged with it, and cut again together.
         let mut stretch = Vec::new();
         let mut replaced = Vec::new();
         let mut row = home_row(rows, first.key())?;

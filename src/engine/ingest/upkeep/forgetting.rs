@@ -1,7 +1,7 @@
 //! Forgetting: what the identity index knows of dropped events goes too, later.
 //!
 //! The identities of a segment's events are read from the segment itself while it is still there: events that are filled in
-//! late have old times in new segments, so no range of the index stands for a segment. They are kept until the log has gone
+//! late have old times in new segments, so no range of the index belongs to one segment. They are kept until the log has gone
 //! on by [`RECOGNISED_EVENTS`], because a node sends its newest events again at every connect, and what was dropped a moment
 //! ago must not come back as news. Then they leave the index, a bounded number at a time. What a restart finds here is
 //! forgotten itself: those rows stay, at most [`RECOGNISED_EVENTS`] of them.
@@ -67,7 +67,7 @@ impl Forgetting {
                 self.dropped.extend(marks.filter_map(parse_identity_mark));
             }
             Err(error) => {
-                warn!(segment, %error, "the events of a dropped segment stay in the identity index, where they only take room")
+                warn!(segment, %error, "the events of a dropped segment stay in the identity index; they only take space")
             }
         }
     }
@@ -88,7 +88,7 @@ impl Forgetting {
             if let Err(error) = result
                 && !std::mem::replace(&mut self.has_failed, true)
             {
-                warn!(%error, "identities of dropped events stay in the index, where they only take room");
+                warn!(%error, "identities of dropped events stay in the identity index; they only take space");
             }
         }
     }

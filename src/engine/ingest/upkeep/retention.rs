@@ -50,7 +50,7 @@ impl NeededFrom {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(next_sequence);
     }
 
-    /// The first sequence that anybody needs; `None` when nobody needs any.
+    /// The first sequence that a view or an exporter needs; `None` when none needs any.
     fn first(&self) -> Option<Sequence> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().map(|next| next.load(Ordering::Acquire)).min()
@@ -136,7 +136,7 @@ pub(in crate::engine::ingest) struct State {
 }
 
 impl Retainer {
-    /// Scrubs some of the index, and drops what is due. Failures are told and tried again later.
+    /// Scrubs some of the index, and drops what is due. Failures are logged and tried again later.
     pub(super) fn look(&mut self, maintenance: &Maintenance) {
         let has_just_failed = self.state.failed_at.is_some_and(|failed| failed.elapsed() < PAUSE_AFTER_FAILURE);
         // Kept to the end, so that a rebuild of the index does not read what is being dropped.
@@ -178,12 +178,12 @@ impl Retainer {
         let segments: Vec<SealedSegment> = self.state.known.values().copied().collect();
         let now = self.believed_now(&segments);
         let verdict = self.options.decide(&segments, maintenance.unsealed_bytes()?, self.log.head().next_sequence, now);
-        self.tell_of_waiting(verdict.waiting > 0);
+        self.log_waiting(verdict.waiting > 0);
         let ends = sealed.iter().skip(1).copied().chain(unsealed);
         let (mut bytes, mut end) = (0, None);
         for (segment, next) in segments.iter().zip(ends).take(verdict.drop) {
-            // What the index knows goes first: once the segment is gone, nobody could tell what that was. Should we be
-            // killed in between, an event that is about to go could be stored once more, if a node still sent it.
+            // What the index knows goes first: once the segment is gone, its events could not be found again. Should we be
+            // killed in between, an event that is about to go could be stored again, if a node still sent it.
             let (log, dialect) = (&self.log, &*self.dialect);
             self.state.forgetting.take_leave(maintenance, segment.first_sequence, log, dialect, forgetter);
             maintenance.drop_before(next)?;
@@ -216,10 +216,10 @@ impl Retainer {
         carried.clock.get_or_insert_with(|| BelievedClock::new(age_max)).now(wall, at, newest)
     }
 
-    fn tell_of_waiting(&mut self, is_waiting: bool) {
+    fn log_waiting(&mut self, is_waiting: bool) {
         match (is_waiting, self.state.is_waiting) {
             (true, false) => info!("retention waits for a view or an exporter that still needs the oldest events"),
-            (false, true) => info!("retention waits for no view or exporter any more"),
+            (false, true) => info!("retention no longer waits for a view or an exporter"),
             _ => {}
         }
         self.state.is_waiting = is_waiting;
