@@ -86,7 +86,7 @@ async fn speak(said: broadcast::Sender<Said>, next: watch::Sender<u64>, speed: f
         tokio::time::sleep(pause).await;
         next.send_replace(slot);
         for (topic, payload) in events_of(slot) {
-            // Nobody may be there to hear it.
+            // There may be no subscriber.
             let _ = said.send((topic, format!("event: {topic}\ndata: {payload}\n\n").into()));
         }
     }

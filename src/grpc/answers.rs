@@ -31,7 +31,7 @@ const PIECE_BYTES: usize = 16 << 10;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// A comment: it dispatches nothing.
 const COMMENT: &[u8] = b":\n\n";
-/// The id of the last event of a stream that has ended in order: a browser that reconnects sends it, and is told to stop.
+/// The id of the last event of a stream that has ended in order: a browser that reconnects sends it, and gets an answer that stops it.
 pub(super) const END_ID: &str = "end";
 const END: &[u8] = b"event: end\ndata: {}\nid: end\n\n";
 
@@ -55,11 +55,11 @@ pub(super) struct Writing {
 /// How an error is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Errors {
-    /// `{"error":…}` as the last line; before the first message the status says it too.
+    /// `{"error":…}` as the last line; before the first message also the HTTP status.
     Line,
-    /// The last event; before the first message the status and a body say it.
+    /// The last event; before the first message the HTTP status and a body.
     Event,
-    /// The last event as the fork has it, even before the first message.
+    /// The last event in the fork's form, even before the first message.
     ForkEvent,
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 
 use super::rules::{Binding, BodyRule, Found};
 
-/// Why a request is no message. Answered with code 3, INVALID_ARGUMENT.
+/// Why a request is not a message. Answered with code 3, INVALID_ARGUMENT.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BindingError {
     /// A value is not one of the field's type.

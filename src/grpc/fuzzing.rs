@@ -1,4 +1,4 @@
-//! Doors for `crate::fuzzing`: calls of a gateway that serves every type of field, and descriptor sets of any bytes.
+//! Entry points for `crate::fuzzing`: calls of a gateway that serves every type of field, and descriptor sets of any bytes.
 
 #![allow(clippy::unwrap_used, reason = "a broken promise ends the run")]
 
@@ -78,7 +78,7 @@ pub(super) static ROUTES: LazyLock<Routes> = LazyLock::new(|| {
     routes
 });
 
-/// A call: whatever it says, it is a message that can be sent, or it is refused in words.
+/// Binds a call: the result is a message that can be sent, or a refusal with a text.
 pub(crate) fn request(bytes: &[u8]) {
     let mut parts = bytes.splitn(6, |&byte| byte == b'\n');
     let mut line = || parts.next().unwrap_or_default();

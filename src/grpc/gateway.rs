@@ -402,8 +402,7 @@ pub(super) fn called(method: &Method, headers: &HeaderMap) -> Result<(Method, bo
     match text(METHOD_OVERRIDE).map(|name| name.trim().to_ascii_uppercase()).filter(|name| !name.is_empty()) {
         None => Ok((Method::POST, true)),
         Some(name) => Method::from_bytes(name.as_bytes()).map(|method| (method, true)).map_err(|_| {
-            let text =
-                "the header X-HTTP-Method-Override does not name a method; set it to GET, PUT, PATCH or DELETE";
+            let text = "the header X-HTTP-Method-Override does not name a method; set it to GET, PUT, PATCH or DELETE";
             Status::invalid_argument(text)
         }),
     }

@@ -58,7 +58,7 @@ impl Options {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EventForm {
-    /// As the standard of event streams has it.
+    /// In the standard form of event streams.
     #[default]
     Standard,
     /// In the bytes of the fork prysmaticlabs/grpc-gateway: a space at the end of each line, data with its `@type`, no

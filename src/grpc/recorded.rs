@@ -2,7 +2,7 @@
 //!
 //! A message is stored as its JSON, under the name in its event field. Of a `gateway.EventSource` that is its data, under its
 //! event's name. Names that the operator lists have numbers, by which readers select. Without identity fields every message
-//! is a new event; with some, one that comes again is known.
+//! is a new event; with some, a repeated message is a duplicate.
 
 use prost_reflect::{DynamicMessage, MethodDescriptor};
 use serde_json::Value as Json;

@@ -23,7 +23,7 @@ use super::descriptors::{DescriptorError, SET_BYTES_MAX, Schema};
 
 const V1: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const V1_ALPHA: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
-/// How the services begin that are gRPC's own, and nobody's business.
+/// Names of gRPC's own services begin with one of these; they are not served.
 const OWN_SERVICES: &str = "grpc.";
 /// Services that are asked for.
 const SERVICES_MAX: usize = 10_000;

@@ -1,6 +1,6 @@
 //! The one call that feeds a recorded stream's log: subscribe, read, and subscribe again.
 //!
-//! gRPC streams have no replay. What an upstream has sent while nobody listened is a gap, and the log says from when to when.
+//! gRPC streams have no replay. What an upstream sent between two subscriptions is a gap, and the log marks from when to when.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +52,7 @@ enum Lost {
     Status(#[from] Status),
     #[error(transparent)]
     Recording(#[from] RecordingError),
-    #[error("nobody takes the events any more")]
+    #[error("the receiver of the events is gone")]
     ReceiverGone,
 }
 
@@ -68,11 +68,11 @@ impl Subscription {
     async fn listen(&self, out: &mpsc::Sender<Batch>) -> End {
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
         let mut reason = None;
-        // What came before this run came before its end.
-        let mut heard_until = newest_received(&self.log);
+        // The log's newest event bounds what earlier runs received.
+        let mut received_until = newest_received(&self.log);
         loop {
             let begun = Instant::now();
-            let lost = self.attempt(out, &mut heard_until).await;
+            let lost = self.attempt(out, &mut received_until).await;
             self.counters.is_connected.set(false);
             if let Lost::ReceiverGone = lost {
                 return End::ReceiverGone;
@@ -81,7 +81,7 @@ impl Subscription {
                 backoff.reset();
                 reason = None;
             }
-            // The same trouble again and again is said once.
+            // The same reason repeated is logged once.
             let text = lost.to_string();
             if reason.as_ref() != Some(&text) {
                 let (stream, upstream) = (&self.options.name, self.upstream.address());
@@ -93,7 +93,7 @@ impl Subscription {
         }
     }
 
-    async fn attempt(&self, out: &mpsc::Sender<Batch>, heard_until: &mut Option<Timestamp>) -> Lost {
+    async fn attempt(&self, out: &mpsc::Sender<Batch>, received_until: &mut Option<Timestamp>) -> Lost {
         let (rpc, mut call) = match self.subscribe().await {
             Ok(subscribed) => subscribed,
             Err(lost) => return lost,
@@ -107,14 +107,14 @@ impl Subscription {
             api_version: ApiVersion::NONE,
             event_lines: None,
         });
-        if let Some(from) = heard_until.take() {
+        if let Some(from) = received_until.take() {
             let gap = Batch::Gap { connection: Arc::clone(&connection), of: "time", from, to: now().max(from) };
             if out.send(gap).await.is_err() {
                 return Lost::ReceiverGone;
             }
         }
         let lost = self.read(&rpc, &mut call, &connection, out).await;
-        *heard_until = Some(now());
+        *received_until = Some(now());
         lost
     }
 

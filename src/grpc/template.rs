@@ -40,7 +40,7 @@ pub struct Variable {
     is_multiple: bool,
 }
 
-/// Why a text is no template.
+/// Why a text is not a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the path template `{template}` is wrong at character {at}: {what}")]
 pub struct TemplateError {

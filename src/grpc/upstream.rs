@@ -30,9 +30,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Calls on one connection: half of what servers usually allow.
 const CALLS_PER_CONNECTION: usize = 100;
-/// What a stream may have in flight that nobody has taken yet.
+/// What a stream may have in flight that is not read yet.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
-/// The same for a connection: a stream that nobody reads must not hold up the others.
+/// The same for a connection: an unread stream must not hold up the others.
 const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * (CALLS_PER_CONNECTION as u32 + 1);
 /// Pauses between attempts to get the descriptors.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -198,7 +198,7 @@ impl Upstream {
     /// A connection with room for a call. It is connected when it is used, and again after it has failed.
     fn connection(&self) -> (Channel, Arc<()>) {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        // Connections that nobody uses are closed, but for one.
+        // Unused connections are closed, but for one.
         let mut is_first = true;
         connections.retain(|connection| std::mem::take(&mut is_first) || Arc::strong_count(&connection.calls) > 1);
         let has_room = |connection: &&Connection| Arc::strong_count(&connection.calls) <= CALLS_PER_CONNECTION;

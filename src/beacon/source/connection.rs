@@ -309,7 +309,7 @@ struct Live<'a> {
 }
 
 impl Live<'_> {
-    /// Reads until the connection is over, and tells why.
+    /// Reads until the connection is over; returns why.
     async fn read_to_end(&mut self) -> Lost {
         loop {
             match self.delivery.next().await {

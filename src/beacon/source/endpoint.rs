@@ -42,7 +42,7 @@ pub enum Authorization {
 /// Why a URL is none of a client. None of them shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// It is no URL.
+    /// It is not a URL.
     #[error("it is not a URL; set it to one such as 'http://127.0.0.1:5052'")]
     NotAUrl,
     /// It is one of another kind.

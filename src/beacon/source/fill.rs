@@ -1,4 +1,4 @@
-//! Events of blocks, heads and checkpoints that nobody was there to hear, made from what a client still knows.
+//! Events of blocks, heads and checkpoints that no connection received, made from what a client still knows.
 //!
 //! The chain is walked back from its head, parent by parent, to the newest block that was reported before. What comes of it
 //! says the same as the client's own events did, so one that another client brings later is known already.
@@ -100,7 +100,7 @@ fn head(header: &Header, before: &[Header], slots_per_epoch: u64) -> Option<Stri
     let epoch = slot / slots_per_epoch;
     let root_before = |first_slot: u64| {
         let found = before.iter().find(|header| header.slot < first_slot);
-        // The first block of all stands for what would be before it.
+        // The first block of all counts as its own predecessor.
         found.or_else(|| before.last().filter(|header| header.slot == 0)).map(|header| header.root.as_str())
     };
     let current = root_before(epoch * slots_per_epoch)?;
