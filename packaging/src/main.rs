@@ -14,7 +14,7 @@ use clap_complete::{Shell, generate_to};
 use sidecar::command_line::Arguments;
 use sidecar::config::init;
 
-/// Where the service's files are: what a node has beside it, in the folder that the unit calls its state directory.
+/// Where the service's files are: answers for a node on the same machine, stored in the unit's state directory.
 const ANSWERS: &str = "any\n127.0.0.1:9999:8888\n/var/lib/sidecar\nyes\nyes\nno\n";
 
 fn main() -> anyhow::Result<()> {
@@ -80,7 +80,7 @@ mod tests {
         write_all(folder.path()).unwrap();
         let page = |name: &str| fs::read_to_string(folder.path().join("man").join(format!("{name}.1"))).unwrap();
         assert!(page("sidecar").contains("sidecar\\-log"), "it names the tool");
-        assert!(page("sidecar-log-head").contains("\n.SH \"EXIT STATUS\"\n.PP\n0; 1 when the log cannot tell"));
+        assert!(page("sidecar-log-head").contains("\n.SH \"EXIT STATUS\"\n.PP\n0; 1 when the log does not know"));
         for subcommand in Arguments::command().get_subcommands() {
             page(&format!("sidecar-{}", subcommand.get_name()));
         }

@@ -1,7 +1,7 @@
 //! Manual pages, one for each program and subcommand.
 //!
-//! clap_mangen writes what clap knows. What stands after a command's help is free text to it, which manual pages would run
-//! together; here its examples stay lines, and its exit status gets a section.
+//! clap_mangen writes what clap knows. The text after a command's help is free text to clap; a manual page would join its
+//! lines. Here its examples stay lines, and its exit status gets a section.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};

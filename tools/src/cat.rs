@@ -34,7 +34,7 @@ pub(crate) struct CatArguments {
     /// How events are printed
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     pub(crate) format: Format,
-    /// Go on with every new event as it is committed
+    /// Continue with every new event as it is committed
     #[arg(long)]
     pub(crate) follow: bool,
 }

@@ -29,7 +29,7 @@ pub(crate) struct CompactArguments {
     /// Bytes of events that are compressed together, 64KiB to 8MiB.
     #[arg(long, default_value = "1MiB", value_parser = block_bytes)]
     block_bytes: usize,
-    /// Change nothing; compress samples and say what would be won.
+    /// Change nothing; compress samples and estimate the gain.
     #[arg(long)]
     dry_run: bool,
     /// Print one JSON object.

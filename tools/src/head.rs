@@ -1,4 +1,4 @@
-//! `sidecar-log head`: one line that stands for a log's whole history up to a sequence.
+//! `sidecar-log head`: one line that identifies a log's whole history up to a sequence.
 
 use std::io::Write;
 
@@ -28,7 +28,7 @@ struct Line {
     hash: String,
 }
 
-/// Prints the line; says that all is well, because it fails where the log cannot tell the hash.
+/// Prints the line; returns that all is well, because it fails where the log does not know the hash.
 pub(crate) fn head(arguments: &HeadArguments, out: &mut impl Write) -> anyhow::Result<bool> {
     let log = arguments.log.open()?;
     let head = log.head();
@@ -42,7 +42,7 @@ pub(crate) fn head(arguments: &HeadArguments, out: &mut impl Write) -> anyhow::R
                 bail!("sequence {at} is not stored yet: {} is next", head.next_sequence)
             }
             None if at < log.retained_from() => bail!("sequence {at} was dropped: the oldest is {}", log.oldest()),
-            None => bail!("the log cannot tell the hash at {at}; `sidecar-log verify --chain` shows what is missing"),
+            None => bail!("the log does not know the hash at {at}; `sidecar-log verify --chain` shows what is missing"),
         },
     };
     let line = Line { log_id: hex::encode(log.id()), sequence, hash: hex::encode(hash) };

@@ -4,7 +4,7 @@
 //! `export`, `import` and `rebuild-views`, is in `sidecar`. A log's directory goes in; tables, events or JSON come out on
 //! stdout, warnings and progress on stderr.
 
-#![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when nobody takes the text")]
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when the output is closed")]
 
 use std::{
     error::Error,
@@ -52,14 +52,14 @@ Examples:
   sidecar-log verify LOG --chain                   which events follow from which, and where not
   sidecar-log head LOG                             one line to compare with a replica or a back-up
   sidecar-log repair LOG --dry-run                 what a repair would do
-  sidecar-log compact LOG --dry-run                what compressing it harder would win
-  sidecar-log rebuild-views LOG                    make the REST server's views anew
+  sidecar-log compact LOG --dry-run                how much stronger compression would save
+  sidecar-log rebuild-views LOG                    rebuild the REST server's views
 
 LOG is the log's directory (<storage_path>/logs/casper), or the storage path itself while it holds \
 one log. All but import, repair, compact and rebuild-views work on a log that is being written and on \
 a read-only directory.
 
-Exit status: 0 all is well, or whoever reads the output has seen enough; 1 something is wrong with the \
+Exit status: 0 all is well, or the reader of the output closed it; 1 something is wrong with the \
 log, or the command failed; 2 wrong usage.";
 
 /// Inspect, read, verify, compact and repair a Sidecar event log.
@@ -100,7 +100,7 @@ Times are those at which this sidecar received an event (received_at). Its clock
 with the first event, in the order of the sequences, that was received then or later, and --until-time ends before \
 the first one that was received after it.
 
-What is asked for and not there is named on standard error.
+Requested events that are not there are named on standard error.
 
 Exit status: 0; 1 when damaged or missing events had to be left out.")]
     Cat(cat::CatArguments),
@@ -117,13 +117,13 @@ Exit status: 0; 1 when damaged or missing events had to be left out.")]
     /// Rewrite sealed segments into large blocks at a high zstd level. No event changes; clients can decode them as before.
     #[command(after_help = "\
 Examples:
-  sidecar-log compact LOG --dry-run    say what would be won, from samples
+  sidecar-log compact LOG --dry-run    estimate the gain from samples
   nice sidecar-log compact LOG         do it; stop the sidecar first
   sidecar-log compact LOG --level 12   less of it, several times faster
 
 Each segment is written aside, read back, compared event by event, and only then put in the place of \
-the old one. It can be stopped at any time and goes on with the next segment when it is started \
-again. A running sidecar compacts its log by itself: see `compaction` under [storage.log] in its \
+the old one. It can be stopped at any time and resumes with the next segment when it is \
+restarted. A running sidecar compacts its log by itself: see `compaction` under [storage.log] in its \
 configuration.
 
 Exit status: 0; 1 when a damaged segment was left alone, or the command failed.")]
@@ -134,7 +134,7 @@ Examples:
   sidecar-log export LOG --output events.jsonl
   sidecar-log export LOG --types BlockAdded,Step --format parquet --output blocks.parquet
   sidecar-log export LOG --from 1000 --until 1999 --format sqlite --output part.db3
-  sidecar-log export LOG --output events.jsonl --resume     go on after an interruption
+  sidecar-log export LOG --output events.jsonl --resume     resume after an interruption
 
 Parquet columns: sequence, received_at, kind, source, api_version, keys (JSON), payload.
 
@@ -176,11 +176,11 @@ Examples:
   sidecar-log verify LOG --json | jq '.problems[].reason'
   sidecar-log verify LOG --chain
 
-The line `chain` is what `sidecar-log head --at` tells of the last event that could be checked.
+The line `chain` is what `sidecar-log head --at` prints for the last event that could be checked.
 
-With --chain it says of each stretch of events what its hashes begin with, where it ends, and which \
-sequences lie between as holes. An event that was edited, moved, taken out or put in breaks the chain \
-there. Whoever can write the whole log anew can forge the chain too: compare `sidecar-log head` with a \
+With --chain it reports for each stretch of events what its hashes begin with, where it ends, and which \
+sequences are holes between them. An event that was edited, moved, taken out or put in breaks the chain \
+there. A writer that can replace the whole log can forge the chain too: compare `sidecar-log head` with a \
 replica, a back-up or a note of an earlier day.
 
 A copy of a log that was being written may end before what its head names. That is noted, and wrong with --whole.
@@ -207,12 +207,12 @@ Examples:
 
 The hash covers every event up to that sequence. Two logs that print the same line hold the same history.
 
-Exit status: 0; 1 when the log cannot tell the hash at that sequence.")]
+Exit status: 0; 1 when the log does not know the hash at that sequence.")]
     Head(head::HeadArguments),
     /// Set right what verify finds: quarantine bad blocks, rebuild lost footers and heads, set broken tails aside.
     #[command(after_help = "\
 Examples:
-  sidecar-log repair LOG --dry-run    say what would be done
+  sidecar-log repair LOG --dry-run    show what would be done
   sidecar-log repair LOG              do it; stop the sidecar first
 
 Damaged bytes are kept beside the log in *.quarantined and *.lost files, and a mark says which events are gone.
@@ -221,14 +221,14 @@ Exit status: 0 when the log is sound now (with --dry-run: already was); 1 when s
     Repair {
         #[command(flatten)]
         log: LogArgument,
-        /// Change nothing; say what would be done.
+        /// Change nothing; show what would be done.
         #[arg(long)]
         dry_run: bool,
         /// Print one JSON array.
         #[arg(long)]
         json: bool,
     },
-    /// Make the views anew, by which the REST server finds events.
+    /// Rebuild the views by which the REST server finds events.
     #[command(after_help = "\
 Examples:
   sidecar-log rebuild-views LOG           stop the sidecar first
@@ -277,7 +277,7 @@ pub fn main(build: Build) -> ExitCode {
     match run(arguments.command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        // Whoever reads us has seen enough.
+        // The reader closed our output.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             if let Some(WrongUsage(message)) = error.downcast_ref()
@@ -352,7 +352,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Says whether all is well.
+/// Runs a command; returns whether all is well.
 fn run(command: Command) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     let is_well = match command {

@@ -25,7 +25,7 @@ pub(crate) fn parse_time(text: &str) -> Result<Timestamp, String> {
     rfc3339::parse(text).ok_or_else(explained)
 }
 
-/// A line on stderr; that nobody takes it does not end what the tool does.
+/// A line on stderr; a closed stderr does not end the tool.
 pub(crate) fn to_stderr(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
@@ -212,7 +212,7 @@ fn last_checked(verification: &Verification) -> String {
 
 /// The chain in order, with the holes between its stretches.
 fn stretches(out: &mut impl Write, verification: &Verification) -> io::Result<()> {
-    let log_id = verification.log_id.as_deref().unwrap_or("unknown, no segment tells it");
+    let log_id = verification.log_id.as_deref().unwrap_or("unknown, no segment has it");
     writeln!(out, "{:<14} {log_id}", "log id")?;
     let mut next = verification.first_sequence;
     for stretch in &verification.stretches {
@@ -245,7 +245,7 @@ fn beginning(stretch: &ChainStretch) -> String {
             "from the first event that the log had before history was imported in front of it, to".to_owned()
         }
         StretchStart::Unknown => "from a first block that is taken as it stands, to".to_owned(),
-        StretchStart::Broken => format!("do not follow from {before}; they go on to"),
+        StretchStart::Broken => format!("do not follow from {before}; they continue to"),
         _ => format!("from {before} to"),
     }
 }

@@ -1,4 +1,4 @@
-//! `rebuild-views`: the views of a log made anew, with a bar to watch.
+//! `rebuild-views`: rebuilds the views of a log, with a bar to watch.
 
 use std::{
     fs,
@@ -44,7 +44,7 @@ struct Made {
     bytes: u64,
 }
 
-/// Makes the views anew; nobody may be writing the log meanwhile.
+/// Rebuilds the views; the log must have no writer meanwhile.
 pub(crate) fn rebuild_views(arguments: &RebuildViewsArguments, out: &mut impl Write) -> anyhow::Result<()> {
     let directory = locate::log_directory(&arguments.log.path)?;
     let path = match &arguments.views {

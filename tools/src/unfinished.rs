@@ -76,7 +76,7 @@ impl Unfinished {
             _ => {}
         }
         let lock = File::open(&folder).with_context(|| format!("cannot open {}", folder.display()))?;
-        // Where a filesystem has no locks, nobody is kept out.
+        // Where a filesystem has no locks, another process is not kept out.
         ensure!(
             !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)),
             "another process is exporting to {}",
