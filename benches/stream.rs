@@ -267,8 +267,7 @@ impl Recorded {
             let upstreams = grpc::Upstreams::open(self.upstreams.clone())?;
             let streams = upstreams.streams()?;
             let stream = streams.first().context("no stream")?;
-            let dialect = Arc::new(stream.dialect(self.folder.path()));
-            let server = grpc::Server::bind(upstreams, [(stream, dialect, Arc::new(hub))])?;
+            let server = grpc::Server::bind(upstreams, [(stream, Arc::new(hub))])?;
             let address = server.local_addr();
             tokio::spawn(server.run(std::future::pending()));
             Ok(address)
