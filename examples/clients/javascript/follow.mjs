@@ -12,7 +12,7 @@ const ATTEMPTS_MAX = 10; // in a row that bring nothing new
 const SILENCE_MS = 45_000; // Sidecar sends an empty line after 15 s without an event, so this is a dead connection.
 const SAVE_MS = 1_000;
 
-// position.json: the log, the last event's id, and how many bytes of events.jsonl they stand for. It is written after the
+// position.json: the log, the last event's id, and the length of events.jsonl then. It is written after the
 // events. A kill in between leaves events that it does not know; they are cut off at the next start, and come again. So
 // each event is in the file once.
 fs.mkdirSync(folder, { recursive: true });
@@ -22,7 +22,7 @@ const position = fs.existsSync(positionFile)
   : { log: null, id: null, bytes: 0 };
 const events = fs.openSync(path.join(folder, "events.jsonl"), "a");
 if (fs.fstatSync(events).size < position.bytes) {
-  console.error(`${positionFile} stands for more than events.jsonl holds: remove both to start again`);
+  console.error(`${positionFile} expects more bytes than events.jsonl has: remove both to start again`);
   process.exit(1);
 }
 fs.ftruncateSync(events, position.bytes);

@@ -21,7 +21,7 @@ SAVE_SECONDS = 1
 
 
 class Output:
-    """events.jsonl, and position.json: the log, the last event's id, and how many bytes of events.jsonl they stand for.
+    """events.jsonl, and position.json: the log, the last event's id, and the length of events.jsonl then.
 
     The position is written after the events. A kill in between leaves events that it does not know; they are cut off at the
     next start, and come again. So each event is in the file once.
@@ -37,7 +37,7 @@ class Output:
             self.position = {"log": None, "id": None, "bytes": 0}
         self.events = open(os.path.join(folder, "events.jsonl"), "ab")
         if self.events.tell() < self.position["bytes"]:
-            sys.exit(f"{self.path} stands for more than events.jsonl holds: remove both to start again")
+            sys.exit(f"{self.path} expects more bytes than events.jsonl has: remove both to start again")
         self.events.truncate(self.position["bytes"])
         self.saved = time.monotonic()
 

@@ -115,7 +115,7 @@ struct Line<'a> {
     missing: Option<&'a RawValue>,
 }
 
-/// `position.json`: the log, the last event's id, and how many bytes of `events.jsonl` they stand for.
+/// `position.json`: the log, the last event's id, and the length of `events.jsonl` then.
 #[derive(Default, Serialize, Deserialize)]
 struct Position {
     log: Option<String>,
@@ -147,7 +147,7 @@ impl Output {
         };
         let events = OpenOptions::new().create(true).append(true).open(folder.join("events.jsonl"))?;
         if events.metadata()?.len() < position.bytes {
-            bail!("{} stands for more than events.jsonl holds: remove both to start again", position_path.display());
+            bail!("{} expects more bytes than events.jsonl has: remove both to start again", position_path.display());
         }
         events.set_len(position.bytes)?;
         Ok(Self { events, position, position_path, saved: Instant::now() })
