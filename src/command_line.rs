@@ -18,15 +18,14 @@ use crate::demo;
     subcommand_negates_reqs = true,
     args_conflicts_with_subcommands = true,
     after_help = "Examples:\n  \
-        sidecar demo                          watch a recorded network flow through, with nothing to set up\n  \
+        sidecar demo                          watch a recorded network; needs no set-up\n  \
         sidecar init                          write sidecar.toml after a few questions\n  \
         sidecar check-config sidecar.toml     see what a configuration file means\n  \
         sidecar --path-to-config sidecar.toml run beside a node\n  \
-        sidecar status                        what the running Sidecar does, on one screen
-  \
+        sidecar status                        what the running Sidecar does, on one screen\n  \
         curl -N 'http://127.0.0.1:19999/events?start_from=0'   read everything, and then what is new\n\n\
-        Logging follows RUST_LOG, for instance\n\
-        RUST_LOG=info; colours follow NO_COLOR. To look into a log, see `sidecar-log --help`."
+        Logging follows RUST_LOG, for instance RUST_LOG=info. Colours follow NO_COLOR.\n\
+        To look into a log, see `sidecar-log --help`."
 )]
 pub struct Arguments {
     /// The TOML configuration file.

@@ -18,6 +18,7 @@ use sidecar_test_support::node::{SimulatedNode, malformed};
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::recordings;
+use sidecar_test_support::wait::until;
 
 fn with_servers(node: &SimulatedNode) -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).node(node.address()).rest_api().admin_api()
@@ -162,11 +163,8 @@ async fn a_sidecar_whose_views_cannot_be_opened_is_not_ready() {
     std::fs::create_dir(&file).unwrap();
     sidecar.restart().await;
     let address = sidecar.admin_address();
-    while samples(&get(address, "/metrics").await.2)[r#"sidecar_view_failures_total{log="casper",view="casper"}"#]
-        == 0.0
-    {
-        tokio::task::yield_now().await;
-    }
+    let failures = r#"sidecar_view_failures_total{log="casper",view="casper"}"#;
+    until("a failure to open the views", async || samples(&get(address, "/metrics").await.2)[failures] > 0.0).await;
     let (status, _, body) = get(address, "/ready").await;
     assert!(status == 503 && body.starts_with("not ready: log casper: the views are not open: "), "{status} {body}");
     let text = get(address, "/metrics").await.2;
@@ -234,16 +232,14 @@ async fn other_requests_are_answered_for_people_and_supervisors() {
         assert_eq!(response.body().await, b"HTTP method not allowed");
     }
     assert_eq!(get(address, "/health").await, (200, text.clone(), "live".to_owned()));
-    while get(address, "/ready").await.2.contains("they are being opened") {
-        tokio::task::yield_now().await;
-    }
+    until("views that are open", async || !get(address, "/ready").await.2.contains("they are being opened")).await;
     assert_eq!(get(address, "/ready").await, (200, text, "ready".to_owned()));
     for place in ["/", "/health", "/ready", "/status", "/metrics"] {
         let get = Request::get(address, place).answer().await;
         let head = Request::new("HEAD", address, place).answer().await;
         assert_eq!((head.status, head.body.as_str()), (200, ""), "{place}");
         assert_eq!(head.header("content-type"), get.header("content-type"), "{place}");
-        // These are other ones each time.
+        // These bodies differ from request to request.
         let is_constant = !["/metrics", "/status"].contains(&place);
         assert!(head.header("content-length") == get.header("content-length") || !is_constant, "{place}");
     }
@@ -363,15 +359,8 @@ async fn events_are_read_at_the_admin_server_by_sequence_and_height() {
         let has_rest = builder.configuration().contains("rest_api_server");
         let sidecar = builder.start().await;
         SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.read_until_id(499).await;
-        let ask = async |target: &str| {
-            loop {
-                let answer = Request::get(sidecar.admin_address(), target).answer().await;
-                // The views catch up.
-                if answer.status != 503 {
-                    return answer;
-                }
-            }
-        };
+        let ask = async |target: &str| Request::get(sidecar.admin_address(), target).answer().await;
+        until("views that have caught up", async || ask("/logs/casper/events?from_height=0").await.status != 503).await;
         let page = ask("/logs/casper/events?from=7&limit=2").await;
         assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
         let page = page.json();

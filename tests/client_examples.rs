@@ -10,7 +10,6 @@ use std::ops::{Deref, DerefMut};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process_group};
 use serde_json::Value;
@@ -19,10 +18,9 @@ use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::postgresql::{DATABASE, PostgreSql};
 use sidecar_test_support::process::{Process, SidecarBuilder};
 use sidecar_test_support::recordings;
+use sidecar_test_support::wait::until;
 use tempfile::TempDir;
 
-/// How long the events may take to reach a client; the growing pauses of its attempts are in it.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Where `.ci/run` puts a Python with the packages that the example needs.
 const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/client-examples/bin/python");
 
@@ -281,7 +279,7 @@ impl DerefMut for Client {
 
 async fn wait_for_bytes(file: &Path, bytes: usize, client: &mut Client) {
     let length = || std::fs::metadata(file).map_or(0, |metadata| metadata.len() as usize);
-    wait_until(|| {
+    until("bytes of the example", async || {
         assert!(!client.has_ended(), "the example ended with {} of {bytes} bytes", length());
         length() >= bytes
     })
@@ -289,15 +287,8 @@ async fn wait_for_bytes(file: &Path, bytes: usize, client: &mut Client) {
 }
 
 async fn wait_for_lines(file: &Path, lines: usize) {
-    wait_until(|| std::fs::read_to_string(file).unwrap_or_default().lines().count() >= lines).await;
-}
-
-async fn wait_until(mut is_reached: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_reached() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("lines of the example", async || std::fs::read_to_string(file).unwrap_or_default().lines().count() >= lines)
+        .await;
 }
 
 /// The recording as the examples write it.

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use clap::CommandFactory;
 use sidecar::command_line::Arguments;
@@ -21,6 +20,7 @@ use sidecar_test_support::ping_pong::{self, PingPong};
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Process, SidecarBuilder};
 use sidecar_test_support::recordings;
+use sidecar_test_support::wait::until;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sidecar");
 
@@ -273,7 +273,8 @@ async fn whole_exposition() -> String {
     call(&rpc).await;
     binary_port.kill();
     binary_port.restart();
-    until_shown(admin, "rpc_server_reconnect_time").await;
+    let reconnected = "\n# TYPE rpc_server_reconnect_time ";
+    until("a new connection to the node", async || get(admin, "/metrics").await.body.contains(reconnected)).await;
     call(&rpc).await;
 
     // Look-ups that answer from a database, which is not there.
@@ -292,14 +293,6 @@ async fn call(rpc: &ReservedPort) {
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"info_get_peers"}"#;
     let request = Request::new("POST", rpc.address(), "/rpc").header("content-type", "application/json").body(body);
     assert_eq!(request.answer().await.status, 200);
-}
-
-async fn until_shown(admin: SocketAddr, name: &str) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !get(admin, "/metrics").await.body.contains(&format!("\n# TYPE {name} ")) {
-        assert!(Instant::now() < deadline, "{name} is not shown");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// The families of an exposition, by name.

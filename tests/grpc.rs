@@ -55,6 +55,15 @@ impl Court {
         get(self.address(), target).await
     }
 
+    /// Starts the sidecar again after its end, and waits until it has subscribed again.
+    async fn start_again(&mut self) {
+        self.server.wait_for_open(0).await;
+        self.sidecar.spawn_again();
+        let gateway = self.address();
+        self.sidecar.wait_until_listening(gateway).await;
+        self.server.wait_for_open(1).await;
+    }
+
     fn events(&self, target: &str) -> Request {
         Request::get(self.address(), target).header("accept", EVENT_STREAM).patience(PATIENCE)
     }
@@ -339,7 +348,7 @@ async fn clients_of_the_fork_get_its_bytes_on_request() {
 }
 
 #[tokio::test]
-async fn a_form_stands_in_for_the_method_that_it_names() {
+async fn a_form_is_handled_as_the_method_that_it_names() {
     let court = Court::open().await;
     let form = |court: &Court, target: &str| {
         Request::new("POST", court.address(), target)
@@ -354,7 +363,11 @@ async fn a_form_stands_in_for_the_method_that_it_names() {
     let bad = form(&court, "/v1/echo/x").header("x-http-method-override", "A B").answer().await;
     assert_eq!((bad.status, bad.json()["code"].as_u64()), (400, Some(3)));
     let json = Request::new("POST", court.address(), "/v1/echo").header("x-http-method-override", "DELETE");
-    assert_eq!(json.body(r#"{"topic":"a"}"#).answer().await.json()["event"], "a", "only a form stands for another");
+    assert_eq!(
+        json.body(r#"{"topic":"a"}"#).answer().await.json()["event"],
+        "a",
+        "only a form may name another method"
+    );
     let strict = Court::with(Described::Set, "accept_forms = false\nwrap_results = false", "").await;
     assert_eq!(form(&strict, "/v1/echo/x").answer().await.status, 501);
     let bare = strict.get("/v1/balls/fail?count=1&code=9").await.body;
@@ -437,11 +450,7 @@ async fn a_recorded_stream_is_subscribed_to_once_and_misses_nothing() {
 
     // So it is after a crash of the sidecar.
     court.sidecar.kill9();
-    court.server.wait_for_open(0).await;
-    court.sidecar.spawn_again();
-    let gateway = court.address();
-    court.sidecar.wait_until_listening(gateway).await;
-    court.server.wait_for_open(1).await;
+    court.start_again().await;
     push(&court.server, 30..40);
     drop(read_from(&court, 0, 40).await);
     let metrics = get(court.sidecar.admin_address(), "/metrics").await.body;
@@ -467,12 +476,8 @@ async fn readers_of_a_recorded_stream_select_the_names_that_are_listed() {
 
     // A name that is listed later gets a number of its own, and the others keep theirs.
     court.sidecar.terminate();
-    court.server.wait_for_open(0).await;
     court.sidecar.reconfigure("[\"pong\"]", "[\"ping\", \"pong\"]");
-    court.sidecar.spawn_again();
-    let gateway = court.address();
-    court.sidecar.wait_until_listening(gateway).await;
-    court.server.wait_for_open(1).await;
+    court.start_again().await;
     push(&court.server, 10..14);
     assert_eq!(selected(&court, "pong", 13).await, [1, 3, 5, 7, 9, 11, 13]);
     assert_eq!(selected(&court, "ping", 13).await, [10, 12]);
@@ -487,11 +492,7 @@ async fn a_page_that_is_cut_off_from_a_recorded_stream_reconnects_by_itself_and_
     let mut seen = page.events(20).await;
     for round in 1..=2 {
         court.sidecar.kill9();
-        court.server.wait_for_open(0).await;
-        court.sidecar.spawn_again();
-        let gateway = court.address();
-        court.sidecar.wait_until_listening(gateway).await;
-        court.server.wait_for_open(1).await;
+        court.start_again().await;
         // Before the browser has reconnected: it pauses first.
         push(&court.server, 20 * round..20 * (round + 1));
         seen.extend(page.events(20).await);

@@ -173,9 +173,10 @@ async fn a_hangup_has_log_level_and_tokens_read_again_and_ends_nothing() {
     let section = format!("[admin_api_server.bearer_tokens]\nfile = {tokens:?}\n");
     let builder = SidecarBuilder::new(BINARY).node(node.address()).admin_api().sections(&section);
     let mut sidecar = builder.top_level("log_level = 'warn,sidecar=info'").start().await;
-    let status = |token: &'static str| {
-        let request = Request::get(sidecar.admin_address(), "/status");
-        async move { request.header("authorization", &format!("Bearer {token}")).answer().await.status }
+    let admin = sidecar.admin_address();
+    let status = async |token: &str| {
+        let request = Request::get(admin, "/status").header("authorization", &format!("Bearer {token}"));
+        request.answer().await.status
     };
     assert_eq!((status("old-token-of-this-test").await, status("new-token-of-this-test").await), (200, 401));
     let config = std::fs::read_to_string(sidecar.config_file()).unwrap();
@@ -184,10 +185,6 @@ async fn a_hangup_has_log_level_and_tokens_read_again_and_ends_nothing() {
     sidecar.signal(Signal::HUP);
     sidecar.wait_for_output("changed files are in use").await;
     sidecar.wait_for_output("log_level=\"warn,sidecar=debug\"").await;
-    let status = |token: &'static str| {
-        let request = Request::get(sidecar.admin_address(), "/status");
-        async move { request.header("authorization", &format!("Bearer {token}")).answer().await.status }
-    };
     assert_eq!((status("old-token-of-this-test").await, status("new-token-of-this-test").await), (401, 200));
     sidecar.wait_for_output("path=\"/status\"").await;
 

@@ -134,17 +134,22 @@ async fn the_page_shows_what_the_status_says_and_finds_events_and_asks_nobody_el
     assert_eq!(browser.evaluate("document.querySelectorAll('#events img, #events b').length"), 0);
     assert_eq!(browser.evaluate("document.title"), "Sidecar");
 
-    // It says that it is cut off, and comes back by itself.
+    // It shows the lost connection, and reconnects by itself.
     let mut sidecar = sidecar;
     sidecar.kill9();
     browser.wait_until("document.getElementById('connection').textContent !== 'live'");
     sidecar.restart().await;
     is_live(&mut browser);
-    browser.problems.retain(|problem| !problem.contains("net::ERR_"));
+    expect_quiet(browser, &address, "net::ERR_");
+}
+
+/// The page had only problems that name `expected`, and requested nothing from other servers.
+fn expect_quiet(mut browser: Chromium, address: &str, expected: &str) {
+    browser.problems.retain(|problem| !problem.contains(expected));
     assert_eq!(browser.problems, Vec::<String>::new());
     // The browser's own icon in a field for a time is an address with its data.
     let elsewhere =
-        |asked: &&String| !asked.starts_with(&address) && *asked != "about:blank" && !asked.starts_with("data:");
+        |asked: &&String| !asked.starts_with(address) && *asked != "about:blank" && !asked.starts_with("data:");
     assert_eq!(browser.requested.iter().find(elsewhere), None);
 }
 
@@ -177,12 +182,7 @@ async fn the_page_works_with_a_token_and_below_a_prefix() {
     let shown = browser.evaluate("location.href + document.documentElement.outerHTML");
     assert!(!shown.as_str().unwrap().contains(TOKENS[0]));
     // The browser reports each refusal itself.
-    browser.problems.retain(|problem| !problem.contains("401"));
-    assert_eq!(browser.problems, Vec::<String>::new());
-    // The browser's own icon in a field for a time is an address with its data.
-    let elsewhere =
-        |asked: &&String| !asked.starts_with(&address) && *asked != "about:blank" && !asked.starts_with("data:");
-    assert_eq!(browser.requested.iter().find(elsewhere), None);
+    expect_quiet(browser, &address, "401");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,8 +11,9 @@ use sidecar_test_support::client::get;
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
+use sidecar_test_support::wait::until;
 
-use super::bridge::{ANSWER, CALL, PATIENCE, no_peers};
+use super::bridge::{ANSWER, CALL, no_peers};
 
 const LOST: &str = "request for peers has failed: connection to node lost";
 
@@ -33,20 +34,11 @@ fn with_bridge(port: u16, node: &BinaryPort) -> SidecarBuilder {
 }
 
 async fn ask(port: &ReservedPort) -> String {
-    let request = sidecar::sse_client::stream::http_client(std::time::Duration::from_secs(5))
+    let request = sidecar::sse_client::stream::http_client(Duration::from_secs(5))
         .unwrap()
         .post(format!("http://{}/rpc", port.address()));
     let response = request.header("content-type", "application/json").body(CALL).send().await.unwrap();
     response.text().await.unwrap()
-}
-
-async fn until(what: &str, is_reached: impl AsyncFn() -> bool) {
-    let waiting = async {
-        while !is_reached().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 async fn ready(sidecar: &Sidecar) -> (u16, String) {
@@ -135,7 +127,7 @@ async fn the_log_answers_while_the_node_is_away_where_that_is_wanted() {
     let sidecar = builder.sections("[rpc_server]\nanswer_from_log = true").start().await;
     let call = async |method: &str, params: Value| {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
-        let request = sidecar::sse_client::stream::http_client(std::time::Duration::from_secs(5))
+        let request = sidecar::sse_client::stream::http_client(Duration::from_secs(5))
             .unwrap()
             .post(format!("http://{}/rpc", port.address()));
         let response = request.header("content-type", "application/json").body(body).send().await.unwrap();

@@ -1,4 +1,4 @@
--- Questions to the tables that Sidecar fills ("Events in SQL" in the README), for SQLite and PostgreSQL alike: run it after
+-- Questions to the tables that Sidecar fills (docs/sql.md), for SQLite and PostgreSQL alike: run it after
 -- the views in sqlite.sql or postgresql.sql. In "raw" is the event's JSON, whose members differ between Casper 1.x
 -- (Version1) and 2.x (Version2).
 

@@ -20,6 +20,7 @@ pub mod postgresql;
 pub mod process;
 pub mod recordings;
 pub mod story;
+pub mod wait;
 
 /// The version that crate casper-binary-port has, in which the simulated node makes its answers.
 pub use casper_types;
