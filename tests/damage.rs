@@ -89,7 +89,7 @@ async fn the_torn_end_of_a_copy_is_kept_aside_and_named() {
     let files = std::fs::read_dir(&log).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
     let aside = files.into_iter().find(|name| name.ends_with(".lost")).unwrap();
     let output = second.output();
-    assert!(output.contains("is kept beside the log's segments") && output.contains(&*aside), "{output}");
+    assert!(output.contains("are kept beside the log's segments") && output.contains(&*aside), "{output}");
     let mut client = SseClient::connect(second.sse_address(), "/events?start_from=0").await;
     let first = client.read_until_id(0).await;
     assert_eq!(events(&first), [(0, payloads[0].as_str())]);
