@@ -5,8 +5,7 @@
 #[path = "admin/monitoring.rs"]
 mod monitoring;
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -19,6 +18,9 @@ use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::recordings;
 use sidecar_test_support::wait::until;
+
+/// How long the views may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn with_servers(node: &SimulatedNode) -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).node(node.address()).rest_api().admin_api()
@@ -164,7 +166,8 @@ async fn a_sidecar_whose_views_cannot_be_opened_is_not_ready() {
     sidecar.restart().await;
     let address = sidecar.admin_address();
     let failures = r#"sidecar_view_failures_total{log="casper",view="casper"}"#;
-    until("a failure to open the views", async || samples(&get(address, "/metrics").await.2)[failures] > 0.0).await;
+    until(PATIENCE, "a failure to open the views", async || samples(&get(address, "/metrics").await.2)[failures] > 0.0)
+        .await;
     let (status, _, body) = get(address, "/ready").await;
     assert!(status == 503 && body.starts_with("not ready: log casper: the views are not open: "), "{status} {body}");
     let text = get(address, "/metrics").await.2;
@@ -232,7 +235,8 @@ async fn other_requests_are_answered_for_people_and_supervisors() {
         assert_eq!(response.body().await, b"HTTP method not allowed");
     }
     assert_eq!(get(address, "/health").await, (200, text.clone(), "live".to_owned()));
-    until("views that are open", async || !get(address, "/ready").await.2.contains("they are being opened")).await;
+    until(PATIENCE, "views that are open", async || !get(address, "/ready").await.2.contains("they are being opened"))
+        .await;
     assert_eq!(get(address, "/ready").await, (200, text, "ready".to_owned()));
     for place in ["/", "/health", "/ready", "/status", "/metrics"] {
         let get = Request::get(address, place).answer().await;
@@ -360,7 +364,10 @@ async fn events_are_read_at_the_admin_server_by_sequence_and_height() {
         let sidecar = builder.start().await;
         SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.read_until_id(499).await;
         let ask = async |target: &str| Request::get(sidecar.admin_address(), target).answer().await;
-        until("views that have caught up", async || ask("/logs/casper/events?from_height=0").await.status != 503).await;
+        until(PATIENCE, "views that have caught up", async || {
+            ask("/logs/casper/events?from_height=0").await.status != 503
+        })
+        .await;
         let page = ask("/logs/casper/events?from=7&limit=2").await;
         assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
         let page = page.json();

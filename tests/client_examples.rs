@@ -10,6 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::process::{Signal, kill_process_group};
 use serde_json::Value;
@@ -21,6 +22,8 @@ use sidecar_test_support::recordings;
 use sidecar_test_support::wait::until;
 use tempfile::TempDir;
 
+/// How long the events may take to reach a client; the growing pauses of its attempts are in it.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Where `.ci/run` puts a Python with the packages that the example needs.
 const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/client-examples/bin/python");
 
@@ -279,7 +282,7 @@ impl DerefMut for Client {
 
 async fn wait_for_bytes(file: &Path, bytes: usize, client: &mut Client) {
     let length = || std::fs::metadata(file).map_or(0, |metadata| metadata.len() as usize);
-    until("bytes of the example", async || {
+    until(PATIENCE, "bytes of the example", async || {
         assert!(!client.has_ended(), "the example ended with {} of {bytes} bytes", length());
         length() >= bytes
     })
@@ -287,8 +290,10 @@ async fn wait_for_bytes(file: &Path, bytes: usize, client: &mut Client) {
 }
 
 async fn wait_for_lines(file: &Path, lines: usize) {
-    until("lines of the example", async || std::fs::read_to_string(file).unwrap_or_default().lines().count() >= lines)
-        .await;
+    until(PATIENCE, "lines of the example", async || {
+        std::fs::read_to_string(file).unwrap_or_default().lines().count() >= lines
+    })
+    .await;
 }
 
 /// The recording as the examples write it.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use clap::CommandFactory;
 use sidecar::command_line::Arguments;
@@ -274,7 +275,10 @@ async fn whole_exposition() -> String {
     binary_port.kill();
     binary_port.restart();
     let reconnected = "\n# TYPE rpc_server_reconnect_time ";
-    until("a new connection to the node", async || get(admin, "/metrics").await.body.contains(reconnected)).await;
+    until(Duration::from_secs(60), "a new connection to the node", async || {
+        get(admin, "/metrics").await.body.contains(reconnected)
+    })
+    .await;
     call(&rpc).await;
 
     // Look-ups that answer from a database, which is not there.

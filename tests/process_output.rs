@@ -21,6 +21,7 @@ use sidecar_test_support::client::{Request, SseClient, get};
 use sidecar_test_support::fast::EndlessStory;
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
 use sidecar_test_support::process::{Process, Sidecar, SidecarBuilder};
+use sidecar_test_support::wait::until;
 use tokio::net::UnixDatagram;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sidecar");
@@ -54,12 +55,8 @@ async fn works_to_the_end(mut sidecar: Sidecar) {
     SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.read_until_id(EVENTS - 1).await;
     assert_eq!(get(sidecar.admin_address(), "/health").await.status, 200);
     // The line of an event is written a moment after it is served.
-    let dropped = async {
-        while lines_dropped(&sidecar).await == 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), dropped).await.expect("lines are dropped, and counted");
+    let patience = Duration::from_secs(30);
+    until(patience, "lines are dropped, and counted", async || lines_dropped(&sidecar).await > 0).await;
     assert_eq!(sidecar.terminate().code(), Some(0));
 }
 

@@ -13,7 +13,7 @@ use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::wait::until;
 
-use super::bridge::{ANSWER, CALL, no_peers};
+use super::bridge::{ANSWER, CALL, PATIENCE, no_peers};
 
 const LOST: &str = "request for peers has failed: connection to node lost";
 
@@ -52,16 +52,16 @@ async fn the_bridge_runs_alone_outlives_its_node_and_says_how_it_is() {
     let mut sidecar = with_bridge(port.number(), &node).without_sse_server().admin_api().spawn();
     sidecar.wait_until_listening(port.address()).await;
     assert_eq!(ask(&port).await, ANSWER);
-    until("ready", async || ready(&sidecar).await == (200, "ready".to_owned())).await;
+    until(PATIENCE, "ready", async || ready(&sidecar).await == (200, "ready".to_owned())).await;
     node.kill();
-    until("not ready", async || {
+    until(PATIENCE, "not ready", async || {
         let (status, text) = ready(&sidecar).await;
         status == 503 && text.contains("the node's binary port") && text.contains("cannot be reached")
     })
     .await;
     assert!(ask(&port).await.contains(LOST));
     node.restart();
-    until("answered again", async || ask(&port).await == ANSWER).await;
+    until(PATIENCE, "answered again", async || ask(&port).await == ANSWER).await;
     let metrics = get(sidecar.admin_address(), "/metrics").await.body;
     for line in [
         "rpc_server_endpoint_calls{endpoint_name=\"info_get_peers\"}",
@@ -83,11 +83,11 @@ async fn the_bridge_serves_beside_the_log_whether_its_node_is_there_or_not() {
     let (mut node, port, source) = (node(), ReservedPort::new(), SimulatedNode::start());
     node.kill();
     let sidecar = with_bridge(port.number(), &node).node(source.address()).admin_api().start().await;
-    until("given up", async || ask(&port).await.contains(LOST)).await;
+    until(PATIENCE, "given up", async || ask(&port).await.contains(LOST)).await;
     let status = get(sidecar.admin_address(), "/health").await.status;
     assert_eq!(status, 200);
     node.restart();
-    until("answered", async || ask(&port).await == ANSWER).await;
+    until(PATIENCE, "answered", async || ask(&port).await == ANSWER).await;
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn the_log_answers_while_the_node_is_away_where_that_is_wanted() {
         let is_from_log = response.headers().get("x-sidecar-answered-from").is_some_and(|from| from == "log");
         (is_from_log, serde_json::from_str::<Value>(&response.text().await.unwrap()).unwrap())
     };
-    until("the block is in the log", async || call("chain_get_block", json!([{"Hash": hash}])).await.0).await;
+    until(PATIENCE, "the block is in the log", async || call("chain_get_block", json!([{"Hash": hash}])).await.0).await;
     let (_, block) = call("chain_get_block", json!([{"Hash": hash}])).await;
     let recorded = recording
         .iter()
@@ -142,7 +142,7 @@ async fn the_log_answers_while_the_node_is_away_where_that_is_wanted() {
     let recorded: Value = serde_json::from_str(&recorded.unwrap().1).unwrap();
     assert_eq!(block["result"]["block_with_signatures"]["block"], recorded["BlockAdded"]["block"]);
     let transaction = &processed["transaction_hash"];
-    until("the transaction is in the log", async || {
+    until(PATIENCE, "the transaction is in the log", async || {
         let (is_from_log, found) = call("info_get_transaction", json!([transaction])).await;
         is_from_log && found["result"]["execution_info"]["execution_result"] == processed["execution_result"]
     })
@@ -151,7 +151,7 @@ async fn the_log_answers_while_the_node_is_away_where_that_is_wanted() {
     let header = &block["result"]["block_with_signatures"]["block"]["Version2"]["header"];
     assert_eq!((is_from_log, &root["result"]["state_root_hash"]), (true, &header["state_root_hash"]));
     let found_transfers = async || call("chain_get_block_transfers", json!([{"Hash": hash}])).await;
-    until("all of the block is in the log", async || found_transfers().await.0).await;
+    until(PATIENCE, "all of the block is in the log", async || found_transfers().await.0).await;
     let (is_from_log, found) = found_transfers().await;
     let executed_there = executions().filter(|processed| processed["block_hash"] == hash);
     let transferred: Vec<Value> = executed_there.filter_map(|processed| transfers(&processed)).flatten().collect();
@@ -171,10 +171,10 @@ async fn the_log_answers_while_the_node_is_away_where_that_is_wanted() {
         assert_eq!((is_from_log, &answer["error"]["data"]), (false, &json!(lost)), "{method}");
     }
     node.restart();
-    until("answered by the node", async || ask(&port).await == ANSWER).await;
+    until(PATIENCE, "answered by the node", async || ask(&port).await == ANSWER).await;
     // A call is on its way when the node goes away.
     let going_away = async {
-        until("asked for a block", async || is_asked_for_a_block.load(Ordering::SeqCst)).await;
+        until(PATIENCE, "asked for a block", async || is_asked_for_a_block.load(Ordering::SeqCst)).await;
         node.kill();
     };
     let ((is_from_log, again), ()) = tokio::join!(call("chain_get_block", json!([{"Hash": hash}])), going_away);

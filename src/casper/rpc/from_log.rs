@@ -15,7 +15,7 @@ use serde::Deserialize;
 use sidecar_log_format::{Log, Read};
 use tokio::sync::Semaphore;
 
-use super::node_link::FoundTransaction;
+use super::node_link::{FoundTransaction, NodeValue as _};
 use crate::casper::keys::{Stage, TransactionType};
 use crate::casper::view::CasperViews;
 
@@ -79,7 +79,7 @@ impl LogAnswers {
                 return None;
             };
             let execution_info = answers.execution_info(hash);
-            Some(FoundTransaction { transaction, execution_info }).filter(FoundTransaction::can_be_shown)
+            Some(FoundTransaction { transaction, execution_info }).filter(|found| found.check_size().is_ok())
         })
         .await
     }

@@ -254,13 +254,6 @@ pub(crate) struct FoundTransaction {
     pub(crate) execution_info: Option<ExecutionInfo>,
 }
 
-impl FoundTransaction {
-    /// Whether its JSON stays within the memory that an answer may take.
-    pub(crate) fn can_be_shown(&self) -> bool {
-        self.check_size().is_ok()
-    }
-}
-
 /// A validator's or a delegator's reward; its fields are the result's.
 #[derive(Debug, Serialize)]
 pub(crate) struct Reward {
