@@ -51,11 +51,12 @@ impl BlockCache {
         inner.blocks.get(sequence, now)
     }
 
-    /// A block or an excerpt that holds an event.
+    /// A block or an excerpt that holds an event. A block that is only looked into is not used: look-ups would keep it for
+    /// a few events, at the cost of hundreds of excerpts.
     pub(crate) fn get_any(&self, sequence: Sequence) -> Option<Arc<Block>> {
         let mut inner = self.lock();
         let now = inner.tick();
-        inner.excerpts.get(sequence, now).or_else(|| inner.blocks.get(sequence, now))
+        inner.excerpts.get(sequence, now).or_else(|| inner.blocks.find(sequence).map(Arc::clone))
     }
 
     pub(crate) fn clear(&self) {
@@ -106,6 +107,11 @@ impl Shelf {
         *used = now;
         self.by_use.insert(now, *first);
         Some(Arc::clone(block))
+    }
+
+    fn find(&self, sequence: Sequence) -> Option<&Arc<Block>> {
+        let (_, (_, block)) = self.by_first.range(..=sequence).next_back()?;
+        block.index_of(sequence).map(|_| block)
     }
 
     fn insert(&mut self, block: Arc<Block>, now: u64) {
@@ -209,6 +215,18 @@ mod tests {
         (20..40).for_each(|first| cache.insert(block(10 * first, 1)));
         assert_eq!(held(&cache), [7, 1]);
         assert!(cache.get_any(190).is_some());
+    }
+
+    #[test]
+    fn looking_into_a_block_does_not_keep_it() {
+        let cache = cache();
+        (0..4).for_each(|first| cache.insert(block(10 * first, 5)));
+        for excerpt in 4..11 {
+            assert!((0..2).all(|_| cache.get_any(2).is_some() == (excerpt < 9)), "{excerpt}");
+            cache.insert_excerpt(block(10 * excerpt, 1));
+        }
+        assert_eq!(held(&cache), [1, 7]);
+        assert!(cache.get(32).is_some(), "the block that came last");
     }
 
     #[test]
