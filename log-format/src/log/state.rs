@@ -30,8 +30,8 @@ static OPEN_SEGMENTS_MAX: LazyLock<usize> = LazyLock::new(|| {
 });
 
 /// The most blocks that open sealed segments list together: 48 bytes each. A segment that was not rewritten yet may list
-/// 65,536.
-const OPEN_BLOCKS_MAX: usize = 1 << 17;
+/// 32,768.
+const OPEN_BLOCKS_MAX: usize = 1 << 16;
 
 pub(crate) struct Shared {
     pub(crate) storage: Arc<dyn Storage>,

@@ -78,7 +78,7 @@ impl WriteOptions {
             compression_level: 1,
             block_bytes_max: 512 << 10,
             segment_bytes_max: 128 << 20,
-            segment_blocks_max: 1 << 16,
+            segment_blocks_max: 1 << 15,
             segment_age_max: 24 * 3600 * 1_000_000,
             allocate_bytes: 16 << 20,
             free_bytes_min: 0,
