@@ -109,7 +109,7 @@ pub struct DemoArguments {
     /// Keep the log in this directory; without it, it goes when the demo ends.
     #[arg(long, value_name = "DIR")]
     pub storage_path: Option<PathBuf>,
-    /// How many times faster than it happened (671 s, a block a second); 0 is as fast as it goes. Without it, 20, and for
+    /// How many times faster than it happened (611 s, a block a second); 0 is as fast as it goes. Without it, 20, and for
     /// beacon 1: a slot a second.
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub speed: Option<f64>,

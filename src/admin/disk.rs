@@ -1,6 +1,7 @@
 //! What logs take on their devices, when they will be full, and since when events are kept.
 //!
-//! Measured at most once in [`MEASURED_FOR`], however many readers ask. It reads files, so it belongs on a thread that may block.
+//! Measured at most once in [`MEASURED_FOR`], however many readers ask; only the newest event is looked at each time. It reads
+//! files, so it belongs on a thread that may block.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use sidecar_log_format::Timestamp;
 use sidecar_log_format::storage::{Directory, Storage};
 
 use super::Logged;
-use crate::engine::ingest::received_at;
+use crate::engine::ingest::{newest_received, received_at};
 use crate::engine::storage_folder::segments;
 use crate::rfc3339::as_time;
 
@@ -47,13 +48,13 @@ pub(super) struct Disk {
 impl Disks {
     pub(super) fn of(&self, logs: &[Logged]) -> Vec<Disk> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((measured, disks)) = &*known
-            && measured.elapsed() < MEASURED_FOR
-        {
-            return disks.clone();
+        let measured = known.take().filter(|(measured, _)| measured.elapsed() < MEASURED_FOR);
+        let (at, mut disks) = measured.unwrap_or_else(|| (Instant::now(), logs.iter().map(Disk::of).collect()));
+        for (disk, logged) in disks.iter_mut().zip(logs) {
+            // One event is read at once, and readers compare it with the sources, whose times are current.
+            disk.newest_received_at = newest_received(&logged.log);
         }
-        let disks: Vec<Disk> = logs.iter().map(Disk::of).collect();
-        *known = Some((Instant::now(), disks.clone()));
+        *known = Some((at, disks.clone()));
         disks
     }
 }
@@ -64,9 +65,8 @@ impl Disk {
         let (segments, bytes) = segments(log_directory).ok().unzip();
         let free_bytes = Directory::at(log_directory).free_space().ok();
         let available_bytes = free_bytes.map(|free| free.saturating_sub(space_limits.free_bytes_min));
-        let (oldest, newest) = log.ends().unzip();
-        let oldest_received_at = oldest.and_then(|oldest| received_at(log, oldest));
-        let newest_received_at = newest.and_then(|newest| received_at(log, newest));
+        let oldest_received_at = log.ends().and_then(|(oldest, _)| received_at(log, oldest));
+        let newest_received_at = newest_received(log);
         let kept = oldest_received_at.zip(newest_received_at);
         let kept = kept.map(|(oldest, newest)| Duration::from_micros(newest.saturating_sub(oldest)));
         let growth = bytes.zip(kept).and_then(|(bytes, kept)| Growth::over(kept, bytes));

@@ -134,12 +134,33 @@ async fn the_page_shows_what_the_status_says_and_finds_events_and_asks_nobody_el
     assert_eq!(browser.evaluate("document.querySelectorAll('#events img, #events b').length"), 0);
     assert_eq!(browser.evaluate("document.title"), "Sidecar");
 
-    // It shows the lost connection, and reconnects by itself.
+    // What cannot be answered leaves nothing that looks like an answer.
+    search(&mut browser, "newest", "");
+    browser.evaluate("document.getElementById('start').value = 'sequence'; document.getElementById('sequence').value = '99999999999999999999'; document.querySelector('#search button').click()");
+    browser.wait_until("document.getElementById('explorer-problem').textContent.includes('99999999999999999999')");
+    let left = "[document.getElementById('found').textContent, document.querySelectorAll('#events li').length, document.getElementById('earlier').hidden, document.getElementById('later').hidden]";
+    assert_eq!(browser.evaluate(left), json!(["", 0, true, true]));
+
+    // A source that is gone is named at the top, until it is back.
+    let problems = "document.getElementById('problems').innerText";
+    assert_eq!(browser.evaluate("document.getElementById('problems').hidden"), true);
+    let port = node.address().port();
+    drop(node);
+    browser
+        .wait_until(&format!("/Log casper: the source .*:{port} is (reconnecting|unreachable)\\./.test({problems})"));
+    assert_eq!(browser.evaluate("document.title"), "1 problem – Sidecar");
+
+    // Figures of a server that is gone are marked as old. The page reconnects by itself.
     let mut sidecar = sidecar;
     sidecar.kill9();
     browser.wait_until("document.getElementById('connection').textContent !== 'live'");
+    browser.wait_until("!document.getElementById('stale').hidden");
+    assert_eq!(browser.evaluate("document.getElementById('readiness').textContent"), "unknown");
+    assert_eq!(browser.evaluate("document.title"), "No answer – Sidecar");
     sidecar.restart().await;
     is_live(&mut browser);
+    browser.wait_until("document.getElementById('stale').hidden");
+    browser.problems.retain(|problem| !problem.contains("400 (Bad Request)"));
     expect_quiet(browser, &address, "net::ERR_");
 }
 

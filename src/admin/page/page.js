@@ -12,7 +12,8 @@ const FOLLOWED_MAX = 1000; // events behind which following jumps to the newest
 const WHOLE_CHARACTERS_MAX = 200_000; // of an event that is shown whole
 const SILENCE_MAX = 10_000; // milliseconds without a status, which comes every second
 const PAUSES = [1, 2, 5, 10]; // seconds between attempts to connect
-const COLOURS = 8;
+const COLOURS = 12;
+const KINDS_OPEN_MAX = 12; // kinds that are shown without being asked for
 const TOKEN = "sidecar-token";
 const ROW = "#events > li > button";
 const ROW_IN_REACH = `${ROW}[tabindex="0"]`;
@@ -78,7 +79,9 @@ const whole = new Intl.NumberFormat("en");
 const rounded = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const count = (number) => whole.format(number);
 const counted = (number, name) => `${count(number)} ${name}${number === 1 ? "" : "s"}`;
-const perSecond = (rate) => (rate >= 1000 ? count(Math.round(rate)) : rounded.format(rate));
+// Always to a tenth below a hundred, so that a column of rates is aligned and does not jump.
+const tenths = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const perSecond = (rate) => (rate === 0 || rate >= 99.95 ? count(Math.round(rate)) : tenths.format(rate));
 
 function bytes(number) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -93,7 +96,7 @@ function duration(seconds) {
 }
 
 function age(time, now) {
-  if (!time) return "none yet";
+  if (!time) return "never";
   const seconds = (Date.parse(now) - Date.parse(time)) / 1000;
   return seconds < 1 ? "just now" : `${duration(seconds)} ago`;
 }
@@ -115,7 +118,8 @@ let token = (() => {
 async function ask(address, { accept = "application/json", signal } = {}) {
   const headers = { Accept: accept };
   if (token) headers.Authorization = `Bearer ${token}`;
-  const response = await fetch(address, { headers, signal, cache: "no-store" });
+  // Browsers have words of their own for a server that is gone.
+  const response = await fetch(address, { headers, signal, cache: "no-store" }).catch(() => { throw new Error("the server cannot be reached"); });
   if (response.ok) return response;
   const text = await response.text();
   let message = text.trim();
@@ -159,12 +163,14 @@ async function followStatus() {
     } catch (error) {
       if (error.status === 401) {
         setConnection("a token is needed", "");
+        showStale("a token is needed");
         await needToken(token ? "The server does not know this token." : "");
         continue;
       }
       if (error.status) problem = error.message;
     }
     setConnection(problem, problem === "reconnecting…" ? "" : "bad");
+    if (failures > 0) showStale(problem);
     await pause(PAUSES[Math.min(failures, PAUSES.length - 1)]);
   }
 }
@@ -201,24 +207,77 @@ function setConnection(text, mood) {
   connection = text;
 }
 
+/// What the page has is of another time, which must not look like good news.
+function showStale(problem) {
+  if (!shown || !byId("stale").hidden) return;
+  mark(byId("readiness"), "unknown", "");
+  setText(byId("stale"), `The figures are those of ${clock(shown.now)}. Since then: ${problem}.`);
+  byId("stale").hidden = false;
+  document.body.classList.add("stale");
+  document.title = "No answer – Sidecar";
+}
+
 let shown = null; // the newest status
+const past = []; // the last ones, for rates
 
 function showStatus(status) {
   if (status.error) return setConnection(status.error, "bad");
   const before = shown;
   shown = status;
-  const seconds = before ? (Date.parse(status.now) - Date.parse(before.now)) / 1000 : 0;
+  const seconds = secondsBetween(before, status);
+  if (past.push(status) > RATE_SAMPLES + 1) past.shift();
+  byId("stale").hidden = true;
+  document.body.classList.remove("stale");
   setText(byId("version"), [status.version, status.commit].filter(Boolean).join(" · "));
   setText(byId("uptime"), duration(status.uptime_seconds));
   mark(byId("readiness"), status.is_ready ? "ready" : "not ready", status.is_ready ? "good" : "bad");
-  byId("why-not-ready").hidden = status.is_ready;
-  setText(byId("why-not-ready"), status.is_ready ? "" : `Not ready: ${status.why_not_ready}`);
-  if (before && before.is_ready !== status.is_ready) announce(status.is_ready ? "Ready again" : `Not ready: ${status.why_not_ready}`);
-  document.title = status.is_ready ? "Sidecar" : "Not ready – Sidecar";
+  showProblems(problems(status), status.is_ready);
   showLogs(status, before, seconds);
-  showServers(status, before, seconds);
+  showServers(status, past[0], secondsBetween(past[0], status));
   showWarnings(status.warnings);
   explorer.statusCame(status);
+}
+
+function secondsBetween(before, status) {
+  return before ? (Date.parse(status.now) - Date.parse(before.now)) / 1000 : 0;
+}
+
+const isAway = (source) => source.status !== "connected" && source.status !== "preparing" && source.status !== "connecting";
+const stateOf = ({ status }) => (status === "connections_exhausted" ? "unreachable" : status);
+const lostOf = ({ lost }) => lost.missing + lost.damaged + lost.marked;
+
+/// What is not as it should be, the gravest first.
+function problems(status) {
+  const found = status.is_ready ? [] : [`Not ready: ${status.why_not_ready}.`];
+  for (const log of status.logs) {
+    const add = (text) => found.push(`Log ${log.name}: ${text}.`);
+    // This may be the reason for not being ready, which is named then.
+    if (log.stopped && !status.why_not_ready?.includes(log.stopped)) add(`nothing is stored: ${log.stopped}`);
+    if (log.waits_for_room) add("the disk is full; storing waits for room");
+    else if (isNearlyFull(log.disk)) add(`the disk is ${untilFull(log.disk)}`);
+    for (const source of log.nodes.filter(isAway)) add(`the source ${source.name} is ${stateOf(source)}`);
+    for (const { name } of log.exporters.filter(({ is_connected }) => !is_connected)) add(`the exporter ${name} does not reach its database`);
+    // Those that a mark names are settled.
+    const lost = log.lost.missing + log.lost.damaged;
+    if (lost) add(`${counted(lost, "stored event")} ${lost === 1 ? "is" : "are"} lost`);
+  }
+  for (const { log, is_connected } of status.grpc_streams ?? []) if (!is_connected) found.push(`Log ${log}: its gRPC stream is not connected.`);
+  if (status.rest?.is_database_connected === false && status.is_ready) found.push("REST: the database does not answer.");
+  return found;
+}
+
+let problemsAnnounced = "";
+
+function showProblems(found, isReady) {
+  const list = byId("problems").querySelector("ul");
+  byId("problems").hidden = found.length === 0;
+  while (list.children.length > found.length) list.lastElementChild.remove();
+  found.forEach((text, at) => setText(list.children[at] ?? list.appendChild(element("li")), text));
+  const summary = isReady ? found.length && counted(found.length, "problem") : "Not ready";
+  document.title = summary ? `${summary} – Sidecar` : "Sidecar";
+  const text = found.join(" ");
+  if (text !== problemsAnnounced) announce(text || "No problems any more");
+  problemsAnnounced = text;
 }
 
 const cards = new Map(); // by the names of their logs
@@ -243,11 +302,12 @@ function showLogs(status, before, seconds) {
 
 class LogCard {
   constructor(log) {
-    const heading = element("h2", { id: `log-${log.name}`, textContent: `Log ${log.name} ` }, element("small", { textContent: log.dialect }));
+    const heading = element("h2", { id: `log-${log.name}`, textContent: `Log ${log.name} ` });
+    if (log.dialect !== log.name) heading.append(element("small", { textContent: log.dialect }));
     this.tiles = element("dl", { className: "tiles" });
     this.tileOf = new Map();
     this.chart = new Chart();
-    this.sources = new Table("Sources", [["Source"], ["State"], ["Last event"], ["Received", "number"], ["Reconnects", "number extra"]]);
+    this.sources = new Table("Sources", [["Source"], ["State"], ["Last event"], ["Received", "number extra"], ["Reconnects", "number extra"]]);
     this.followers = new Table("Views and exporters", [["Name"], ["State"], ["Events behind", "number"]]);
     this.readers = new Table("Subscribers", [["Stream"], ["Open", "number"], ["Events behind", "number"], ["Slowest client"]]);
     this.lost = new Table("Lost events", [["Sequences"], ["Kind"], ["Why"]]);
@@ -261,9 +321,9 @@ class LogCard {
     this.chart.show(log.stored_by_kind);
     this.showTiles(log, now);
     const mood = (status) => (status === "connected" ? "good" : ["preparing", "connecting", "reconnecting"].includes(status) ? "" : "bad");
-    const state = (status) => [status.replaceAll("_", " "), mood(status)];
-    const sources = log.nodes.map((node) => [node.name, state(node.status), age(node.last_event_at, now), count(node.received), count(node.reconnects)]);
-    if (stream) sources.push(["gRPC upstream", state(stream.is_connected ? "connected" : "reconnecting"), age(stream.last_event_at, now), count(stream.received), count(stream.reconnects)]);
+    const state = (source) => [stateOf(source), mood(source.status)];
+    const sources = log.nodes.map((node) => [node.name, state(node), age(node.last_event_at, now), count(node.received), count(node.reconnects)]);
+    if (stream) sources.push(["gRPC upstream", state({ status: stream.is_connected ? "connected" : "reconnecting" }), age(stream.last_event_at, now), count(stream.received), count(stream.reconnects)]);
     this.sources.show(sources);
     const views = log.views.map(({ name, lag }) => [`view ${name}`, ["open", "good"], count(lag)]);
     const exporters = log.exporters.map(({ name, lag, is_connected }) => [`exporter ${name}`, is_connected ? ["connected", "good"] : ["away", "bad"], count(lag)]);
@@ -275,15 +335,15 @@ class LogCard {
   showTiles(log, now) {
     const { disk, streams } = log;
     const events = log.newest === null ? 0 : log.newest - log.oldest + 1;
-    this.tile("Newest event", log.newest === null ? "none yet" : count(log.newest), [log.newest_height == null ? "" : `block ${count(log.newest_height)}`, disk.newest_received_at ? `received ${age(disk.newest_received_at, now)}` : ""].filter(Boolean).join(", "));
+    const lines = (...parts) => parts.filter(Boolean).join("\n");
+    this.tile("Newest event", log.newest === null ? "none yet" : count(log.newest), lines(disk.newest_received_at && `received ${age(disk.newest_received_at, now)}`, log.newest_height != null && `block ${count(log.newest_height)}`));
     this.tile("Events per second", this.chart.isEmpty() ? "…" : perSecond(this.chart.rate()), `${count(log.stored)} since the start`);
     this.tile("Events kept", count(events), disk.oldest_received_at ? `since ${clock(disk.oldest_received_at).split(" ")[0]}` : "");
-    this.tile("On disk", disk.bytes === null ? "unknown" : bytes(disk.bytes), `${counted(disk.segments ?? 0, "segment")}; ${retention(disk)}`);
-    this.tile("Disk left", disk.available_bytes === null ? "unknown" : bytes(disk.available_bytes), untilFull(disk), log.waits_for_room || (disk.days_until_full ?? Infinity) < DAYS_LEFT_MIN);
+    this.tile("On disk", disk.bytes === null ? "unknown" : bytes(disk.bytes), lines(counted(disk.segments ?? 0, "segment"), retention(disk)));
+    this.tile("Disk left", disk.available_bytes === null ? "unknown" : bytes(disk.available_bytes), untilFull(disk), log.waits_for_room || isNearlyFull(disk));
     const slowest = streams.classes.reduce((most, { lag_max }) => Math.max(most, lag_max), 0);
     this.tile("Subscribers", count(streams.open), slowest ? `the slowest is ${counted(slowest, "event")} behind` : streams.open ? "none is behind" : "");
-    const lost = log.lost.missing + log.lost.damaged + log.lost.marked;
-    if (lost) this.tile("Lost events", count(lost), "see `sidecar-log verify`", true);
+    if (lostOf(log)) this.tile("Lost events", count(lostOf(log)), "see `sidecar-log verify`", true);
     if (log.stopped) this.tile("Storing", "stopped", log.stopped, true);
     else this.tileOf.get("Storing")?.root.remove(), this.tileOf.delete("Storing");
   }
@@ -309,10 +369,12 @@ function retention({ retention_bytes_max, retention_seconds_max }) {
   return limits.length ? `keeps ${limits.join(" or ")}` : "keeps everything";
 }
 
+const isNearlyFull = ({ days_until_full }) => (days_until_full ?? Infinity) < DAYS_LEFT_MIN;
+
 function untilFull({ available_bytes, days_until_full, bytes_per_day }) {
   if (available_bytes === null) return "";
   if (days_until_full !== null) return `full in ${duration(days_until_full * 86_400)}`;
-  return bytes_per_day === null ? "too early to tell for how long" : "retention keeps it from filling";
+  return bytes_per_day === null ? "no forecast in the first hour" : "retention ends the growth";
 }
 
 /// Events per second by kind: stacked bars, one a second, and a table of the figures.
@@ -326,9 +388,10 @@ class Chart {
     this.svg.setAttribute("role", "img");
     this.svg.setAttribute("aria-label", "Events per second by kind over the last two minutes; the table has the figures");
     this.most = element("span");
-    const caption = element("figcaption", {}, this.most, element("span", { textContent: "last two minutes" }));
+    const caption = element("figcaption", {}, this.most);
+    const axis = element("p", { className: "axis", ariaHidden: "true" }, element("span", { textContent: "two minutes ago" }), element("span", { textContent: "now" }));
     this.table = new Table("Stored by kind", [["Kind"], ["Per second", "number"], ["Since the start", "number"]]);
-    this.root = element("div", { className: "chart" }, element("figure", {}, caption, this.svg), this.table.root);
+    this.root = element("div", { className: "chart" }, element("figure", {}, caption, this.svg, axis), this.table.root);
   }
 
   isEmpty() {
@@ -351,7 +414,7 @@ class Chart {
     for (const kind of Object.keys(counts)) if (!this.kinds.includes(kind)) this.kinds.push(kind);
     const totals = this.samples.map((sample) => [...sample.values()].reduce((sum, rate) => sum + rate, 0));
     const most = Math.max(...totals, 0);
-    setText(this.most, most ? `up to ${perSecond(most)} a second` : "no events yet");
+    setText(this.most, most ? `Up to ${perSecond(most)} events per second` : this.isEmpty() ? "Events per second" : "No events in this time");
     const left = SAMPLES_MAX - this.samples.length;
     const heights = this.samples.map(() => 0);
     this.kinds.forEach((kind, number) => {
@@ -383,12 +446,12 @@ document.querySelector("#servers .tables").append(...Object.values(servers).map(
 
 function showServers({ rpc, rest }, before, seconds) {
   byId("servers").hidden = !rpc && !rest;
-  const rate = (now, then) => (seconds > 0 ? perSecond(Math.max(now - then, 0) / seconds) : "…");
+  const rate = (now, then) => (seconds > 0 && then !== undefined ? perSecond(Math.max(now - then, 0) / seconds) : "…");
   servers.rpc.show(rpc ? [[rpc.node, rpc.is_connected ? ["connected", "good"] : ["away", "bad"], count(rpc.in_flight)]] : []);
   const calls = Object.entries(rpc?.calls ?? {}).sort(([, one], [, other]) => other - one);
-  servers.calls.show(calls.map(([method, calls]) => [method, rate(calls, before?.rpc?.calls[method] ?? 0), count(calls)]));
+  servers.calls.show(calls.map(([method, calls]) => [method, rate(calls, before?.rpc && (before.rpc.calls[method] ?? 0)), count(calls)]));
   const state = rest?.is_database_connected === false ? ["database away", "bad"] : ["serving", "good"];
-  servers.rest.show(rest ? [[state, count(rest.answered), rate(rest.answered, before?.rest?.answered ?? rest.answered), count(rest.in_flight)]] : []);
+  servers.rest.show(rest ? [[state, count(rest.answered), rate(rest.answered, before?.rest?.answered), count(rest.in_flight)]] : []);
 }
 
 let newestWarning = 0;
@@ -456,8 +519,9 @@ const explorer = {
     const { kinds, has_heights } = this.log ?? { kinds: [], has_heights: false };
     const chosen = new Set((wished.get("kinds") ?? "").split(","));
     const boxes = kinds.map((kind) => element("label", { className: "check" }, element("input", { type: "checkbox", value: kind, checked: chosen.has(kind) }), kind));
-    byId("kinds").replaceChildren(element("legend", { textContent: "Kinds (all, unless you choose)" }), ...boxes);
-    byId("kinds").hidden = kinds.length < 2;
+    byId("kinds").replaceChildren(...boxes);
+    byId("kinds-choice").hidden = kinds.length < 2;
+    byId("kinds-choice").open = kinds.length <= KINDS_OPEN_MAX;
     byId("start").querySelector("[value=height]").disabled = !has_heights;
     if (!has_heights && byId("start").value === "height") byId("start").value = "newest";
     this.startChosen();
@@ -476,6 +540,7 @@ const explorer = {
 
   // Shows events from the place that the form names.
   async begin() {
+    setText(byId("kinds-chosen"), this.kinds().join(", ") || "all");
     const start = byId("start").value;
     const at = start === "newest" ? "" : byId(start).value.trim();
     if (!this.log || (start !== "newest" && !at)) return;
@@ -483,6 +548,8 @@ const explorer = {
     this.isBusy = false;
     [this.earlier, this.later] = [null, null];
     byId("events").replaceChildren();
+    setText(byId("found"), "");
+    [byId("earlier").hidden, byId("later").hidden] = [true, true];
     remember({ log: this.log.name, start, at, kinds: this.kinds().join() });
     const parameter = { sequence: "from", height: "from_height", time: "since" }[start];
     if (!parameter) await this.load("up", {});
@@ -573,10 +640,10 @@ const explorer = {
     const rows = byId("events").children.length;
     const kinds = this.kinds().length ? " of these kinds" : "";
     const none = isOver ? `No events${kinds} here.` : `No events${kinds} so far: there are more to look through.`;
-    setText(byId("found"), rows ? `${counted(rows, "event")} shown, the newest at the end. The arrow keys move between them.` : none);
+    setText(byId("found"), rows ? `${counted(rows, "event")} shown, the newest at the end.` : none);
     if (!byId("follow").checked) announce(byId("found").textContent);
     byId("earlier").hidden = this.earlier === null;
-    byId("later").hidden = this.later === null;
+    byId("later").hidden = this.later === null || byId("follow").checked;
   },
 };
 
@@ -613,15 +680,16 @@ function wholeEvent({ source, received_at, header, payload }) {
   const pre = element("pre", { textContent: isCut ? `${text.slice(0, WHOLE_CHARACTERS_MAX)}\n… (${count(text.length)} characters in all)` : text, tabIndex: 0 });
   pre.setAttribute("role", "region");
   pre.setAttribute("aria-label", "The event's payload");
-  const tools = element("div", { className: "tools" });
+  const tools = element("div", { className: "tools" }, element("dl", { className: "facts" }, ...entries));
   if (navigator.clipboard) {
     const copy = element("button", { type: "button", textContent: "Copy payload" });
     copy.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(JSON.stringify(payload)).then(() => announce("Copied"), () => announce("It could not be copied"));
+      const say = (text) => { setText(copy, text); announce(text); };
+      await navigator.clipboard.writeText(JSON.stringify(payload)).then(() => say("Copied"), () => say("It could not be copied"));
     });
     tools.append(copy);
   }
-  return element("div", { className: "whole" }, element("dl", { className: "facts" }, ...entries), pre, tools);
+  return element("div", { className: "whole" }, tools, pre);
 }
 
 // The address keeps what is shown, so that it can be passed on.
@@ -655,6 +723,7 @@ byId("start").addEventListener("change", () => {
 });
 byId("kinds").addEventListener("change", () => explorer.begin());
 byId("follow").addEventListener("change", () => {
+  byId("later").hidden = explorer.later === null || byId("follow").checked;
   if (!byId("follow").checked) return;
   byId("list").scrollTop = byId("list").scrollHeight;
   if (shown) explorer.statusCame(shown);
@@ -674,5 +743,8 @@ byId("events").addEventListener("keydown", (event) => {
 });
 byId("earlier").addEventListener("click", () => explorer.load("up", { before: explorer.earlier }));
 byId("later").addEventListener("click", () => explorer.load("down", { from: explorer.later }));
+
+const zone = new Intl.DateTimeFormat("en", { timeZoneName: "longOffset" }).formatToParts().find(({ type }) => type === "timeZoneName").value;
+for (const node of document.querySelectorAll(".zone")) setText(node, zone.replace("GMT", "UTC").replace("+00:00", ""));
 
 followStatus();

@@ -55,9 +55,11 @@ impl Operation {
         };
         let content = ContentBuilder::new().schema(Some(schema)).example(examples.get(self.example).cloned());
         let success = ResponseBuilder::new().description("Found.").content("application/json", content.build());
+        let (summary, description) = self.text.split_once(". ").unzip();
         let operation = OperationBuilder::new()
             .operation_id(Some(self.id))
-            .summary(Some(self.summary))
+            .summary(Some(summary.unwrap_or(self.text).trim_end_matches('.')))
+            .description(description)
             .tag("event-sidecar")
             .parameters(Some(self.parameters.iter().map(Described::parameter)))
             .response("200", success);

@@ -56,7 +56,8 @@ const EVENTS_LABEL: Label = Label::of_all_below("/events/(...)");
 /// How the OpenAPI document describes an endpoint.
 pub(super) struct Operation {
     pub(super) id: &'static str,
-    pub(super) summary: &'static str,
+    /// The first sentence is the summary. Tools show the rest, in Markdown, once the operation is opened.
+    pub(super) text: &'static str,
     pub(super) parameters: &'static [Described],
     pub(super) answer: Answer,
     /// A request's target on the recorded network; its answer is the example.
@@ -266,7 +267,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(BLOCK_LABEL),
         operation: Some(Operation {
             id: "latest_block",
-            summary: "The block of the greatest height.",
+            text: "The block of the greatest height.",
             parameters: &[],
             answer: Answer::One("BlockAddedEnveloped"),
             example: "/block/1",
@@ -279,7 +280,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(BLOCK_LABEL),
         operation: Some(Operation {
             id: "block_by_hash_or_height",
-            summary: "A block by its hash or its height.",
+            text: "A block by its hash or its height.",
             parameters: &[Described(
                 "block_hash_or_height",
                 "The block's hash in hexadecimal, or its height in decimal.",
@@ -300,9 +301,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(Label::of("/blocks")),
         operation: Some(Operation {
             id: "blocks",
-            summary: "Blocks in the order of their height; with `newest`, from the greatest height down. To continue, ask with \
-                      `next` as `from_height`, or with `newest` as `before_height`, until it is null. Past the last one, the \
-                      page is empty.",
+            text: "Blocks in the order of their height. With `newest`, from the greatest height down. To continue, ask with \
+                   `next` as `from_height`, or with `newest` as `before_height`, until it is null. Past the last one, the \
+                   page is empty.",
             parameters: &[
                 Described("from_height", "The least height, 0 if absent.", Form::OptionalNumber, "1"),
                 Described("before_height", "Only blocks of lesser heights.", Form::OptionalNumber, "9"),
@@ -320,7 +321,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(Label::of("/transaction/(...)")),
         operation: Some(Operation {
             id: "transaction_by_hash",
-            summary: "What is known of an accepted transaction. It changes until the transaction is processed.",
+            text: "What is known of an accepted transaction. It changes until the transaction is processed.",
             parameters: &[TYPE, TRANSACTION],
             answer: Answer::One("TransactionAggregate"),
             example: "/transaction/deploy/3822d2aaf1254cac416ff7a16728634b7d8b0be8c050ac85e2c91fbfa12800a8",
@@ -336,7 +337,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(Label::of("/transaction/accepted/(...)")),
         operation: Some(Operation {
             id: "transaction_accepted_by_hash",
-            summary: "The transaction as a node accepted it.",
+            text: "The transaction as a node accepted it.",
             parameters: &[TYPE, TRANSACTION],
             answer: Answer::One("TransactionAcceptedEnveloped"),
             example: "/transaction/accepted/deploy/3822d2aaf1254cac416ff7a16728634b7d8b0be8c050ac85e2c91fbfa12800a8",
@@ -349,7 +350,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(Label::of("/transaction/processed/(...)")),
         operation: Some(Operation {
             id: "transaction_processed_by_hash",
-            summary: "The transaction's execution.",
+            text: "The transaction's execution.",
             parameters: &[TYPE, TRANSACTION],
             answer: Answer::One("TransactionProcessedEnveloped"),
             example: "/transaction/processed/deploy/3822d2aaf1254cac416ff7a16728634b7d8b0be8c050ac85e2c91fbfa12800a8",
@@ -362,7 +363,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(Label::of("/transaction/expired/(...)")),
         operation: Some(Operation {
             id: "transaction_expired_by_hash",
-            summary: "That the transaction's time to live ran out.",
+            text: "The transaction's expiry, once its time to live has run out.",
             parameters: &[TYPE, EXPIRED],
             answer: Answer::One("TransactionExpiredEnveloped"),
             example: "/transaction/expired/deploy/5a76e2fee5f7e3ca856edc7366a4f458f5d1ee38d1a00dcc3c64fcb44f2e4fb4",
@@ -375,8 +376,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(Label::of_all_below("/account/(...)")),
         operation: Some(Operation {
             id: "transactions_by_account",
-            summary: "The transactions that an account has initiated, the newest first: of each the first event that is stored. \
-                      To continue, ask for those before `next`, until it is null.",
+            text: "The transactions that an account has initiated, the newest first. Each comes with the first event that is \
+                   stored of it. To continue, ask for those before `next`, until it is null.",
             parameters: &[
                 Described(
                     "account",
@@ -401,7 +402,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(Label::of_all_below("/faults/(...)")),
         operation: Some(Operation {
             id: "faults_by_public_key_or_era",
-            summary: "The faults of a validator, or of an era.",
+            text: "The faults of a validator, or of an era.",
             parameters: &[Described(
                 "public_key_or_era",
                 "A public key in hexadecimal with its algorithm tag, or an era in decimal.",
@@ -422,7 +423,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(Label::of_all_below("/signatures/(...)")),
         operation: Some(Operation {
             id: "finality_signatures_by_block",
-            summary: "The finality signatures of a block.",
+            text: "The finality signatures of a block.",
             parameters: &[BLOCK],
             answer: Answer::List("FinalitySignatureEnveloped"),
             example: "/signatures/3d369b7b353d505d13446690b9b494dd107ecff87a1902640bfa81892380064b",
@@ -437,7 +438,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(Label::of_all_below("/step/(...)")),
         operation: Some(Operation {
             id: "step_by_era",
-            summary: "The step that ended an era.",
+            text: "The step that ended an era.",
             parameters: &[Described("era_id", "The era.", Form::Number, "1")],
             answer: Answer::One("StepEnveloped"),
             example: "/step/1",
@@ -450,9 +451,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(EVENTS_LABEL),
         operation: Some(Operation {
             id: "events",
-            summary: "Stored events in order; with `newest`, the newest first. To continue, ask with `next` as `from`, or with \
-                      `newest` as `before`, until it is null; where it is `head`, there is nothing more yet. A page may hold \
-                      fewer events than it might, even none, before that.",
+            text: "Stored events in order. With `newest`, the newest first. To continue, ask with `next` as `from`, or with \
+                   `newest` as `before`, until it is null. Where `next` equals `head`, there is nothing more yet. Before \
+                   that, a page may hold fewer events than `limit`, even none.",
             parameters: &[
                 FROM,
                 FROM_HEIGHT,
@@ -479,7 +480,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(EVENTS_LABEL),
         operation: Some(Operation {
             id: "event_by_sequence",
-            summary: "A stored event by its sequence, which is its id in the event stream.",
+            text: "A stored event by its sequence, which is its id in the event stream.",
             parameters: &[Described("sequence", "The sequence.", Form::Number, "1")],
             answer: Answer::One("StoredEvent"),
             example: "/events/1",
@@ -492,7 +493,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(LOGS_LABEL),
         operation: Some(Operation {
             id: "logs",
-            summary: "The logs that there are, of every dialect, with their ends and what their kinds are called.",
+            text: "The logs that there are, of every dialect, with their ends and what their kinds are called.",
             parameters: &[],
             answer: Answer::One("Logs"),
             example: "/logs",
@@ -505,7 +506,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(LOGS_LABEL),
         operation: Some(Operation {
             id: "log_status",
-            summary: "The ends of a log, and what its kinds are called.",
+            text: "The ends of a log, and what its kinds are called.",
             parameters: &[LOG],
             answer: Answer::One("Log"),
             example: "/logs/casper/status",
@@ -518,8 +519,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(LOGS_LABEL),
         operation: Some(Operation {
             id: "events_of_log",
-            summary: "Stored events of a log, as `/events` has those of Casper's. To continue, ask with `next` as `from`, or with \
-                      `newest` as `before`, until it is null.",
+            text: "Stored events of a log in order. The parameters and the pages are those of `/events`.",
             parameters: &[
                 LOG,
                 FROM,
@@ -547,7 +547,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(LOGS_LABEL),
         operation: Some(Operation {
             id: "event_of_log_by_sequence",
-            summary: "A stored event of a log by its sequence, which is its id in the event stream.",
+            text: "A stored event of a log by its sequence, which is its id in the event stream.",
             parameters: &[LOG, Described("sequence", "The sequence.", Form::Number, "1")],
             answer: Answer::One("StoredEvent"),
             example: "/logs/casper/events/1",
@@ -562,7 +562,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         label: Some(Label::of("/status")),
         operation: Some(Operation {
             id: "status",
-            summary: "The sidecar's version, and the log's ends and how its sources are, or whether the database answers.",
+            text: "The version, the log's ends and how its sources are, or whether the database answers.",
             parameters: &[],
             answer: Answer::One("Status"),
             example: "/status",

@@ -143,15 +143,10 @@ impl Listener {
                 _ => Attempt::Failed,
             });
             let of = node.max_attempts;
+            let attempt = if failed > of { failed.to_string() } else { format!("{}/{of}", failed.max(1)) };
             self.lines.connection.spend(source, || match end {
                 Some(_) => error!(node = source, "node cannot be used yet, retries continue: {}", with_causes(&lost)),
-                None => {
-                    warn!(
-                        "Lost connection to node {source}, on attempt {}/{of}: {}",
-                        failed.max(1),
-                        with_causes(&lost)
-                    );
-                }
+                None => warn!("Lost connection to node {source}, on attempt {attempt}: {}", with_causes(&lost)),
             });
             if attempts.are_used_up() && end.is_none() {
                 counters.status.set(SourceStatus::AttemptsUsedUp);
