@@ -73,6 +73,29 @@ fn every_metric_of_dashboard_and_alerts_exists_and_the_dashboard_shows_all_that_
     assert!(left_out.is_empty(), "the dashboard does not show {left_out:?}");
 }
 
+/// Several logs and several processes are told apart, and no panel hides another.
+#[test]
+fn lines_of_the_dashboard_name_their_log_and_are_of_one_process_and_panels_do_not_overlap() {
+    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    for target in panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten() {
+        let [expression, legend] = ["expr", "legendFormat"].map(|member| target[member].as_str().unwrap());
+        let selectors = expression.matches('{').count();
+        assert_eq!(expression.matches(r#"{job="$job",instance="$instance""#).count(), selectors, "{expression}");
+        let is_per_log = expression.contains("$log") && !expression.contains("sum by (le)");
+        assert!(!is_per_log || legend.contains("{{log}}"), "{legend}: {expression}");
+    }
+    let place = |panel: &serde_json::Value| ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
+    for (number, one) in panels.iter().enumerate() {
+        let [x, y, w, h] = place(one);
+        for other in &panels[number + 1..] {
+            let [its_x, its_y, its_w, its_h] = place(other);
+            let is_apart = x + w <= its_x || its_x + its_w <= x || y + h <= its_y || its_y + its_h <= y;
+            assert!(is_apart && one["id"] != other["id"], "{} and {}", one["title"], other["title"]);
+        }
+    }
+}
+
 /// The expressions of the alerts, without their words for people.
 fn alert_expressions() -> String {
     ALERTS.lines().filter(|line| line.trim_start().starts_with("expr:")).collect::<Vec<_>>().join("\n")
