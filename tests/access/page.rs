@@ -184,6 +184,9 @@ async fn the_page_works_with_a_token_and_below_a_prefix() {
     let mut browser = Chromium::start();
     browser.open(&address);
     browser.wait_until("!document.getElementById('token-form').hidden && document.activeElement.id === 'token'");
+    // Nothing is known yet, so nothing is said of events and warnings.
+    let unknown = "['warned', 'explorer', 'problems'].every((id) => document.getElementById(id).hidden)";
+    assert_eq!(browser.evaluate(unknown), true);
     let give = |token: &str| {
         format!(
             "document.getElementById('token').value = '{token}'; document.querySelector('#token-form button').click()"

@@ -163,14 +163,14 @@ async function followStatus() {
     } catch (error) {
       if (error.status === 401) {
         setConnection("a token is needed", "");
-        showStale("a token is needed");
+        showStale("The server wants a token.");
         await needToken(token ? "The server does not know this token." : "");
         continue;
       }
       if (error.status) problem = error.message;
     }
     setConnection(problem, problem === "reconnecting…" ? "" : "bad");
-    if (failures > 0) showStale(problem);
+    if (failures > 0) showStale("The server does not answer.");
     await pause(PAUSES[Math.min(failures, PAUSES.length - 1)]);
   }
 }
@@ -209,9 +209,9 @@ function setConnection(text, mood) {
 
 /// What the page has is of another time, which must not look like good news.
 function showStale(problem) {
-  if (!shown || !byId("stale").hidden) return;
+  if (!shown) return;
   mark(byId("readiness"), "unknown", "");
-  setText(byId("stale"), `The figures are those of ${clock(shown.now)}. Since then: ${problem}.`);
+  setText(byId("stale"), `${problem} What is below is from ${clock(shown.now)}.`);
   byId("stale").hidden = false;
   document.body.classList.add("stale");
   document.title = "No answer – Sidecar";
@@ -234,6 +234,8 @@ function showStatus(status) {
   showProblems(problems(status), status.is_ready);
   showLogs(status, before, seconds);
   showServers(status, past[0], secondsBetween(past[0], status));
+  byId("warned").hidden = false;
+  byId("skip").hidden = byId("explorer").hidden = status.logs.length === 0;
   showWarnings(status.warnings);
   explorer.statusCame(status);
 }
