@@ -248,15 +248,15 @@ fn introduction(addresses: Addresses, log: &Path) -> String {
            log            {log}\n\
          \n\
          Try, in another terminal:\n  \
-           curl -N 'http://127.0.0.1:{port}/eth/v1/events?topics=head,block'                what is new\n  \
-           curl -N 'http://127.0.0.1:{port}/eth/v1/events?topics=head&start_from=0'         everything, then what is new\n  \
-           curl -N -H 'last-event-id: 9' 'http://127.0.0.1:{port}/eth/v1/events?topics=head'   as a browser resumes\n  \
+           curl -N 'http://127.0.0.1:{port}/eth/v1/events?topics=head,block'                  what is new\n  \
+           curl -N 'http://127.0.0.1:{port}/eth/v1/events?topics=head&start_from=0'           everything, then what is new\n  \
+           curl -N -H 'last-event-id: 9' 'http://127.0.0.1:{port}/eth/v1/events?topics=head'  as a browser resumes\n  \
            curl -N -H 'accept: application/x-ndjson' \\\n       \
-                'http://127.0.0.1:{port}/eth/v1/events?topics=head&start_from=0'             as lines of JSON\n  \
-           curl 'http://127.0.0.1:{port}/eth/v1/events?topics=weather_forecast'             an error as the standard has it\n  \
-           curl 'http://127.0.0.1:{rest}/logs'                                              the logs\n  \
-           curl 'http://127.0.0.1:{rest}/logs/beacon/events?newest=2&types=head'            the newest heads\n  \
-           curl 'http://127.0.0.1:{admin}/metrics'                                          how everything is\n  \
+                'http://127.0.0.1:{port}/eth/v1/events?topics=head&start_from=0'              as lines of JSON\n  \
+           curl 'http://127.0.0.1:{port}/eth/v1/events?topics=weather_forecast'               an error as the standard has it\n  \
+           curl 'http://127.0.0.1:{rest}/logs'                                                the logs\n  \
+           curl 'http://127.0.0.1:{rest}/logs/beacon/events?newest=2&types=head'              the newest heads\n  \
+           curl 'http://127.0.0.1:{admin}/metrics'                                             how everything is\n  \
            sidecar-log inspect {log}\n\
          \n\
          Ctrl-C ends it.\n"

@@ -52,7 +52,7 @@ fn introduction(addresses: Addresses, log: &Path) -> String {
            curl -N -H 'accept: text/event-stream' \\\n       \
                 'http://127.0.0.1:{port}/v1/balls/ping'                             the same for browsers\n  \
            curl 'http://127.0.0.1:{port}/v1/serve/anna?text=hello'                  one answer\n  \
-           curl 'http://127.0.0.1:{admin}/metrics'                                  how everything is\n  \
+           curl 'http://127.0.0.1:{admin}/metrics'                                   how everything is\n  \
            sidecar-log inspect {log}\n\
          \n\
          Ctrl-C ends it.\n"

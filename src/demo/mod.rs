@@ -224,15 +224,15 @@ fn introduction(addresses: Addresses, log: &Path, Recorded { events, duration }:
            log            {log}\n\
          \n\
          Try, in another terminal:\n  \
-           curl -N 'http://127.0.0.1:{port}/events?start_from=0'                    everything, then what is new\n  \
-           curl -N 'http://127.0.0.1:{port}/events?start_from=0&types=BlockAdded'   blocks only\n  \
-           curl -N 'http://127.0.0.1:{port}/events?start_from=0&until=9'            the first ten, then the end\n  \
+           curl -N 'http://127.0.0.1:{port}/events?start_from=0'                   everything, then what is new\n  \
+           curl -N 'http://127.0.0.1:{port}/events?start_from=0&types=BlockAdded'  blocks only\n  \
+           curl -N 'http://127.0.0.1:{port}/events?start_from=0&until=9'           the first ten, then the end\n  \
            curl -N -H 'accept: application/x-ndjson' \\\n       \
-                'http://127.0.0.1:{port}/events?start_from=0'                        as lines of JSON, for jq and the like\n  \
+                'http://127.0.0.1:{port}/events?start_from=0'                      as lines of JSON, for jq and the like\n  \
            curl 'http://127.0.0.1:{rest}/block'                                    the newest block\n  \
-           curl 'http://127.0.0.1:{rest}/events?from=0&limit=10'                    the first ten, as a page\n  \
+           curl 'http://127.0.0.1:{rest}/events?from=0&limit=10'                   the first ten, as a page\n  \
            curl -H 'content-type: application/json' http://127.0.0.1:{rpc}/rpc \\\n       \
-                -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"chain_get_block\"}}'             the same from the node\n  \
+                -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"chain_get_block\"}}'          the same from the node\n  \
            curl 'http://127.0.0.1:{admin}/metrics'                                  how everything is\n  \
            sidecar-log inspect {log}\n\
          \n\
