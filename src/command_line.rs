@@ -14,6 +14,7 @@ use crate::demo;
 /// Stores a blockchain node's event stream in a durable log, and re-serves it over SSE from any sequence on.
 #[derive(Parser)]
 #[command(
+    name = "sidecar",
     version,
     subcommand_negates_reqs = true,
     args_conflicts_with_subcommands = true,

@@ -149,7 +149,7 @@ fn help_and_version_are_printed_and_a_missing_argument_is_a_usage_error() {
     for (arguments, text) in [
         (["--help"], "--path-to-config"),
         (["-h"], "--path-to-config"),
-        (["--version"], env!("CARGO_PKG_VERSION")),
+        (["--version"], concat!("sidecar ", env!("CARGO_PKG_VERSION"), " (commit ")),
         (["-V"], env!("CARGO_PKG_VERSION")),
     ] {
         let mut process = sidecar(&arguments);
