@@ -93,6 +93,34 @@ fn every_alert_is_explained_and_every_explained_alert_exists() {
 }
 
 #[test]
+fn the_debian_package_is_named_as_the_build_names_it() {
+    let read = |file: &str| std::fs::read_to_string(repository().join(file)).unwrap();
+    let manifest: toml::Table = read("packaging/Cargo.toml").parse().unwrap();
+    let package = &manifest["package"]["metadata"]["deb"];
+    let name = package["name"].as_str().unwrap();
+    // Without the key, cargo-deb takes 1.
+    let revision = package.get("revision").map_or("1", |revision| revision.as_str().unwrap());
+    let version = format!("{}-{revision}", env!("CARGO_PKG_VERSION"));
+    let newest = read("packaging/debian/changelog");
+    assert!(newest.starts_with(&format!("{name} ({version}) ")), "the package's changelog begins with another version");
+    let files = [
+        format!("{name}_{version}_amd64.deb"),
+        format!("{name}_{version}_arm64.deb"),
+        // The pattern of them all.
+        format!("{name}_VERSION-{revision}_ARCHITECTURE.deb"),
+    ];
+    let mut count = 0;
+    for page in Page::all() {
+        let words = page.text.split(|letter: char| letter.is_whitespace() || "/`'\"()".contains(letter));
+        for file in words.filter(|word| word.ends_with(".deb") && !word.starts_with('*')) {
+            assert!(files.iter().any(|made| made == file), "{}: {file} is none of {files:?}", page.path.display());
+            count += 1;
+        }
+    }
+    assert!(count >= 3, "the documents name only {count} packages");
+}
+
+#[test]
 fn every_command_of_sidecar_is_one_that_it_takes() {
     documentation::expect_commands_to_be_taken("sidecar", BINARY);
 }
