@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use sidecar::engine::storage_folder::is_log;
 use sidecar_test_support::client::{Request, SseClient, get};
 use sidecar_test_support::node::{NodeOptions, SimulatedNode, stream};
 use sidecar_test_support::process::SidecarBuilder;
@@ -145,11 +146,15 @@ fn add_faults(connection: &mut Connection, eras: std::ops::Range<i64>, bytes: us
         let row = r#"INSERT INTO "event_log" SELECT 100 + ?1, 5, "event_source_address", 100 + ?1, ?1 || ' 01',
             "inserted_timestamp", "emitted_timestamp", "api_version", "network_name" FROM "event_log" WHERE "event_log_id" = 1"#;
         transaction.execute(row, [era]).unwrap();
-        let padding: String = format!("{era:016x}").repeat(bytes / 16);
-        let raw = format!(r#"{{"era_id":{era},"public_key":"01","padding":"{padding}"}}"#);
-        transaction.execute(r#"INSERT INTO "Fault" VALUES(?1, '01', ?2, 100 + ?1)"#, (era, raw)).unwrap();
+        let fault = r#"INSERT INTO "Fault" VALUES(?1, '01', ?2, 100 + ?1)"#;
+        transaction.execute(fault, (era, raw_fault(era, bytes))).unwrap();
     }
     transaction.commit().unwrap();
+}
+
+fn raw_fault(era: i64, bytes: usize) -> String {
+    let padding = format!("{era:016x}").repeat(bytes / 16);
+    format!(r#"{{"era_id":{era},"public_key":"01","padding":"{padding}"}}"#)
 }
 
 #[tokio::test]
@@ -173,13 +178,36 @@ async fn an_import_that_was_killed_leaves_no_log_and_the_next_start_makes_the_wh
     assert_eq!(refused.wait_for_exit().code(), Some(1));
     assert!(refused.errors().contains("start with `--import-history`"), "{}", refused.errors());
 
-    let mut stopped = sidecar_with_key(folder.path(), &node).spawn();
-    stopped.wait_for_output("checking").await;
-    assert!(stopped.terminate().success(), "{}", stopped.errors());
-
     let sidecar = sidecar_with_key(folder.path(), &node).rest_api().start().await;
     let head = get(sidecar.rest_address(), "/events?limit=1").await;
     assert!(head.body.ends_with(r#""head":5010}"#), "{:.300}", head.body);
+    assert!(!importing.exists());
+}
+
+#[tokio::test]
+async fn an_import_that_sigterm_stops_ends_in_order_and_the_command_it_logs_makes_the_whole() {
+    let (folder, mut connection) = left_by_the_reference();
+    add_faults(&mut connection, 1..10_001, 256);
+    let node = node(&[]);
+    let importing = folder.path().join("logs/casper.importing");
+    for stage in ["stage=\"checking\"", "stage=\"importing\""] {
+        let mut stopped = sidecar(folder.path()).node(node.address()).argument("--import-history").spawn();
+        stopped.wait_for_output(stage).await;
+        assert!(stopped.terminate().success(), "{}", stopped.errors());
+        let output = stopped.output();
+        assert!(output.contains("the import of history was stopped before its end"), "{output}");
+        let command = format!("--path-to-config {} --import-history\"", stopped.config_file().display());
+        assert!(output.contains(&command), "{output}");
+        assert!(!output.contains("listens on"), "{output}");
+        assert!(!is_log(&folder.path().join("logs/casper")).unwrap(), "it was stopped in the middle");
+    }
+
+    let sidecar = sidecar(folder.path()).node(node.address()).argument("--import-history").start().await;
+    let faults = (1..10_001).map(|era| format!(r#"{{"Fault":{}}}"#, raw_fault(era, 256)));
+    let whole: Vec<String> = said_once().into_iter().chain(faults).collect();
+    let mut all = SseClient::connect(sidecar.sse_address(), "/events?start_from=0&until=10009").await;
+    all.expect_bytes(&stream("2.0.0", 0, &whole)).await;
+    assert_eq!(all.next_chunk().await, None, "nothing is doubled");
     assert!(!importing.exists());
 }
 

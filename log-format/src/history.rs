@@ -50,47 +50,78 @@ fn oldest_header(log: &dyn Storage) -> Result<SegmentHeader> {
     Ok(SegmentFile::open(log, oldest, false)?.header)
 }
 
-/// Copies the segments of `history` in front of `log`, whose lock the caller holds. What an earlier call has copied already
-/// is passed over; returns how many segments are new.
+/// Puts `history` in front of `log`, whose lock the caller holds. What an earlier call has copied already is passed over.
 ///
 /// # Errors
-/// [`Error::Refused`] when the history is of another log, does not end where the log begins, or lacks the mark that says so,
-/// or what the storages answer. What was copied before that is part of the log.
-pub fn put_in_front(log: &dyn Storage, _lock: &dyn Lock, history: &dyn Storage) -> Result<usize> {
-    let SegmentHeader { mut first_sequence, mut chain_before, log_id, dialect, .. } = oldest_header(log)?;
-    let mut oldest = OldestFile::open(log, first_sequence)?;
+/// What the storages answer.
+pub fn put_in_front<'a>(log: &'a dyn Storage, _lock: &'a dyn Lock, history: &'a dyn Storage) -> Result<InFront<'a>> {
+    let header = oldest_header(log)?;
+    let mut oldest = OldestFile::open(log, header.first_sequence)?;
     // An earlier call may have been cut short before it recorded what it had copied.
-    oldest.lower_to(first_sequence)?;
-    let mut copied = 0;
-    let older = list_segments(history)?.into_iter().rev().skip_while(|&segment| segment >= first_sequence);
-    for segment in older.collect::<Vec<_>>() {
-        let file = SegmentFile::open(history, segment, false)?;
+    oldest.lower_to(header.first_sequence)?;
+    let mut older = list_segments(history)?;
+    older.retain(|&segment| segment < header.first_sequence);
+    Ok(InFront { log, history, older, header, oldest })
+}
+
+/// Copies a segment of the history each time that it is asked for one, and returns the first sequence of the log then. A
+/// caller may stop in between: the next call of [`put_in_front`] continues there.
+///
+/// An error is [`Error::Refused`] when the history is of another log, does not end where the log begins, or lacks the mark that
+/// says so, or else what the storages answer. It ends the copying. What was copied before is part of the log.
+#[must_use = "nothing is copied before a segment is asked for"]
+pub struct InFront<'a> {
+    log: &'a dyn Storage,
+    history: &'a dyn Storage,
+    /// The segments to copy. The last one is the next.
+    older: Vec<Sequence>,
+    /// Of the segment that the log begins with.
+    header: SegmentHeader,
+    oldest: OldestFile,
+}
+
+impl Iterator for InFront<'_> {
+    type Item = Result<Sequence>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let segment = self.older.pop()?;
+        let copied = self.copy(segment);
+        if copied.is_err() {
+            self.older.clear();
+        }
+        Some(copied.map(|()| segment))
+    }
+}
+
+impl InFront<'_> {
+    fn copy(&mut self, segment: Sequence) -> Result<()> {
+        let SegmentHeader { first_sequence, chain_before, log_id, dialect, .. } = &self.header;
+        let file = SegmentFile::open(self.history, segment, false)?;
         let refuse =
             |reason: String| Err(Error::Refused { reason: format!("{} cannot be in front: {reason}", file.name) });
-        if file.header.log_id != log_id || file.header.dialect != dialect {
+        if file.header.log_id != *log_id || file.header.dialect != *dialect {
             return refuse("it belongs to another log".to_owned());
         }
         let Some((footer, _)) = Footer::read(&file.name, file.file.as_ref())? else {
             return refuse("it is not sealed".to_owned());
         };
-        if footer.end_sequence != first_sequence {
+        if footer.end_sequence != *first_sequence {
             return refuse(format!("it ends before {}, and the log begins at {first_sequence}", footer.end_sequence));
         }
         // Only the log's own first event begins the chain again; what an earlier call has copied continues the history's.
-        if chain_before == CHAIN_START {
-            if !ends_history(&file, &footer, first_sequence)? {
+        if *chain_before == CHAIN_START {
+            if !ends_history(&file, &footer, *first_sequence)? {
                 return refuse(format!("no import mark in it names {first_sequence} as the first event after it"));
             }
-        } else if footer.chain_after != chain_before {
+        } else if footer.chain_after != *chain_before {
             return refuse("the log's chain does not continue its own".to_owned());
         }
-        copy_segment(&file, log)?;
+        copy_segment(&file, self.log)?;
         // Only now: a log that has to hold what is not there yet has lost it.
-        oldest.lower_to(segment)?;
-        (first_sequence, chain_before) = (segment, file.header.chain_before);
-        copied += 1;
+        self.oldest.lower_to(segment)?;
+        self.header = file.header;
+        Ok(())
     }
-    Ok(copied)
 }
 
 /// Whether the segment has the mark by which readers know that the chain begins again at `next`.

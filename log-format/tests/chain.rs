@@ -12,7 +12,7 @@ use sidecar_log_format::{
     history::{beginning, put_in_front},
     next_chain_value,
     repair::{RepairOptions, repair},
-    storage::Storage,
+    storage::{Lock, Storage},
     verify::{StretchStart, Verification, verify},
 };
 use simulated_disk::SimulatedDisk;
@@ -252,6 +252,11 @@ fn log_from(first: u64, payloads: &[String], history_end: Option<u64>) -> Simula
     disk
 }
 
+/// Puts the history in front of the log; returns how many of its segments are new there.
+fn put_all(log: &SimulatedDisk, lock: &dyn Lock, history: &SimulatedDisk) -> sidecar_log_format::Result<usize> {
+    put_in_front(log, lock, history)?.try_fold(0, |copied, segment| segment.map(|_| copied + 1))
+}
+
 #[test]
 fn history_in_front_of_a_log_is_read_with_it_and_shows_as_a_stretch_of_its_own_wherever_a_crash_stops_it() {
     let payloads: Vec<String> = (0..14).map(|number| format!("{{\"Step\":{{\"era_id\":{number}}}}}")).collect();
@@ -267,14 +272,11 @@ fn history_in_front_of_a_log_is_read_with_it_and_shows_as_a_stretch_of_its_own_w
         let older_ones: Vec<String> =
             part.keys().filter(|name| name.ends_with(".segment")).take(3 - copied_before_the_crash).cloned().collect();
         older_ones.iter().for_each(|name| drop(part.remove(name)));
-        assert_eq!(
-            put_in_front(&log, lock.as_ref(), &SimulatedDisk::with_files(1, part)).unwrap(),
-            copied_before_the_crash
-        );
+        assert_eq!(put_all(&log, lock.as_ref(), &SimulatedDisk::with_files(1, part)).unwrap(), copied_before_the_crash);
         let first = [100, 98, 95, 92][copied_before_the_crash];
         for (again, first) in [(false, first), (true, 92)] {
             if again {
-                assert_eq!(put_in_front(&log, lock.as_ref(), &history).unwrap(), 3 - copied_before_the_crash);
+                assert_eq!(put_all(&log, lock.as_ref(), &history).unwrap(), 3 - copied_before_the_crash);
             }
             let storage: Arc<dyn Storage> = Arc::new(log.clone());
             let found = verify(&storage, &mut |_| {}).unwrap();
@@ -300,24 +302,40 @@ fn history_in_front_of_a_log_is_read_with_it_and_shows_as_a_stretch_of_its_own_w
 }
 
 #[test]
+fn history_whose_caller_stops_between_its_segments_is_continued_by_the_next() {
+    let payloads: Vec<String> = (0..14).map(|number| format!("{{\"Step\":{{\"era_id\":{number}}}}}")).collect();
+    let (older, newer) = payloads.split_at(8);
+    let (history, log) = (log_from(92, older, Some(100)), log_from(100, newer, None));
+    let lock = log.lock().unwrap().unwrap();
+    for begins_at in [98, 95, 92] {
+        let mut copying = put_in_front(&log, lock.as_ref(), &history).unwrap();
+        assert_eq!(copying.next().unwrap().unwrap(), begins_at);
+        let found = verify(&(Arc::new(log.clone()) as Arc<dyn Storage>), &mut |_| {}).unwrap();
+        assert!(found.is_sound, "{:?}", found.problems);
+        assert_eq!((found.first_sequence, found.next_sequence), (begins_at, 106));
+    }
+    assert!(put_in_front(&log, lock.as_ref(), &history).unwrap().next().is_none());
+}
+
+#[test]
 fn what_does_not_end_where_a_log_begins_or_has_no_mark_of_that_is_not_put_in_front() {
     let payloads: Vec<String> = (0..3).map(|number| format!("{{\"Step\":{{\"era_id\":{number}}}}}")).collect();
     let log = log_from(100, &payloads, None);
     let lock = log.lock().unwrap().unwrap();
-    let refused = put_in_front(&log, lock.as_ref(), &log_from(90, &payloads, Some(93))).unwrap_err().to_string();
+    let refused = put_all(&log, lock.as_ref(), &log_from(90, &payloads, Some(93))).unwrap_err().to_string();
     assert!(refused.contains("00000000000000000093.segment cannot be in front"), "{refused}");
 
     // Without the mark, a chain that begins again would be a change.
     let unmarked = log_from(97, &payloads, Some(1));
-    let refused = put_in_front(&log, lock.as_ref(), &unmarked).unwrap_err().to_string();
+    let refused = put_all(&log, lock.as_ref(), &unmarked).unwrap_err().to_string();
     assert!(refused.contains("no import mark in it names 100 as the first event after it"), "{refused}");
     // And what an earlier call copied is continued by the same history only.
     let history: Vec<String> = (0..5).map(|number| format!("{{\"Step\":{{\"era_id\":{number}}}}}")).collect();
     let mut last_part = log_from(95, &history, Some(100)).files();
     last_part.remove("00000000000000000095.segment").unwrap();
-    assert_eq!(put_in_front(&log, lock.as_ref(), &SimulatedDisk::with_files(1, last_part)).unwrap(), 1);
+    assert_eq!(put_all(&log, lock.as_ref(), &SimulatedDisk::with_files(1, last_part)).unwrap(), 1);
     let other: Vec<String> = payloads.into_iter().rev().collect();
-    let refused = put_in_front(&log, lock.as_ref(), &log_from(95, &other, Some(98))).unwrap_err().to_string();
+    let refused = put_all(&log, lock.as_ref(), &log_from(95, &other, Some(98))).unwrap_err().to_string();
     assert!(refused.contains("the log's chain does not continue its own"), "{refused}");
     let found = verify(&(Arc::new(log) as Arc<dyn Storage>), &mut |_| {}).unwrap();
     assert!(found.is_sound, "{:?}", found.problems);

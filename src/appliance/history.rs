@@ -25,6 +25,9 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Rows with something wrong that get a line each; the others are only counted.
 const WARNINGS_MAX: u64 = 20;
 
+/// The argument that has history imported.
+const IMPORT_HISTORY: &str = "--import-history";
+
 /// What was found in the storage folder.
 pub(super) struct Left {
     database: Option<LeftDatabase>,
@@ -33,7 +36,7 @@ pub(super) struct Left {
 }
 
 /// Imports the history, if that is asked for and is not done yet, and completes what an import was stopped in. `None` when `end`
-/// came first: then the next import begins again.
+/// came first: then the next start continues.
 pub(super) async fn import(storage: &Storage, end: Pin<&mut impl Future<Output = ()>>) -> anyhow::Result<Option<Left>> {
     let is_stopped = Arc::new(AtomicBool::new(false));
     let importing = tokio::task::spawn_blocking({
@@ -47,8 +50,12 @@ pub(super) async fn import(storage: &Storage, end: Pin<&mut impl Future<Output =
     }
     // It holds the log's lock until it ends, which is soon.
     match importing.await? {
-        Err(error) if !error.is::<Stopped>() => Err(error),
-        _ => Ok(None),
+        Err(error) if error.is::<Stopped>() => {
+            let command = command_to_import();
+            warn!(command, "the import of history was stopped before its end; start with this command to complete it");
+            Ok(None)
+        }
+        outcome => outcome.map(|_| None),
     }
 }
 
@@ -142,7 +149,7 @@ fn is_later(log: &Log, begun: Timestamp) -> bool {
     first_received().is_some_and(|received| received >= begun.saturating_add(1_000_000))
 }
 
-/// The command that started this process, and the argument that it lacks.
+/// The command that started this process, with the argument to import.
 fn command_to_import() -> String {
     let is_plain = |argument: &str| {
         !argument.is_empty() && argument.chars().all(|letter| letter.is_alphanumeric() || "-_./=:,+@%".contains(letter))
@@ -151,8 +158,9 @@ fn command_to_import() -> String {
         true => argument,
         false => format!("'{}'", argument.replace('\'', r"'\''")),
     };
-    let arguments = env::args_os().map(|argument| quoted(argument.to_string_lossy().into_owned()));
-    arguments.chain(["--import-history".to_owned()]).collect::<Vec<_>>().join(" ")
+    let arguments = env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    let others = arguments.filter(|argument| argument != IMPORT_HISTORY).map(quoted);
+    others.chain([IMPORT_HISTORY.to_owned()]).collect::<Vec<_>>().join(" ")
 }
 
 /// A bar on a terminal, log lines elsewhere.
@@ -168,7 +176,7 @@ struct Shown {
 
 /// The process is to end.
 #[derive(Debug, thiserror::Error)]
-#[error("the import was stopped; the next one begins again")]
+#[error("the import was stopped")]
 struct Stopped;
 
 impl Shown {
@@ -208,14 +216,17 @@ impl Progress for Shown {
         }
     }
 
-    fn advance(&mut self) -> anyhow::Result<()> {
-        ensure!(!self.is_stopped.load(Ordering::Relaxed), Stopped);
+    fn advance(&mut self) {
         self.read += 1;
         match &self.bar {
             Some(bar) => bar.inc(1),
             None if self.read.is_multiple_of(1024) && self.reported.elapsed() >= REPORT_INTERVAL => self.report(),
             None => {}
         }
+    }
+
+    fn stop_if_asked(&self) -> anyhow::Result<()> {
+        ensure!(!self.is_stopped.load(Ordering::Relaxed), Stopped);
         Ok(())
     }
 

@@ -73,9 +73,8 @@ impl Progress for Shown {
         self.bar.set_message(stage.name());
     }
 
-    fn advance(&mut self) -> anyhow::Result<()> {
+    fn advance(&mut self) {
         self.bar.inc(1);
-        Ok(())
     }
 
     fn warn(&mut self, row: i64, what: &str) {

@@ -47,10 +47,15 @@ pub trait Progress {
     fn begin(&mut self, stage: Stage, rows: u64);
 
     /// A row is read.
+    fn advance(&mut self);
+
+    /// Called often, so that an import can be stopped.
     ///
     /// # Errors
     /// When the import is to stop here.
-    fn advance(&mut self) -> anyhow::Result<()>;
+    fn stop_if_asked(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
 
     /// Something that is wrong with a row, which the import passes over.
     fn warn(&mut self, row: i64, what: &str);
@@ -141,7 +146,7 @@ impl Display for Summary {
 /// cannot be written. Then there is no new log, and a log that was there is as it was or has part of the history, which the
 /// next import completes.
 pub fn import(database: &Database, place: Place, progress: &mut dyn Progress) -> anyhow::Result<Outcome> {
-    if let Some(oldest) = place.resume()? {
+    if let Some(oldest) = place.resume(progress)? {
         return Ok(Outcome::Continued { oldest });
     }
     place.check_room()?;
@@ -167,11 +172,12 @@ impl Known {
     const EVENTS_MAX: usize = 1_000_000;
 
     /// Reads the log, up to the block that has the `events_max`th event.
-    fn read(log: &Log, events_max: usize) -> anyhow::Result<Self> {
+    fn read(log: &Log, events_max: usize, progress: &dyn Progress) -> anyhow::Result<Self> {
         let mut known = Known::default();
         let mut cursor = Cursor::new(log, log.oldest());
         let mut last_received = 0;
         while let Some(run) = cursor.next_run()? {
+            progress.stop_if_asked()?;
             if known.len() >= events_max {
                 // Databases that keep whole seconds have the next events from the beginning of this one.
                 known.read_until = Some(last_received - last_received % 1_000_000);
@@ -211,9 +217,9 @@ impl Known {
 }
 
 /// What the log that history is put in front of has already.
-fn known_events(place: &Place, events_max: usize) -> anyhow::Result<Known> {
+fn known_events(place: &Place, events_max: usize, progress: &dyn Progress) -> anyhow::Result<Known> {
     let log = Log::open(Arc::new(place.storage().clone()), ReadOptions::default())?;
-    let known = Known::read(&log, events_max)?;
+    let known = Known::read(&log, events_max, progress)?;
     // Imported events are not in the order of their receive times, so these do not show what was not read.
     if known.read_until.is_some() && has_imported(&log)? {
         bail!(
@@ -249,7 +255,7 @@ struct Target {
 impl<'a> Importer<'a> {
     fn new(place: Place, known_max: usize, progress: &'a mut dyn Progress) -> anyhow::Result<Self> {
         let known = match place.beginning {
-            Some(_) => known_events(&place, known_max)?,
+            Some(_) => known_events(&place, known_max, progress)?,
             None => Known::default(),
         };
         let in_front_of = place.beginning.as_ref().map(|beginning| beginning.first_sequence);
@@ -289,7 +295,8 @@ impl<'a> Importer<'a> {
     }
 
     fn take(&mut self, row: &Row<'_>) -> anyhow::Result<()> {
-        self.progress.advance()?;
+        self.progress.stop_if_asked()?;
+        self.progress.advance();
         let (payload, identity) = match payload(row) {
             Ok(content) => content,
             Err(what) => {
@@ -382,7 +389,7 @@ impl<'a> Importer<'a> {
             None => mark(&mut writer, &serde_json::json!({"import": "end", "events": imported}))?,
         }
         writer.close()?;
-        self.place.finish()?;
+        self.place.finish(self.progress)?;
         Ok(self.checked)
     }
 }
@@ -449,9 +456,7 @@ mod tests {
 
     impl Progress for Unseen {
         fn begin(&mut self, _: Stage, _: u64) {}
-        fn advance(&mut self) -> anyhow::Result<()> {
-            Ok(())
-        }
+        fn advance(&mut self) {}
         fn warn(&mut self, _: i64, _: &str) {}
     }
 

@@ -16,7 +16,7 @@ use sidecar_log_format::{
     storage::{Directory, LOCK_FILE, Lock, Storage},
 };
 
-use super::{DIALECT, reference};
+use super::{DIALECT, Progress, reference};
 use crate::engine::storage_folder::{LogPlaces, importing_directory, is_log};
 
 /// The place of the log to come, or of the log that history is put in front of.
@@ -137,10 +137,10 @@ impl Place {
 
     /// Ends what an earlier import has read and checked and was stopped before it was all in its place; `None` when there is
     /// no such.
-    pub(super) fn resume(&self) -> anyhow::Result<Option<Sequence>> {
+    pub(super) fn resume(&self, progress: &dyn Progress) -> anyhow::Result<Option<Sequence>> {
         let Some(beginning) = &self.beginning else { return Ok(None) };
         match fs::read_to_string(self.unfinished.join(WHOLE)) {
-            Ok(log_id) if log_id == hex::encode(beginning.log_id) => self.put_in_front().map(Some),
+            Ok(log_id) if log_id == hex::encode(beginning.log_id) => self.put_in_front(progress).map(Some),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", self.unfinished.display())),
@@ -157,14 +157,14 @@ impl Place {
     }
 
     /// Puts what was imported in its place. Where that is in front of a log, returns where the log begins now.
-    pub(super) fn finish(&self) -> anyhow::Result<()> {
+    pub(super) fn finish(&self, progress: &dyn Progress) -> anyhow::Result<()> {
         if let Some(beginning) = &self.beginning {
             let note = self.unfinished.join(WHOLE);
             fs::write(&note, hex::encode(beginning.log_id))
                 .and_then(|()| fs::File::open(&note)?.sync_all())
                 .with_context(|| format!("cannot write {}", note.display()))?;
             sync_folder(&self.unfinished)?;
-            return self.put_in_front().map(drop);
+            return self.put_in_front(progress).map(drop);
         }
         let directory = self.unfinished.with_extension("");
         // A directory takes the place of an empty one only, so nothing that comes there now is lost.
@@ -174,7 +174,7 @@ impl Place {
         directory.parent().map_or(Ok(()), sync_folder)
     }
 
-    fn put_in_front(&self) -> anyhow::Result<Sequence> {
+    fn put_in_front(&self, progress: &dyn Progress) -> anyhow::Result<Sequence> {
         // They know nothing of the history, and are made again from the whole log.
         for file in self.places.derived_files() {
             match fs::remove_file(&file) {
@@ -184,9 +184,14 @@ impl Place {
                 _ => {}
             }
         }
-        history::put_in_front(&self.storage, self.lock.as_ref(), &Directory::at(&self.unfinished)).with_context(
-            || format!("cannot put the history in front of {}; run the same command again", self.directory.display()),
-        )?;
+        let cannot_put =
+            || format!("cannot put the history in front of {}; run the same command again", self.directory.display());
+        let unfinished = Directory::at(&self.unfinished);
+        let in_front = history::put_in_front(&self.storage, self.lock.as_ref(), &unfinished);
+        for segment in in_front.with_context(cannot_put)? {
+            segment.with_context(cannot_put)?;
+            progress.stop_if_asked()?;
+        }
         fs::remove_dir_all(&self.unfinished).with_context(|| format!("cannot remove {}", self.unfinished.display()))?;
         Ok(history::beginning(&self.storage)?.first_sequence)
     }
