@@ -9,7 +9,7 @@ use std::{env, fs};
 
 use proc_macro::{Literal, TokenStream};
 
-/// Set by packagers whose source has no git: the commit that they build.
+/// Set by packagers whose source has no git: the commit that they build. Empty is the same as not set.
 const OVERRIDE: &str = "SIDECAR_BUILD_COMMIT";
 const UNKNOWN: &str = "unknown";
 /// Digits of a commit that are shown.
@@ -22,8 +22,9 @@ pub fn commit(_: TokenStream) -> TokenStream {
     let found = env::var_os("CARGO_MANIFEST_DIR").map(|package| find(Path::new(&package))).unwrap_or_default();
     let watched: String = found.read.iter().filter_map(|file| file.to_str()).map(included).collect();
     let commit = Literal::string(found.commit.as_deref().unwrap_or(UNKNOWN));
-    let code =
-        format!("{{ {watched} match option_env!(\"{OVERRIDE}\") {{ Some(commit) => commit, None => {commit} }} }}");
+    let code = format!(
+        "{{ {watched} match option_env!(\"{OVERRIDE}\") {{ None | Some(\"\") => {commit}, Some(commit) => commit }} }}"
+    );
     code.parse().unwrap_or_else(|_| TokenStream::from_iter([proc_macro::TokenTree::from(Literal::string(UNKNOWN))]))
 }
 
