@@ -84,9 +84,8 @@ fn main() {
     }
     let from_postgresql = SidecarBuilder::new(BINARY)
         .without_sse_server()
-        .rest_api()
+        .rest_api_with("answer_from = 'postgresql'")
         .sections(&server.section())
-        .replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'postgresql'")
         .replacing("max_requests_per_second = 1000", "max_requests_per_second = 1000000")
         .spawn();
     let address = from_postgresql.rest_address();

@@ -40,7 +40,7 @@ async fn measure(duration: Duration) {
     let node = node();
     node.delay(NODE_DELAY);
     let port = ReservedPort::new();
-    let mut sidecar = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
+    let sidecar = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
         .without_sse_server()
         .sections(&format!(
             "[rpc_server]\nanswer_cache_bytes = 0\n[rpc_server.main_server]\nip_address = '127.0.0.1'\nport = {}\n\
@@ -48,8 +48,9 @@ async fn measure(duration: Duration) {
             port.number(),
             node.address().port()
         ))
-        .spawn();
-    sidecar.wait_until_listening(port.address()).await;
+        .serving(port.address())
+        .start()
+        .await;
     println!("| JSON-RPC, the node answers after 1 ms | requests/s | CPU per request | p50, p99 at half load |");
     println!("|---|---|---|---|");
     for clients in CLIENTS {

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use sidecar_test_support::client::{Request, SseClient};
+use sidecar_test_support::client::{Request, SseClient, get, metric};
 use sidecar_test_support::node::{SimulatedNode, malformed};
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
@@ -21,12 +21,13 @@ use sidecar_test_support::wait::until;
 
 /// How long the views may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+const TEXT: &str = "text/plain; charset=utf-8";
 
 fn with_servers(node: &SimulatedNode) -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).node(node.address()).rest_api().admin_api()
 }
 
-/// Two nodes that say the same, a frame that is no JSON, an export, and a few questions.
+/// Two nodes with the same events, a frame that is not JSON, an export, and a few requests.
 async fn used() -> (SimulatedNode, SimulatedNode, Sidecar) {
     let nodes = (SimulatedNode::start(), SimulatedNode::start());
     let export = "[storage.sqlite_config]\nfile_name = 'events.db3'\n";
@@ -46,12 +47,6 @@ async fn used() -> (SimulatedNode, SimulatedNode, Sidecar) {
     (nodes.0, nodes.1, sidecar)
 }
 
-async fn get(address: SocketAddr, target: &str) -> (u16, Option<String>, String) {
-    let mut response = Request::get(address, target).open().await;
-    let body = String::from_utf8(response.body().await).unwrap();
-    (response.status(), response.header("content-type").map(str::to_owned), body)
-}
-
 /// Samples by their name and labels.
 fn samples(text: &str) -> BTreeMap<&str, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -61,9 +56,10 @@ fn samples(text: &str) -> BTreeMap<&str, f64> {
 #[tokio::test]
 async fn the_metrics_of_the_reference_are_there_under_its_names_labels_and_help_texts() {
     let (first, second, sidecar) = used().await;
-    let (status, content_type, text) = get(sidecar.admin_address(), "/metrics").await;
-    assert_eq!((status, content_type.as_deref()), (200, Some("text/plain; charset=utf-8")));
-    assert_eq!(get(sidecar.admin_address(), "/metrics/").await.0, 200);
+    let metrics = get(sidecar.admin_address(), "/metrics").await;
+    assert_eq!((metrics.status, metrics.header("content-type")), (200, Some(TEXT)));
+    let text = &metrics.body;
+    assert_eq!(get(sidecar.admin_address(), "/metrics/").await.status, 200);
     for line in [
         "# HELP node_statuses Current status of node to which sidecar is connected. Numbers mean: 0 - preparing; 1 - connecting; 2 - connected; 3 - reconnecting; -1 - connections_exhausted -> used up all connection attempts ; -2 - incompatible -> node is in an incompatible version",
         "# TYPE node_statuses gauge",
@@ -87,7 +83,7 @@ async fn the_metrics_of_the_reference_are_there_under_its_names_labels_and_help_
     ] {
         assert!(text.lines().any(|there| there == line), "{line} is missing in\n{text}");
     }
-    let values = samples(&text);
+    let values = samples(text);
     let value = |name: &str| *values.get(name).unwrap_or_else(|| panic!("{name} is missing in\n{text}"));
     for node in [&first, &second] {
         assert_eq!(value(&format!("node_statuses{{node=\"{}\"}}", node.address())), 2.0);
@@ -123,16 +119,11 @@ async fn the_metrics_of_the_reference_are_there_under_its_names_labels_and_help_
 #[tokio::test]
 async fn the_logs_own_metrics_agree_with_what_was_stored() {
     let (_first, _second, sidecar) = used().await;
-    // The server may hear a little later that the client has hung up.
-    let without_stream = async {
-        loop {
-            let text = get(sidecar.admin_address(), "/metrics").await.2;
-            if text.contains("\nsidecar_stream_subscribers{log=\"casper\",class=\"whole\"} 0\n") {
-                return text;
-            }
-        }
-    };
-    let text = tokio::time::timeout(Duration::from_secs(60), without_stream).await.expect("the stream ends");
+    // The server may notice a little later that the client has gone.
+    let subscribers = r#"sidecar_stream_subscribers{log="casper",class="whole"}"#;
+    let admin = sidecar.admin_address();
+    until(PATIENCE, "the end of the stream", async || metric(admin, subscribers).await == 0.0).await;
+    let text = get(admin, "/metrics").await.body;
     let values = samples(&text);
     let value = |name: &str| *values.get(name).unwrap_or_else(|| panic!("{name} is missing in\n{text}"));
     let of_log = |name: &str| value(&format!("{name}{{log=\"casper\"}}"));
@@ -166,12 +157,11 @@ async fn a_sidecar_whose_views_cannot_be_opened_is_not_ready() {
     sidecar.restart().await;
     let address = sidecar.admin_address();
     let failures = r#"sidecar_view_failures_total{log="casper",view="casper"}"#;
-    until(PATIENCE, "a failure to open the views", async || samples(&get(address, "/metrics").await.2)[failures] > 0.0)
-        .await;
-    let (status, _, body) = get(address, "/ready").await;
-    assert!(status == 503 && body.starts_with("not ready: log casper: the views are not open: "), "{status} {body}");
-    let text = get(address, "/metrics").await.2;
-    assert_eq!(samples(&text)[r#"sidecar_view_lag_events{log="casper",view="casper"}"#], 501.0);
+    until(PATIENCE, "a failure to open the views", async || metric(address, failures).await > 0.0).await;
+    let ready = get(address, "/ready").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.starts_with("not ready: log casper: the views are not open: "), "{}", ready.body);
+    assert_eq!(metric(address, r#"sidecar_view_lag_events{log="casper",view="casper"}"#).await, 501.0);
 }
 
 #[tokio::test]
@@ -183,7 +173,7 @@ async fn a_client_that_does_not_read_shows_as_lag() {
     let events = recordings::recorded_network();
     node.push_all(events.iter().map(|(_, payload)| payload));
     live.read_until(|message| message.data == "\"Shutdown\"").await;
-    let text = get(sidecar.admin_address(), "/metrics").await.2;
+    let text = get(sidecar.admin_address(), "/metrics").await.body;
     let values = samples(&text);
     assert_eq!(values[r#"sidecar_stream_subscribers{log="casper",class="whole"}"#], 1.0);
     assert_eq!(values[r#"sidecar_stream_subscribers{log="casper",class="filtered"}"#], 1.0);
@@ -199,7 +189,7 @@ async fn a_preflight_counts_as_the_request_that_it_is() {
     let preflight = Request::new("OPTIONS", sidecar.rest_address(), "/block/1");
     let preflight = preflight.header("origin", "http://a").header("access-control-request-method", "GET");
     assert_eq!(preflight.open().await.status(), 204);
-    let text = get(sidecar.admin_address(), "/metrics").await.2;
+    let text = get(sidecar.admin_address(), "/metrics").await.body;
     let count = r#"rest_api_response_times_count{label="/block/(...)",status="204"}"#;
     assert_eq!(samples(&text).get(count), Some(&1.0), "{text}");
 }
@@ -208,7 +198,7 @@ async fn a_preflight_counts_as_the_request_that_it_is() {
 async fn what_was_not_used_yet_does_not_appear() {
     let node = SimulatedNode::start();
     let sidecar = with_servers(&node).start().await;
-    let text = get(sidecar.admin_address(), "/metrics").await.2;
+    let text = get(sidecar.admin_address(), "/metrics").await.body;
     for name in ["rest_api_response_times", "rest_api_connected_clients", "db_raw_data_size", "rpc_server_"] {
         assert!(!text.contains(name), "{name} in\n{text}");
     }
@@ -219,25 +209,29 @@ async fn other_requests_are_answered_for_people_and_supervisors() {
     let node = SimulatedNode::start();
     let sidecar = with_servers(&node).start().await;
     let address = sidecar.admin_address();
-    let text = Some("text/plain; charset=utf-8".to_owned());
-    let (status, content_type, root) = get(address, "/").await;
-    assert_eq!((status, content_type, root.lines().count()), (200, text.clone(), 1));
+    let root = get(address, "/").await;
+    assert_eq!((root.status, root.header("content-type"), root.body.lines().count()), (200, Some(TEXT), 1));
     for place in ["/health", "/ready", "/status", "/metrics", "/logs"] {
-        assert!(root.contains(place), "{root}");
+        assert!(root.body.contains(place), "{}", root.body);
         let mut options = Request::new("OPTIONS", address, place).open().await;
         assert_eq!((options.status(), options.header("allow")), (204, Some("GET, HEAD, OPTIONS")), "{place}");
         assert_eq!(options.body().await, b"");
     }
-    assert_eq!(get(address, "/other").await, (404, None, String::new()));
+    let other = get(address, "/other").await;
+    assert_eq!((other.status, other.header("content-type"), other.body.as_str()), (404, None, ""));
     for method in ["POST", "PUT", "DELETE"] {
         let mut response = Request::new(method, address, "/metrics").open().await;
         assert_eq!(response.status(), 405);
         assert_eq!(response.body().await, b"HTTP method not allowed");
     }
-    assert_eq!(get(address, "/health").await, (200, text.clone(), "live".to_owned()));
-    until(PATIENCE, "views that are open", async || !get(address, "/ready").await.2.contains("they are being opened"))
-        .await;
-    assert_eq!(get(address, "/ready").await, (200, text, "ready".to_owned()));
+    until(PATIENCE, "views that are open", async || {
+        !get(address, "/ready").await.body.contains("they are being opened")
+    })
+    .await;
+    for (place, body) in [("/health", "live"), ("/ready", "ready")] {
+        let answer = get(address, place).await;
+        assert_eq!((answer.status, answer.header("content-type"), answer.body.as_str()), (200, Some(TEXT), body));
+    }
     for place in ["/", "/health", "/ready", "/status", "/metrics"] {
         let get = Request::get(address, place).answer().await;
         let head = Request::new("HEAD", address, place).answer().await;
@@ -258,9 +252,9 @@ async fn the_status_names_the_log_its_nodes_and_the_slowest_client() {
     let events = recordings::recorded_network();
     node.push_all(events.iter().map(|(_, payload)| payload));
     live.read_until(|message| message.data == "\"Shutdown\"").await;
-    let (status, content_type, body) = get(sidecar.admin_address(), "/status").await;
-    assert_eq!((status, content_type.as_deref()), (200, Some("application/json")));
-    let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let answer = get(sidecar.admin_address(), "/status").await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+    let (status, body) = (answer.json(), &answer.body);
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     let log = &status["logs"][0];
     assert_eq!(log["name"], "casper");
@@ -281,14 +275,14 @@ async fn the_status_names_the_log_its_nodes_and_the_slowest_client() {
         assert!(time.as_str().unwrap() <= now, "{body}");
     }
     assert!(log["disk"]["bytes"].as_u64().unwrap() > 100_000 && log["disk"]["available_bytes"].is_u64(), "{body}");
-    assert!(log["disk"]["days_until_full"].is_null(), "all came at once, which tells nothing: {body}");
+    assert!(log["disk"]["days_until_full"].is_null(), "all came at once, so no rate is known: {body}");
     assert_eq!(log["streams"]["open"], 2);
     let whole = &log["streams"]["classes"][0];
     assert_eq!((&whole["class"], &whole["open"]), (&"whole".into(), &1.into()));
     assert!(whole["lag_max"].as_u64().unwrap() > 100, "{body}");
     let slowest: SocketAddr = whole["slowest"].as_str().unwrap().parse().unwrap();
     assert!(slowest.ip().is_loopback() && slowest.port() > 0, "{body}");
-    assert_eq!(log["streams"]["classes"][1]["slowest"], serde_json::Value::Null);
+    assert_eq!(log["streams"]["classes"][1]["slowest"], Value::Null);
     assert_eq!(log["views"][0]["name"], "casper");
 }
 
@@ -308,12 +302,12 @@ async fn the_status_comes_as_an_event_stream_too_to_only_so_many() {
     let mut times = BTreeSet::new();
     for stream in &mut streams[..2] {
         for _ in 0..2 {
-            let status: serde_json::Value = serde_json::from_str(&stream.expect_message().await.data).unwrap();
+            let status: Value = serde_json::from_str(&stream.expect_message().await.data).unwrap();
             assert_eq!(status["logs"][0]["name"], "casper");
             times.insert(status["now"].as_str().unwrap().to_owned());
         }
     }
-    assert_eq!(get(sidecar.admin_address(), "/health").await.0, 200);
+    assert_eq!(get(sidecar.admin_address(), "/health").await.status, 200);
     // They do not render one each.
     assert!(times.len() <= 3, "{times:?}");
 }
@@ -448,7 +442,7 @@ async fn promtool_takes_the_metrics_as_they_are() {
         return;
     };
     let (_first, _second, sidecar) = used().await;
-    let text = get(sidecar.admin_address(), "/metrics").await.2;
+    let text = get(sidecar.admin_address(), "/metrics").await.body;
     promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
     let complaints = String::from_utf8(output.stderr).unwrap();
@@ -503,8 +497,7 @@ async fn the_status_command_says_by_its_exit_status_who_is_not_ready_and_who_can
     let node = SimulatedNode::start();
     let sidecar = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
         .node(node.address())
-        .admin_api()
-        .replacing("[admin_api_server]\n", &format!("[admin_api_server]\n{keys}\n"))
+        .admin_api_with(&keys)
         .rpc(port.number(), away.address())
         .start()
         .await;

@@ -5,7 +5,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -14,7 +13,7 @@ use sidecar_test_support::browser::EventSourcePage;
 use sidecar_test_support::client::{Request, SseClient, events as with_ids, get};
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::port::ReservedPort;
-use sidecar_test_support::process::{Process, Sidecar, SidecarBuilder};
+use sidecar_test_support::process::{Process, Sidecar, SidecarBuilder, demo};
 use sidecar_test_support::story;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,15 +42,13 @@ impl Beacon {
             clients.collect::<String>()
         );
         let builder = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).without_sse_server();
-        builder.sections(&sections).rest_api().admin_api().environment("RUST_LOG", "info")
+        builder.sections(&sections).rest_api().admin_api().serving(port.address()).environment("RUST_LOG", "info")
     }
 
     async fn start(storage: &Path, clients: &[(&str, &str)]) -> Beacon {
         let port = ReservedPort::new();
         let sidecar = Self::builder(&port, storage, clients).start().await;
-        let mut beacon = Beacon { sidecar, port };
-        beacon.sidecar.wait_until_listening(beacon.port.address()).await;
-        beacon
+        Beacon { sidecar, port }
     }
 
     /// Starts it, and waits until every client is being read.
@@ -63,7 +60,6 @@ impl Beacon {
 
     async fn restart(&mut self) {
         self.sidecar.restart().await;
-        self.sidecar.wait_until_listening(self.port.address()).await;
         self.sidecar.wait_for_output(READING).await;
     }
 
@@ -352,7 +348,7 @@ async fn a_beacon_log_and_caspers_live_in_one_process_and_each_resumes_after_a_k
     let port = ReservedPort::new();
     let sections = format!("[beacon]\nport = {}\n[[beacon.connections]]\nurl = '{}'\n", port.number(), node.url());
     let builder = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).node(casper.address());
-    let builder = builder.storage_folder(storage.path()).sections(&sections).rest_api();
+    let builder = builder.storage_folder(storage.path()).sections(&sections).rest_api().serving(port.address());
     let mut sidecar = builder.environment("RUST_LOG", "info").start().await;
     for round in 0..2_u64 {
         sidecar.wait_for_output(READING).await;
@@ -373,14 +369,13 @@ async fn a_beacon_log_and_caspers_live_in_one_process_and_each_resumes_after_a_k
         assert_eq!(of_casper.body, get(sidecar.rest_address(), "/events/0").await.body);
         sidecar.kill9();
         sidecar.restart().await;
-        sidecar.wait_until_listening(port.address()).await;
     }
 }
 
 #[tokio::test]
 async fn the_demo_serves_a_simulated_client() {
-    let arguments = ["demo", "--dialect", "beacon", "--speed=0", "--sse-port=0", "--rest-port=0", "--admin-port=0"];
-    let mut demo = Process::start(Command::new(env!("CARGO_BIN_EXE_sidecar")).args(arguments));
+    let mut command = demo(env!("CARGO_BIN_EXE_sidecar"), &[]);
+    let mut demo = Process::start(command.args(["--dialect", "beacon", "--speed=0"]));
     demo.wait_for_output("Ctrl-C ends it.").await;
     let output = demo.output();
     let (_, address) = output.split_once("http://").unwrap();

@@ -6,18 +6,16 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeMap;
-use std::ops::{Deref, DerefMut};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::{Signal, kill_process_group};
 use serde_json::Value;
 use sidecar_test_support::browser::{Browser, Pages};
+use sidecar_test_support::installed::python_with;
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::postgresql::{DATABASE, PostgreSql};
-use sidecar_test_support::process::{Process, SidecarBuilder};
+use sidecar_test_support::process::{Process, SidecarBuilder, demo};
 use sidecar_test_support::recordings;
 use sidecar_test_support::wait::until;
 use tempfile::TempDir;
@@ -43,11 +41,7 @@ async fn node_has_every_event_once() {
 
 #[tokio::test]
 async fn python_has_every_event_once() {
-    let has_packages = |python: &&str| {
-        let imports = Command::new(python).args(["-c", "import requests, sseclient"]).output();
-        imports.is_ok_and(|output| output.status.success())
-    };
-    match [PYTHON, "python3"].into_iter().find(has_packages) {
+    match python_with(PYTHON, "requests, sseclient") {
         Some(python) => resumes(python, &example("python/follow.py")).await,
         None => {
             eprintln!("left out: no Python with the packages; pip install -r examples/clients/python/requirements.txt")
@@ -123,12 +117,12 @@ async fn sql_follows_the_exported_rows_and_answers_questions_alike_in_both_datab
         let file = folder.path().join(name);
         let mut command = Command::new("bash");
         command.arg(example("sql/follow.sh")).arg(database).arg(&file);
-        let mut client = Client::start(&mut command);
+        let mut client = Process::start_group(&mut command);
         wait_for_lines(&file, 1).await;
-        client.kill();
-        let mut client = Client::start(&mut command);
+        client.kill9();
+        let mut client = Process::start_group(&mut command);
         wait_for_lines(&file, recording.len()).await;
-        client.kill();
+        client.kill9();
         let rows = std::fs::read_to_string(&file).unwrap();
         let found = rows.lines().map(|row| row.split('\t').take(2).collect::<Vec<_>>().join(" "));
         let expected = (1..).zip(&recording).map(|(id, (_, payload))| format!("{id} {}", kind(payload)));
@@ -198,10 +192,8 @@ impl Demo {
     }
 
     fn spawn(speed: &str, stream: &ReservedPort, storage: &TempDir) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar"));
-        command.args(["demo", "--rest-port=0", "--admin-port=0", "--rpc-port=0", "--speed", speed]);
-        command.arg("--sse-port").arg(stream.number().to_string()).arg("--storage-path").arg(storage.path());
-        Process::start(&mut command)
+        let mut command = demo(env!("CARGO_BIN_EXE_sidecar"), &[("sse", stream)]);
+        Process::start(command.args(["--speed", speed, "--storage-path"]).arg(storage.path()))
     }
 
     async fn kill_and_start_again(&mut self) {
@@ -226,14 +218,14 @@ async fn resumes(interpreter: &str, program: &Path) {
     let mut command = Command::new(interpreter);
     command.arg(program).arg(demo.url()).arg(folder.path());
 
-    let mut client = Client::start(&mut command);
+    let mut client = Process::start_group(&mut command);
     wait_for_bytes(&file, bytes(300), &mut client).await;
-    client.kill();
-    let mut client = Client::start(&mut command);
+    client.kill9();
+    let mut client = Process::start_group(&mut command);
     wait_for_bytes(&file, bytes(1_000), &mut client).await;
     demo.kill_and_start_again().await;
     wait_for_bytes(&file, bytes(expected.len()), &mut client).await;
-    client.kill();
+    client.kill9();
 
     let found = std::fs::read_to_string(&file).unwrap();
     let mut found = found.split_inclusive('\n');
@@ -245,42 +237,7 @@ async fn resumes(interpreter: &str, program: &Path) {
     assert!(found.all(|line| line == again));
 }
 
-/// A running example with the processes that it started, killed together when this is dropped.
-struct Client(Process);
-
-impl Client {
-    fn start(command: &mut Command) -> Self {
-        Self(Process::start(command.process_group(0)))
-    }
-
-    /// Kills it as a service manager does: all of it, at once.
-    fn kill(&mut self) {
-        let _ = kill_process_group(self.pid(), Signal::KILL); // it may have ended by itself
-        self.kill9();
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-impl Deref for Client {
-    type Target = Process;
-
-    fn deref(&self) -> &Process {
-        &self.0
-    }
-}
-
-impl DerefMut for Client {
-    fn deref_mut(&mut self) -> &mut Process {
-        &mut self.0
-    }
-}
-
-async fn wait_for_bytes(file: &Path, bytes: usize, client: &mut Client) {
+async fn wait_for_bytes(file: &Path, bytes: usize, client: &mut Process) {
     let length = || std::fs::metadata(file).map_or(0, |metadata| metadata.len() as usize);
     until(PATIENCE, "bytes of the example", async || {
         assert!(!client.has_ended(), "the example ended with {} of {bytes} bytes", length());

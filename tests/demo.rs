@@ -8,18 +8,20 @@ use serde_json::{Value, json};
 use sidecar_test_support::client::{Request, SseClient};
 use sidecar_test_support::node::stream;
 use sidecar_test_support::port::ReservedPort;
-use sidecar_test_support::process::Process;
+use sidecar_test_support::process::{Process, demo};
 use sidecar_test_support::recordings;
 
+const BINARY: &str = env!("CARGO_BIN_EXE_sidecar");
+
 fn sidecar(arguments: &[&str]) -> Process {
-    Process::start(Command::new(env!("CARGO_BIN_EXE_sidecar")).args(arguments))
+    Process::start(Command::new(BINARY).args(arguments))
 }
 
 #[tokio::test]
 async fn the_gateways_demo_serves_its_stream_recorded_and_as_it_comes() {
     let [gateway, admin] = std::array::from_fn(|_| ReservedPort::new());
-    let ports = [gateway.number().to_string(), admin.number().to_string()];
-    let mut demo = sidecar(&["demo", "--dialect", "grpc", "--grpc-port", &ports[0], "--admin-port", &ports[1]]);
+    let mut command = demo(BINARY, &[("grpc", &gateway), ("admin", &admin)]);
+    let mut demo = Process::start(command.args(["--dialect", "grpc"]));
     demo.wait_for_output("Ctrl-C ends it.").await;
     let first = Request::get(gateway.address(), "/streams/balls?start_from=0").open().await.read_messages(2).await;
     assert_eq!(first.iter().map(|message| message.id).collect::<Vec<_>>(), [Some(0), Some(1)]);
@@ -35,21 +37,8 @@ async fn the_gateways_demo_serves_its_stream_recorded_and_as_it_comes() {
 async fn the_demo_plays_the_whole_recording_byte_for_byte() {
     let [port, rest, admin, rpc] = std::array::from_fn(|_| ReservedPort::new());
     let storage = tempfile::tempdir().unwrap();
-    let mut demo = sidecar(&[
-        "demo",
-        "--speed",
-        "0",
-        "--sse-port",
-        &port.number().to_string(),
-        "--rest-port",
-        &rest.number().to_string(),
-        "--admin-port",
-        &admin.number().to_string(),
-        "--rpc-port",
-        &rpc.number().to_string(),
-        "--storage-path",
-        storage.path().to_str().unwrap(),
-    ]);
+    let mut command = demo(BINARY, &[("sse", &port), ("rest", &rest), ("admin", &admin), ("rpc", &rpc)]);
+    let mut demo = Process::start(command.args(["--speed", "0", "--storage-path"]).arg(storage.path()));
     demo.wait_until_listening(port.address()).await;
     let recording = recordings::recorded_network();
     let expected = stream("2.0.0", 0, recording.iter().map(|(_, payload)| payload));
@@ -122,8 +111,7 @@ fn a_demo_that_cannot_run_says_why() {
         ("--speed=fast".to_owned(), ["--speed", "fast"]),
     ] {
         // The last of two same flags counts.
-        let flags = ["demo", "--sse-port=0", "--rest-port=0", "--admin-port=0", "--rpc-port=0"];
-        let mut demo = sidecar(&flags.into_iter().chain(argument.split(' ')).collect::<Vec<_>>());
+        let mut demo = Process::start(demo(BINARY, &[]).args(argument.split(' ')));
         assert!(!demo.wait_for_exit().success());
         assert!(words.iter().all(|word| demo.errors().contains(word)), "{}", demo.errors());
         assert!(!demo.output().contains("curl"), "it told what to try: {}", demo.output());
@@ -132,7 +120,7 @@ fn a_demo_that_cannot_run_says_why() {
 
 #[tokio::test]
 async fn on_any_free_ports_the_demo_tells_which_they_are() {
-    let mut demo = sidecar(&["demo", "--sse-port=0", "--rest-port=0", "--admin-port=0", "--rpc-port=0"]);
+    let mut demo = Process::start(&mut demo(BINARY, &[]));
     demo.wait_for_output("Ctrl-C ends it.").await;
     let output = demo.output();
     for (what, path) in [("event stream", "/events/sidecar"), ("look-ups", "/swagger-ui/"), ("metrics", "/metrics")] {

@@ -1,4 +1,4 @@
-//! The README and the pages in `docs/`: what they name is there, and what they have people type works.
+//! The README and the pages in `docs/`: what they name is there, and the commands in them work.
 //!
 //! `src/config/keys_page.rs` does the same for keys of the configuration, `tools/tests/documentation.rs` for `sidecar-log`.
 
@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use clap::CommandFactory;
@@ -15,13 +14,13 @@ use sidecar::command_line::Arguments;
 use sidecar_test_support::beacon::BeaconNode;
 use sidecar_test_support::binary_port::{BinaryPort, Reply, default_answer};
 use sidecar_test_support::client::{Request, SseClient, get};
-use sidecar_test_support::documentation::{self, Page, REPOSITORY, arguments_of, repository};
+use sidecar_test_support::documentation::{self, Page, REPOSITORY, arguments_of};
 use sidecar_test_support::node::{SimulatedNode, malformed};
 use sidecar_test_support::ping_pong::{self, PingPong};
 use sidecar_test_support::port::ReservedPort;
-use sidecar_test_support::process::{Process, SidecarBuilder};
-use sidecar_test_support::recordings;
+use sidecar_test_support::process::{Process, SidecarBuilder, demo};
 use sidecar_test_support::wait::until;
+use sidecar_test_support::{recordings, repository};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sidecar");
 
@@ -131,7 +130,7 @@ fn the_page_of_the_command_line_is_the_programs_help() {
     for subcommand in Arguments::command().get_subcommands() {
         assert!(page.contains(&format!("\n## sidecar {}\n", subcommand.get_name())), "{subcommand}");
     }
-    documentation::expect_page("docs/sidecar.md", &page);
+    documentation::expect_file("docs/sidecar.md", &page);
 }
 
 /// A request to a server on this machine.
@@ -147,8 +146,7 @@ struct Curl {
 impl Curl {
     /// What curl would send; nothing, if that goes to another machine.
     fn of_command(arguments: &[String]) -> Option<Self> {
-        let mut curl = Self::get("http://127.0.0.1:0/").unwrap();
-        let mut address = None;
+        let (mut method, mut body, mut headers, mut address) = ("GET".to_owned(), String::new(), Vec::new(), None);
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().unwrap_or_else(|| panic!("{argument} lacks a value")).clone();
@@ -156,17 +154,16 @@ impl Curl {
                 "-H" | "--header" => {
                     let header = value();
                     let (name, value) = header.split_once(':').unwrap_or_else(|| panic!("{header}"));
-                    curl.headers.push((name.to_owned(), value.trim().to_owned()));
+                    headers.push((name.to_owned(), value.trim().to_owned()));
                 }
-                "-d" | "--data" => (curl.method, curl.body) = ("POST".to_owned(), value()),
+                "-d" | "--data" => (method, body) = ("POST".to_owned(), value()),
                 "-o" | "--output" => drop(value()),
                 "-N" | "-s" | "-f" | "-sS" | "-fsS" | "-i" => {}
                 flag if flag.starts_with('-') => panic!("this test does not know curl's {flag}"),
-                url => address = Some(url.to_owned()),
+                url => address = Some(url),
             }
         }
-        let Curl { port, target, .. } = Self::get(&address.unwrap())?;
-        Some(Curl { port, target, ..curl })
+        Some(Self { method, headers, body, ..Self::get(address.unwrap())? })
     }
 
     /// A plain request for a URL, if that is on this machine.
@@ -191,7 +188,7 @@ impl Curl {
 }
 
 #[tokio::test]
-async fn every_request_of_the_pages_is_answered_by_the_demo_they_speak_of() {
+async fn every_request_of_the_pages_is_answered_by_the_demo_that_the_page_starts() {
     // By the demo that they are sent to, and with their page.
     let mut requests: BTreeMap<String, Vec<(String, Curl)>> = BTreeMap::new();
     for page in Page::all() {
@@ -213,20 +210,15 @@ async fn every_request_of_the_pages_is_answered_by_the_demo_they_speak_of() {
         }
         // Other languages have the address between quotes.
         for block in page.blocks().iter().filter(|block| ["js", "html", "python"].contains(&block.language)) {
-            let text = block.lines.join("\n");
-            let curls = text.split('"').filter_map(Curl::get).map(|curl| (name.clone(), curl));
+            let curls = block.text.split('"').filter_map(Curl::get).map(|curl| (name.clone(), curl));
             requests.entry("casper".to_owned()).or_default().extend(curls);
         }
     }
     assert_eq!(requests.keys().collect::<Vec<_>>(), ["beacon", "casper", "grpc"], "a demo without requests");
     for (dialect, requests) in requests {
-        let ports: Vec<ReservedPort> = std::iter::repeat_with(ReservedPort::new).take(5).collect();
-        let flags = ["--sse-port", "--rest-port", "--admin-port", "--rpc-port", "--grpc-port"];
-        let mut command = Command::new(BINARY);
-        command.args(["demo", "--dialect", &dialect]);
-        for (flag, port) in flags.iter().zip(&ports) {
-            command.args([*flag, &port.number().to_string()]);
-        }
+        let [sse, rest, admin, rpc, grpc] = &std::array::from_fn(|_| ReservedPort::new());
+        let mut command = demo(BINARY, &[("sse", sse), ("rest", rest), ("admin", admin), ("rpc", rpc), ("grpc", grpc)]);
+        command.args(["--dialect", &dialect]);
         if dialect == "casper" {
             command.args(["--speed", "0"]);
         }
@@ -234,9 +226,14 @@ async fn every_request_of_the_pages_is_answered_by_the_demo_they_speak_of() {
         let all_there = if dialect == "casper" { "The recording is over" } else { "Ctrl-C ends it." };
         process.wait_for_output(all_there).await;
         for (page, curl) in &requests {
-            let known: [&[u16]; 5] = [&[19999, 15052], &[18888], &[18887], &[7777], &[15053]];
-            let at = known.iter().position(|known| known.contains(&curl.port));
-            let port = &ports[at.unwrap_or_else(|| panic!("{page}: no server of the demo has port {}", curl.port))];
+            let port = match curl.port {
+                19999 | 15052 => sse,
+                18888 => rest,
+                18887 => admin,
+                7777 => rpc,
+                15053 => grpc,
+                other => panic!("{page}: no server of the demo has port {other}"),
+            };
             curl.expect_an_answer(page, port.address()).await;
         }
         assert!(process.terminate().success());
@@ -253,7 +250,7 @@ struct Family {
 #[tokio::test]
 async fn every_metric_that_is_named_is_one_that_is_shown_and_the_page_of_metrics_has_all() {
     let families = families(&whole_exposition().await);
-    documentation::expect_page("docs/metrics.md", &metrics_page(&families));
+    documentation::expect_file("docs/metrics.md", &metrics_page(&families));
     let mut named = 0;
     for page in Page::all() {
         for name in metrics_named(&page.text) {
@@ -287,8 +284,9 @@ async fn whole_exposition() -> String {
         gateway.number(),
         court.address(),
     );
-    let builder = SidecarBuilder::new(BINARY).node(node.address()).rest_api().admin_api();
-    let sidecar = builder.sections(&sections).rpc(rpc.number(), binary_port.address()).start().await;
+    let builder = SidecarBuilder::new(BINARY).node(node.address()).rest_api().admin_api().sections(&sections);
+    let builder = builder.rpc(rpc.number(), binary_port.address()).serving(rpc.address());
+    let sidecar = builder.serving(beacon.address()).serving(gateway.address()).start().await;
     let admin = sidecar.admin_address();
 
     let mut live = SseClient::connect(sidecar.sse_address(), "/events").await;
@@ -315,9 +313,8 @@ async fn whole_exposition() -> String {
          database_password = 'p'\n",
         ReservedPort::new().number()
     );
-    let look_ups = SidecarBuilder::new(BINARY).without_sse_server().sections(&database).rest_api().admin_api();
-    let look_ups =
-        look_ups.replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'postgresql'").start().await;
+    let look_ups = SidecarBuilder::new(BINARY).without_sse_server().sections(&database).admin_api();
+    let look_ups = look_ups.rest_api_with("answer_from = 'postgresql'").start().await;
     get(admin, "/metrics").await.body + &get(look_ups.admin_address(), "/metrics").await.body
 }
 
@@ -340,11 +337,8 @@ fn families(text: &str) -> BTreeMap<String, Family> {
             let name = if families.contains_key(name) { name } else { without_suffix(name) };
             let family: &mut Family = families.get_mut(name).unwrap();
             let (labels, _) = labels.rsplit_once('}').unwrap();
-            let names = labels.split("=\"").filter_map(|part| part.rsplit(['"', ',', ' ']).next());
-            let is_name =
-                |name: &&str| !name.is_empty() && name.chars().all(|letter| letter.is_alphanumeric() || letter == '_');
-            let count = labels.matches("=\"").count();
-            family.labels.extend(names.filter(is_name).take(count).filter(|name| *name != "le").map(str::to_owned));
+            let names = labels.split(',').filter_map(|label| Some(label.split_once("=\"")?.0.to_owned()));
+            family.labels.extend(names.filter(|name| name != "le"));
         }
     }
     families

@@ -20,6 +20,7 @@ use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql, PostgreSq
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::recordings;
 use sidecar_test_support::story::{Story, StoryOptions};
+use sidecar_test_support::wait::until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[path = "export/checkpoints.rs"]
@@ -88,15 +89,7 @@ impl Database<'_> {
     }
 
     async fn wait_for_checkpoint(self, wanted: u64) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let found = self.checkpoint();
-            if found >= Some(wanted) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "exported up to {found:?}, not up to {wanted}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until(PATIENCE, &format!("exported up to {wanted}"), async || self.checkpoint() >= Some(wanted)).await;
     }
 
     /// Everything that the tables say of events, one text per event, in order.

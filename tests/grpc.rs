@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sidecar_test_support::beacon::BeaconNode;
 use sidecar_test_support::browser::EventSourcePage;
 use sidecar_test_support::client::{Answer, Request, SseClient, events, get};
+use sidecar_test_support::installed::python_with;
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::ping_pong::{self, PingPong};
 use sidecar_test_support::port::ReservedPort;
@@ -58,9 +59,7 @@ impl Court {
     /// Starts the sidecar again after its end, and waits until it has subscribed again.
     async fn start_again(&mut self) {
         self.server.wait_for_open(0).await;
-        self.sidecar.spawn_again();
-        let gateway = self.address();
-        self.sidecar.wait_until_listening(gateway).await;
+        self.sidecar.restart().await;
         self.server.wait_for_open(1).await;
     }
 
@@ -99,9 +98,8 @@ async fn gateway(upstream: &str, described: Described, keys: &str, sections: &st
          [[grpc.upstreams]]\nname = \"court\"\naddress = \"{upstream}\"\n{descriptors}\n{sections}",
         gateway.number(),
     );
-    let mut sidecar = builder.sections(&sections).without_sse_server().admin_api().spawn();
-    sidecar.wait_until_listening(gateway.address()).await;
-    (sidecar, gateway)
+    let builder = builder.sections(&sections).without_sse_server().admin_api();
+    (builder.serving(gateway.address()).start().await, gateway)
 }
 
 async fn text_until(client: &mut SseClient, end: &str) -> String {
@@ -520,26 +518,15 @@ async fn a_thousand_clients_share_one_subscription() {
         });
     }
     push(&court.server, 0..100);
-    while let Some(client) = clients.join_next().await {
-        client.unwrap();
-    }
+    clients.join_all().await;
     assert_eq!((court.server.opened(), court.server.open()), (1, 1));
 }
 
-/// A Python with Google's gRPC library: in `PATH`, or where `.ci/run` puts it.
-fn python_with_grpc() -> Option<String> {
-    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/target/grpcio/bin/python");
-    let has_grpc = |python: &&str| {
-        let imports = Command::new(python).args(["-c", "import grpc_reflection"]).output();
-        imports.is_ok_and(|output| output.status.success())
-    };
-    [own, "python3"].into_iter().find(has_grpc).map(str::to_owned)
-}
-
-/// Left out where that library is not installed.
+/// Left out where Google's gRPC library is not installed.
 #[tokio::test]
 async fn a_server_that_is_not_rust_is_served_by_what_it_says_of_itself() {
-    let Some(python) = python_with_grpc() else { return };
+    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/target/grpcio/bin/python");
+    let Some(python) = python_with(own, "grpc_reflection") else { return };
     let folder = tempfile::tempdir().unwrap();
     let set = folder.path().join("court.binpb");
     ping_pong::write_descriptor_set(&set);
@@ -604,7 +591,8 @@ async fn logs_of_all_three_dialects_are_stored_side_by_side_and_recovered() {
         beacon_port.number(),
         client.url(),
     );
-    let mut sidecar = builder.node(node.address()).rest_api().admin_api().sections(&sections).start().await;
+    let builder = builder.node(node.address()).rest_api().admin_api().sections(&sections);
+    let mut sidecar = builder.serving(port.address()).serving(beacon_port.address()).start().await;
     let payloads: Vec<String> = (0..20).map(|number| story::unknown_kind(number).payload).collect();
     let head = |slot: u64| format!(r#"{{"slot":"{slot}","block":"0x{slot:064x}"}}"#);
     for half in 0..2 {
@@ -637,7 +625,5 @@ async fn logs_of_all_three_dialects_are_stored_side_by_side_and_recovered() {
         sidecar.kill9();
         server.wait_for_open(0).await;
         sidecar.restart().await;
-        sidecar.wait_until_listening(port.address()).await;
-        sidecar.wait_until_listening(beacon_port.address()).await;
     }
 }

@@ -11,15 +11,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use sidecar_test_support::client::{Request, SseClient, events};
+use sidecar_test_support::client::{Request, SseClient, events, get};
 use sidecar_test_support::fast::EndlessStory;
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::story;
+use sidecar_test_support::wait::{find, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
+/// How long it may take until the end of an attack is noticed.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What all the clients of an attack together may cost.
 const EXCESS_BYTES_MAX: u64 = 96 << 20;
 
@@ -176,14 +179,12 @@ async fn readers_that_never_read_hold_nothing_and_are_cut_in_the_end() {
 
 /// A client that gets in as soon as there is a place.
 async fn newcomer(address: SocketAddr) -> SseClient {
-    loop {
+    find(PATIENCE, "a free place", async || {
         let client = SseClient::connect(address, "/events?start_from=0").await;
-        if client.status() == 200 {
-            return client;
-        }
-        assert_eq!(client.status(), 503);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        assert!([200, 503].contains(&client.status()), "{}", client.status());
+        (client.status() == 200).then_some(client)
+    })
+    .await
 }
 
 #[tokio::test]
@@ -267,9 +268,10 @@ async fn with_few_descriptors_clients_cost_neither_the_log_nor_health_nor_those_
     }
     drop(crowd);
     let admin = scene.sidecar.admin_address();
-    while Request::get(admin, "/status").answer().await.json()["logs"][0]["streams"]["connections"] != 1 {
-        tokio::task::yield_now().await;
-    }
+    until(PATIENCE, "the crowd's connections are closed", async || {
+        get(admin, "/status").await.json()["logs"][0]["streams"]["connections"] == 1
+    })
+    .await;
     // A client that has a place reads all segments, and more are written meanwhile.
     newcomer(scene.address()).await.read_until_id(scene.told - 1).await;
     scene.all_is_well().await;

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use sidecar_test_support::client::{Ending, Request, SseClient, get};
+use sidecar_test_support::client::{Ending, Request, SseClient, crowd, get, metric};
 use sidecar_test_support::fast::EndlessStory;
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::process::SidecarBuilder;
@@ -13,6 +13,8 @@ use sidecar_test_support::{recordings, story};
 use tokio::task::JoinSet;
 
 const STREAMS: [&str; 3] = ["main", "deploys", "sigs"];
+/// How many blocks were put into a form that a client wants.
+const RENDERED: &str = r#"sidecar_stream_blocks_rendered_total{log="casper"}"#;
 
 fn sidecar() -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).legacy_streams()
@@ -122,8 +124,9 @@ async fn what_cannot_be_translated_is_left_out_counted_and_stops_nothing() {
     let mut client = SseClient::connect(sidecar.sse_address(), "/events/sigs?start_from=0").await;
     let greeting = client.body_until(|body| body.ends_with(b"id:4\n\n")).await;
     assert!(String::from_utf8(greeting).unwrap().ends_with(&expected));
-    let not_rendered = metric(sidecar.admin_address(), "sidecar_stream_events_not_rendered_total").await;
-    assert!(not_rendered >= 2, "{not_rendered}");
+    let not_rendered =
+        metric(sidecar.admin_address(), r#"sidecar_stream_events_not_rendered_total{log="casper"}"#).await;
+    assert!(not_rendered >= 2.0, "{not_rendered}");
 }
 
 /// An accepted deploy of about so many bytes, and its 1.x form.
@@ -162,17 +165,9 @@ async fn large_events_are_translated_within_a_bound_of_memory_however_many_clien
         let (expected, address) = (expected.clone(), sidecar.sse_address());
         reading.spawn(async move { SseClient::connect(address, target).await.expect_bytes(expected.as_bytes()).await });
     }
-    while let Some(read) = reading.join_next().await {
-        read.unwrap();
-    }
+    reading.join_all().await;
     let grown = sidecar.resident_memory_bytes().now.saturating_sub(before);
     assert!(grown < 128 << 20, "{} MiB more for {} stalled clients", grown >> 20, stalled.len());
-}
-
-async fn metric(address: SocketAddr, name: &str) -> u64 {
-    let text = get(address, "/metrics").await.body;
-    let line = text.lines().find(|line| line.split([' ', '{']).next() == Some(name)).unwrap();
-    line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64
 }
 
 #[tokio::test]
@@ -187,25 +182,12 @@ async fn a_thousand_1x_clients_share_what_is_translated() {
     SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.read_until_id(EVENTS - 1).await;
     let target = format!("/events/sigs?start_from=0&until={}", EVENTS - 1);
     let expected = SseClient::connect(sidecar.sse_address(), &target).await.body().await;
-    let rendered = metric(sidecar.admin_address(), "sidecar_stream_blocks_rendered_total").await;
-    assert!(rendered > 0 && expected.len() > 100_000);
+    let rendered = metric(sidecar.admin_address(), RENDERED).await;
+    assert!(rendered > 0.0 && expected.len() > 100_000);
 
-    let mut stalled = Vec::new();
-    let mut reading = JoinSet::new();
-    for number in 0..CLIENTS {
-        let request = Request::get(sidecar.sse_address(), &target);
-        if number % 20 > 0 {
-            stalled.push(request.slow(4_096).open().await);
-            continue;
-        }
-        let expected = expected.clone();
-        reading.spawn(async move { request.open().await.expect_bytes(&expected).await });
-    }
-    while let Some(read) = reading.join_next().await {
-        read.unwrap();
-    }
+    let _stalled = crowd(Request::get(sidecar.sse_address(), &target), CLIENTS, expected).await;
     let address = sidecar.admin_address();
-    assert_eq!(metric(address, "sidecar_stream_blocks_rendered_total").await, rendered, "nothing is translated again");
+    assert_eq!(metric(address, RENDERED).await, rendered, "nothing is translated again");
     let _live = SseClient::connect(sidecar.sse_address(), "/events/sigs").await;
     let text = get(address, "/metrics").await.body;
     let open = text.lines().find(|line| line.starts_with("sidecar_stream_subscribers") && line.contains("legacy"));

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use sidecar_log_format::storage::{Directory, LOCK_FILE};
 use sidecar_log_format::{WriteOptions, Writer};
-use sidecar_test_support::client::{Request, SseClient, events, get};
+use sidecar_test_support::client::{Request, SseClient, events, get, metric};
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::story;
@@ -54,13 +54,6 @@ async fn expect_stored(address: SocketAddr, told: &[String]) {
 async fn ready(sidecar: &Sidecar) -> (u16, String) {
     let answer = get(sidecar.admin_address(), "/ready").await;
     (answer.status, answer.body)
-}
-
-async fn metric(sidecar: &Sidecar, name: &str) -> u64 {
-    let answer = get(sidecar.admin_address(), "/metrics").await;
-    let text = answer.body;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("{log=\"casper\"} "));
-    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }
 
 fn log_directory(sidecar: &Sidecar) -> PathBuf {
@@ -124,8 +117,8 @@ async fn a_log_whose_directory_goes_away_is_waited_for_and_never_begun_again() {
     let (status, body) = ready(&sidecar).await;
     assert_eq!(status, 503);
     assert!(body.starts_with("not ready: log casper: nothing is stored") && body.contains("logs/casper"), "{body}");
-    assert_eq!(metric(&sidecar, "sidecar_ingest_stopped").await, 1);
-    assert_eq!(metric(&sidecar, "sidecar_log_head").await, 600);
+    assert_eq!(metric(sidecar.admin_address(), r#"sidecar_ingest_stopped{log="casper"}"#).await, 1.0);
+    assert_eq!(metric(sidecar.admin_address(), r#"sidecar_log_head{log="casper"}"#).await, 600.0);
     assert!(!log_directory(&sidecar).exists(), "nothing is begun in its place");
 
     // An empty directory, as a mount point is, is no log either.
@@ -142,8 +135,8 @@ async fn a_log_whose_directory_goes_away_is_waited_for_and_never_begun_again() {
     assert_eq!(events(&messages).len(), 600, "the same connection gets what comes afterwards");
     expect_stored(sidecar.sse_address(), &told).await;
     assert_eq!(ready(&sidecar).await, (200, "ready".to_owned()));
-    assert_eq!(metric(&sidecar, "sidecar_log_reopened_total").await, 1);
-    assert_eq!(metric(&sidecar, "sidecar_ingest_stopped").await, 0);
+    assert_eq!(metric(sidecar.admin_address(), r#"sidecar_log_reopened_total{log="casper"}"#).await, 1.0);
+    assert_eq!(metric(sidecar.admin_address(), r#"sidecar_ingest_stopped{log="casper"}"#).await, 0.0);
     watch.end().await;
     let output = sidecar.output();
     assert_eq!((output.matches(STOPPED).count(), output.matches(RESUMED).count()), (1, 1), "{output}");
@@ -266,7 +259,7 @@ async fn while_syncs_fail_all_ports_serve_and_storing_resumes_by_itself() {
         let got = events(&messages).into_iter().map(|(_, payload)| payload);
         assert!(got.eq(told.iter().skip(next as usize)), "the same connection, nothing lost or doubled");
     }
-    assert_eq!(metric(&sidecar, "sidecar_log_reopened_total").await, 2);
+    assert_eq!(metric(sidecar.admin_address(), r#"sidecar_log_reopened_total{log="casper"}"#).await, 2.0);
     watch.end().await;
     expect_stored(sidecar.sse_address(), &told).await;
     assert!(sidecar.terminate().success());

@@ -7,7 +7,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sidecar_log_format::storage::{Directory, Storage};
 use sidecar_log_format::verify::verify;
@@ -15,6 +15,7 @@ use sidecar_log_format::{ApiVersion, Event, Kind, LossKind, Opened, WriteOptions
 use sidecar_test_support::client::{Answer, SseClient, get};
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::process::SidecarBuilder;
+use sidecar_test_support::wait::find;
 
 /// How long the views may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -240,15 +241,11 @@ async fn check(case: &Case) {
 
 /// What `/ready` answers then.
 async fn once_views_are_open(admin: SocketAddr) -> Answer {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    find(PATIENCE, "views that are open", async || {
         let answer = get(admin, "/ready").await;
-        if answer.status != 503 {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "{}", answer.body);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        (answer.status != 503).then_some(answer)
+    })
+    .await
 }
 
 fn range_in_json(range: &serde_json::Value) -> (u64, u64, String) {

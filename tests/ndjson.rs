@@ -6,15 +6,16 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use sidecar_test_support::client::{Ending, Request, SseClient, events, get};
+use sidecar_test_support::client::{Ending, Request, SseClient, crowd, events, metric};
 use sidecar_test_support::fast::EndlessStory;
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::process::SidecarBuilder;
 use sidecar_test_support::story::{self, EventKind, Story, StoryOptions};
-use tokio::task::JoinSet;
 
 const NDJSON: &str = "application/x-ndjson";
 const VERSION: &str = "{\"data\":{\"ApiVersion\":\"2.0.0\"}}\n";
+/// How many blocks were put into a form that a client wants.
+const RENDERED: &str = r#"sidecar_stream_blocks_rendered_total{log="casper"}"#;
 
 fn sidecar() -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
@@ -154,12 +155,6 @@ async fn an_event_stream_comes_to_all_who_do_not_ask_for_lines_and_caches_tell_t
     assert_eq!(request(sidecar.sse_address(), "/events?start_from=x").open().await.status(), 422);
 }
 
-async fn metric(address: SocketAddr, name: &str) -> u64 {
-    let text = get(address, "/metrics").await.body;
-    let line = text.lines().find(|line| line.split([' ', '{']).next() == Some(name)).unwrap();
-    line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64
-}
-
 #[tokio::test]
 async fn a_thousand_clients_share_what_is_rendered_and_memory_stays_bounded() {
     const CLIENTS: usize = 1_000;
@@ -172,27 +167,13 @@ async fn a_thousand_clients_share_what_is_rendered_and_memory_stays_bounded() {
     let expected = format!("{VERSION}{}", lines(0, &payloads));
     let target = format!("/events?start_from=0&until={}", EVENTS - 1);
     request(sidecar.sse_address(), &target).open().await.expect_bytes(expected.as_bytes()).await;
-    let rendered = metric(sidecar.admin_address(), "sidecar_stream_blocks_rendered_total").await;
-    assert!(rendered > 0);
+    let rendered = metric(sidecar.admin_address(), RENDERED).await;
+    assert!(rendered > 0.0);
     let memory_before = sidecar.resident_memory_bytes().now;
 
-    // Some read to the end, the others stall with their buffers full.
-    let mut stalled = Vec::new();
-    let mut reading = JoinSet::new();
-    for number in 0..CLIENTS {
-        let request = request(sidecar.sse_address(), &target);
-        if number % 20 > 0 {
-            stalled.push(request.slow(4_096).open().await);
-            continue;
-        }
-        let expected = expected.clone();
-        reading.spawn(async move { request.open().await.expect_bytes(expected.as_bytes()).await });
-    }
-    while let Some(read) = reading.join_next().await {
-        read.unwrap();
-    }
+    let stalled = crowd(request(sidecar.sse_address(), &target), CLIENTS, expected.into_bytes()).await;
     let address = sidecar.admin_address();
-    assert_eq!(metric(address, "sidecar_stream_blocks_rendered_total").await, rendered, "nothing is rendered again");
+    assert_eq!(metric(address, RENDERED).await, rendered, "nothing is rendered again");
     let grown = sidecar.resident_memory_bytes().now.saturating_sub(memory_before);
     assert!(grown < 96 << 20, "{} MiB more for {} stalled clients", grown >> 20, stalled.len());
 }

@@ -11,13 +11,13 @@
 use std::fs::{File, OpenOptions};
 use std::io::pipe;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sidecar_test_support::client::{Request, SseClient, get};
+use sidecar_test_support::client::{Request, SseClient, get, metric};
+use sidecar_test_support::documentation::expect_file;
 use sidecar_test_support::fast::EndlessStory;
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
 use sidecar_test_support::process::{Process, Sidecar, SidecarBuilder};
@@ -56,15 +56,12 @@ async fn works_to_the_end(mut sidecar: Sidecar) {
     assert_eq!(get(sidecar.admin_address(), "/health").await.status, 200);
     // The line of an event is written a moment after it is served.
     let patience = Duration::from_secs(30);
-    until(patience, "lines are dropped, and counted", async || lines_dropped(&sidecar).await > 0).await;
+    let admin = sidecar.admin_address();
+    until(patience, "lines are dropped, and counted", async || {
+        metric(admin, "sidecar_log_lines_dropped_total").await > 0.0
+    })
+    .await;
     assert_eq!(sidecar.terminate().code(), Some(0));
-}
-
-async fn lines_dropped(sidecar: &Sidecar) -> u64 {
-    let body = Request::get(sidecar.admin_address(), "/metrics").open().await.body().await;
-    let text = String::from_utf8(body).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("sidecar_log_lines_dropped_total "));
-    line.unwrap().parse().unwrap()
 }
 
 #[tokio::test]
@@ -95,15 +92,6 @@ fn answer(arguments: &[&str]) -> (String, i32) {
     (text, output.status.code().unwrap())
 }
 
-/// Compares with a file in `tests/data/command_line`; `UPDATE_GOLDEN=1` writes it.
-fn assert_golden(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/command_line").join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, found).unwrap();
-    }
-    assert_eq!(found, std::fs::read_to_string(path).unwrap(), "{name}");
-}
-
 #[test]
 fn what_people_type_for_a_subcommand_is_guessed() {
     let mut answers = String::new();
@@ -112,7 +100,7 @@ fn what_people_type_for_a_subcommand_is_guessed() {
         assert_eq!(status, 2, "{refusal}");
         answers += &format!("$ sidecar {typed}\n{refusal}\n");
     }
-    assert_golden("guesses.txt", &answers);
+    expect_file("tests/data/command_line/guesses.txt", &answers);
 }
 
 #[test]
@@ -251,7 +239,7 @@ async fn a_service_manager_is_notified_of_the_start_the_life_and_the_end() {
         ready = notification(&manager).await;
     }
     assert_eq!(ready, "READY=1\nSTATUS=serving; log casper is empty");
-    // It is told when the port is open, and not before.
+    // It is notified when the port is open, and not before.
     let mut live = SseClient::connect(sidecar.sse_address(), "/events").await;
     let story = EndlessStory::render(1, 10);
     node.push_all((0..2).map(|number| story.payload(number)));

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use sidecar_log_format::storage::Directory;
@@ -15,6 +16,7 @@ use sidecar_test_support::node::{NodeOptions, SimulatedNode, stream};
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Process, Sidecar, SidecarBuilder};
 use sidecar_test_support::story::{Story, StoryOptions};
+use sidecar_test_support::wait::until;
 
 fn sidecar() -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
@@ -211,10 +213,10 @@ async fn one_subscriber_too_many_is_refused_until_another_leaves() {
     assert_eq!(third.status(), 503);
     assert_eq!(third.body().await, b"server has reached limit of subscribers");
     drop(first);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while SseClient::connect(sidecar.sse_address(), "/events").await.status() != 200 {
-        assert!(std::time::Instant::now() < deadline, "the place of the one that left stays taken");
-    }
+    until(Duration::from_secs(30), "the place of the client that left is free", async || {
+        SseClient::connect(sidecar.sse_address(), "/events").await.status() == 200
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -3,10 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
+use std::time::Duration;
+
 use sidecar_test_support::client::{Ending, Request, SseClient, events};
 use sidecar_test_support::node::{SimulatedNode, frame, stream};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::story::{self, EventKind, Story, StoryOptions};
+use sidecar_test_support::wait::until;
 
 fn sidecar() -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
@@ -234,16 +237,12 @@ async fn without_persistence_only_whole_segments_of_the_newest_events_are_kept()
 
     for _ in ["running", "restarted"] {
         // Segments go a moment after the commit that made them superfluous.
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        loop {
+        until(Duration::from_secs(30), "old segments are removed", async || {
             let look = SseClient::connect(sidecar.sse_address(), "/events").await;
             let (oldest, _) = look.header("sidecar-retained-range").unwrap().split_once('-').unwrap();
-            if oldest.parse::<u64>().unwrap() >= EVENTS - KEPT - 20 {
-                break;
-            }
-            assert!(std::time::Instant::now() < deadline, "{oldest} is still the oldest");
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+            oldest.parse::<u64>().unwrap() >= EVENTS - KEPT - 20
+        })
+        .await;
         let target = format!("/events?start_from=0&until={}", EVENTS - 1);
         let mut replay = SseClient::connect(sidecar.sse_address(), &target).await;
         let range = replay.header("sidecar-retained-range").unwrap().to_owned();

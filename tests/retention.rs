@@ -6,12 +6,13 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sidecar_test_support::client::{Request, SseClient, events};
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::process::SidecarBuilder;
 use sidecar_test_support::story;
+use sidecar_test_support::wait::find;
 
 /// How long upkeep may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,24 +31,12 @@ fn payloads(numbers: std::ops::Range<u64>) -> Vec<String> {
 
 /// The oldest and the newest retained id, once there is one.
 async fn retained(address: SocketAddr) -> (u64, u64) {
-    wait_for("an event is stored", async || {
+    find(PATIENCE, "an event is stored", async || {
         let client = SseClient::connect(address, "/events").await;
         let (oldest, newest) = client.header("sidecar-retained-range")?.split_once('-')?;
         Some((oldest.parse().unwrap(), newest.parse().unwrap()))
     })
     .await
-}
-
-/// Asks until the answer is right; waits a little in between, as an operator would.
-async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what} within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 fn bytes_of_segments(storage: &Path) -> u64 {
@@ -76,7 +65,7 @@ async fn a_client_overtaken_by_retention_is_told_what_it_missed_and_goes_on_at_t
     node.push_all(after);
 
     // What is reserved for more counts too, so that the disk holds no more than was allowed.
-    wait_for("the log shrinks to what is allowed", async || {
+    find(PATIENCE, "the log shrinks to what is allowed", async || {
         let (_, newest) = retained(sidecar.sse_address()).await;
         let is_done = newest == EVENTS - 1 && bytes_of_segments(&sidecar.storage_path()) <= 20_000_000;
         is_done.then_some(())
@@ -121,7 +110,7 @@ async fn events_that_are_too_old_go_once_their_segment_is_finished() {
         .start()
         .await;
     node.push_all(payloads(0..1_000));
-    wait_for("the finished segments go", async || {
+    find(PATIENCE, "the finished segments go", async || {
         let (oldest, newest) = retained(sidecar.sse_address()).await;
         (newest == 999 && oldest > 500).then_some(())
     })

@@ -13,6 +13,7 @@ use sidecar_test_support::client::{Request, SseClient, get};
 use sidecar_test_support::node::{NodeOptions, SimulatedNode, stream};
 use sidecar_test_support::process::SidecarBuilder;
 use sidecar_test_support::recordings;
+use sidecar_test_support::wait::until;
 use tempfile::TempDir;
 
 /// The file name of every example configuration of the reference.
@@ -129,11 +130,7 @@ async fn an_export_of_ones_own_is_not_taken_for_history() {
     let connection = Connection::open(folder.path().join(FILE)).unwrap();
     let count = r#"SELECT count(*) FROM "event_log""#;
     let rows = || connection.query_row(count, [], |row| row.get::<_, i64>(0)).unwrap_or_default();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while rows() != 3 {
-        assert!(Instant::now() < deadline, "not exported in time:\n{}", sidecar.output());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until(Duration::from_secs(60), "three exported rows", async || rows() == 3).await;
     assert!(sidecar.terminate().success());
     sidecar.restart().await;
     assert!(!sidecar.output().contains(NOT_IN_THE_LOG), "{}", sidecar.output());

@@ -28,7 +28,7 @@ fn the_page_of_keys_is_what_the_descriptions_say() {
     for section in &SECTIONS {
         write_section(&mut page, section).unwrap();
     }
-    documentation::expect_page("docs/configuration-keys.md", &page);
+    documentation::expect_file("docs/configuration-keys.md", &page);
 }
 
 fn write_section(page: &mut String, section: &SectionDescription) -> std::fmt::Result {
@@ -112,7 +112,7 @@ fn every_piece_of_configuration_on_a_page_is_taken() {
     for page in Page::all() {
         for block in page.blocks().iter().filter(|block| block.language == "toml") {
             let table: toml::Table =
-                block.lines.join("\n").parse().unwrap_or_else(|error| panic!("{}: {error}", page.path.display()));
+                block.text.parse().unwrap_or_else(|error| panic!("{}: {error}", page.path.display()));
             let mut keys = Vec::new();
             collect("", &toml::Value::Table(table), &mut keys);
             for (path, value) in keys {

@@ -32,23 +32,16 @@ use tunnel::{Identity, Tunnel};
 /// No part of any other text, so that finding one anywhere means that it leaked.
 const TOKENS: [&str; 3] = ["xyzzyQ9-first-of-them", "xyzzyQ9-second-of-them", "xyzzyQ9-third-of-them"];
 
-/// Keys that the section of every server has.
-fn with_keys(builder: SidecarBuilder, keys: &str) -> SidecarBuilder {
-    builder
-        .replacing("[sse_server.event_stream_server]\n", &format!("[sse_server.event_stream_server]\n{keys}\n"))
-        .replacing("[rest_api_server]\n", &format!("[rest_api_server]\n{keys}\n"))
-        .replacing("[admin_api_server]\n", &format!("[admin_api_server]\n{keys}\n"))
-}
-
-/// A sidecar with every server, before it is started, and the port of its JSON-RPC server, whose node is away.
+/// A sidecar with every server, before it is started, and the port of its JSON-RPC server, whose node is away. The section
+/// of each server has `keys`.
 fn every_server(node: &SimulatedNode, keys: &str, addresses: &str) -> (SidecarBuilder, ReservedPort) {
     let (rpc, away) = (ReservedPort::new(), ReservedPort::new());
     let builder = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"));
-    let builder = builder.node(node.address()).rest_api().admin_api().rpc(rpc.number(), away.address());
-    let builder = with_keys(builder, &format!("ip_address = {addresses}\n{keys}"));
+    let keys = format!("ip_address = {addresses}\n{keys}");
+    let builder = builder.node(node.address()).rpc(rpc.number(), away.address()).serving(rpc.address());
+    let builder = builder.event_stream_server(&keys).rest_api_with(&keys).admin_api_with(&keys);
     let main = "[rpc_server.main_server]\nip_address = '127.0.0.1'\n";
-    let builder = builder.replacing(main, &format!("[rpc_server.main_server]\nip_address = {addresses}\n{keys}\n"));
-    (builder, rpc)
+    (builder.replacing(main, &format!("[rpc_server.main_server]\n{keys}\n")), rpc)
 }
 
 /// A node that has told a story, and the stream that a sidecar serves of it.
@@ -74,7 +67,6 @@ async fn every_server_listens_at_each_of_its_addresses_and_nowhere_else() {
     let (node, _) = with_story();
     let (builder, rpc) = every_server(&node, "", "['127.0.0.1', '127.0.0.2', '::1']");
     let mut sidecar = builder.start().await;
-    sidecar.wait_until_listening(rpc.address()).await;
     let servers =
         [sidecar.sse_address(), sidecar.rest_address(), sidecar.admin_address(), rpc.address()].map(|at| at.port());
     for (server, port) in ["event stream", "REST", "admin"].into_iter().zip(servers) {
@@ -132,9 +124,7 @@ async fn with_tls(node: &SimulatedNode, identity: &Identity, keys: &str) -> (Sid
     let (certificates, key) = (toml(&identity.certificates()), toml(&identity.key()));
     let keys = format!("tls = {{ certificate_file = {certificates}, key_file = {key} }}\n{keys}");
     let (builder, rpc) = every_server(node, &keys, "'127.0.0.1'");
-    let mut sidecar = builder.event_stream_server("header_timeout_seconds = 1").start().await;
-    sidecar.wait_until_listening(rpc.address()).await;
-    (sidecar, rpc)
+    (builder.event_stream_server("header_timeout_seconds = 1").start().await, rpc)
 }
 
 #[tokio::test]
@@ -252,8 +242,7 @@ fn a_server_with_a_bad_certificate_or_without_its_tokens_does_not_start() {
         ),
     ];
     for (keys, part) in cases {
-        let builder = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).admin_api();
-        let mut sidecar = builder.replacing("[admin_api_server]\n", &format!("[admin_api_server]\n{keys}\n")).spawn();
+        let mut sidecar = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).admin_api_with(&keys).spawn();
         assert_eq!(sidecar.wait_for_exit().code(), Some(1));
         let errors = sidecar.errors();
         assert!(errors.contains(part), "{part} in {errors}");
@@ -271,7 +260,6 @@ async fn a_token_opens_each_server_and_is_shown_nowhere() {
     let (builder, rpc) = every_server(&node, &keys, "'127.0.0.1'");
     let builder = builder.environment("TOKENS_OF_TEST", TOKENS[1]).environment("RUST_LOG", "trace");
     let mut sidecar = builder.start().await;
-    sidecar.wait_until_listening(rpc.address()).await;
     let (sse, rest, admin) = (sidecar.sse_address(), sidecar.rest_address(), sidecar.admin_address());
     let bearer = |token: &str| format!("Bearer {token}");
 
@@ -344,8 +332,7 @@ async fn pages_of_listed_origins_may_read_and_those_of_others_may_not() {
     let (node, _) = with_story();
     let listed = ["https://explorer.example", "http://localhost:3000"];
     let (builder, rpc) = every_server(&node, &format!("cors_origin = {listed:?}"), "'127.0.0.1'");
-    let mut sidecar = builder.start().await;
-    sidecar.wait_until_listening(rpc.address()).await;
+    let sidecar = builder.start().await;
     for (address, path) in [
         (sidecar.sse_address(), "/events/sidecar?start_from=nothing"),
         (sidecar.rest_address(), "/status"),

@@ -29,8 +29,8 @@ const SEQUENCES: &str = "[...document.querySelectorAll('#events .sequence')].map
 async fn with_events(keys: &str) -> (SimulatedNode, Sidecar) {
     let node = SimulatedNode::start();
     node.push_all(recordings::recorded_network().iter().map(|(_, payload)| payload).take(500));
-    let builder = SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).node(node.address()).rest_api().admin_api();
-    let builder = builder.replacing("[admin_api_server]\n", &format!("[admin_api_server]\n{keys}\n"));
+    let builder =
+        SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar")).node(node.address()).rest_api().admin_api_with(keys);
     let sidecar = builder.environment("TOKENS_OF_TEST", TOKENS[0]).start().await;
     SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.read_until_id(499).await;
     (node, sidecar)

@@ -6,16 +6,17 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use sidecar_test_support::client::get;
-use sidecar_test_support::node::{NodeOptions, SimulatedNode};
+use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::postgresql::{DATABASE, PASSWORD, PostgreSql, PostgreSqlOptions};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
+use sidecar_test_support::wait::until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::questions::{
-    NO_DATABASE, PATIENCE, assert_only_in_log, assert_recorded_answers, assert_same_answers, payloads, sidecar,
-    wait_for_status,
+    NO_DATABASE, PATIENCE, assert_only_in_log, assert_recorded_answers, assert_same_answers, exported, payloads,
+    sidecar, wait_for_status,
 };
 
 /// How long the answer to a request in trouble may take.
@@ -28,30 +29,37 @@ fn filled() -> PostgreSql {
     server
 }
 
-/// Without nodes and log: `section` says where the database is.
+/// Without nodes and log: `section` has the place of the database.
 fn rest_alone(section: &str) -> SidecarBuilder {
-    let builder = sidecar().without_sse_server().sections(section).rest_api();
-    builder.replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'postgresql'")
+    rest_alone_with(section, "")
 }
 
-/// A sidecar that has exported these payloads of a node on `casper-test`, and answers from its log.
-async fn exported(server: &PostgreSql, payloads: &[String]) -> (SimulatedNode, Sidecar) {
-    let options = NodeOptions { chainspec_name: "casper-test".to_owned(), ..NodeOptions::default() };
-    let node = SimulatedNode::with(options);
-    node.push_all(payloads);
-    let sidecar = sidecar().node(node.address()).rest_api().sections(&server.section()).start().await;
-    let checkpoint = r#"SELECT "next_sequence" FROM "sidecar_checkpoint""#;
+/// The same with further keys of the REST server.
+fn rest_alone_with(section: &str, keys: &str) -> SidecarBuilder {
+    let builder = sidecar().without_sse_server().sections(section);
+    builder.rest_api_with(&format!("answer_from = 'postgresql'\n{keys}"))
+}
+
+/// Makes a user who may read the tables and nothing else; returns the section with that user. `options` are the role's.
+fn reader(server: &PostgreSql, options: &str) -> String {
+    let grant = "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader";
+    server.psql(DATABASE, &format!("CREATE ROLE reader LOGIN {options} PASSWORD '{PASSWORD}'; {grant}"));
+    server.section().replace("database_username = 'sidecar'", "database_username = 'reader'")
+}
+
+/// A sidecar that has exported these payloads to the server, and answers from its log.
+async fn exported_to(server: &PostgreSql, payloads: &[String]) -> (SimulatedNode, Sidecar) {
     let made = r#"SELECT count(*) FROM "pg_tables" WHERE "tablename" = 'sidecar_checkpoint'"#;
-    let deadline = Instant::now() + PATIENCE;
-    while server.psql(DATABASE, made) == "0\n" || server.psql(DATABASE, checkpoint) != format!("{}\n", payloads.len()) {
-        assert!(Instant::now() < deadline, "not exported in time:\n{}", sidecar.output());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    (node, sidecar)
+    let checkpoint = r#"SELECT "next_sequence" FROM "sidecar_checkpoint""#;
+    exported(sidecar().sections(&server.section()), payloads, || {
+        let is_made = server.psql(DATABASE, made) != "0\n";
+        if is_made { server.psql(DATABASE, checkpoint).trim().parse().unwrap_or_default() } else { 0 }
+    })
+    .await
 }
 
 /// Long enough for a new session on a machine with other things to do: half of it is that session's.
-const LIMITED: &str = "[rest_api_server]\nrequest_timeout_in_seconds = 4";
+const LIMITED: &str = "request_timeout_in_seconds = 4";
 
 /// Makes a question for a step take longer than anybody waits.
 const SLOW_STEP: &str = r#"
@@ -61,27 +69,15 @@ const SLOW_STEP: &str = r#"
 /// Waits until the server works on a question.
 async fn wait_until_asked(server: &PostgreSql) {
     let active = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sidecar' AND wait_event = 'PgSleep'";
-    let deadline = Instant::now() + PATIENCE;
-    while server.psql(DATABASE, active) != "1\n" {
-        assert!(Instant::now() < deadline, "nothing is asked");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until(PATIENCE, "a question in work", async || server.psql(DATABASE, active) == "1\n").await;
 }
 
 #[tokio::test]
 async fn answers_are_those_from_the_log_byte_for_byte() {
     let server = PostgreSql::start();
     let payloads = payloads();
-    let (_node, from_log) = exported(&server, &payloads).await;
-    // Who answers needs to read the tables and nothing else.
-    server.psql(
-        DATABASE,
-        &format!(
-            "CREATE ROLE reader LOGIN PASSWORD '{PASSWORD}'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"
-        ),
-    );
-    let section = server.section().replace("database_username = 'sidecar'", "database_username = 'reader'");
-    let mut from_postgresql = rest_alone(&section).start().await;
+    let (_node, from_log) = exported_to(&server, &payloads).await;
+    let mut from_postgresql = rest_alone(&reader(&server, "")).start().await;
 
     let sessions = || {
         server.psql(
@@ -158,9 +154,7 @@ async fn while_the_database_is_away_requests_fail_soon_and_then_are_answered_aga
 #[tokio::test]
 async fn a_table_that_may_not_be_read_is_one_questions_failure_and_is_refused_at_a_start() {
     let server = filled();
-    let role = "CREATE ROLE reader LOGIN PASSWORD";
-    server.psql(DATABASE, &format!("{role} '{PASSWORD}'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"));
-    let section = server.section().replace("database_username = 'sidecar'", "database_username = 'reader'");
+    let section = reader(&server, "");
     let sidecar = rest_alone(&section).admin_api().start().await;
     let session = || server.psql(DATABASE, "SELECT pid FROM pg_stat_activity WHERE usename = 'reader'");
     let first_session = session();
@@ -190,15 +184,8 @@ async fn a_table_that_may_not_be_read_is_one_questions_failure_and_is_refused_at
 #[tokio::test]
 async fn a_session_more_than_the_server_lets_us_have_is_no_loss_of_the_database() {
     let server = filled();
-    server.psql(
-        DATABASE,
-        &format!(
-            r#"CREATE ROLE reader LOGIN CONNECTION LIMIT 1 PASSWORD '{PASSWORD}';
-               GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader;
-               {SLOW_STEP} GRANT SELECT ON "Step" TO reader"#
-        ),
-    );
-    let section = server.section().replace("database_username = 'sidecar'", "database_username = 'reader'");
+    let section = reader(&server, "CONNECTION LIMIT 1");
+    server.psql(DATABASE, &format!(r#"{SLOW_STEP} GRANT SELECT ON "Step" TO reader"#));
     let sidecar = rest_alone(&section).admin_api().start().await;
     let address = sidecar.rest_address();
     let slow = tokio::spawn(async move { get(address, "/step/1").await });
@@ -284,7 +271,7 @@ async fn a_request_that_takes_too_long_is_given_up_and_holds_nobody_up() {
     let server = filled();
     server.psql(DATABASE, SLOW_STEP);
     let section = format!("{}max_connections_in_pool = 1\n", server.section());
-    let sidecar = rest_alone(&section).replacing("[rest_api_server]", LIMITED).start().await;
+    let sidecar = rest_alone_with(&section, LIMITED).start().await;
     for _ in 0..2 {
         let begun = Instant::now();
         let answer = get(sidecar.rest_address(), "/step/1").await;
@@ -306,7 +293,7 @@ async fn a_request_that_takes_too_long_is_given_up_and_holds_nobody_up() {
 async fn a_connection_that_is_dead_without_a_word_is_replaced() {
     let server = filled();
     let section = format!("{}max_connections_in_pool = 1\n", server.section());
-    let sidecar = rest_alone(&section).replacing("[rest_api_server]", LIMITED).start().await;
+    let sidecar = rest_alone_with(&section, LIMITED).start().await;
     let session = server.psql(DATABASE, "SELECT pid FROM pg_stat_activity WHERE application_name = 'sidecar'");
     let session = Pid::from_raw(session.trim().parse().unwrap()).unwrap();
     kill_process(session, Signal::STOP).unwrap();
@@ -382,7 +369,7 @@ impl Passage {
 async fn many_requests_share_the_connections_of_the_pool() {
     let server = PostgreSql::start();
     let payloads = payloads();
-    let (_node, from_log) = exported(&server, &payloads).await;
+    let (_node, from_log) = exported_to(&server, &payloads).await;
     drop(from_log);
     let section = format!("{}max_connections_in_pool = 3\n", server.section());
     let sidecar = rest_alone(&section).start().await;
@@ -412,9 +399,8 @@ async fn one_sidecar_may_fill_the_database_and_answer_from_it() {
     node.push_all(&payloads);
     let sidecar = sidecar()
         .node(node.address())
-        .rest_api()
+        .rest_api_with("answer_from = 'postgresql'")
         .sections(&server.section())
-        .replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'postgresql'")
         .start()
         .await;
     let block = wait_for_status(sidecar.rest_address(), "/block/2000001", 200).await;

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use sidecar_test_support::client::{Answer, Request, get};
+use sidecar_test_support::node::{NodeOptions, SimulatedNode};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::recordings;
 use sidecar_test_support::story::{self, Story, StoryOptions};
+use sidecar_test_support::wait::{find, until};
 
 /// How long an export, or an answer after trouble, may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,15 +23,26 @@ pub(crate) fn sidecar() -> SidecarBuilder {
 
 /// The first answer with this status.
 pub(crate) async fn wait_for_status(address: SocketAddr, target: &str, status: u16) -> Answer {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    find(PATIENCE, &format!("{target} is answered with {status}"), async || {
         let answer = get(address, target).await;
-        if answer.status == status {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "{target} is still answered with {answer:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        (answer.status == status).then_some(answer)
+    })
+    .await
+}
+
+/// A sidecar that has exported these payloads of a node on `casper-test`, and answers from its log. `next_sequence` reads
+/// the export's checkpoint.
+pub(crate) async fn exported(
+    builder: SidecarBuilder,
+    payloads: &[String],
+    next_sequence: impl Fn() -> u64,
+) -> (SimulatedNode, Sidecar) {
+    let options = NodeOptions { chainspec_name: "casper-test".to_owned(), ..NodeOptions::default() };
+    let node = SimulatedNode::with(options);
+    node.push_all(payloads);
+    let sidecar = builder.node(node.address()).rest_api().start().await;
+    until(PATIENCE, "an export of all events", async || next_sequence() == payloads.len() as u64).await;
+    (node, sidecar)
 }
 
 /// A block of a height that no story has, and about so many bytes.

@@ -1,17 +1,16 @@
 //! SQLite: a file that is filled meanwhile, moved, locked, missing, or not the right one.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use sidecar_test_support::client::get;
-use sidecar_test_support::node::{NodeOptions, SimulatedNode};
-use sidecar_test_support::process::{Sidecar, SidecarBuilder};
+use sidecar_test_support::node::SimulatedNode;
+use sidecar_test_support::process::SidecarBuilder;
 use sidecar_test_support::recordings;
 use tempfile::TempDir;
 
 use crate::questions::{
-    NO_DATABASE, PATIENCE, assert_only_in_log, assert_recorded_answers, assert_same_answers, payloads, sidecar,
+    NO_DATABASE, assert_only_in_log, assert_recorded_answers, assert_same_answers, exported, payloads, sidecar,
     wait_for_status,
 };
 
@@ -20,9 +19,13 @@ const SECTION: &str = "[storage.sqlite_config]\nfile_name = 'sqlite_database.db3
 
 /// Without nodes and log, on the file in this folder.
 fn rest_alone(folder: &Path) -> SidecarBuilder {
+    rest_alone_with(folder, "")
+}
+
+/// The same with further keys of the REST server.
+fn rest_alone_with(folder: &Path, keys: &str) -> SidecarBuilder {
     let section = format!("[storage]\nstorage_folder = {folder:?}\n{SECTION}");
-    let builder = sidecar().without_sse_server().sections(&section).rest_api();
-    builder.replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'sqlite'")
+    sidecar().without_sse_server().sections(&section).rest_api_with(&format!("answer_from = 'sqlite'\n{keys}"))
 }
 
 /// A folder with the database that the reference has filled.
@@ -34,29 +37,17 @@ fn filled() -> (TempDir, Connection) {
     (folder, connection)
 }
 
-/// A sidecar that has exported these payloads of a node on `casper-test`, and answers from its log.
-async fn exported(folder: &Path, payloads: &[String]) -> (SimulatedNode, Sidecar) {
-    let node = SimulatedNode::with(NodeOptions { chainspec_name: "casper-test".to_owned(), ..NodeOptions::default() });
-    node.push_all(payloads);
-    let sidecar = sidecar().node(node.address()).rest_api().sections(SECTION).storage_folder(folder).start().await;
-    let connection = Connection::open(folder.join(FILE)).unwrap();
-    let exported = || {
-        let sql = r#"SELECT "next_sequence" FROM "sidecar_checkpoint""#;
-        connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap_or_default()
-    };
-    let deadline = Instant::now() + PATIENCE;
-    while exported() != payloads.len() as i64 {
-        assert!(Instant::now() < deadline, "not exported in time:\n{}", sidecar.output());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    (node, sidecar)
-}
-
 #[tokio::test]
 async fn answers_are_those_from_the_log_byte_for_byte_while_the_file_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let payloads = payloads();
-    let (_node, from_log) = exported(folder.path(), &payloads).await;
+    let builder = sidecar().sections(SECTION).storage_folder(folder.path());
+    let (_node, from_log) = exported(builder, &payloads, || {
+        let connection = Connection::open(folder.path().join(FILE)).unwrap();
+        let checkpoint = r#"SELECT "next_sequence" FROM "sidecar_checkpoint""#;
+        connection.query_row(checkpoint, [], |row| row.get::<_, i64>(0)).unwrap_or_default() as u64
+    })
+    .await;
     let mut from_sqlite = rest_alone(folder.path()).start().await;
     assert_same_answers(&from_log, &from_sqlite, &payloads).await;
     assert!(from_sqlite.terminate().success());
@@ -121,9 +112,8 @@ async fn a_locked_file_fails_the_questions_of_that_time_and_no_others() {
     let (folder, connection) = filled();
     // Only then a writer keeps readers out.
     connection.pragma_update(None, "journal_mode", "DELETE").unwrap();
-    let builder = rest_alone(folder.path()).admin_api();
-    let limited = "[rest_api_server]\nrequest_timeout_in_seconds = 2";
-    let mut sidecar = builder.replacing("[rest_api_server]", limited).start().await;
+    let builder = rest_alone_with(folder.path(), "request_timeout_in_seconds = 2");
+    let mut sidecar = builder.admin_api().start().await;
     connection.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let answer = get(sidecar.rest_address(), "/block").await;
     assert_eq!((answer.status, answer.body.as_str()), (500, NO_DATABASE));
@@ -146,8 +136,7 @@ const SLOW_STEP: &str = r#"
 async fn a_request_that_takes_too_long_is_stopped_and_holds_nobody_up() {
     let (folder, connection) = filled();
     connection.execute_batch(SLOW_STEP).unwrap();
-    let limited = "[rest_api_server]\nrequest_timeout_in_seconds = 1";
-    let sidecar = rest_alone(folder.path()).replacing("[rest_api_server]", limited).start().await;
+    let sidecar = rest_alone_with(folder.path(), "request_timeout_in_seconds = 1").start().await;
     let address = sidecar.rest_address();
     // More than are asked at once: without an end, none of them would leave room.
     let slow: Vec<_> = (0..8).map(|_| tokio::spawn(async move { get(address, "/step/1").await })).collect();
@@ -182,13 +171,8 @@ async fn a_table_that_goes_is_one_questions_failure() {
 async fn one_sidecar_may_fill_the_file_and_answer_from_it() {
     let node = SimulatedNode::start();
     node.push_all(payloads());
-    let sidecar = sidecar()
-        .node(node.address())
-        .rest_api()
-        .sections(SECTION)
-        .replacing("[rest_api_server]", "[rest_api_server]\nanswer_from = 'sqlite'")
-        .start()
-        .await;
+    let sidecar =
+        sidecar().node(node.address()).rest_api_with("answer_from = 'sqlite'").sections(SECTION).start().await;
     let block = wait_for_status(sidecar.rest_address(), "/block/2000001", 200).await;
     assert!(block.body.contains(&format!("{:064x}", 2_000_001)), "{}", block.body);
     assert_eq!(get(sidecar.rest_address(), "/events").await.status, 501);

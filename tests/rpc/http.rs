@@ -7,6 +7,7 @@ use casper_types::{AvailableBlockRange, BlockWithSignatures};
 use serde_json::{Value, json};
 use sidecar::casper::rpc::LinkState;
 use sidecar::engine::http::cors::Origins;
+use sidecar_test_support::wait::until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -207,12 +208,7 @@ async fn health_says_whether_the_node_is_there() {
     bridge.call("info_get_peers", Value::Null).await;
     assert_eq!(health(&bridge).await, (200, r#"{"node":"connected"}"#.to_owned()));
     bridge.node.kill();
-    let away = async {
-        while bridge.watch.link.state() != LinkState::Away {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, away).await.unwrap();
+    until(PATIENCE, "the node is away", async || bridge.watch.link.state() == LinkState::Away).await;
     assert_eq!(health(&bridge).await, (503, r#"{"node":"away"}"#.to_owned()));
     let answer = bridge.call("info_get_peers", Value::Null).await;
     let data = "request for peers has failed: connection to node lost";

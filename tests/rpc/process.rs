@@ -49,8 +49,8 @@ async fn ready(sidecar: &Sidecar) -> (u16, String) {
 #[tokio::test]
 async fn the_bridge_runs_alone_outlives_its_node_and_says_how_it_is() {
     let (mut node, port) = (node(), ReservedPort::new());
-    let mut sidecar = with_bridge(port.number(), &node).without_sse_server().admin_api().spawn();
-    sidecar.wait_until_listening(port.address()).await;
+    let builder = with_bridge(port.number(), &node).without_sse_server().admin_api();
+    let mut sidecar = builder.serving(port.address()).start().await;
     assert_eq!(ask(&port).await, ANSWER);
     until(PATIENCE, "ready", async || ready(&sidecar).await == (200, "ready".to_owned())).await;
     node.kill();

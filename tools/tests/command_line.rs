@@ -14,6 +14,7 @@ use sidecar_log_format::{
     ApiVersion, Event, Kind, Mark, MarkKind, Opened, WriteOptions, Writer,
     storage::{Directory, Storage},
 };
+use sidecar_test_support::documentation::expect_file;
 use tempfile::TempDir;
 
 /// 2026-01-02T03:04:05Z.
@@ -119,23 +120,14 @@ fn flip(log: &Path, file: &str, offset: usize) {
 const SEALED: &str = "00000000000000000000.segment";
 const NEWEST: &str = "00000000000000000009.segment";
 
-/// Compares with a golden file; `UPDATE_GOLDEN=1` writes it.
-fn assert_golden(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(&path, found).unwrap();
-    }
-    assert_eq!(found, fs::read_to_string(path).unwrap(), "{name}");
-}
-
 #[test]
 fn inspect_prints_a_table_and_the_same_as_json() {
     let (_storage, log) = some_storage();
     let (out, err, status) = run(&log, &["inspect"]);
-    assert_golden("inspect.txt", &out);
+    expect_file("tools/tests/golden/inspect.txt", &out);
     assert_eq!((err.as_str(), status), ("", 0));
     let (out, _, status) = run(&log, &["inspect", "--json"]);
-    assert_golden("inspect.json", &out);
+    expect_file("tools/tests/golden/inspect.json", &out);
     assert_eq!(status, 0);
 }
 
@@ -277,7 +269,7 @@ fn what_people_type_for_a_subcommand_is_guessed() {
         assert_eq!((answer.status.code(), answer.stdout.len()), (Some(2), 0));
         answers += &format!("$ sidecar-log {typed}\n{}\n", text(&answer.stderr));
     }
-    assert_golden("guesses.txt", &answers);
+    expect_file("tools/tests/golden/guesses.txt", &answers);
     let (_storage, log) = some_storage();
     let answer = text(&tool(&[log.to_str().unwrap()]).stderr);
     assert!(answer.contains(&format!("did you mean `sidecar-log inspect {}`?", log.display())), "{answer}");
@@ -600,7 +592,7 @@ fn every_command_ends_quietly_when_nobody_reads() {
 fn verify_is_content_with_a_sound_log() {
     let (_storage, log) = some_storage();
     let (out, err, status) = run(&log, &["verify"]);
-    assert_golden("verify.txt", &out);
+    expect_file("tools/tests/golden/verify.txt", &out);
     assert_eq!((err.as_str(), status), ("", 0));
     let (out, _, _) = run(&log, &["repair"]);
     assert_eq!(out, "nothing to repair\n");
@@ -610,13 +602,13 @@ fn verify_is_content_with_a_sound_log() {
 fn verify_with_chain_shows_the_history_and_where_it_begins() {
     let (_storage, log) = some_storage();
     let (out, err, status) = run(&log, &["verify", "--chain"]);
-    assert_golden("verify-chain.txt", &out);
+    expect_file("tools/tests/golden/verify-chain.txt", &out);
     assert_eq!((err.as_str(), status), ("", 0));
     let mut writer = open(&log);
     writer.drop_before(9).unwrap();
     writer.close().unwrap();
     let (out, _, status) = run(&log, &["verify", "--chain"]);
-    assert_golden("verify-chain-retained.txt", &out);
+    expect_file("tools/tests/golden/verify-chain-retained.txt", &out);
     assert_eq!(status, 0);
 }
 
@@ -672,26 +664,26 @@ fn damage_is_named_then_repaired_then_remembered() {
     assert_eq!((out.lines().count(), status), (1, 1));
 
     let (out, _, status) = run(&log, &["verify", "--chain"]);
-    assert_golden("verify-chain-damaged.txt", &out);
+    expect_file("tools/tests/golden/verify-chain-damaged.txt", &out);
     assert_eq!(status, 1);
     let (out, err, status) = run(&log, &["verify"]);
-    assert_golden("verify-damaged.txt", &out);
+    expect_file("tools/tests/golden/verify-damaged.txt", &out);
     assert_eq!((err.as_str(), status), ("", 1));
     let (out, _, status) = run(&log, &["verify", "--json"]);
     let found: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((found["is_sound"].as_bool(), found["problem_count"].as_u64(), status), (Some(false), Some(2), 1));
 
     let (out, _, status) = run(&log, &["repair", "--dry-run"]);
-    assert_golden("repair-dry-run.txt", &out);
+    expect_file("tools/tests/golden/repair-dry-run.txt", &out);
     assert_eq!(status, 1);
     let (out, _, status) = run(&log, &["repair"]);
-    assert_golden("repair.txt", &out);
+    expect_file("tools/tests/golden/repair.txt", &out);
     assert_eq!(status, 0);
     let (out, _, status) = run(&log, &["repair", "--json"]);
     assert_eq!((out.as_str(), status), ("[]\n", 0));
 
     let (out, _, status) = run(&log, &["verify"]);
-    assert_golden("verify-repaired.txt", &out);
+    expect_file("tools/tests/golden/verify-repaired.txt", &out);
     assert_eq!(status, 0);
     let (_, err, status) = run(&log, &["cat"]);
     assert_eq!(err, "warning: sequences 0 to 8 are lost, as a mark in the log says\n");
@@ -803,7 +795,7 @@ fn compact_says_what_it_would_win_then_wins_it_then_has_nothing_to_do() {
 
     let (before, _, _) = run(&log, &["cat"]);
     let (out, err, status) = run(&log, &["compact"]);
-    assert_golden("compact.txt", &out);
+    expect_file("tools/tests/golden/compact.txt", &out);
     assert_eq!((err.as_str(), status), ("", 0));
     let (after, _, _) = run(&log, &["cat"]);
     assert!(before == after, "no event has changed");

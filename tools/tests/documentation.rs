@@ -15,5 +15,5 @@ fn the_page_of_the_command_line_is_the_programs_help() {
     for subcommand in sidecar_log::command().get_subcommands() {
         assert!(page.contains(&format!("\n## sidecar-log {}\n", subcommand.get_name())), "{subcommand}");
     }
-    documentation::expect_page("docs/sidecar-log.md", &page);
+    documentation::expect_file("docs/sidecar-log.md", &page);
 }

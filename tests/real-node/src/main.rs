@@ -92,7 +92,6 @@ async fn main() -> Result<ExitCode> {
     let rpc = Rpc::new(main.address(), speculative.address());
     let user = PublicKey::from(&SecretKey::generate_ed25519()?);
     let mut run = Run { network, sidecar, rpc, user, report: Report::default() };
-    run.sidecar.wait_until_listening(main.address()).await;
 
     let sent = sending::send_everything(&mut run).await?;
     methods::check_all(&mut run, &sent).await?;
@@ -119,6 +118,7 @@ fn configured(network: &Network, binary: PathBuf, main: &ReservedPort, speculati
         .rest_api()
         .admin_api()
         .rpc(main.number(), network.binary_port())
+        .serving(main.address())
         .replacing("[rpc_server.main_server]\n", "[rpc_server.main_server]\nqps_limit = 1_000_000\n")
         .sections(&format!(
             "[rpc_server]\nanswer_from_log = true\nanswer_cache_bytes = 0\n\

@@ -4,19 +4,20 @@
 //! [`EventSourcePage`] is the page that most tests need.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use axum::Router;
 use axum::response::Html;
 use axum::routing::{get, post};
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+
+use crate::installed::in_path;
+use crate::process::Process;
 
 /// How long any one report of a page may take.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -28,8 +29,8 @@ const REPORT_SCRIPT: &str = r#"let reported = Promise.resolve();
 const report = (what) => reported = reported.then(() => fetch("/report", { method: "POST", body: JSON.stringify(what) }));
 "#;
 
-/// What it runs with, however it is driven: no window, and no request of its own.
-pub(crate) const FLAGS: [&str; 10] = [
+/// What it runs with: no window, and no request of its own.
+const FLAGS: [&str; 10] = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -45,7 +46,7 @@ pub(crate) const FLAGS: [&str; 10] = [
 
 /// A running browser without a window, and its profile.
 pub struct Browser {
-    process: Child,
+    _process: Process,
     _profile: TempDir,
 }
 
@@ -54,38 +55,22 @@ impl Browser {
     pub fn open(address: &str) -> Browser {
         let profile = tempfile::tempdir().unwrap();
         let mut command = Command::new(program());
-        command
-            .args(FLAGS)
-            .arg("--remote-debugging-port=0")
-            .arg(format!("--user-data-dir={}", profile.path().display()))
-            .arg(address)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // Debian's program is a script that starts the browser and would leave it running.
-            .process_group(0);
-        Browser { process: command.spawn().unwrap(), _profile: profile }
+        command.args(arguments(&profile)).arg("--remote-debugging-port=0").arg(address);
+        // Debian's program is a script that starts the browser and would leave it running.
+        Browser { _process: Process::start_group(&mut command), _profile: profile }
     }
 }
 
-impl Drop for Browser {
-    fn drop(&mut self) {
-        let _ = kill_process_group(Pid::from_child(&self.process), Signal::KILL); // it may have ended by itself
-        let _ = self.process.wait();
-    }
+/// What the browser is started with, however it is driven.
+pub(crate) fn arguments(profile: &TempDir) -> impl Iterator<Item = String> {
+    let profile = format!("--user-data-dir={}", profile.path().display());
+    FLAGS.map(str::to_owned).into_iter().chain([profile])
 }
 
 pub(crate) fn program() -> PathBuf {
-    installed().unwrap_or_else(|| {
+    BROWSERS.iter().find_map(|name| in_path(name)).unwrap_or_else(|| {
         panic!("this test needs a browser; install the package that has one: apt-get install {PACKAGE}");
     })
-}
-
-fn installed() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    let named = |name: &&str| folders.iter().map(|folder| folder.join(name)).find(|program| program.exists());
-    BROWSERS.iter().find_map(named)
 }
 
 /// A server of pages that has its port but no pages yet.

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::browser::{FLAGS, program};
+use crate::browser::{arguments, program};
 
 /// How long any one thing may take in the browser.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -22,9 +22,9 @@ pub struct Chromium {
     messages: Receiver<Value>,
     sent: u64,
     session: String,
-    /// What the page complained of: its own errors, and those of what it loads.
+    /// Errors of the page, and of what it loads.
     pub problems: Vec<String>,
-    /// Every address that the page asked for.
+    /// Every address that the page requested.
     pub requested: Vec<String>,
     _profile: TempDir,
 }
@@ -38,9 +38,8 @@ impl Chromium {
         command
             .args(["-c", r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null"#])
             .arg(program())
-            .args(FLAGS)
+            .args(arguments(&profile))
             .arg("--remote-debugging-pipe")
-            .arg(format!("--user-data-dir={}", profile.path().display()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -133,7 +132,7 @@ impl Chromium {
     /// Waits until an expression is true in the page; while it cannot be evaluated, it is not.
     pub fn wait_until(&mut self, expression: &str) {
         let begun = Instant::now();
-        // For a second at a time: a page that is left takes its answer with it.
+        // For a second at a time: leaving a page drops the pending answer.
         let look = format!(
             "new Promise((resolve) => {{ const ends = Date.now() + 1000; const look = () => {{ \
              let is = false; try {{ is = Boolean({expression}); }} catch {{}} \

@@ -8,11 +8,13 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 
 /// How long any one wait lasts before the test fails, unless the request says otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,6 +45,31 @@ impl Answer {
 /// What `GET target` is answered.
 pub async fn get(address: SocketAddr, target: &str) -> Answer {
     Request::get(address, target).answer().await
+}
+
+/// The value of a metric that the admin server at `address` shows: `name` is the whole sample's, with its labels.
+pub async fn metric(address: SocketAddr, name: &str) -> f64 {
+    let text = get(address, "/metrics").await.body;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+}
+
+/// Opens `clients` streams of the same request: one in twenty reads what is `expected`, the others stall with full buffers.
+/// Returns those that stall once the others have read.
+pub async fn crowd(request: Request, clients: usize, expected: Vec<u8>) -> Vec<SseClient> {
+    let expected = Arc::new(expected);
+    let (mut stalled, mut reading) = (Vec::new(), JoinSet::new());
+    for number in 0..clients {
+        let request = request.clone();
+        if number % 20 > 0 {
+            stalled.push(request.slow(4_096).open().await);
+            continue;
+        }
+        let expected = Arc::clone(&expected);
+        reading.spawn(async move { request.open().await.expect_bytes(&expected).await });
+    }
+    reading.join_all().await;
+    stalled
 }
 
 /// A request that has not been sent yet.

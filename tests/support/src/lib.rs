@@ -13,6 +13,7 @@ pub mod disk;
 pub mod documentation;
 pub mod fast;
 mod http;
+pub mod installed;
 pub mod node;
 pub mod ping_pong;
 pub mod port;
@@ -22,5 +23,12 @@ pub mod recordings;
 pub mod story;
 pub mod wait;
 
+use std::path::{Path, PathBuf};
+
 /// The version that crate casper-binary-port has, in which the simulated node makes its answers.
 pub use casper_types;
+
+/// The folder of the repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}

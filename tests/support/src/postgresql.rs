@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::installed::in_path;
 use crate::port::ReservedPort;
 use crate::recordings;
 
@@ -275,11 +276,7 @@ fn installed() -> Option<PathBuf> {
         Some((version, entry.path().join("bin")))
     });
     let newest = debian.filter(|(_, folder)| folder.join("initdb").exists()).max();
-    let in_path = || {
-        let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path).find(|folder| folder.join("initdb").exists())
-    };
-    newest.map(|(_, folder)| folder).or_else(in_path)
+    newest.map(|(_, folder)| folder).or_else(|| Some(in_path("initdb")?.parent()?.to_owned()))
 }
 
 /// The numbers of the user that the server runs as when the test is root's.

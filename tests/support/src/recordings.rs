@@ -1,11 +1,11 @@
 //! Events that were recorded, not made: a whole network's life, a transcript of the reference, and single samples.
 
-use std::path::{Path, PathBuf};
+use crate::repository;
 
 /// The recorded network: ids and payloads in the order in which a real node sent them, from genesis to shutdown.
 /// Before them the node announced the version 2.0.0.
 pub fn recorded_network() -> Vec<(u64, String)> {
-    let compressed = std::fs::File::open(repository("resources/demo/devnet-events.sse.zst")).unwrap();
+    let compressed = std::fs::File::open(repository().join("resources/demo/devnet-events.sse.zst")).unwrap();
     let stream = String::from_utf8(zstd::decode_all(compressed).unwrap()).unwrap();
     let with_id = |frame: &str| {
         let (payload, id) = frame.strip_prefix("data:")?.split_once("\nid:")?;
@@ -28,13 +28,13 @@ pub fn transcript_events() -> Vec<(u64, String)> {
 
 /// A file of the transcript: what a client of the reference got, for example `events.stream`.
 pub fn transcript(file: &str) -> Vec<u8> {
-    std::fs::read(repository("tests/data/transcript").join(file)).unwrap()
+    std::fs::read(repository().join("tests/data/transcript").join(file)).unwrap()
 }
 
 /// What a 1.x client gets of the recorded network from `/events/NAME?start_from=0`. It was made by a second implementation
 /// of the translation, which shares nothing with Sidecar's.
 pub fn legacy_network(name: &str) -> Vec<u8> {
-    let path = repository("tests/data/legacy").join(format!("devnet-{name}.stream.zst"));
+    let path = repository().join("tests/data/legacy").join(format!("devnet-{name}.stream.zst"));
     zstd::decode_all(std::fs::File::open(path).unwrap()).unwrap()
 }
 
@@ -46,7 +46,7 @@ pub fn sqlite_dump() -> String {
 
 /// All sample payloads with their names, for example `BlockAdded.node_plain`, sorted by name.
 pub fn samples() -> Vec<(String, String)> {
-    let mut samples: Vec<_> = std::fs::read_dir(repository("tests/data/events"))
+    let mut samples: Vec<_> = std::fs::read_dir(repository().join("tests/data/events"))
         .unwrap()
         .map(|entry| {
             let path = entry.unwrap().path();
@@ -56,10 +56,6 @@ pub fn samples() -> Vec<(String, String)> {
         .collect();
     samples.sort();
     samples
-}
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
 #[cfg(test)]

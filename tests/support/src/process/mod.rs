@@ -9,12 +9,15 @@ mod sidecar;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+use crate::port::ReservedPort;
 
 pub use sidecar::{Sidecar, SidecarBuilder};
 
@@ -23,9 +26,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often one looks whether it has happened.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
+/// The command `sidecar demo`, with each of these servers (`sse`, `rest`, `admin`, `rpc`, `grpc`) on its port and the others
+/// on any free ones.
+pub fn demo(binary: &str, ports: &[(&str, &ReservedPort)]) -> Command {
+    let mut command = Command::new(binary);
+    command.arg("demo");
+    for server in ["sse", "rest", "admin", "rpc", "grpc"] {
+        let port = ports.iter().find(|(name, _)| *name == server).map_or(0, |(_, port)| port.number());
+        command.arg(format!("--{server}-port={port}"));
+    }
+    command
+}
+
 /// One life of a process, killed when this is dropped, and the threads that read what it writes.
 pub struct Process {
     child: Child,
+    leads_group: bool,
     /// Standard output and standard error as they arrived.
     output: Arc<Mutex<Vec<u8>>>,
     /// Standard error alone.
@@ -37,6 +53,13 @@ impl Process {
     /// Starts `command` without an input.
     pub fn start(command: &mut Command) -> Self {
         Self::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+    }
+
+    /// Like [`start`](Self::start), and what the process starts is killed with it: it leads a process group of its own.
+    pub fn start_group(command: &mut Command) -> Self {
+        let mut process = Self::start(command.process_group(0));
+        process.leads_group = true;
+        process
     }
 
     /// Starts `command` with `output` as its standard output and standard error; none of it is read here.
@@ -55,7 +78,7 @@ impl Process {
         if let Some(stderr) = child.stderr.take() {
             readers.push(read_into(stderr, vec![Arc::clone(&output), Arc::clone(&errors)]));
         }
-        Self { child, output, errors, readers }
+        Self { child, leads_group: false, output, errors, readers }
     }
 
     /// Everything it wrote to standard output and standard error, as far as read.
@@ -84,7 +107,11 @@ impl Process {
 
     /// Kills it as the system does when memory is short: at once, nothing is finished.
     pub fn kill9(&mut self) {
-        let _ = self.child.kill(); // it may have ended by itself
+        // It may have ended by itself.
+        let _ = match self.leads_group {
+            true => kill_process_group(self.pid(), Signal::KILL).map_err(Into::into),
+            false => self.child.kill(),
+        };
         self.child.wait().unwrap();
     }
 

@@ -26,6 +26,8 @@ pub struct SidecarBuilder {
     max_concurrent_subscribers: u32,
     disable_event_persistence: bool,
     has_sse_server: bool,
+    has_rest_api: bool,
+    also_serving: Vec<SocketAddr>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     open_files_max: Option<u64>,
@@ -51,6 +53,8 @@ impl SidecarBuilder {
             max_concurrent_subscribers: 100,
             disable_event_persistence: false,
             has_sse_server: true,
+            has_rest_api: false,
+            also_serving: Vec::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
             open_files_max: None,
@@ -94,17 +98,31 @@ impl SidecarBuilder {
 
     /// Adds a `[rest_api_server]` on [`Sidecar::rest_address`].
     pub fn rest_api(self) -> Self {
+        self.rest_api_with("")
+    }
+
+    /// Adds a `[rest_api_server]` with further keys, as TOML lines.
+    pub fn rest_api_with(mut self, keys: &str) -> Self {
+        self.has_rest_api = true;
         let port = self.rest_port.number();
-        self.sections(&format!(
-            "[rest_api_server]\nenable_server = true\nport = {port}\nmax_concurrent_requests = 50\nmax_requests_per_second = 1000\n"
-        ))
+        self.limited_server("rest_api_server", port, keys)
     }
 
     /// Adds an `[admin_api_server]` on [`Sidecar::admin_address`].
     pub fn admin_api(self) -> Self {
+        self.admin_api_with("")
+    }
+
+    /// Adds an `[admin_api_server]` with further keys, as TOML lines.
+    pub fn admin_api_with(self, keys: &str) -> Self {
         let port = self.admin_port.number();
+        self.limited_server("admin_api_server", port, keys)
+    }
+
+    fn limited_server(self, section: &str, port: u16, keys: &str) -> Self {
         self.sections(&format!(
-            "[admin_api_server]\nenable_server = true\nport = {port}\nmax_concurrent_requests = 50\nmax_requests_per_second = 1000\n"
+            "[{section}]\nenable_server = true\nport = {port}\nmax_concurrent_requests = 50\n\
+             max_requests_per_second = 1000\n{keys}\n"
         ))
     }
 
@@ -153,9 +171,15 @@ impl SidecarBuilder {
         self
     }
 
-    /// Leaves `[sse_server]` out, and the storage folder with it; then it serves once [`Sidecar::rest_address`] does.
+    /// Leaves `[sse_server]` out, and the storage folder with it.
     pub fn without_sse_server(mut self) -> Self {
         self.has_sse_server = false;
+        self
+    }
+
+    /// Lets a start wait for the server at `address` too, which [`sections`](Self::sections) or [`rpc`](Self::rpc) has.
+    pub fn serving(mut self, address: SocketAddr) -> Self {
+        self.also_serving.push(address);
         self
     }
 
@@ -238,7 +262,7 @@ impl SidecarBuilder {
         self.sse_port.address()
     }
 
-    /// Starts the sidecar and waits until its SSE port takes connections. The test fails if it ends before.
+    /// Starts the sidecar and waits until it serves: see [`Sidecar::wait_until_serving`]. The test fails if it ends before.
     pub async fn start(self) -> Sidecar {
         let mut sidecar = self.spawn();
         sidecar.wait_until_serving().await;
@@ -318,13 +342,13 @@ impl Sidecar {
         self.builder.config_file()
     }
 
-    /// Starts it once more after its end, with the same configuration and ports, and waits until it serves.
+    /// Starts it again after its end, with the same configuration and ports, and waits until it serves.
     pub async fn restart(&mut self) {
         self.spawn_again();
         self.wait_until_serving().await;
     }
 
-    /// Starts it once more after its end without waiting for anything.
+    /// Starts it again after its end without waiting for anything.
     pub fn spawn_again(&mut self) {
         assert!(self.process.has_ended(), "only what has ended can be restarted");
         self.process = self.builder.start_process(&mut self.command);
@@ -336,10 +360,17 @@ impl Sidecar {
         self.builder.write_configuration();
     }
 
-    /// Waits until the SSE port takes connections, or the REST port of one without.
+    /// Waits until the SSE port takes connections, or the REST port of one without, and then each address of
+    /// [`SidecarBuilder::serving`].
     pub async fn wait_until_serving(&mut self) {
-        let address = if self.builder.has_sse_server { self.sse_address() } else { self.rest_address() };
-        self.process.wait_until_listening(address).await;
+        let first = match (self.builder.has_sse_server, self.builder.has_rest_api) {
+            (true, _) => Some(self.sse_address()),
+            (false, true) => Some(self.rest_address()),
+            (false, false) => None,
+        };
+        for address in first.into_iter().chain(self.builder.also_serving.iter().copied()) {
+            self.process.wait_until_listening(address).await;
+        }
     }
 }
 
@@ -361,7 +392,7 @@ impl DerefMut for Sidecar {
 mod tests {
     use super::*;
 
-    /// `cat` stands in for the binary: it refuses the unknown option and ends.
+    /// `cat` is used as the binary: it refuses the unknown option and ends.
     #[test]
     fn a_process_that_ends_at_once_leaves_its_status_and_output() {
         let mut process = SidecarBuilder::new("/bin/cat").spawn();
