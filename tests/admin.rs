@@ -91,7 +91,7 @@ async fn the_metrics_of_the_reference_are_there_under_its_names_labels_and_help_
     let deserialization = r#"error_counts{category="connection_manager",description="deserialization_error:events"}"#;
     assert_eq!(value(deserialization), 1.0);
     let payloads = recordings::recorded_network();
-    // Both nodes say the first 500; the next one is said by one of them.
+    // Both nodes send the first 500, and one of them the next one.
     let blocks: Vec<usize> = payloads[..500]
         .iter()
         .chain(&payloads[..501])
@@ -431,7 +431,7 @@ async fn a_taken_port_ends_the_process_and_is_named() {
     }
 }
 
-/// Where Prometheus's own tool is installed, it finds nothing to complain about but `error_counts`: a counter's name
+/// Where Prometheus's own tool is installed, it accepts everything but `error_counts`: a counter's name
 /// should end with `_total`, but people's alerts ask for this one, which is the reference's.
 #[tokio::test]
 async fn promtool_takes_the_metrics_as_they_are() {
@@ -487,7 +487,7 @@ async fn the_status_command_shows_on_one_screen_what_an_operator_wants_to_know()
 }
 
 #[tokio::test]
-async fn the_status_command_says_by_its_exit_status_who_is_not_ready_and_who_cannot_be_asked() {
+async fn the_status_command_exits_differently_for_a_sidecar_that_is_not_ready_and_one_that_cannot_be_reached() {
     let away = ReservedPort::new();
     let port = ReservedPort::new();
     let folder = tempfile::tempdir().unwrap();

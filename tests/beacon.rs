@@ -239,7 +239,7 @@ async fn after_a_client_was_away_a_gap_is_marked_and_blocks_heads_and_checkpoint
     beacon.restart().await;
     let again = beacon.stored("block", 10).await;
     assert_eq!(again.len(), 6);
-    // What was said between the kill and now is a gap, too.
+    // What was sent between the kill and now is a gap, too.
     beacon.sidecar.wait_for_output("the log carries a mark").await;
     let mut resumed = Request::get(beacon.address(), "/eth/v1/events?topics=block").last_event_id(9).open().await;
     node.push("block", &block(72));

@@ -1,7 +1,7 @@
 //! The client examples against the demo: each is killed in the middle and started again, sees Sidecar killed and started
 //! again, and has every event once, in order.
 //!
-//! An example whose interpreter is missing is left out, with a line that says so. `.ci/run` installs them all.
+//! An example whose interpreter is missing is left out, with a line that names it. `.ci/run` installs them all.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
@@ -51,7 +51,7 @@ async fn python_has_every_event_once() {
 
 #[tokio::test]
 async fn rust_has_every_event_once() {
-    // Cargo builds examples with the tests, but not with one test alone, and does not say where they are.
+    // Cargo builds examples with the tests, but not with one test alone, and does not report where they are.
     let test = std::env::current_exe().unwrap();
     let follow = test.parent().and_then(Path::parent).unwrap().join("examples/resuming_client");
     assert!(follow.exists(), "there is no {}: cargo build --example resuming_client", follow.display());
@@ -276,7 +276,7 @@ fn example(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/clients").join(file)
 }
 
-/// Whether the program is there; if not, a line says how to get it.
+/// Whether the program is there; if not, a line names the command that installs it.
 fn has(program: &str, line: &str) -> bool {
     let is_there = Command::new(program).arg("--version").output().is_ok();
     if !is_there {

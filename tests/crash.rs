@@ -48,18 +48,18 @@ async fn nothing_published_is_lost_or_doubled_by_ten_kills() {
 }
 
 #[tokio::test]
-async fn nor_where_the_disk_is_asked_once_in_a_while() {
+async fn nor_where_the_disk_is_synced_at_intervals() {
     kill_again_and_again("interval").await;
 }
 
 #[tokio::test]
-async fn nor_where_the_system_decides_about_the_disk() {
+async fn nor_where_the_system_syncs_the_disk() {
     kill_again_and_again("os").await;
 }
 
-/// Ten times: the node tells at its own pace, somebody listens, and Sidecar is killed at a random moment, every other time
-/// once more while it starts. Every third time the node is killed too, and then tells what Sidecar may not have got under
-/// ids that it had used before.
+/// Ten times: the node sends at its own pace, a client reads, and Sidecar is killed at a random moment, every other time
+/// again while it starts. Every third time the node is killed too, and then sends what Sidecar may not have got under ids
+/// that it had used before.
 async fn kill_again_and_again(durability: &str) {
     const KILLS: usize = 10;
     // Another one may be given to look further.
@@ -213,7 +213,7 @@ struct Progress {
     seen: AtomicU64,
     /// The teller may stop.
     is_enough: AtomicBool,
-    /// How many events there are; 0 until the last is told.
+    /// How many events there are; 0 until the last is sent.
     total: AtomicU64,
 }
 
@@ -224,8 +224,8 @@ fn digest(payload: &str) -> Digest {
     blake3::hash(payload.as_bytes()).into()
 }
 
-/// Tells all nodes one endless story, each of them a little behind the one before and in an order of its own. Waits for the
-/// readers before the nodes could forget something; returns what was told.
+/// Has all nodes send one endless story, each of them a little later than the one before and in an order of its own. Waits
+/// for the readers before the nodes could forget something; returns what was sent.
 async fn tell_on_and_on(nodes: Arc<[SimulatedNode; 3]>, progress: Arc<Progress>) -> Vec<Digest> {
     const BATCH: u64 = 8;
     const UNSEEN_MAX: u64 = 3_000;
@@ -299,7 +299,7 @@ async fn read_on_and_on(address: SocketAddr, pace: Pace, progress: Arc<Progress>
 }
 
 #[tokio::test]
-async fn a_copy_of_a_log_that_is_being_written_is_a_clean_prefix_and_goes_on_by_itself() {
+async fn a_copy_of_a_log_that_is_being_written_is_a_clean_prefix_and_continues_by_itself() {
     const COPIES: usize = 5;
     let payloads = story_that_fills_segments(8);
     let node = SimulatedNode::start();

@@ -1,4 +1,5 @@
-//! A disk that lies: damage is named to those who cross it, costs nothing else, and what a node still has comes back.
+//! A disk with wrong bytes: damage is named to clients that cross it, costs nothing else, and what a node still has comes
+//! back.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
@@ -17,7 +18,7 @@ fn sidecar() -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
 }
 
-/// A sidecar that has ended, with a story in many small blocks; the node that has told it, and the payloads.
+/// A sidecar that has ended, with a story in many small blocks; the node that has sent it, and the payloads.
 async fn stored_in_small_blocks(killed: bool) -> (SimulatedNode, Sidecar, Vec<String>) {
     let told = Story::new(1, &StoryOptions::small(60));
     let payloads: Vec<String> = told.events().iter().map(|event| event.payload.clone()).collect();
@@ -46,7 +47,7 @@ fn newest_segment(sidecar: &Sidecar) -> (PathBuf, Vec<u8>) {
 }
 
 #[tokio::test]
-async fn a_damaged_block_is_named_to_those_who_cross_it_and_all_else_is_served() {
+async fn a_damaged_block_is_named_to_clients_that_cross_it_and_all_else_is_served() {
     let (node, mut sidecar, payloads) = stored_in_small_blocks(false).await;
     node.kill().await;
     let (segment, mut bytes) = newest_segment(&sidecar);
@@ -128,7 +129,7 @@ async fn comes_back_under_new_ids(killed: bool) {
     assert!(served == expected, "{} served, {} expected, {first_difference:?}", served.len(), expected.len());
 }
 
-/// A sidecar with REST whose node has told it a story and sends all of it again at every connect, and the payloads.
+/// A sidecar with REST whose node has sent it a story and sends all of it again at every connect, and the payloads.
 async fn with_index_and_views() -> (SimulatedNode, Sidecar, Vec<String>, Vec<u64>) {
     let told = Story::new(3, &StoryOptions::small(300));
     let payloads: Vec<String> = told.events().iter().map(|event| event.payload.clone()).collect();
@@ -141,7 +142,7 @@ async fn with_index_and_views() -> (SimulatedNode, Sidecar, Vec<String>, Vec<u64
     (node, sidecar, payloads, heights)
 }
 
-/// Lets the node say something new after all that it says again, and expects the log to have nothing twice.
+/// Lets the node send something new after all that it repeats, and expects the log to have nothing twice.
 async fn expect_each_once(node: &SimulatedNode, sidecar: &Sidecar, news: &mut Vec<String>, payloads: &[String]) {
     let new = story::unknown_kind(1_000_000 + news.len() as u64).payload;
     node.push(&new);

@@ -98,7 +98,7 @@ async fn call(rpc: &ReservedPort, method: &str, params: Value) -> Value {
 }
 
 #[test]
-fn a_demo_that_cannot_run_says_why() {
+fn a_demo_that_cannot_run_reports_why() {
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     for (argument, words) in [
@@ -119,7 +119,7 @@ fn a_demo_that_cannot_run_says_why() {
 }
 
 #[tokio::test]
-async fn on_any_free_ports_the_demo_tells_which_they_are() {
+async fn on_any_free_ports_the_demo_prints_which_they_are() {
     let mut demo = Process::start(&mut demo(BINARY, &[]));
     demo.wait_for_output("Ctrl-C ends it.").await;
     let output = demo.output();

@@ -1,4 +1,4 @@
-//! A disk without room: ingest waits and goes on by itself, serving never stops, and in the end every event is there once.
+//! A disk without room: ingest waits and resumes by itself, serving never stops, and in the end every event is there once.
 //!
 //! The disk is a tmpfs of its own where the test may mount one. What needs no permission is tested everywhere: room that is
 //! to stay free, on whatever disk holds temporary files, and files that may not grow (`RLIMIT_FSIZE`).
@@ -29,7 +29,7 @@ fn sidecar() -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
 }
 
-/// A node that keeps everything, as one does that told it only a moment ago.
+/// A node that keeps everything, as one does that sent it only a moment ago.
 fn node() -> SimulatedNode {
     SimulatedNode::with(NodeOptions { ring_events: 100_000, ..NodeOptions::default() })
 }
@@ -71,7 +71,7 @@ async fn expect_served_and_waiting(sidecar: &Sidecar, told: &[String]) {
     expect_stored(sidecar, &told[..=newest]).await;
 }
 
-/// The tail of the story: pause, serve, room, go on, all there; also after a restart.
+/// The tail of the story: pause, serve, room, resume, all there; also after a restart.
 async fn is_waited_for(node: &SimulatedNode, sidecar: &mut Sidecar, told: &mut Vec<String>, make_room: impl FnOnce()) {
     sidecar.wait_for_output(WAITS).await;
     expect_served_and_waiting(sidecar, told).await;
@@ -90,7 +90,7 @@ async fn is_waited_for(node: &SimulatedNode, sidecar: &mut Sidecar, told: &mut V
 }
 
 #[tokio::test]
-async fn where_room_is_to_stay_free_ingest_waits_for_it_and_serving_goes_on() {
+async fn where_room_is_to_stay_free_ingest_waits_for_it_and_serving_continues() {
     // Others use this disk too, so the room that makes the difference is more than they take in a moment.
     const ROOM: u64 = 1024 * MIB;
     let folder = tempfile::tempdir().unwrap();

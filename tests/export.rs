@@ -1,6 +1,6 @@
 //! The SQL exporters: rows complete and single in SQLite and PostgreSQL, whatever dies, stops or fills up on the way.
 //!
-//! What rows there must be is said by a naive model that knows the tables' rules and nothing of Sidecar.
+//! What rows there must be is computed by a naive model that knows the tables' rules and nothing of Sidecar.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
@@ -92,7 +92,7 @@ impl Database<'_> {
         until(PATIENCE, &format!("exported up to {wanted}"), async || self.checkpoint() >= Some(wanted)).await;
     }
 
-    /// Everything that the tables say of events, one text per event, in order.
+    /// Everything that the tables have of events, one text per event, in order.
     fn rows(self) -> Vec<String> {
         let event_log = self.query(
             r#"SELECT CAST("event_log_id" AS TEXT), CAST("event_type_id" AS TEXT), "event_source_address",
@@ -456,7 +456,7 @@ async fn postgresql_may_be_away_at_the_start_and_crash_in_the_middle() {
     let (first, rest) = payloads.split_at(payloads.len() / 3);
     node.push_all(first);
     let mut sidecar = sidecar().node(node.address()).sections(&server.section()).start().await;
-    // Serving goes on without it.
+    // Serving continues without it.
     let mut client =
         sidecar_test_support::client::SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
     client.read_until_id(first.len() as u64 - 1).await;
@@ -589,7 +589,7 @@ async fn a_full_disk_under_postgresql_holds_the_export_up_until_there_is_room() 
 }
 
 #[tokio::test]
-async fn tls_is_spoken_as_sslmode_says() {
+async fn tls_is_used_as_sslmode_requires() {
     let key = rcgen::KeyPair::generate().unwrap();
     let of = |host: &str| rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
     let certificate = of("localhost").self_signed(&key).unwrap().pem();
@@ -627,7 +627,7 @@ async fn tls_is_spoken_as_sslmode_says() {
         assert_eq!(server.psql(DATABASE, encrypted), "1\n", "{mode}");
     }
 
-    // The environment's mode wins over the file's.
+    // The environment's mode overrides the file's.
     let builder = sidecar().node(node.address()).sections(&section("localhost", "verify-full", right));
     let mut refused = builder.environment("SIDECAR_POSTGRES_SSLMODE", "disable").spawn();
     assert_eq!(refused.wait_for_exit().code(), Some(1));
@@ -641,7 +641,7 @@ async fn tls_is_spoken_as_sslmode_says() {
     }
 }
 
-/// What a client says to a server that has no TLS, after that answer.
+/// What a client sends to a server that has no TLS, after that answer.
 async fn said_without_tls(listener: &tokio::net::TcpListener) -> Vec<u8> {
     let (mut client, _) = listener.accept().await.unwrap();
     let mut request = [0; 8];
@@ -655,7 +655,7 @@ async fn said_without_tls(listener: &tokio::net::TcpListener) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn nothing_is_said_to_a_server_without_tls_where_tls_is_required() {
+async fn nothing_is_sent_to_a_server_without_tls_where_tls_is_required() {
     let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert;
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root.pem");

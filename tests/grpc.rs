@@ -524,7 +524,7 @@ async fn a_thousand_clients_share_one_subscription() {
 
 /// Left out where Google's gRPC library is not installed.
 #[tokio::test]
-async fn a_server_that_is_not_rust_is_served_by_what_it_says_of_itself() {
+async fn a_server_that_is_not_rust_is_served_by_its_reflection() {
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/target/grpcio/bin/python");
     let Some(python) = python_with(own, "grpc_reflection") else { return };
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Clients that mean harm: whatever they do, memory stays bounded, and those who only want their events do not notice.
+//! Hostile clients: whatever they do, memory stays bounded, and other clients do not notice.
 
 #![allow(
     clippy::unwrap_used,
@@ -30,7 +30,7 @@ fn sidecar() -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
 }
 
-/// A node that tells a story, a sidecar beside it, and a client that has read what was told so far.
+/// A node that sends a story, a sidecar beside it, and a client that has read what was sent so far.
 struct Scene {
     story: EndlessStory,
     node: SimulatedNode,
@@ -232,7 +232,7 @@ async fn requests_that_are_too_long_or_no_text_are_refused() {
         let is_http1 = answer.starts_with("HTTP/1.1");
         assert!(!is_http1 || status.starts_with('4'), "{status} for {shown:?}");
     }
-    // An id that is none is no reason to refuse anybody.
+    // An id that is none is not a reason to refuse a client.
     for header in [&b"last-event-id: \xff\xfe\r\n"[..], b"last-event-id: 99999999999999999999\r\n"] {
         let mut stream = TcpStream::connect(scene.address()).await.unwrap();
         stream.write_all(&get(b"/events", header)).await.unwrap();
@@ -245,7 +245,7 @@ async fn requests_that_are_too_long_or_no_text_are_refused() {
 }
 
 #[tokio::test]
-async fn with_few_descriptors_clients_cost_neither_the_log_nor_health_nor_those_who_have_a_place() {
+async fn with_few_descriptors_clients_cost_neither_the_log_nor_health_nor_clients_with_a_place() {
     let builder = sidecar().rest_api().admin_api().open_files_max(60);
     let builder = builder.sections("[storage.log]\nsegment_bytes_max = 1_048_576\n");
     let mut scene = Scene::with(100, builder).await;
@@ -285,7 +285,7 @@ async fn with_few_descriptors_clients_cost_neither_the_log_nor_health_nor_those_
 
 /// Clients that ask for large answers and take nothing: others have their turns, and middling answers do not wait.
 #[tokio::test]
-async fn answers_that_nobody_takes_stop_no_other_answer() {
+async fn answers_that_are_not_read_stop_no_other_answer() {
     const UNREAD: usize = 20;
     let node = SimulatedNode::start();
     let builder = sidecar().node(node.address()).rest_api();

@@ -1,4 +1,4 @@
-//! Nodes that mean harm: whatever one sends, memory, disk and log lines stay bounded, its sound events are kept, and the
+//! Hostile nodes: whatever one sends, memory, disk and log lines stay bounded, its sound events are kept, and the
 //! other nodes' events flow.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
@@ -152,7 +152,7 @@ fn hostile_mebibytes() -> usize {
 }
 
 #[tokio::test]
-async fn a_huge_event_is_left_out_in_bounded_memory_and_the_stream_goes_on() {
+async fn a_huge_event_is_left_out_in_bounded_memory_and_the_stream_continues() {
     let [before, after] = ["{\"Before\":1}", "{\"After\":1}"];
     let mut answer = Answer::events(&[before]);
     answer.start.extend_from_slice(b"data:{\"Huge\":\"");

@@ -99,7 +99,7 @@ impl Watch {
 }
 
 #[tokio::test]
-async fn a_log_whose_directory_goes_away_is_waited_for_and_never_begun_again() {
+async fn a_log_whose_directory_goes_away_is_waited_for_and_never_recreated() {
     let node = node();
     let mut told = payloads(0..600);
     node.push_all(&told);
@@ -281,7 +281,7 @@ async fn a_signal_ends_a_process_whose_log_is_gone() {
 }
 
 #[tokio::test]
-async fn where_no_log_may_be_begun_nothing_is_made() {
+async fn where_no_log_may_be_created_nothing_is() {
     let node = node();
     let folder = tempfile::tempdir().unwrap();
     let storage = folder.path().join("storage");

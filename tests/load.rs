@@ -1,4 +1,4 @@
-//! Nobody waits for anybody: a slow client loses nothing and costs the others nothing, and one thread is enough for all.
+//! No client waits for another: a slow client loses nothing and costs the others nothing, and one thread is enough for all.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
@@ -52,7 +52,7 @@ async fn one_thread_ingests_and_replays_to_fifty_clients() {
     let expected = stream("2.0.0", 0, stored);
     SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.expect_bytes(&expected).await;
 
-    // Fifty replays that run into what is being told meanwhile.
+    // Fifty replays that run into what is being sent meanwhile.
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         let target = "/events?start_from=0";

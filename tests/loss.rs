@@ -145,7 +145,7 @@ const CASES: [Case; 9] = [
 ];
 
 #[tokio::test]
-async fn everybody_who_is_asked_names_the_same_lost_events() {
+async fn every_report_names_the_same_lost_events() {
     for case in &CASES {
         check(case).await;
     }

@@ -85,7 +85,7 @@ async fn the_same_events_come_as_lines_live_replayed_resumed_compressed_and_afte
             assert_eq!(part.ending(), Some(Ending::Finished));
         }
         assert_eq!(request(address, "/events?until=30").last_event_id(30).open().await.status(), 204);
-        // From the middle of what was told to what is new.
+        // From the middle of what was sent to what is new.
         let mut resumed = request(address, "/events").last_event_id(last as u64 - 2).open().await;
         let rest = format!("{VERSION}{}", lines(last - 1, &payloads[last - 1..]));
         resumed.expect_bytes(rest.as_bytes()).await;
@@ -123,7 +123,7 @@ async fn a_filter_passes_the_same_events_as_on_the_event_stream_and_marks_its_en
 }
 
 #[tokio::test]
-async fn an_event_stream_comes_to_all_who_do_not_ask_for_lines_and_caches_tell_them_apart() {
+async fn clients_that_do_not_ask_for_lines_get_an_event_stream_and_caches_distinguish_the_two() {
     let node = SimulatedNode::start();
     let sidecar = sidecar().node(node.address()).start().await;
     let cases = [

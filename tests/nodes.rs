@@ -34,7 +34,7 @@ fn sorted<'a>(payloads: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
 }
 
 #[tokio::test]
-async fn three_nodes_tell_one_story_once_whoever_else_is_configured() {
+async fn three_nodes_give_one_story_once_whatever_else_is_configured() {
     let told = Story::new(1, &StoryOptions::small(60));
     let tellers = [told.clone(), told.reordered(2, 40), told.reordered(3, 40)];
     let nodes =
@@ -61,7 +61,7 @@ async fn three_nodes_tell_one_story_once_whoever_else_is_configured() {
             node.push_all(teller.events().iter().skip(step * part).take(part));
         }
     }
-    // Each node has told everything; the end of its own telling is unlike the others'.
+    // Each node has sent everything; its last event is unlike the others'.
     for (node, number) in nodes.iter().zip(10..) {
         node.push(story::unknown_kind(number));
     }
@@ -100,7 +100,7 @@ async fn a_node_that_cuts_its_stream_again_and_again_loses_and_repeats_nothing()
 }
 
 #[tokio::test]
-async fn each_shutdown_of_each_node_is_told_once_to_all_who_listen() {
+async fn each_shutdown_of_each_node_is_sent_once_to_every_client() {
     let nodes = [SimulatedNode::start(), SimulatedNode::start()];
     let builder = nodes.iter().fold(sidecar(), |builder, node| {
         builder.node_with(node.address(), "delay_between_retries_in_seconds = 0\nmax_attempts = 1000000")
@@ -168,7 +168,7 @@ async fn a_back_filling_node_brings_old_blocks_in_its_own_order_and_the_first_co
     away.push_all(&first_copies);
     live.expect_bytes(&stream("2.0.0", 0, &first_copies)).await;
 
-    // The other node tells the same blocks as they were live: nothing of it is new but what the back-fill lacked.
+    // The other node sends the same blocks as they were live: nothing of it is new but what the back-fill lacked.
     let full_copies: Vec<_> = of_heights(0..40).cloned().collect();
     always_there.push_all(&full_copies);
     let without_copy = |event: &&story::StoryEvent| first_copies.iter().all(|copy| copy.identity != event.identity);
@@ -268,7 +268,7 @@ async fn a_rising_version_reaches_live_clients_at_once_and_replays_in_its_place(
     live.expect_bytes(&stream("2.0.0", 0, &payloads[..3])).await;
     lagging.wait_for_connections(1).await;
 
-    // To those who have caught up at once, without an event; a version that is not higher changes nothing.
+    // To clients that have caught up at once, without an event; a version that is not higher changes nothing.
     let [first, second] = ["2.1.0", "2.2.0"].map(api_version_frame);
     node.announce_api_version("2.1.0");
     live.expect_bytes(&first).await;

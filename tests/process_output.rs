@@ -1,4 +1,4 @@
-//! Log lines and messages are for people: whether anybody takes them makes no difference to anything else.
+//! Log lines and messages are for people: whether they are read makes no difference to anything else.
 
 #![allow(
     clippy::unwrap_used,
@@ -79,7 +79,7 @@ async fn it_works_to_the_end_though_its_lines_go_to_a_full_disk() {
 }
 
 #[tokio::test]
-async fn it_works_to_the_end_though_nobody_reads_its_lines() {
+async fn it_works_to_the_end_though_its_lines_are_not_read() {
     let node = node_with_events();
     let (_reader, writer) = pipe().unwrap();
     works_to_the_end(talkative(&node, writer).await).await;
@@ -104,7 +104,7 @@ fn what_people_type_for_a_subcommand_is_guessed() {
 }
 
 #[test]
-fn messages_that_nobody_takes_leave_the_exit_status_as_it_is() {
+fn messages_that_cannot_be_written_leave_the_exit_status_as_it_is() {
     let (reader, closed) = pipe().unwrap();
     drop(reader);
     let outputs: [OwnedFd; 2] = [closed.into(), dev_full().into()];
@@ -124,7 +124,7 @@ fn messages_that_nobody_takes_leave_the_exit_status_as_it_is() {
 }
 
 #[test]
-fn an_error_that_nobody_reads_does_not_keep_the_process() {
+fn an_error_that_is_not_read_does_not_keep_the_process() {
     let (_reader, writer) = pipe().unwrap();
     rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
     while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
@@ -183,7 +183,7 @@ async fn a_hangup_has_log_level_and_tokens_read_again_and_ends_nothing() {
 }
 
 #[tokio::test]
-async fn every_line_is_an_object_where_json_is_wanted_and_the_first_ones_say_what_runs_and_what_is_stored() {
+async fn every_line_is_an_object_where_json_is_wanted_and_the_first_ones_name_what_runs_and_what_is_stored() {
     let node = SimulatedNode::start();
     let mut sidecar = SidecarBuilder::new(BINARY).node(node.address()).top_level("log_format = 'json'").start().await;
     sidecar.wait_for_output("listens on").await;

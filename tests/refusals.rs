@@ -135,7 +135,7 @@ fn a_configuration_file_that_is_not_there_is_refused_in_the_references_words() {
 }
 
 #[tokio::test]
-async fn each_server_tells_where_it_listens() {
+async fn each_server_reports_where_it_listens() {
     let node = SimulatedNode::start();
     let mut sidecar = sidecar().node(node.address()).rest_api().admin_api().start().await;
     for (server, address) in
@@ -146,7 +146,7 @@ async fn each_server_tells_where_it_listens() {
 }
 
 #[tokio::test]
-async fn an_event_stream_that_cannot_be_reached_is_told_of_in_sidecars_words_only() {
+async fn an_event_stream_that_cannot_be_reached_is_reported_in_sidecars_words_only() {
     let (node, down) = (SimulatedNode::start(), ReservedPort::new());
     let (port, down) = (format!("sse_port = {}", node.address().port()), format!("sse_port = {}", down.number()));
     let mut sidecar = sidecar().node(node.address()).replacing(&port, &down).start().await;
@@ -165,7 +165,7 @@ async fn an_unknown_key_is_a_warning_with_the_nearest_known_one_and_stops_nothin
 }
 
 #[tokio::test]
-async fn bad_requests_are_refused_in_the_references_words_or_our_own_and_disturb_nobody() {
+async fn bad_requests_are_refused_in_the_references_words_or_our_own_and_disturb_no_other_client() {
     let (_node, sidecar, history) = with_history().await;
     let path = "invalid path: expected '/events' or '/events/sidecar'\n";
     let query = "invalid query: expected single field 'start_from=<EVENT ID>'\n";
@@ -237,7 +237,7 @@ async fn a_taken_port_is_named_and_its_owner_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_second_sidecar_on_the_same_storage_is_refused_and_the_first_goes_on() {
+async fn a_second_sidecar_on_the_same_storage_is_refused_and_the_first_continues() {
     let (node, owner, history) = with_history().await;
     let errors = refusal(sidecar().node(node.address()).storage_folder(owner.storage_path()));
     let log = owner.storage_path().join("logs/casper");
@@ -292,7 +292,7 @@ async fn a_segment_whose_header_has_no_copy_either_is_refused_and_nothing_is_los
 
 #[tokio::test]
 async fn a_newer_format_is_refused_with_its_version_and_nothing_is_lost_by_it() {
-    // The version follows eight bytes that say what the file is; the last four of the header are its checksum.
+    // The version follows eight bytes that identify the file's type; the last four of the header are its checksum.
     let newer = |segment: &mut [u8], _: &mut [u8]| {
         segment[8..10].copy_from_slice(&999_u16.to_le_bytes());
         let end = usize::from(u16::from_le_bytes([segment[10], segment[11]])) - 4;
@@ -346,7 +346,7 @@ fn a_storage_folder_that_is_a_file_is_refused_and_named() {
 }
 
 #[tokio::test]
-async fn no_log_is_begun_in_the_place_of_an_import_that_was_stopped() {
+async fn no_log_is_created_in_the_place_of_an_import_that_was_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let importing = folder.path().join("logs/casper.importing");
     let unfinished = Arc::new(Directory::create(&importing).unwrap());
@@ -395,7 +395,7 @@ async fn both_signals_end_it_in_order_and_clients_are_cut_without_a_message() {
 }
 
 #[tokio::test]
-async fn without_any_usable_node_it_says_so_to_its_watchers_and_ends_with_an_error() {
+async fn without_any_usable_node_it_notifies_its_watchers_and_ends_with_an_error() {
     let elsewhere =
         SimulatedNode::with(NodeOptions { chainspec_name: "another-net".to_owned(), ..NodeOptions::default() });
     let too_old = SimulatedNode::with(NodeOptions { build_version: "1.5.8".to_owned(), ..NodeOptions::default() });

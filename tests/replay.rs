@@ -15,7 +15,7 @@ fn sidecar() -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
 }
 
-/// A story, a node that has told it, and a sidecar that has stored it all.
+/// A story, a node that has sent it, and a sidecar that has stored it all.
 async fn told_and_stored(blocks: u64) -> (Vec<String>, SimulatedNode, Sidecar) {
     let told = Story::new(blocks, &StoryOptions::small(blocks));
     let payloads: Vec<String> = told.events().iter().map(|event| event.payload.clone()).collect();
@@ -78,7 +78,7 @@ async fn the_later_of_start_from_and_last_event_id_wins() {
 }
 
 #[tokio::test]
-async fn until_ends_a_stream_in_order_and_a_reconnect_past_it_is_told_to_stop() {
+async fn until_ends_a_stream_in_order_and_stops_a_reconnect_past_it() {
     let (payloads, node, sidecar) = told_and_stored(10).await;
     let mut replay = SseClient::connect(sidecar.sse_address(), "/events?start_from=10&until=12").await;
     assert_eq!(replay.body().await, stream("2.0.0", 10, &payloads[10..=12]));
@@ -126,11 +126,11 @@ async fn a_filter_passes_its_types_versions_and_shutdowns_under_their_own_ids() 
 }
 
 #[tokio::test]
-async fn two_restarts_neither_lose_nor_repeat_anything_and_ids_go_on() {
+async fn two_restarts_neither_lose_nor_repeat_anything_and_ids_continue() {
     let (mut payloads, node, mut sidecar) = told_and_stored(10).await;
     for restart in 1..=2 {
         assert!(sidecar.terminate().success());
-        // The node tells more while nobody listens.
+        // The node sends more while no client is connected.
         let news = Story::new(
             100 + restart,
             &StoryOptions { first_height: 1_000 * restart, first_era: 100 * restart, ..StoryOptions::small(5) },
@@ -141,7 +141,7 @@ async fn two_restarts_neither_lose_nor_repeat_anything_and_ids_go_on() {
 
         let mut client = SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await;
         client.expect_bytes(&stream("2.0.0", 0, &payloads)).await;
-        // What comes next is new: the node's ring, read once more, has repeated nothing.
+        // What comes next is new: the node's ring, read again, has repeated nothing.
         payloads.push(story::unknown_kind(restart).payload);
         node.push(payloads.last().unwrap());
         client.expect_bytes(&frame(payloads.last().unwrap(), Some(payloads.len() as u64 - 1))).await;
@@ -149,7 +149,7 @@ async fn two_restarts_neither_lose_nor_repeat_anything_and_ids_go_on() {
 }
 
 #[tokio::test]
-async fn a_lost_identity_index_is_made_anew_from_the_log_and_nothing_is_stored_twice() {
+async fn a_lost_identity_index_is_rebuilt_from_the_log_and_nothing_is_stored_twice() {
     let (mut payloads, node, mut sidecar) = told_and_stored(20).await;
     let large: Vec<String> = (0..3).map(|number| story::of_size(1_500_000, number).payload).collect();
     node.push_all(&large);
@@ -183,7 +183,7 @@ async fn a_browser_that_is_cut_twice_gets_every_event_once() {
     messages.extend(browser.read_messages(payloads.len() / 3).await);
     let mut browser = browser.reconnect().await;
 
-    // Cut when it had caught up, by the death of the sidecar; more is told meanwhile.
+    // Cut when it had caught up, by the death of the sidecar; more is sent meanwhile.
     messages.extend(browser.read_until_id(payloads.len() as u64 - 1).await);
     sidecar.kill9();
     assert_eq!(browser.next_message().await, None);
@@ -208,7 +208,7 @@ async fn history_is_served_at_start_while_every_node_is_down() {
     client.expect_bytes(&stream("2.0.0", 0, &payloads)).await;
     assert_eq!(client.header("sidecar-retained-range"), Some(format!("0-{}", payloads.len() - 1).as_str()));
 
-    // And goes on where it stopped when the node is back.
+    // And resumes where it stopped when the node is back.
     node.restart_clean().await;
     let new = story::unknown_kind(1);
     node.push(&new);
@@ -266,7 +266,7 @@ async fn without_persistence_only_whole_segments_of_the_newest_events_are_kept()
 }
 
 #[tokio::test]
-async fn a_new_log_goes_on_above_an_existing_index_file() {
+async fn a_new_log_continues_above_an_existing_index_file() {
     let storage = tempfile::tempdir().unwrap();
     std::fs::write(storage.path().join("sse_index"), 70_000_u32.to_le_bytes()).unwrap();
     let node = SimulatedNode::start();

@@ -164,7 +164,7 @@ async fn a_head_request_is_answered_as_get_is_without_the_body() {
 }
 
 #[tokio::test]
-async fn the_root_says_what_is_there() {
+async fn the_root_lists_what_is_there() {
     let (_node, sidecar) = transcript().await;
     let answer = get(sidecar.rest_address(), "/").await;
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain; charset=utf-8")));
@@ -311,7 +311,7 @@ async fn events_are_found_by_the_time_at_which_they_were_received_and_from_the_n
 }
 
 #[tokio::test]
-async fn a_transaction_is_told_in_all_its_stages() {
+async fn a_transaction_is_shown_in_all_its_stages() {
     let hash = |number: u8| format!("{number:02x}").repeat(32);
     let accepted = |number| format!(r#"{{"TransactionAccepted":{{"Version1":{{"hash":"{}"}}}}}}"#, hash(number));
     let processed = |number| {
@@ -497,7 +497,7 @@ async fn an_accounts_transactions_come_newest_first_to_the_last_one() {
 }
 
 #[tokio::test]
-async fn a_wrong_query_of_a_page_is_told_what_is_wrong() {
+async fn a_wrong_query_of_a_page_is_refused_with_the_reason() {
     let (_node, sidecar) = transcript().await;
     for (target, words) in [
         ("/events?limit=0", "`limit` is a decimal number from 1 to 1000, received: 0"),
@@ -554,7 +554,7 @@ async fn pages_of_other_origins_may_read_and_ask_with_any_header() {
 }
 
 #[tokio::test]
-async fn the_status_begins_with_the_version_and_tells_log_views_and_sources() {
+async fn the_status_begins_with_the_version_and_describes_log_views_and_sources() {
     let (node, sidecar) = transcript().await;
     let answer = get(sidecar.rest_address(), "/status").await;
     assert!(answer.body.starts_with(&format!(r#"{{"version":"{}","#, env!("CARGO_PKG_VERSION"))), "{}", answer.body);
@@ -674,7 +674,7 @@ fn blank(value: &mut Value) {
 async fn schemathesis_finds_every_answer_as_the_document_says() {
     let (_node, sidecar) = transcript().await;
     let folder = tempfile::tempdir().unwrap();
-    // Which kinds a log has, no document can say.
+    // No document can list which kinds a log has.
     let configuration = "[[operations]]\ninclude-path = \"/logs/{log}/events\"\n\
                          checks.positive_data_acceptance.expected-statuses = [200, 400, 404, 410, 503]\n";
     std::fs::write(folder.path().join("schemathesis.toml"), configuration).unwrap();

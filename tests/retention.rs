@@ -1,5 +1,5 @@
-//! A log that does not grow for ever: the oldest segments go, who was reading there is told and goes on, and what is left is
-//! made smaller under the readers' eyes.
+//! A log that does not grow forever: the oldest segments go, a client reading there is notified and continues, and
+//! what is left is made smaller under the readers' eyes.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
@@ -47,7 +47,7 @@ fn bytes_of_segments(storage: &Path) -> u64 {
 }
 
 #[tokio::test]
-async fn a_client_overtaken_by_retention_is_told_what_it_missed_and_goes_on_at_the_oldest() {
+async fn a_client_overtaken_by_retention_is_notified_of_what_it_missed_and_continues_at_the_oldest() {
     const EVENTS: u64 = 4_000;
     let node = SimulatedNode::start();
     let mut sidecar = sidecar()
@@ -58,7 +58,7 @@ async fn a_client_overtaken_by_retention_is_told_what_it_missed_and_goes_on_at_t
     let told = payloads(0..EVENTS);
     let (before, after) = told.split_at(EVENTS as usize / 2);
     node.push_all(before);
-    // It begins to read, and stops while the log goes on far beyond what the system holds for it.
+    // It begins to read, and stops while the log grows far beyond what the system holds for it.
     let mut slow =
         Request::get(sidecar.sse_address(), "/events?start_from=0").slow(4_096).patience(PATIENCE).open().await;
     let mut got = slow.read_messages(3).await;

@@ -1,4 +1,4 @@
-//! What a node says is what clients get: byte for byte, live and replayed, and where the reference was recorded, its bytes
+//! What a node sends is what clients get: byte for byte, live and replayed, and where the reference was recorded, its bytes
 //! too.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
@@ -108,7 +108,7 @@ async fn an_answer_has_the_headers_of_the_reference() {
     assert_eq!(client.header("content-encoding"), None);
 }
 
-/// One whole run of the reference, told to Sidecar by the same scripted node. Sidecar differs on purpose in two places,
+/// One whole run of the reference, sent to Sidecar by the same scripted node. Sidecar differs on purpose in two places,
 /// both on `/events/sidecar`: its version is its own, and its own shutdown has no id.
 #[tokio::test]
 async fn a_recorded_run_of_the_reference_gives_the_same_bytes() {

@@ -1,8 +1,8 @@
 //! Two logs in one process: Casper's, and beside it one of a small dialect with named frames and no heights. What befalls
-//! one of them is nobody else's business.
+//! one of them does not affect the other.
 //!
 //! The process under test is this test's own program, started again. It is put together from the library's public parts
-//! alone, as a third dialect would be: [`Tides`] is all that the engine must be told of tides.
+//! alone, as a third dialect would be: [`Tides`] is all that the engine must know of tides.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
@@ -378,7 +378,7 @@ async fn spawn(role: &Role) -> (Process, Addresses) {
     (process, addresses)
 }
 
-/// Reads Casper's events as they come, until told to stop: no gap, and the longest pause.
+/// Reads Casper's events as they come, until it is stopped: no gap, and the longest pause.
 struct Follower {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<(Vec<Message>, Duration)>,

@@ -1,5 +1,5 @@
 //! Upgrade in place: a sidecar on the storage folder of the reference names the history there, imports it when asked, and lets
-//! clients go on by the ids that the reference gave them.
+//! clients resume with the ids that the reference gave them.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
@@ -35,7 +35,7 @@ fn left_by_the_reference() -> (TempDir, Connection) {
     (folder, connection)
 }
 
-/// What the node of the recorded run said, once each.
+/// What the node of the recorded run sent, once each.
 fn said_once() -> Vec<String> {
     let mut said: Vec<String> = Vec::new();
     for (_, payload) in recordings::transcript_events() {
@@ -46,7 +46,7 @@ fn said_once() -> Vec<String> {
     said
 }
 
-/// The recorded node, which still has what it said.
+/// The recorded node, which still has what it sent.
 fn node(payloads: &[String]) -> SimulatedNode {
     let node = SimulatedNode::with(NodeOptions { chainspec_name: "casper-test".to_owned(), ..NodeOptions::default() });
     node.push_all(payloads);
@@ -54,7 +54,7 @@ fn node(payloads: &[String]) -> SimulatedNode {
 }
 
 #[tokio::test]
-async fn clients_go_on_by_the_ids_that_the_reference_gave_them() {
+async fn clients_resume_with_the_ids_that_the_reference_gave_them() {
     let (folder, connection) = left_by_the_reference();
     drop(connection);
     let said = said_once();
@@ -71,7 +71,7 @@ async fn clients_go_on_by_the_ids_that_the_reference_gave_them() {
     assert_eq!(resumed.status(), 200);
     resumed.expect_bytes(&stream("2.0.0", 7, &said[7..])).await;
 
-    // What is new gets the next id; what the node says again is known.
+    // What is new gets the next id; what the node repeats is known.
     let new = r#"{"Step":{"era_id":77,"execution_effects":[]}}"#.to_owned();
     node.push_all([&new]);
     let mut live = SseClient::connect(sidecar.sse_address(), "/events?start_from=10").await;
@@ -89,7 +89,7 @@ async fn clients_go_on_by_the_ids_that_the_reference_gave_them() {
 }
 
 #[tokio::test]
-async fn history_that_nobody_asked_for_is_named_with_the_line_to_type_and_can_be_imported_later() {
+async fn history_that_is_not_imported_is_named_with_the_line_to_type_and_can_be_imported_later() {
     let (folder, _connection) = left_by_the_reference();
     fs::write(folder.path().join("sse_index"), 1000_u32.to_le_bytes()).unwrap();
     let new = r#"{"Step":{"era_id":77,"execution_effects":[]}}"#.to_owned();

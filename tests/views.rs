@@ -1,4 +1,4 @@
-//! The views of a running Sidecar: whole after any of its deaths, and the same when they are made anew.
+//! The views of a running Sidecar: whole after any of its deaths, and the same when they are rebuilt.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn views_are_whole_after_any_kill_and_the_same_when_made_anew() {
+async fn views_are_whole_after_any_kill_and_the_same_when_rebuilt() {
     const KILLS: usize = 5;
     let story = Story::new(11, &StoryOptions::small(400));
     let payloads: Vec<&str> = story.events().iter().map(AsRef::as_ref).collect();
@@ -54,7 +54,7 @@ async fn views_are_whole_after_any_kill_and_the_same_when_made_anew() {
     assert!(left_by_sidecar == made_anew);
 }
 
-/// What the views say of every event of the log, each time checked to be there.
+/// What the views have of every event of the log, each time checked to be there.
 async fn answers(path: &Path, log: &Log) -> Vec<Vec<Sequence>> {
     let (_committed, receiver) = watch::channel(log.head());
     let options = Options::new(path.to_owned(), 1 << 20);

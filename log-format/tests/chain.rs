@@ -1,4 +1,4 @@
-//! History that can be shown: what was changed in a log is found, also by somebody who can recompute checksums.
+//! History that can be shown: what was changed in a log is found, even where the checksums were recomputed.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops where it fails")]
 
@@ -23,7 +23,7 @@ fn storage(files: &BTreeMap<String, Vec<u8>>) -> Arc<dyn Storage> {
     Arc::new(SimulatedDisk::with_files(1, files.clone()))
 }
 
-/// The file in which retention says that it dropped everything before `sequence`.
+/// The file in which retention notes that it dropped everything before `sequence`.
 fn oldest(sequence: u64) -> Vec<u8> {
     let slot = [b"OLDS\0\0\0\0".as_slice(), &2u64.to_le_bytes(), &sequence.to_le_bytes(), &[0; 4]].concat();
     let crc = crc32fast::hash(&slot).to_le_bytes();
@@ -34,7 +34,7 @@ fn history() -> Vec<String> {
     (0..12).map(|number| format!("{{\"Step\":{{\"era_id\":{number}}}}}")).collect()
 }
 
-/// A log of one event a block, as whoever writes it would have made it; sealed after `sealed` events.
+/// A log of one event a block, as a writer would have made it; sealed after `sealed` events.
 fn written(payloads: &[String], per_commit: usize, sealed: Option<usize>) -> BTreeMap<String, Vec<u8>> {
     let disk = SimulatedDisk::new(1);
     let options = WriteOptions { allocate_bytes: 1, ..WriteOptions::new("casper", [7; 16], 1_000) };
@@ -140,7 +140,7 @@ fn an_edited_reordered_dropped_or_inserted_event_is_found_when_every_checksum_fi
 }
 
 #[test]
-fn a_history_written_anew_from_the_change_on_differs_from_every_replica_from_there_on() {
+fn a_history_rewritten_from_a_change_on_differs_from_every_replica_from_there_on() {
     let replica = Log::open(storage(&written(&history(), 4, None)), ReadOptions::default()).unwrap();
     for (what, payloads, _) in forgeries() {
         let files = written(&payloads, 3, Some(6));
@@ -154,7 +154,7 @@ fn a_history_written_anew_from_the_change_on_differs_from_every_replica_from_the
 }
 
 #[test]
-fn the_value_after_any_event_is_told_however_the_log_is_cut_into_blocks_and_segments() {
+fn the_value_after_any_event_is_known_however_the_log_is_cut_into_blocks_and_segments() {
     let values = values(&history());
     for (per_commit, sealed) in [(1, None), (4, None), (5, Some(7)), (12, Some(3))] {
         let log = Log::open(storage(&written(&history(), per_commit, sealed)), ReadOptions::default()).unwrap();
@@ -166,12 +166,12 @@ fn the_value_after_any_event_is_told_however_the_log_is_cut_into_blocks_and_segm
 }
 
 #[test]
-fn behind_a_quarantined_block_the_check_goes_on_and_names_the_hole() {
+fn after_a_quarantined_block_the_check_continues_and_names_the_hole() {
     let mut files = written(&history(), 3, None);
     let second = blocks(&files[SEGMENT])[1].clone();
     let values = values(&history());
     let hex = |value: ChainValue| value.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    // Its header is whole and says what it ended with; then it is not, and nothing does.
+    // Its header is whole and has its end; then the header is damaged, and the end is unknown.
     for (byte, start) in [(second.end - 3, StretchStart::AfterHole), (second.start + 9, StretchStart::Unknown)] {
         files.get_mut(SEGMENT).unwrap()[byte] ^= 1;
         let found = checked(&files);
@@ -186,7 +186,7 @@ fn behind_a_quarantined_block_the_check_goes_on_and_names_the_hole() {
 }
 
 #[test]
-fn retention_leaves_a_start_that_the_oldest_segment_tells() {
+fn after_retention_the_oldest_segment_has_the_start() {
     let mut files = written(&history(), 2, Some(6));
     files.remove(SEGMENT);
     assert!(!checked(&files).is_sound, "a segment that nothing says was dropped is lost");
@@ -293,7 +293,7 @@ fn history_in_front_of_a_log_is_read_with_it_and_shows_as_a_stretch_of_its_own_w
         let found = verify(&storage, &mut |_| {}).unwrap();
         let starts: Vec<_> = found.stretches.iter().map(|stretch| (stretch.first_sequence, stretch.start)).collect();
         assert_eq!(starts, [(92, StretchStart::NewLog), (100, StretchStart::AfterHistory)]);
-        // It goes on as before.
+        // It continues as before.
         drop(lock);
         let options = WriteOptions { allocate_bytes: 1, ..WriteOptions::new("casper", [9; 16], 1_000) };
         let Opened { writer, recovery, .. } = Writer::open(Arc::new(log.clone()), options).unwrap();

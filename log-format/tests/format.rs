@@ -31,7 +31,7 @@ fn event(payload: &str, upstream_id: Option<u64>, received: u64) -> Event<'_> {
     }
 }
 
-/// The log of the worked example: two events in one block, sealed, and the head behind them.
+/// The log of the worked example: two events in one block, sealed, and the head after them.
 fn example() -> BTreeMap<String, Vec<u8>> {
     let disk = SimulatedDisk::new(0);
     let options = WriteOptions {
@@ -315,7 +315,7 @@ fn flip(files: &mut BTreeMap<String, Vec<u8>>, file: &str, byte: usize) {
     files.get_mut(file).unwrap()[byte] ^= 0x10;
 }
 
-/// What readers, verify, repair and the next writer say of a log.
+/// What readers, verify, repair and the next writer report about a log.
 fn findings(damage: Damage) -> String {
     let mut out = String::new();
     let disk = damaged(damage);

@@ -164,7 +164,7 @@ fn every_reader_gets_what_was_committed_in_its_wire_form() {
 }
 
 #[test]
-fn a_log_goes_on_where_it_was_left() {
+fn a_log_resumes_where_it_was_left() {
     let directory = tempfile::tempdir().unwrap();
     for round in 0..5 {
         let Opened { mut writer, log, recovery } = Writer::open(storage(&directory), options()).unwrap();
@@ -179,7 +179,7 @@ fn a_log_goes_on_where_it_was_left() {
 }
 
 #[test]
-fn rows_tell_what_is_known_about_an_event() {
+fn rows_have_what_is_known_about_an_event() {
     let directory = tempfile::tempdir().unwrap();
     let Opened { mut writer, log, .. } = Writer::open(storage(&directory), options()).unwrap();
     append(&mut writer, 0..100);
@@ -482,7 +482,7 @@ fn a_loss_is_over_once_the_file_is_back_and_a_damaged_block_is_found_though_nobo
 }
 
 #[test]
-fn where_no_log_may_be_begun_none_is() {
+fn where_no_log_may_be_created_none_is() {
     let directory = tempfile::tempdir().unwrap();
     let refusing = WriteOptions { create_if_missing: false, ..options() };
     assert!(matches!(Writer::open(storage(&directory), refusing.clone()), Err(Error::LogMissing { .. })));

@@ -1,4 +1,4 @@
-//! What goes wrong around a log, and what is then said and done about it.
+//! What goes wrong around a log, and what is then reported and done.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
@@ -126,7 +126,7 @@ fn damage_before_the_head_costs_its_block_and_no_more() {
 }
 
 #[test]
-fn a_large_event_that_cannot_be_read_is_told_from_one_that_is_damaged() {
+fn a_large_event_that_cannot_be_read_is_distinguished_from_a_damaged_one() {
     let disk = SimulatedDisk::new(1);
     let Opened { mut writer, log, .. } = open(&disk);
     let large = "x".repeat(3 << 20);
@@ -155,7 +155,7 @@ fn a_large_event_that_cannot_be_read_is_told_from_one_that_is_damaged() {
 }
 
 #[test]
-fn behind_megabytes_of_damage_the_log_goes_on() {
+fn after_megabytes_of_damage_the_log_continues() {
     let disk = SimulatedDisk::new(1);
     let mut random = Random(5);
     let large: String = (0..400_000).map(|_| format!("{:08x}", random.next() as u32)).collect();
@@ -185,7 +185,7 @@ fn behind_megabytes_of_damage_the_log_goes_on() {
 }
 
 #[test]
-fn without_its_segments_a_log_goes_on_above_its_head() {
+fn without_its_segments_a_log_continues_above_its_head() {
     for (is_copy, epoch) in [(false, 0), (true, 1)] {
         let mut disk = written(20);
         disk.remove(SEGMENT).unwrap();
@@ -199,7 +199,7 @@ fn without_its_segments_a_log_goes_on_above_its_head() {
 }
 
 #[test]
-fn what_the_storage_loses_behind_an_acknowledgement_is_marked_and_kept_aside() {
+fn what_the_storage_loses_after_an_acknowledgement_is_marked_and_kept_aside() {
     let disk = written(20);
     let offsets = block_offsets(&disk.files()[SEGMENT]);
     disk.edit(SEGMENT, |bytes| bytes[offsets[15] + 10..offsets[20]].fill(0));
@@ -217,7 +217,7 @@ fn what_the_storage_loses_behind_an_acknowledgement_is_marked_and_kept_aside() {
 }
 
 #[test]
-fn a_torn_block_behind_the_head_is_cut_and_its_sequence_given_out_again() {
+fn a_torn_block_after_the_head_is_cut_and_its_sequence_is_reused() {
     let disk = written(20);
     let head_behind = disk.files()["head"].clone();
     let end = block_offsets(&disk.files()[SEGMENT])[20];
@@ -247,7 +247,7 @@ fn without_its_head_file_a_log_opens_whole_in_another_epoch() {
 }
 
 #[test]
-fn a_log_whose_newest_segment_is_sealed_or_has_a_broken_footer_goes_on() {
+fn a_log_whose_newest_segment_is_sealed_or_has_a_broken_footer_continues() {
     let disk = written(20);
     disk.restart_process();
     let Opened { mut writer, .. } = open(&disk);
@@ -306,7 +306,7 @@ fn blocks_of_an_unknown_type_are_skipped() {
 }
 
 #[test]
-fn a_second_writer_and_another_dialect_are_told_why_not() {
+fn a_second_writer_and_another_dialect_are_refused_with_the_reason() {
     let disk = written(1);
     let storage: Arc<dyn Storage> = Arc::new(disk.clone());
     let first = open(&disk);

@@ -221,7 +221,7 @@ fn survives_a_flip(original: &Path, whole: &Story, file: &Path, offset: usize) {
     assert!(after.is_sound, "{place}: {:?} when the log went on", after.problems);
 }
 
-/// Where the last byte stands that was written.
+/// The offset of the last byte that was written.
 fn written(path: &Path) -> usize {
     fs::read(path).unwrap().iter().rposition(|&byte| byte != 0).unwrap() + 1
 }
@@ -280,7 +280,7 @@ fn a_removed_segment_is_a_hole_until_repair_marks_it() {
     ));
     let after = checked(log.path());
     assert!(after.is_sound, "{:?}", after.problems);
-    // The header of the segment behind the hole tells the chain value there.
+    // The header of the segment after the hole has the chain value there.
     let starts: Vec<_> = after.stretches.iter().map(|stretch| stretch.start).collect();
     assert_eq!(starts, [StretchStart::NewLog, StretchStart::AfterHole]);
     let left: Story = before.into_iter().filter(|(sequence, _)| !(first..=last).contains(sequence)).collect();
@@ -294,7 +294,7 @@ fn newest_slot(head: &[u8]) -> [usize; 2] {
 }
 
 #[test]
-fn behind_the_first_bad_block_of_a_copy_everything_is_a_tail_that_is_kept_aside() {
+fn everything_after_the_first_bad_block_of_a_copy_is_a_tail_that_is_kept_aside() {
     let log = some_log();
     let copy = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(log.path()).unwrap() {
@@ -343,7 +343,7 @@ fn a_damaged_head_that_names_a_dropped_segment_gives_way_to_one_that_names_the_n
     assert!(matches!(repaired(directory.path()).as_slice(), [Action::RebuildHead { .. }]));
     assert!(checked(directory.path()).is_sound);
     assert_eq!(repaired(directory.path()), []);
-    // A head so old says nothing of the newest segment: the next opening finds what is in it.
+    // A head so old does not know the newest segment: the next opening finds what is in it.
     Writer::open(storage(directory.path()), options()).unwrap().writer.close().unwrap();
     assert!(story_of(directory.path()) == left, "an event is gone");
 }
@@ -393,7 +393,7 @@ fn what_one_repair_set_aside_is_not_replaced_by_the_next() {
     flip(file, 3000);
     let (first, offset) = quarantined(repaired(log.path()));
     let kept = fs::read(&first).unwrap();
-    // Now the mark stands there.
+    // Now the mark is there.
     flip(file, offset as usize + 20);
     let (second, same_offset) = quarantined(repaired(log.path()));
     assert_eq!(same_offset, offset);
@@ -425,7 +425,7 @@ fn a_torn_tail_is_set_aside_and_its_durable_events_are_marked() {
     let untorn_log = Log::open(storage(untorn.path()), ReadOptions::default()).unwrap();
     let chain = untorn_log.chain_after(last).unwrap().map(|chain| blake3::Hash::from(chain).to_hex().to_string());
     assert_eq!(after.chain, chain);
-    // The head told the chain value behind what is lost.
+    // The head had the chain value after what is lost.
     assert_eq!(Log::open(storage(log.path()), ReadOptions::default()).unwrap().head().chain, chain_told);
     let left = story_of(log.path());
     assert!(left.len() as u64 >= EVENTS - 6);
@@ -732,7 +732,7 @@ fn a_report_counts_what_was_appended() {
 const COMPACTION: RewriteOptions = RewriteOptions { level: 19, block_bytes: 3_000 };
 
 #[test]
-fn a_compaction_cuts_blocks_anew_and_changes_no_event() {
+fn a_compaction_cuts_new_blocks_and_changes_no_event() {
     let directory = some_log();
     let (before, whole) = (checked(directory.path()), story_of(directory.path()));
     let head = Log::open(storage(directory.path()), ReadOptions::default()).unwrap().head();
@@ -854,7 +854,7 @@ fn a_compaction_that_is_stopped_changes_nothing_and_is_taken_up_again() {
 }
 
 #[test]
-fn only_one_process_maintains_a_log_and_nobody_does_while_it_is_written() {
+fn only_one_process_maintains_a_log_and_none_does_while_it_is_written() {
     let directory = tempfile::tempdir().unwrap();
     assert!(matches!(Maintenance::open(storage(directory.path())), Err(Error::NotALog { .. })));
     let Opened { mut writer, .. } = Writer::open(storage(directory.path()), options()).unwrap();

@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_follower_that_has_not_begun_lags_by_the_events_that_are_there() {
+    fn a_follower_that_has_not_started_lags_by_the_events_that_are_there() {
         let folder = tempfile::tempdir().unwrap();
         let options = WriteOptions { first_sequence: 1_000_000, ..WriteOptions::new("casper", [7; 16], 5) };
         let mut opened = Writer::open(Arc::new(Directory::at(folder.path())), options).unwrap();

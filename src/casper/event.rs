@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_known_by_its_hash_and_tells_its_height() {
+    fn a_block_is_identified_by_its_hash_and_has_its_height() {
         let facts = facts(BLOCK);
         assert_eq!(facts.block_height, Some(13));
         let hash = key_hash(&["5c0f495c2aa90e7a7559879801b72991c00416517385f83bad79172027bef22c"]);
@@ -643,7 +643,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_short_and_tell_events_apart() {
+    fn labels_are_short_and_distinguish_events() {
         assert_eq!(facts(BLOCK).to_string(), "BlockAdded 5c0f49..bef22c");
         assert_eq!(facts(SIGNATURE).to_string(), "FinalitySignature of block 3aa0c7..b7e8da by 01f60b..fb0c18");
         assert_eq!(facts(STEP_SAMPLE).to_string(), "Step of era 1");

@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn rest_from_a_log_that_nobody_writes_is_refused_with_both_ways_out() {
+    fn rest_from_a_log_without_a_writer_is_refused_with_both_remedies() {
         let rest =
             "[storage]\nstorage_folder = 'x'\n[rest_api_server]\nport = 18888\n[admin_api_server]\nport = 18887\n";
         let error = refused(&format!("{RPC_ONLY}{rest}"));

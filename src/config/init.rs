@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn every_set_of_answers_becomes_a_file_that_says_it() {
+    fn every_set_of_answers_becomes_a_file_that_has_them() {
         for (input, rest, admin, rpc) in [
             ("\n\n\n\n\n\n", true, true, false),
             ("casper\n10.0.0.1, node.example.org:1:2,[::1]:3\n/var/lib/side \"car\"\nn\nno\nYES\n", false, false, true),
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_makes_no_sense_is_asked_again() {
+    fn an_answer_that_makes_no_sense_is_asked_for_again() {
         let (answers, asked) = answers("\nhttp://x\n1.2.3.4:0\na:1:2:3\n1.2.3.4:5:6\n\nperhaps\nn\n\n\n");
         let answers = answers.unwrap();
         assert_eq!(answers.nodes, [Node { host: Host::Ipv4([1, 2, 3, 4].into()), sse_port: 5, rest_port: 6 }]);

@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_in_an_old_section_points_at_the_line_it_stands_in() {
+    fn an_error_in_an_old_section_points_at_its_line() {
         let error = refused(&samples::ERA_2023_09.replace("max_attempts = 10", "max_attempts = 0"));
         assert!(error.contains("`sse_server.connections[0].max_attempts` is 0 (line 6)"), "{error}");
         let error = refused(&samples::ERA_2022_11.replace("port = 17777", "port = true"));

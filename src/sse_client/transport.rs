@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_chunk_is_heard_whatever_it_holds() {
+    fn every_chunk_is_noted_whatever_it_holds() {
         let chunks = [&b":\n\n"[..], b"data:unfinished", b"\xFF", b"\n\n"].map(|chunk| Ok(Bytes::from_static(chunk)));
         let observer = Arc::new(Heard::default());
         let body = filtered(stream::iter(chunks), FrameFilter::new(EVENT_BYTES_MAX), observer.clone());

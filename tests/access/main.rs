@@ -1,4 +1,4 @@
-//! Where each server listens and whom it lets in: addresses, TLS, tokens and origins, through the built binary.
+//! Where each server listens and which clients it admits: addresses, TLS, tokens and origins, through the built binary.
 
 #![allow(
     clippy::unwrap_used,
@@ -44,7 +44,7 @@ fn every_server(node: &SimulatedNode, keys: &str, addresses: &str) -> (SidecarBu
     (builder.replacing(main, &format!("[rpc_server.main_server]\n{keys}\n")), rpc)
 }
 
-/// A node that has told a story, and the stream that a sidecar serves of it.
+/// A node that has sent a story, and the stream that a sidecar serves of it.
 fn with_story() -> (SimulatedNode, Vec<u8>) {
     let story = Story::new(1, &StoryOptions::small(5));
     let node = SimulatedNode::start();
@@ -63,7 +63,7 @@ fn toml(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn every_server_listens_at_each_of_its_addresses_and_nowhere_else() {
+async fn every_server_listens_at_each_of_its_addresses_and_at_no_other() {
     let (node, _) = with_story();
     let (builder, rpc) = every_server(&node, "", "['127.0.0.1', '127.0.0.2', '::1']");
     let mut sidecar = builder.start().await;
@@ -168,7 +168,7 @@ async fn browsers_agree_on_http_2_and_get_the_same_bytes() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_shake_hands_is_told_so_or_cut_in_time() {
+async fn a_client_without_a_tls_handshake_is_answered_or_cut_in_time() {
     let (node, _) = with_story();
     let identity = Identity::new();
     let (sidecar, _rpc) = with_tls(&node, &identity, "").await;
@@ -251,7 +251,7 @@ fn a_server_with_a_bad_certificate_or_without_its_tokens_does_not_start() {
 }
 
 #[tokio::test]
-async fn a_token_opens_each_server_and_is_shown_nowhere() {
+async fn a_token_opens_each_server_and_is_never_shown() {
     let (node, history) = with_story();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");

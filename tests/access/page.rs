@@ -1,4 +1,4 @@
-//! The admin server's page in a real browser: what it shows, its events, with a token and behind a proxy's prefix.
+//! The admin server's page in a real browser: what it shows, its events, with a token and below a proxy's prefix.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 
 use super::TOKENS;
 
-/// An event that nobody knows, which would be markup if it were taken for that.
+/// An event of an unknown kind, with markup in it.
 const MARKUP: &str =
     r#"{"<img src=x onerror=document.title='bad'>":{"large":18446744073709551615,"html":"<b>bold</b>"}}"#;
 /// A function from a figure's name to its text.
@@ -65,7 +65,7 @@ fn is_live(browser: &mut Chromium) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_shows_what_the_status_says_and_finds_events_and_asks_nobody_else() {
+async fn the_page_shows_the_status_and_finds_events_and_queries_no_other_server() {
     let (node, sidecar) = with_events("").await;
     let mut browser = Chromium::start();
     let address = format!("http://{}/", sidecar.admin_address());

@@ -1,4 +1,4 @@
-//! The client's side of TLS: a certificate of the server's, and a tunnel to it for clients that speak in the clear.
+//! The client's side of TLS: a certificate of the server's, and a tunnel to it for clients without TLS.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,5 +1,5 @@
-//! Where an export goes on: with the event after the last row, after a failure in the middle of a batch, on a log that is
-//! not the one it knows, and behind events that the log has dropped.
+//! Where an export resumes: with the event after the last row, after a failure in the middle of a batch, on a log that is
+//! not the one it knows, and after events that the log has dropped.
 
 use sidecar_test_support::postgresql::{DATABASE, PostgreSql};
 

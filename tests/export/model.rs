@@ -1,10 +1,10 @@
-//! What the tables must hold, said naively: every event is looked at as JSON, and every key is a text in a set.
+//! What the tables must hold, by a naive model: every event is read as JSON, and every key is a text in a set.
 
 use std::collections::HashSet;
 
 use serde_json::Value;
 
-/// An event as a node said it.
+/// An event as a node sent it.
 #[derive(Clone, Debug)]
 pub(super) struct Event {
     pub(super) payload: String,
@@ -75,7 +75,7 @@ fn row(event: &Event) -> Option<Row> {
     }
     let (kind, value) = payload.as_object()?.iter().next()?;
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    // What stands between the payload's first colon and its last brace.
+    // What is between the payload's first colon and its last brace.
     let start = event.payload.find(':')? + 1;
     let raw = event.payload[start..event.payload.rfind('}')?].trim();
     Some(match kind.as_str() {

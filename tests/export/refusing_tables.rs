@@ -1,11 +1,11 @@
-//! Tables that somebody has given constraints and triggers of their own: what they refuse is left out, and nothing else.
+//! Tables with constraints and triggers of an operator's own: what they refuse is left out, and nothing else.
 
 use sidecar_test_support::postgresql::{DATABASE, PostgreSql};
 
 use super::Database;
 use super::world::{World, step};
 
-/// A world that tells steps of the eras 0 to 99 before its exporters run, of which the tables will refuse 17 and 58.
+/// A world that sends steps of the eras 0 to 99 before its exporters run, of which the tables will refuse 17 and 58.
 fn world_of_steps(folder: &std::path::Path, postgresql: Option<(&PostgreSql, &str)>) -> World {
     let mut world = World::new(folder, postgresql);
     for era in 0..100 {

@@ -61,7 +61,7 @@ async fn exported_to(server: &PostgreSql, payloads: &[String]) -> (SimulatedNode
 /// Long enough for a new session on a machine with other things to do: half of it is that session's.
 const LIMITED: &str = "request_timeout_in_seconds = 4";
 
-/// Makes a question for a step take longer than anybody waits.
+/// Makes a question for a step take longer than any client waits.
 const SLOW_STEP: &str = r#"
     ALTER TABLE "Step" RENAME TO "fast"; CREATE VIEW "Step" AS SELECT "fast".* FROM "fast", pg_sleep(600);
 "#;
@@ -108,7 +108,7 @@ async fn a_database_that_the_reference_filled_gives_the_references_recorded_answ
     let server = filled();
     let sidecar = rest_alone(&server.section()).start().await;
     assert_recorded_answers(&sidecar).await;
-    // What stands there may be anything.
+    // What is there may be anything.
     server.psql(DATABASE, r#"UPDATE "Step" SET "raw" = '{"era_id":1'"#);
     let broken = get(sidecar.rest_address(), "/step/1").await;
     assert_eq!(broken.status, 500);
@@ -132,7 +132,7 @@ async fn while_the_database_is_away_requests_fail_soon_and_then_are_answered_aga
             assert_eq!(answer.header("content-type"), Some("application/json"));
         }
         assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
-        // What needs no database goes on.
+        // What needs no database continues.
         assert_eq!(get(address, "/other").await.status, 400);
         assert!(get(address, "/status").await.body.ends_with(r#""postgresql":{"status":"unreachable"}}"#));
         assert_eq!(get(sidecar.admin_address(), "/health").await.status, 200);
@@ -267,7 +267,7 @@ async fn a_start_without_the_database_waits_for_it_and_a_wrong_one_is_noticed_th
 }
 
 #[tokio::test]
-async fn a_request_that_takes_too_long_is_given_up_and_holds_nobody_up() {
+async fn a_request_that_takes_too_long_is_cancelled_and_delays_no_other() {
     let server = filled();
     server.psql(DATABASE, SLOW_STEP);
     let section = format!("{}max_connections_in_pool = 1\n", server.section());
@@ -443,7 +443,7 @@ fn a_database_without_the_tables_is_refused_with_what_to_do_and_left_alone() {
 }
 
 #[tokio::test]
-async fn the_environment_alone_may_say_where_the_database_is() {
+async fn the_environment_alone_may_name_the_database() {
     let server = filled();
     let builder = rest_alone("")
         .environment("SIDECAR_POSTGRES_HOST", "127.0.0.1")

@@ -54,7 +54,7 @@ fn block(height: u64, bytes: usize) -> String {
     )
 }
 
-/// What a node says: of everything something, and of some things much.
+/// What a node sends: something of everything, and much of some things.
 pub(crate) fn payloads() -> Vec<String> {
     let story = Story::new(21, &StoryOptions::small(40));
     let mut payloads: Vec<String> = story.events().iter().map(|event| event.payload.clone()).collect();

@@ -124,7 +124,7 @@ async fn a_locked_file_fails_the_questions_of_that_time_and_no_others() {
     assert_eq!(get(sidecar.admin_address(), "/ready").await.status, 200);
 }
 
-/// Makes a question for a step take longer than anybody waits.
+/// Makes a question for a step take longer than any client waits.
 const SLOW_STEP: &str = r#"
     ALTER TABLE "Step" RENAME TO "fast";
     CREATE VIEW "Step" AS SELECT "fast".* FROM "fast" WHERE (
@@ -133,7 +133,7 @@ const SLOW_STEP: &str = r#"
 "#;
 
 #[tokio::test]
-async fn a_request_that_takes_too_long_is_stopped_and_holds_nobody_up() {
+async fn a_request_that_takes_too_long_is_cancelled_and_delays_no_other() {
     let (folder, connection) = filled();
     connection.execute_batch(SLOW_STEP).unwrap();
     let sidecar = rest_alone_with(folder.path(), "request_timeout_in_seconds = 1").start().await;

@@ -82,7 +82,7 @@ impl Bridge {
         Bridge::to_node(move |_| answers.lock().unwrap().pop_front(), change)
     }
 
-    /// A bridge to a node that answers as `answer` says, keep-alives aside; with nothing left to say it is an error.
+    /// A bridge to a node that answers as `answer` says, keep-alives aside; with no answer left it is an error.
     pub(crate) fn to_node(
         answer: impl Fn(&Command) -> Option<BinaryResponse> + Send + Sync + 'static,
         change: impl FnOnce(&mut RpcOptions),

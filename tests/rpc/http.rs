@@ -63,7 +63,7 @@ async fn a_body_of_the_limit_is_taken_and_a_longer_or_unmeasured_one_is_not() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_too_much_is_refused_and_may_go_on_a_second_later() {
+async fn a_client_that_sends_too_much_is_refused_and_may_continue_a_second_later() {
     let bridge = bridge(|options| options.servers[0].qps_limit = 3);
     let client = bridge.client();
     // Checked first, so a wrong path counts.
@@ -202,7 +202,7 @@ async fn where_batches_are_switched_off_they_are_the_references_parse_error() {
 }
 
 #[tokio::test]
-async fn health_says_whether_the_node_is_there() {
+async fn health_reports_whether_the_node_is_there() {
     let mut bridge = bridge(|options| options.link.backoff.max_attempts = 1);
     let health = |bridge: &Bridge| answered(bridge.client().get(format!("http://{}/health", bridge.main)));
     bridge.call("info_get_peers", Value::Null).await;
@@ -276,7 +276,7 @@ async fn a_request_has_an_id_of_its_own_or_the_clients() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_arrive_holds_up_nobody_else() {
+async fn a_body_that_does_not_arrive_delays_no_other_client() {
     let bridge = bridge(|_| ());
     let mut slow = Vec::new();
     for _ in 0..50 {
@@ -290,7 +290,7 @@ async fn a_body_that_does_not_arrive_holds_up_nobody_else() {
 }
 
 #[tokio::test]
-async fn hostile_bodies_get_their_error_and_the_server_goes_on() {
+async fn hostile_bodies_get_their_error_and_the_server_continues() {
     let bridge = bridge(|options| options.servers[0].max_body_bytes = 1 << 20);
     for body in [
         "[".repeat(900_000),

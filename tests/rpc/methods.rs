@@ -476,7 +476,7 @@ async fn delegators_are_folded_into_the_bids_of_known_validators_only() {
 }
 
 #[tokio::test]
-async fn what_the_node_says_of_itself_is_answered_as_recorded() {
+async fn what_the_node_reports_about_itself_is_answered_as_recorded() {
     let sample = Sample::read("info_get_peers");
     let peers: Peers = sample.part("/peers");
     compare("info_get_peers", vec![value(ResponseType::Peers, &[&peers])]).await;
@@ -752,7 +752,7 @@ async fn parameters_are_refused_in_the_references_words() {
 }
 
 #[tokio::test]
-async fn an_answer_of_the_node_that_is_not_what_it_says_is_an_error() {
+async fn an_answer_of_the_node_that_is_not_of_its_announced_type_is_an_error() {
     let garbage = BinaryResponse::from_raw_bytes(ResponseType::Peers, vec![255; 40]);
     let too_long = value(ResponseType::AvailableBlockRange, &[&1_u64, &2_u64, &3_u8]);
     let bridge = Bridge::answering([garbage, range(1, 2), nothing(), nothing(), too_long]);

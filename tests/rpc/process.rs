@@ -47,7 +47,7 @@ async fn ready(sidecar: &Sidecar) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn the_bridge_runs_alone_outlives_its_node_and_says_how_it_is() {
+async fn the_bridge_runs_alone_outlives_its_node_and_reports_its_state() {
     let (mut node, port) = (node(), ReservedPort::new());
     let builder = with_bridge(port.number(), &node).without_sse_server().admin_api();
     let mut sidecar = builder.serving(port.address()).start().await;

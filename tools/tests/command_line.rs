@@ -132,7 +132,7 @@ fn inspect_prints_a_table_and_the_same_as_json() {
 }
 
 #[test]
-fn a_storage_path_stands_for_its_only_log() {
+fn a_storage_path_names_its_only_log() {
     let (storage, log) = some_storage();
     let by_log = tool(&["cat", log.to_str().unwrap()]);
     let by_storage = tool(&["cat", storage.path().to_str().unwrap()]);
@@ -276,7 +276,7 @@ fn what_people_type_for_a_subcommand_is_guessed() {
 }
 
 #[test]
-fn cat_ends_quietly_when_nobody_reads_on() {
+fn cat_ends_quietly_when_its_output_is_closed() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = open(directory.path());
     append(&mut writer, 0..20_000);
@@ -311,7 +311,7 @@ fn blocks_end(log: &Path) -> u64 {
 }
 
 #[test]
-fn what_a_copy_lacks_of_what_its_head_names_is_said_and_no_error() {
+fn what_a_copy_lacks_of_what_its_head_names_is_reported_and_not_an_error() {
     let (_storage, log) = some_storage();
     let end_before = blocks_end(&log);
     let mut writer = open(&log);
@@ -352,7 +352,7 @@ fn what_a_copy_lacks_of_what_its_head_names_is_said_and_no_error() {
     );
     assert_eq!((err.as_str(), status), ("", 0));
 
-    // Torn in its events: its header tells a chain value that nobody can check.
+    // Torn in its events: its header has a chain value that cannot be checked.
     let copy = torn_copy(&log, blocks_end(&log) - 5);
     let (out, _, status) = run(copy.path(), &["verify"]);
     assert!(out.contains(&format!("\nchain          {} after sequence 11\n", head("11"))), "{out}");
@@ -417,7 +417,7 @@ fn what_is_asked_for_beyond_the_log_is_named() {
 }
 
 #[test]
-fn what_retention_dropped_is_said_to_be_dropped() {
+fn what_retention_dropped_is_reported_as_dropped() {
     let (_storage, log) = some_storage();
     assert_eq!(open(&log).drop_before(9).unwrap(), 1);
     for (from, warning) in [
@@ -551,7 +551,7 @@ fn cat_takes_times_and_the_last_events() {
 }
 
 #[test]
-fn an_error_says_once_what_the_operating_system_answers() {
+fn an_error_names_once_what_the_operating_system_answers() {
     let (_storage, log) = some_storage();
     fs::remove_file(log.join("lock")).unwrap();
     fs::create_dir(log.join("lock")).unwrap();
@@ -564,7 +564,7 @@ fn an_error_says_once_what_the_operating_system_answers() {
 }
 
 #[test]
-fn every_command_ends_quietly_when_nobody_reads() {
+fn every_command_ends_quietly_when_its_output_is_closed() {
     let (_storage, log) = some_storage();
     let log = log.to_str().unwrap();
     for arguments in [
@@ -645,7 +645,7 @@ fn head_prints_one_line_that_a_replica_prints_too() {
 }
 
 #[test]
-fn head_of_a_log_without_events_says_so() {
+fn head_of_a_log_without_events_reports_that() {
     let directory = tempfile::tempdir().unwrap();
     open(directory.path()).close().unwrap();
     let (out, _, status) = run(directory.path(), &["head"]);
@@ -694,7 +694,7 @@ fn damage_is_named_then_repaired_then_remembered() {
 }
 
 #[test]
-fn repair_says_that_the_log_is_being_written_and_everything_else_works() {
+fn repair_reports_that_the_log_is_being_written_and_everything_else_works() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = open(directory.path());
     append(&mut writer, 0..5);
@@ -707,7 +707,7 @@ fn repair_says_that_the_log_is_being_written_and_everything_else_works() {
 }
 
 #[test]
-fn views_are_made_anew_where_the_sidecar_has_them_unless_it_is_running() {
+fn views_are_rebuilt_where_the_sidecar_has_them_unless_it_is_running() {
     let (storage, log) = some_storage();
     let (out, err, status) = run(storage.path(), &["rebuild-views"]);
     assert_eq!((err.as_str(), status), ("", 0));
@@ -736,7 +736,7 @@ fn views_are_made_anew_where_the_sidecar_has_them_unless_it_is_running() {
 }
 
 #[test]
-fn views_of_a_log_that_is_nowhere_in_particular_must_be_named() {
+fn views_of_a_log_outside_a_storage_path_must_be_named() {
     let directory = tempfile::tempdir().unwrap();
     open(directory.path()).close().unwrap();
     let (_, err, status) = run(directory.path(), &["rebuild-views"]);
@@ -773,7 +773,7 @@ fn help_teaches_by_example() {
 }
 
 #[test]
-fn compact_says_what_it_would_win_then_wins_it_then_has_nothing_to_do() {
+fn compact_reports_what_it_would_save_then_saves_it_then_has_nothing_to_do() {
     let storage = tempfile::tempdir().unwrap();
     let log = storage.path().to_owned();
     let mut writer = open(&log);
@@ -824,7 +824,7 @@ fn compact_takes_block_sizes_that_a_reader_can_hold() {
 }
 
 #[test]
-fn compact_leaves_a_damaged_segment_alone_and_says_so() {
+fn compact_leaves_a_damaged_segment_alone_and_reports_it() {
     let (_storage, log) = some_storage();
     flip(&log, SEALED, 700);
     let (out, _, status) = run(&log, &["compact"]);
@@ -833,7 +833,7 @@ fn compact_leaves_a_damaged_segment_alone_and_says_so() {
 }
 
 #[test]
-fn an_error_that_nobody_takes_leaves_the_exit_status_as_it_is() {
+fn an_error_that_cannot_be_written_leaves_the_exit_status_as_it_is() {
     for arguments in [&["inspect", "/nowhere"][..], &["cat", "/nowhere"], &["verify", "/nowhere"]] {
         let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar-log"));

@@ -1,4 +1,4 @@
-//! `export` and `import` of the built binary: what goes out comes back, and what was interrupted goes on.
+//! `export` and `import` of the built binary: what goes out comes back, and what was interrupted resumes.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where it fails")]
 
 use std::{
@@ -104,7 +104,7 @@ fn interrupted(blocks: u32, arguments: &[&str]) {
 }
 
 #[test]
-fn json_lines_are_those_of_cat_and_an_interrupted_export_goes_on() {
+fn json_lines_are_those_of_cat_and_an_interrupted_export_resumes() {
     let (folder, log) = some_log(300);
     let output = in_folder(&folder, "events.jsonl");
     let out = run(&["export", &log, "--output", &output, "--resume"]);
@@ -186,7 +186,7 @@ fn what_is_no_part_of_an_export_is_refused_and_stays_as_it_is() {
 }
 
 #[test]
-fn an_export_that_was_stopped_at_its_first_or_last_step_goes_on() {
+fn an_export_that_was_stopped_at_its_first_or_last_step_resumes() {
     let (folder, log) = some_log(300);
     let whole = run(&["cat", &log]);
     let output = in_folder(&folder, "events.jsonl");
@@ -222,7 +222,7 @@ fn an_export_that_was_stopped_at_its_first_or_last_step_goes_on() {
 }
 
 #[test]
-fn an_export_goes_on_only_as_the_one_that_was_interrupted() {
+fn an_export_resumes_only_as_the_one_that_was_interrupted() {
     let (folder, log) = some_log(300);
     let (_other_folder, other_log) = {
         let other = tempfile::tempdir().unwrap();
@@ -350,7 +350,7 @@ fn a_large_event_is_exported_in_every_form() {
     let log = in_folder(&folder, "log");
     let storage: Arc<dyn Storage> = Arc::new(Directory::create(Path::new(&log)).unwrap());
     let Opened { mut writer, .. } = Writer::open(storage, WriteOptions::new("casper", [5; 16], TIME)).unwrap();
-    // Larger than what shares a block with others, as a node would say it with much whitespace.
+    // Larger than what shares a block with others, as a node would send it with much whitespace.
     let padded = |payload: &str| payload.replacen(":{", &format!(":{{{}", " ".repeat(3 << 20)), 1);
     let mut said = Vec::new();
     for (id, payload) in recordings::recorded_network().into_iter().take(40) {
@@ -382,7 +382,7 @@ fn a_large_event_is_exported_in_every_form() {
 }
 
 #[test]
-fn sqlite_has_the_tables_of_the_reference_and_goes_on_where_it_was() {
+fn sqlite_has_the_tables_of_the_reference_and_resumes_where_it_was() {
     let (folder, log) = some_log(300);
     let output = in_folder(&folder, "events.db3");
     let export = ["export", &log, "--format", "sqlite", "--output", &output];
@@ -419,7 +419,7 @@ fn reference_sqlite(folder: &Path) -> PathBuf {
     file
 }
 
-/// What the node of the transcript said, once each.
+/// What the node of the transcript sent, once each.
 fn said_once() -> Vec<String> {
     let mut said: Vec<String> = Vec::new();
     for (_, payload) in recordings::transcript_events() {
@@ -431,7 +431,7 @@ fn said_once() -> Vec<String> {
 }
 
 #[test]
-fn the_history_in_the_references_sqlite_database_becomes_what_the_node_said() {
+fn the_history_in_the_references_sqlite_database_becomes_what_the_node_sent() {
     let folder = tempfile::tempdir().unwrap();
     let from = format!("sqlite:{}", reference_sqlite(folder.path()).display());
     fs::write(folder.path().join("sse_index"), 25_u32.to_le_bytes()).unwrap();
@@ -454,7 +454,7 @@ fn the_history_in_the_references_sqlite_database_becomes_what_the_node_said() {
     assert!(run(&["cat", &log]) == lines);
 }
 
-/// A log that the sidecar has begun by itself at `first`, with what its node still had.
+/// A log that the sidecar has created at `first`, with what its node still had.
 fn begun_log(folder: &TempDir, first: u64, payloads: &[String]) -> String {
     let log = folder.path().join("logs/casper");
     let storage: Arc<dyn Storage> = Arc::new(Directory::create(&log).unwrap());
@@ -468,7 +468,7 @@ fn begun_log(folder: &TempDir, first: u64, payloads: &[String]) -> String {
 }
 
 #[test]
-fn history_is_put_in_front_of_a_log_that_has_begun_already_without_what_it_has() {
+fn history_is_put_in_front_of_an_existing_log_without_what_that_has() {
     let folder = tempfile::tempdir().unwrap();
     let from = format!("sqlite:{}", reference_sqlite(folder.path()).display());
     let said = said_once();
@@ -621,7 +621,7 @@ fn imported_events_end_before_the_id_in_sse_index_whatever_is_left_out() {
 }
 
 #[test]
-fn what_no_node_says_is_left_out_and_a_version_that_is_none_is_named() {
+fn what_no_node_sends_is_left_out_and_a_version_that_is_none_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let database = reference_sqlite(folder.path());
     let connection = rusqlite::Connection::open(&database).unwrap();
@@ -791,7 +791,7 @@ fn a_log_is_imported_to_where_the_sidecar_looks_for_it() {
 }
 
 #[test]
-fn an_import_that_cannot_go_on_says_what_it_was_reading() {
+fn an_import_that_cannot_continue_names_what_it_was_reading() {
     let folder = tempfile::tempdir().unwrap();
     let database = reference_sqlite(folder.path());
     let from = format!("sqlite:{}", database.display());
@@ -870,7 +870,7 @@ fn databases_without_the_tables_to_read_are_named_for_what_they_are() {
 }
 
 #[test]
-fn an_export_that_is_interrupted_from_the_keyboard_says_how_it_is_continued() {
+fn an_export_that_is_interrupted_from_the_keyboard_prints_how_to_resume_it() {
     let folder = tempfile::tempdir().unwrap();
     let (_log_folder, log) = some_log(300);
     let output = in_folder(&folder, "events.jsonl");
@@ -952,7 +952,7 @@ fn reference_postgresql() -> PostgreSql {
 }
 
 #[test]
-fn the_history_in_postgresql_is_the_same_and_the_password_is_shown_nowhere() {
+fn the_history_in_postgresql_is_the_same_and_the_password_is_never_shown() {
     let server = reference_postgresql();
     let folder = tempfile::tempdir().unwrap();
     let log = in_folder(&folder, "storage");

@@ -1,7 +1,7 @@
 //! The crash tester: random lives of a log on a disk that breaks, checked against a plain list of events.
 //!
 //! A seed decides everything: durability, sizes, operations, faults, what a power cut takes. A seed that fails is printed
-//! as the one command that replays it, with a trace of its steps. `TESTING.md` says how to run it for hours.
+//! as the one command that replays it, with a trace of its steps. `TESTING.md` describes how to run it for hours.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
@@ -133,7 +133,7 @@ fn a_synced_event_is_there_in_order_and_once_when_commits_are_synced_at_interval
 }
 
 #[test]
-fn without_syncs_what_a_power_cut_takes_is_told_and_never_wrong() {
+fn without_syncs_what_a_power_cut_takes_is_reported_and_never_wrong() {
     run(Durability::Os, 160);
 }
 

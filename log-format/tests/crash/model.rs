@@ -16,7 +16,7 @@ use sidecar_log_format::{
 
 use crate::simulated_disk::{Fault, Lie, Random, SimulatedDisk, Tally};
 
-/// The files beside the segments that tell where the log begins and ends.
+/// The files beside the segments that have the log's beginning and end.
 const POSITIONS: [&str; 2] = ["head", "oldest"];
 const NETWORKS: [&str; 2] = ["casper-test", "casper-other"];
 /// The dialect's first kinds; an upgrade adds the last.
@@ -91,7 +91,7 @@ impl Expected {
 struct Marked {
     position: usize,
     body: String,
-    /// It stood where a bit was flipped.
+    /// It was where a bit was flipped.
     may_be_gone: bool,
 }
 
@@ -140,7 +140,7 @@ pub(crate) struct Model {
     random: Random,
     trace: bool,
     is_planted: bool,
-    /// Appended, in order; `None` where numbering went on above what nobody appended here.
+    /// Appended, in order; `None` where numbering continued above sequences that were not appended here.
     events: Vec<Option<Expected>>,
     /// Which of them a mark says are lost. A reader that knew them before may still give them out.
     lost: BTreeSet<usize>,
@@ -153,7 +153,7 @@ pub(crate) struct Model {
     epoch: u64,
     /// Retention was asked to drop what is below this.
     drop_asked: usize,
-    /// Below this, a drop has failed: the file may be gone, and is told as dropped until the next drop ends it.
+    /// Below this, a drop has failed: the file may be gone, and is reported as dropped until the next drop ends it.
     drop_failed_below: usize,
     /// And has dropped what is below this.
     dropped: usize,
@@ -269,7 +269,7 @@ impl Model {
         }
     }
 
-    /// Runs something that may end in the middle, and says which.
+    /// Runs something that may end in the middle, and returns whether it did.
     fn note_stop(&self, doing: &str) {
         if self.disk.is_stopped() {
             self.disk.count(&format!("stopped while {doing}"));
@@ -351,7 +351,7 @@ impl Model {
 
     /// Repairs the log, also when something happens meanwhile.
     fn repair(&mut self) {
-        // A reader that lives on may hold what stood where a mark stands now.
+        // A reader that is still open may hold what was where a mark is now.
         self.other = None;
         let options = RepairOptions { dry_run: false, now: 5_000 };
         for attempt in 0..4 {
@@ -572,7 +572,7 @@ impl Model {
     fn lose(&mut self, lost: Range<usize>) {
         if self.is_synced() {
             for sequence in lost.clone() {
-                // What was not visible may be marked too, where no head told that.
+                // What was not visible may be marked too, where no head has that.
                 let is_known = self.lost.contains(&sequence) || sequence >= self.visible;
                 let may_be = self.flipped.as_ref().is_some_and(|flipped| flipped.lossable.contains(&sequence));
                 assert!(is_known || may_be, "{sequence} is marked as lost");
@@ -611,7 +611,7 @@ impl Model {
         self.marks_visible = self.marks.len();
     }
 
-    /// Nothing may be left behind the last block: once others stand before it, it could be taken for one.
+    /// Nothing may be left after the last block: once others are before it, it could be taken for one.
     fn check_tail(&self) {
         if self.flipped.is_some() {
             return;
@@ -681,7 +681,7 @@ impl Model {
                     }
                     assert_eq!(block.version_after(), in_force);
                     assert!(chain.is_none_or(|chain| chain == block.chain_after()), "the chain up to {next}");
-                    // Behind a lost event that the reader still knows, the chain goes on from before it.
+                    // After a lost event that the reader still knows, the chain continues from before it.
                     let goes_on = !self.lost.contains(&(next - 1));
                     (chain, version) =
                         (Some(block.chain_after()).filter(|_| goes_on), Some(in_force).filter(|_| goes_on));
@@ -715,14 +715,14 @@ impl Model {
         }
     }
 
-    /// What the log says is lost is what its readers do not get. Events that a reader still has in memory may be lost too.
+    /// What the log reports as lost is what its readers do not get. Events that a reader still has in memory may be lost too.
     fn check_losses(&self, log: &Log, oldest: usize, missing: &BTreeSet<usize>) {
         log.find_losses(&mut || ControlFlow::Continue(())).unwrap();
         let losses = log.losses();
         let sequences =
             losses.ranges().iter().flat_map(|lost| lost.first_sequence as usize..=lost.last_sequence as usize);
         let named: BTreeSet<_> = sequences.filter(|&sequence| sequence >= oldest).collect();
-        // What a drop that was cut short has left over is about to go: nobody misses it.
+        // What a drop that was cut short has left over is about to go: it is not missed.
         let from = log.retained_from() as usize;
         let missed: BTreeSet<_> = missing.iter().copied().filter(|&sequence| sequence >= from).collect();
         assert!(missed.is_subset(&named), "{missed:?} are missing, and {named:?} are said to be lost");
@@ -1026,7 +1026,7 @@ impl Model {
     /// The end of a life.
     fn rest(&mut self, mut writer: Writer, log: &Log) {
         if !self.disk.is_stopped() {
-            // Whatever was published counts, also when the caller never heard of it; and what was visible still is,
+            // Whatever was published counts, also when the caller was never notified of it; and what was visible still is,
             // also in a process whose writer has failed.
             self.visible = self.visible.max(log.head().next_sequence as usize);
             if self.is_synced() && log.head().next_sequence as usize == self.visible {
@@ -1103,7 +1103,7 @@ fn is_left(action: &sidecar_log_format::repair::Action) -> bool {
     matches!(action, sidecar_log_format::repair::Action::Leave { .. })
 }
 
-/// Where the head says that a segment's durable blocks end; 0 when it does not speak of it.
+/// Where a segment's durable blocks end by its head; 0 when the head does not name the segment.
 fn newest_slot(head: &[u8], segment: u64) -> usize {
     let number = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().unwrap());
     let slots = [0, 512].into_iter().filter(|&start| head.len() >= start + 96 && head[start..].starts_with(b"HEAD"));

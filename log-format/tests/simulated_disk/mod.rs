@@ -48,7 +48,7 @@ pub enum Fault {
     Stop,
 }
 
-/// Syncs that say that they did their work and did not: a bug planted below the log.
+/// Syncs that report success without their work: a bug planted below the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
     /// Syncs of segments.
@@ -237,7 +237,7 @@ struct State {
     /// Nothing is found under the directory's name; files that are open can still be read and written.
     moved_away: bool,
     random: Random,
-    /// Set when a head was written that speaks of what was not synced.
+    /// Set when a head was written that covers what was not synced.
     head_ran_ahead: bool,
     lie: Option<Lie>,
     tally: Tally,
@@ -390,7 +390,7 @@ impl SimulatedDisk {
         state.names.iter().map(|(name, inode)| (name.clone(), state.inodes[inode].content.clone())).collect()
     }
 
-    /// Changes a file behind the log's back.
+    /// Changes a file without the log's knowledge.
     pub fn edit(&self, name: &str, edit: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state();
         let inode = state.names[name];
@@ -451,7 +451,7 @@ impl SimulatedDisk {
         self.call_or_half(operation, |_| {})
     }
 
-    /// Counts a call, and says how it fails if it does, having done `half` of its work.
+    /// Counts a call, and returns how it fails if it does, having done `half` of its work.
     fn call_or_half(&self, operation: &str, half: impl FnOnce(&mut State)) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state();
         if state.stopped {
@@ -518,7 +518,7 @@ impl SimulatedFile {
         Ok(())
     }
 
-    /// A head must not say more than was synced.
+    /// A head must not cover more than was synced.
     fn check_head(&self, bytes: &[u8]) {
         let mut state = self.disk.state();
         let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());

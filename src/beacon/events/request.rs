@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn accept_says_which_form_a_client_gets() {
+    fn accept_selects_the_form_that_a_client_gets() {
         for (accept, expected) in [
             ("text/event-stream", Ok(false)),
             ("*/*", Ok(false)),
@@ -248,7 +248,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_asked_is_a_stream_or_refused_in_json(
+        fn every_request_gets_a_stream_or_a_refusal_in_json(
             query in prop_oneof![".{0,80}", "(&?(topics|start_from|until|encoding|lastEventId)=[a-z0-9%,_ ]{0,12}){0,6}"],
             accept in "[ -~]{0,40}",
             id in "[ -~]{0,24}",

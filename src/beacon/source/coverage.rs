@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_has_a_gap_only_while_nobody_reads_it() {
+    fn a_topic_has_a_gap_only_while_it_is_not_read() {
         let coverage = coverage(None);
         let (first, away) = coverage.begin(&names(&["head", "block"]));
         assert_eq!(away, None, "nothing is missing from a new log");

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_shown_what_the_url_or_the_keys_say() {
+    fn credentials_come_from_the_url_or_from_keys() {
         let basic = endpoint("http://us%20er:p%40ss+@node:1");
         assert_eq!(authorization(&basic).unwrap(), format!("Basic {}", STANDARD.encode("us er:p@ss+")));
         assert_eq!(authorization(&endpoint("https://bearer:TOKEN@node")).unwrap(), "Bearer TOKEN");

@@ -258,7 +258,7 @@ async fn head_has_the_headers_of_get_and_takes_no_place() {
 }
 
 #[tokio::test]
-async fn the_root_says_what_is_there() {
+async fn the_root_lists_what_is_there() {
     let written = Written::steps(3);
     let running = Running::start(&written, options());
     let mut root = running.get("/").await;
@@ -341,7 +341,7 @@ async fn a_client_that_names_another_log_is_refused() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_ahead_of_the_log_is_told_once_and_gets_what_comes() {
+async fn a_client_that_is_ahead_of_the_log_is_notified_once_and_gets_what_comes() {
     let mut written = Written::steps(3);
     let running = Running::start(&written, options());
     let comment = |start: u64| {
@@ -463,7 +463,7 @@ async fn a_stream_has_the_references_headers_and_the_retained_range() {
 }
 
 #[tokio::test]
-async fn every_start_replays_from_there_and_goes_on_live() {
+async fn every_start_replays_from_there_and_continues_live() {
     let mut written = Written::steps(1_000);
     for replay_chunks in [ReplayChunks::Event, ReplayChunks::Block] {
         let running = Running::start(&written, on(PortOptions { replay_chunks, ..port() }));
@@ -572,7 +572,7 @@ async fn types_select_events_and_versions_and_shutdowns_always_pass() {
 }
 
 #[tokio::test]
-async fn a_filtered_stream_tells_its_position_once_it_has_passed_many_events() {
+async fn a_filtered_stream_sends_its_position_once_it_has_passed_many_events() {
     let mut written = Written::steps(25_000);
     let number = written.append(FAULT, "found");
     written.commit();
@@ -617,7 +617,7 @@ async fn zstd_streams_decode_to_the_identity_stream() {
 }
 
 #[tokio::test]
-async fn zstd_goes_on_live() {
+async fn zstd_continues_live() {
     let mut written = Written::steps(10);
     let running = Running::start(&written, options());
     let mut client = running.get("/events?encoding=zstd&until=14").await;
@@ -633,7 +633,7 @@ async fn zstd_goes_on_live() {
 }
 
 #[tokio::test]
-async fn zstd_is_for_those_who_name_it_as_the_mode_wants() {
+async fn zstd_is_for_clients_that_name_it_as_the_mode_requires() {
     let written = Written::steps(10);
     let asks = [
         ("/events", "accept-encoding: zstd\r\n", [true, true, false]),
@@ -1044,7 +1044,7 @@ async fn the_1x_streams_exist_only_where_they_are_enabled() {
 }
 
 #[tokio::test]
-async fn a_1x_stream_tells_its_position_where_it_has_nothing_for_long() {
+async fn a_1x_stream_sends_its_position_when_it_has_had_nothing_for_long() {
     let mut written = Written::steps(25_000);
     let shutdown = written.append(SHUTDOWN, "\"Shutdown\"");
     written.commit();

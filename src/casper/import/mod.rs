@@ -554,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_says_more_when_it_is_read_again_becomes_no_log() {
+    fn a_database_that_has_more_when_it_is_read_again_becomes_no_log() {
         let storage_path = tempfile::tempdir().unwrap();
         let raw = raw_fault(1);
         let row = fault_row(1, &raw);

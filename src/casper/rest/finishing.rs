@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn smaller_answers_do_not_queue_behind_large_ones_and_what_waits_gives_its_turn_up() {
+    async fn smaller_answers_do_not_queue_behind_large_ones_and_a_waiting_one_yields_its_turn() {
         let finishing = Finishing::default();
         let all = Arc::clone(&finishing.large).acquire_many_owned(2).await.unwrap();
         for bytes in [SMALL_BYTES, FREE_BYTES] {

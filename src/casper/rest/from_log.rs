@@ -380,7 +380,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn nothing_is_found_where_nothing_is_and_damage_is_told() {
+    fn nothing_is_found_where_nothing_is_and_damage_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         drop(log_of(folder.path(), [1; 6].into_iter().map(event_of), 2));
         let segment = |first: u64| folder.path().join(format!("{first:020}.segment"));

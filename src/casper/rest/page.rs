@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_told_on_the_way_up_and_on_the_way_down() {
+    fn what_is_missing_is_reported_upwards_and_downwards() {
         let folder = tempfile::tempdir().unwrap();
         drop(log_of(folder.path(), [1; 6].into_iter().map(event_of), 2));
         std::fs::remove_file(folder.path().join(format!("{:020}.segment", 2))).unwrap();
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_told_in_pieces_on_the_way_down_and_so_is_a_lost_beginning() {
+    fn a_gap_is_reported_in_pieces_downwards_and_so_is_a_lost_beginning() {
         let folder = tempfile::tempdir().unwrap();
         drop(log_of(folder.path(), [1; 8].into_iter().map(event_of), 2));
         let segment = |first: u64| folder.path().join(format!("{first:020}.segment"));

@@ -408,7 +408,7 @@ mod tests {
         PageOfBlocks { from_height: 0, before_height: None, order: Order::OldestFirst, limit: 100 };
 
     #[test]
-    fn pages_have_defaults_and_take_what_they_are_told() {
+    fn pages_have_defaults_and_take_other_values() {
         assert_eq!(get("/events"), Ok(Request::Events(EVENTS)));
         let kinds = Kind(5).bit() | Kind(7).bit();
         let fifth = PageOfEvents { from: 5, limit: 1000, kinds, ..EVENTS };
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_query_of_a_page_is_told_what_is_wrong() {
+    fn a_wrong_query_of_a_page_is_refused_with_the_reason() {
         for (target, words) in [
             ("/events?from=-1", "`from` is a decimal number up to 2^64-1, received: -1"),
             ("/events?from=+1", "`from` is"),

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_of_another_network_is_told_apart() {
+    fn a_node_of_another_network_is_recognised() {
         let result = check(r#"{"build_version":"2.0.0","chainspec_name":"casper-test"}"#, Some("casper"));
         let text = "Network name casper does't match name casper-test configured for node connection";
         assert!(result.unwrap_err().to_string().starts_with(text));

@@ -644,7 +644,7 @@ fn a_busy_account_and_a_block_of_many_validators_are_cut_into_chunks() {
 }
 
 #[test]
-fn a_transactions_later_stages_are_found_however_often_an_earlier_one_was_said() {
+fn a_transactions_later_stages_are_found_however_often_an_earlier_one_was_sent() {
     let mut told = Told::new();
     let mut store = told.store().0;
     let said = |stage| Said::Transaction { stage, transaction_type: TransactionType::Deploy, hash: 1, initiator: None };
@@ -692,7 +692,7 @@ fn set_state(path: &Path, key: &str, value: &[u8]) {
 }
 
 #[test]
-fn views_that_cannot_be_trusted_are_made_anew() {
+fn views_that_cannot_be_trusted_are_rebuilt() {
     assert_eq!(reopened_after(|_| ()), None);
     assert_eq!(reopened_after(|told| fs::remove_file(told.path()).unwrap()), Some(Rebuild::Missing));
     let overwritten = reopened_after(|told| fs::write(told.path(), "not a database at all").unwrap());
@@ -763,7 +763,7 @@ async fn a_query_after_a_commit_sees_it_once_the_views_have_caught_up() {
 }
 
 #[tokio::test]
-async fn views_end_with_the_writer_and_go_on_where_they_were() {
+async fn views_end_with_the_writer_and_resume_where_they_were() {
     let mut told = Told::new();
     told.tell(&[Said::Block { hash: 1, height: 1 }]);
     let (committed, receiver) = watch::channel(told.log.head());
@@ -787,7 +787,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     #[test]
-    fn views_that_were_killed_go_on_from_their_last_durable_commit(
+    fn views_that_were_killed_resume_from_their_last_durable_commit(
         lives in proptest::collection::vec(
             proptest::collection::vec(proptest::collection::vec(any_said(), 1..8), 1..6), 2..5),
         sync_events in 1..20_usize
@@ -835,7 +835,7 @@ async fn kill_after_each(lives: &[Vec<Vec<Said>>], sync_events: usize) {
 }
 
 #[tokio::test]
-async fn a_malformed_row_is_reported_and_the_views_are_made_anew() {
+async fn a_malformed_row_is_reported_and_the_views_are_rebuilt() {
     let mut told = Told::new();
     told.tell(&[Said::Block { hash: 1, height: 1 }]);
     rebuild(&told.options(), &told.log, &mut |_| ()).unwrap();

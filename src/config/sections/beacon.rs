@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_is_shown_comes_from_one_place_and_is_never_told() {
+    fn credentials_come_from_one_place_and_are_never_shown() {
         for keys in [format!("username = 'u'\npassword = '{PASSWORD}'"), format!("bearer_token = '{PASSWORD}'")] {
             let text = format!("{SMALL}{keys}\n");
             assert!(!format!("{:?}", load(&text).unwrap()).contains(PASSWORD));

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_wins_over_the_file_key_by_key() {
+    fn the_environment_overrides_the_file_key_by_key() {
         assert_eq!(postgresql(SECTION, &VARIABLES).unwrap(), Some(settings("variable", 8, 8000)));
         let expected = Options { host: "variable-host".into(), ..settings("file", 7, 7000) };
         assert_eq!(postgresql(SECTION, &VARIABLES[..1]).unwrap(), Some(expected));
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_is_nowhere_is_refused_in_the_words_operators_know() {
+    fn a_missing_setting_is_refused_in_the_words_operators_know() {
         let keys = ["host", "database_name", "database_username", "database_password"];
         for (missing, key) in keys.into_iter().enumerate() {
             let mut variables = VARIABLES.to_vec();

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn without_event_persistence_the_buffer_length_says_how_many_events_to_keep() {
+    fn without_event_persistence_the_buffer_length_is_the_number_of_events_to_keep() {
         let text = DEFAULT_FULL.replace("disable_event_persistence = false", "disable_event_persistence = true");
         let kept = |text: &str| loaded(text).config.sse_server.unwrap().keep_only_newest;
         assert_eq!(kept(&text), Some(5000));

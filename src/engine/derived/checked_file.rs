@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_redb_alone_is_told_from_a_damaged_one() {
+    fn a_file_of_redb_alone_is_distinguished_from_a_damaged_one() {
         let shared = Shared::default();
         shared.set_len(64 << 10).unwrap();
         shared.write(0, &REDB_MAGIC).unwrap();

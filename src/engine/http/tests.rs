@@ -225,7 +225,7 @@ async fn where_connections_wait_a_burst_of_requests_is_answered() {
 }
 
 #[tokio::test]
-async fn where_connections_wait_one_that_asks_for_nothing_gives_up_its_place() {
+async fn where_connections_queue_one_without_a_request_loses_its_place() {
     let running = Running::start(|limits| (limits.connections_max, limits.waits_for_places) = (1, true));
     let silent = running.send(b"GET /").await;
     running.wait_for(|counters| counters.connections.load(Ordering::Relaxed) == 1).await;
@@ -235,7 +235,7 @@ async fn where_connections_wait_one_that_asks_for_nothing_gives_up_its_place() {
 }
 
 #[tokio::test]
-async fn a_client_that_dawdles_over_a_request_is_cut_whatever_it_looks_like() {
+async fn a_client_that_sends_a_request_too_slowly_is_cut_whatever_it_looks_like() {
     let running = Running::start(|limits| limits.header_timeout = Duration::from_millis(100));
     for start in ["", "PRI * HTTP", "GET / HTTP/1.1\r\nhost:"] {
         let answer = rest(running.send(start.as_bytes()).await).await;

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_skipped_ordinal_is_a_gap_once_nobody_brought_it_for_a_while() {
+    fn a_skipped_ordinal_is_a_gap_once_it_has_not_arrived_for_a_while() {
         let mut gaps = gaps(Some(9));
         let second = Duration::from_secs(1);
         gaps.stored(COUNTED, Some(10), Duration::ZERO);

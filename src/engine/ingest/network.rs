@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_event_that_has_a_network_tells_it() {
+    fn the_network_is_that_of_the_newest_event_that_has_one() {
         let folder = tempfile::tempdir().unwrap();
         let mut opened =
             Writer::open(Arc::new(Directory::at(folder.path())), WriteOptions::new("notes", [7; 16], 5)).unwrap();

@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn work_goes_on_more_slowly_while_others_are_busy_and_at_its_pace_afterwards() {
+    fn work_is_slower_while_others_are_busy_and_at_its_pace_afterwards() {
         let mut pace = Pace::new(Some(1_600));
         pace.took(16_000);
         assert!((150..=160).contains(&pace.wait(true).as_secs()), "{:?}", pace.wait(true));

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_jumps_begins_anew() {
+    async fn a_client_that_jumps_is_read_ahead_of_from_there() {
         let (written, bounds) = written(6);
         let places = Arc::default();
         let mut ahead = ahead(&written, &places, u64::MAX);

@@ -186,7 +186,7 @@ async fn two_logs_share_what_the_process_has_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_farewell_goes_to_those_who_want_one_and_a_silent_stream_stays_alive_in_its_form() {
+async fn a_farewell_goes_to_streams_that_have_one_and_a_silent_stream_stays_alive_in_its_form() {
     tokio::time::pause();
     let written = Written::steps(1);
     let hub = hub(&written, &Arc::new(Resources::new(1)));

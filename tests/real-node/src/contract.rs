@@ -70,7 +70,7 @@ struct Constants {
 }
 
 impl Constants {
-    /// Adds a constant; says where it ends.
+    /// Adds a constant; returns where it ends.
     fn add(&mut self, name: &str, bytes: Vec<u8>) -> usize {
         self.name(name, START + self.bytes.len(), bytes.len());
         self.bytes.extend(bytes);

@@ -15,7 +15,7 @@ struct Subject {
 }
 
 impl Report {
-    /// Notes the outcome of a case; says so at once where it failed.
+    /// Notes the outcome of a case; prints it at once where it failed.
     pub(crate) fn note(&mut self, subject: &str, case: &str, outcome: Result<()>) {
         let at = self.0.iter().position(|known| known.name == subject).unwrap_or_else(|| {
             self.0.push(Subject { name: subject.to_owned(), tried: 0, failures: Vec::new() });

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-/// The two servers, and what their documents say of each method's result.
+/// The two servers, and what their documents have about each method's result.
 pub(crate) struct Rpc {
     client: reqwest::Client,
     main: SocketAddr,

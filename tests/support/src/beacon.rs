@@ -1,6 +1,6 @@
-//! A simulated consensus client: `/eth/v1/events` without replay, and whatever else it is told to answer.
+//! A simulated consensus client: `/eth/v1/events` without replay, and answers that a test gives it.
 //!
-//! A test says which events it sends, which topics it does not know, when it is away, and what it answers on other paths.
+//! A test sets which events it sends, which topics it does not know, when it is away, and what it answers on other paths.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -91,12 +91,12 @@ impl BeaconNode {
         self.shared.state().unknown_topics.insert(topic.to_owned());
     }
 
-    /// Sends an event to those who read its topic.
+    /// Sends an event to the clients that read its topic.
     pub fn push(&self, topic: &str, payload: &str) {
         self.send(topic, format!("event: {topic}\ndata: {payload}\n\n"));
     }
 
-    /// Sends a frame as it is to those who read the topic.
+    /// Sends a frame as it is to the clients that read the topic.
     pub fn send(&self, topic: &str, frame: impl Into<Bytes>) {
         let frame = frame.into();
         let mut state = self.shared.state();

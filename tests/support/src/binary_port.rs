@@ -31,7 +31,7 @@ use crate::port::ReservedPort;
 pub enum Reply {
     /// Answers.
     Answer(BinaryResponse),
-    /// Answers after so much time; the requests behind it wait.
+    /// Answers after so much time; the requests after it wait.
     After(Duration, BinaryResponse),
     /// Answers two times.
     Twice(BinaryResponse),
@@ -41,7 +41,7 @@ pub enum Reply {
     Bytes(Vec<u8>),
     /// Sends the first half of the answer and closes the connection.
     Half(BinaryResponse),
-    /// Does not answer, and goes on with the next request.
+    /// Does not answer, and continues with the next request.
     Silence,
     /// Closes the connection.
     Close,
@@ -84,7 +84,7 @@ pub struct BinaryPort {
 }
 
 impl BinaryPort {
-    /// Starts a node that answers as `handler` says.
+    /// Starts a node that answers as `handler` returns.
     pub fn start(handler: impl Fn(&Command) -> Reply + Send + Sync + 'static) -> BinaryPort {
         let mut port = BinaryPort::stopped(handler);
         port.restart();

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
-/// How long any one wait lasts before the test fails, unless the request says otherwise.
+/// How long any one wait lasts before the test fails, unless the request has another limit.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A whole response.
@@ -556,7 +556,7 @@ impl Body {
     }
 }
 
-/// Takes an event stream apart as the HTML standard says: `\n`, `\r\n` and `\r` end lines, an empty line ends a message.
+/// Takes an event stream apart as the HTML standard defines: `\n`, `\r\n` and `\r` end lines, an empty line ends a message.
 #[derive(Default)]
 struct EventParser {
     line: Vec<u8>,

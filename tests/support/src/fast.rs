@@ -1,6 +1,6 @@
 //! A node for benchmarks: an endless sequence of unique, realistic events, as fast as a socket takes them.
 //!
-//! In: a story, told once and rendered to the bytes of its frames ([`EndlessStory`]). Out: on each connection the same
+//! In: a story, made once and rendered to the bytes of its frames ([`EndlessStory`]). Out: on each connection the same
 //! sequence, pass after pass over the rendered bytes. Each pass differs in the fields that make events what they are: the
 //! hashes of blocks and transactions, heights, eras, timestamps and ids, all of fixed width, patched in a copy of the
 //! piece that is about to be written. So an event costs little more than copying its bytes.
@@ -30,7 +30,7 @@ const PIECE_BYTES: usize = 256 * 1024;
 
 /// An endless sequence of events, numbered from 0, each unlike all others in its identity.
 ///
-/// One pass is the rendered story; the sequence goes on with heights, eras, timestamps and ids where the last pass ended.
+/// One pass is the rendered story; the sequence continues with heights, eras, timestamps and ids where the last pass ended.
 /// Signatures' bytes and accounts repeat from pass to pass, 18 MB apart.
 pub struct EndlessStory {
     frames: Vec<u8>,
@@ -121,7 +121,7 @@ impl EndlessStory {
         FIRST_ID + number
     }
 
-    /// The payload of event `number`, for sending it once more by other means.
+    /// The payload of event `number`, for sending it again by other means.
     pub fn payload(&self, number: u64) -> String {
         let mut frame = Vec::new();
         self.append_frames(number, 1, usize::MAX, &mut frame);
@@ -171,7 +171,7 @@ fn changing_hashes(story: &Story) -> HashSet<&str> {
 /// Finds the fields to patch in a payload that will lie at `base`.
 fn find_patches(payload: &str, base: usize, changing: &HashSet<&str>, patches: &mut Vec<Patch>) {
     let first = patches.len();
-    // Every hash that stands alone between quotes.
+    // Every hash that is alone between quotes.
     let bytes = payload.as_bytes();
     for quote in memchr::memchr_iter(b'"', bytes) {
         if bytes.get(quote + 65) == Some(&b'"')
@@ -246,7 +246,7 @@ fn write_timestamp(milliseconds: u64, field: &mut [u8]) {
 /// How a fast node starts.
 #[derive(Debug, Clone)]
 pub struct FastOptions {
-    /// Events are sent up to this number and not beyond, until [`FastNode::send_up_to`] says more.
+    /// Events are sent up to this number and not beyond, until [`FastNode::send_up_to`] allows more.
     pub events: u64,
     /// Events per second on each connection, evenly; without it as fast as the socket takes them.
     pub rate: Option<u32>,
@@ -320,7 +320,7 @@ impl FastNode {
         self.address
     }
 
-    /// Lets the streams go on until `events` have been sent in all, counted from event 0.
+    /// Lets the streams continue until `events` have been sent in all, counted from event 0.
     pub fn send_up_to(&self, events: u64) {
         self.shared.state().allowed = events;
         self.shared.changed.notify_all();
@@ -554,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_go_on_rising_from_pass_to_pass_and_signatures_belong_to_them() {
+    fn blocks_keep_rising_from_pass_to_pass_and_signatures_belong_to_them() {
         let story = story();
         let (mut blocks, mut last_time) = (Vec::new(), String::new());
         for number in 0..3 * story.pass_events() {

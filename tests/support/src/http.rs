@@ -1,4 +1,4 @@
-//! The little of HTTP/1.1 that the simulated nodes speak: what a request asks for, and the heads of their answers.
+//! The little of HTTP/1.1 that the simulated nodes use: what a request asks for, and the heads of their answers.
 
 /// The largest request head that is read.
 pub(crate) const HEAD_BYTES_MAX: usize = 16 * 1024;

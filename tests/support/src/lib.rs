@@ -1,4 +1,4 @@
-//! What Sidecar's end-to-end tests and benchmarks stand on: a simulated Casper node and the clients that watch Sidecar.
+//! What Sidecar's end-to-end tests and benchmarks are built on: a simulated Casper node and the clients that watch Sidecar.
 //!
 //! It owns made and recorded events, a node-like server in a scriptable and in a fast form, a raw event stream
 //! client, and the running of the built binary. It knows nothing of Sidecar's inside: everything goes over sockets,

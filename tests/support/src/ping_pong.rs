@@ -1,4 +1,4 @@
-//! A gRPC server to stand before the gateway: balls that go to and fro, and the events of a consensus client.
+//! A gRPC server for the gateway: balls that go to and fro, and the events of a consensus client.
 //!
 //! What it sends follows from the topic of a request: `flood` as many balls as are asked for, as fast as they are taken;
 //! `fail` as many, and then an error; `silent` none; any other topic the balls that the test [pushes](PingPong::push).
@@ -125,7 +125,7 @@ impl PingPong {
         Self::serve(Server::builder()).await
     }
 
-    /// Starts one that speaks TLS, with a certificate and its key as PEM.
+    /// Starts one with TLS, with a certificate and its key as PEM.
     pub async fn start_with_tls(certificate: &str, key: &str) -> PingPong {
         let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
         Self::serve(Server::builder().tls_config(tls).unwrap()).await
@@ -153,7 +153,7 @@ impl PingPong {
         self.address
     }
 
-    /// Sends a ball to everybody who listens.
+    /// Sends a ball to every subscriber.
     pub fn push(&self, event: &str, text: &str) {
         let mut balls = self.shared.balls.lock().unwrap();
         let id = balls.len() as u64 + 1;

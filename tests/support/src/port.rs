@@ -1,4 +1,4 @@
-//! Ports on loopback that nobody else takes.
+//! Ports on loopback that no other process takes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 /// A free port that stays ours while this lives, also while nothing listens on it.
 ///
-/// The socket is bound and never listens: the system gives the port to nobody who asks for any port, connecting to it
+/// The socket is bound and never listens: the system gives the port to no process that asks for any port, connecting to it
 /// is refused, and a server that sets `SO_REUSEADDR` (as tokio does) can bind it by its number.
 #[derive(Debug)]
 pub struct ReservedPort {

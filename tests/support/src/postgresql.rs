@@ -1,7 +1,8 @@
 //! A real PostgreSQL server of a test's own: Debian's package, a cluster in a folder that goes away with it.
 //!
 //! The server listens on a TCP port of loopback and on a Unix socket in its folder. It refuses to run as root, so for
-//! root it runs as the package's user `postgres`, or as `nobody`. Where the package is missing, the test says what to type.
+//! root it runs as the package's user `postgres`, or as `nobody`. Where the package is missing, the test prints
+//! what to type.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown};

@@ -1,4 +1,4 @@
-//! Waiting for what comes by itself.
+//! Waits that end when something is so, or fail the test.
 
 use std::time::Duration;
 

@@ -221,7 +221,7 @@ async fn a_connection_without_an_event_is_a_failure() {
 }
 
 #[tokio::test]
-async fn an_upgrade_of_the_node_begins_the_count_anew() {
+async fn an_upgrade_of_the_node_restarts_the_count() {
     let upgraded = r#"{"build_version":"2.1.0","chainspec_name":"casper-test"}"#;
     let node = ScriptedNode::start(&[STATUS, upgraded], vec![]).await;
     let (end, _, _) = run_to_end(node.options()).await;
@@ -346,7 +346,7 @@ async fn an_event_without_an_id_is_delivered_and_counted() {
 }
 
 #[tokio::test]
-async fn a_version_announced_on_the_way_stands_between_the_events_it_came_between() {
+async fn a_version_announced_later_stays_between_the_events_it_came_between() {
     let version = "data:{\"ApiVersion\":\"2.1.0\"}\n\n".to_owned();
     let answer = Answer::Stream(ring(&[block(1), version, block(2)]));
     let node = ScriptedNode::start(&[STATUS], vec![answer]).await;

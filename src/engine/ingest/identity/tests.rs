@@ -146,7 +146,7 @@ fn an_event_that_the_log_has_not_made_durable_never_reaches_redb() {
 }
 
 #[test]
-fn a_full_tail_says_so_and_has_room_again_once_its_events_are_durable_and_written() {
+fn a_full_tail_reports_it_and_has_room_again_once_its_events_are_durable_and_written() {
     let (_directory, _path, mut index) = new_index(TINY);
     for sequence in 0..15 {
         assert_eq!(index.insert(&signature(sequence, 1), content(8), sequence).unwrap(), Room::Free);
@@ -158,7 +158,7 @@ fn a_full_tail_says_so_and_has_room_again_once_its_events_are_durable_and_writte
 }
 
 #[test]
-fn an_index_copied_with_its_stamp_begins_anew() {
+fn an_index_copied_with_its_stamp_is_rebuilt() {
     let (directory, path, mut index) = new_index(TINY);
     write_heights(&mut index, 0..50);
     let copy = directory.path().join("copy");
@@ -208,7 +208,7 @@ fn reopened_after(damage: impl Fn(&Path), log_id: [u8; 16], head: Option<u64>) -
 }
 
 #[test]
-fn an_index_that_cannot_be_trusted_begins_anew() {
+fn an_index_that_cannot_be_trusted_is_rebuilt() {
     let nothing = |_: &Path| {};
     assert_eq!(reopened_after(nothing, LOG_ID, Some(49)), None);
     assert_eq!(reopened_after(nothing, [8; 16], Some(49)), Some(Rebuild::OtherLog));
@@ -242,7 +242,7 @@ fn change(database: &Database, make: impl FnOnce(&redb::WriteTransaction) -> std
 }
 
 #[test]
-fn an_index_of_a_log_that_was_put_back_and_has_gone_on_differently_begins_anew() {
+fn an_index_of_a_log_that_was_restored_and_then_continued_differently_is_rebuilt() {
     let (_directory, path, mut index) = new_index(TINY);
     write_heights(&mut index, 0..50);
     drop(index);
@@ -260,7 +260,7 @@ fn an_index_of_a_log_that_was_put_back_and_has_gone_on_differently_begins_anew()
 }
 
 #[test]
-fn an_index_that_ends_before_the_oldest_event_of_its_log_is_kept_for_what_a_node_may_say_again() {
+fn an_index_that_ends_before_the_oldest_event_of_its_log_is_kept_for_what_a_node_may_send_again() {
     let (_directory, path, mut index) = new_index(TINY);
     write_heights(&mut index, 0..50);
     drop(index);

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn at_the_first_look_the_newest_event_tells_whether_the_clock_may_be_right() {
+    fn at_the_first_check_the_newest_event_shows_whether_the_clock_may_be_right() {
         let clock = || BelievedClock::new(Duration::from_secs(3600));
         let now = Instant::now();
         assert_eq!(clock().now(10 * HOUR, now, Some(9 * HOUR)), 10 * HOUR);

@@ -123,7 +123,7 @@ async fn serve(connection: Leaving, mut socket: TcpStream) {
         },
         _ => http::answer(404, "text/plain", "no such path\n"),
     };
-    let _ = socket.write_all(answer.as_bytes()).await; // whoever has gone needs no answer
+    let _ = socket.write_all(answer.as_bytes()).await; // a client that has gone needs no answer
 }
 
 async fn read_target(socket: &mut TcpStream) -> Option<String> {

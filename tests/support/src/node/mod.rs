@@ -28,13 +28,13 @@ use crate::port::ReservedPort;
 use connection::{Inbox, Outbox};
 pub use frames::{api_version_frame, frame, malformed, stream};
 
-/// How long a wait for somebody else lasts before the test fails.
+/// How long a wait for a client lasts before the test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a node starts.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
-    /// How many of the newest events the node still has for those who connect later.
+    /// How many of the newest events the node still has for clients that connect later.
     pub ring_events: usize,
     /// The id of its first event.
     pub first_id: u64,
@@ -172,7 +172,7 @@ impl SimulatedNode {
     }
 
     /// Puts a frame exactly as it is, well-formed or not, into the ring and the streams. It takes an id, whether it
-    /// contains one or not; [`next_id`](Self::next_id) says which.
+    /// contains one or not; [`next_id`](Self::next_id) is that id.
     pub fn push_raw(&self, frame: impl Into<Bytes>) -> u64 {
         let mut state = self.shared.state();
         let id = state.next_id;
@@ -207,14 +207,14 @@ impl SimulatedNode {
         self.shared.state().next_id
     }
 
-    /// Lets the ids go on at `id`.
+    /// Lets the ids continue at `id`.
     pub fn set_next_id(&self, id: u64) {
         self.shared.state().next_id = id;
     }
 
     // How it behaves.
 
-    /// Cuts all connections without a last chunk; everybody may connect again at once.
+    /// Cuts all connections without a last chunk; every client may connect again at once.
     pub async fn disconnect_all(&self) {
         let connections: Vec<_> = self.shared.state().connections.drain().collect();
         for (_, connection) in connections {
@@ -238,7 +238,7 @@ impl SimulatedNode {
         self.disconnect_all().await;
     }
 
-    /// Comes back after a clean stop: the ring is empty, the ids go on.
+    /// Comes back after a clean stop: the ring is empty, the ids continue.
     pub async fn restart_clean(&self) {
         let next_id = self.next_id();
         self.restart_hard(next_id).await;
@@ -276,7 +276,7 @@ impl SimulatedNode {
         self.shared.state().refusal = None;
     }
 
-    /// Changes what `/status` says.
+    /// Changes what `/status` answers.
     pub fn set_status(&self, build_version: &str, chainspec_name: &str) {
         self.shared.state().status =
             StatusAnswer::Normal { build_version: build_version.to_owned(), chainspec_name: chainspec_name.to_owned() };

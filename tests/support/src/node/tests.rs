@@ -74,7 +74,7 @@ async fn bad_queries_refusals_and_too_many_streams_are_answered_with_their_statu
 }
 
 #[tokio::test]
-async fn status_says_what_the_test_wants() {
+async fn status_is_what_the_test_wants() {
     let node = SimulatedNode::start();
     node.set_status("1.5.8-old", "casper-other");
     let mut answer = get(&node, "/status").await;
@@ -161,7 +161,7 @@ async fn a_new_version_is_announced_at_once_and_to_later_clients() {
 }
 
 #[tokio::test]
-async fn malformed_frames_stand_in_the_ring_where_they_were_pushed() {
+async fn malformed_frames_are_in_the_ring_where_they_were_pushed() {
     let node = SimulatedNode::start();
     node.push("0");
     node.push_raw(malformed::not_utf8(1));

@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often one looks whether it has happened.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The command `sidecar demo`, with each of these servers (`sse`, `rest`, `admin`, `rpc`, `grpc`) on its port and the others
-/// on any free ones.
+/// The command `sidecar demo`, with these servers (`sse`, `rest`, `admin`, `rpc`, `grpc`) on their ports, and the others on
+/// any free ones.
 pub fn demo(binary: &str, ports: &[(&str, &ReservedPort)]) -> Command {
     let mut command = Command::new(binary);
     command.arg("demo");
@@ -139,7 +139,7 @@ impl Process {
         }
     }
 
-    /// Waits until `text` is in the output, or the process has ended; says whether it is there.
+    /// Waits until `text` is in the output, or the process has ended; returns whether it is there.
     pub async fn wait_until_output_or_exit(&mut self, text: &str) -> bool {
         let deadline = Instant::now() + PATIENCE;
         loop {

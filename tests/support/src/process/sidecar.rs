@@ -89,7 +89,7 @@ impl SidecarBuilder {
         self
     }
 
-    /// Replaces a text of the configuration, which must be in it, by another: for what no other method can say, mistakes
+    /// Replaces a text of the configuration, which must be in it, by another: for what no other method has, mistakes
     /// above all.
     pub fn replacing(mut self, text: &str, by: &str) -> Self {
         self.replacements.push((text.to_owned(), by.to_owned()));

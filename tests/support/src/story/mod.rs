@@ -1,4 +1,4 @@
-//! Realistic events: one chain's life, told as a Casper node tells it on its event stream.
+//! Realistic events: one chain's life, as a Casper node sends it on its event stream.
 //!
 //! In: a seed and [`StoryOptions`]. Out: a [`Story`], the [`StoryEvent`]s of a chain in a plausible order, with payloads
 //! made from casper-types values and members in a node's order. The same seed and options give the same bytes.

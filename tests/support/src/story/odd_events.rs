@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 
 use super::{EventKind, StoryEvent};
 
-/// The node says that it stops.
+/// The node announces that it stops.
 pub fn shutdown() -> StoryEvent {
     StoryEvent {
         payload: "\"Shutdown\"".to_owned(),
@@ -21,7 +21,7 @@ pub fn unknown_kind(number: u64) -> StoryEvent {
     unclassified(format!(r#"{{"SomethingNew":{{"number":{number},"of":["a","later","node"]}}}}"#))
 }
 
-/// A known kind in a shape that nobody knows; `number` makes it unique.
+/// A known kind in an unknown shape; `number` makes it unique.
 pub fn unknown_shape(number: u64) -> StoryEvent {
     unclassified(format!(r#"{{"BlockAdded":{{"hashes":["{number:064x}"],"block":{{"Version9":[{number}]}}}}}}"#))
 }

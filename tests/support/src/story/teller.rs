@@ -19,7 +19,7 @@ use serde::Serialize;
 use super::{EventKind, StoryEvent, StoryOptions};
 use transactions::{digest_of, write};
 
-/// The outermost JSON of an event. casper-types has no such type; variants and members stand in a node's order.
+/// The outermost JSON of an event. casper-types has no such type; variants and members are in a node's order.
 #[derive(Serialize)]
 enum Outermost<'a> {
     BlockAdded {
@@ -189,7 +189,7 @@ impl<'a> Teller<'a> {
         let payload = Outermost::FinalitySignature(FinalitySignature::V2(signature));
         story_event(EventKind::FinalitySignature, identity, Some(moment.height), &payload)
     }
-    /// What comes with a switch block: the era's step, a fault, and a transaction that nobody executed in time.
+    /// What comes with a switch block: the era's step, a fault, and a transaction that was not executed in time.
     fn era_end(&mut self, moment: Moment) {
         let mut effects = Effects::new();
         for _ in 0..24 {
@@ -236,7 +236,7 @@ fn random_block_hash(rng: &mut StdRng) -> BlockHash {
     BlockHash::new(Digest::from(rng.r#gen::<[u8; 32]>()))
 }
 
-/// A key whose secret nobody knows: half of all numbers are points of the curve. One key in ten is secp256k1, as on the
+/// A key with an unknown secret: half of all numbers are points of the curve. One key in ten is secp256k1, as on the
 /// main network.
 fn random_public_key(rng: &mut StdRng) -> PublicKey {
     let secp256k1 = rng.gen_ratio(1, 10);
@@ -253,7 +253,7 @@ fn random_public_key(rng: &mut StdRng) -> PublicKey {
     }
 }
 
-/// Random bytes in a signature's form: nobody on the way through Sidecar verifies it, and signing tens of thousands of
+/// Random bytes in a signature's form: nothing on the way through Sidecar verifies it, and signing tens of thousands of
 /// times would take a test's whole time.
 fn random_signature(rng: &mut StdRng, signer: &PublicKey) -> Signature {
     loop {

@@ -17,14 +17,14 @@ fn inner(event: &StoryEvent) -> Value {
 }
 
 #[test]
-fn the_same_seed_tells_the_same_story() {
+fn the_same_seed_gives_the_same_story() {
     let options = StoryOptions::small(10);
     assert_eq!(Story::new(3, &options).events(), Story::new(3, &options).events());
     assert_ne!(Story::new(3, &options).events(), Story::new(4, &options).events());
 }
 
 #[test]
-fn no_event_is_told_twice() {
+fn no_event_is_there_twice() {
     let story = default_story();
     let identities: HashSet<&str> = story.events().iter().map(|event| event.identity.as_str()).collect();
     assert_eq!(identities.len(), story.events().len());
@@ -92,7 +92,7 @@ fn shape(value: &Value) -> Vec<String> {
 }
 
 #[test]
-fn members_stand_in_the_order_of_a_real_nodes_events() {
+fn members_are_in_the_order_of_a_real_nodes_events() {
     let story = Story::new(7, &StoryOptions::small(200));
     let shapes: HashSet<Vec<String>> =
         story.events().iter().map(|event| shape(&serde_json::from_str(&event.payload).unwrap())).collect();
@@ -112,7 +112,7 @@ fn members_stand_in_the_order_of_a_real_nodes_events() {
 }
 
 #[test]
-fn blocks_rise_one_by_one_and_events_stand_around_their_block() {
+fn blocks_rise_one_by_one_and_events_are_around_their_block() {
     let story = default_story();
     let heights: Vec<u64> =
         story.events().iter().filter(|e| e.kind == EventKind::BlockAdded).filter_map(|e| e.height).collect();
