@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -12,17 +13,19 @@ use sidecar_test_support::client::{Request, SseClient, events};
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::process::SidecarBuilder;
 use sidecar_test_support::story;
-use sidecar_test_support::wait::find;
+use sidecar_test_support::wait::{find, until};
 
 /// How long upkeep may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Why a client does not get what retention has dropped.
+const OLDER: &str = " are missing: older than the oldest retained event";
 
 fn sidecar() -> SidecarBuilder {
     SidecarBuilder::new(env!("CARGO_BIN_EXE_sidecar"))
 }
 
 /// Events of 10 kB, of which the log holds about 130 in a segment of 1 MiB: what is in a block has no two texts alike.
-fn payloads(numbers: std::ops::Range<u64>) -> Vec<String> {
+fn payloads(numbers: Range<u64>) -> Vec<String> {
     static TEXTS: LazyLock<Vec<String>> =
         LazyLock::new(|| (0..80).map(|number| story::of_random_text(10_000, number).payload).collect());
     let payload = |number: u64| format!("{{\"Numbered\":[{number},{}]}}", TEXTS[number as usize % TEXTS.len()]);
@@ -46,6 +49,13 @@ fn bytes_of_segments(storage: &Path) -> u64 {
     segments.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
 }
 
+/// The ids that a comment on a stream names as dropped by retention.
+fn named_as_missing(comment: &str) -> Range<u64> {
+    let range = comment.strip_prefix("events ").and_then(|rest| rest.strip_suffix(OLDER)?.split_once(" to "));
+    let (first, last) = range.unwrap_or_else(|| panic!("{comment}"));
+    first.parse().unwrap()..last.parse::<u64>().unwrap() + 1
+}
+
 #[tokio::test]
 async fn a_client_overtaken_by_retention_is_notified_of_what_it_missed_and_continues_at_the_oldest() {
     const EVENTS: u64 = 4_000;
@@ -65,10 +75,9 @@ async fn a_client_overtaken_by_retention_is_notified_of_what_it_missed_and_conti
     node.push_all(after);
 
     // What is reserved for more counts too, so that the disk holds no more than was allowed.
-    find(PATIENCE, "the log shrinks to what is allowed", async || {
+    until(PATIENCE, "the log shrinks to what is allowed", async || {
         let (_, newest) = retained(sidecar.sse_address()).await;
-        let is_done = newest == EVENTS - 1 && bytes_of_segments(&sidecar.storage_path()) <= 20_000_000;
-        is_done.then_some(())
+        newest == EVENTS - 1 && bytes_of_segments(&sidecar.storage_path()) <= 20_000_000
     })
     .await;
     let (oldest, _) = retained(sidecar.sse_address()).await;
@@ -76,13 +85,13 @@ async fn a_client_overtaken_by_retention_is_notified_of_what_it_missed_and_conti
 
     slow.hurry();
     got.extend(slow.read_until_id(EVENTS - 1).await);
-    let got = events(&got);
-    let missed = got.iter().zip(0..).take_while(|(event, expected)| event.0 == *expected).count() as u64;
-    assert!(missed < oldest, "it has read {missed} events before it was overtaken");
-    let comment = format!("events {missed} to {} are missing: older than the oldest retained event", oldest - 1);
-    assert_eq!(slow.comments(), [comment]);
-    let expected = (0..missed).chain(oldest..EVENTS).map(|id| (id, told[id as usize].as_str()));
-    assert!(got.into_iter().eq(expected), "every event that was not missed, once, in order");
+    // Room in the system's buffers may have let it have a few more events while the oldest ones went.
+    let missed: Vec<_> = slow.comments().iter().map(|comment| named_as_missing(comment)).collect();
+    assert!(missed.is_sorted_by(|one, next| one.end < next.start), "{missed:?}");
+    assert_eq!(missed.last().map(|range| range.end), Some(oldest), "{missed:?}");
+    let expected = (0..EVENTS).filter(|id| !missed.iter().any(|range| range.contains(id)));
+    let expected = expected.map(|id| (id, told[id as usize].as_str()));
+    assert!(events(&got).into_iter().eq(expected), "every event that is not named as missing, once, in order");
 
     // What the node sends again is still known, and nothing comes back after a restart.
     node.disconnect_all().await;
