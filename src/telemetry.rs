@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 
 use tracing::{Subscriber, warn};
 use tracing_subscriber::field::MakeExt;
-use tracing_subscriber::fmt::{MakeWriter, format};
+use tracing_subscriber::fmt::{FormatFields, MakeWriter, format};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::{LookupSpan, Registry};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -111,18 +111,21 @@ where
 {
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
-        LogFormat::Text => {
-            let fields = format::debug_fn(|writer, field, value| {
-                let mut writer = OneLine { writer };
-                match field.name() {
-                    "message" => write!(writer, "{value:?}"),
-                    name => write!(writer, "{name}={value:?}"),
-                }
-            });
-            lines.fmt_fields(fields.delimited("; ")).with_ansi(has_colour).boxed()
-        }
+        LogFormat::Text => lines.fmt_fields(text_fields()).with_ansi(has_colour).boxed(),
         LogFormat::Json => lines.with_ansi(false).event_format(json::JsonLine).fmt_fields(json::JsonFields).boxed(),
     }
+}
+
+/// Writes the message of a line and its fields after it, `; ` between them.
+fn text_fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
+    let fields = format::debug_fn(|writer, field, value| {
+        let mut writer = OneLine { writer };
+        match field.name() {
+            "message" => write!(writer, "{value:?}"),
+            name => write!(writer, "{name}={value:?}"),
+        }
+    });
+    fields.delimited("; ")
 }
 
 /// `text` with its control characters escaped, as log lines have it.

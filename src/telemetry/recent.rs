@@ -8,11 +8,13 @@ use std::fmt::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
-use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::layer::Context;
 
+use super::text_fields;
 use crate::engine::source::now;
 use crate::rfc3339;
 
@@ -33,7 +35,7 @@ pub struct Warning {
     pub level: &'static str,
     /// The part that logged it.
     pub target: String,
-    /// The message, and its fields after it.
+    /// The message, and its fields after it, as in the log's text form.
     pub text: String,
 }
 
@@ -52,8 +54,9 @@ impl<S: Subscriber> Layer<S> for KeepWarnings {
         if *metadata.level() > Level::WARN {
             return;
         }
-        let mut text = Text::default();
-        event.record(&mut text);
+        let mut text = String::new();
+        // A text that is full takes no more; that is not a failure.
+        let _ = text_fields().format_fields(Writer::new(&mut Cut(&mut text)), event);
         let at = rfc3339::format(now()).to_string();
         let mut kept = RECENT.lock().unwrap_or_else(PoisonError::into_inner);
         kept.count += 1;
@@ -62,7 +65,7 @@ impl<S: Subscriber> Layer<S> for KeepWarnings {
             at,
             level: metadata.level().as_str(),
             target: metadata.target().to_owned(),
-            text: text.message + &text.fields,
+            text,
         };
         if kept.warnings.len() == WARNINGS_MAX {
             kept.warnings.pop_front();
@@ -74,23 +77,6 @@ impl<S: Subscriber> Layer<S> for KeepWarnings {
 struct Kept {
     warnings: VecDeque<Warning>,
     count: u64,
-}
-
-/// The message of a line, and its fields.
-#[derive(Default)]
-struct Text {
-    message: String,
-    fields: String,
-}
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // A text that is full takes no more; that is not a failure.
-        let _ = match field.name() {
-            "message" => write!(Cut(&mut self.message), "{value:?}"),
-            name => write!(Cut(&mut self.fields), "; {name}={value:?}"),
-        };
-    }
 }
 
 /// Takes no more than [`TEXT_BYTES_MAX`].
@@ -129,7 +115,9 @@ mod tests {
                 [("WARN", "a warning of xyzzy; segment=7"), ("ERROR", "an error of xyzzy; reason=a failure")];
             assert_eq!(kept("xyzzy"), expected.map(|(level, text)| (level, text.to_owned())));
             warn!(long = "é".repeat(TEXT_BYTES_MAX), "plugh");
-            assert!(kept("plugh")[0].1.len() <= 2 * TEXT_BYTES_MAX);
+            assert!(kept("plugh")[0].1.len() <= TEXT_BYTES_MAX);
+            warn!("two\nlines of waldo");
+            assert_eq!(kept("waldo")[0].1, r"two\nlines of waldo");
             for number in 0..2 * WARNINGS_MAX {
                 warn!("number {number} of plover");
             }
