@@ -297,6 +297,11 @@ mod tests {
         }
     }
 
+    /// A stream of a log that has no kinds yet.
+    fn recorded(options: &StreamOptions, is_event_source: bool) -> Recorded {
+        Recorded::new(options, is_event_source, Vec::new())
+    }
+
     fn message(name: &str, json: &str) -> DynamicMessage {
         let descriptor = test_schema().pool().get_message_by_name(name).unwrap();
         DynamicMessage::deserialize(descriptor, &mut serde_json::Deserializer::from_str(json)).unwrap()
@@ -304,8 +309,7 @@ mod tests {
 
     #[test]
     fn what_the_index_is_rebuilt_from_is_what_was_stored_whatever_the_form_of_json() {
-        let recorded =
-            Recorded::new(&options("test.S/Watch", Some("kind"), &["ball_id", "inner.text"]), false, Vec::new());
+        let recorded = recorded(&options("test.S/Watch", Some("kind"), &["ball_id", "inner.text"]), false);
         let ball = message("test.Ball", r#"{"ballId":"7","kind":"ping","inner":{"text":"x"}}"#);
         let mut identities = Vec::new();
         for (emit_unpopulated, use_proto_names) in [(true, false), (false, true)] {
@@ -328,20 +332,17 @@ mod tests {
 
     #[test]
     fn events_of_two_names_are_two_even_when_their_data_is_the_same() {
-        let recorded = Recorded::new(&options("test.S/Events", None, &["ball_id"]), true, Vec::new());
+        let events = recorded(&options("test.S/Events", None, &["ball_id"]), true);
         let event = |name: &str| {
             let data = r#"{"@type":"type.googleapis.com/test.Ball","ballId":"7"}"#;
             let event = message("gateway.EventSource", &format!(r#"{{"event":"{name}","data":{data}}}"#));
-            recorded.store(&event, AnswerKind::Event, JsonForm::default()).unwrap()
+            events.store(&event, AnswerKind::Event, JsonForm::default()).unwrap()
         };
         assert_eq!(&*event("ping").name, "ping");
         assert_ne!(event("ping").facts, event("pong").facts);
         assert_eq!(event("ping").facts, event("ping").facts);
-        assert_eq!(recorded.marked_kinds(), u64::MAX);
-        assert_eq!(
-            Recorded::new(&options("test.S/Events", None, &[]), true, Vec::new()).unidentified_kinds(),
-            u64::MAX
-        );
+        assert_eq!(events.marked_kinds(), u64::MAX);
+        assert_eq!(recorded(&options("test.S/Events", None, &[]), true).unidentified_kinds(), u64::MAX);
     }
 
     #[test]
@@ -350,23 +351,23 @@ mod tests {
             event_names: vec!["pong".to_owned(), "ping".to_owned()],
             ..options("test.S/Watch", Some("kind"), &["ball_id"])
         };
-        let recorded = Recorded::new(&listed, false, vec![(1, "ping".to_owned())]);
-        let store = |recorded: &Recorded, kind: &str| {
+        let listing = Recorded::new(&listed, false, vec![(1, "ping".to_owned())]);
+        let store = |stream: &Recorded, kind: &str| {
             let ball = message("test.Ball", &format!(r#"{{"ballId":"7","kind":"{kind}"}}"#));
-            recorded.store(&ball, AnswerKind::Json, JsonForm::default()).unwrap()
+            stream.store(&ball, AnswerKind::Json, JsonForm::default()).unwrap()
         };
         let stored = |kind: &str| {
-            let Stored { kind, name, .. } = store(&recorded, kind);
+            let Stored { kind, name, .. } = store(&listing, kind);
             (kind, name.to_string())
         };
         assert_eq!(stored("ping"), (Kind(1), String::new()));
         assert_eq!(stored("pong"), (Kind(2), String::new()));
         assert_eq!(stored("lob"), (Kind::OTHER, "lob".to_owned()));
         // What makes it this event does not depend on what is listed.
-        let unlisted = Recorded::new(&options("test.S/Watch", Some("kind"), &["ball_id"]), false, Vec::new());
-        assert_eq!(store(&unlisted, "ping").facts, store(&recorded, "ping").facts);
-        let Stored { kind, payload, facts, .. } = store(&recorded, "ping");
-        assert_eq!(recorded.facts(kind, &payload), Some(facts));
+        let unlisted = recorded(&options("test.S/Watch", Some("kind"), &["ball_id"]), false);
+        assert_eq!(store(&unlisted, "ping").facts, store(&listing, "ping").facts);
+        let Stored { kind, payload, facts, .. } = store(&listing, "ping");
+        assert_eq!(listing.facts(kind, &payload), Some(facts));
     }
 
     #[test]

@@ -280,14 +280,14 @@ impl<'a> Row<'a> {
     /// Where the version frame before it and its own frame are in [`Block::wire`].
     #[must_use]
     pub fn range_with_rise(&self) -> Range<usize> {
-        self.block.rows.bound(self.index)..self.block.rows.bound(self.index + 1)
+        self.block.start_of(self.index)..self.block.start_of(self.index + 1)
     }
 
     /// Where its frame is in [`Block::wire`].
     #[must_use]
     pub fn range(&self) -> Range<usize> {
         let rise_length = self.rise().map_or(0, wire::version_frame_length);
-        self.block.rows.bound(self.index) + rise_length..self.block.rows.bound(self.index + 1)
+        self.block.start_of(self.index) + rise_length..self.block.start_of(self.index + 1)
     }
 
     /// The API version whose frame is right before it.
