@@ -47,6 +47,17 @@ async fn used() -> (SimulatedNode, SimulatedNode, Sidecar) {
     (nodes.0, nodes.1, sidecar)
 }
 
+/// A sidecar that has served the whole recording, and two of its clients: one that does not read, and one that has read.
+async fn with_a_stalled_client() -> (SimulatedNode, Sidecar, [SseClient; 2]) {
+    let node = SimulatedNode::start();
+    let sidecar = with_servers(&node).start().await;
+    let stalled = Request::get(sidecar.sse_address(), "/events").slow(4096).open().await;
+    let mut live = SseClient::connect(sidecar.sse_address(), "/events?types=Step").await;
+    node.push_all(recordings::recorded_network().iter().map(|(_, payload)| payload));
+    live.read_until(|message| message.data == "\"Shutdown\"").await;
+    (node, sidecar, [stalled, live])
+}
+
 /// Samples by their name and labels.
 fn samples(text: &str) -> BTreeMap<&str, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -166,20 +177,13 @@ async fn a_sidecar_whose_views_cannot_be_opened_is_not_ready() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_shows_as_lag() {
-    let node = SimulatedNode::start();
-    let sidecar = with_servers(&node).start().await;
-    let stalled = Request::get(sidecar.sse_address(), "/events").slow(4096).open().await;
-    let mut live = SseClient::connect(sidecar.sse_address(), "/events?types=Step").await;
-    let events = recordings::recorded_network();
-    node.push_all(events.iter().map(|(_, payload)| payload));
-    live.read_until(|message| message.data == "\"Shutdown\"").await;
+    let (_node, sidecar, _clients) = with_a_stalled_client().await;
     let text = get(sidecar.admin_address(), "/metrics").await.body;
     let values = samples(&text);
     assert_eq!(values[r#"sidecar_stream_subscribers{log="casper",class="whole"}"#], 1.0);
     assert_eq!(values[r#"sidecar_stream_subscribers{log="casper",class="filtered"}"#], 1.0);
     assert!(values[r#"sidecar_stream_lag_events{log="casper",class="whole"}"#] > 100.0, "{text}");
     assert_eq!(values[r#"sidecar_stream_lag_events{log="casper",class="filtered"}"#], 0.0);
-    drop(stalled);
 }
 
 #[tokio::test]
@@ -245,13 +249,8 @@ async fn other_requests_are_answered_for_people_and_supervisors() {
 
 #[tokio::test]
 async fn the_status_names_the_log_its_nodes_and_the_slowest_client() {
-    let node = SimulatedNode::start();
-    let sidecar = with_servers(&node).start().await;
-    let stalled = Request::get(sidecar.sse_address(), "/events").slow(4096).open().await;
-    let mut live = SseClient::connect(sidecar.sse_address(), "/events?types=Step").await;
+    let (_node, sidecar, [stalled, _live]) = with_a_stalled_client().await;
     let events = recordings::recorded_network();
-    node.push_all(events.iter().map(|(_, payload)| payload));
-    live.read_until(|message| message.data == "\"Shutdown\"").await;
     let answer = get(sidecar.admin_address(), "/status").await;
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
     let (status, body) = (answer.json(), &answer.body);

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use sidecar_test_support::client::{Request, SseClient, events};
+use sidecar_test_support::http::read_head;
 use sidecar_test_support::node::{SimulatedNode, frame, malformed, stream};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::story;
@@ -83,8 +84,8 @@ impl ScriptedNode {
         let listening = tokio::spawn(async move {
             loop {
                 let (mut socket, _) = listener.accept().await.unwrap();
-                let head = read_head(&mut socket).await;
-                let path = if head.starts_with("GET /status ") { "/status" } else { "/events" };
+                let Some(head) = read_head(&mut socket).await else { continue };
+                let path = if head.starts_with(b"GET /status ") { "/status" } else { "/events" };
                 let number = {
                     let mut seen = seen.lock().unwrap();
                     let count = seen.entry(path.to_owned()).or_default();
@@ -108,17 +109,6 @@ impl Drop for ScriptedNode {
     fn drop(&mut self) {
         self.listening.abort();
     }
-}
-
-async fn read_head(socket: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match socket.read_u8().await {
-            Ok(byte) => head.push(byte),
-            Err(_) => break,
-        }
-    }
-    String::from_utf8_lossy(&head).into_owned()
 }
 
 /// A sidecar with a node that means well and these others, retried at once; the client has the good node's first event.

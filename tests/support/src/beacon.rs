@@ -113,15 +113,8 @@ impl BeaconNode {
 }
 
 async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
-    let mut head = Vec::new();
-    let (method, target) = loop {
-        if let Some(request) = http::request(&head) {
-            break request;
-        }
-        if head.len() > http::HEAD_BYTES_MAX || !matches!(stream.read_buf(&mut head).await, Ok(1..)) {
-            return;
-        }
-    };
+    let Some(head) = http::read_head(&mut stream).await else { return };
+    let Some((method, target)) = http::request(&head) else { return };
     assert_eq!(method, "GET");
     shared.state().heads.push(String::from_utf8_lossy(&head).into_owned());
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));

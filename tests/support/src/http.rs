@@ -1,5 +1,8 @@
 //! The little of HTTP/1.1 that the simulated nodes use: what a request asks for, and the heads of their answers.
 
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
 /// The largest request head that is read.
 pub(crate) const HEAD_BYTES_MAX: usize = 16 * 1024;
 
@@ -15,6 +18,17 @@ pub(crate) fn request(head: &[u8]) -> Option<(String, String)> {
     let mut request = httparse::Request::new(&mut headers);
     let complete = request.parse(head).expect("the client sends HTTP/1.1").is_complete();
     complete.then(|| (request.method.unwrap().to_owned(), request.path.unwrap().to_owned()))
+}
+
+/// The head of the next request, whole; nothing if the client leaves before it is, or sends too much.
+pub async fn read_head(socket: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut head = Vec::with_capacity(1024);
+    while request(&head).is_none() {
+        if head.len() >= HEAD_BYTES_MAX || socket.read_buf(&mut head).await.ok()? == 0 {
+            return None;
+        }
+    }
+    Some(head)
 }
 
 /// A whole answer that closes the connection.

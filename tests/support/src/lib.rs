@@ -12,7 +12,7 @@ pub mod client;
 pub mod disk;
 pub mod documentation;
 pub mod fast;
-mod http;
+pub mod http;
 pub mod installed;
 pub mod node;
 pub mod ping_pong;

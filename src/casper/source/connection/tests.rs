@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use sidecar_test_support::http::read_head;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -46,7 +47,8 @@ impl ScriptedNode {
         let task = tokio::spawn(async move {
             loop {
                 let (mut socket, _) = listener.accept().await.unwrap();
-                let request = read_head(&mut socket).await;
+                let Some(head) = read_head(&mut socket).await else { continue };
+                let request = String::from_utf8(head).unwrap();
                 seen.lock().unwrap().push(request.lines().next().unwrap_or_default().to_owned());
                 if request.starts_with("GET /status ") {
                     let status = if statuses.len() > 1 { statuses.pop_front() } else { statuses.front().copied() };
@@ -75,17 +77,6 @@ impl Drop for ScriptedNode {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-async fn read_head(socket: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match socket.read_u8().await {
-            Ok(byte) => head.push(byte),
-            Err(_) => break,
-        }
-    }
-    String::from_utf8(head).unwrap()
 }
 
 impl Answer {

@@ -103,7 +103,8 @@ impl Drop for Leaving {
 
 async fn serve(connection: Leaving, mut socket: TcpStream) {
     let shared = &connection.shared;
-    let Some(target) = read_target(&mut socket).await else { return };
+    let Some(head) = http::read_head(&mut socket).await else { return };
+    let Some((_, target)) = http::request(&head) else { return };
     let path = target.split('?').next().unwrap();
     let answer = match path {
         "/status" => http::answer(200, "application/json", &shared.status_body()),
@@ -124,19 +125,6 @@ async fn serve(connection: Leaving, mut socket: TcpStream) {
         _ => http::answer(404, "text/plain", "no such path\n"),
     };
     let _ = socket.write_all(answer.as_bytes()).await; // a client that has gone needs no answer
-}
-
-async fn read_target(socket: &mut TcpStream) -> Option<String> {
-    let mut head = Vec::with_capacity(1024);
-    while head.len() < http::HEAD_BYTES_MAX {
-        if socket.read_buf(&mut head).await.ok()? == 0 {
-            return None;
-        }
-        if let Some((_, target)) = http::request(&head) {
-            return Some(target);
-        }
-    }
-    None
 }
 
 async fn closed_by_peer(mut reader: OwnedReadHalf) {
