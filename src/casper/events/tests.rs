@@ -760,7 +760,7 @@ async fn large_events_are_streamed_in_every_form() {
     written.commit();
     for replay_chunks in [ReplayChunks::Event, ReplayChunks::Block] {
         let running = Running::start(&written, on(PortOptions { replay_chunks, ..port() }));
-        // More clients than decoders that stand open, half-way at the same time.
+        // More clients than decoders that are kept open, half-way at the same time.
         let mut clients = Vec::new();
         for _ in 0..12 {
             clients.push(running.get("/events?start_from=0&until=4").await);

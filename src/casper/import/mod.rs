@@ -519,7 +519,7 @@ mod tests {
     fn rows_that_a_long_log_may_have_are_refused_and_older_ones_taken() {
         let storage_path = tempfile::tempdir().unwrap();
         begun_log(storage_path.path(), 10..=14, false);
-        // Compared are 10 to 12; 12 tells from when on the log may have more.
+        // Compared are 10 to 12; from the time of 12 on the log may have more.
         let mut unseen = Unseen;
         let mut importer = Importer::new(claim(storage_path.path()), 3, &mut unseen).unwrap();
         for era in [8, 11, 9, 12] {

@@ -1,4 +1,4 @@
-//! Recorded pairs, events made by the types' own generators, and payloads that nobody should send.
+//! Recorded pairs, events made by the types' own generators, and payloads that no node should send.
 
 use std::{collections::BTreeSet, fs, path::Path};
 

@@ -21,7 +21,7 @@ use crate::engine::view::batch::Batch;
 use crate::engine::view::store::{self, Store};
 use crate::engine::view::{Rebuild, ViewError};
 
-/// What an event says, out of so small a choice that keys meet often.
+/// The content of an event, out of so small a choice that keys meet often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Said {
     Block { hash: u8, height: u64 },
@@ -398,7 +398,7 @@ impl Disk {
         derived::open_over(self.clone(), 1 << 20, true).unwrap().expect("what was synced is sound")
     }
 
-    /// What another process finds: of the unsynced changes those for which `survives` says so.
+    /// What another process finds: of the unsynced changes those for which `survives` returns true.
     fn after_crash(&self, mut survives: impl FnMut() -> bool) -> Self {
         let mut contents = self.0.lock().unwrap().clone();
         for change in contents.unsynced.drain(..) {

@@ -68,7 +68,7 @@ fn options(folder: &Path) -> Options {
 async fn what_the_log_cannot_hold_is_refused_once_and_everything_else_is_stored() {
     let folder = tempfile::tempdir().unwrap();
     let (live, Run { batches, ended, .. }) = LiveLog::open(options(folder.path())).unwrap();
-    // No source has so long a name; it stands for all that a log refuses.
+    // No source has so long a name; it is an example of what a log refuses.
     let (good, too_long) = (Arc::new(connection("source")), Arc::new(connection(&"s".repeat(256))));
     let events = |connection: &Arc<Connection>, event: Received| Batch::Events {
         connection: Arc::clone(connection),
@@ -114,7 +114,7 @@ async fn a_log_is_resumed_around_its_readers() {
     assert_eq!(live.counters.reopened.get(), 1);
 }
 
-/// What sources of notes say: of two kinds, of one that only its name tells, and bells that their payload does not tell.
+/// What sources of notes send: events of two kinds, one known by its name only, and bells whose payload does not show it.
 fn said() -> Vec<Received> {
     vec![note("a", 0), bell(1), received(Kind::OTHER, "postcard", r#"{"from":"afar"}"#), bell(2), note("b", 0)]
 }

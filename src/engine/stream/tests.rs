@@ -240,7 +240,7 @@ async fn the_lines_of_a_named_log_have_the_events_names() {
     assert_eq!(lines, "{\"id\":0,\"event\":\"head\",\"data\":{\"slot\":\"10\"}}\n{\"id\":1,\"text\":\"not json\"}\n");
 }
 
-/// An event's id and what it says, a text where that is not JSON; or a mark's id.
+/// An event's id and its data, a text where that is not JSON; or a mark's id.
 #[derive(Debug, PartialEq)]
 struct Message {
     id: Option<u64>,

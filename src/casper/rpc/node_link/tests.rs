@@ -49,7 +49,7 @@ fn information(command: &Command) -> Option<InformationRequestTag> {
     }
 }
 
-/// A value that tells which height was asked for; it stands in for the header.
+/// A value with the requested height, used instead of a header.
 fn range(height: u64) -> BinaryResponse {
     let range = AvailableBlockRange::new(height, height);
     BinaryResponse::from_raw_bytes(ResponseType::AvailableBlockRange, range.to_bytes().unwrap())

@@ -23,7 +23,7 @@ enum Answer {
     /// With these bytes, then silence.
     StreamThenSilence(Vec<u8>),
     /// With the handshake and blocks of ascending height as fast as they are taken. Once one is not taken for a
-    /// while it stops, and its blocks and that are told.
+    /// while it stops, and reports its blocks and that it stopped.
     Flood(Arc<Mutex<u64>>, Arc<Notify>),
     /// With this HTTP head and nothing else.
     Head(&'static str),

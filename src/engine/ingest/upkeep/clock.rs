@@ -131,7 +131,7 @@ mod tests {
         let now = Instant::now();
         assert_eq!(clock().now(10 * HOUR, now, Some(9 * HOUR)), 10 * HOUR);
         assert_eq!(clock().now(10 * HOUR, now, Some(8 * HOUR)), 8 * HOUR);
-        // What is in the future tells nothing.
+        // A time in the future proves nothing.
         assert_eq!(clock().now(10 * HOUR, now, Some(11 * HOUR)), 10 * HOUR);
         assert_eq!(clock().now(10 * HOUR, now, None), 10 * HOUR);
     }
