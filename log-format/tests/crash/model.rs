@@ -611,7 +611,7 @@ impl Model {
         self.marks_visible = self.marks.len();
     }
 
-    /// Nothing may be left after the last block: once others are before it, it could be taken for one.
+    /// Nothing may be left behind the last block: once others stand before it, it could be taken for one.
     fn check_tail(&self) {
         if self.flipped.is_some() {
             return;

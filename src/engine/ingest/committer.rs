@@ -215,9 +215,7 @@ impl Committer {
         // Most events have none, and need no look at the clock.
         if received.facts.ordinal.is_some() {
             self.gaps.stored(received.kind, received.facts.ordinal, self.begun.elapsed());
-            if let Some(highest) = self.gaps.highest() {
-                self.counters.highest_ordinal.set(highest);
-            }
+            self.gaps.highest().into_iter().for_each(|highest| self.counters.highest_ordinal.set(highest));
         }
         if self.dialect.marked_kinds() & received.kind.bit() != 0 {
             self.remember(sequence, received, connection)?;

@@ -349,9 +349,7 @@ impl Start {
             }
         }
         let gaps = Gaps::after(&self.log, &*self.dialect)?;
-        if let Some(highest) = gaps.highest() {
-            self.counters.highest_ordinal.set(highest);
-        }
+        gaps.highest().into_iter().for_each(|highest| self.counters.highest_ordinal.set(highest));
         let mut committer = Committer {
             gaps,
             writer: self.writer,
