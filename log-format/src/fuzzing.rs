@@ -22,7 +22,7 @@ use crate::{
     position::Position,
     repair::{Action, RepairOptions, repair},
     segment::{Footer, SegmentHeader, parse_file_name},
-    storage::{File, Lock, Storage},
+    storage::{File, FileIdentity, Lock, Storage},
     verify::verify,
 };
 
@@ -38,10 +38,10 @@ pub fn block(bytes: &[u8]) {
 
 /// What is before and after the blocks of a segment, and the slots of the files `head` and `oldest`.
 pub fn footer(bytes: &[u8]) {
-    let file = MemoryFile::of(bytes.to_vec(), 1);
+    let file = MemoryFile::of(bytes.to_vec(), NEW_FILE);
     if let Ok((header, length)) = SegmentHeader::read("a segment", &file) {
         assert!(length <= bytes.len() as u64);
-        let again = MemoryFile::of(header.encode(), 1);
+        let again = MemoryFile::of(header.encode(), NEW_FILE);
         assert_eq!(SegmentHeader::read("its copy", &again).unwrap().0, header);
     }
     head::doors::check_slot(bytes);
@@ -128,10 +128,10 @@ fn encode_again(form: &Form, header: &BlockHeader, block: &Block) {
 const FOOTER_AT: u64 = 1 << 40;
 
 fn read_footer(bytes: Vec<u8>) {
-    let file = MemoryFile { start: FOOTER_AT, ..MemoryFile::of(bytes, 1) };
+    let file = MemoryFile { start: FOOTER_AT, ..MemoryFile::of(bytes, NEW_FILE) };
     let Ok(Some((footer, offset))) = Footer::read("a segment", &file) else { return };
     let again = footer.encode(offset, &mut Encoder::new(1).unwrap()).unwrap();
-    let file = MemoryFile { start: offset, ..MemoryFile::of(again, 1) };
+    let file = MemoryFile { start: offset, ..MemoryFile::of(again, NEW_FILE) };
     assert_eq!(Footer::read("its copy", &file).unwrap().unwrap(), (footer, offset));
 }
 
@@ -314,17 +314,20 @@ const NAMES: [&str; 8] = [
     "oldest",
 ];
 
+/// The identity of files that are made here.
+const NEW_FILE: FileIdentity = FileIdentity { inode: 1, born: 0 };
+
 /// A file in memory.
 #[derive(Clone)]
 struct MemoryFile {
     content: Arc<Mutex<Vec<u8>>>,
     /// The file's bytes before this are zeros and not kept.
     start: u64,
-    identity: u64,
+    identity: FileIdentity,
 }
 
 impl MemoryFile {
-    fn of(content: Vec<u8>, identity: u64) -> Self {
+    fn of(content: Vec<u8>, identity: FileIdentity) -> Self {
         MemoryFile { content: Arc::new(Mutex::new(content)), start: 0, identity }
     }
 
@@ -375,7 +378,7 @@ impl File for MemoryFile {
         Ok(self.start + self.content().len() as u64)
     }
 
-    fn identity(&self) -> io::Result<u64> {
+    fn identity(&self) -> io::Result<FileIdentity> {
         Ok(self.identity)
     }
 }
@@ -407,7 +410,8 @@ impl Disk {
             if how & 1 != 0 && parse_file_name(&name).is_some() {
                 mend_segment(&mut content);
             }
-            let identity = if how & 2 == 0 { 1 } else { head::doors::identity_in(&content).unwrap_or(1) };
+            let named = head::doors::identity_in(&content).filter(|_| how & 2 != 0);
+            let identity = named.unwrap_or(NEW_FILE);
             files.insert(name, MemoryFile::of(content, identity));
         }
         Arc::new(Disk { files: Mutex::new(files) })
@@ -434,7 +438,7 @@ impl Disk {
 
 impl Storage for Disk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let file = MemoryFile::of(Vec::new(), 1);
+        let file = MemoryFile::of(Vec::new(), NEW_FILE);
         self.files().insert(name.to_owned(), file.clone());
         Ok(Arc::new(file))
     }

@@ -10,7 +10,7 @@ use crate::{
     bytes_codec::Reader,
     error::{Operation, storage_error},
     pieces::{open_if_there, read_up_to},
-    storage::{File, Storage},
+    storage::{File, FileIdentity, Storage},
 };
 
 pub(crate) const FILE: &str = "head";
@@ -40,8 +40,8 @@ pub(crate) struct HeadSlot {
     /// The chain value after the last durable event.
     pub(crate) chain: ChainValue,
     pub(crate) epoch: u64,
-    /// The inode of the head file: a copied head does not speak for the copy.
-    pub(crate) file_identity: u64,
+    /// Of the head file: a copied head does not speak for the copy.
+    pub(crate) file_identity: FileIdentity,
     /// The log was closed in order.
     pub(crate) clean: bool,
     /// The log was written without syncs: after a power cut, sequences beyond this head may have been given out.
@@ -57,11 +57,12 @@ impl HeadSlot {
         out.extend_from_slice(&MAGIC);
         let flags = if self.clean { FLAG_CLEAN } else { 0 } | if self.unsynced { FLAG_UNSYNCED } else { 0 };
         out.extend_from_slice(&flags.to_le_bytes());
-        for number in [self.counter, self.next_sequence, self.segment, self.offset, self.epoch, self.file_identity] {
+        let inode = self.file_identity.inode;
+        for number in [self.counter, self.next_sequence, self.segment, self.offset, self.epoch, inode] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&self.chain);
-        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.file_identity.born.to_le_bytes());
         let crc = crc32fast::hash(&out);
         out.extend_from_slice(&crc.to_le_bytes());
         out.try_into().unwrap_or([0; SLOT_BYTES])
@@ -75,14 +76,15 @@ impl HeadSlot {
         let mut reader = Reader::new(covered);
         reader.take(4);
         let flags = reader.u32();
+        let [counter, next_sequence, segment, offset, epoch, inode] = std::array::from_fn(|_| reader.u64());
         Some(HeadSlot {
-            counter: reader.u64(),
-            next_sequence: reader.u64(),
-            segment: reader.u64(),
-            offset: reader.u64(),
-            epoch: reader.u64(),
-            file_identity: reader.u64(),
+            counter,
+            next_sequence,
+            segment,
+            offset,
+            epoch,
             chain: reader.array(),
+            file_identity: FileIdentity { inode, born: reader.u32() },
             clean: flags & FLAG_CLEAN != 0,
             unsynced: flags & FLAG_UNSYNCED != 0,
         })
@@ -139,7 +141,7 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<HeadState> {
     let identity = file.identity().map_err(storage_error(Operation::Read, FILE))?;
     Ok(match newest {
         None => HeadState::Missing,
-        Some(slot) if slot.file_identity == identity => HeadState::Own(slot),
+        Some(slot) if slot.file_identity.is_same_file(identity) => HeadState::Own(slot),
         Some(slot) => HeadState::Copied(slot),
     })
 }
@@ -183,7 +185,7 @@ pub(crate) fn damaged_places(storage: &dyn Storage) -> Result<Vec<u64>> {
 /// Writes the head file.
 pub(crate) struct HeadFile {
     file: Arc<dyn File>,
-    identity: u64,
+    identity: FileIdentity,
     counter: u64,
     /// What was written last.
     last: Option<HeadSlot>,
@@ -205,7 +207,7 @@ impl HeadFile {
     }
 
     /// What [`File::identity`] says of it.
-    pub(crate) fn identity(&self) -> u64 {
+    pub(crate) fn identity(&self) -> FileIdentity {
         self.identity
     }
 
@@ -254,8 +256,8 @@ pub(crate) mod doors {
         }
     }
 
-    /// The inode that the first slot of a head file names.
-    pub(crate) fn identity_in(bytes: &[u8]) -> Option<u64> {
+    /// The file that the first slot of a head file names.
+    pub(crate) fn identity_in(bytes: &[u8]) -> Option<FileIdentity> {
         HeadSlot::decode(bytes).map(|slot| slot.file_identity)
     }
 }
@@ -270,11 +272,13 @@ mod tests {
         #[test]
         fn every_slot_comes_back_and_no_other_bit_pattern_does(
             numbers in any::<[u64; 6]>(),
+            born in any::<u32>(),
             chain in any::<[u8; 32]>(),
             (clean, unsynced) in any::<(bool, bool)>(),
             flipped in 0..8 * SLOT_BYTES,
         ) {
-            let [counter, next_sequence, segment, offset, epoch, file_identity] = numbers;
+            let [counter, next_sequence, segment, offset, epoch, inode] = numbers;
+            let file_identity = FileIdentity { inode, born };
             let slot = HeadSlot {
                 counter, next_sequence, segment, offset, chain, epoch, file_identity, clean, unsynced,
             };

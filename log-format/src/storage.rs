@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, UNIX_EPOCH},
 };
 
 /// An open file: positioned reads and writes, no cursor.
@@ -74,11 +75,39 @@ pub trait File: Send + Sync {
         Ok(self.len()? == 0)
     }
 
-    /// A number that the file keeps for life and a copy of it does not share (the inode number).
+    /// What the file keeps for life and a copy of it does not share.
     ///
     /// # Errors
     /// What the device answers.
-    fn identity(&self) -> io::Result<u64>;
+    fn identity(&self) -> io::Result<FileIdentity>;
+}
+
+/// What a file keeps while it is rewritten in place or renamed, and a copy of it does not share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    /// The inode number. A file system may give that of a removed file to the next one.
+    pub inode: u64,
+    /// The fold of the birth time; 0 where it is unknown.
+    pub born: u32,
+}
+
+impl FileIdentity {
+    /// Whether both are of one file. Where the birth time of either is unknown, the inode number alone decides.
+    #[must_use]
+    pub fn is_same_file(self, other: Self) -> bool {
+        self.inode == other.inode && (self.born == other.born || self.born == 0 || other.born == 0)
+    }
+
+    fn of(metadata: &fs::Metadata) -> Self {
+        let born = metadata.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+        FileIdentity { inode: metadata.ino(), born: born.map_or(0, fold_birth_time) }
+    }
+}
+
+/// A birth time in 32 bits, of which none are 0.
+fn fold_birth_time(born: Duration) -> u32 {
+    let nanoseconds = born.as_nanos() as u64;
+    ((nanoseconds >> 32) as u32 ^ nanoseconds as u32).max(1)
 }
 
 /// Held while one process writes the log; released on drop.
@@ -110,7 +139,7 @@ pub trait Storage: Send + Sync {
     ///
     /// # Errors
     /// `NotFound`, or what the device answers.
-    fn identity(&self, name: &str) -> io::Result<u64> {
+    fn identity(&self, name: &str) -> io::Result<FileIdentity> {
         self.open(name, false)?.identity()
     }
 
@@ -186,7 +215,7 @@ impl<L: Layer> Storage for L {
         Layer::open(self, name, write)
     }
 
-    fn identity(&self, name: &str) -> io::Result<u64> {
+    fn identity(&self, name: &str) -> io::Result<FileIdentity> {
         self.below().identity(name)
     }
 
@@ -274,7 +303,7 @@ impl<L: FileLayer> File for L {
         self.below().len()
     }
 
-    fn identity(&self) -> io::Result<u64> {
+    fn identity(&self) -> io::Result<FileIdentity> {
         self.below().identity()
     }
 }
@@ -327,8 +356,8 @@ impl Storage for Directory {
         Ok(Arc::new(DiskFile { file }))
     }
 
-    fn identity(&self, name: &str) -> io::Result<u64> {
-        Ok(fs::metadata(self.path.join(name))?.ino())
+    fn identity(&self, name: &str) -> io::Result<FileIdentity> {
+        Ok(FileIdentity::of(&fs::metadata(self.path.join(name))?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -452,8 +481,8 @@ impl File for DiskFile {
         Ok(self.file.metadata()?.len())
     }
 
-    fn identity(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.ino())
+    fn identity(&self) -> io::Result<FileIdentity> {
+        Ok(FileIdentity::of(&self.file.metadata()?))
     }
 }
 

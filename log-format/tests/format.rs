@@ -235,7 +235,8 @@ fn damaged(damage: impl FnOnce(&mut BTreeMap<String, Vec<u8>>)) -> SimulatedDisk
             for start in [0, 512] {
                 let slot = &mut head[start..start + 96];
                 let is_sound = slot[92..] == crc32fast::hash(&slot[..92]).to_le_bytes();
-                slot[48..56].copy_from_slice(&identity.to_le_bytes());
+                slot[48..56].copy_from_slice(&identity.inode.to_le_bytes());
+                slot[88..92].copy_from_slice(&identity.born.to_le_bytes());
                 let crc = crc32fast::hash(&slot[..92]).to_le_bytes();
                 slot[92..].copy_from_slice(&if is_sound { crc } else { [0; 4] });
             }

@@ -366,6 +366,39 @@ fn a_drop_that_failed_and_is_repeated_is_on_record_in_both_slots() {
 }
 
 #[test]
+fn a_copy_with_the_inode_number_of_the_original_is_told_by_its_birth_time() {
+    let disk = written(20);
+    let original = disk.identity("head").unwrap();
+    disk.restart_process();
+    disk.move_to_copy();
+    let copy = disk.identity("head").unwrap();
+    assert_eq!(copy.inode, original.inode);
+    assert_ne!(copy.born, original.born);
+    assert!(open(&disk).recovery.copied);
+    disk.restart_process();
+    assert!(!open(&disk).recovery.copied);
+}
+
+#[test]
+fn a_head_without_a_birth_time_goes_by_the_inode_number() {
+    let disk = written(20);
+    disk.restart_process();
+    disk.edit("head", |head| {
+        for start in [0, 512] {
+            head[start + 88..start + 92].fill(0);
+            let crc = crc32fast::hash(&head[start..start + 92]).to_le_bytes();
+            head[start + 92..start + 96].copy_from_slice(&crc);
+        }
+    });
+    assert!(!open(&disk).recovery.copied);
+    let born = disk.identity("head").unwrap().born;
+    assert_ne!(born, 0);
+    for start in [0, 512] {
+        assert_eq!(disk.files()["head"][start + 88..start + 92], born.to_le_bytes());
+    }
+}
+
+#[test]
 fn a_copy_of_a_log_that_is_being_written_opens_as_a_clean_prefix() {
     let original = tempfile::tempdir().unwrap();
     let options = WriteOptions { segment_bytes_max: 40_000, segment_blocks_max: 50, ..options() };

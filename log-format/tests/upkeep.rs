@@ -14,7 +14,7 @@ use sidecar_log_format::{
     RewriteOptions, SealedSegment, WriteOptions, Writer, estimate,
     inspect::inspect,
     repair::{Action, RepairOptions, repair},
-    storage::{Directory, Storage},
+    storage::{Directory, FileIdentity, Storage},
     verify::{StretchStart, Verification, verify},
 };
 use tempfile::TempDir;
@@ -101,18 +101,60 @@ fn duplicate(from: &Path) -> TempDir {
     to
 }
 
-/// Writes the file's own inode number into both slots of a head, as its writer does.
+/// Writes the file's own identity into both slots of a head, as its writer does.
 fn adopt(head: &Path) {
-    use std::os::unix::fs::MetadataExt;
-    let inode = fs::metadata(head).unwrap().ino();
+    let FileIdentity { inode, born } = storage(head.parent().unwrap()).identity("head").unwrap();
     let mut bytes = fs::read(head).unwrap();
     for start in [0, 512] {
         let Some(slot) = bytes.get_mut(start..start + 96).filter(|slot| slot[0] != 0) else { continue };
         slot[48..56].copy_from_slice(&inode.to_le_bytes());
+        slot[88..92].copy_from_slice(&born.to_le_bytes());
         let crc = crc32fast::hash(&slot[..92]);
         slot[92..].copy_from_slice(&crc.to_le_bytes());
     }
     fs::write(head, bytes).unwrap();
+}
+
+/// Several times: the number of a removed file goes to whichever file is made next.
+#[test]
+fn a_backup_that_is_put_back_is_not_taken_for_the_original() {
+    for segments in 0..8 {
+        let original = some_log();
+        let Opened { mut writer, log, .. } = Writer::open(storage(original.path()), options()).unwrap();
+        for number in 0..segments {
+            append(&mut writer, EVENTS + number..EVENTS + number + 1);
+            writer.seal_now(1).unwrap();
+        }
+        let backup = TempDir::new().unwrap();
+        let copy = |from: &Path, to: &Path| {
+            for file in fs::read_dir(from).unwrap() {
+                let file = file.unwrap();
+                fs::copy(file.path(), to.join(file.file_name())).unwrap();
+            }
+        };
+        copy(original.path(), backup.path());
+        let (at_backup, epoch) = (log.head().next_sequence, log.head().epoch);
+        append(&mut writer, at_backup..at_backup + 10);
+        writer.close().unwrap();
+        drop(log);
+
+        fs::remove_dir_all(original.path()).unwrap();
+        fs::create_dir(original.path()).unwrap();
+        copy(backup.path(), original.path());
+        let Opened { log, recovery, .. } = Writer::open(storage(original.path()), options()).unwrap();
+        assert!(recovery.copied, "{recovery:?}");
+        assert_eq!(log.head().next_sequence, at_backup);
+        assert!(log.head().epoch > epoch, "clients have seen what comes again");
+        // It is the original from now on.
+        let Opened { recovery, .. } = reopened(log, original.path());
+        assert!(!recovery.copied, "{recovery:?}");
+    }
+}
+
+/// A log after all that had it open in this process are gone.
+fn reopened(log: Log, directory: &Path) -> Opened {
+    drop(log);
+    Writer::open(storage(directory), options()).unwrap()
 }
 
 fn segments(directory: &Path) -> Vec<PathBuf> {

@@ -9,13 +9,13 @@ use crate::{
     position::Head,
     scan::Scan,
     segment::{SegmentFile, file_name},
-    storage::Storage,
+    storage::{FileIdentity, Storage},
 };
 
 /// The unsealed segment as a reader in another process knows it.
 pub(super) struct Following {
     pub(super) file: Arc<SegmentFile>,
-    identity: u64,
+    identity: FileIdentity,
     pub(super) scan: Scan,
 }
 
@@ -30,7 +30,7 @@ impl Following {
         let name = file_name(newest);
         if let Some(known) = known.filter(|known| known.file.header.first_sequence == newest) {
             let file = storage.open(&name, false).map_err(storage_error(Operation::Open, &name))?;
-            if file.identity().map_err(storage_error(Operation::Read, &name))? == known.identity {
+            if file.identity().map_err(storage_error(Operation::Read, &name))?.is_same_file(known.identity) {
                 return Ok(known);
             }
         }

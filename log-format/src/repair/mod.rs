@@ -26,7 +26,7 @@ use crate::{
     pieces::{copy_aside, open_if_there, write_again},
     rewrite::{Loss, Replacement},
     segment::{SegmentFile, SegmentHeader, file_name},
-    storage::Storage,
+    storage::{FileIdentity, Storage},
 };
 
 /// How a log is repaired.
@@ -332,7 +332,7 @@ impl Repair {
             offset: end.offset,
             chain: end.chain,
             epoch: slot.map_or(end.header.epoch, |slot| slot.epoch.max(end.header.epoch)),
-            file_identity: 0,
+            file_identity: FileIdentity { inode: 0, born: 0 },
             clean: slot.is_some_and(|slot| slot.clean),
             // Without a head it is unknown which sequences were given out: the next opening begins another epoch.
             unsynced: slot.is_none_or(|slot| slot.unsynced),

@@ -34,7 +34,7 @@ use crate::{
     maintenance,
     position::Position,
     segment::{BlockEntry, Footer, SegmentFile, SegmentHeader, file_name},
-    storage::Lock,
+    storage::{FileIdentity, Lock},
     wire::FrameForm,
 };
 
@@ -278,14 +278,14 @@ impl Writer {
         self.find_file(&file.name, file.file.identity().map_err(storage_error(Operation::Look, &file.name))?)
     }
 
-    fn find_file(&self, name: &str, identity: u64) -> Result<()> {
+    fn find_file(&self, name: &str, identity: FileIdentity) -> Result<()> {
         let storage = self.shared.storage.as_ref();
         let found = match storage.identity(name) {
             Ok(identity) => Some(identity),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
             Err(error) => return Err(storage_error(Operation::LookFor, name)(error)),
         };
-        if found == Some(identity) { Ok(()) } else { Err(not_in_place(storage, name)) }
+        if found.is_some_and(|found| found.is_same_file(identity)) { Ok(()) } else { Err(not_in_place(storage, name)) }
     }
 
     /// Removes whole sealed segments that hold only sequences below `sequence`; returns how many.
@@ -449,7 +449,7 @@ impl Writer {
             offset: self.active.as_ref().map_or(0, |active| active.end),
             chain: head.chain,
             epoch: head.epoch,
-            file_identity: 0,
+            file_identity: FileIdentity { inode: 0, born: 0 },
             clean: false,
             unsynced: self.options.durability == Durability::Os,
         }

@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use sidecar_log_format::storage::{File, Lock, Storage};
+use sidecar_log_format::storage::{File, FileIdentity, Lock, Storage};
 
 /// Random numbers from a seed (splitmix64).
 #[derive(Default)]
@@ -68,8 +68,9 @@ enum Change {
     Length(u64),
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Inode {
+    identity: FileIdentity,
     /// What is read: the page cache.
     content: Vec<u8>,
     /// What is on the device for sure.
@@ -79,6 +80,11 @@ struct Inode {
 }
 
 impl Inode {
+    /// A file at rest.
+    fn holding(content: Vec<u8>, identity: FileIdentity) -> Self {
+        Inode { identity, durable: content.clone(), content, unsynced: Vec::new() }
+    }
+
     fn apply(content: &mut Vec<u8>, change: &Change) {
         match change {
             Change::Write(offset, bytes) => {
@@ -224,7 +230,10 @@ struct State {
     durable_names: BTreeMap<String, u64>,
     /// What names came to mean since the directory was synced.
     unsynced_names: Vec<(String, Option<u64>)>,
+    /// Of all files that were ever made, which also tell their inodes apart here.
     next_inode: u64,
+    /// Whether the file system keeps birth times. It gives the inode numbers of removed files to new ones then.
+    keeps_birth_times: bool,
     calls: u64,
     /// A log that makes more calls than this goes round in circles.
     calls_max: Option<u64>,
@@ -244,6 +253,24 @@ struct State {
 }
 
 impl State {
+    /// Makes an inode and returns its key here. Its number is `reused` where the birth time tells the files apart.
+    fn add_inode(&mut self, content: Vec<u8>, reused: Option<u64>) -> u64 {
+        self.next_inode += 1;
+        let key = self.next_inode;
+        let identity = match self.keeps_birth_times {
+            true => FileIdentity { inode: reused.unwrap_or(key), born: key as u32 },
+            false => FileIdentity { inode: key, born: 0 },
+        };
+        self.inodes.insert(key, Inode::holding(content, identity));
+        key
+    }
+
+    /// The smallest inode number that no named file has.
+    fn free_number(&self) -> u64 {
+        let taken: BTreeSet<_> = self.names.values().map(|inode| self.inodes[inode].identity.inode).collect();
+        (1..).find(|number| !taken.contains(number)).unwrap()
+    }
+
     fn set_name(&mut self, name: &str, inode: Option<u64>) {
         match inode {
             Some(inode) => _ = self.names.insert(name.to_owned(), inode),
@@ -293,6 +320,7 @@ impl SimulatedDisk {
     pub fn new(seed: u64) -> Self {
         let disk = Self::default();
         disk.state().random = Random(seed);
+        disk.state().keeps_birth_times = !seed.is_multiple_of(3);
         disk
     }
 
@@ -414,16 +442,15 @@ impl SimulatedDisk {
         }
     }
 
-    /// Puts every file under another inode, as a copy of the directory is.
+    /// Puts a copy of every file in its place, as when a backup is put back: with the inode number of the original, if birth
+    /// times tell them apart.
     pub fn move_to_copy(&self) {
         let mut state = self.state();
         let names = std::mem::take(&mut state.names);
         for (name, inode) in names {
-            state.next_inode += 1;
-            let number = state.next_inode;
-            let content = state.inodes[&inode].content.clone();
-            state.inodes.insert(number, Inode { durable: content.clone(), content, unsynced: Vec::new() });
-            state.names.insert(name, number);
+            let Inode { content, identity, .. } = state.inodes[&inode].clone();
+            let copy = state.add_inode(content, Some(identity.inode));
+            state.names.insert(name, copy);
         }
         state.durable_names = state.names.clone();
         state.unsynced_names.clear();
@@ -436,11 +463,8 @@ impl SimulatedDisk {
             let mut state = disk.state();
             state.next_inode = 1_000_000;
             for (name, content) in files {
-                state.next_inode += 1;
-                let number = state.next_inode;
-                let inode = Inode { durable: content.clone(), content, unsynced: Vec::new() };
-                state.inodes.insert(number, inode);
-                state.names.insert(name, number);
+                let inode = state.add_inode(content, None);
+                state.names.insert(name, inode);
             }
             state.durable_names = state.names.clone();
         }
@@ -580,8 +604,8 @@ impl File for SimulatedFile {
         Ok(self.disk.call("length")?.inodes[&self.inode].content.len() as u64)
     }
 
-    fn identity(&self) -> io::Result<u64> {
-        Ok(self.inode)
+    fn identity(&self) -> io::Result<FileIdentity> {
+        Ok(self.disk.state().inodes[&self.inode].identity)
     }
 }
 
@@ -602,10 +626,13 @@ impl Drop for SimulatedLock {
 impl Storage for SimulatedDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let create = |state: &mut State| {
-            state.next_inode += 1;
-            let inode = *state.names.get(name).unwrap_or(&state.next_inode);
+            let known = state.names.get(name).copied();
+            let inode = known.unwrap_or_else(|| {
+                let number = state.free_number();
+                state.add_inode(Vec::new(), Some(number))
+            });
             state.set_name(name, Some(inode));
-            state.inodes.entry(inode).or_default().change(Change::Length(0));
+            state.inode(inode).change(Change::Length(0));
             inode
         };
         let mut state = self.call_or_half("create", |state| {
