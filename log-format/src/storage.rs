@@ -327,13 +327,13 @@ impl Directory {
         Directory { path: path.into() }
     }
 
-    /// The directory, made with its parents if missing.
+    /// The directory, durably made with its parents if missing: without its directory, an acknowledged event is gone.
     ///
     /// # Errors
     /// What the operating system answers.
     pub fn create(path: impl Into<PathBuf>) -> io::Result<Self> {
         let directory = Self::at(path);
-        fs::create_dir_all(&directory.path)?;
+        make_directories(&directory.path, &mut |parent| fs::File::open(parent)?.sync_all())?;
         Ok(directory)
     }
 
@@ -342,6 +342,23 @@ impl Directory {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Makes a directory and its parents, as far as they are missing, and syncs the parent of each that it makes.
+fn make_directories(path: &Path, sync: &mut impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if parent != path {
+        make_directories(parent, sync)?;
+    }
+    match fs::create_dir(path) {
+        // Another process was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        result => result?,
+    }
+    sync(parent)
 }
 
 impl Storage for Directory {
@@ -489,6 +506,30 @@ impl File for DiskFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_directory_that_is_made_is_synced_in_its_parent_before_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = folder.path().join("storage");
+        let mut synced = Vec::new();
+        let mut make = |path: &Path| {
+            make_directories(path, &mut |parent| {
+                let made: Vec<_> = fs::read_dir(parent)?.map(|entry| entry.unwrap().file_name()).collect();
+                synced.push((parent.to_owned(), made));
+                Ok(())
+            })
+        };
+        make(&storage.join("logs/casper")).unwrap();
+        make(&storage.join("logs/casper")).unwrap();
+        fs::write(storage.join("file"), "").unwrap();
+        assert!(make(&storage.join("file/casper")).is_err());
+        let expected = [
+            (folder.path().to_owned(), vec!["storage".into()]),
+            (storage.clone(), vec!["logs".into()]),
+            (storage.join("logs"), vec!["casper".into()]),
+        ];
+        assert_eq!(synced, expected);
+    }
 
     #[test]
     fn a_lock_ends_with_its_holder_though_a_child_still_has_copies_of_its_descriptors() {

@@ -183,6 +183,8 @@ impl Place {
                 }
                 _ => {}
             }
+            // Before the log has what they lack: a power cut must not bring them back.
+            file.parent().filter(|folder| folder.is_dir()).map_or(Ok(()), sync_folder)?;
         }
         let cannot_put =
             || format!("cannot put the history in front of {}; run the same command again", self.directory.display());
