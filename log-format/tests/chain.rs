@@ -7,8 +7,8 @@ mod simulated_disk;
 use std::{collections::BTreeMap, sync::Arc};
 
 use sidecar_log_format::{
-    ApiVersion, CHAIN_START, ChainValue, Event, Kind, Log, Mark, MarkKind, Opened, Read, ReadOptions, WriteOptions,
-    Writer,
+    ApiVersion, CHAIN_START, ChainValue, Event, Kind, Log, Mark, MarkKind, Opened, Read, ReadOptions, RewriteOptions,
+    WriteOptions, Writer,
     history::{beginning, put_in_front},
     next_chain_value,
     repair::{RepairOptions, repair},
@@ -119,6 +119,17 @@ fn forgeries() -> Vec<(&'static str, Vec<String>, Vec<usize>)> {
         ("dropped", dropped, without),
         ("inserted", inserted, twice),
     ]
+}
+
+#[test]
+fn the_chain_value_after_an_event_is_known_while_its_block_from_before_a_merge_is_in_memory() {
+    let disk = SimulatedDisk::with_files(1, written(&history(), 3, Some(12)));
+    let options = WriteOptions::new("casper", [7; 16], 1_000);
+    let Opened { writer, log, .. } = Writer::open(Arc::new(disk), options).unwrap();
+    let chain = || (0..12).map(|sequence| log.chain_after(sequence).unwrap().unwrap()).collect::<Vec<_>>();
+    assert_eq!(chain(), values(&history()));
+    writer.maintenance().rewrite(0, RewriteOptions::default()).unwrap().unwrap();
+    assert_eq!(chain(), values(&history()));
 }
 
 #[test]

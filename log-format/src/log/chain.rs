@@ -4,7 +4,7 @@ use super::{
     locate::Place,
     reader::{Log, Read},
 };
-use crate::{ChainValue, Result, Sequence, segment::SegmentFile};
+use crate::{Block, ChainValue, Result, Sequence, segment::SegmentFile};
 
 impl Log {
     /// The chain value after the event at `sequence`, to compare this log with a replica, a back-up or its earlier self.
@@ -33,17 +33,20 @@ impl Log {
         Ok(block.chain_values_from(before).and_then(|values| values.get(index).copied()))
     }
 
-    /// The chain value before the block that begins at `sequence`: after the block before it, or in its segment's header.
+    /// The chain value before the event at `sequence`, with which a block begins or began before its segment was rewritten.
     fn chain_before(&self, sequence: Sequence) -> Result<Option<ChainValue>> {
         let Place::Block(file, entry) = self.shared.locate(sequence)? else { return Ok(None) };
-        let Some(before) = self.shared.block_before(file.header.first_sequence, entry.offset)? else {
-            return Ok(Some(file.header.chain_before));
+        let before = match self.shared.block_before(file.header.first_sequence, entry.offset)? {
+            None => Some(file.header.chain_before),
+            Some(before) => unless_damaged(file.read_header(before.offset))?.flatten().map(|header| header.chain_after),
         };
-        match file.read_header(before.offset) {
-            Ok(header) => Ok(header.map(|header| header.chain_after)),
-            Err(error) if error.is_damage() => Ok(None),
-            Err(error) => Err(error),
-        }
+        let Some(events_before) = sequence.checked_sub(entry.first_sequence).filter(|&events| events > 0) else {
+            return Ok(before);
+        };
+        let (Some(before), Some(block)) = (before, unless_damaged(file.load(&entry, Block::decode))?) else {
+            return Ok(None);
+        };
+        Ok(block.chain_values_from(before).and_then(|values| values.get(events_before as usize - 1).copied()))
     }
 
     /// The chain value before the segment that begins at `sequence`, if one does.
@@ -51,10 +54,15 @@ impl Log {
         if !self.shared.segment_list().contains(&sequence) {
             return Ok(None);
         }
-        match SegmentFile::open(self.shared.storage.as_ref(), sequence, false) {
-            Ok(segment) => Ok(Some(segment.header.chain_before)),
-            Err(error) if error.is_damage() => Ok(None),
-            Err(error) => Err(error),
-        }
+        let segment = unless_damaged(SegmentFile::open(self.shared.storage.as_ref(), sequence, false))?;
+        Ok(segment.map(|segment| segment.header.chain_before))
+    }
+}
+
+/// `None` for what is damaged.
+fn unless_damaged<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(error) if error.is_damage() => Ok(None),
+        read => read.map(Some),
     }
 }
