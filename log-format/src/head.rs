@@ -213,7 +213,7 @@ impl HeadFile {
 
     /// Writes the next slot; `slot.counter` and `slot.file_identity` are filled in.
     pub(crate) fn write(&mut self, slot: HeadSlot) -> Result<()> {
-        let slot = HeadSlot { counter: self.counter + 1, file_identity: self.identity, ..slot };
+        let slot = HeadSlot { counter: self.counter.saturating_add(1), file_identity: self.identity, ..slot };
         let offset = (slot.counter % 2) * SLOT_DISTANCE;
         self.file.write_at(&slot.encode(), offset).map_err(storage_error(Operation::Write, FILE))?;
         // Only now: a write that failed is tried again in the same slot, and the other one stays whole.

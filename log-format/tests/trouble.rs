@@ -399,6 +399,26 @@ fn a_head_without_a_birth_time_goes_by_the_inode_number() {
 }
 
 #[test]
+fn a_head_with_the_last_counter_and_epoch_opens() {
+    for (at, flags) in [(8, 0u32), (40, 2)] {
+        let disk = written(20);
+        disk.restart_process();
+        disk.edit("head", |head| {
+            for start in [0, 512] {
+                let slot = &mut head[start..start + 96];
+                slot[4..8].copy_from_slice(&flags.to_le_bytes());
+                slot[at..at + 8].fill(0xff);
+                let crc = crc32fast::hash(&slot[..92]).to_le_bytes();
+                slot[92..].copy_from_slice(&crc);
+            }
+        });
+        let mut opened = open(&disk);
+        append(&mut opened.writer, 20..21);
+        assert_eq!(readable(&opened.log).0, (0..21).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_copy_of_a_log_that_is_being_written_opens_as_a_clean_prefix() {
     let original = tempfile::tempdir().unwrap();
     let options = WriteOptions { segment_bytes_max: 40_000, segment_blocks_max: 50, ..options() };

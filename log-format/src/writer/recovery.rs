@@ -154,7 +154,7 @@ fn new_log(options: &WriteOptions, head_state: &HeadState) -> Found {
     let header = SegmentHeader {
         generation: 0,
         rewritten_level: 0,
-        epoch: slot.map_or(0, |slot| slot.epoch + u64::from(may_have_given_out_more(head_state))),
+        epoch: slot.map_or(0, |slot| slot.epoch.saturating_add(may_have_given_out_more(head_state).into())),
         log_id: options.new_log_id,
         dialect: options.dialect.clone(),
         first_sequence,
@@ -267,7 +267,7 @@ impl Found {
         self.epoch = self.epoch.max(slot_epoch).max(known.map_or(0, |known| known.head.epoch));
         let is_all_known = known.is_some() && matches!(head_state, HeadState::Own(_));
         if may_have_given_out_more(head_state) && !is_all_known {
-            self.epoch += 1;
+            self.epoch = self.epoch.saturating_add(1);
             self.seal_active = true;
         }
     }
