@@ -161,7 +161,8 @@ impl Error {
 
     /// Whether a device without room is all that is wrong: what was to be written can be written again to the same place.
     /// After a failed sync it is unknown what the disk holds, for any reason.
-    pub(crate) fn is_out_of_room(&self) -> bool {
+    #[must_use]
+    pub fn is_out_of_room(&self) -> bool {
         let Error::Storage { operation, source, .. } = self else { return false };
         *operation != Operation::Sync
             && matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

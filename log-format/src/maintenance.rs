@@ -187,7 +187,27 @@ impl Maintenance {
     /// What the storage answers.
     pub fn drop_before(&self, sequence: Sequence) -> Result<usize> {
         self.check_lock()?;
-        drop_before(&self.shared, sequence)
+        let shared = &self.shared;
+        let _one_at_a_time = shared.dropping.lock().unwrap_or_else(PoisonError::into_inner);
+        let segments = shared.segment_list();
+        let pairs = segments.windows(2).map_while(|pair| match *pair {
+            [first, next] if next <= sequence => Some((first, next)),
+            _ => None,
+        });
+        let to_drop: Vec<_> = pairs.collect();
+        let Some(&(_, oldest)) = to_drop.last() else { return Ok(0) };
+        // Recorded first: a segment that is missing without that is lost.
+        shared.retained.record(shared.storage.as_ref(), oldest)?;
+        for &(first, _) in &to_drop {
+            // Out of sight first, so that no reader opens a segment that is about to be removed.
+            shared.forget(first, true);
+            if let Err(error) = remove_segment(shared.storage.as_ref(), first) {
+                // The next drop begins with it again: one that stays behind would have a hole after it.
+                shared.remember(first);
+                return Err(error);
+            }
+        }
+        Ok(to_drop.len())
     }
 
     /// Files of another log may have the same names.
@@ -219,30 +239,6 @@ impl Maintenance {
         }
         file.all_marks(&footer)
     }
-}
-
-/// Removes whole sealed segments that hold only sequences below `sequence`; returns how many.
-pub(crate) fn drop_before(shared: &Shared, sequence: Sequence) -> Result<usize> {
-    let _one_at_a_time = shared.dropping.lock().unwrap_or_else(PoisonError::into_inner);
-    let segments = shared.segment_list();
-    let pairs = segments.windows(2).map_while(|pair| match *pair {
-        [first, next] if next <= sequence => Some((first, next)),
-        _ => None,
-    });
-    let to_drop: Vec<_> = pairs.collect();
-    let Some(&(_, oldest)) = to_drop.last() else { return Ok(0) };
-    // Recorded first: a segment that is missing without that is lost.
-    shared.retained.record(shared.storage.as_ref(), oldest)?;
-    for &(first, _) in &to_drop {
-        // Out of sight first, so that no reader opens a segment that is about to be removed.
-        shared.forget(first, true);
-        if let Err(error) = remove_segment(shared.storage.as_ref(), first) {
-            // The next drop begins with it again: one that stays behind would have a hole after it.
-            shared.remember(first);
-            return Err(error);
-        }
-    }
-    Ok(to_drop.len())
 }
 
 /// Removes a segment's file, and sees to it that a crash cannot bring it back without those after it.

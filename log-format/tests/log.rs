@@ -345,7 +345,7 @@ fn blocks_are_walked_backwards_through_every_segment_to_the_oldest() {
     let middle = &forwards[forwards.len() / 2];
     assert_eq!(log.outline_before(middle.first_sequence + 1).unwrap().as_ref(), Some(middle));
 
-    writer.drop_before(500).unwrap();
+    writer.maintenance().drop_before(500).unwrap();
     let retained: Vec<_> = forwards.into_iter().filter(|outline| outline.first_sequence >= log.oldest()).collect();
     assert!(log.oldest() > 0 && !retained.is_empty());
     assert_eq!(walk_back(&log), retained);
@@ -429,7 +429,7 @@ fn what_readers_saw_keeps_its_sequence_when_an_older_copy_is_put_back() {
     assert_eq!(LossKind::ALL.map(|kind| log.losses().events(kind)), [0, 0, 50]);
 
     // A drop is recorded in the file that is in place now, so that the next start finds nothing missing before it.
-    assert!(writer.drop_before(60).unwrap() > 0);
+    assert!(writer.maintenance().drop_before(60).unwrap() > 0);
     let retained_from = log.retained_from();
     writer.close().unwrap();
     let log = Log::open(Arc::new(Directory::at(&path)), ReadOptions::default()).unwrap();

@@ -352,9 +352,9 @@ fn a_drop_that_failed_and_is_repeated_is_on_record_in_both_slots() {
             writer.seal_now(9).unwrap();
         }
         disk.fail_after(calls, Fault::Io);
-        let _ = writer.drop_before(6);
+        let _ = writer.maintenance().drop_before(6);
         disk.clear_fault();
-        writer.drop_before(6).unwrap();
+        writer.maintenance().drop_before(6).unwrap();
         drop(writer);
         for slot in [0, 512] {
             let damaged = SimulatedDisk::with_files(1, disk.files());

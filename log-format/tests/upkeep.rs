@@ -375,7 +375,7 @@ fn a_damaged_head_that_names_a_dropped_segment_gives_way_to_one_that_names_the_n
     let head = directory.path().join("head");
     let mut early = fs::read(&head).unwrap();
     append(&mut writer, 20..EVENTS);
-    writer.drop_before(EVENTS / 2).unwrap();
+    writer.maintenance().drop_before(EVENTS / 2).unwrap();
     writer.close().unwrap();
     let left = story_of(directory.path());
     assert!(*left.first_key_value().unwrap().0 > 20, "what the early head names is gone");
@@ -727,7 +727,7 @@ fn a_rewrite_never_brings_back_what_retention_dropped() {
     append(&mut writer, 0..EVENTS);
     let maintenance = writer.maintenance();
     let second = maintenance.segments_with_small_blocks(1, 1 << 20).unwrap()[0];
-    writer.drop_before(second).unwrap();
+    writer.maintenance().drop_before(second).unwrap();
     assert_eq!(maintenance.rewrite(0, RewriteOptions::default()).unwrap(), None);
     assert_eq!(log.oldest(), second);
     let fresh = Log::open(storage(directory.path()), ReadOptions::default()).unwrap();

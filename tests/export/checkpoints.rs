@@ -89,7 +89,7 @@ fn events_that_were_dropped_before_they_were_exported_are_counted_and_passed() {
     world.writer.seal_now(1).unwrap();
     (20..25).for_each(|era| world.tell(&step(era), 1, era, 0));
     world.commit();
-    assert_ne!(world.writer.drop_before(20).unwrap(), 0);
+    assert_ne!(world.writer.maintenance().drop_before(20).unwrap(), 0);
     // The blocks that are still in memory go with the process.
     let model = std::mem::take(&mut world.model);
     drop(world);

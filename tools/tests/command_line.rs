@@ -419,7 +419,7 @@ fn what_is_asked_for_beyond_the_log_is_named() {
 #[test]
 fn what_retention_dropped_is_reported_as_dropped() {
     let (_storage, log) = some_storage();
-    assert_eq!(open(&log).drop_before(9).unwrap(), 1);
+    assert_eq!(open(&log).maintenance().drop_before(9).unwrap(), 1);
     for (from, warning) in [
         (&[][..], "warning: sequences up to 5 were dropped: the oldest is 9\n"),
         (&["--from", "3"], "warning: sequences 3 to 5 are older than the oldest retained event\n"),
@@ -605,7 +605,7 @@ fn verify_with_chain_shows_the_history_and_where_it_begins() {
     expect_file("tools/tests/golden/verify-chain.txt", &out);
     assert_eq!((err.as_str(), status), ("", 0));
     let mut writer = open(&log);
-    writer.drop_before(9).unwrap();
+    writer.maintenance().drop_before(9).unwrap();
     writer.close().unwrap();
     let (out, _, status) = run(&log, &["verify", "--chain"]);
     expect_file("tools/tests/golden/verify-chain-retained.txt", &out);
@@ -636,7 +636,7 @@ fn head_prints_one_line_that_a_replica_prints_too() {
         [("12", "sequence 12 is not stored yet: 12 is next"), ("5", "sequence 5 was dropped: the oldest is 9")]
     {
         let mut writer = open(&log);
-        writer.drop_before(9).unwrap();
+        writer.maintenance().drop_before(9).unwrap();
         writer.close().unwrap();
         let (out, err, status) = run(&log, &["head", "--at", at]);
         assert_eq!((out.as_str(), err.as_str(), status), ("", format!("error: {why}\n").as_str(), 1));

@@ -21,7 +21,8 @@ const FIXED_BYTES: usize = 140;
 const LENGTH_AT: usize = 10;
 /// After magic, version, length and flags.
 const FIXED_FIELDS_AT: usize = 20;
-const HEADER_BYTES_MAX: usize = 8192;
+/// The longest header.
+pub(crate) const HEADER_BYTES_MAX: usize = 8192;
 pub(crate) const DIALECT_BYTES: usize = 16;
 
 /// What a segment says of itself before its first block.

@@ -31,7 +31,6 @@ use crate::{
     head::{self, HeadFile, HeadSlot},
     lock::{check_lock, not_in_place},
     log::{Active, Shared},
-    maintenance,
     position::Position,
     segment::{BlockEntry, Footer, SegmentFile, SegmentHeader, file_name},
     storage::{FileIdentity, Lock},
@@ -286,14 +285,6 @@ impl Writer {
             Err(error) => return Err(storage_error(Operation::LookFor, name)(error)),
         };
         if found.is_some_and(|found| found.is_same_file(identity)) { Ok(()) } else { Err(not_in_place(storage, name)) }
-    }
-
-    /// Removes whole sealed segments that hold only sequences below `sequence`; returns how many.
-    ///
-    /// # Errors
-    /// What the storage answers.
-    pub fn drop_before(&mut self, sequence: Sequence) -> Result<usize> {
-        maintenance::drop_before(&self.shared, sequence)
     }
 
     /// What keeps this log's sealed segments in shape, from another thread while this one writes.

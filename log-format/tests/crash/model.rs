@@ -864,7 +864,7 @@ impl Model {
         if self.random.one_in(8) {
             self.plan_fault(4);
         }
-        let dropped = writer.drop_before(below as u64);
+        let dropped = writer.maintenance().drop_before(below as u64);
         self.note_stop("retaining");
         match dropped {
             Ok(_) => {

@@ -694,7 +694,7 @@ async fn what_is_missing_is_named_in_a_comment() {
     written.writer.seal_now(2_000_000).unwrap();
     written.append_steps(1_000);
     written.commit();
-    written.writer.drop_before(1_000).unwrap();
+    written.writer.maintenance().drop_before(1_000).unwrap();
     let oldest = written.log.oldest();
     assert_eq!(oldest, 1_000);
     let running = Running::start(&written, options());

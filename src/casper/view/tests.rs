@@ -330,7 +330,7 @@ impl Told {
     }
 
     fn drop_before(&mut self, sequence: Sequence) {
-        self.writer.drop_before(sequence).unwrap();
+        self.writer.maintenance().drop_before(sequence).unwrap();
     }
 
     fn model_up_to(&self, end: Sequence) -> Model<'_> {

@@ -386,7 +386,7 @@ impl Committer {
         loop {
             let begun = Instant::now();
             match attempt(&mut self.writer) {
-                Err(failure) if is_out_of_room(&failure) && !self.writer.is_poisoned() => {
+                Err(failure) if failure.is_out_of_room() && !self.writer.is_poisoned() => {
                     self.disk.is_full(&failure);
                     if self.batches.is_closed() {
                         return Err(IngestError::EndedWithoutRoom);
@@ -502,11 +502,6 @@ fn is_full(batch: &Batch) -> bool {
                 || events.iter().map(|event| event.payload.len()).sum::<usize>() >= BATCH_BYTES
         }
     }
-}
-
-fn is_out_of_room(failure: &log_format::Error) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(failure, log_format::Error::Storage { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
 }
 
 /// The sequence and the identity of an event, from the mark that remembers it.

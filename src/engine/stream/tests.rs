@@ -214,7 +214,7 @@ async fn a_start_that_the_log_does_not_hold_is_explained_in_json() {
     written.writer.seal_now(2_000_000).unwrap();
     written.append_steps(1_000);
     written.commit();
-    written.writer.drop_before(1_000).unwrap();
+    written.writer.maintenance().drop_before(1_000).unwrap();
     let hub = hub(&written, &Arc::new(Resources::new(1)));
     let port = port(ReplayChunks::Event);
     let lines = text(hub.subscribe(rendered(&port, JsonLines::of(&written.log), 3, 1_000))).await;
