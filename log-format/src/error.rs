@@ -98,6 +98,19 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+    /// The device does not give bytes back, also when it is asked again.
+    #[error(
+        "{file} at byte {offset} cannot be read: {source}; check the device: `sidecar-log verify` shows what is affected, \
+         `sidecar-log repair` sets it aside"
+    )]
+    Unreadable {
+        /// The file, relative to the log's directory.
+        file: String,
+        /// Where the read began.
+        offset: u64,
+        /// The operating system's answer. The message has it, so it is no `source()` that would be printed again.
+        r#source: io::Error,
+    },
     /// The log is of another dialect than the one that wants to write it.
     #[error("{directory} holds a log of dialect {found:?}, not {expected:?}; give another storage path")]
     OtherDialect {
@@ -146,17 +159,28 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether bytes on disk are not what was written, or of a release that this one does not know: trying again is
-    /// useless, and everything else can be read.
+    /// Whether bytes on disk are not what was written, cannot be read, or are of a release that this one does not know:
+    /// trying again is useless, and everything else can be read.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        matches!(
-            self,
-            Error::Corrupt { .. }
-                | Error::NewerFormat { .. }
-                | Error::UnknownFeature { .. }
-                | Error::UnreleasedFormat { .. }
-        )
+        self.is_bad_bytes()
+            || matches!(self, Error::NewerFormat { .. } | Error::UnknownFeature { .. } | Error::UnreleasedFormat { .. })
+    }
+
+    /// Whether bytes on disk are not what was written, or cannot be read. What they held may be elsewhere, too.
+    pub(crate) fn is_bad_bytes(&self) -> bool {
+        matches!(self, Error::Corrupt { .. } | Error::Unreadable { .. })
+    }
+
+    /// What is wrong with which bytes; any other error comes back.
+    pub(crate) fn bad_bytes(self) -> Result<BadBytes> {
+        match self {
+            Error::Corrupt { file, offset, reason } => Ok(BadBytes { file, offset, reason }),
+            Error::Unreadable { file, offset, source } => {
+                Ok(BadBytes { file, offset, reason: format!("the device does not give the bytes back: {source}") })
+            }
+            error => Err(error),
+        }
     }
 
     /// Whether a device without room is all that is wrong: what was to be written can be written again to the same place.
@@ -172,6 +196,32 @@ impl Error {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(self, Error::Storage { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Bytes that are not what was written, or that cannot be read.
+pub(crate) struct BadBytes {
+    pub(crate) file: String,
+    pub(crate) offset: u64,
+    pub(crate) reason: String,
+}
+
+/// What bytes that cannot be read are to a caller that can pass over damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// Damage like any other: for callers that cut nothing because of it, or that keep what is left.
+    IsDamage,
+    /// An error: what is cut, or begins again, because of damage must not be so because a device is away.
+    IsAnError,
+}
+
+impl Unreadable {
+    /// Whether this error is damage that the caller passes over.
+    pub(crate) fn is_passed_over(self, error: &Error) -> bool {
+        match self {
+            Unreadable::IsDamage => error.is_bad_bytes(),
+            Unreadable::IsAnError => matches!(error, Error::Corrupt { .. }),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::{
     ApiVersion, FORMAT_VERSION, Kind, Log, Mark, MarkKind, Result, Sequence, Timestamp,
     bytes_codec::hex,
-    error::{Operation, storage_error},
+    error::{Operation, Unreadable, storage_error},
     head::{self, HeadState},
     log::Sealed,
     losses::{LossKind, Losses},
@@ -414,7 +414,7 @@ fn open(log: &Log, first: Sequence, is_last: bool) -> Result<(Arc<SegmentFile>, 
         return Ok((file, footer, true));
     }
     let durable_end = head::read(storage)?.durable_end(first).unwrap_or(u64::MAX);
-    let mut scan = Scan::begin(&file);
+    let mut scan = Scan::begin(&file, Unreadable::IsDamage);
     scan.advance(&file, durable_end, durable_end)?;
     Ok((file, scan.footer, false))
 }

@@ -15,6 +15,7 @@ use crate::{
     error::{Operation, storage_error},
     lock::{check_lock, lock},
     log::{LargeEvent, Reading, Shared},
+    pieces::open,
     rewrite::{self, Progress, has_small_blocks, sealed_footer},
     segment::{SegmentFile, file_name, list_segments},
     storage::{Lock, Storage},
@@ -35,12 +36,12 @@ pub struct SealedSegment {
     pub first_sequence: Sequence,
     /// The sequence after its last event.
     pub end_sequence: Sequence,
-    /// Bytes of its file.
+    /// Bytes of its file; 0 where that is missing or cannot be opened.
     pub bytes: u64,
-    /// Wire bytes of its events; 0 where its footer is damaged.
+    /// Wire bytes of its events; 0 where its footer is damaged or missing.
     pub bytes_raw: u64,
     /// The latest receive time of its events, in microseconds since the Unix epoch; `None` where it holds none, or its
-    /// footer is damaged.
+    /// footer is damaged or missing.
     pub received_max: Option<Timestamp>,
 }
 
@@ -94,19 +95,26 @@ impl Maintenance {
     /// What is known about a sealed segment. Reads its footer.
     ///
     /// # Errors
-    /// What the storage answers. Damage is part of the answer.
+    /// What the storage answers. Damage, and that its file is missing, are part of the answer.
     pub fn describe(&self, first_sequence: Sequence) -> Result<SealedSegment> {
         let storage = self.shared.storage.as_ref();
         let name = file_name(first_sequence);
-        let file = storage.open(&name, false).map_err(storage_error(Operation::Open, &name))?;
-        let bytes = file.len().map_err(storage_error(Operation::Read, &name))?;
+        let bytes = match open(storage, &name) {
+            Ok(file) => file.len().map_err(storage_error(Operation::Read, &name))?,
+            Err(error) if error.is_damage() => 0,
+            Err(error) if error.is_gone() => {
+                self.shared.check_directory()?;
+                0
+            }
+            Err(error) => return Err(error),
+        };
         let (end_sequence, bytes_raw, received_max) = match sealed_footer(storage, first_sequence) {
             Ok((_, footer)) => {
                 let received_max = Some(footer.received_max).filter(|&received| received > 0);
                 (footer.end_sequence, footer.payload_raw, received_max)
             }
             // It ends where the next one begins, at the latest.
-            Err(Error::Corrupt { .. }) => {
+            Err(error) if error.is_damage() || error.is_gone() => {
                 let next = self.shared.segment_list().into_iter().find(|&next| next > first_sequence);
                 (next.unwrap_or(Sequence::MAX), 0, None)
             }
@@ -142,9 +150,9 @@ impl Maintenance {
         for first in self.shared.sealed_list().into_iter().filter(|&first| first >= from) {
             match sealed_footer(self.shared.storage.as_ref(), first) {
                 Ok((file, footer)) if is_wanted(&file, &footer) => found.push(first),
+                Ok(_) => {}
                 // A damaged segment is left to repair, a dropped one is settled.
-                Ok(_) | Err(Error::Corrupt { .. }) => {}
-                Err(error) if error.is_gone() => {}
+                Err(error) if error.is_damage() || error.is_gone() => {}
                 Err(error) => return Err(error),
             }
         }

@@ -2,14 +2,18 @@
 
 use std::{io, ops::Range, sync::Arc};
 
+use rustix::io::Errno;
+
 use crate::{
     Error, Result,
-    error::{Operation, storage_error},
+    error::{Operation, Unreadable, storage_error},
     storage::{File, Storage},
 };
 
 /// How much of something long is read at a time.
 pub(crate) const PIECE_BYTES: usize = 64 << 10;
+/// What the kernel reads at once: around a bad sector, so much cannot be read.
+const PAGE_BYTES: usize = 4 << 10;
 
 /// Opens a file for reading; `None` if there is no file of that name.
 pub(crate) fn open_if_there(storage: &dyn Storage, name: &str) -> Result<Option<Arc<dyn File>>> {
@@ -20,10 +24,69 @@ pub(crate) fn open_if_there(storage: &dyn Storage, name: &str) -> Result<Option<
     }
 }
 
+/// Opens a file for reading that must be there.
+pub(crate) fn open(storage: &dyn Storage, name: &str) -> Result<Arc<dyn File>> {
+    let opened = again_if_unreadable(|| storage.open(name, false));
+    opened.map_err(|error| unreadable_or(Operation::Open, name, 0, error))
+}
+
+/// Reads until `bytes` is full or the file ends; returns the bytes read. Where the device does not give them back, it is
+/// asked again once.
+pub(crate) fn read_at(name: &str, file: &dyn File, offset: u64, bytes: &mut [u8]) -> Result<usize> {
+    let read = again_if_unreadable(|| file.read_at(bytes, offset));
+    read.map_err(|error| unreadable_or(Operation::Read, name, offset, error))
+}
+
+/// The same, with zeros for the pages that the device does not give back. For callers that cut nothing because of it.
+pub(crate) fn read_readable(name: &str, file: &dyn File, offset: u64, bytes: &mut [u8]) -> Result<usize> {
+    match read_at(name, file, offset, bytes) {
+        Err(Error::Unreadable { .. }) => {}
+        read => return read,
+    }
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let at = offset + filled as u64;
+        let to_page_end = PAGE_BYTES - (at % PAGE_BYTES as u64) as usize;
+        let length = to_page_end.min(rest.len());
+        let page = rest.get_mut(..length).unwrap_or_default();
+        match read_at(name, file, at, page) {
+            Err(Error::Unreadable { .. }) => page.fill(0),
+            read => {
+                let read = read?;
+                if read < length {
+                    return Ok(filled + read);
+                }
+            }
+        }
+        filled += length;
+    }
+    Ok(filled)
+}
+
+fn again_if_unreadable<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match attempt() {
+        Err(error) if is_unreadable(&error) => attempt(),
+        result => result,
+    }
+}
+
+/// Whether the answer is that these bytes cannot be read, of all that the device holds.
+fn is_unreadable(error: &io::Error) -> bool {
+    let answers = [Errno::IO, Errno::NODATA, Errno::ILSEQ, Errno::BADMSG, Errno::UCLEAN];
+    error.raw_os_error().is_some_and(|code| answers.iter().any(|answer| answer.raw_os_error() == code))
+}
+
+fn unreadable_or(operation: Operation, name: &str, offset: u64, error: io::Error) -> Error {
+    match is_unreadable(&error) {
+        true => Error::Unreadable { file: name.to_owned(), offset, source: error },
+        false => storage_error(operation, name)(error),
+    }
+}
+
 /// Reads `length` bytes, or as many as there are.
 pub(crate) fn read_up_to(name: &str, file: &dyn File, offset: u64, length: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; length];
-    let read = file.read_at(&mut bytes, offset).map_err(storage_error(Operation::Read, name))?;
+    let read = read_at(name, file, offset, &mut bytes)?;
     bytes.truncate(read);
     Ok(bytes)
 }
@@ -37,7 +100,7 @@ pub(crate) fn read_exact(name: &str, file: &dyn File, offset: u64, length: usize
 
 /// Fills `bytes` from the file. That there are fewer is damage.
 pub(crate) fn read_into(name: &str, file: &dyn File, offset: u64, bytes: &mut [u8]) -> Result<()> {
-    let read = file.read_at(bytes, offset).map_err(storage_error(Operation::Read, name))?;
+    let read = read_at(name, file, offset, bytes)?;
     if read < bytes.len() {
         let reason = format!("the file ends {} bytes too early", bytes.len() - read);
         return Err(Error::Corrupt { file: name.to_owned(), offset, reason });
@@ -103,18 +166,38 @@ pub(crate) fn copy(
     })
 }
 
-/// Copies a range of a file, durably, to a new file named `to_name`.
+/// Copies a range of a file, durably, to a new file named `to_name`. Where what cannot be read is damage, it is zeros in
+/// the copy.
 pub(crate) fn copy_aside(
     storage: &dyn Storage,
     name: &str,
     file: &dyn File,
     range: Range<u64>,
     to_name: &str,
+    unreadable: Unreadable,
 ) -> Result<()> {
     let aside = storage.create(to_name).map_err(storage_error(Operation::Create, to_name))?;
-    copy(name, file, range, to_name, aside.as_ref(), 0)?;
+    match unreadable {
+        Unreadable::IsAnError => copy(name, file, range, to_name, aside.as_ref(), 0)?,
+        Unreadable::IsDamage => copy_readable(name, file, range, to_name, aside.as_ref())?,
+    }
     aside.sync().map_err(storage_error(Operation::Sync, to_name))?;
     storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
+}
+
+/// Copies what can be read of a range to the start of another file, with zeros for the rest.
+fn copy_readable(name: &str, file: &dyn File, range: Range<u64>, to_name: &str, to: &dyn File) -> Result<()> {
+    let mut at = range.start;
+    let mut piece = vec![0; PIECE_BYTES];
+    while at < range.end {
+        piece.truncate(range.end.saturating_sub(at).min(PIECE_BYTES as u64) as usize);
+        if read_readable(name, file, at, &mut piece)? == 0 {
+            break;
+        }
+        to.write_at(&piece, at - range.start).map_err(storage_error(Operation::Write, to_name))?;
+        at += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// Writes a range over itself, because the head does not say that it was synced.

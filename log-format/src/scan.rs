@@ -3,7 +3,7 @@
 use crate::{
     Error, Result, Sequence,
     block::{self, BlockError, BlockHeader, BlockType},
-    error::{Operation, storage_error},
+    error::{Operation, Unreadable, storage_error},
     segment::{Footer, SEGMENT_BLOCKS_MAX, SegmentFile},
 };
 
@@ -19,17 +19,18 @@ pub(crate) struct Scan {
     pub(crate) tail: Option<Error>,
     /// The segment came here with a copy, so that any part of it may be older than what follows.
     copied: bool,
+    unreadable: Unreadable,
 }
 
 impl Scan {
-    pub(crate) fn begin(segment: &SegmentFile) -> Self {
+    pub(crate) fn begin(segment: &SegmentFile, unreadable: Unreadable) -> Self {
         let footer = Footer::empty(&segment.header);
-        Scan { footer, end: segment.blocks_start, damage: Vec::new(), tail: None, copied: false }
+        Scan { footer, end: segment.blocks_start, damage: Vec::new(), tail: None, copied: false, unreadable }
     }
 
     /// For a segment that was copied while it was being written: what is after a torn block proves nothing.
-    pub(crate) fn begin_copied(segment: &SegmentFile) -> Self {
-        Scan { copied: true, ..Self::begin(segment) }
+    pub(crate) fn begin_copied(segment: &SegmentFile, unreadable: Unreadable) -> Self {
+        Scan { copied: true, ..Self::begin(segment, unreadable) }
     }
 
     /// Continues to the end of the segment, or to `limit`.
@@ -50,7 +51,7 @@ impl Scan {
                     continue;
                 }
                 Ok(None) => None,
-                Err(error @ Error::Corrupt { .. }) => Some(error),
+                Err(error) if self.unreadable.is_passed_over(&error) => Some(error),
                 Err(error) => return Err(error),
             };
             match self.next_sound_block(segment, trusted)?.filter(|&(offset, _)| offset < limit) {
@@ -101,8 +102,10 @@ impl Scan {
         }
         let (from, sequence) = (self.end + 1, self.footer.end_sequence);
         let is_proof = |offset, header: &BlockHeader| offset < trusted || header.synced_before;
-        let Some((proof, _)) = segment.find_block_after(from, sequence, is_proof)? else { return Ok(None) };
+        let Some((proof, _)) = segment.find_block_after(from, sequence, self.unreadable, is_proof)? else {
+            return Ok(None);
+        };
         // Sound blocks before it were committed too.
-        segment.find_block_after(from, sequence, |offset, _| offset <= proof)
+        segment.find_block_after(from, sequence, self.unreadable, |offset, _| offset <= proof)
     }
 }

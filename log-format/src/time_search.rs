@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use crate::{
-    Error, Log, Result, Sequence, Timestamp,
-    error::{Operation, storage_error},
+    Log, Result, Sequence, Timestamp,
     log::Shared,
+    pieces::open,
     segment::{BlockEntry, Footer, SegmentFile, file_name},
 };
 
@@ -64,10 +64,10 @@ impl Shared {
     /// The greatest receive time in a sealed segment; `None` where its footer does not have it.
     fn received_max(&self, first_sequence: Sequence) -> Result<Option<Timestamp>> {
         let name = file_name(first_sequence);
-        let file = self.storage.open(&name, false).map_err(storage_error(Operation::Open, &name))?;
+        let file = open(self.storage.as_ref(), &name)?;
         match Footer::find(&name, file.as_ref()) {
             Ok(found) => Ok(found.map(|(header, _)| header.received_max)),
-            Err(Error::Corrupt { .. }) => Ok(None),
+            Err(error) if error.is_bad_bytes() => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::{
     Error, Result, Sequence,
     bytes_codec::hex,
+    error::BadBytes,
     examine::{Examined, Stretch, Survey},
     head::{self, HeadState},
     inspect::{CopyLacks, copied_note},
@@ -294,7 +295,10 @@ impl Verification {
                 }
                 (0, "the file is gone, and retention did not drop it".to_owned(), LossKind::Missing)
             }
-            Error::Corrupt { offset, reason, .. } => (offset, reason, LossKind::Damaged),
+            error if error.is_bad_bytes() => {
+                let BadBytes { offset, reason, .. } = error.bad_bytes()?;
+                (offset, reason, LossKind::Damaged)
+            }
             error => (0, error.to_string(), LossKind::Damaged),
         };
         losses.add(sequences.clone(), kind, &reason);

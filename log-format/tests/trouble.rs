@@ -4,12 +4,14 @@
 
 mod simulated_disk;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use proptest::prelude::*;
 use sidecar_log_format::{
-    ApiVersion, Error, Event, Kind, Log, MarkKind, Missing, Opened, Read, ReadOptions, WriteOptions, Writer,
-    repair::{RepairOptions, repair},
+    ApiVersion, Error, Event, Kind, Log, LossKind, Maintenance, Mark, MarkKind, Missing, Opened, Read, ReadOptions,
+    RewriteOptions, SealedSegment, WriteOptions, Writer,
+    inspect::inspect,
+    repair::{Action, RepairOptions, repair},
     storage::{Directory, Storage},
     verify::verify,
 };
@@ -396,6 +398,153 @@ fn a_head_without_a_birth_time_goes_by_the_inode_number() {
     for start in [0, 512] {
         assert_eq!(disk.files()["head"][start + 88..start + 92], born.to_le_bytes());
     }
+}
+
+/// A log of four sealed segments of twenty events each, a mark in each, and the names of its segments.
+fn four_segments() -> (SimulatedDisk, Vec<String>) {
+    let disk = SimulatedDisk::new(1);
+    let mut writer = open(&disk).writer;
+    for segment in 0..4 {
+        append(&mut writer, 20 * segment..20 * segment + 20);
+        let body = format!("{{\"segment\":{segment}}}");
+        writer.mark(&Mark { kind: MarkKind::GAP, position: 0, source: String::new(), received: 1, body }).unwrap();
+        writer.seal_now(2_000).unwrap();
+    }
+    writer.close().unwrap();
+    disk.restart_process();
+    let names = disk.files().into_keys().filter(|name| name.ends_with(".segment")).collect();
+    (disk, names)
+}
+
+const ALWAYS: u64 = u64::MAX;
+
+/// What maintenance does with a log whose second segment is damaged; returns what it says of that one.
+fn maintained(disk: &SimulatedDisk) -> SealedSegment {
+    let maintenance = Maintenance::open(Arc::new(disk.clone())).unwrap();
+    let sealed = maintenance.sealed_segments();
+    let described: Vec<_> = sealed.iter().map(|&first| maintenance.describe(first).unwrap()).collect();
+    for segment in &described {
+        assert_eq!(segment.end_sequence, segment.first_sequence + 20);
+    }
+    let due = maintenance.segments_to_compact(0, RewriteOptions::COMPACTION).unwrap();
+    assert!([0, 40, 60].iter().all(|first| due.contains(first)), "{due:?}");
+    described[1]
+}
+
+#[test]
+fn a_block_that_cannot_be_read_costs_its_events_and_no_more() {
+    let (disk, names) = four_segments();
+    let segment = disk.files()[&names[1]].clone();
+    let offsets = block_offsets(&segment);
+    let at = offsets.iter().position(|&offset| offset > 4_200).unwrap();
+    let (block, end) = (offsets[at], offsets[at + 1]);
+    let first = u64::from_le_bytes(segment[block + 16..block + 24].try_into().unwrap());
+    let count = u32::from_le_bytes(segment[block + 8..block + 12].try_into().unwrap());
+    let lost = first..first + u64::from(count);
+    disk.spoil(&names[1], end as u64 - 20..end as u64 - 10, ALWAYS);
+
+    let log = reader(&disk);
+    let (found, missing) = readable(&log);
+    assert_eq!(found, (0..80).filter(|sequence| !lost.contains(sequence)).collect::<Vec<_>>());
+    assert!(matches!(&missing[..], [(from, to, Missing::Quarantined(_))] if (*from..*to) == lost), "{missing:?}");
+    let mut blocks = 0;
+    log.check_blocks(&mut |bytes| {
+        blocks += u64::from(bytes > 0);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    let listed: u64 = names
+        .iter()
+        .map(|name| {
+            let content = &disk.files()[name];
+            block_offsets(content).iter().filter(|&&at| content.get(at + 4) == Some(&1)).count() as u64
+        })
+        .sum();
+    // One is known to be damaged, and is looked at like a reader does.
+    assert_eq!(blocks, listed - 1);
+    assert_eq!(log.losses().events(LossKind::Damaged), lost.end - lost.start);
+    assert_eq!(log.marks(0).unwrap().len(), 4);
+    assert_eq!(log.start_at_time(1_075).unwrap(), 75);
+    inspect(&log).unwrap();
+    assert!(maintained(&disk).received_max.is_some());
+
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    assert!(!verify(&storage, &mut |_| {}).unwrap().is_sound);
+    let repaired = repair(&storage, RepairOptions { dry_run: false, now: 1 }).unwrap();
+    let [Action::Quarantine { kept_as, first_sequence, last_sequence, .. }] = &repaired[..] else {
+        panic!("{repaired:?}")
+    };
+    assert_eq!((*first_sequence, *last_sequence), (Some(lost.start), Some(lost.end - 1)));
+    // What can be read of it is kept: here, the page before.
+    let kept = disk.files()[kept_as].clone();
+    assert_eq!(kept.len(), end - block);
+    assert!(kept.iter().zip(&segment[block..]).all(|(&kept, &written)| kept == written || kept == 0));
+    assert!(verify(&storage, &mut |_| {}).unwrap().is_sound);
+    assert_eq!(readable(&open(&disk).log).0, found);
+}
+
+#[test]
+fn a_footer_that_cannot_be_read_costs_nothing() {
+    let (disk, names) = four_segments();
+    let length = disk.files()[&names[1]].len() as u64;
+    disk.spoil(&names[1], length - 16..length, ALWAYS);
+    let log = reader(&disk);
+    assert_eq!(readable(&log), ((0..80).collect(), Vec::new()));
+    log.find_losses(&mut || ControlFlow::Continue(())).unwrap();
+    assert_eq!(log.losses().summary(), None);
+    assert_eq!(log.marks(0).unwrap().len(), 4);
+    for at in [15, 35, 75] {
+        assert_eq!(log.start_at_time(1_000 + at).unwrap(), at);
+    }
+    assert_eq!(maintained(&disk).received_max, None);
+
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    let repaired = repair(&storage, RepairOptions { dry_run: false, now: 1 }).unwrap();
+    assert!(matches!(&repaired[..], [Action::RebuildFooter { .. }]), "{repaired:?}");
+    assert!(verify(&storage, &mut |_| {}).unwrap().is_sound);
+}
+
+#[test]
+fn a_segment_file_that_is_missing_is_described_by_what_follows() {
+    let (disk, names) = four_segments();
+    let maintenance = Maintenance::open(Arc::new(disk.clone())).unwrap();
+    disk.remove(&names[1]).unwrap();
+    let expected = SealedSegment { first_sequence: 20, end_sequence: 40, bytes: 0, bytes_raw: 0, received_max: None };
+    assert_eq!(maintenance.describe(20).unwrap(), expected);
+    disk.remove("head").unwrap();
+    assert!(matches!(maintenance.describe(20), Err(Error::LogMissing { .. })), "all of the directory is away");
+}
+
+#[test]
+fn what_can_be_read_the_second_time_is_not_damage() {
+    let (disk, names) = four_segments();
+    let log = reader(&disk);
+    disk.spoil(&names[1], 0..ALWAYS, 1);
+    assert_eq!(readable(&log), ((0..80).collect(), Vec::new()));
+}
+
+#[test]
+fn an_opening_for_writing_cuts_nothing_because_of_what_cannot_be_read() {
+    let disk = written(40);
+    disk.restart_process();
+    let before = disk.files();
+    let offsets = block_offsets(&before[SEGMENT]);
+    // Everything is checked where a head does not speak for it.
+    disk.move_to_copy();
+    let last = offsets[offsets.len() - 2] as u64;
+    disk.spoil(SEGMENT, last + 150..last + 151, ALWAYS);
+    let refused = Writer::open(Arc::new(disk.clone()), options()).err();
+    assert!(matches!(refused, Some(Error::Unreadable { .. })), "{refused:?}");
+    assert_eq!(disk.files()[SEGMENT], before[SEGMENT]);
+
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    disk.restart_process();
+    repair(&storage, RepairOptions { dry_run: false, now: 1 }).unwrap();
+    disk.restart_process();
+    let opened = open(&disk);
+    let (found, _) = readable(&opened.log);
+    assert_eq!(found, (0..found.len() as u64).collect::<Vec<_>>());
+    assert!((30..40).contains(&found.len()), "{}", found.len());
 }
 
 #[test]

@@ -129,7 +129,7 @@ fn rewrite(log: &LogArgument, options: RewriteOptions, compaction: &mut Compacti
             }
             Ok(None) => {}
             // The others can still be made smaller.
-            Err(error @ Error::Corrupt { .. }) => compaction.failures.push(error.to_string()),
+            Err(error) if error.is_damage() => compaction.failures.push(error.to_string()),
             Err(error) => return Err(error.into()),
         }
     }

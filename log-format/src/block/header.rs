@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use crate::{
     ApiVersion, ChainValue, Error, Sequence, Timestamp,
     bytes_codec::{Reader, put_version},
-    error::{Operation, storage_error},
+    pieces::read_at,
     storage::File,
 };
 
@@ -100,7 +100,7 @@ impl BlockHeader {
     /// Reads the header at `offset` of a file; `None` where the blocks end.
     pub(crate) fn read(name: &str, file: &dyn File, offset: u64) -> crate::Result<Option<BlockHeader>> {
         let mut bytes = [0; BLOCK_HEADER_BYTES];
-        let read = file.read_at(&mut bytes, offset).map_err(storage_error(Operation::Read, name))?;
+        let read = read_at(name, file, offset, &mut bytes)?;
         match BlockHeader::decode(bytes.get(..read).unwrap_or_default()) {
             Ok(header) => Ok(Some(header)),
             Err(BlockError::End) => Ok(None),

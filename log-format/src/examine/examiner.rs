@@ -5,9 +5,9 @@ use super::{
     examined::{Damage, Examined, Extent, Hole, Mismatch, Stretch, StretchStart},
 };
 use crate::{
-    ApiVersion, Block, CHAIN_START, ChainValue, Error, Mark, MarkKind, Result, Sequence,
+    ApiVersion, Block, CHAIN_START, ChainValue, Mark, MarkKind, Result, Sequence,
     block::{self, BLOCK_HEADER_BYTES, BlockHeader, BlockType},
-    error::{Operation, storage_error},
+    error::{Operation, Unreadable, storage_error},
     history::parse_in_front_of,
     loss_mark::{ChainAfterLoss, parse_loss},
     segment::{BlockEntry, Footer, SegmentFile},
@@ -96,8 +96,7 @@ impl Examiner {
             Ok(Some((footer, offset))) => (Some((footer, offset)), None),
             Ok(None) if extent.is_last => (None, None),
             Ok(None) => (None, Some("the segment does not end in a footer".to_owned())),
-            Err(Error::Corrupt { reason, .. }) => (None, Some(reason)),
-            Err(error) => return Err(error),
+            Err(error) => (None, Some(error.bad_bytes()?.reason)),
         };
         let mut examined = Examined {
             is_sealed: stored_footer.is_some() || footer_damage.is_some(),
@@ -205,8 +204,7 @@ impl Examiner {
         let header = match file.read_header(at) {
             Ok(Some(header)) => header,
             Ok(None) => return Ok(Ok(Found::Nothing)),
-            Err(Error::Corrupt { reason, .. }) => return bad(reason, None),
-            Err(error) => return Err(error),
+            Err(error) => return bad(error.bad_bytes()?.reason, None),
         };
         if header.block_type == BlockType::FOOTER {
             return Ok(Ok(Found::Footer));
@@ -220,8 +218,7 @@ impl Examiner {
         }
         let bytes = match file.read_block(at, header.stored_bytes() as u32) {
             Ok((_, bytes)) => bytes,
-            Err(Error::Corrupt { reason, .. }) => return bad(reason, Some(header)),
-            Err(error) => return Err(error),
+            Err(error) => return bad(error.bad_bytes()?.reason, Some(header)),
         };
         let (form, parts) = (&file.header.form, bytes.get(BLOCK_HEADER_BYTES..).unwrap_or_default());
         let content = match header.block_type {
@@ -233,10 +230,7 @@ impl Examiner {
         };
         let content = match content {
             Ok(content) => content,
-            Err(error) => match file.corrupt(at, error) {
-                Error::Corrupt { reason, .. } => return bad(reason, Some(header)),
-                error => return Err(error),
-            },
+            Err(error) => return bad(file.corrupt(at, error).bad_bytes()?.reason, Some(header)),
         };
         if let Content::Events(events) = &content
             && let Some(reason) = unsound(&header, events)
@@ -434,7 +428,7 @@ impl Examiner {
         };
         let found = match found {
             Some(found) => Some(found),
-            None => examined.file.find_block_after(at + 1, next, |offset, _| offset < limit)?,
+            None => examined.file.find_block_after(at + 1, next, Unreadable::IsDamage, |offset, _| offset < limit)?,
         };
         let is_tail = found.is_none();
         let (end, end_sequence) = match (found, tail) {

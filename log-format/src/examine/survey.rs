@@ -8,9 +8,10 @@ use super::{
 };
 use crate::{
     CHAIN_START, Error, Result, Sequence,
-    error::{Operation, storage_error},
+    error::{Operation, Unreadable, storage_error},
     head::{self, HeadState},
     oldest::{self, OldestState},
+    pieces::open,
     segment::{HeaderDamage, HeaderSource, SegmentFile, SegmentHeader, file_name, find_header, list_segments},
     storage::Storage,
 };
@@ -93,11 +94,10 @@ impl Survey {
     fn open(&self, first: Sequence) -> Result<SegmentFile> {
         let name = file_name(first);
         let storage = self.storage.as_ref();
-        let file = storage.open(&name, false).map_err(storage_error(Operation::Open, &name))?;
+        let file = open(storage, &name)?;
         let reason = match find_header(storage, &name, file.as_ref()) {
             Ok(found) => return SegmentFile::found(name, file, first, found),
-            Err(Error::Corrupt { reason, .. }) => reason,
-            Err(error) => return Err(error),
+            Err(error) => error.bad_bytes()?.reason,
         };
         let Some(header) = self.other_header(first) else {
             let reason = format!(
@@ -114,7 +114,7 @@ impl Survey {
     /// Fills in what a segment's blocks and the segment before it show of its header.
     fn restore_header(&self, segment: &mut SegmentFile, first: Sequence) -> Result<()> {
         let length = segment.file.len().map_err(storage_error(Operation::Read, &segment.name))?;
-        let start = segment.find_block_after(0, first, |_, _| true)?.map(|(offset, _)| offset);
+        let start = segment.find_block_after(0, first, Unreadable::IsDamage, |_, _| true)?.map(|(offset, _)| offset);
         let block = match start {
             Some(start) => segment.read_header(start)?,
             None => None,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Result, Sequence,
-    error::{Operation, storage_error},
+    error::{Operation, Unreadable, storage_error},
     head::HeadState,
     position::Head,
     scan::Scan,
@@ -37,8 +37,8 @@ impl Following {
         let file = SegmentFile::open(storage, newest, false)?;
         let identity = file.file.identity().map_err(storage_error(Operation::Read, &name))?;
         let scan = match head_state {
-            HeadState::Copied(_) => Scan::begin_copied(&file),
-            _ => Scan::begin(&file),
+            HeadState::Copied(_) => Scan::begin_copied(&file, Unreadable::IsDamage),
+            _ => Scan::begin(&file, Unreadable::IsDamage),
         };
         Ok(Following { file: Arc::new(file), identity, scan })
     }

@@ -373,7 +373,7 @@ impl Log {
                 (head, Some(active))
             }
             // The segments before it can be read all the same; its own events are in a damaged place.
-            Err(Error::Corrupt { .. }) if !names.is_empty() => {
+            Err(error) if error.is_bad_bytes() && !names.is_empty() => {
                 let head = self.head_before_damage(&head_state, newest);
                 names.push(newest);
                 (head, None)
@@ -424,7 +424,7 @@ fn newest_header(storage: &dyn Storage) -> Result<SegmentHeader> {
     for first in list_segments(storage)?.into_iter().rev() {
         match SegmentFile::open(storage, first, false) {
             Ok(segment) => return Ok(segment.header),
-            Err(error @ Error::Corrupt { .. }) => drop(damaged.get_or_insert(error)),
+            Err(error) if error.is_bad_bytes() => drop(damaged.get_or_insert(error)),
             Err(error) => return Err(error),
         }
     }

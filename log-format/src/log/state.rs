@@ -15,6 +15,7 @@ use crate::{
     Error, Result, Sequence,
     block::{self, BlockType},
     cache::BlockCache,
+    error::Unreadable,
     head, losses,
     oldest::Retained,
     position::Head,
@@ -105,13 +106,13 @@ impl Sealed {
         let file = SegmentFile::open(storage, first_sequence, false)?;
         let (footer, has_footer, broken_tail) = match Footer::read(&file.name, file.file.as_ref()) {
             Ok(Some((footer, _))) => (footer, true, None),
-            Ok(None) | Err(Error::Corrupt { .. }) => {
-                let mut scan = Scan::begin(&file);
+            Err(error) if !error.is_bad_bytes() => return Err(error),
+            Ok(None) | Err(_) => {
+                let mut scan = Scan::begin(&file, Unreadable::IsDamage);
                 scan.advance(&file, u64::MAX, u64::MAX)?;
                 let broken_tail = scan.tail.as_ref().map(ToString::to_string);
                 (scan.footer, false, broken_tail)
             }
-            Err(error) => return Err(error),
         };
         let lists_others = footer.blocks.iter().any(|entry| entry.block_type != BlockType::EVENTS.0);
         let events = lists_others.then(|| footer.split_blocks().0);

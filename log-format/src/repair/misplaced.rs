@@ -9,6 +9,7 @@ use super::action::Action;
 use crate::{
     Result, Sequence,
     error::{Operation, storage_error},
+    pieces::open,
     segment::{file_name, find_header, list_segments, parse_file_name},
     storage::Storage,
 };
@@ -62,8 +63,7 @@ fn misnamed(storage: &dyn Storage) -> Result<BTreeMap<Sequence, Sequence>> {
     let mut misnamed = BTreeMap::new();
     for &named in &segments {
         let name = file_name(named);
-        let file = storage.open(&name, false).map_err(storage_error(Operation::Open, &name))?;
-        match find_header(storage, &name, file.as_ref()) {
+        match open(storage, &name).and_then(|file| find_header(storage, &name, file.as_ref())) {
             Ok(found) if found.header.first_sequence != named => {
                 misnamed.insert(named, found.header.first_sequence);
             }

@@ -18,7 +18,7 @@ pub(crate) use misplaced::SUFFIX as MISPLACED_SUFFIX;
 use crate::{
     ApiVersion, ChainValue, Error, Result, Sequence, Timestamp,
     block::{BlockHeader, BlockType},
-    error::{Operation, storage_error},
+    error::{BadBytes, Operation, Unreadable, storage_error},
     examine::{Damage, Examined, Extent, Survey, chain_behind},
     head::{self, HeadFile, HeadSlot, HeadState},
     lock::lock,
@@ -114,12 +114,12 @@ impl Repair {
             self.survey.examiner = before.clone();
             let examined = match self.look_at(index, extent) {
                 Ok(examined) => examined,
-                Err(Error::Corrupt { file, offset, reason }) => {
+                Err(error) => {
+                    let BadBytes { file, offset, reason } = error.bad_bytes()?;
                     self.actions.push(Action::Leave { file, offset, reason });
                     self.survey.examiner.skip_segment();
                     return Ok(None);
                 }
-                Err(error) => return Err(error),
             };
             if !examined.needs_repair() {
                 break examined;
@@ -416,9 +416,10 @@ fn kept_as(storage: &dyn Storage, file: &str, damage: &Damage) -> Result<String>
     Ok(name)
 }
 
-/// Copies damaged bytes to a file of their own.
+/// Copies damaged bytes to a file of their own, with zeros for those that cannot be read.
 fn keep_aside(storage: &dyn Storage, examined: &Examined, damage: &Damage) -> Result<()> {
     let name = kept_as(storage, &examined.file.name, damage)?;
     let damaged = damage.offset..damage.offset + damage.length;
-    copy_aside(storage, &examined.file.name, examined.file.file.as_ref(), damaged, &name)
+    let (file, from) = (&examined.file.name, examined.file.file.as_ref());
+    copy_aside(storage, file, from, damaged, &name, Unreadable::IsDamage)
 }

@@ -11,10 +11,10 @@ use crate::{
     Error, Mark, Result, Sequence,
     block::{self, BLOCK_HEADER_BYTES, Block, BlockError, BlockHeader, BlockType},
     buffers,
-    error::{Operation, storage_error},
+    error::{Operation, Unreadable, storage_error},
     form::Form,
     head,
-    pieces::{checksum, read_exact, read_into},
+    pieces::{checksum, open, read_at, read_exact, read_into, read_readable},
     storage::{File, Storage},
 };
 
@@ -65,18 +65,24 @@ pub(crate) struct FoundHeader {
 /// Reads a segment's header, or a copy of it if it is damaged. The damage itself is the error if there is no copy.
 pub(crate) fn find_header(storage: &dyn Storage, name: &str, file: &dyn File) -> Result<FoundHeader> {
     let error = match SegmentHeader::read(name, file) {
-        Ok((header, blocks_start)) => return Ok(FoundHeader { header, blocks_start, damage: None }),
-        Err(error) => error,
+        Err(error) if error.is_bad_bytes() => error,
+        read => return read.map(|(header, blocks_start)| FoundHeader { header, blocks_start, damage: None }),
     };
-    let Error::Corrupt { reason, .. } = &error else { return Err(error) };
-    let found = |(header, blocks_start), source| {
-        let damage = Some(HeaderDamage { reason: reason.clone(), source });
-        FoundHeader { header, blocks_start, damage }
-    };
+    let Some(((header, blocks_start), source)) = find_header_copy(storage, name, file)? else { return Err(error) };
+    let reason = error.bad_bytes()?.reason;
+    Ok(FoundHeader { header, blocks_start, damage: Some(HeaderDamage { reason, source }) })
+}
+
+/// A copy of a segment's header, with where its blocks begin, and where it was found.
+fn find_header_copy(
+    storage: &dyn Storage,
+    name: &str,
+    file: &dyn File,
+) -> Result<Option<((SegmentHeader, u64), HeaderSource)>> {
     match Footer::read(name, file) {
         Ok(Some((footer, _))) => {
             if let Ok(copy) = SegmentHeader::decode(name, &footer.header) {
-                return Ok(found(copy, HeaderSource::Footer));
+                return Ok(Some((copy, HeaderSource::Footer)));
             }
         }
         Ok(None) => {}
@@ -84,9 +90,13 @@ pub(crate) fn find_header(storage: &dyn Storage, name: &str, file: &dyn File) ->
         Err(error) => return Err(error),
     }
     // An unsealed segment has no footer.
-    let copy = head::segment_header(storage)?.and_then(|copy| SegmentHeader::decode(name, &copy).ok());
+    let copy = match head::segment_header(storage) {
+        Err(error) if error.is_bad_bytes() => None,
+        copy => copy?,
+    };
+    let copy = copy.and_then(|copy| SegmentHeader::decode(name, &copy).ok());
     let copy = copy.filter(|(header, _)| Some(header.first_sequence) == parse_file_name(name));
-    copy.map(|copy| found(copy, HeaderSource::Head)).ok_or(error)
+    Ok(copy.map(|copy| (copy, HeaderSource::Head)))
 }
 
 /// A segment is in a file of another segment's name.
@@ -110,7 +120,10 @@ pub(crate) struct SegmentFile {
 impl SegmentFile {
     pub(crate) fn open(storage: &dyn Storage, first_sequence: Sequence, write: bool) -> Result<Self> {
         let name = file_name(first_sequence);
-        let file = storage.open(&name, write).map_err(storage_error(Operation::Open, &name))?;
+        let file = match write {
+            true => storage.open(&name, true).map_err(storage_error(Operation::Open, &name))?,
+            false => open(storage, &name)?,
+        };
         let found = find_header(storage, &name, file.as_ref())?;
         Self::found(name, file, first_sequence, found)
     }
@@ -131,7 +144,7 @@ impl SegmentFile {
 
     /// Opens a file for reading that may have another name than its segment: one that is being written aside.
     pub(crate) fn open_aside(storage: &dyn Storage, name: &str) -> Result<Self> {
-        let file = storage.open(name, false).map_err(storage_error(Operation::Open, name))?;
+        let file = open(storage, name)?;
         let (header, blocks_start) = SegmentHeader::read(name, file.as_ref())?;
         Ok(SegmentFile { name: name.to_owned(), file, header, blocks_start, header_damage: None })
     }
@@ -167,13 +180,17 @@ impl SegmentFile {
         &self,
         from: u64,
         sequence: Sequence,
+        unreadable: Unreadable,
         wanted: impl Fn(u64, &BlockHeader) -> bool,
     ) -> Result<Option<(u64, Sequence)>> {
         const STEP: usize = 1 << 20;
         let mut at = from;
         let mut bytes = vec![0; STEP + BLOCK_HEADER_BYTES];
         loop {
-            let read = self.file.read_at(&mut bytes, at).map_err(storage_error(Operation::Read, &self.name))?;
+            let read = match unreadable {
+                Unreadable::IsDamage => read_readable(&self.name, self.file.as_ref(), at, &mut bytes)?,
+                Unreadable::IsAnError => read_at(&self.name, self.file.as_ref(), at, &mut bytes)?,
+            };
             let window = bytes.get(..read).unwrap_or_default();
             for found in memchr::memmem::find_iter(window, b"SBLK") {
                 let offset = at + found as u64;
@@ -184,7 +201,7 @@ impl SegmentFile {
                 {
                     match self.check_parts(offset, &header) {
                         Ok(()) => return Ok(Some((offset, header.first_sequence))),
-                        Err(Error::Corrupt { .. }) => {}
+                        Err(error) if unreadable.is_passed_over(&error) => {}
                         // A block that cannot be read just now is not a bad one: it must not be passed over.
                         Err(error) => return Err(error),
                     }
@@ -262,9 +279,8 @@ impl SegmentFile {
     pub(crate) fn read_marks(&self, entries: &[BlockEntry], marks: &mut Vec<Mark>) -> Result<()> {
         for entry in entries {
             let (header, bytes) = match self.read_block(entry.offset, entry.stored_bytes) {
-                Ok(read) => read,
-                Err(Error::Corrupt { .. }) => continue,
-                Err(error) => return Err(error),
+                Err(error) if error.is_bad_bytes() => continue,
+                read => read?,
             };
             let parts = bytes.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
             marks.extend(block::decode_marks(&header, &self.header.form, parts).unwrap_or_default());

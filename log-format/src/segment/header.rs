@@ -84,7 +84,16 @@ impl SegmentHeader {
 
     /// Reads the header and says how many bytes it takes.
     pub(crate) fn read(name: &str, file: &dyn File) -> Result<(SegmentHeader, u64)> {
-        Self::decode(name, &read_up_to(name, file, 0, HEADER_BYTES_MAX)?)
+        let bytes = match read_up_to(name, file, 0, HEADER_BYTES_MAX) {
+            // It may be what comes after the header that cannot be read.
+            Err(Error::Unreadable { .. }) => {
+                let start = read_up_to(name, file, 0, FIXED_BYTES)?;
+                let length = start.get(LENGTH_AT..).map_or(0, |bytes| Reader::new(bytes).u16());
+                read_up_to(name, file, 0, HEADER_BYTES_MAX.min(length.into()))?
+            }
+            read => read?,
+        };
+        Self::decode(name, &bytes)
     }
 
     /// The place before its first event.

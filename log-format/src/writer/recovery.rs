@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     ApiVersion, CHAIN_START, Error, Head, Log, Mark, MarkKind, Result, Sequence,
-    error::{Operation, storage_error},
+    error::{Operation, Unreadable, storage_error},
     head::{self, HeadState},
     loss_mark::{ChainAfterLoss, loss_body},
     pieces::{copy_aside, end_of_written, write_again},
@@ -196,7 +196,9 @@ impl Found {
         let slot = head_state.own().filter(|slot| slot.segment == file.header.first_sequence);
         // What was written without syncs may be torn before the head, too.
         let trusted = slot.filter(|slot| !slot.unsynced).map_or(0, |slot| slot.offset);
-        let mut scan = if self.recovery.copied { Scan::begin_copied(&file) } else { Scan::begin(&file) };
+        // What is taken for damage here may be cut: a device that is away must not cost anything.
+        let begin = if self.recovery.copied { Scan::begin_copied } else { Scan::begin };
+        let mut scan = begin(&file, Unreadable::IsAnError);
         scan.advance(&file, trusted, u64::MAX)?;
         self.recovery.damage = scan.damage.iter().map(ToString::to_string).collect();
         self.position = scan.footer.position();
@@ -283,6 +285,12 @@ impl Found {
         else {
             return Ok(());
         };
+        // One that cannot be read would be gone with the segment.
+        for entry in active.footer.split_blocks().1 {
+            if let Err(error @ Error::Unreadable { .. }) = active.file.read_block(entry.offset, entry.stored_bytes) {
+                return Err(error);
+            }
+        }
         let mut marks = active.file.all_marks(&active.footer)?;
         marks.append(&mut self.marks);
         self.marks = marks;
@@ -294,6 +302,6 @@ impl Found {
 /// Copies what is after the last sound block to a file of its own.
 fn keep_aside(storage: &dyn Storage, segment: &SegmentFile, place: Range<u64>) -> Result<String> {
     let name = format!("{}.{}.lost", segment.name, place.start);
-    copy_aside(storage, &segment.name, segment.file.as_ref(), place, &name)?;
+    copy_aside(storage, &segment.name, segment.file.as_ref(), place, &name, Unreadable::IsAnError)?;
     Ok(name)
 }

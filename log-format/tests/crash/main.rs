@@ -89,6 +89,7 @@ fn run(durability: Durability, seeds: u64) {
     }
     for what in [
         "`oldest` lost",
+        "a byte that cannot be read",
         "EIO: read",
         "EIO: sync",
         "EIO: write",

@@ -95,12 +95,13 @@ struct Marked {
     may_be_gone: bool,
 }
 
-/// What a flipped bit may have cost.
+/// What a flipped bit, or a byte that cannot be read, may have cost.
 #[derive(Debug)]
 struct Flipped {
     file: String,
     byte: usize,
-    bit: u32,
+    /// `None`: the byte cannot be read.
+    bit: Option<u32>,
     place: Place,
     /// What a reader may not get before a repair.
     unreadable: Range<usize>,
@@ -121,8 +122,9 @@ enum Place {
 }
 
 impl Place {
-    fn name(self) -> &'static str {
+    fn name(self, is_readable: bool) -> &'static str {
         match self {
+            _ if !is_readable => "a byte that cannot be read",
             Place::SegmentHeader => "bit flips: a segment header",
             Place::Events | Place::Marks => "bit flips: a block",
             Place::Footer => "bit flips: a footer",
@@ -368,10 +370,11 @@ impl Model {
                 Err(_) if attempt < 3 => self.interrupt(),
                 result => {
                     // What only a back-up can set right.
-                    let flipped = self.flipped.take().expect("only damage is left alone");
+                    let flipped = self.flipped.as_ref().expect("only damage is left alone");
                     assert_eq!(flipped.place, Place::SegmentHeader, "{result:?}");
                     trace!(self, "restored from a back-up");
-                    self.disk.flip(&flipped.file, flipped.byte, flipped.bit);
+                    self.do_damage(flipped);
+                    self.flipped = None;
                     return;
                 }
             }
@@ -431,21 +434,33 @@ impl Model {
             1 => written - 1 - self.random.below(written.min(300) as u64) as usize,
             _ => self.random.below(written as u64) as usize,
         };
-        let bit = self.random.below(8) as u32;
         let is_segment = |name: &&String| !POSITIONS.contains(&name.as_str());
         let is_newest = names.iter().rfind(is_segment) == Some(&file);
+        // Of the newest segment nothing may be cut because of it: only a repair helps there.
+        let is_readable = is_newest || POSITIONS.contains(&file.as_str()) || self.random.one_in(2);
+        let bit = is_readable.then(|| self.random.below(8) as u32);
         let next_segment = names.iter().filter(is_segment).find(|name| **name > file);
         let end = next_segment.map_or(self.events.len(), |name| name[..20].parse().unwrap());
         let flipped = self.classify(file, content, byte, bit, is_newest, end, files.get("head").map(Vec::as_slice));
         trace!(self, "flip {flipped:?}");
-        self.disk.count(flipped.place.name());
-        self.disk.flip(&flipped.file, byte, bit);
+        self.disk.count(flipped.place.name(is_readable));
+        self.do_damage(&flipped);
         if let Ok(found) = verify(&self.storage(), &mut |_| {}) {
             let is_found = !found.is_sound || flipped.place == Place::Nowhere;
             assert!(!was_sound || is_found, "verify does not find {flipped:?}: {found:?}");
         }
         self.flipped = Some(flipped);
         self.was_flipped = true;
+    }
+
+    /// Does the damage, or undoes it as a back-up does.
+    fn do_damage(&self, flipped: &Flipped) {
+        let byte = flipped.byte as u64;
+        match flipped.bit {
+            Some(bit) => self.disk.flip(&flipped.file, flipped.byte, bit),
+            None if self.flipped.is_some() => self.disk.heal(&flipped.file),
+            None => self.disk.spoil(&flipped.file, byte..byte + 1, u64::MAX),
+        }
     }
 
     /// What a byte of a segment or the head is for, and what depends on it.
@@ -455,7 +470,7 @@ impl Model {
         file: String,
         content: &[u8],
         byte: usize,
-        bit: u32,
+        bit: Option<u32>,
         is_newest: bool,
         end: usize,
         head: Option<&[u8]>,
@@ -894,7 +909,7 @@ impl Model {
             self.note_stop("compacting");
             match rewritten {
                 Ok(_) => {}
-                Err(Error::Corrupt { .. }) if self.flipped.is_some() => {}
+                Err(error) if error.is_damage() && self.flipped.is_some() => {}
                 Err(error) => {
                     trace!(self, "cannot compact: {error}");
                     assert!(self.disk.faults_fired() > 0, "cannot compact: {error}");

@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -77,12 +78,14 @@ struct Inode {
     durable: Vec<u8>,
     /// What a sync will bring there. After a failed sync `content` may hold more than both.
     unsynced: Vec<Change>,
+    /// Which bytes the device does not give back, and how many reads of them fail.
+    unreadable: Option<(Range<u64>, u64)>,
 }
 
 impl Inode {
     /// A file at rest.
     fn holding(content: Vec<u8>, identity: FileIdentity) -> Self {
-        Inode { identity, durable: content.clone(), content, unsynced: Vec::new() }
+        Inode { identity, durable: content.clone(), content, unsynced: Vec::new(), unreadable: None }
     }
 
     fn apply(content: &mut Vec<u8>, change: &Change) {
@@ -442,6 +445,20 @@ impl SimulatedDisk {
         }
     }
 
+    /// Has the next `reads` reads of some bytes of a file fail as a bad sector's do.
+    pub fn spoil(&self, name: &str, bytes: Range<u64>, reads: u64) {
+        let mut state = self.state();
+        let inode = state.names[name];
+        state.inode(inode).unreadable = Some((bytes, reads));
+    }
+
+    /// The bytes can be read again.
+    pub fn heal(&self, name: &str) {
+        let mut state = self.state();
+        let inode = state.names[name];
+        state.inode(inode).unreadable = None;
+    }
+
     /// Puts a copy of every file in its place, as when a backup is put back: with the inode number of the original, if birth
     /// times tell them apart.
     pub fn move_to_copy(&self) {
@@ -557,6 +574,16 @@ impl File for SimulatedFile {
     fn read_some_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.disk.call("read")?;
         let state = &mut *state;
+        let end = offset + buffer.len() as u64;
+        let inode = state.inode(self.inode);
+        inode.unreadable.take_if(|(_, reads)| *reads == 0);
+        if let Some((bytes, reads)) = &mut inode.unreadable
+            && bytes.start < end
+            && offset < bytes.end
+        {
+            *reads -= 1;
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let content = state.inodes[&self.inode].content.get(offset as usize..).unwrap_or_default();
         let mut length = content.len().min(buffer.len());
         if length > 1 && state.random.one_in(16) {

@@ -378,7 +378,7 @@ impl Subscriber {
             }
             Ok(Outcome::Stored(match log.read_stored(position) {
                 // Reading it as events names what is damaged, and continues after it.
-                Err(LogError::Corrupt { .. } | LogError::UnknownFeature { .. }) => None,
+                Err(error) if error.is_damage() => None,
                 read => read?,
             }))
         })
