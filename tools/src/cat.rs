@@ -123,7 +123,11 @@ fn start_of_last(log: &Log, events: u64, kinds: u64, until: Sequence) -> anyhow:
                 left -= u64::from(large.shape().kinds() & kinds != 0);
                 last
             }
-            Read::Missing { .. } | Read::End => last,
+            // In one step, however many there are.
+            Read::Missing { .. } | Read::End => match log.outline_before(start)? {
+                Some(damaged) if damaged.end_sequence > last => damaged.first_sequence,
+                before => before.map_or(oldest, |before| before.end_sequence),
+            },
         };
     }
     Ok(start)
@@ -241,4 +245,70 @@ pub(crate) fn write_line(
         out.write_all(piece)?;
     }
     out.write_all(b"}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sidecar_log_format::{
+        ApiVersion, Event, Kind, Opened, ReadOptions, WriteOptions, Writer,
+        storage::{Directory, Storage},
+    };
+
+    use super::*;
+
+    const HOLE: u64 = 1 << 40;
+
+    /// The CRC-32 of zlib.
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes
+            .iter()
+            .fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 * (crc & 1))))
+    }
+
+    fn append(writer: &mut Writer, count: u64) {
+        for number in 0..count {
+            let event = Event {
+                kind: Kind::OTHER,
+                name: "",
+                source: "node",
+                network: "casper-test",
+                api_version: ApiVersion::NONE,
+                upstream_id: None,
+                received: number,
+                payload: "1",
+            };
+            writer.append(&event).unwrap();
+        }
+        writer.commit().unwrap();
+    }
+
+    #[test]
+    fn the_last_events_are_found_at_once_before_a_hole_of_any_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(Directory::create(folder.path().join("log")).unwrap());
+        let options = || WriteOptions::new("casper", [1; 16], 1);
+        append(&mut Writer::open(Arc::clone(&storage), options()).unwrap().writer, 10);
+        // A head that names far more than there is.
+        let head = storage.open("head", true).unwrap();
+        for start in [0, 512] {
+            let mut slot = [0; 96];
+            head.read_at(&mut slot, start).unwrap();
+            slot[16..24].copy_from_slice(&HOLE.to_le_bytes());
+            let crc = crc32(&slot[..92]);
+            slot[92..].copy_from_slice(&crc.to_le_bytes());
+            head.write_at(&slot, start).unwrap();
+        }
+        let Opened { mut writer, recovery, .. } = Writer::open(Arc::clone(&storage), options()).unwrap();
+        assert_eq!(recovery.lost, Some(10..HOLE));
+        append(&mut writer, 3);
+
+        let log = Log::open(storage, ReadOptions::default()).unwrap();
+        let start = |events, until| start_of_last(&log, events, u64::MAX, until).unwrap();
+        assert_eq!(start(2, Sequence::MAX), HOLE + 1);
+        assert_eq!(start(5, Sequence::MAX), 8);
+        assert_eq!(start(5, HOLE / 2), 5);
+        assert_eq!(start(100, Sequence::MAX), 0);
+    }
 }
