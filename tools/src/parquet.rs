@@ -25,6 +25,8 @@ use parquet::{
 use sidecar::casper::keys::{Keys, Stage, TransactionType, keys};
 use sidecar_log_format::{Kind, Row, Sequence, inspect::kind_name};
 
+use crate::unfinished::sync_folder;
+
 const SCHEMA: &str = "message event {
     REQUIRED INT64 sequence (INTEGER(64,false));
     REQUIRED INT64 received_at (TIMESTAMP(MICROS,true));
@@ -74,9 +76,16 @@ impl ParquetParts {
             next_sequence: first_sequence,
             rows: Rows::default(),
         };
-        if let Some((_, next, _)) = parts.list()?.last() {
-            parts.next_sequence = *next;
+        let mut follows = true;
+        for (first, next, part) in parts.list()? {
+            follows &= first == parts.next_sequence;
+            match follows {
+                true => parts.next_sequence = next,
+                // The one before it is gone: what comes after a hole is made again.
+                false => fs::remove_file(&part).with_context(|| format!("cannot remove {}", part.display()))?,
+            }
         }
+        sync_folder(&parts.folder)?;
         Ok(parts)
     }
 
@@ -134,6 +143,8 @@ impl ParquetParts {
         group.close()?;
         writer.into_inner().with_context(cannot_write)?.sync_all().with_context(cannot_write)?;
         fs::rename(&unfinished, self.folder.join(name)).with_context(cannot_write)?;
+        // Before the next part has its name: none may be there without those before it.
+        sync_folder(&self.folder)?;
         self.next_sequence = next_sequence;
         Ok(())
     }
@@ -245,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_of_an_interrupted_export_are_kept_and_what_was_in_none_comes_again() {
+    fn parts_of_an_interrupted_export_are_kept_and_what_is_in_none_comes_again() {
         let folder = tempfile::tempdir().unwrap();
         let storage = Arc::new(Directory::create(folder.path().join("log")).unwrap());
         let Opened { mut writer, log, .. } = Writer::open(storage, WriteOptions::new("casper", [1; 16], 1)).unwrap();
@@ -286,5 +297,23 @@ mod tests {
         let sequences: Vec<_> =
             reader.get_row_iter(None).unwrap().map(|row| row.unwrap().get_ulong(0).unwrap()).collect();
         assert_eq!(sequences, (0..10).collect::<Vec<_>>());
+
+        // Without its second part, an export continues after the first.
+        let folder = tempfile::tempdir().unwrap();
+        let mut interrupted = ParquetParts::open(folder.path(), Vec::new(), 0).unwrap();
+        for (from, to) in [(0, 3), (3, 5), (5, 8), (8, 9)] {
+            push(&mut interrupted, from, to);
+            interrupted.write_part(to as u64).unwrap();
+        }
+        let parts = interrupted.list().unwrap();
+        std::fs::remove_file(&parts[1].2).unwrap();
+        let mut resumed = ParquetParts::open(folder.path(), Vec::new(), 0).unwrap();
+        assert_eq!(resumed.next_sequence(), 3);
+        assert_eq!(resumed.list().unwrap(), parts[..1]);
+        push(&mut resumed, 3, 10);
+        assert_eq!(resumed.finish().unwrap().1, 10);
+        // And without its first part, from the beginning.
+        std::fs::remove_file(&parts[0].2).unwrap();
+        assert_eq!(ParquetParts::open(folder.path(), Vec::new(), 0).unwrap().next_sequence(), 0);
     }
 }
