@@ -164,19 +164,25 @@ fn copy_of_header(bytes: &[u8]) -> Option<&[u8]> {
     (crc32fast::hash(covered).to_le_bytes() == *crc).then(|| covered.get(COPY_MAGIC.len() + 4..)).flatten()
 }
 
-/// Where the head file has slots, or the copy of a header, that were written and do not decode.
+/// Where the head file has slots, or the copy of a header, that were written and do not decode, or that cannot be read.
 pub(crate) fn damaged_places(storage: &dyn Storage) -> Result<Vec<u64>> {
     let Some(file) = open_if_there(storage, FILE)? else { return Ok(Vec::new()) };
     let mut damaged = Vec::new();
-    for offset in [0, SLOT_DISTANCE] {
-        let bytes = read_up_to(FILE, file.as_ref(), offset, SLOT_BYTES)?;
-        if bytes.iter().any(|&byte| byte != 0) && HeadSlot::decode(&bytes).is_none() {
+    for offset in [0, SLOT_DISTANCE, COPY_AT] {
+        let read = match offset {
+            COPY_AT => read_copy(file.as_ref()),
+            _ => read_up_to(FILE, file.as_ref(), offset, SLOT_BYTES),
+        };
+        let is_sound = match read {
+            Err(error) if error.is_bad_bytes() => false,
+            Err(error) => return Err(error),
+            Ok(bytes) if bytes.iter().all(|&byte| byte == 0) => true,
+            Ok(bytes) if offset == COPY_AT => copy_of_header(&bytes).is_some(),
+            Ok(bytes) => HeadSlot::decode(&bytes).is_some(),
+        };
+        if !is_sound {
             damaged.push(offset);
         }
-    }
-    let copy = read_copy(file.as_ref())?;
-    if copy.iter().any(|&byte| byte != 0) && copy_of_header(&copy).is_none() {
-        damaged.push(COPY_AT);
     }
     Ok(damaged)
 }

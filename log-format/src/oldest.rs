@@ -68,6 +68,9 @@ pub(crate) struct OldestState {
 }
 
 impl OldestState {
+    /// Nothing in the file can be read.
+    pub(crate) const DAMAGED: OldestState = OldestState { newest: None, is_damaged: true };
+
     /// The first sequence that the log has to hold; `None` where there is no whole slot.
     pub(crate) fn sequence(self) -> Option<Sequence> {
         self.newest.map(|slot| slot.sequence)

@@ -548,6 +548,21 @@ fn an_opening_for_writing_cuts_nothing_because_of_what_cannot_be_read() {
 }
 
 #[test]
+fn a_head_or_an_oldest_that_cannot_be_read_is_made_again_by_a_repair() {
+    for name in ["head", "oldest"] {
+        let (disk, _) = four_segments();
+        disk.spoil(name, 0..1, ALWAYS);
+        let refused = Writer::open(Arc::new(disk.clone()), options()).err();
+        assert!(matches!(&refused, Some(Error::Unreadable { file, .. }) if file == name), "{refused:?}");
+        let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+        assert!(verify(&storage, &mut |_| {}).unwrap().problems.iter().any(|problem| problem.file == name));
+        repair(&storage, RepairOptions { dry_run: false, now: 1 }).unwrap();
+        assert!(verify(&storage, &mut |_| {}).unwrap().is_sound);
+        assert_eq!(readable(&open(&disk).log), ((0..80).collect(), Vec::new()));
+    }
+}
+
+#[test]
 fn a_head_with_the_last_counter_and_epoch_opens() {
     for (at, flags) in [(8, 0u32), (40, 2)] {
         let disk = written(20);

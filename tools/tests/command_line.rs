@@ -604,7 +604,7 @@ fn verify_with_chain_shows_the_history_and_where_it_begins() {
     let (out, err, status) = run(&log, &["verify", "--chain"]);
     expect_file("tools/tests/golden/verify-chain.txt", &out);
     assert_eq!((err.as_str(), status), ("", 0));
-    let mut writer = open(&log);
+    let writer = open(&log);
     writer.maintenance().drop_before(9).unwrap();
     writer.close().unwrap();
     let (out, _, status) = run(&log, &["verify", "--chain"]);
@@ -635,7 +635,7 @@ fn head_prints_one_line_that_a_replica_prints_too() {
     for (at, why) in
         [("12", "sequence 12 is not stored yet: 12 is next"), ("5", "sequence 5 was dropped: the oldest is 9")]
     {
-        let mut writer = open(&log);
+        let writer = open(&log);
         writer.maintenance().drop_before(9).unwrap();
         writer.close().unwrap();
         let (out, err, status) = run(&log, &["head", "--at", at]);

@@ -26,15 +26,22 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
-    /// Looks at the head first: what it names was on disk before it.
+    /// Looks at the head first: what it names was on disk before it. A head or a file `oldest` that cannot be read is as good
+    /// as none here.
     pub(crate) fn begin(storage: Arc<dyn Storage>) -> Result<Self> {
-        let head = head::read(storage.as_ref())?;
+        let head = match head::read(storage.as_ref()) {
+            Err(error) if error.is_bad_bytes() => HeadState::Missing,
+            head => head?,
+        };
         let segments = list_segments(storage.as_ref())?;
         if segments.is_empty() {
             return Err(Error::NotALog { directory: storage.name() });
         }
         // After the segments were listed: a drop records itself before it removes any.
-        let oldest = oldest::read(storage.as_ref())?;
+        let oldest = match oldest::read(storage.as_ref()) {
+            Err(error) if error.is_bad_bytes() => OldestState::DAMAGED,
+            oldest => oldest?,
+        };
         let mut examiner = Examiner::default();
         let first = segments.first().copied();
         // Segments below it may be left over from a drop that was cut short.

@@ -314,7 +314,12 @@ impl Repair {
         };
         if !self.options.dry_run {
             let first = self.survey.segments.first().copied().unwrap_or_default();
-            OldestFile::open(self.survey.storage.as_ref(), first)?;
+            let storage = self.survey.storage.as_ref();
+            match state.sequence() {
+                Some(_) => OldestFile::open(storage, first)?,
+                // It may be there and not be readable.
+                None => OldestFile::make(storage, first)?,
+            };
         }
         self.actions.push(Action::RebuildOldest { reason: reason.to_owned() });
         Ok(())
@@ -368,6 +373,10 @@ impl Repair {
                 let length = segment.len().map_err(storage_error(Operation::Read, &newest))?;
                 write_again(&newest, segment.as_ref(), 0..slot.offset.min(length))?;
                 segment.sync().map_err(storage_error(Operation::Sync, &newest))?;
+            }
+            if self.survey.head == HeadState::Missing {
+                // In a file that cannot be read nothing can be replaced, either.
+                storage.create(head::FILE).map_err(storage_error(Operation::Create, head::FILE))?;
             }
             let counter = self.survey.head.slot().map_or(0, |slot| slot.counter);
             let mut file = HeadFile::open(storage, counter)?;

@@ -660,6 +660,7 @@ impl Storage for SimulatedDisk {
             });
             state.set_name(name, Some(inode));
             state.inode(inode).change(Change::Length(0));
+            state.inode(inode).unreadable = None;
             inode
         };
         let mut state = self.call_or_half("create", |state| {

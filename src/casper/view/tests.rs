@@ -329,7 +329,7 @@ impl Told {
         self.writer.commit().unwrap()
     }
 
-    fn drop_before(&mut self, sequence: Sequence) {
+    fn drop_before(&self, sequence: Sequence) {
         self.writer.maintenance().drop_before(sequence).unwrap();
     }
 
