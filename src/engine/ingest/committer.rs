@@ -142,7 +142,7 @@ impl Committer {
         }
     }
 
-    fn take(&mut self, batch: Batch) -> Result<(), IngestError> {
+    pub(super) fn take(&mut self, batch: Batch) -> Result<(), IngestError> {
         match batch {
             Batch::Version { connection, version } => {
                 match self.writer.announce_version(version, &connection.source, now()) {
@@ -336,8 +336,11 @@ impl Committer {
         warn!(%file, damage, "the identity index is damaged; it is rebuilt from the log, and ingest waits until then");
         self.counters.index_rebuilds.add(1);
         let begun = Instant::now();
-        // What was appended is in no index but the damaged one: it must be in the log.
-        let head = self.when_there_is_room(Writer::sync)?;
+        // What was appended is in no index but the damaged one: it must be in the log, and durable, before that is read.
+        let head = self.when_there_is_room(|writer| {
+            writer.commit()?;
+            writer.sync()
+        })?;
         self.committed.send_replace(head);
         self.set_forgetter(None);
         let opened = IdentityIndex::rebuild(&self.index_file, self.log.id(), damage, self.index_options);
@@ -362,7 +365,7 @@ impl Committer {
         *self.forgetter.lock().unwrap_or_else(PoisonError::into_inner) = forgetter;
     }
 
-    fn commit(&mut self) -> Result<(), IngestError> {
+    pub(super) fn commit(&mut self) -> Result<(), IngestError> {
         for gap in self.gaps.certain(self.begun.elapsed()) {
             self.counters.missing_ordinals.add(gap.to.saturating_sub(gap.from).saturating_add(1));
             self.mark_gap(None, gap)?;

@@ -412,6 +412,14 @@ impl IdentityIndex {
     }
 }
 
+#[cfg(test)]
+impl IdentityIndex {
+    /// As if a damaged page had been read.
+    pub(super) fn note_damage(&self) {
+        self.database.note_damage("a test");
+    }
+}
+
 impl Drop for IdentityIndex {
     fn drop(&mut self) {
         if self.database.has_panicked() {

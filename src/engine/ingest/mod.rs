@@ -323,6 +323,11 @@ struct Start {
 
 impl Start {
     fn run(self) -> Result<(), IngestError> {
+        self.begin()?.run()
+    }
+
+    /// Opens the index and brings it up to the log.
+    fn begin(self) -> Result<Committer, IngestError> {
         let mut disk = Disk::new(Arc::clone(&self.counters));
         self.wait_for_room(&mut disk)?;
         let head = self.log.head().next_sequence;
@@ -372,7 +377,7 @@ impl Start {
         if is_rebuilt {
             tracing::info!("the identity index is complete; ingest begins");
         }
-        committer.run()
+        Ok(committer)
     }
 
     /// The index needs room to be opened and made. History is served meanwhile.

@@ -15,22 +15,7 @@ async fn no_stored_event_is_new_because_a_read_failed() {
     let catch_up = |read: u64| {
         let options = WriteOptions::new("casper", [1; 16], 1);
         let Opened { writer, .. } = Writer::open(Arc::new(Directory::at(folder.path())), options).unwrap();
-        let start = Start {
-            writer,
-            lost_from: None,
-            log: log.clone(),
-            dialect: Arc::new(Notes::default()),
-            index_file: index_file(read),
-            index: identity::Options::default(),
-            batches: mpsc::channel(1).1,
-            committed: watch::channel(log.head()).0,
-            counters: Arc::default(),
-            durability: Durability::Commit,
-            sync_interval: Duration::from_secs(1),
-            free_bytes_min: 0,
-            forgetter: Arc::default(),
-            runtime: tokio::runtime::Handle::current(),
-        };
+        let start = start(writer, log.clone(), index_file(read));
         reads.fail_after(read);
         // On a thread that may wait for the runtime.
         std::thread::scope(|scope| scope.spawn(|| start.run()).join().unwrap())
@@ -47,6 +32,48 @@ async fn no_stored_event_is_new_because_a_read_failed() {
     let mut opened = IdentityIndex::open(&index_file(failed), position, identity::Options::default()).unwrap();
     let identity = facts_of(&Notes::default(), event.shape().row(0).unwrap().kind(), &payload).unwrap().identity;
     assert_eq!(opened.index.check(&identity, fingerprint).unwrap(), Known::Same);
+}
+
+/// What a committer of notes without a source begins with.
+fn start(writer: Writer, log: Log, index_file: PathBuf) -> Start {
+    Start {
+        writer,
+        lost_from: None,
+        dialect: Arc::new(Notes::default()),
+        index_file,
+        index: identity::Options::default(),
+        batches: mpsc::channel(1).1,
+        committed: watch::channel(log.head()).0,
+        counters: Arc::default(),
+        durability: Durability::Commit,
+        sync_interval: Duration::from_secs(1),
+        free_bytes_min: 0,
+        forgetter: Arc::default(),
+        runtime: tokio::runtime::Handle::current(),
+        log,
+    }
+}
+
+#[tokio::test]
+async fn what_was_appended_and_not_committed_when_the_index_was_found_damaged_is_known_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = write_options(&Notes::default(), [1; 16], 1);
+    let Opened { writer, log, .. } =
+        Writer::open(Arc::new(Directory::create(folder.path().join("log")).unwrap()), write).unwrap();
+    let mut committer = start(writer, log.clone(), folder.path().join("index.redb")).begin().unwrap();
+    let connection = Arc::new(connection("source"));
+    let batch = |events| Batch::Events { connection: Arc::clone(&connection), events };
+    committer.take(batch(vec![note("a", 0), bell(1), note("b", 0), note("a", 1)])).unwrap();
+    assert_eq!(log.head().next_sequence, 0, "nothing is committed");
+    committer.index.note_damage();
+    committer.take(batch(vec![note("c", 0)])).unwrap();
+    committer.commit().unwrap();
+    committer.take(batch(vec![note("a", 1), bell(1), note("b", 0), note("c", 0)])).unwrap();
+    committer.commit().unwrap();
+    let Counters { stored: new, duplicates, identity_conflicts, index_rebuilds, .. } = &*committer.counters;
+    // The conflict is of the richer copy.
+    assert_eq!([new, duplicates, identity_conflicts, index_rebuilds].map(|count| count.get()), [4, 5, 1, 1]);
+    assert_eq!(stored(&log).len(), 4);
 }
 
 fn options(folder: &Path) -> Options {
