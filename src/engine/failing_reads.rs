@@ -74,11 +74,19 @@ pub(crate) fn log_of_blocks(folder: &Path, bytes: &[usize]) -> (Log, FailingRead
         writer.append(&event).unwrap();
     }
     writer.commit().unwrap();
-    let reads = FailingReads::default();
-    let disk = Disk { directory, reads: reads.clone() };
-    (Log::open(Arc::new(disk), ReadOptions::default()).unwrap(), reads)
+    let (open, reads) = over_failing_reads(folder);
+    (open(), reads)
 }
 
+/// Opens the log in `folder` each time from such a disk, with nothing in memory.
+pub(crate) fn over_failing_reads(folder: &Path) -> (impl Fn() -> Log, FailingReads) {
+    let reads = FailingReads::default();
+    let disk = Disk { directory: Directory::at(folder), reads: reads.clone() };
+    let open = move || Log::open(Arc::new(disk.clone()), ReadOptions::default()).unwrap();
+    (open, reads)
+}
+
+#[derive(Clone)]
 struct Disk {
     directory: Directory,
     reads: FailingReads,

@@ -353,7 +353,7 @@ impl Start {
                 _ => tracing::warn!(%file, reason = %rebuild, "the identity index is rebuilt from the log"),
             }
         }
-        let gaps = Gaps::after(&self.log, &*self.dialect)?;
+        let gaps = Gaps::after(&self.log, &*self.dialect);
         gaps.highest().into_iter().for_each(|highest| self.counters.highest_ordinal.set(highest));
         let mut committer = Committer {
             gaps,
@@ -374,6 +374,8 @@ impl Start {
             begun: Instant::now(),
         };
         committer.catch_up(opened.checkpoint)?;
+        // A node has had no chance to fill a hole meanwhile.
+        committer.begun = Instant::now();
         if is_rebuilt {
             tracing::info!("the identity index is complete; ingest begins");
         }
