@@ -114,7 +114,14 @@ impl MarkKind {
     /// An import begins or ends here.
     pub const IMPORT: MarkKind = MarkKind(5);
     /// What makes an event this event, where its payload does not show it. Body: `{"sequence":…,"class":…,"time":…,"hash":…}`.
+    /// See [`crate::Writer::mark_ahead`].
     pub const IDENTITY: MarkKind = MarkKind(6);
+
+    /// The kind's bit in the kinds bitmap of a block of marks, as [`Kind::bit`] is that of an event's kind.
+    #[must_use]
+    pub fn bit(self) -> u64 {
+        Kind(self.0).bit()
+    }
 
     /// The name, as tools print it.
     #[must_use]

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     Error, Log, Mark, Missing, Read, ReadOptions, Result, RewriteOptions, Rewritten, Sequence, Timestamp,
-    block::{Block, BlockType},
+    block::Block,
     error::{Operation, storage_error},
     lock::{check_lock, lock},
     log::{LargeEvent, Reading, Shared},
@@ -43,6 +43,15 @@ pub struct SealedSegment {
     /// The latest receive time of its events, in microseconds since the Unix epoch; `None` where it holds none, or its
     /// footer is damaged or missing.
     pub received_max: Option<Timestamp>,
+}
+
+/// What [`Maintenance::read_segment`] finds.
+#[derive(Debug)]
+pub enum SegmentPart {
+    /// Events from index 0 on, a large event, or what is missing.
+    Read(Read),
+    /// The marks of a block.
+    Marks(Vec<Mark>),
 }
 
 impl Maintenance {
@@ -223,29 +232,40 @@ impl Maintenance {
         check_lock(self.lock.as_ref(), self.shared.storage.as_ref())
     }
 
-    /// Goes through the blocks of a sealed segment past the cache, for who must undo what it did for these events; then
-    /// returns the segment's marks. Of [`Read`], `visit` gets events from index 0 on, large events, and what is missing.
+    /// Goes through the blocks of a sealed segment past the cache, to undo what was done for its events. Marks come as far
+    /// as they can be read; those about a block's events come before it.
     ///
     /// # Errors
     /// What the storage answers. Damage comes as [`Read::Missing`].
-    pub fn read_segment(&self, first_sequence: Sequence, visit: &mut dyn FnMut(Read)) -> Result<Vec<Mark>> {
+    pub fn read_segment(&self, first_sequence: Sequence, visit: &mut dyn FnMut(SegmentPart)) -> Result<()> {
         let (file, footer) = sealed_footer(self.shared.storage.as_ref(), first_sequence)?;
         let file = Arc::new(file);
-        for entry in footer.blocks.iter().filter(|entry| entry.block_type == BlockType::EVENTS.0) {
+        let (events, marks) = footer.split_blocks();
+        let mut marks = marks.into_iter().peekable();
+        let mut visit_marks = |position: Sequence, visit: &mut dyn FnMut(SegmentPart)| -> Result<()> {
+            while let Some(entry) = marks.next_if(|entry| entry.first_sequence <= position) {
+                let mut read = Vec::new();
+                file.read_marks(&[entry], &mut read)?;
+                visit(SegmentPart::Marks(read));
+            }
+            Ok(())
+        };
+        for entry in &events {
+            visit_marks(entry.end_sequence(), visit)?;
             let read = if entry.is_large() {
                 LargeEvent::open(Arc::clone(&file), entry).map(Read::Large)
             } else {
                 file.load(entry, Block::decode).map(|block| Read::Events { block: Arc::new(block), index: 0 })
             };
-            visit(match read {
+            visit(SegmentPart::Read(match read {
                 Err(error) if error.is_damage() => {
                     let why = Missing::of_damage(&error);
                     Read::Missing { from: entry.first_sequence, to: entry.end_sequence(), why }
                 }
                 read => read?,
-            });
+            }));
         }
-        file.all_marks(&footer)
+        visit_marks(Sequence::MAX, visit)
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    ApiVersion, ChainValue, Error, Mark, Result, Sequence, Timestamp,
+    ApiVersion, ChainValue, Error, Mark, MarkKind, Result, Sequence, Timestamp,
     block::{BLOCK_EVENTS_MAX, Block, BlockBuilder, BlockHeader, BlockType, Built, Encoder, LARGE_BYTES},
     error::{Operation, storage_error},
     examine::{Examiner, Extent},
@@ -148,25 +148,51 @@ pub(crate) fn sealed_footer(storage: &dyn Storage, first_sequence: Sequence) -> 
 
 /// Whether blocks of this size would leave half as many or fewer. Of a segment that was rewritten so, this is never true.
 pub(crate) fn has_small_blocks(blocks: &[BlockEntry], block_bytes: usize) -> bool {
-    let (mut after, mut run_bytes, mut run_events, mut next) = (0, 0, 0, None);
-    let blocks_of = |bytes: u64, events: usize| {
-        bytes.div_ceil(block_bytes.max(1) as u64).max(events.div_ceil(BLOCK_EVENTS_MAX) as u64)
-    };
+    let (mut after, mut run, mut next) = (0, SmallBlocks::default(), None);
     for entry in blocks {
-        if !is_mergeable(entry) || next != Some(entry.first_sequence) {
-            after += blocks_of(run_bytes, run_events);
-            (run_bytes, run_events) = (0, 0);
+        let is_gathered = is_gathered(entry);
+        let is_in_run = is_gathered || is_mergeable(entry);
+        if !is_in_run || next != Some(entry.first_sequence) {
+            after += std::mem::take(&mut run).blocks_after(block_bytes);
         }
-        if is_mergeable(entry) {
-            run_bytes += u64::from(entry.payload_raw);
-            run_events += entry.count as usize;
+        if is_gathered {
+            run.mark_blocks += 1;
+            run.mark_bytes += u64::from(entry.payload_raw);
+        } else if is_in_run {
+            run.event_bytes += u64::from(entry.payload_raw);
+            run.events += u64::from(entry.count);
         } else {
             after += 1;
         }
         next = Some(entry.end_sequence());
     }
-    after += blocks_of(run_bytes, run_events);
+    after += run.blocks_after(block_bytes);
     blocks.len() > 1 && after <= blocks.len() as u64 / 2
+}
+
+/// Blocks that follow each other and are cut again.
+#[derive(Default)]
+struct SmallBlocks {
+    events: u64,
+    event_bytes: u64,
+    mark_blocks: u64,
+    mark_bytes: u64,
+}
+
+/// What a mark that is gathered has at least.
+const GATHERED_MARK_BYTES_MIN: u64 = 32;
+
+impl SmallBlocks {
+    /// How many blocks they make, at least; a rewrite leaves less than twice as many.
+    fn blocks_after(self, block_bytes: usize) -> u64 {
+        let blocks_of = |bytes: u64, count: u64| {
+            bytes.div_ceil(block_bytes.max(1) as u64).max(count.div_ceil(BLOCK_EVENTS_MAX as u64))
+        };
+        let of_events = blocks_of(self.event_bytes, self.events);
+        // One before each block of events, and those that are full.
+        let of_marks = of_events + blocks_of(self.mark_bytes, self.mark_bytes / GATHERED_MARK_BYTES_MIN);
+        of_events + of_marks.min(self.mark_blocks)
+    }
 }
 
 /// Whether a rewrite with these options would change a segment: it was not rewritten so before.
@@ -177,6 +203,13 @@ pub(crate) fn is_due(file: &SegmentFile, footer: &Footer, options: RewriteOption
 /// Whether a block of this index entry is merged with its neighbours.
 fn is_mergeable(entry: &BlockEntry) -> bool {
     entry.block_type == BlockType::EVENTS.0 && entry.payload_raw <= LARGE_BYTES
+}
+
+/// Whether a block of this index entry holds only identity marks, which are joined with those around it.
+pub(crate) fn is_gathered(entry: &BlockEntry) -> bool {
+    entry.block_type == BlockType::MARKS.0
+        && entry.kinds == MarkKind::IDENTITY.bit()
+        && entry.payload_raw <= RECOMPRESSED_BYTES_MAX
 }
 
 /// Whether a block of this index entry is decoded and compressed again.
@@ -191,46 +224,112 @@ fn merge(
     new: &mut Replacement<'_>,
     block_bytes: usize,
     progress: Progress<'_>,
-) -> Result<Option<blake3::Hash>> {
-    let mut digest = blake3::Hasher::new();
+) -> Result<Option<Told>> {
+    let mut digest = Digest::default();
     let mut cutter = Cutter::new(old.header.form.clone(), block_bytes, old.header.chain_before);
+    // Identity marks, which come before the block that the cutter fills.
+    let mut marks: Option<BlockBuilder> = None;
     for entry in &footer.blocks {
-        if !is_mergeable(entry) {
-            new.append_events(cutter.finish())?;
-        }
-        if is_recompressed(entry) {
-            let block = old.load(entry, Block::decode)?;
-            digest_events(&mut digest, &block);
-            cutter.push(&block, &mut |full| new.append_events(Some(full)))?;
+        if is_gathered(entry) {
+            let (header, read) = old.marks_of(entry)?;
+            digest.add_marks(&read);
+            let position = cutter.start().unwrap_or_else(|| position_of(&header));
+            for mark in &read {
+                let is_full = |marks: &BlockBuilder| {
+                    marks.payload_bytes() + mark.body.len() > block_bytes || marks.is_full(usize::MAX)
+                };
+                if marks.as_ref().is_some_and(is_full) {
+                    new.append_some(marks.take(), BlockType::MARKS)?;
+                }
+                let begin = || BlockBuilder::new(old.header.form.clone(), position, 0);
+                marks.get_or_insert_with(begin).push_mark(mark, header.version_after);
+            }
         } else {
-            cutter.chain = new.copy(old, entry)?.chain_after;
-        }
-        if !is_mergeable(entry) {
-            new.append_events(cutter.finish())?;
+            let mut append = |events: Option<BlockBuilder>| {
+                new.append_some(marks.take(), BlockType::MARKS)?;
+                new.append_some(events, BlockType::EVENTS)
+            };
+            if !is_mergeable(entry) {
+                append(cutter.finish())?;
+            }
+            if is_recompressed(entry) {
+                let block = old.load(entry, Block::decode)?;
+                digest.add_events(&block);
+                cutter.push(&block, &mut |full| append(Some(full)))?;
+                if !is_mergeable(entry) {
+                    append(cutter.finish())?;
+                }
+            } else {
+                cutter.chain = new.copy(old, entry)?.chain_after;
+            }
         }
         if progress(entry.payload_raw.into()).is_break() {
             return Ok(None);
         }
     }
-    new.append_events(cutter.finish())?;
-    Ok(Some(digest.finalize()))
+    new.append_some(marks, BlockType::MARKS)?;
+    new.append_some(cutter.finish(), BlockType::EVENTS)?;
+    Ok(Some(digest.finish()))
 }
 
-/// Takes all of a block's events into a digest: everything that is known about them.
-fn digest_events(digest: &mut blake3::Hasher, block: &Block) {
-    for row in block.rows() {
-        let version = row.api_version();
-        digest.update(&row.sequence().to_le_bytes());
-        digest.update(&[row.kind().0, row.flags()]);
-        for number in [version.major, version.minor, version.patch] {
-            digest.update(&number.to_le_bytes());
+/// Where a block of marks is.
+fn position_of(header: &BlockHeader) -> Position {
+    Position {
+        next_sequence: header.first_sequence,
+        wire_version: header.version_before,
+        announced_version: header.version_after,
+        chain: header.chain_after,
+    }
+}
+
+/// What makes sure that everything that was taken apart is there again: digests of all events, and of the identity marks,
+/// which have other events around them than before.
+#[derive(Default)]
+struct Digest {
+    events: blake3::Hasher,
+    marks: blake3::Hasher,
+}
+
+/// What a [`Digest`] was told.
+type Told = [blake3::Hash; 2];
+
+impl Digest {
+    /// Takes in all of a block's events: everything that is known about them.
+    fn add_events(&mut self, block: &Block) {
+        let digest = &mut self.events;
+        for row in block.rows() {
+            let version = row.api_version();
+            digest.update(&row.sequence().to_le_bytes());
+            digest.update(&[row.kind().0, row.flags()]);
+            for number in [version.major, version.minor, version.patch] {
+                digest.update(&number.to_le_bytes());
+            }
+            digest.update(&row.upstream_id().unwrap_or_default().to_le_bytes());
+            digest.update(&row.received().to_le_bytes());
+            update_texts(
+                digest,
+                [row.name().as_bytes(), row.source().as_bytes(), row.network().as_bytes(), row.frame_with_rise()],
+            );
         }
-        digest.update(&row.upstream_id().unwrap_or_default().to_le_bytes());
-        digest.update(&row.received().to_le_bytes());
-        for text in [row.name().as_bytes(), row.source().as_bytes(), row.network().as_bytes(), row.frame_with_rise()] {
-            digest.update(&(text.len() as u64).to_le_bytes());
-            digest.update(text);
+    }
+
+    fn add_marks(&mut self, marks: &[Mark]) {
+        for mark in marks {
+            self.marks.update(&[mark.kind.0]);
+            self.marks.update(&mark.received.to_le_bytes());
+            update_texts(&mut self.marks, [mark.source.as_bytes(), mark.body.as_bytes()]);
         }
+    }
+
+    fn finish(self) -> Told {
+        [self.events.finalize(), self.marks.finalize()]
+    }
+}
+
+fn update_texts<const COUNT: usize>(digest: &mut blake3::Hasher, texts: [&[u8]; COUNT]) {
+    for text in texts {
+        digest.update(&(text.len() as u64).to_le_bytes());
+        digest.update(text);
     }
 }
 
@@ -239,6 +338,8 @@ pub(crate) struct Cutter {
     form: Form,
     block_bytes: usize,
     builder: Option<BlockBuilder>,
+    /// Where it begins.
+    start: Position,
     /// The sequence that the open block continues with.
     next: Sequence,
     /// The chain value after what was taken in last.
@@ -247,7 +348,9 @@ pub(crate) struct Cutter {
 
 impl Cutter {
     pub(crate) fn new(form: Form, block_bytes: usize, chain: ChainValue) -> Self {
-        Cutter { form, block_bytes, builder: None, next: 0, chain }
+        let start =
+            Position { next_sequence: 0, wire_version: ApiVersion::NONE, announced_version: ApiVersion::NONE, chain };
+        Cutter { form, block_bytes, builder: None, start, next: 0, chain }
     }
 
     /// Takes in a block's events; hands over each new block that is full.
@@ -255,6 +358,7 @@ impl Cutter {
         // After a loss it may be unknown what the chain continues from; then it is known only where the block ends.
         let chains = block.chain_values_from(self.chain);
         let may_cut = chains.is_some();
+        let mut before = self.chain;
         for (index, row) in block.rows().enumerate() {
             let more = if may_cut { row.range_with_rise().len() } else { block.wire().len() };
             if (may_cut || index == 0)
@@ -267,11 +371,15 @@ impl Cutter {
                 next_sequence: row.sequence(),
                 wire_version: block.version_in_force(index),
                 announced_version: block.version_after(),
-                chain: self.chain,
+                chain: before,
             };
             let chain = chains.as_ref().and_then(|chains| chains.get(index).copied()).unwrap_or(block.chain_after());
-            let new = || BlockBuilder::new(self.form.clone(), position, self.block_bytes);
+            let new = || {
+                self.start = position;
+                BlockBuilder::new(self.form.clone(), position, self.block_bytes)
+            };
             self.builder.get_or_insert_with(new).push_stored(row, chain);
+            before = chain;
             self.next = row.sequence() + 1;
         }
         self.chain = block.chain_after();
@@ -283,6 +391,11 @@ impl Cutter {
         sequence == self.next
             && builder.payload_bytes() + more_bytes <= self.block_bytes
             && !builder.is_full(usize::MAX)
+    }
+
+    /// Where the block begins that is not full yet, if there is one.
+    fn start(&self) -> Option<Position> {
+        self.builder.as_ref().map(|_| self.start)
     }
 
     /// The block that is not full yet.
@@ -336,19 +449,23 @@ impl<'a> Replacement<'a> {
         Ok(header)
     }
 
-    /// Writes a block of events, if there is one.
-    fn append_events(&mut self, builder: Option<BlockBuilder>) -> Result<()> {
-        builder.map_or(Ok(()), |builder| self.append(builder, BlockType::EVENTS))
+    /// Writes a block, if there is one.
+    fn append_some(&mut self, builder: Option<BlockBuilder>, block_type: BlockType) -> Result<()> {
+        builder.map_or(Ok(()), |builder| self.append(builder, block_type))
     }
 
-    /// The digest of all events that were compressed again, read back from the file.
-    fn digest(&self) -> Result<blake3::Hash> {
+    /// The digest of all that was compressed again, read back from the file.
+    fn digest(&self) -> Result<Told> {
         let written = SegmentFile::open_aside(self.storage, &self.name)?;
-        let mut digest = blake3::Hasher::new();
-        for entry in self.footer.blocks.iter().filter(|entry| is_recompressed(entry)) {
-            digest_events(&mut digest, &written.load(entry, Block::decode)?);
+        let mut digest = Digest::default();
+        for entry in &self.footer.blocks {
+            if is_recompressed(entry) {
+                digest.add_events(&written.load(entry, Block::decode)?);
+            } else if is_gathered(entry) {
+                digest.add_marks(&written.marks_of(entry)?.1);
+            }
         }
-        Ok(digest.finalize())
+        Ok(digest.finish())
     }
 
     /// Encodes and writes a block.
@@ -374,7 +491,7 @@ impl<'a> Replacement<'a> {
         };
         let mut builder = BlockBuilder::new(self.header.form.clone(), position, 0);
         let mark = Mark {
-            kind: crate::MarkKind::LOSS,
+            kind: MarkKind::LOSS,
             position: lost.sequences.end,
             source: String::new(),
             received: now,

@@ -10,8 +10,8 @@ use std::{
 };
 
 use sidecar_log_format::{
-    ApiVersion, Error, Event, Kind, Log, Maintenance, Mark, MarkKind, Missing, Opened, Read, ReadOptions,
-    RewriteOptions, SealedSegment, WriteOptions, Writer, estimate,
+    ApiVersion, Error, Event, Kind, Log, Maintenance, Mark, MarkCursor, MarkKind, Missing, Opened, Read, ReadOptions,
+    RewriteOptions, SealedSegment, SegmentPart, WriteOptions, Writer, estimate,
     inspect::inspect,
     repair::{Action, RepairOptions, repair},
     storage::{Directory, FileIdentity, Storage},
@@ -947,14 +947,18 @@ fn the_oldest_segments_are_described_read_and_dropped_while_the_log_is_written()
     let newest = segments(directory.path()).pop().unwrap();
     assert_eq!(maintenance.unsealed_bytes().unwrap(), fs::metadata(newest).unwrap().len());
 
-    let mut frames = Vec::new();
-    let marks = maintenance.read_segment(sealed[0], &mut |read| match read {
-        Read::Events { block, index: 0 } => frames.extend(block.rows().map(|row| row.frame().to_vec())),
+    let (mut frames, mut marks) = (Vec::new(), Vec::new());
+    let read = maintenance.read_segment(sealed[0], &mut |part| match part {
+        SegmentPart::Read(Read::Events { block, index: 0 }) => {
+            frames.extend(block.rows().map(|row| row.frame().to_vec()));
+        }
+        SegmentPart::Marks(mut read) => marks.append(&mut read),
         other => panic!("{other:?}"),
     });
+    read.unwrap();
     assert!(frames.iter().eq(whole.range(..sealed[1]).map(|(_, told)| &told.5)));
     let expected: Vec<_> = log.marks(0).unwrap().into_iter().filter(|mark| mark.position < sealed[1]).collect();
-    assert!(marks.unwrap().starts_with(&expected) && !expected.is_empty());
+    assert!(marks.starts_with(&expected) && !expected.is_empty());
 
     assert_eq!(maintenance.drop_before(sealed[1] - 1).unwrap(), 0);
     assert_eq!(maintenance.drop_before(sealed[2]).unwrap(), 2);
@@ -1005,4 +1009,112 @@ fn where_room_is_to_stay_free_commits_wait_and_the_log_can_be_closed() {
     append(&mut writer, 30..40);
     writer.close().unwrap();
     assert!(checked(directory.path()).is_sound);
+}
+
+/// Appends small events and a mark for each that must not be lost while the event is there.
+fn append_marked(writer: &mut Writer, numbers: std::ops::Range<u64>, commit_events: u64) {
+    for number in numbers {
+        let payload = format!("{{\"number\":{number},\"noise\":\"{}\"}}", blake3_hex(number));
+        let event = Event {
+            kind: Kind(7),
+            name: "",
+            source: "node",
+            network: "n",
+            api_version: ApiVersion::NONE,
+            upstream_id: None,
+            received: number,
+            payload: &payload,
+        };
+        let sequence = writer.append(&event).unwrap();
+        writer.mark_ahead(&identity_of(sequence, number)).unwrap();
+        if number % commit_events == commit_events - 1 {
+            writer.commit().unwrap();
+        }
+    }
+}
+
+fn identity_of(sequence: u64, number: u64) -> Mark {
+    let body =
+        format!(r#"{{"sequence":{sequence},"class":1,"time":{number},"hash":"{}"}}"#, &blake3_hex(!number)[..32]);
+    Mark { kind: MarkKind::IDENTITY, position: 0, source: "node".to_owned(), received: number, body }
+}
+
+/// The identity marks, and the end of the block of events that each comes before.
+fn identities(log: &Log) -> Vec<(Mark, u64)> {
+    let mut marks = MarkCursor::new(log, 0).of_kinds(MarkKind::IDENTITY.bit());
+    let mut found = Vec::new();
+    let mut next = 0;
+    while let Some(outline) = log.outline(next).unwrap() {
+        next = outline.end_sequence;
+        while let Some(mark) = marks.next_to(next).unwrap() {
+            found.push((Mark { position: 0, ..mark }, next));
+        }
+    }
+    assert_eq!(marks.next_to(u64::MAX).unwrap(), None);
+    found
+}
+
+#[test]
+fn marks_about_the_events_of_a_commit_are_one_block_before_them_and_a_rewrite_joins_those_blocks() {
+    let directory = tempfile::tempdir().unwrap();
+    let plain = WriteOptions::new("casper", [1; 16], 1);
+    let Opened { mut writer, log, .. } = Writer::open(storage(directory.path()), plain.clone()).unwrap();
+    append_marked(&mut writer, 0..2_000, 100);
+    let body = r#"{"of":"height","from":1,"to":2}"#.to_owned();
+    let gap = Mark { kind: MarkKind::GAP, position: 2_000, source: String::new(), received: 3, body };
+    writer.mark(&gap).unwrap();
+    append_marked(&mut writer, 2_000..5_000, 100);
+    writer.seal_now(1).unwrap();
+    let expected: Vec<_> = (0..5_000).map(|number| identity_of(number, number)).collect();
+    let check = |log: &Log| {
+        let found = identities(log);
+        for ((_, known_at), sequence) in found.iter().zip(0..) {
+            let end = log.outline(sequence).unwrap().unwrap().end_sequence;
+            assert!(*known_at <= end, "in time for event {sequence}");
+        }
+        assert!(found.into_iter().map(|(mark, _)| mark).eq(expected.iter().cloned()));
+        let others: Vec<_> = log.marks(0).unwrap().into_iter().filter(|mark| mark.kind != MarkKind::IDENTITY).collect();
+        assert_eq!(others, [gap.clone()]);
+    };
+    check(&log);
+    let maintenance = writer.maintenance();
+    let before = (wire(&log), log.head(), maintenance.describe(0).unwrap());
+    assert_eq!(maintenance.segments_with_small_blocks(0, 1 << 20).unwrap(), [0]);
+    let done = maintenance.rewrite(0, RewriteOptions::default()).unwrap().unwrap();
+    // Of each commit one of marks and one of events, and the gap between two runs.
+    assert_eq!((done.blocks_before, done.blocks_after, done.is_left), (101, 5, false));
+    assert!(maintenance.segments_with_small_blocks(0, 1 << 20).unwrap().is_empty());
+    check(&log);
+    assert_eq!((wire(&log), log.head()), (before.0, before.1));
+    // Cut smaller, each block has its marks before it.
+    maintenance.rewrite(0, RewriteOptions { level: 1, block_bytes: 20_000 }).unwrap().unwrap();
+    check(&log);
+    drop((maintenance, log));
+    append_marked(&mut writer, 5_000..5_001, 1);
+    writer.close().unwrap();
+    assert!(checked(directory.path()).is_sound);
+}
+
+#[test]
+fn a_commit_that_finds_no_room_keeps_the_marks_before_their_events() {
+    let directory = tempfile::tempdir().unwrap();
+    let no_room = WriteOptions { free_bytes_min: 1 << 60, ..WriteOptions::new("casper", [1; 16], 1) };
+    let Opened { writer, .. } =
+        Writer::open(storage(directory.path()), WriteOptions::new("casper", [1; 16], 1)).unwrap();
+    writer.close().unwrap();
+    let Opened { mut writer, log, .. } = Writer::open(storage(directory.path()), no_room).unwrap();
+    append_marked(&mut writer, 0..3, 100);
+    assert!(writer.commit().is_err() && !writer.is_poisoned());
+    append_marked(&mut writer, 3..5, 100);
+    assert!(writer.commit().is_err() && !writer.is_poisoned());
+    writer.abandon_uncommitted();
+    assert_eq!((writer.next_sequence(), writer.uncommitted_bytes()), (0, 0));
+    writer.close().unwrap();
+    drop(log);
+    let Opened { mut writer, log, .. } =
+        Writer::open(storage(directory.path()), WriteOptions::new("casper", [1; 16], 1)).unwrap();
+    assert!(identities(&log).is_empty());
+    append_marked(&mut writer, 0..5, 100);
+    writer.close().unwrap();
+    assert_eq!(identities(&log).len(), 5);
 }

@@ -21,5 +21,6 @@ mod state;
 mod survey;
 
 pub use large::LargeEvent;
+pub use marks::MarkCursor;
 pub use reader::{Log, Outline, Read, ReadOptions, StoredBlock};
 pub(crate) use state::{Active, Reading, Sealed, Shared};

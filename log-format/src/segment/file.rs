@@ -278,14 +278,22 @@ impl SegmentFile {
     /// Appends the marks of these blocks, as far as they can be read.
     pub(crate) fn read_marks(&self, entries: &[BlockEntry], marks: &mut Vec<Mark>) -> Result<()> {
         for entry in entries {
-            let (header, bytes) = match self.read_block(entry.offset, entry.stored_bytes) {
-                Err(error) if error.is_bad_bytes() => continue,
-                read => read?,
-            };
-            let parts = bytes.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
-            marks.extend(block::decode_marks(&header, &self.header.form, parts).unwrap_or_default());
+            match self.marks_of(entry) {
+                Ok((_, mut read)) => marks.append(&mut read),
+                Err(error) if error.is_bad_bytes() => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
+    }
+
+    /// The marks of a block, and its header.
+    pub(crate) fn marks_of(&self, entry: &BlockEntry) -> Result<(BlockHeader, Vec<Mark>)> {
+        let (header, bytes) = self.read_block(entry.offset, entry.stored_bytes)?;
+        let parts = bytes.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
+        let marks = block::decode_marks(&header, &self.header.form, parts);
+        let marks = marks.map_err(|error| self.corrupt(entry.offset, error))?;
+        Ok((header, marks))
     }
 
     /// All marks of the segment, whose blocks `footer` lists, as far as they can be read.

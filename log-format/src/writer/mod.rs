@@ -59,9 +59,12 @@ pub struct Writer {
     epoch: u64,
     /// The block that is being filled.
     open_block: Option<BlockBuilder>,
+    /// The block of marks that is being filled for the place before all that is not written yet.
+    open_marks: Option<BlockBuilder>,
+    /// Encoded blocks of them.
+    marks_ahead: Pending,
     /// Encoded blocks that are not written yet.
-    pending: Vec<u8>,
-    pending_blocks: Vec<Built>,
+    pending: Pending,
     /// Blocks that are written and not visible yet.
     unpublished: Vec<Written>,
     /// Whether the active segment holds what was not synced yet.
@@ -72,6 +75,30 @@ pub struct Writer {
     written: Position,
     poisoned: bool,
     lock: Arc<dyn Lock>,
+}
+
+/// Encoded blocks, one after the other.
+#[derive(Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    blocks: Vec<Built>,
+}
+
+impl Pending {
+    fn payload_bytes(&self) -> usize {
+        self.blocks.iter().map(|built| built.header.payload_raw as usize).sum()
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.blocks.clear();
+    }
+
+    /// Puts all of `others` before these, and leaves them empty.
+    fn put_first(&mut self, others: &mut Pending) {
+        self.bytes.splice(0..0, others.bytes.drain(..));
+        self.blocks.splice(0..0, others.blocks.drain(..));
+    }
 }
 
 struct Written {
@@ -91,17 +118,19 @@ impl Writer {
         self.position.next_sequence
     }
 
-    /// Wire bytes appended and not committed.
+    /// Wire bytes appended and not committed, with those of marks.
     #[must_use]
     pub fn uncommitted_bytes(&self) -> usize {
-        self.pending_blocks.iter().map(|built| built.header.payload_raw as usize).sum::<usize>()
-            + self.open_block.as_ref().map_or(0, BlockBuilder::payload_bytes)
+        let open = [&self.open_block, &self.open_marks].into_iter().flatten();
+        open.map(BlockBuilder::payload_bytes).sum::<usize>()
+            + self.pending.payload_bytes()
+            + self.marks_ahead.payload_bytes()
     }
 
     /// Whether a block's worth of events waits for a commit.
     #[must_use]
     pub fn is_block_full(&self) -> bool {
-        !self.pending_blocks.is_empty()
+        !self.pending.blocks.is_empty()
     }
 
     /// Appends an event in memory and gives it its sequence. Nothing is durable or visible before a commit.
@@ -184,6 +213,26 @@ impl Writer {
         self.encode_block(builder, BlockType::MARKS)
     }
 
+    /// Adds a mark about events that were appended since the last commit: it is stored before all of them, together with
+    /// others in one block, so that no crash keeps such an event without its mark. Its position is filled in.
+    ///
+    /// A crash may keep the mark without the event, whose sequence is given out again. So a mark must name its event by more
+    /// than the sequence.
+    ///
+    /// # Errors
+    /// As [`Writer::mark`].
+    pub fn mark_ahead(&mut self, mark: &Mark) -> Result<()> {
+        self.check_alive()?;
+        check_mark(mark)?;
+        let is_too_large = mark.body.len() > LARGE_BYTES as usize;
+        if is_too_large || self.open_marks.as_ref().is_some_and(|marks| marks.is_full(self.options.block_bytes_max)) {
+            self.close_marks()?;
+        }
+        let new = || BlockBuilder::new(self.form.clone(), self.written, 0);
+        self.open_marks.get_or_insert_with(new).push_mark(mark, self.written.announced_version);
+        if is_too_large { self.close_marks() } else { Ok(()) }
+    }
+
     /// Makes what was appended durable and visible, as far as the durability level says. Returns the visible head.
     ///
     /// # Errors
@@ -214,8 +263,9 @@ impl Writer {
     /// closed. No reader has seen their sequences, which are given out again.
     pub fn abandon_uncommitted(&mut self) {
         self.open_block = None;
+        self.open_marks = None;
+        self.marks_ahead.clear();
         self.pending.clear();
-        self.pending_blocks.clear();
         self.position = self.written;
     }
 
@@ -317,19 +367,21 @@ impl Writer {
     }
 
     fn encode_block(&mut self, builder: BlockBuilder, block_type: BlockType) -> Result<()> {
-        let built = self.step(|writer| {
-            let built = builder.finish(block_type, &mut writer.encoder, &mut writer.pending);
-            built.map_err(storage_error(Operation::Compress, "a block"))
-        })?;
-        self.pending_blocks.push(built);
-        Ok(())
+        self.step(|writer| encode_into(&mut writer.pending, builder, block_type, &mut writer.encoder))
+    }
+
+    fn close_marks(&mut self) -> Result<()> {
+        let Some(builder) = self.open_marks.take() else { return Ok(()) };
+        self.step(|writer| encode_into(&mut writer.marks_ahead, builder, BlockType::MARKS, &mut writer.encoder))
     }
 
     fn write_pending(&mut self) -> Result<()> {
-        let Some(newest) = self.pending_blocks.iter().map(|built| built.header.received_max).max() else {
+        self.close_marks()?;
+        self.pending.put_first(&mut self.marks_ahead);
+        let Some(newest) = self.pending.blocks.iter().map(|built| built.header.received_max).max() else {
             return Ok(());
         };
-        let is_due = |active: &ActiveSegment| active.is_due(&self.options, self.pending.len(), newest);
+        let is_due = |active: &ActiveSegment| active.is_due(&self.options, self.pending.bytes.len(), newest);
         if self.active.as_ref().is_none_or(is_due) {
             self.sync()?;
             self.roll(newest)?;
@@ -362,7 +414,8 @@ impl Writer {
     /// a full device can still be sealed.
     fn make_room(&mut self) -> Result<()> {
         let Some(active) = &mut self.active else { return Err(Error::Poisoned) };
-        let end = active.end + self.pending.len() as u64 + active.footer.encoded_bytes_max(self.pending_blocks.len());
+        let end =
+            active.end + self.pending.bytes.len() as u64 + active.footer.encoded_bytes_max(self.pending.blocks.len());
         let Some(needed) = end.checked_sub(active.allocated).filter(|&needed| needed > 0) else { return Ok(()) };
         let name = &active.file.name;
         let full = |reason: String| {
@@ -396,12 +449,13 @@ impl Writer {
 
     fn write_blocks(&mut self) -> Result<()> {
         let Some(active) = &mut self.active else { return Err(Error::Poisoned) };
-        if let Some(first) = self.pending_blocks.first_mut() {
+        let Pending { bytes, blocks } = &mut self.pending;
+        if let Some(first) = blocks.first_mut() {
             first.header.synced_before = !self.is_dirty;
-            first.write_header(&mut self.pending, 0);
+            first.write_header(bytes, 0);
         }
         let file = &active.file;
-        file.file.write_at(&self.pending, active.end).map_err(storage_error(Operation::Write, &file.name))?;
+        file.file.write_at(bytes, active.end).map_err(storage_error(Operation::Write, &file.name))?;
         self.is_dirty = true;
         self.take_up_pending();
         Ok(())
@@ -410,11 +464,12 @@ impl Writer {
     /// The pending blocks are at the end of the active segment now.
     fn take_up_pending(&mut self) {
         let Some(active) = &mut self.active else { return };
-        self.pending.clear();
-        if self.pending.capacity() > PENDING_KEPT_BYTES_MAX {
-            self.pending = Vec::new();
+        let Pending { bytes, blocks } = &mut self.pending;
+        bytes.clear();
+        if bytes.capacity() > PENDING_KEPT_BYTES_MAX {
+            *bytes = Vec::new();
         }
-        for built in self.pending_blocks.drain(..) {
+        for built in blocks.drain(..) {
             active.add(&built);
             let entry = BlockEntry::new(&built.header, active.end);
             active.end += built.header.stored_bytes();
@@ -509,13 +564,13 @@ impl Writer {
         };
         let mut bytes = header.encode();
         let blocks_start = bytes.len() as u64;
-        let only_marks = self.pending_blocks.iter().all(|built| built.header.block_type == BlockType::MARKS);
+        let only_marks = self.pending.blocks.iter().all(|built| built.header.block_type == BlockType::MARKS);
         // First, and durably: the segment has no footer for a long time, and until then a damaged header can be read from
         // nowhere else.
         self.head_file.copy_segment_header(&bytes)?;
         self.head_file.sync()?;
         if only_marks {
-            bytes.extend_from_slice(&self.pending);
+            bytes.extend_from_slice(&self.pending.bytes);
         }
         let name = file_name(header.first_sequence);
         let file = write_new_segment(self.shared.storage.as_ref(), &name, &bytes)?;
@@ -529,4 +584,16 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Encodes a block after those in `pending`.
+fn encode_into(
+    pending: &mut Pending,
+    builder: BlockBuilder,
+    block_type: BlockType,
+    encoder: &mut Encoder,
+) -> Result<()> {
+    let built = builder.finish(block_type, encoder, &mut pending.bytes);
+    pending.blocks.push(built.map_err(storage_error(Operation::Compress, "a block"))?);
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Opened, Writer,
+    Opened, Pending, Writer,
     options::WriteOptions,
     recovery::{self, Found, Known},
 };
@@ -82,8 +82,9 @@ impl Writer {
             log_id,
             epoch: found.epoch,
             open_block: None,
-            pending: Vec::new(),
-            pending_blocks: Vec::new(),
+            open_marks: None,
+            marks_ahead: Pending::default(),
+            pending: Pending::default(),
             unpublished: Vec::new(),
             // What a killed process left may be in the page cache only.
             is_dirty: true,

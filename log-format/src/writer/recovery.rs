@@ -292,6 +292,8 @@ impl Found {
             }
         }
         let mut marks = active.file.all_marks(&active.footer)?;
+        // These are in the segment of their events, which were never stored then.
+        marks.retain(|mark| mark.kind != MarkKind::IDENTITY);
         marks.append(&mut self.marks);
         self.marks = marks;
         self.seal_active = false;

@@ -7,8 +7,8 @@ use std::{
 };
 
 use sidecar_log_format::{
-    ApiVersion, Block, CHAIN_START, ChainValue, Durability, Error, Event, FrameForm, Kind, Log, Mark, MarkKind,
-    Missing, Opened, Read, ReadOptions, RewriteOptions, WriteOptions, Writer, next_chain_value,
+    ApiVersion, Block, CHAIN_START, ChainValue, Durability, Error, Event, FrameForm, Kind, Log, Mark, MarkCursor,
+    MarkKind, Missing, Opened, Read, ReadOptions, RewriteOptions, WriteOptions, Writer, next_chain_value,
     repair::{RepairOptions, repair},
     storage::Storage,
     verify::{Verification, verify},
@@ -46,6 +46,8 @@ struct Expected {
     api_version: ApiVersion,
     upstream_id: Option<u64>,
     received: u64,
+    /// It was appended with a mark that must be there as long as the event is.
+    is_marked: bool,
 }
 
 impl Expected {
@@ -70,6 +72,7 @@ impl Expected {
             upstream_id: (!random.one_in(9)).then(|| random.below(1 << 20)),
             // The clock jumps back now and then.
             received: 1_000_000_000_000 + random.below(1 << 33),
+            is_marked: random.one_in(3),
         }
     }
 
@@ -572,6 +575,7 @@ impl Model {
         }
         (self.announced, self.announced_visible) = (head.api_version, head.api_version);
         self.recover_marks(&marks, opened.log.oldest() as usize, loses_marks);
+        self.check_marked(&opened.log, loses_marks);
         self.check(&opened.log, true);
         self.check_tail();
         assert!(self.lost.iter().all(|&sequence| is_missing(&opened.log, sequence)), "what is marked as lost is there");
@@ -624,6 +628,32 @@ impl Model {
             number <= visible || kept[number - 1] || mark.may_be_gone
         });
         self.marks_visible = self.marks.len();
+    }
+
+    /// Each event that was appended with a mark has it, in time for who reads the events in order.
+    fn check_marked(&mut self, log: &Log, may_be_missing: bool) {
+        let mut marks = MarkCursor::new(log, log.oldest()).of_kinds(MarkKind::IDENTITY.bit());
+        let mut known = BTreeSet::new();
+        let (mut next, head) = (log.oldest(), log.head().next_sequence);
+        while next < head {
+            let end = match log.outline(next).unwrap() {
+                Some(outline) => outline.end_sequence.max(next + 1),
+                None => next + 1,
+            };
+            while let Some(mark) = marks.next_to(end).unwrap() {
+                let sequence = mark.body.strip_prefix("{\"sequence\":").unwrap().strip_suffix('}').unwrap();
+                known.insert((sequence.parse::<usize>().unwrap(), mark.received));
+            }
+            for sequence in next as usize..end as usize {
+                let is_lost = self.lost.contains(&sequence);
+                let Some(event) = self.events.get_mut(sequence).and_then(Option::as_mut) else { continue };
+                if event.is_marked && !is_lost && !known.contains(&(sequence, event.received)) {
+                    assert!(may_be_missing, "event {sequence} is there without its mark");
+                    event.is_marked = false;
+                }
+            }
+            next = end;
+        }
     }
 
     /// Nothing may be left behind the last block: once others stand before it, it could be taken for one.
@@ -852,8 +882,16 @@ impl Model {
             let named = KINDS.iter().take(self.options.kinds.len()).find(|(number, _)| Kind(*number) == event.kind);
             event.name = named.map_or("", |(_, name)| name);
         }
+        let mark = event.is_marked.then(|| Mark {
+            kind: MarkKind::IDENTITY,
+            position: 0,
+            source: event.source.clone(),
+            received: event.received,
+            body: format!("{{\"sequence\":{sequence}}}"),
+        });
         self.events.push(Some(event));
-        Ok(())
+        // In the name of its event, which is not stored without it.
+        mark.map_or(Ok(()), |mark| writer.mark_ahead(&mark).map_err(|_| ()))
     }
 
     fn mark(&mut self, writer: &mut Writer) -> Result<(), ()> {

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use sidecar_log_format::{
-    Log, MarkKind, ReadOptions, Sequence,
+    Log, MarkCursor, MarkKind, ReadOptions, Sequence,
     history::{self, Beginning},
     storage::{Directory, LOCK_FILE, Lock, Storage},
 };
@@ -207,7 +207,8 @@ const WHOLE: &str = "whole";
 /// # Errors
 /// When the log cannot be read.
 pub fn has_imported(log: &Log) -> anyhow::Result<bool> {
-    Ok(log.marks(log.oldest())?.iter().any(|mark| mark.kind == MarkKind::IMPORT))
+    let mut imports = MarkCursor::new(log, log.oldest()).of_kinds(MarkKind::IMPORT.bit());
+    Ok(imports.next_to(Sequence::MAX)?.is_some())
 }
 
 fn sync_folder(folder: &Path) -> anyhow::Result<()> {

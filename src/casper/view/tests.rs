@@ -18,7 +18,7 @@ use crate::casper::event::{
 use crate::casper::keys::{Stage, TransactionType, account_of_key};
 use crate::engine::derived::{self, Database};
 use crate::engine::view::batch::Batch;
-use crate::engine::view::store::{self, Store};
+use crate::engine::view::store::{self, Store, losses};
 use crate::engine::view::{Rebuild, ViewError};
 
 /// The content of an event, out of so small a choice that keys meet often.
@@ -500,7 +500,7 @@ impl Run {
     fn new() -> Self {
         let told = Told::new();
         let disk = Disk::default();
-        let store = Store::begin(&projection(), disk.database(), &told.log).unwrap();
+        let store = Store::begin(&projection(), disk.database(), &told.log, &losses(&told.log).unwrap()).unwrap();
         Self { told, disk, store, durable: 0 }
     }
 
@@ -519,7 +519,8 @@ impl Run {
             }
             Happening::Rebuild => {
                 self.disk = Disk::default();
-                self.store = Store::begin(&projection(), self.disk.database(), &self.told.log).unwrap();
+                let losses = losses(&self.told.log).unwrap();
+                self.store = Store::begin(&projection(), self.disk.database(), &self.told.log, &losses).unwrap();
                 self.durable = self.store.next();
             }
             Happening::Compare => {

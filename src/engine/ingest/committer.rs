@@ -4,14 +4,13 @@
 //! commit starts when the last has ended and takes what is queued, at most [`COMMIT_BYTES_MAX`]; while a source has more
 //! waiting and the block has room, it continues to fill, at most [`FILL_TIME_MAX`].
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use sidecar_log_format::{
-    self as log_format, Cursor, Durability, Event, Head, Item, Kind, Log, Mark, MarkKind, Sequence, Writer,
+    self as log_format, Cursor, Durability, Event, Head, Item, Kind, Log, Mark, MarkCursor, MarkKind, Sequence, Writer,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -21,6 +20,7 @@ use super::counters::Counters;
 use super::disk::Disk;
 use super::gaps::{Gap, Gaps};
 use super::identity::{self, Durable, Fingerprint, IdentityIndex, IdentityIndexError, Known, Opened, Room};
+use super::remembered::{Remembered, identity_mark};
 use super::{IngestError, SharedForgetter};
 use crate::engine::dialect::{Dialect, Identity, facts_of};
 use crate::engine::source::{BATCH_BYTES, BATCH_EVENTS_MAX, Batch, Connection, Received, Timestamp, now};
@@ -218,7 +218,9 @@ impl Committer {
             self.gaps.highest().into_iter().for_each(|highest| self.counters.highest_ordinal.set(highest));
         }
         if self.dialect.marked_kinds() & received.kind.bit() != 0 {
-            self.remember(sequence, received, connection)?;
+            // So that the index can be rebuilt.
+            let identity = &received.facts.identity;
+            self.writer.mark_ahead(&identity_mark(sequence, &connection.source, received.received_at, identity))?;
         }
         if self.is_unidentified(received.kind) {
             return Ok(());
@@ -229,19 +231,6 @@ impl Committer {
     /// Whether every report of a kind is a new event, so that the index has nothing to know of it.
     fn is_unidentified(&self, kind: Kind) -> bool {
         self.dialect.unidentified_kinds() & kind.bit() != 0
-    }
-
-    /// Keeps the identity of an event whose payload cannot tell it in a mark, so that the index can be rebuilt.
-    fn remember(
-        &mut self,
-        sequence: Sequence,
-        received: &Received,
-        connection: &Connection,
-    ) -> Result<(), IngestError> {
-        let Identity { class, time, hash } = received.facts.identity;
-        let hash = u128::from_be_bytes(hash);
-        let body = format!(r#"{{"sequence":{sequence},"class":{class},"time":{time},"hash":"{hash:032x}"}}"#);
-        self.mark(MarkKind::IDENTITY, &connection.source, received.received_at, body)
     }
 
     /// Keeps a later copy that is richer than the stored event.
@@ -446,16 +435,17 @@ impl Committer {
         if start < head {
             info!(events = head - start, "reading events of the log into the identity index");
         }
-        // A richer copy may have come after the last event that the index has.
-        let marks = self.log.marks(start)?;
-        let mut remembered: HashMap<Sequence, Identity> =
-            marks.iter().filter(|mark| mark.kind == MarkKind::IDENTITY).filter_map(parse_identity_mark).collect();
+        let mut marks = MarkCursor::new(&self.log, start).of_kinds(MarkKind::IDENTITY.bit());
+        let mut remembered = Remembered::default();
         let mut cursor = Cursor::new(&self.log, start).until(head);
         while let Some(run) = cursor.next_run()? {
+            while let Some(mark) = marks.next_to(run.sequences.end)? {
+                remembered.note(&mark);
+            }
             for item in run.items() {
                 match item {
                     Item::Event(row, payload) => {
-                        let remembered = remembered.remove(&row.sequence());
+                        let remembered = remembered.take(&row);
                         self.insert_again(row.sequence(), row.kind(), &payload, remembered)?;
                     }
                     Item::Missing(sequences, reason) => {
@@ -464,14 +454,19 @@ impl Committer {
                     }
                 }
             }
+            remembered.forget_before(run.sequences.end);
             let sequence = cursor.position().saturating_sub(1);
             let chain = self.log.chain_after(sequence)?;
             self.index.committed(Durable { sequence, chain })?;
             let _room = self.index.wait_for_room()?;
         }
-        // The richer copies last: they are what the index compares with from now on.
-        for mark in marks.iter().filter(|mark| mark.kind == MarkKind::AMENDMENT) {
-            if let Some((kind, payload)) = parse_amendment(mark) {
+        // The richer copies last: they are what the index compares with from now on. One may have come after the last
+        // event that the index has.
+        let mut marks = MarkCursor::new(&self.log, start).of_kinds(MarkKind::AMENDMENT.bit());
+        while let Some(mark) = marks.next_to(Sequence::MAX)? {
+            if mark.position >= start
+                && let Some((kind, payload)) = parse_amendment(&mark)
+            {
                 self.insert_again(head.saturating_sub(1), kind, payload.as_bytes(), None)?;
             }
         }
@@ -505,15 +500,6 @@ fn is_full(batch: &Batch) -> bool {
                 || events.iter().map(|event| event.payload.len()).sum::<usize>() >= BATCH_BYTES
         }
     }
-}
-
-/// The sequence and the identity of an event, from the mark that remembers it.
-pub(super) fn parse_identity_mark(mark: &Mark) -> Option<(Sequence, Identity)> {
-    let body: serde_json::Value = serde_json::from_str(&mark.body).ok()?;
-    let hash = u128::from_str_radix(body.get("hash")?.as_str()?, 16).ok()?;
-    let class = u8::try_from(body.get("class")?.as_u64()?).ok()?;
-    let identity = Identity { class, time: body.get("time")?.as_u64()?, hash: hash.to_be_bytes() };
-    Some((body.get("sequence")?.as_u64()?, identity))
 }
 
 /// What is used again of the body of an amendment mark.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use serde::Deserialize;
-use sidecar_log_format::{Cursor, Item, Kind, Log, MarkKind, Sequence};
+use sidecar_log_format::{Cursor, Item, Kind, Log, MarkCursor, MarkKind, Sequence};
 use tracing::warn;
 
 use crate::engine::dialect::{Dialect, Series, facts_of};
@@ -105,15 +105,19 @@ impl Gaps {
         if self.holes.is_empty() {
             return;
         }
-        match log.marks(start) {
-            Ok(marks) => {
-                let marks = marks.iter().filter(|mark| mark.kind == MarkKind::GAP);
-                let marked = marks.filter_map(|mark| serde_json::from_str::<Marked<'_>>(&mark.body).ok());
-                marked.filter(|marked| marked.of == of).for_each(|marked| self.take_out(marked.from, marked.to));
-            }
-            Err(error) => {
-                warn!(%error, of, "the log's marks cannot be read; gaps from before this start are not looked for");
-                self.holes.clear();
+        let mut marks = MarkCursor::new(log, start).of_kinds(MarkKind::GAP.bit());
+        loop {
+            match marks.next_to(Sequence::MAX) {
+                Ok(Some(mark)) => {
+                    let marked = serde_json::from_str::<Marked<'_>>(&mark.body).ok().filter(|marked| marked.of == of);
+                    marked.into_iter().for_each(|marked| self.take_out(marked.from, marked.to));
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    warn!(%error, of, "the log's marks cannot be read, gaps from before this start are not looked for");
+                    self.holes.clear();
+                    return;
+                }
             }
         }
     }

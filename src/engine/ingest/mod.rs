@@ -14,6 +14,7 @@ mod gaps;
 pub mod identity;
 mod measured;
 mod network;
+mod remembered;
 #[cfg(test)]
 mod tests;
 mod upkeep;

@@ -1,11 +1,12 @@
-use sidecar_log_format::{Cursor, FrameForm, Item, MarkKind, Read, WriteOptions};
+use sidecar_log_format::{ApiVersion, Cursor, Event, FrameForm, Item, MarkKind, Read, WriteOptions};
 
 use super::*;
 use crate::engine::dialect::{facts_of, write_options};
 use crate::engine::failing_reads::log_with_a_large_event;
 use crate::engine::source::{Connection, Kind, Received};
-use crate::engine::testing::{Notes, bell, connection, note, received};
+use crate::engine::testing::{BELL, Notes, bell, connection, note, received};
 use identity::{Fingerprint, Known};
+use remembered::identity_mark;
 
 #[tokio::test]
 async fn no_stored_event_is_new_because_a_read_failed() {
@@ -253,4 +254,34 @@ async fn of_an_unidentified_kind_every_report_is_a_new_event_after_a_restart_too
         assert_eq!(live.log.head().next_sequence, 3 * run);
         assert_eq!(live.counters.duplicates.get(), 0);
     }
+}
+
+#[tokio::test]
+async fn the_mark_of_an_event_that_a_crash_took_says_nothing_of_the_event_that_has_its_sequence_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = write_options(&Notes::default(), [1; 16], 1);
+    let Opened { mut writer, log, .. } =
+        Writer::open(Arc::new(Directory::create(folder.path().join("log")).unwrap()), write).unwrap();
+    let (taken, kept) = (bell(1), bell(2));
+    writer.mark_ahead(&identity_mark(0, "source", 5, &taken.facts.identity)).unwrap();
+    writer.commit().unwrap();
+    let event = Event {
+        kind: BELL,
+        name: "",
+        source: "source",
+        network: "",
+        api_version: ApiVersion::NONE,
+        upstream_id: None,
+        received: 6,
+        payload: &kept.payload,
+    };
+    let sequence = writer.append(&event).unwrap();
+    writer.mark_ahead(&identity_mark(sequence, "source", 6, &kept.facts.identity)).unwrap();
+    writer.commit().unwrap();
+    let mut committer = start(writer, log.clone(), folder.path().join("index.redb")).begin().unwrap();
+    let connection = Arc::new(connection("source"));
+    committer.take(Batch::Events { connection, events: vec![kept, taken] }).unwrap();
+    committer.commit().unwrap();
+    assert_eq!([committer.counters.duplicates.get(), committer.counters.stored.get()], [1, 1]);
+    assert_eq!(stored(&log).len(), 2);
 }

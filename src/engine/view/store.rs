@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use redb::{Durability, ReadableDatabase, TableDefinition, WriteTransaction};
-use sidecar_log_format::{ChainValue, Log, MarkKind, Sequence};
+use sidecar_log_format::{ChainValue, Log, MarkCursor, MarkKind, Sequence};
 
 use super::batch::{Batch, chain_before};
 use super::error::ViewError;
@@ -139,12 +139,13 @@ pub(super) fn begin(
     rebuild: &Rebuild,
 ) -> Result<Store, ViewError> {
     let Options { path, cache_bytes, .. } = options;
+    let losses = losses(log)?;
     let cleared = if rebuild.leaves_evidence() { derived::set_aside(path) } else { derived::remove(path) };
     cleared.map_err(|error| file_error(path, "clear it away", error))?;
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory).map_err(|error| file_error(directory, "make the directory", error))?;
     let database = derived::create(path, *cache_bytes).map_err(|error| at(path, error.into()))?;
-    Store::begin(projection, database, log).map_err(|error| at(path, error))
+    Store::begin(projection, database, log, &losses).map_err(|error| at(path, error))
 }
 
 /// Every page is read and checked first: a copy that was made while the file was written shows no other sign, and damage
@@ -174,9 +175,9 @@ impl Store {
             Err(error) => return Ok(Err(Rebuild::Damaged(error.to_string()))),
         };
         let (head, oldest) = (log.head(), log.oldest());
-        let lost_since = || {
+        let lost_since = || -> sidecar_log_format::Result<bool> {
             let known = state.losses.as_deref().unwrap_or_default();
-            losses(log).chunks_exact(8).any(|position| !known.chunks_exact(8).any(|known| known == position))
+            Ok(losses(log)?.chunks_exact(8).any(|position| !known.chunks_exact(8).any(|known| known == position)))
         };
         let (Some(first), Some(next)) = (state.first, state.next) else { return Ok(Err(Rebuild::OtherFormat)) };
         let is_same_form = state.projection.as_deref() == Some(projection.form().as_bytes());
@@ -190,7 +191,7 @@ impl Store {
             Rebuild::AheadOfLog
         } else if oldest < first {
             Rebuild::LogGotOlderEvents
-        } else if lost_since() {
+        } else if lost_since()? {
             Rebuild::LogLostEvents
         } else if has_other_history(log, next, state.chain)? {
             Rebuild::OtherHistory
@@ -201,8 +202,13 @@ impl Store {
         Ok(Err(rebuild))
     }
 
-    /// Makes empty views in an empty database.
-    pub(crate) fn begin(projection: &Arc<dyn Projection>, database: Database, log: &Log) -> Result<Self, RowError> {
+    /// Makes empty views in an empty database; `losses` are the log's [`losses`].
+    pub(crate) fn begin(
+        projection: &Arc<dyn Projection>,
+        database: Database,
+        log: &Log,
+        losses: &[u8],
+    ) -> Result<Self, RowError> {
         let first = log.oldest();
         let (projection, database) = (Arc::clone(projection), Arc::new(database));
         let store = Self { projection, database, next: first, first, sweep: None };
@@ -214,7 +220,7 @@ impl Store {
             state.insert(STATE_PROJECTION, store.projection.form().as_bytes())?;
             state.insert(STATE_LOG_ID, log.id().as_slice())?;
             state.insert(STATE_EPOCH, log.head().epoch.to_le_bytes().as_slice())?;
-            state.insert(STATE_LOSSES, losses(log).as_slice())?;
+            state.insert(STATE_LOSSES, losses)?;
             state.insert(STATE_FIRST, first.to_le_bytes().as_slice())?;
             Ok(set_checkpoint(&mut state, first, chain)?)
         })?;
@@ -315,11 +321,14 @@ fn has_other_history(log: &Log, next: Sequence, stored: Option<ChainValue>) -> s
 /// A sweep looks at every row, so it waits until the dropped events are this part of those retained.
 const SWEEP_FRACTION: u64 = 8;
 
-/// Positions of the log's LOSS marks. One that cannot be read is as if it were not there: then so is its segment.
-fn losses(log: &Log) -> Vec<u8> {
-    let marks = log.marks(log.oldest()).unwrap_or_default();
-    let losses = marks.into_iter().filter(|mark| mark.kind == MarkKind::LOSS);
-    losses.flat_map(|mark| mark.position.to_le_bytes()).collect()
+/// Positions of the log's LOSS marks. One that is damaged is as if it were not there: then so is its segment.
+pub(crate) fn losses(log: &Log) -> sidecar_log_format::Result<Vec<u8>> {
+    let mut marks = MarkCursor::new(log, log.oldest()).of_kinds(MarkKind::LOSS.bit());
+    let mut positions = Vec::new();
+    while let Some(mark) = marks.next_to(Sequence::MAX)? {
+        positions.extend(mark.position.to_le_bytes());
+    }
+    Ok(positions)
 }
 
 struct State {

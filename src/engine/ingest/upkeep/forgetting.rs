@@ -8,12 +8,12 @@
 
 use std::collections::VecDeque;
 
-use sidecar_log_format::{Kind, Log, Maintenance, MarkKind, Read, Sequence};
+use sidecar_log_format::{Kind, Log, Maintenance, Read, Row, SegmentPart, Sequence};
 use tracing::warn;
 
 use crate::engine::dialect::{Dialect, Identity, facts_of};
-use crate::engine::ingest::committer::parse_identity_mark;
 use crate::engine::ingest::identity::Forgetter;
+use crate::engine::ingest::remembered::Remembered;
 
 /// Dropped events are recognised until so many newer ones are stored: twenty times what a node sends again unless it is
 /// configured otherwise.
@@ -39,36 +39,35 @@ impl Forgetting {
         dialect: &dyn Dialect,
         forgetter: &Forgetter,
     ) {
-        // The identities of marked kinds are in the segment's marks; unidentified ones are not in the index.
-        let is_passed_over = |kind: Kind| (dialect.marked_kinds() | dialect.unidentified_kinds()) & kind.bit() != 0;
-        let identity_of = |kind, payload: &[u8]| Some(facts_of(dialect, kind, payload)?.identity);
-        let result = maintenance.read_segment(segment, &mut |read| {
-            match read {
-                Read::Events { block, .. } => {
-                    let rows = block.rows().filter(|row| !is_passed_over(row.kind()));
-                    self.dropped.extend(
-                        rows.filter_map(|row| Some((row.sequence(), identity_of(row.kind(), &row.payload())?))),
-                    );
+        let mut remembered = Remembered::default();
+        // The identities of marked kinds are in marks; those of unidentified kinds are not in the index.
+        let has_own = |kind: Kind| (dialect.marked_kinds() | dialect.unidentified_kinds()) & kind.bit() == 0;
+        let identity_of = |row: &Row<'_>, payload: &[u8]| Some(facts_of(dialect, row.kind(), payload)?.identity);
+        let result = maintenance.read_segment(segment, &mut |part| {
+            match part {
+                SegmentPart::Marks(marks) => marks.iter().for_each(|mark| remembered.note(mark)),
+                SegmentPart::Read(Read::Events { block, .. }) => {
+                    self.dropped.extend(block.rows().filter_map(|row| {
+                        let told = remembered.take(&row);
+                        let own = || has_own(row.kind()).then(|| identity_of(&row, &row.payload())).flatten();
+                        Some((row.sequence(), told.or_else(own)?))
+                    }));
+                    remembered.forget_before(block.end_sequence());
                 }
-                Read::Large(event) => {
-                    let kind = event.shape().row(0).map(|row| row.kind()).filter(|kind| !is_passed_over(*kind));
-                    let payload = kind.and_then(|kind| Some((kind, event.payload().ok()?)));
-                    let identity = payload.and_then(|(kind, payload)| identity_of(kind, &payload));
+                SegmentPart::Read(Read::Large(event)) => {
+                    let identity = event.shape().row(0).and_then(|row| {
+                        let own = || has_own(row.kind()).then(|| identity_of(&row, &event.payload().ok()?)).flatten();
+                        remembered.take(&row).or_else(own)
+                    });
                     self.dropped.extend(identity.map(|identity| (event.sequence(), identity)));
                 }
-                Read::Missing { .. } | Read::End => {}
+                SegmentPart::Read(Read::Missing { .. } | Read::End) => {}
             }
             // Now, so that a large segment takes no more memory than a small one.
             self.forget(log.head().next_sequence, forgetter);
         });
-        match result {
-            Ok(marks) => {
-                let marks = marks.iter().filter(|mark| mark.kind == MarkKind::IDENTITY);
-                self.dropped.extend(marks.filter_map(parse_identity_mark));
-            }
-            Err(error) => {
-                warn!(segment, %error, "the events of a dropped segment stay in the identity index; they only take space")
-            }
+        if let Err(error) = result {
+            warn!(segment, %error, "the events of a dropped segment stay in the identity index; they only take space");
         }
     }
 
@@ -100,11 +99,12 @@ mod tests {
     use std::sync::Arc;
 
     use sidecar_log_format::storage::Directory;
-    use sidecar_log_format::{ApiVersion, Event, Mark, Opened, Writer};
+    use sidecar_log_format::{ApiVersion, Event, Opened, Writer};
 
     use super::*;
     use crate::engine::dialect::write_options;
     use crate::engine::ingest::identity::{Durable, Fingerprint, IdentityIndex, Known, LogPosition, Options};
+    use crate::engine::ingest::remembered::identity_mark;
     use crate::engine::testing::{BELL, NOTE, Notes};
 
     const BELL_IDENTITY: Identity = Identity { class: 7, time: 3, hash: [9; 16] };
@@ -150,9 +150,10 @@ mod tests {
             (0..10).map(|number| append(&mut writer, NOTE, &format!(r#"{{"key":"{number}"}}"#))).collect();
         append(&mut writer, BELL, "\"bell\"");
         identities.push(BELL_IDENTITY);
-        let body = format!(r#"{{"sequence":10,"class":7,"time":3,"hash":"{}"}}"#, "09".repeat(16));
-        let mark = Mark { kind: MarkKind::IDENTITY, position: 11, source: String::new(), received: 1, body };
-        writer.mark(&mark).unwrap();
+        writer.mark_ahead(&identity_mark(10, "node", 1, &BELL_IDENTITY)).unwrap();
+        // Of an event that a crash took: the identity may be that of another event, which is kept.
+        let taken = Notes::default().facts(NOTE, r#"{"key":"kept"}"#).unwrap().identity;
+        writer.mark_ahead(&identity_mark(10, "node", 2, &taken)).unwrap();
         writer.seal_now(1).unwrap();
         let kept = append(&mut writer, NOTE, r#"{"key":"kept"}"#);
         writer.commit().unwrap();
