@@ -65,3 +65,12 @@ impl Stopped {
         }
     }
 }
+
+#[cfg(test)]
+impl Stopped {
+    /// Reports the end once the sender is gone.
+    pub(crate) fn with_sender() -> (mpsc::Sender<()>, Self) {
+        let (stop, stopped) = mpsc::channel();
+        (stop, Stopped(stopped))
+    }
+}

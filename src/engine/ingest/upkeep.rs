@@ -131,7 +131,7 @@ impl Keeper {
         // On Linux, of this thread alone. Without the permission it is only less polite.
         let _ = rustix::process::nice(NICENESS);
         while self.stopped.wait(PERIOD).is_continue() {
-            self.retainer.look(&self.maintenance);
+            self.retainer.look(&self.maintenance, &self.stopped);
             if self.rewrite_what_is_due().is_break() {
                 return;
             }
@@ -171,7 +171,7 @@ impl Keeper {
                 // A large segment takes an hour; what is old must not wait for that.
                 if last_look.elapsed() >= PERIOD {
                     last_look = Instant::now();
-                    retainer.look(maintenance);
+                    retainer.look(maintenance, stopped);
                 }
                 let wait = pace.wait(others.are_busy());
                 stopped.wait(wait.min(PERIOD))?;

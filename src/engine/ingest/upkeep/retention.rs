@@ -4,7 +4,7 @@
 //! sealed segments go, oldest first, with what the identity index knows of their events. Consumers are waited for, up to a
 //! limit; clients are not: one that is overtaken gets a report of what it missed.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use crate::engine::ingest::SharedForgetter;
 use crate::engine::ingest::counters::Counters;
 use crate::engine::ingest::identity::{Forgetter, Scrub};
 use crate::engine::source::now;
+use crate::engine::thread::Stopped;
 
 /// How long to leave the log alone after a failure.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
@@ -129,6 +130,8 @@ pub(in crate::engine::ingest) struct Retainer {
 #[derive(Default)]
 pub(in crate::engine::ingest) struct State {
     known: BTreeMap<Sequence, SealedSegment>,
+    /// Segments that could not be looked at.
+    undescribed: BTreeSet<Sequence>,
     forgetting: Forgetting,
     scrub: Scrub,
     is_waiting: bool,
@@ -136,20 +139,18 @@ pub(in crate::engine::ingest) struct State {
 }
 
 impl Retainer {
-    /// Scrubs some of the index, and drops what is due. Failures are logged and tried again later.
-    pub(super) fn look(&mut self, maintenance: &Maintenance) {
+    /// Scrubs some of the index, and drops what is due, a segment at a time. Failures are logged and tried again later.
+    pub(super) fn look(&mut self, maintenance: &Maintenance, stopped: &Stopped) {
         let has_just_failed = self.state.failed_at.is_some_and(|failed| failed.elapsed() < PAUSE_AFTER_FAILURE);
-        // Kept to the end, so that a rebuild of the index does not read what is being dropped.
-        let forgetter = Arc::clone(&self.forgetter);
-        let forgetter = forgetter.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(forgetter) = forgetter.as_ref() else { return };
-        // The committer reports what it finds, and mends it.
-        let _found = forgetter.scrub(&mut self.state.scrub);
-        if self.options.is_off() || has_just_failed {
+        // The committer reports what the scrub finds, and mends it.
+        let scrub = |retainer: &mut Self, forgetter: &Forgetter| {
+            let _found = forgetter.scrub(&mut retainer.state.scrub);
+        };
+        if self.with_forgetter(scrub).is_none() || self.options.is_off() || has_just_failed {
             return;
         }
         let had_failed = self.state.failed_at.take().is_some();
-        match self.drop_what_is_due(maintenance, forgetter) {
+        match self.drop_what_is_due(maintenance, stopped) {
             Err(error) => {
                 error!(%error, "old segments stay for now; dropping them is tried again");
                 self.state.failed_at = Some(Instant::now());
@@ -157,7 +158,16 @@ impl Retainer {
             Ok(()) if had_failed => info!("old segments can be dropped again"),
             Ok(()) => {}
         }
-        self.state.forgetting.forget(self.log.head().next_sequence, forgetter);
+        let head = self.log.head().next_sequence;
+        self.with_forgetter(|retainer, forgetter| retainer.state.forgetting.forget(head, forgetter));
+    }
+
+    /// Works with what takes identities out of the index, unless the index is not complete. Meanwhile no rebuild of the
+    /// index begins, which must not read what is being dropped: so this should not take long.
+    fn with_forgetter<T>(&mut self, work: impl FnOnce(&mut Self, &Forgetter) -> T) -> Option<T> {
+        let forgetter = Arc::clone(&self.forgetter);
+        let forgetter = forgetter.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(work(self, forgetter.as_ref()?))
     }
 
     /// A segment has another size now.
@@ -165,46 +175,93 @@ impl Retainer {
         self.state.known.remove(&first_sequence);
     }
 
-    fn drop_what_is_due(&mut self, maintenance: &Maintenance, forgetter: &Forgetter) -> Result<(), Error> {
+    fn drop_what_is_due(&mut self, maintenance: &Maintenance, stopped: &Stopped) -> Result<(), Error> {
         // Asked for first: should it be sealed meanwhile, it is among the others then, and stays for now.
         let unsealed = maintenance.unsealed_segment();
         let sealed = maintenance.sealed_segments();
-        self.state.known.retain(|first, _| sealed.binary_search(first).is_ok());
-        for &first in &sealed {
-            if let Entry::Vacant(unknown) = self.state.known.entry(first) {
-                unknown.insert(maintenance.describe(first)?);
-            }
-        }
-        let segments: Vec<SealedSegment> = self.state.known.values().copied().collect();
+        let ends = sealed.iter().skip(1).copied().chain(unsealed);
+        let segments = self.describe(&sealed.iter().copied().zip(ends).collect::<Vec<_>>(), maintenance);
         let now = self.believed_now(&segments);
         let verdict = self.options.decide(&segments, maintenance.unsealed_bytes()?, self.log.head().next_sequence, now);
         self.log_waiting(verdict.waiting > 0);
-        let ends = sealed.iter().skip(1).copied().chain(unsealed);
-        let (mut bytes, mut end) = (0, None);
+        let mut dropped: Vec<SealedSegment> = Vec::new();
+        let ends = segments.iter().skip(1).map(|segment| segment.first_sequence).chain(unsealed);
+        let mut result = Ok(());
         for (segment, next) in segments.iter().zip(ends).take(verdict.drop) {
-            // What the index knows goes first: once the segment is gone, its events could not be found again. Should we be
-            // killed in between, an event that is about to go could be stored again, if a node still sent it.
-            let (log, dialect) = (&self.log, &*self.dialect);
-            self.state.forgetting.take_leave(maintenance, segment.first_sequence, log, dialect, forgetter);
-            maintenance.drop_before(next)?;
-            bytes += segment.bytes;
-            end = Some(segment.end_sequence);
+            // A backlog of a large log takes hours, which neither the end nor a rebuild of the index waits for.
+            if stopped.wait(Duration::ZERO).is_break() {
+                break;
+            }
+            let drop = |retainer: &mut Self, forgetter: &Forgetter| {
+                // What the index knows goes first: once the segment is gone, its events could not be found again. Should
+                // we be killed in between, an event that is about to go could be stored again, if a node still sent it.
+                let (log, dialect) = (&retainer.log, &*retainer.dialect);
+                retainer.state.forgetting.take_leave(maintenance, segment.first_sequence, log, dialect, forgetter);
+                maintenance.drop_before(next)
+            };
+            match self.with_forgetter(drop) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    result = Err(error);
+                    break;
+                }
+                None => break,
+            }
+            dropped.push(*segment);
             self.counters.dropped_segments.add(1);
             self.counters.dropped_bytes.add(segment.bytes);
         }
-        if let (Some(first), Some(end)) = (segments.first(), end) {
-            let (count, first, last) = (verdict.drop, first.first_sequence, end.saturating_sub(1));
-            info!(first, last, segments = count, bytes, "retention dropped the oldest events");
-            if verdict.forced > 0 {
+        if let [first, ..] = &*dropped
+            && let Some(last) = dropped.last()
+        {
+            let bytes: u64 = dropped.iter().map(|segment| segment.bytes).sum();
+            let (first, last) = (first.first_sequence, last.end_sequence.saturating_sub(1));
+            info!(first, last, segments = dropped.len(), bytes, "retention dropped the oldest events");
+            let forced = dropped.len().saturating_sub(verdict.drop - verdict.forced);
+            if forced > 0 {
                 warn!(
-                    segments = verdict.forced,
+                    segments = forced,
                     last,
                     "segments were dropped though a view or an exporter still needed them: more than \
                      `retention_wait_bytes_max` was waiting; look at its lag, or raise that key"
                 );
             }
         }
-        Ok(())
+        result
+    }
+
+    /// What is known of the sealed segments, given where each begins and the next one does. One that cannot be looked at
+    /// keeps no other from going: its bytes and its age are unknown until it can.
+    fn describe(&mut self, sealed: &[(Sequence, Sequence)], maintenance: &Maintenance) -> Vec<SealedSegment> {
+        let State { known, undescribed, .. } = &mut self.state;
+        let is_there = |first: &Sequence| sealed.binary_search_by_key(first, |(first, _)| *first).is_ok();
+        known.retain(|first, _| is_there(first));
+        undescribed.retain(is_there);
+        let describe = |&(first, next): &(Sequence, Sequence)| {
+            let unknown = match known.entry(first) {
+                Entry::Occupied(known) => return *known.get(),
+                Entry::Vacant(unknown) => unknown,
+            };
+            match maintenance.describe(first) {
+                Ok(segment) => {
+                    undescribed.remove(&first);
+                    *unknown.insert(segment)
+                }
+                Err(error) => {
+                    if undescribed.insert(first) {
+                        warn!(segment = first, %error, "segment cannot be looked at; retention counts it as empty until it can");
+                    }
+                    SealedSegment {
+                        first_sequence: first,
+                        end_sequence: next,
+                        bytes: 0,
+                        bytes_raw: 0,
+                        received_max: None,
+                    }
+                }
+            }
+        };
+        sealed.iter().map(describe).collect()
     }
 
     /// The time that ages are measured at.
@@ -227,10 +284,93 @@ impl Retainer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::path::Path;
+
+    use sidecar_log_format::storage::Directory;
+    use sidecar_log_format::{ApiVersion, Event, Opened, Writer};
+
     use super::*;
+    use crate::engine::dialect::write_options;
+    use crate::engine::ingest::identity::{self, IdentityIndex, LogPosition};
+    use crate::engine::testing::{NOTE, Notes};
 
     const MIB: u64 = 1 << 20;
+
+    /// A log of four sealed segments, and what keeps nothing of it.
+    pub(in super::super) fn four_segments(folder: &Path) -> (Writer, Retainer) {
+        let storage = Arc::new(Directory::create(folder.join("log")).unwrap());
+        let Opened { mut writer, log, .. } =
+            Writer::open(storage, write_options(&Notes::default(), [1; 16], 1)).unwrap();
+        for number in 0..40 {
+            let event = Event {
+                kind: NOTE,
+                name: "",
+                source: "node",
+                network: "",
+                api_version: ApiVersion::NONE,
+                upstream_id: None,
+                received: 1,
+                payload: &format!(r#"{{"key":"{number}"}}"#),
+            };
+            writer.append(&event).unwrap();
+            writer.commit().unwrap();
+            if number % 10 == 9 {
+                writer.seal_now(1).unwrap();
+            }
+        }
+        let position =
+            LogPosition { id: log.id(), head: None, oldest: 0, chain_after: &|sequence| log.chain_after(sequence) };
+        let options = identity::Options::default();
+        let index = IdentityIndex::open(&folder.join("index.redb"), position, options).unwrap().index;
+        let retainer = Retainer {
+            options: Retention { newest_events: Some(0), ..Retention::default() },
+            dialect: Arc::new(Notes::default()),
+            forgetter: Arc::new(Mutex::new(Some(index.forgetter()))),
+            counters: Arc::default(),
+            state: State::default(),
+            carried: Carried::default(),
+            log,
+        };
+        (writer, retainer)
+    }
+
+    #[test]
+    fn a_backlog_is_dropped_in_one_look_unless_the_end_or_a_rebuild_of_the_index_comes_between() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, mut retainer) = four_segments(folder.path());
+        let maintenance = writer.maintenance();
+        let (stop, stopped) = Stopped::with_sender();
+        drop(stop);
+        retainer.look(&maintenance, &stopped);
+        let (_stop, stopped) = Stopped::with_sender();
+        let forgetter = retainer.forgetter.lock().unwrap().take();
+        retainer.look(&maintenance, &stopped);
+        assert_eq!(maintenance.sealed_segments(), [0, 10, 20, 30]);
+        *retainer.forgetter.lock().unwrap() = forgetter;
+        retainer.look(&maintenance, &stopped);
+        assert!(maintenance.sealed_segments().is_empty());
+        assert_eq!(retainer.counters.dropped_segments.get(), 4);
+    }
+
+    #[test]
+    fn a_segment_that_cannot_be_looked_at_keeps_no_other_from_going() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, mut retainer) = four_segments(folder.path());
+        let maintenance = writer.maintenance();
+        let (_stop, stopped) = Stopped::with_sender();
+        // As a file that cannot be opened.
+        let bad = folder.path().join("log/00000000000000000010.segment");
+        std::fs::remove_file(&bad).unwrap();
+        std::fs::create_dir(&bad).unwrap();
+        retainer.options.newest_events = Some(25);
+        retainer.look(&maintenance, &stopped);
+        assert_eq!(maintenance.sealed_segments(), [10, 20, 30]);
+        std::fs::remove_dir(&bad).unwrap();
+        retainer.options.newest_events = Some(0);
+        retainer.look(&maintenance, &stopped);
+        assert!(maintenance.sealed_segments().is_empty());
+    }
 
     /// Segments of 100 events, 10 MiB and an hour each, the last of which has just ended.
     fn segments(count: u64) -> (Vec<SealedSegment>, Timestamp) {
