@@ -9,6 +9,7 @@ mod clock;
 mod forgetting;
 pub(super) mod retention;
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,8 @@ use retention::Retainer;
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long the thread does nothing after a panic.
 const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(60);
+/// How long segments are left as they are after one could not be made smaller for a reason that may pass.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
 /// The niceness of this thread: it gets what others leave.
 const NICENESS: i32 = 19;
 /// The share of the machine's cores from which on the other threads are busy. A block at a high level takes a core for
@@ -77,6 +80,7 @@ impl Upkeep {
                 stopped,
                 pace: Pace::new(pace),
                 others: Others::new(),
+                failed_at: None,
             };
             // Its panic is on standard error already. What it may have left half done is only a file of its own.
             while catch_unwind(AssertUnwindSafe(|| keeper.run())).is_err() {
@@ -105,6 +109,8 @@ struct CarriedState {
     clock: Option<BelievedClock>,
     /// Segments before this one were rewritten, or need not be.
     looked_at: Sequence,
+    /// Of the others, those that stay as they are: they are damaged, or would grow.
+    left: BTreeSet<Sequence>,
 }
 
 impl Carried {
@@ -124,6 +130,19 @@ struct Keeper {
     stopped: Stopped,
     pace: Pace,
     others: Others,
+    /// When a rewrite has failed for a reason that may pass.
+    failed_at: Option<Instant>,
+}
+
+/// What became of a segment that was due to be rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Nothing more is to be done.
+    Settled,
+    /// It stays as it is, now and later.
+    Left,
+    /// Later it may succeed.
+    Failed,
 }
 
 impl Keeper {
@@ -142,25 +161,64 @@ impl Keeper {
         let looked_at = self.retainer.carried.lock().looked_at;
         // Asked for before the look, so that a segment sealed meanwhile is looked at the next time.
         let next = self.maintenance.unsealed_segment().unwrap_or(looked_at);
-        if next == looked_at {
+        if next == looked_at || self.failed_at.is_some_and(|failed| failed.elapsed() < PAUSE_AFTER_FAILURE) {
             return ControlFlow::Continue(());
         }
+        let had_failed = self.failed_at.take().is_some();
         let due = match self.rewriting {
             Rewriting::Merge(options) => self.maintenance.segments_with_small_blocks(looked_at, options.block_bytes),
             Rewriting::Compact { options, .. } => self.maintenance.segments_to_compact(looked_at, options),
         };
-        match due {
-            Ok(due) => due.into_iter().try_for_each(|segment| self.rewrite(segment))?,
-            Err(error) => warn!(from = looked_at, %error, "segments are not made smaller: they cannot be looked at"),
+        let due = match due {
+            Ok(due) => due,
+            Err(error) => {
+                self.failed_at = Some(Instant::now());
+                if !had_failed {
+                    warn!(
+                        from = looked_at, %error, retry = ?PAUSE_AFTER_FAILURE,
+                        "segments are not made smaller for now: they cannot be looked at"
+                    );
+                }
+                return ControlFlow::Continue(());
+            }
+        };
+        let mut first_failed = None;
+        for segment in due {
+            if self.retainer.carried.lock().left.contains(&segment) {
+                continue;
+            }
+            match self.rewrite(segment, had_failed)? {
+                Outcome::Settled => {}
+                Outcome::Left => {
+                    self.retainer.carried.lock().left.insert(segment);
+                }
+                Outcome::Failed => {
+                    first_failed.get_or_insert(segment);
+                }
+            }
         }
-        self.retainer.carried.lock().looked_at = next;
+        if first_failed.is_some() {
+            self.failed_at = Some(Instant::now());
+        } else if had_failed {
+            info!("segments can be made smaller again");
+        }
+        let mut carried = self.retainer.carried.lock();
+        let CarriedState { looked_at, left, .. } = &mut *carried;
+        *looked_at = first_failed.unwrap_or(next);
+        *left = left.split_off(looked_at);
         ControlFlow::Continue(())
     }
 
-    fn rewrite(&mut self, segment: Sequence) -> ControlFlow<()> {
+    /// Rewrites a segment; a failure that may pass is logged unless one was before.
+    fn rewrite(&mut self, segment: Sequence, had_failed: bool) -> ControlFlow<(), Outcome> {
         if !self.has_room_for(segment) {
-            info!(segment, "segment is not made smaller: rewriting needs more space than the device has");
-            return ControlFlow::Continue(());
+            if !had_failed {
+                info!(
+                    segment, retry = ?PAUSE_AFTER_FAILURE,
+                    "segment is not made smaller for now: rewriting needs more space than the device has"
+                );
+            }
+            return ControlFlow::Continue(Outcome::Failed);
         }
         let Keeper { maintenance, rewriting, retainer, stopped, pace, others, .. } = self;
         let (Rewriting::Merge(options) | Rewriting::Compact { options, .. }) = *rewriting;
@@ -180,7 +238,7 @@ impl Keeper {
                 }
             }
         });
-        match result {
+        let outcome = match result {
             Ok(Some(done)) if done.is_left => {
                 info!(
                     segment,
@@ -188,6 +246,7 @@ impl Keeper {
                     bytes_after = done.bytes_after,
                     "segment left as it is: it would grow"
                 );
+                Outcome::Left
             }
             Ok(Some(done)) => {
                 self.retainer.was_rewritten(segment);
@@ -195,12 +254,23 @@ impl Keeper {
                 self.counters.rewritten_bytes_before.add(done.bytes_before);
                 self.counters.rewritten_bytes_after.add(done.bytes_after);
                 info!(segment, bytes = done.bytes_before, bytes_after = done.bytes_after, "segment was made smaller");
+                Outcome::Settled
             }
-            Ok(None) => {}
+            Ok(None) => Outcome::Settled,
             // It stays as it is: nothing is lost but room.
-            Err(error) => warn!(segment, %error, "segment is not made smaller"),
-        }
-        self.stopped.wait(Duration::ZERO)
+            Err(error) if error.is_damage() => {
+                warn!(segment, %error, "segment is not made smaller");
+                Outcome::Left
+            }
+            Err(error) => {
+                if !had_failed {
+                    warn!(segment, %error, retry = ?PAUSE_AFTER_FAILURE, "segment is not made smaller for now");
+                }
+                Outcome::Failed
+            }
+        };
+        self.stopped.wait(Duration::ZERO)?;
+        ControlFlow::Continue(outcome)
     }
 
     /// The old file and the new one are there together for a moment, and ingest must not wait for that.
@@ -280,6 +350,36 @@ fn is_busy(cpu_time: Duration, elapsed: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::ingest::upkeep::retention::tests::four_segments;
+
+    #[test]
+    fn what_could_not_be_made_smaller_for_lack_of_room_is_made_smaller_later_and_only_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (writer, retainer) = four_segments(folder.path());
+        let (_stop, stopped) = Stopped::with_sender();
+        let mut keeper = Keeper {
+            maintenance: writer.maintenance(),
+            rewriting: Rewriting::Compact { options: RewriteOptions::COMPACTION, bytes_per_second: u64::MAX },
+            free_bytes_min: u64::MAX,
+            counters: Arc::clone(&retainer.counters),
+            retainer,
+            stopped,
+            pace: Pace::new(None),
+            others: Others::new(),
+            failed_at: None,
+        };
+        let rewritten = |keeper: &mut Keeper| {
+            assert!(keeper.rewrite_what_is_due().is_continue());
+            keeper.counters.rewritten_segments.get()
+        };
+        assert_eq!(rewritten(&mut keeper), 0);
+        keeper.free_bytes_min = 0;
+        assert_eq!(rewritten(&mut keeper), 0, "it waits a while");
+        keeper.failed_at = keeper.failed_at.and_then(|failed| failed.checked_sub(PAUSE_AFTER_FAILURE));
+        assert_eq!(rewritten(&mut keeper), 4);
+        assert_eq!(rewritten(&mut keeper), 4);
+        assert_eq!((keeper.failed_at, keeper.retainer.carried.lock().looked_at), (None, 40));
+    }
 
     #[test]
     fn a_pace_is_held_on_average_and_none_waits_for_nothing() {
