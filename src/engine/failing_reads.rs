@@ -4,7 +4,7 @@ use std::{
     io,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -23,6 +23,8 @@ struct Failing {
     all: AtomicBool,
     /// How many reads go on to the one that fails; 0 when none does.
     to_one: AtomicU64,
+    /// Held by a test while reads hang.
+    hanging: Mutex<()>,
 }
 
 impl FailingReads {
@@ -36,7 +38,13 @@ impl FailingReads {
         self.0.all.store(all, Ordering::Relaxed);
     }
 
+    /// Reads do not return until the guard is gone.
+    pub(crate) fn hang(&self) -> MutexGuard<'_, ()> {
+        self.0.hanging.lock().unwrap()
+    }
+
     fn read(&self) -> io::Result<()> {
+        drop(self.0.hanging.lock().unwrap());
         let before = self.0.to_one.load(Ordering::Relaxed);
         self.0.to_one.store(before.saturating_sub(1), Ordering::Relaxed);
         if before == 1 || self.0.all.load(Ordering::Relaxed) {

@@ -2,7 +2,8 @@
 //! sources are gone.
 //!
 //! A failure of the storage ends a run of ingest, and nothing else: ports, readers and counters stay as they are. The log is
-//! recovered from disk in place, again and again until that succeeds, and then the sources are read again.
+//! recovered from disk in place, again and again until that succeeds, and then the sources are read again. The same follows
+//! when a source has panicked.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use sidecar_log_format::{Log, Recovery};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug, error, info, warn};
@@ -55,6 +56,16 @@ enum Ending {
     Unclosed,
 }
 
+/// What ended a run.
+enum First {
+    /// The end was asked for.
+    Asked,
+    /// All sources ended by themselves, or one has panicked.
+    Sources(Result<(), JoinError>),
+    /// Ingest, which has closed the log or failed.
+    Ingest(Result<(), IngestError>),
+}
+
 /// How a run of ingest ended.
 enum RunEnd {
     Over(Ending),
@@ -92,18 +103,23 @@ impl LogLife {
         let Run { batches, mut ended, .. } = run;
         let mut sources = (self.sources)(&batches);
         drop(batches);
-        let ended_early = tokio::select! {
-            () = self.end.cancelled() => None,
-            () = all_ended(&mut sources) => None,
+        let first = tokio::select! {
+            () = self.end.cancelled() => First::Asked,
+            sources_ended = all_ended(&mut sources) => First::Sources(sources_ended),
             // The thread ended without a report.
-            end = &mut ended => Some(end.unwrap_or(Err(IngestError::Panicked))),
+            end = &mut ended => First::Ingest(end.unwrap_or(Err(IngestError::Panicked))),
         };
         // Dropping the sources drops the last senders: ingest stores what it has and closes the log.
         sources.shutdown().await;
-        match ended_early {
-            None => RunEnd::Over(Ending::Runs(ended)),
-            Some(Ok(())) => RunEnd::Over(Ending::Closed),
-            Some(Err(failure)) => RunEnd::Failed(failure),
+        match first {
+            First::Asked | First::Sources(Ok(())) => RunEnd::Over(Ending::Runs(ended)),
+            First::Sources(Err(panic)) => {
+                // The next run opens the log that this one closes. What hangs meanwhile, opening it again reports.
+                let _closed = tokio::time::timeout(CLOSE_TIME_MAX, ended).await;
+                RunEnd::Failed(IngestError::SourcePanicked { message: panic.to_string() })
+            }
+            First::Ingest(Ok(())) => RunEnd::Over(Ending::Closed),
+            First::Ingest(Err(failure)) => RunEnd::Failed(failure),
         }
     }
 
@@ -163,14 +179,15 @@ impl Closing {
     }
 }
 
-/// Ends when every source has ended by itself. One that ended because its receiver is gone never counts: ingest
-/// has failed then, and is about to say why.
-async fn all_ended(sources: &mut JoinSet<End>) {
+/// Ends when every source has ended by itself, or one has panicked. One that ended because its receiver is gone never
+/// counts: ingest has failed then, and is about to say why.
+async fn all_ended(sources: &mut JoinSet<End>) -> Result<(), JoinError> {
     while let Some(end) = sources.join_next().await {
-        if matches!(end, Ok(End::ReceiverGone)) {
+        if matches!(end?, End::ReceiverGone) {
             std::future::pending::<()>().await;
         }
     }
+    Ok(())
 }
 
 /// What an opened log holds, for the operator.
@@ -209,5 +226,47 @@ pub(super) fn report(recovery: &Recovery) {
             "this log is a copy: it continues under a new epoch, and sequences that the original gave out after the copy \
              was made come again; if an older copy was put back by mistake, stop the sidecar and put the newer files back"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::engine::testing::{connection, note, options};
+
+    #[tokio::test]
+    async fn a_source_that_panics_is_started_again_with_the_others_and_its_log_is_not_ready_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, run) = LiveLog::open(options(folder.path())).unwrap();
+        let live = Arc::new(live);
+        let starts = Arc::new(AtomicU32::new(0));
+        let started = Arc::clone(&starts);
+        let stopped_at_second_start = Arc::new(std::sync::Mutex::new(None));
+        let (seen, counters) = (Arc::clone(&stopped_at_second_start), Arc::clone(&live.counters));
+        let sources: Sources = Box::new(move |batches| {
+            let number = started.fetch_add(1, Ordering::Relaxed);
+            let mut sources = JoinSet::new();
+            let batches = batches.clone();
+            if number > 0 {
+                *seen.lock().unwrap() = Some(counters.reopened.get());
+            }
+            sources.spawn(async move {
+                let events = vec![note(&number.to_string(), 0)];
+                batches.send(Batch::Events { connection: Arc::new(connection("source")), events }).await.unwrap();
+                assert!(number > 0, "a mistake in a source");
+                std::future::pending().await
+            });
+            sources
+        });
+        let end = CancellationToken::new();
+        let life = tokio::spawn(LogLife::new(Arc::clone(&live), sources, end.clone()).live(run));
+        let mut committed = live.committed.clone();
+        committed.wait_for(|head| head.next_sequence == 2).await.unwrap();
+        assert_eq!(starts.load(Ordering::Relaxed), 2);
+        assert_eq!(*stopped_at_second_start.lock().unwrap(), Some(1), "the log was opened again");
+        end.cancel();
+        life.await.unwrap().wait().await;
     }
 }

@@ -3,10 +3,15 @@
 //! Its frames are named, its events have no heights, and it has no API versions. A note is known by its key, whatever its
 //! layout; a bell says nothing at all, so only its source can tell one from another; anything else is known by its bytes.
 
-use serde::Deserialize;
-use sidecar_log_format::{ApiVersion, FrameForm, Kind, Timestamp};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::dialect::{Dialect, Facts, Identity};
+use serde::Deserialize;
+use sidecar_log_format::{ApiVersion, FrameForm, Kind, RewriteOptions, Timestamp};
+
+use super::dialect::{Dialect, Facts, Identity, write_options};
+use super::ingest::{self, Retention, Rewriting, identity};
 use super::source::{Connection, Received};
 
 pub(crate) const NOTE: Kind = Kind(1);
@@ -93,5 +98,21 @@ pub(crate) fn connection(source: &str) -> Connection {
         network: "notes-test".to_owned(),
         api_version: ApiVersion::NONE,
         event_lines: None,
+    }
+}
+
+/// How a log of notes in `folder` is stored.
+pub(crate) fn options(folder: &Path) -> ingest::Options {
+    let dialect = Arc::new(Notes::default());
+    ingest::Options {
+        log_directory: folder.join("logs/notes"),
+        index_file: folder.join("index/notes.redb"),
+        write: write_options(&*dialect, [1; 16], 1),
+        dialect,
+        sync_interval: Duration::from_secs(1),
+        index: identity::Options::default(),
+        retention: Retention::default(),
+        rewriting: Rewriting::Merge(RewriteOptions::COMPACTION),
+        queued_batches: 4,
     }
 }

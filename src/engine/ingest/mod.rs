@@ -117,6 +117,12 @@ pub enum IngestError {
     /// The committer has panicked.
     #[error("the committer's thread has panicked: this is a mistake in Sidecar, please report it")]
     Panicked,
+    /// What reads a source has panicked.
+    #[error("a source's {message}: this is a mistake in Sidecar, please report it")]
+    SourcePanicked {
+        /// Of the panic, with the task that it was in.
+        message: String,
+    },
     /// There is no thread for the committer, or for the upkeep.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),

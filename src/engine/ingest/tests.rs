@@ -4,7 +4,7 @@ use super::*;
 use crate::engine::dialect::{facts_of, write_options};
 use crate::engine::failing_reads::log_with_a_large_event;
 use crate::engine::source::{Connection, Kind, Received};
-use crate::engine::testing::{BELL, Notes, bell, connection, note, received};
+use crate::engine::testing::{BELL, Notes, bell, connection, note, options, received};
 use identity::{Fingerprint, Known};
 use remembered::identity_mark;
 
@@ -75,21 +75,6 @@ async fn what_was_appended_and_not_committed_when_the_index_was_found_damaged_is
     // The conflict is of the richer copy.
     assert_eq!([new, duplicates, identity_conflicts, index_rebuilds].map(|count| count.get()), [4, 5, 1, 1]);
     assert_eq!(stored(&log).len(), 4);
-}
-
-fn options(folder: &Path) -> Options {
-    let dialect = Arc::new(Notes::default());
-    Options {
-        log_directory: folder.join("logs/notes"),
-        index_file: folder.join("index/notes.redb"),
-        write: write_options(&*dialect, [1; 16], 1),
-        dialect,
-        sync_interval: Duration::from_secs(1),
-        index: identity::Options::default(),
-        retention: Retention::default(),
-        rewriting: Rewriting::Merge(sidecar_log_format::RewriteOptions::COMPACTION),
-        queued_batches: 4,
-    }
 }
 
 #[tokio::test]
