@@ -188,14 +188,16 @@ impl Hub {
         // does not hold live events back.
         let (oldest, next) = (self.supply.log.oldest(), self.supply.log.head().next_sequence);
         let cursor = Cursor::new(self.supply.log.clone(), start.min(next).max(oldest), selection);
-        let explanation = match wanted.explains_start {
-            true if start < oldest => Some(missing_before(&self.supply.log, start, oldest, cursor.framing())),
-            true if start > next => Some(cursor.framing().comment(Ahead { start, oldest, next })),
-            _ => None,
-        };
+        let framing = cursor.framing();
         let position = self.supply.counters.readers.enter(wanted.class, wanted.client, cursor.position());
         let mut subscriber = Subscriber::new(self.supply.clone(), cursor, coding, delivery, position, wanted.place);
-        [wanted.greeting, explanation].into_iter().flatten().for_each(|greeting| subscriber.greet(greeting));
+        wanted.greeting.into_iter().for_each(|greeting| subscriber.greet(greeting));
+        if wanted.explains_start && start > next {
+            subscriber.greet(framing.comment(Ahead { start, oldest, next }));
+        } else if wanted.explains_start && start < oldest {
+            let log = self.supply.log.clone();
+            subscriber.explain(move || missing_before(&log, start, oldest, framing));
+        }
         if let Some(farewell) = wanted.farewell {
             subscriber.say_at_end(self.farewells.subscribe(), farewell);
         }

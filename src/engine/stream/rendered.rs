@@ -72,8 +72,17 @@ impl RenderedBlocks {
 
     fn insert(&self, of: Rendered, block: Arc<RenderedBlock>) {
         let mut kept = self.lock();
-        let key = (of, block.first_sequence());
-        kept.remove(&key);
+        let (first, end) = (block.first_sequence(), block.end_sequence());
+        let key = (of, first);
+        // Of two blocks that overlap, as before and after a rewrite, each could hide the other.
+        while let Some((&overlapped, _)) = kept
+            .blocks
+            .range((of, 0)..(of, end.max(first.saturating_add(1))))
+            .next_back()
+            .filter(|(_, (_, other))| other.end_sequence() > first || other.first_sequence() == first)
+        {
+            kept.remove(&overlapped);
+        }
         kept.clock += 1;
         let clock = kept.clock;
         kept.bytes += block.memory_bytes();
@@ -190,5 +199,52 @@ impl Renderer {
 
     fn rendered(&self) -> Rendered {
         Rendered { hub: self.hub, epoch: self.log.head().epoch, rendering: self.rendering.id() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sidecar_log_format::{ReadOptions, RewriteOptions, storage::Directory};
+
+    use super::*;
+    use crate::engine::stream::{json_lines::JsonLines, written::Written};
+
+    #[test]
+    fn a_block_replaces_those_it_overlaps_and_no_others() {
+        let mut written = Written::steps(100);
+        let block = |log: &Log, sequence| match log.read(sequence).unwrap() {
+            Read::Events { block, .. } => block,
+            other => panic!("{other:?}"),
+        };
+        let rendering = JsonLines::of(&written.log);
+        let rendered = |block: &Block| Arc::new(RenderedBlock::of(block, &rendering));
+        let mut small = Vec::new();
+        while small.len() < 4 {
+            let next = small.last().map_or(0, |last: &Arc<RenderedBlock>| last.end_sequence());
+            small.push(rendered(&block(&written.log, next)));
+        }
+        written.writer.seal_now(2_000_000).unwrap();
+        written.writer.maintenance().rewrite(0, RewriteOptions::default()).unwrap().unwrap();
+        let reopened = Log::open(Arc::new(Directory::at(written.directory.path())), ReadOptions::default()).unwrap();
+        let merged = rendered(&block(&reopened, 0));
+        assert_eq!((merged.first_sequence(), merged.end_sequence()), (0, 100));
+
+        let kept = RenderedBlocks::new(1 << 20);
+        let of = Rendered { hub: 1, epoch: 0, rendering: 1 };
+        let others = [Rendered { hub: 2, ..of }, Rendered { epoch: 1, ..of }, Rendered { rendering: 2, ..of }];
+        others.iter().for_each(|other| kept.insert(*other, Arc::clone(&small[1])));
+        for block in &small[1..] {
+            kept.insert(of, Arc::clone(block));
+        }
+        assert!(kept.get(of, small[3].first_sequence()).is_some());
+        kept.insert(of, Arc::clone(&merged));
+        for sequence in 0..100 {
+            assert!(kept.get(of, sequence).is_some_and(|found| Arc::ptr_eq(&found, &merged)), "{sequence}");
+        }
+        assert!(others.iter().all(|other| kept.get(*other, small[1].first_sequence()).is_some()));
+        assert_eq!(kept.kept_bytes(), merged.memory_bytes() + 3 * small[1].memory_bytes());
+        kept.insert(of, Arc::clone(&small[2]));
+        assert!(kept.get(of, 0).is_none() && kept.get(of, small[2].first_sequence()).is_some());
+        assert_eq!(kept.kept_bytes(), small[2].memory_bytes() + 3 * small[1].memory_bytes());
     }
 }

@@ -123,6 +123,7 @@ enum Outcome {
     Rendered(Arc<RenderedBlock>),
     Stored(Option<StoredBlock>),
     LargePiece(Option<LargePiece>),
+    Explained(Bytes),
     Nothing,
 }
 
@@ -163,6 +164,11 @@ impl Subscriber {
     /// Adds a message that is sent before the events.
     pub(super) fn greet(&mut self, greeting: Bytes) {
         self.greetings.push_back(greeting);
+    }
+
+    /// Adds the message that `explain` makes, on a thread that may block; it is sent after the greetings.
+    pub(super) fn explain(&mut self, explain: impl FnOnce() -> Bytes + Send + 'static) {
+        self.reading = Some(self.on_blocking_thread(move || Ok(Outcome::Explained(explain()))));
     }
 
     /// Sets the message that is sent whenever the end is announced.
@@ -241,6 +247,7 @@ impl Subscriber {
                 let accepted = self.cursor.accept_rendered(block);
                 Ok(self.carry_on(accepted))
             }
+            Outcome::Explained(bytes) => Ok(Some(bytes)),
             Outcome::Nothing => Ok(None),
             Outcome::Stored(block) => {
                 self.stored = block.and_then(|block| self.admit(block));
