@@ -5,12 +5,12 @@
 
 use std::{
     io,
-    ops::ControlFlow,
+    ops::{ControlFlow, Range},
     sync::{Arc, PoisonError},
 };
 
 use crate::{
-    Error, Log, Mark, Missing, Read, ReadOptions, Result, RewriteOptions, Rewritten, Sequence, Timestamp,
+    Error, Log, Mark, Missing, ReadOptions, Result, RewriteOptions, Rewritten, Sequence, Timestamp,
     block::Block,
     error::{Operation, storage_error},
     lock::{check_lock, lock},
@@ -48,8 +48,12 @@ pub struct SealedSegment {
 /// What [`Maintenance::read_segment`] finds.
 #[derive(Debug)]
 pub enum SegmentPart {
-    /// Events from index 0 on, a large event, or what is missing.
-    Read(Read),
+    /// A block of events.
+    Events(Arc<Block>),
+    /// A large event.
+    Large(Box<LargeEvent>),
+    /// Sequences whose events cannot be read, and why.
+    Missing(Range<Sequence>, Missing),
     /// The marks of a block.
     Marks(Vec<Mark>),
 }
@@ -236,7 +240,7 @@ impl Maintenance {
     /// as they can be read; those about a block's events come before it.
     ///
     /// # Errors
-    /// What the storage answers. Damage comes as [`Read::Missing`].
+    /// What the storage answers. Damage comes as [`SegmentPart::Missing`].
     pub fn read_segment(&self, first_sequence: Sequence, visit: &mut dyn FnMut(SegmentPart)) -> Result<()> {
         let (file, footer) = sealed_footer(self.shared.storage.as_ref(), first_sequence)?;
         let file = Arc::new(file);
@@ -252,18 +256,17 @@ impl Maintenance {
         };
         for entry in &events {
             visit_marks(entry.end_sequence(), visit)?;
-            let read = if entry.is_large() {
-                LargeEvent::open(Arc::clone(&file), entry).map(Read::Large)
+            let part = if entry.is_large() {
+                LargeEvent::open(Arc::clone(&file), entry).map(|large| SegmentPart::Large(Box::new(large)))
             } else {
-                file.load(entry, Block::decode).map(|block| Read::Events { block: Arc::new(block), index: 0 })
+                file.load(entry, Block::decode).map(|block| SegmentPart::Events(Arc::new(block)))
             };
-            visit(SegmentPart::Read(match read {
+            visit(match part {
                 Err(error) if error.is_damage() => {
-                    let why = Missing::of_damage(&error);
-                    Read::Missing { from: entry.first_sequence, to: entry.end_sequence(), why }
+                    SegmentPart::Missing(entry.first_sequence..entry.end_sequence(), Missing::of_damage(&error))
                 }
-                read => read?,
-            }));
+                part => part?,
+            });
         }
         visit_marks(Sequence::MAX, visit)
     }

@@ -949,9 +949,7 @@ fn the_oldest_segments_are_described_read_and_dropped_while_the_log_is_written()
 
     let (mut frames, mut marks) = (Vec::new(), Vec::new());
     let read = maintenance.read_segment(sealed[0], &mut |part| match part {
-        SegmentPart::Read(Read::Events { block, index: 0 }) => {
-            frames.extend(block.rows().map(|row| row.frame().to_vec()));
-        }
+        SegmentPart::Events(block) => frames.extend(block.rows().map(|row| row.frame().to_vec())),
         SegmentPart::Marks(mut read) => marks.append(&mut read),
         other => panic!("{other:?}"),
     });
@@ -1074,7 +1072,7 @@ fn marks_about_the_events_of_a_commit_are_one_block_before_them_and_a_rewrite_jo
         }
         assert!(found.into_iter().map(|(mark, _)| mark).eq(expected.iter().cloned()));
         let others: Vec<_> = log.marks(0).unwrap().into_iter().filter(|mark| mark.kind != MarkKind::IDENTITY).collect();
-        assert_eq!(others, [gap.clone()]);
+        assert_eq!(others, std::slice::from_ref(&gap));
     };
     check(&log);
     let maintenance = writer.maintenance();

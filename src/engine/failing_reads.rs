@@ -27,6 +27,9 @@ struct Failing {
     hanging: Mutex<()>,
 }
 
+/// Lets reads hang while it lives.
+pub(crate) struct Hanging<'a>(#[expect(dead_code, reason = "it is held for its end")] MutexGuard<'a, ()>);
+
 impl FailingReads {
     /// The read after the next `reads` fails, and those after it go well again.
     pub(crate) fn fail_after(&self, reads: u64) {
@@ -39,8 +42,8 @@ impl FailingReads {
     }
 
     /// Reads do not return until the guard is gone.
-    pub(crate) fn hang(&self) -> MutexGuard<'_, ()> {
-        self.0.hanging.lock().unwrap()
+    pub(crate) fn hang(&self) -> Hanging<'_> {
+        Hanging(self.0.hanging.lock().unwrap())
     }
 
     fn read(&self) -> io::Result<()> {

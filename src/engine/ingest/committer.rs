@@ -436,7 +436,7 @@ impl Committer {
             info!(events = head - start, "reading events of the log into the identity index");
         }
         let mut marks = MarkCursor::new(&self.log, start).of_kinds(MarkKind::IDENTITY.bit());
-        let mut remembered = Remembered::default();
+        let mut remembered = Remembered::before(start);
         let mut cursor = Cursor::new(&self.log, start).until(head);
         while let Some(run) = cursor.next_run()? {
             while let Some(mark) = marks.next_to(run.sequences.end)? {
@@ -454,7 +454,7 @@ impl Committer {
                     }
                 }
             }
-            remembered.forget_before(run.sequences.end);
+            remembered.pass(run.sequences.end);
             let sequence = cursor.position().saturating_sub(1);
             let chain = self.log.chain_after(sequence)?;
             self.index.committed(Durable { sequence, chain })?;

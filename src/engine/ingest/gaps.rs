@@ -19,8 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const HOLES_MAX: usize = 4096;
 /// How far back the newest ordinal and holes are looked for when a log is opened.
 const SEARCH_EVENTS: u64 = 20_000;
-/// How many of those only tell the highest ordinal: what is first there may have been filled in late.
-const SEED_EVENTS: u64 = SEARCH_EVENTS / 4;
+/// The part of those that only tells the highest ordinal, where older ones are not looked at: what is first there may have
+/// been filled in late.
+const SEED_PART: u64 = 4;
 
 /// Finds gaps; none where the dialect has no series.
 #[derive(Debug, Default)]
@@ -51,7 +52,7 @@ impl Gaps {
         let head = log.head().next_sequence;
         let start = log.oldest().max(head.saturating_sub(SEARCH_EVENTS));
         // The first event of a log opens no hole either.
-        let counts_from = if start == 0 { 0 } else { start.saturating_add(SEED_EVENTS) };
+        let counts_from = if start == 0 { 0 } else { start + head.saturating_sub(start) / SEED_PART };
         let (mut position, mut step) = (start, 1_u64);
         while let Err((from, error)) = gaps.read(log, dialect, kinds, position..head, counts_from) {
             let outline = log.outline(from).ok().flatten();

@@ -12,7 +12,11 @@ use crate::engine::dialect::Identity;
 /// A crash may have kept the mark of an event that was never stored, and its sequence was given to another one. So a mark is
 /// about an event only if the receive time is the event's too.
 #[derive(Default)]
-pub(super) struct Remembered(BTreeMap<(Sequence, Timestamp), Identity>);
+pub(super) struct Remembered {
+    identities: BTreeMap<(Sequence, Timestamp), Identity>,
+    /// Events before it were reached.
+    next: Sequence,
+}
 
 /// The body of an identity mark.
 #[derive(Deserialize)]
@@ -25,27 +29,35 @@ struct Body {
 }
 
 impl Remembered {
+    /// Before the event at `next`.
+    pub(super) fn before(next: Sequence) -> Self {
+        Remembered { next, ..Remembered::default() }
+    }
+
     /// Takes in a mark, if it tells an identity.
     pub(super) fn note(&mut self, mark: &Mark) {
-        let Some(body) = serde_json::from_str::<Body>(&mark.body).ok().filter(|_| mark.kind == MarkKind::IDENTITY)
-        else {
+        if mark.kind != MarkKind::IDENTITY {
             return;
-        };
-        if let Ok(hash) = u128::from_str_radix(&body.hash, 16) {
+        }
+        let Ok(body) = serde_json::from_str::<Body>(&mark.body) else { return };
+        if body.sequence >= self.next
+            && let Ok(hash) = u128::from_str_radix(&body.hash, 16)
+        {
             let identity = Identity { class: body.class, time: body.time, hash: hash.to_be_bytes() };
-            self.0.insert((body.sequence, mark.received), identity);
+            self.identities.insert((body.sequence, mark.received), identity);
         }
     }
 
     /// The identity of an event.
     pub(super) fn take(&mut self, row: &Row<'_>) -> Option<Identity> {
-        self.0.remove(&(row.sequence(), row.received()))
+        self.identities.remove(&(row.sequence(), row.received()))
     }
 
-    /// Forgets those before `sequence`, whose events were never stored.
-    pub(super) fn forget_before(&mut self, sequence: Sequence) {
-        while self.0.first_key_value().is_some_and(|((first, _), _)| *first < sequence) {
-            self.0.pop_first();
+    /// All events before `next` were reached: what is left of them was never stored.
+    pub(super) fn pass(&mut self, next: Sequence) {
+        self.next = next;
+        while self.identities.first_key_value().is_some_and(|((sequence, _), _)| *sequence < next) {
+            self.identities.pop_first();
         }
     }
 }

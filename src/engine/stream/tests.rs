@@ -3,16 +3,18 @@
 use std::{io, net::Ipv4Addr, sync::Arc};
 
 use axum::body::Body;
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use serde_json::Value;
 use sidecar_log_format::{FrameForm, Kind, LargeEvent, Row, Sequence};
+use tokio::sync::watch;
 
 use super::{
     Coding, Framing, Hub, JsonLines, Port, PortOptions, ReaderClass, Rendering, ReplayChunks, Resources, Subscription,
     written::{STEP, VERSION_FRAME, Written, frames, payload, version},
 };
-use crate::engine::http::ListenOptions;
+use crate::engine::{failing_reads::over_failing_reads, http::ListenOptions};
 
 const FAULT: Kind = Kind(5);
 const CLASS: ReaderClass = ReaderClass("all");
@@ -227,6 +229,30 @@ async fn a_start_that_the_log_does_not_hold_is_explained_in_json() {
         hub.subscribe(Subscription { until: None, ..rendered(&port, JsonLines::of(&written.log), 5_000, u64::MAX) });
     let comment = "the newest event of this log is 1999, before the start 5000; the stream continues with event 2000";
     assert_eq!(next(&mut ahead).await, format!("{{\"comment\":\"{comment}\"}}\n"));
+}
+
+#[tokio::test]
+async fn while_the_disk_hangs_a_start_among_lost_events_waits_for_its_explanation_and_nothing_else_does() {
+    let Written { mut writer, directory, log, .. } = Written::steps(1_000);
+    writer.seal_now(2_000_000).unwrap();
+    writer.close().unwrap();
+    drop(log);
+    let (open, reads) = over_failing_reads(directory.path());
+    let oldest = std::fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().path());
+    let oldest = oldest.filter(|path| path.extension().is_some_and(|end| end == "segment")).min().unwrap();
+    std::fs::remove_file(oldest).unwrap();
+    let log = open();
+    let lost = log.oldest();
+    assert!(lost > 0);
+    let (_committed, head) = watch::channel(log.head());
+    let hub = Hub::new(log.clone(), head, Arc::new(Resources::new(1)), &[CLASS]);
+    let port = port(ReplayChunks::Event);
+    let hanging = reads.hang();
+    let mut body = hub.subscribe(rendered(&port, JsonLines::of(&log), 0, lost));
+    assert!(next(&mut body).now_or_never().is_none());
+    drop(hanging);
+    let parsed: Value = serde_json::from_str(&next(&mut body).await).unwrap();
+    assert_eq!((parsed["missing"]["from"].as_u64(), parsed["missing"]["to"].as_u64()), (Some(0), Some(lost - 1)));
 }
 
 #[tokio::test]

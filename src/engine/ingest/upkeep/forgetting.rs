@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use sidecar_log_format::{Kind, Log, Maintenance, Read, Row, SegmentPart, Sequence};
+use sidecar_log_format::{Kind, Log, Maintenance, Row, SegmentPart, Sequence};
 use tracing::warn;
 
 use crate::engine::dialect::{Dialect, Identity, facts_of};
@@ -46,22 +46,22 @@ impl Forgetting {
         let result = maintenance.read_segment(segment, &mut |part| {
             match part {
                 SegmentPart::Marks(marks) => marks.iter().for_each(|mark| remembered.note(mark)),
-                SegmentPart::Read(Read::Events { block, .. }) => {
+                SegmentPart::Events(block) => {
                     self.dropped.extend(block.rows().filter_map(|row| {
                         let told = remembered.take(&row);
                         let own = || has_own(row.kind()).then(|| identity_of(&row, &row.payload())).flatten();
                         Some((row.sequence(), told.or_else(own)?))
                     }));
-                    remembered.forget_before(block.end_sequence());
+                    remembered.pass(block.end_sequence());
                 }
-                SegmentPart::Read(Read::Large(event)) => {
+                SegmentPart::Large(event) => {
                     let identity = event.shape().row(0).and_then(|row| {
                         let own = || has_own(row.kind()).then(|| identity_of(&row, &event.payload().ok()?)).flatten();
                         remembered.take(&row).or_else(own)
                     });
                     self.dropped.extend(identity.map(|identity| (event.sequence(), identity)));
                 }
-                SegmentPart::Read(Read::Missing { .. } | Read::End) => {}
+                SegmentPart::Missing(..) => {}
             }
             // Now, so that a large segment takes no more memory than a small one.
             self.forget(log.head().next_sequence, forgetter);
