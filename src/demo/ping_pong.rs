@@ -48,8 +48,9 @@ impl PingPong {
         });
         let court = Court { schema: schema.clone(), ball, played: watched };
         tasks.spawn(async move {
-            let served =
-                tonic::transport::Server::builder().serve_with_incoming(court, TcpIncoming::from(listener)).await;
+            // An answer is several small writes: without this each would wait for the last one's acknowledgement.
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let served = tonic::transport::Server::builder().serve_with_incoming(court, incoming).await;
             if let Err(error) = served {
                 tracing::error!(%error, "the demo's gRPC server has ended");
             }

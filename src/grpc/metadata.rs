@@ -38,6 +38,19 @@ const PASSED: [HeaderName; 17] = [
     header::AUTHORIZATION,
 ];
 
+/// What gRPC or HTTP/2 says itself, or must not say: another value would break the call.
+const RESERVED: [&str; 9] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// What is passed on of a request's headers.
 pub(super) fn request_metadata(headers: &HeaderMap, client: Option<SocketAddr>) -> MetadataMap {
     let mut metadata = HeaderMap::new();
@@ -64,7 +77,7 @@ pub(super) fn request_metadata(headers: &HeaderMap, client: Option<SocketAddr>) 
 
 /// Adds one, if gRPC may have it. Binary values are base64 in both worlds.
 fn add(metadata: &mut HeaderMap, name: &str, value: &HeaderValue) {
-    let is_reserved = name.starts_with("grpc-") || name.starts_with(':') || matches!(name, "te" | "content-type");
+    let is_reserved = name.starts_with("grpc-") || name.starts_with(':') || RESERVED.contains(&name);
     let is_text = value.to_str().is_ok();
     if let Ok(name) = HeaderName::try_from(name)
         && !is_reserved
@@ -142,6 +155,10 @@ mod tests {
             ("grpc-metadata-tenant", "blue"),
             ("grpc-metadata-key-bin", "AAE="),
             ("grpc-metadata-grpc-timeout", "1S"),
+            ("grpc-metadata-content-length", "1"),
+            ("grpc-metadata-host", "other.example"),
+            ("grpc-metadata-te", "gzip"),
+            ("grpc-metadata-connection", "close"),
             ("connection", "keep-alive"),
             ("x-other", "1"),
             ("x-forwarded-for", "10.0.0.1"),
