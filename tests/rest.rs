@@ -98,7 +98,7 @@ async fn requests_are_understood_and_refused_as_by_the_reference() {
         let answer = Request::new(method, address, "/block").answer().await;
         assert_eq!((answer.status, answer.body.as_str()), (400, INVALID_PATH), "{method}");
     }
-    for path in ["/", "/blocks", "/events?limit=1", "/events/1", "/status"] {
+    for path in ["/", "/blocks", "/events?limit=1", "/events/1", "/status", "/logs", "/logs/casper/events"] {
         let answer = Request::new("OPTIONS", address, path).answer().await;
         assert_eq!((answer.status, answer.header("allow")), (204, Some("GET, HEAD, OPTIONS")), "{path}");
         assert_eq!(Request::new("HEAD", address, path).answer().await.status, 200, "{path}");

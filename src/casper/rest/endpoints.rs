@@ -13,6 +13,8 @@ use crate::casper::keys::Stage;
 pub(super) struct Endpoint {
     /// Its segments; one in braces matches any.
     pub(super) path: &'static str,
+    /// Whether the reference does not have it. Only there OPTIONS is answered.
+    is_own: bool,
     label: Option<Label>,
     /// Its part of the OpenAPI document, if it is there.
     pub(super) operation: Option<Operation>,
@@ -140,11 +142,10 @@ pub(super) fn parse<'a>(method: &Method, path: &'a str, query: Option<&'a str>) 
     read(path.strip_suffix('/').unwrap_or(path), query)
 }
 
-/// Whether a path without its first slash is one that the reference does not have. Only there OPTIONS is answered.
+/// Whether a path without its first slash is one that the reference does not have.
 fn is_own(path: &str) -> bool {
-    const BEGINNINGS: [&str; 4] = ["/blocks", "/account/", "/events", "/status"];
     let path = path.strip_suffix('/').unwrap_or(path);
-    let mut own = ENDPOINTS.iter().filter(|endpoint| BEGINNINGS.iter().any(|own| endpoint.path.starts_with(own)));
+    let mut own = ENDPOINTS.iter().filter(|endpoint| endpoint.is_own);
     path.is_empty() || own.any(|endpoint| endpoint.parameters(path.split('/')).is_some())
 }
 
@@ -264,6 +265,7 @@ const NEWEST: Described = Described(
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         path: "/block",
+        is_own: false,
         label: Some(BLOCK_LABEL),
         operation: Some(Operation {
             id: "latest_block",
@@ -277,6 +279,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/block/{block_hash_or_height}",
+        is_own: false,
         label: Some(BLOCK_LABEL),
         operation: Some(Operation {
             id: "block_by_hash_or_height",
@@ -298,6 +301,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/blocks",
+        is_own: true,
         label: Some(Label::of("/blocks")),
         operation: Some(Operation {
             id: "blocks",
@@ -318,6 +322,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/transaction/{transaction_type}/{transaction_hash}",
+        is_own: false,
         label: Some(Label::of("/transaction/(...)")),
         operation: Some(Operation {
             id: "transaction_by_hash",
@@ -334,6 +339,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/transaction/accepted/{transaction_type}/{transaction_hash}",
+        is_own: false,
         label: Some(Label::of("/transaction/accepted/(...)")),
         operation: Some(Operation {
             id: "transaction_accepted_by_hash",
@@ -347,6 +353,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/transaction/processed/{transaction_type}/{transaction_hash}",
+        is_own: false,
         label: Some(Label::of("/transaction/processed/(...)")),
         operation: Some(Operation {
             id: "transaction_processed_by_hash",
@@ -360,6 +367,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/transaction/expired/{transaction_type}/{transaction_hash}",
+        is_own: false,
         label: Some(Label::of("/transaction/expired/(...)")),
         operation: Some(Operation {
             id: "transaction_expired_by_hash",
@@ -373,6 +381,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/account/{account}/transactions",
+        is_own: true,
         label: Some(Label::of_all_below("/account/(...)")),
         operation: Some(Operation {
             id: "transactions_by_account",
@@ -399,6 +408,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/faults/{public_key_or_era}",
+        is_own: false,
         label: Some(Label::of_all_below("/faults/(...)")),
         operation: Some(Operation {
             id: "faults_by_public_key_or_era",
@@ -420,6 +430,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/signatures/{block_hash}",
+        is_own: false,
         label: Some(Label::of_all_below("/signatures/(...)")),
         operation: Some(Operation {
             id: "finality_signatures_by_block",
@@ -435,6 +446,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/step/{era_id}",
+        is_own: false,
         label: Some(Label::of_all_below("/step/(...)")),
         operation: Some(Operation {
             id: "step_by_era",
@@ -448,6 +460,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/events",
+        is_own: true,
         label: Some(EVENTS_LABEL),
         operation: Some(Operation {
             id: "events",
@@ -477,6 +490,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/events/{sequence}",
+        is_own: true,
         label: Some(EVENTS_LABEL),
         operation: Some(Operation {
             id: "event_by_sequence",
@@ -490,6 +504,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/logs",
+        is_own: true,
         label: Some(LOGS_LABEL),
         operation: Some(Operation {
             id: "logs",
@@ -503,6 +518,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/logs/{log}/status",
+        is_own: true,
         label: Some(LOGS_LABEL),
         operation: Some(Operation {
             id: "log_status",
@@ -516,6 +532,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/logs/{log}/events",
+        is_own: true,
         label: Some(LOGS_LABEL),
         operation: Some(Operation {
             id: "events_of_log",
@@ -544,6 +561,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/logs/{log}/events/{sequence}",
+        is_own: true,
         label: Some(LOGS_LABEL),
         operation: Some(Operation {
             id: "event_of_log_by_sequence",
@@ -559,6 +577,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         path: "/status",
+        is_own: true,
         label: Some(Label::of("/status")),
         operation: Some(Operation {
             id: "status",
@@ -570,8 +589,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         }),
         read: |_| Ok(Request::Status),
     },
-    Endpoint { path: "/api-doc.json", label: None, operation: None, read: |_| Ok(Request::Document) },
-    Endpoint { path: "/swagger-ui", label: None, operation: None, read: |_| Ok(Request::SwaggerUi) },
+    Endpoint { path: "/api-doc.json", is_own: false, label: None, operation: None, read: |_| Ok(Request::Document) },
+    Endpoint { path: "/swagger-ui", is_own: false, label: None, operation: None, read: |_| Ok(Request::SwaggerUi) },
 ];
 
 #[cfg(test)]
@@ -628,6 +647,17 @@ mod tests {
                 assert!(request.is_ok(), "{path}?{query}: {request:?}");
             }
         }
+    }
+
+    #[test]
+    fn options_are_answered_on_every_path_of_our_own_and_on_no_other() {
+        for Endpoint { path, is_own, .. } in ENDPOINTS {
+            let path = path.replace(['{', '}'], "");
+            let request = parse(&Method::OPTIONS, &path, None);
+            assert_eq!(matches!(request, Ok(Request::Methods)), *is_own, "{path}");
+        }
+        let own = |path: &str| ENDPOINTS.iter().find(|endpoint| endpoint.path == path).unwrap().is_own;
+        assert!(own("/logs") && own("/logs/{log}/events") && own("/account/{account}/transactions") && !own("/block"));
     }
 
     proptest! {
