@@ -24,6 +24,7 @@ use sidecar_test_support::node::{SimulatedNode, stream};
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::story::{Story, StoryOptions};
+use sidecar_test_support::wait::until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -300,6 +301,14 @@ async fn a_token_opens_each_server_and_is_never_shown() {
     let preflight = preflight.header("access-control-request-method", "POST");
     let preflight = preflight.header("access-control-request-headers", "authorization, content-type").answer().await;
     assert_eq!((preflight.status, preflight.header("access-control-allow-methods")), (200, Some("POST")));
+
+    // What only a token opens must not be in a cache that others share.
+    let token = bearer(TOKENS[0]);
+    let block = async |path: &str| get(rest, path, &[("authorization", &token)]).await;
+    until(Duration::from_secs(60), "a block that is found", async || block("/block").await.status == 200).await;
+    let hash = block("/block").await.json()["payload"]["block_hash"].as_str().unwrap().to_owned();
+    let by_hash = block(&format!("/block/{hash}")).await;
+    assert_eq!((by_hash.status, by_hash.header("cache-control")), (200, Some("private, max-age=31536000, immutable")));
 
     // A new token beside the old one; then without it.
     std::fs::write(&file, format!("{}\n{}\n", TOKENS[0], TOKENS[2])).unwrap();

@@ -40,6 +40,8 @@ const CONNECTIONS_MAX: usize = 512;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// For what its hash names: it never changes.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+/// The same where clients need a token: a cache that they share must not answer those without one.
+const IMMUTABLE_FOR_ONE: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
 /// For all else: ask again, with the tag. After a restore, a sequence, a height or an era may name another event.
 const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
 /// What an answer depends on beside its path: a cache keeps the origin that may read it, and how it is compressed.
@@ -364,7 +366,12 @@ impl Shared {
         if let Ok(tag) = HeaderValue::try_from(tag) {
             response.headers_mut().insert(header::ETAG, tag);
         }
-        response.headers_mut().insert(header::CACHE_CONTROL, if is_final { IMMUTABLE } else { REVALIDATE });
+        let cached = match is_final {
+            true if self.options.listen.tokens.are_needed() => IMMUTABLE_FOR_ONE,
+            true => IMMUTABLE,
+            false => REVALIDATE,
+        };
+        response.headers_mut().insert(header::CACHE_CONTROL, cached);
         response.headers_mut().insert(header::VARY, VARY);
         Ok(response)
     }
