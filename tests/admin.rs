@@ -245,6 +245,9 @@ async fn other_requests_are_answered_for_people_and_supervisors() {
         let is_constant = !["/metrics", "/status"].contains(&place);
         assert!(head.header("content-length") == get.header("content-length") || !is_constant, "{place}");
     }
+    let stream = Request::new("HEAD", address, "/status").header("accept", "text/event-stream").open().await;
+    assert_eq!((stream.status(), stream.header("content-type")), (200, Some("text/event-stream")));
+    assert_eq!(stream.header("content-length"), None);
 }
 
 #[tokio::test]

@@ -150,6 +150,12 @@ async fn headers_and_errors_are_those_of_the_standard() {
     let post = Request::new("POST", beacon.address(), "/eth/v1/events?topics=head").answer().await;
     assert_eq!((post.status, post.json()["code"].clone()), (405, json!(405)));
     assert_eq!(get(beacon.address(), "/eth/v1/node").await.json()["code"], 404);
+    assert!(get(beacon.address(), "/").await.body.contains("/eth/v1/events"));
+    // A browser that has had the last event reconnects by itself; 204 stops it.
+    let past = Request::get(beacon.address(), "/eth/v1/events?topics=head&start_from=0&until=6").last_event_id(6);
+    assert_eq!(past.open().await.status(), 204);
+    let head = Request::new("HEAD", beacon.address(), "/eth/v1/events?topics=head").open().await;
+    assert_eq!((head.status(), head.header("content-length")), (200, None));
     let stream = SseClient::connect(beacon.address(), "/eth/v1/events?topics=head&topics=block").await;
     for (name, value) in
         [("content-type", "text/event-stream"), ("cache-control", "no-cache"), ("x-accel-buffering", "no")]

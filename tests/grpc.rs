@@ -169,6 +169,7 @@ async fn while_the_server_is_away_its_paths_are_unavailable_and_recorded_streams
 async fn a_single_answer_is_json_with_the_metadata_as_headers() {
     let court = Court::open().await;
     let request = Request::new("POST", court.address(), "/v1/echo").header("grpc-metadata-tenant", "blue");
+    let request = request.header("grpc-metadata-content-length", "1");
     let answer = request.body(r#"{"topic":"hello","count":"7"}"#).answer().await;
     assert_eq!((answer.status, answer.header("grpc-metadata-court")), (200, Some("centre")));
     assert_eq!(answer.body, r#"{"id":"7","event":"hello","text":"tenant=blue"}"#);
@@ -197,6 +198,43 @@ async fn what_is_not_served_is_refused_in_json() {
     let document = court.get("/openapi.json").await.json();
     let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
     assert_eq!(paths, ["/eth/v1/events", "/v1/balls/{topic}", "/v1/echo", "/v1/echo/{topic}"]);
+}
+
+#[tokio::test]
+async fn head_and_options_are_answered_for_what_is_only_read() {
+    let court = Court::with(Described::Set, "", PINGS).await;
+    let ask = |method: &str, target: &str| Request::new(method, court.address(), target);
+    for target in ["/", "/openapi.json", "/streams/pings?start_from=0"] {
+        let (get, head) = (ask("GET", target).open().await, ask("HEAD", target).open().await);
+        assert_eq!(head.status(), 200, "{target}");
+        for name in ["content-type", "content-length", "cache-control", "vary"] {
+            assert_eq!(head.header(name), get.header(name), "{target} {name}");
+        }
+        let options = ask("OPTIONS", target).answer().await;
+        assert_eq!((options.status, options.header("allow")), (204, Some("GET, HEAD, OPTIONS")), "{target}");
+    }
+    let post = ask("POST", "/streams/pings").answer().await;
+    assert_eq!((post.status, post.header("allow")), (501, Some("GET, HEAD, OPTIONS")));
+    let past = ask("HEAD", "/streams/pings?start_from=7&until=6").answer().await;
+    assert_eq!((past.status, past.header("sidecar-log").is_some()), (204, true));
+}
+
+#[tokio::test]
+async fn a_page_may_call_every_method_that_is_served() {
+    let court = Court::open().await;
+    let ask = |method: &str, target: &str| {
+        Request::new(method, court.address(), target).header("origin", "http://page.example")
+    };
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+        let preflight = ask("OPTIONS", "/v1/echo").header("access-control-request-method", method);
+        let preflight = preflight.header("access-control-request-headers", "content-type").answer().await;
+        assert_eq!((preflight.status, preflight.header("access-control-allow-methods")), (204, Some(method)));
+        assert_eq!(preflight.header("access-control-allow-headers"), Some("content-type"));
+    }
+    let called = ask("POST", "/v1/echo").body(r#"{"topic":"a"}"#).answer().await;
+    let allowed = called.header("access-control-allow-origin");
+    assert_eq!((called.status, allowed), (200, Some("http://page.example")));
+    assert_eq!(ask("DELETE", "/v1/echo").answer().await.status, 501, "the server refuses what no rule serves");
 }
 
 #[tokio::test]
@@ -354,6 +392,8 @@ async fn a_form_is_handled_as_the_method_that_it_names() {
             .body("count=7")
     };
     assert_eq!(form(&court, "/v1/echo/x").answer().await.json()["id"], "7");
+    let large = format!("{}count=7", "nobody=1&".repeat(100_000));
+    assert_eq!(form(&court, "/v1/echo/x").body(&large).answer().await.json()["id"], "7");
     let named = form(&court, "/v1/echo/x").header("x-http-method-override", "get").answer().await;
     assert_eq!(named.json()["id"], "7");
     let other = form(&court, "/v1/echo/x").header("x-http-method-override", "DELETE").answer().await;

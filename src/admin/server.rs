@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware;
@@ -27,13 +28,14 @@ use super::{AdminOptions, Parts, metrics};
 use crate::casper::rest::LogPages;
 use crate::engine::http::{
     BindError,
-    cors::{Origins, let_pages_read},
+    about::{READ_METHODS, read_methods},
+    cors::{Origins, PageMethods, let_pages_in},
     front::Front,
     limits::FrontLimits,
     turns::Limits,
     weights::names,
 };
-use crate::engine::stream::Framing;
+use crate::engine::stream::{Framing, body_of_head};
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 64;
@@ -103,7 +105,7 @@ impl Server {
             disks: Disks::default(),
             started: Instant::now(),
         });
-        let cors = middleware::from_fn_with_state(self.origins, let_pages_read);
+        let cors = middleware::from_fn_with_state((self.origins, PageMethods::Read), let_pages_in);
         let router = Router::new().fallback(respond).with_state(Arc::clone(&shared)).layer(cors);
         let render = || {
             let shared = Arc::clone(&shared);
@@ -119,8 +121,6 @@ impl Server {
 /// The paths that exist, for people without a browser.
 const INDEX: &str = "Sidecar's admin server: /health, /ready, /status (JSON, or an event stream), /metrics (Prometheus), \
     /logs (events); in a browser this is a page\n";
-/// Methods that every path takes.
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 /// Seconds after which a request that was refused for the moment may be made again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
@@ -155,8 +155,12 @@ async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     match *request.method() {
         // HTTP leaves the body out for HEAD.
         Method::GET | Method::HEAD => answer(&shared, place, request).await,
-        Method::OPTIONS => allowed(StatusCode::NO_CONTENT.into_response()),
-        _ => allowed(text(StatusCode::METHOD_NOT_ALLOWED, "HTTP method not allowed")),
+        Method::OPTIONS => read_methods(),
+        _ => {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "HTTP method not allowed");
+            response.headers_mut().insert(header::ALLOW, READ_METHODS);
+            response
+        }
     }
 }
 
@@ -173,8 +177,9 @@ async fn answer(shared: &Arc<Shared>, place: Place, request: Request) -> Respons
         Place::Ready => ready(&shared.parts).await,
         Place::Status => varying(match names(request.headers(), &header::ACCEPT, Framing::EventStream.media_type()) {
             // A stream ends when its client is gone, which for HEAD is never.
-            true if request.method() == Method::GET => stream(&shared.feed),
-            _ => match status(shared).await {
+            true if request.method() == Method::HEAD => stream(Some(body_of_head())),
+            true => stream(shared.feed.open()),
+            false => match status(shared).await {
                 Ok(status) => ([(header::CONTENT_TYPE, JSON)], status).into_response(),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error),
             },
@@ -188,8 +193,8 @@ async fn answer(shared: &Arc<Shared>, place: Place, request: Request) -> Respons
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-fn stream(feed: &Feed) -> Response {
-    match feed.open() {
+fn stream(body: Option<Body>) -> Response {
+    match body {
         Some(body) => {
             let mut response = Response::new(body);
             Framing::EventStream.describe(response.headers_mut());
@@ -223,11 +228,6 @@ fn varying(mut response: Response) -> Response {
 /// Forbids content sniffing: events hold text of other parties, which a browser must treat as JSON only.
 fn unsniffed(mut response: Response) -> Response {
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
-}
-
-fn allowed(mut response: Response) -> Response {
-    response.headers_mut().insert(header::ALLOW, METHODS);
     response
 }
 

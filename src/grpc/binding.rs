@@ -42,7 +42,7 @@ pub(super) enum BindingError {
 /// # Errors
 /// [`BindingError`].
 pub(super) fn request_message(
-    found: &Found<'_>,
+    found: &Found,
     query: Option<&str>,
     body: &[u8],
     ignores_unknown: bool,

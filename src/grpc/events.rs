@@ -6,20 +6,20 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::Request;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::Response;
 use sidecar_log_format::{Kind, Sequence};
-use tonic::Status;
+use tonic::{Code, Status};
 
-use super::gateway::{LINES, client};
+use super::gateway::LINES;
 use super::status;
+use crate::engine::http::about::{self, READ_METHODS};
 use crate::engine::http::query::Parameters;
 use crate::engine::http::weights::accepts_only_zstd;
 use crate::engine::stream::{
-    Coding, Delivery, Framing, Hub, JsonLines, OpenStreams, ReaderClass, Rendering, Subscription,
+    Coding, Delivery, Framing, Hub, JsonLines, OpenStreams, ReaderClass, Rendering, StreamFields, Subscription,
 };
 
 const WHOLE: ReaderClass = ReaderClass("whole");
@@ -28,8 +28,6 @@ const ZSTD: ReaderClass = ReaderClass("zstd");
 
 /// The kinds of streams that metrics tell apart.
 pub const READER_CLASSES: &[ReaderClass] = &[WHOLE, ZSTD, JSON_LINES];
-
-const FIELDS: [&str; 5] = ["start_from", "until", "types", "lastEventId", "encoding"];
 
 /// The readers of one recorded stream.
 pub(super) struct Events {
@@ -61,57 +59,46 @@ impl Events {
 
     pub(super) fn answer(&self, request: Request) -> Response {
         let (head, _) = request.into_parts();
-        self.try_answer(&head).unwrap_or_else(|status| {
+        let answered = match head.method {
+            Method::GET | Method::HEAD => self.stream(&head),
+            Method::OPTIONS => Ok(about::read_methods()),
+            _ => Err(Status::unimplemented("Method Not Allowed")),
+        };
+        answered.unwrap_or_else(|status| {
             self.open_streams.counters().refused.add(1);
-            status::answer(&status, None, false)
+            let mut response = status::answer(&status, None, false);
+            if status.code() == Code::Unimplemented {
+                response.headers_mut().insert(header::ALLOW, READ_METHODS);
+            }
+            response
         })
     }
 
-    fn try_answer(&self, head: &Parts) -> Result<Response, Status> {
-        if head.method != Method::GET && head.method != Method::HEAD {
-            return Err(Status::unimplemented("Method Not Allowed"));
-        }
+    fn stream(&self, head: &Parts) -> Result<Response, Status> {
         let wanted = Wanted::parse(head.uri.query(), &head.headers, &self.kinds).map_err(Status::invalid_argument)?;
-        let next = self.hub.log().head().next_sequence;
-        let start = wanted.start.unwrap_or(next);
-        let mut response = Response::new(Body::empty());
-        if wanted.until.is_some_and(|until| start > until) {
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            return Ok(response);
-        }
-        if head.method == Method::GET {
-            let place = self.open_streams.open();
-            let place =
-                place.ok_or_else(|| Status::unavailable("as many streams are open as may be; ask again later"))?;
-            let class = match wanted {
-                Wanted { json_lines: true, .. } => JSON_LINES,
-                Wanted { zstd: true, .. } => ZSTD,
-                _ => WHOLE,
-            };
-            let subscription = Subscription {
-                start,
-                until: wanted.until,
-                kinds: wanted.kinds.unwrap_or(u64::MAX),
-                // Progress marks show a selecting client its position while no event matches.
-                progress_marks: wanted.kinds.is_some(),
-                rendering: wanted.json_lines.then(|| Arc::clone(&self.json_lines)),
-                versions: false,
-                explains_start: true,
-                coding: if wanted.zstd { Coding::Zstd } else { Coding::Identity },
-                client: client(head),
-                is_http2: head.version >= Version::HTTP_2,
-                ..Subscription::new(class, self.delivery, place)
-            };
-            response = Response::new(self.hub.subscribe(subscription));
-        }
-        self.hub.name_log(response.headers_mut());
+        let place = self.open_streams.open();
+        let place = place.ok_or_else(|| Status::unavailable("as many streams are open as may be; ask again later"))?;
+        let class = match wanted {
+            Wanted { json_lines: true, .. } => JSON_LINES,
+            Wanted { zstd: true, .. } => ZSTD,
+            _ => WHOLE,
+        };
+        let subscription = Subscription {
+            start: wanted.start.unwrap_or_else(|| self.hub.log().head().next_sequence),
+            until: wanted.until,
+            kinds: wanted.kinds.unwrap_or(u64::MAX),
+            // Progress marks show a selecting client its position while no event matches.
+            progress_marks: wanted.kinds.is_some(),
+            rendering: wanted.json_lines.then(|| Arc::clone(&self.json_lines)),
+            versions: false,
+            explains_start: true,
+            coding: if wanted.zstd { Coding::Zstd } else { Coding::Identity },
+            ..Subscription::new(class, self.delivery, place)
+        };
+        let mut response = self.hub.respond(head, subscription);
         let headers = response.headers_mut();
-        let framing = if wanted.json_lines { Framing::JsonLines } else { Framing::EventStream };
-        framing.describe(headers);
+        self.hub.name_log(headers);
         headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
-        if wanted.zstd {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
-        }
         Ok(response)
     }
 }
@@ -119,29 +106,17 @@ impl Events {
 impl Wanted {
     fn parse(query: Option<&str>, headers: &HeaderMap, kinds: &[(u8, String)]) -> Result<Wanted, String> {
         let fields = Parameters::parse(query);
-        if let Some(unknown) = fields.unknown(&FIELDS) {
-            let known = FIELDS.join(", ");
-            return Err(format!("`{}` is not a parameter; there are {known}", unknown.escape_debug()));
+        let known = [StreamFields::NAMES.as_slice(), &["types"]].concat();
+        if let Some(unknown) = fields.unknown(&known) {
+            return Err(format!("`{}` is not a parameter; there are {}", unknown.escape_debug(), known.join(", ")));
         }
-        let id = |name| match fields.single(name).map_err(|repeated| repeated.to_string())? {
-            None => Ok(None),
-            Some(text) => text.parse().map(Some).map_err(|_| format!("`{name}` takes an event's id, a whole number")),
-        };
-        let (start, until, in_query) = (id("start_from")?, id("until")?, id("lastEventId")?);
+        let StreamFields { start, until, zstd } =
+            StreamFields::read(&fields, headers).map_err(|error| error.to_string())?;
         let kinds = fields.list("types").map(|names| kinds_named(names, kinds)).transpose()?;
-        // A browser's own empty id is none.
-        let last_event_id = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-        let in_header: Option<Sequence> = last_event_id.and_then(|text| text.trim().parse().ok());
-        let after_last = in_query.max(in_header).map(|last: Sequence| last.saturating_add(1));
         let framing = Framing::accepted_or_default(headers, &LINES, Framing::EventStream);
         let json_lines = framing == Framing::JsonLines;
-        let zstd = match fields.single("encoding").map_err(|repeated| repeated.to_string())? {
-            Some("zstd") => true,
-            Some("identity") => false,
-            Some(_) => return Err("`encoding` takes zstd or identity".to_owned()),
-            None => accepts_only_zstd(headers),
-        };
-        Ok(Wanted { start: start.max(after_last), until, kinds, json_lines, zstd: zstd && !json_lines })
+        let zstd = zstd.unwrap_or_else(|| accepts_only_zstd(headers)) && !json_lines;
+        Ok(Wanted { start, until, kinds, json_lines, zstd })
     }
 }
 
@@ -181,16 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn the_later_start_wins_so_that_a_browser_resumes() {
-        let start = |query, pairs: &[_]| Wanted::parse(Some(query), &headers(pairs), &[]).unwrap().start;
-        assert_eq!(start("", &[]), None);
-        assert_eq!(start("start_from=0", &[]), Some(0));
-        assert_eq!(start("start_from=0", &[("last-event-id", "9")]), Some(10));
-        assert_eq!(start("start_from=20", &[("last-event-id", "9")]), Some(20));
-        assert_eq!(start("lastEventId=9", &[("last-event-id", "")]), Some(10));
-        for query in ["start_from=x", "until=-1", "start_from=1&start_from=2", "nobody=1", "encoding=gzip"] {
-            assert!(Wanted::parse(Some(query), &HeaderMap::new(), &[]).is_err(), "{query}");
-        }
+    fn a_field_that_is_unknown_or_wrong_is_refused() {
+        let refusal = |query| Wanted::parse(Some(query), &HeaderMap::new(), &[]).unwrap_err();
+        let known = "start_from, until, encoding, lastEventId, types";
+        assert_eq!(refusal("nobody=1"), format!("`nobody` is not a parameter; there are {known}"));
+        assert_eq!(refusal("start_from=x"), "`start_from` takes an event's id, a whole number");
+        assert_eq!(refusal("until=1&until=2"), "`until` is given more than once; give it once");
     }
 
     #[test]

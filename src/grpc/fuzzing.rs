@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a broken promise ends the run")]
 
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use axum::http::{HeaderMap, HeaderValue, Method};
 use prost::Message;
@@ -127,7 +127,7 @@ pub(crate) fn descriptor_set(bytes: &[u8]) {
     serde_json::from_slice::<IgnoredAny>(&openapi::document(&routes, false)).unwrap();
     for binding in routes.bindings() {
         let values = vec!["1".to_owned(); binding.template.variables().len()];
-        let found = Found { binding, values, is_form: false };
+        let found = Found { binding: Arc::clone(binding), values, is_form: false };
         let _ = request_message(&found, Some("name=1&inner.text=2&tags[a]=3"), b"{}", true);
         let answer = DynamicMessage::new(binding.rpc.method.output());
         for framing in [Framing::EventStream, Framing::JsonLines] {

@@ -4,7 +4,6 @@
 //! first message an error has its own HTTP status; after it, it is the end of the stream.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::{BodyExt, Limited, StreamBody};
+use prost_reflect::DynamicMessage;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -27,9 +27,10 @@ use super::json::JsonForm;
 use super::metadata;
 use super::openapi;
 use super::options::{EventForm, Options};
-use super::rules::{AnswerKind, Binding, BodyRule, NoRoute, Routes, bindings};
+use super::rules::{AnswerKind, Binding, BodyRule, Found, NoRoute, Routes, bindings};
 use super::status;
 use super::upstream::{Call, Upstream};
+use crate::engine::http::about;
 use crate::engine::http::access::Client;
 use crate::engine::http::weights::names;
 use crate::engine::stream::{Framing, OpenStream, OpenStreams};
@@ -39,6 +40,8 @@ const QUIET_START: Duration = Duration::from_millis(250);
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const FORM: &str = "application/x-www-form-urlencoded";
+/// The largest body that is read where it arrives.
+const QUICK_BODY_BYTES: usize = 64 << 10;
 /// Names the method that a form replaces; GET without it.
 const METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 /// The media types that ask for a stream as lines of JSON.
@@ -130,11 +133,8 @@ impl Gateway {
         };
         let found = match served.routes.find(&method, path, is_form) {
             Ok(found) => found,
-            Err(NoRoute::NotFound) if head.method == Method::GET && path == OPENAPI_PATH => {
-                return Ok(page(served.openapi.clone(), JSON));
-            }
-            Err(NoRoute::NotFound) if head.method == Method::GET && path == "/" => {
-                return Ok(page(index(&self.options), HeaderValue::from_static("text/plain; charset=utf-8")));
+            Err(NoRoute::NotFound) => {
+                return self.own_page(&served, head).ok_or_else(|| served.refuse(NoRoute::NotFound));
             }
             Err(no_route) => return Err(served.refuse(no_route)),
         };
@@ -142,7 +142,7 @@ impl Gateway {
             self.open_streams.counters().refused.add(1);
             Status::unavailable("as many calls are open as may be; ask again later")
         })?;
-        let binding = found.binding;
+        let binding = Arc::clone(&found.binding);
         let is_streaming = binding.rpc.method.is_server_streaming();
         if is_streaming && head.headers.get("last-event-id").is_some_and(|id| id == END_ID) {
             // The stream has ended in order: a browser shall not ask again.
@@ -154,19 +154,47 @@ impl Gateway {
             (BodyRule::None, false) => Bytes::new(),
             _ => self.read(body).await?,
         };
-        let message = request_message(&found, head.uri.query(), &body, self.options.discard_unknown)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let message = self.message(found, head.uri.query(), body).await?;
         let time = metadata::deadline(&head.headers).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let passed = metadata::request_metadata(&head.headers, client(head));
+        let passed = metadata::request_metadata(&head.headers, Client::of(&head.extensions));
         let upstream = self.upstreams.get(binding.rpc.upstream).ok_or_else(|| Status::internal("no upstream"))?;
         let (upstream, rpc) = (Arc::clone(upstream), Arc::clone(&binding.rpc));
         let time = if is_streaming { time } else { Some(self.call_time(time)) };
         let deadline = time.and_then(|time| Instant::now().checked_add(time));
         let opening = async move { upstream.call(&rpc, message, passed, time).await };
         self.counters.calls.add(1);
-        let call = Streamed { gateway: self, binding, head, deadline, place };
+        let call = Streamed { gateway: self, binding: &binding, head, deadline, place };
         let source = Source::Opening(Box::pin(opening));
         if is_streaming { call.stream(source).await } else { call.one(source).await }
+    }
+
+    /// What is answered at the paths that are the gateway's own, unless a rule has them.
+    fn own_page(&self, served: &Served, head: &Parts) -> Option<Response> {
+        match (head.uri.path(), &head.method) {
+            ("/" | OPENAPI_PATH, &Method::OPTIONS) => Some(about::read_methods()),
+            ("/", &Method::GET | &Method::HEAD) => Some(about::contents(index(&self.options))),
+            (OPENAPI_PATH, &Method::GET | &Method::HEAD) => {
+                let mut response = Response::new(Body::from(served.openapi.clone()));
+                response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+                Some(response)
+            }
+            _ => None,
+        }
+    }
+
+    /// The message that a request is for its method. A large one is read on a thread of its own, which takes a part of a
+    /// second for one of several MiB.
+    async fn message(&self, found: Found, query: Option<&str>, body: Bytes) -> Result<DynamicMessage, Status> {
+        let ignores_unknown = self.options.discard_unknown;
+        let read = if body.len() <= QUICK_BODY_BYTES {
+            request_message(&found, query, &body, ignores_unknown)
+        } else {
+            let query = query.map(str::to_owned);
+            let reading =
+                tokio::task::spawn_blocking(move || request_message(&found, query.as_deref(), &body, ignores_unknown));
+            reading.await.map_err(|error| Status::internal(error.to_string()))?
+        };
+        read.map_err(|error| Status::invalid_argument(error.to_string()))
     }
 
     fn call_time(&self, wanted: Option<Duration>) -> Duration {
@@ -359,12 +387,6 @@ impl Streamed<'_> {
     }
 }
 
-fn page(text: impl Into<Body>, media_type: HeaderValue) -> Response {
-    let mut response = Response::new(text.into());
-    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
-    response
-}
-
 /// The paths that exist, for people with a browser.
 fn index(options: &Options) -> String {
     let streams: String = options.streams.iter().map(|stream| format!("{}?start_from=0\n", stream.path)).collect();
@@ -387,7 +409,7 @@ fn with_trailers(response: Response, trailers: HeaderMap) -> Response {
 }
 
 /// The media type of a `google.api.HttpBody`.
-fn media_type(message: &prost_reflect::DynamicMessage) -> Option<HeaderValue> {
+fn media_type(message: &DynamicMessage) -> Option<HeaderValue> {
     let value = message.get_field_by_name("content_type")?;
     value.as_str().filter(|text| !text.is_empty()).and_then(|text| HeaderValue::try_from(text).ok())
 }
@@ -406,8 +428,4 @@ pub(super) fn called(method: &Method, headers: &HeaderMap) -> Result<(Method, bo
             Status::invalid_argument(text)
         }),
     }
-}
-
-pub(super) fn client(head: &Parts) -> Option<SocketAddr> {
-    head.extensions.get::<Client>().map(|Client(address)| *address)
 }

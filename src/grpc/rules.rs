@@ -216,14 +216,14 @@ fn check_path_field(input: &MessageDescriptor, path: &[String]) -> Result<(), Pr
 /// All bindings of a gateway.
 #[derive(Debug, Default)]
 pub struct Routes {
-    bindings: Vec<Binding>,
+    bindings: Vec<Arc<Binding>>,
 }
 
 /// A binding that a request is for, and what its path says.
 #[derive(Debug)]
-pub struct Found<'a> {
+pub struct Found {
     /// The binding.
-    pub binding: &'a Binding,
+    pub binding: Arc<Binding>,
     /// What each of the template's variables takes.
     pub values: Vec<String>,
     /// Whether the parameters are in the body, as a form's fields.
@@ -250,8 +250,9 @@ impl Routes {
     /// For two that match the same requests.
     pub fn add(&mut self, bindings: Vec<Binding>) -> Result<(), RuleError> {
         for binding in bindings {
-            let is_same =
-                |known: &&Binding| known.method == binding.method && known.template.shape() == binding.template.shape();
+            let is_same = |known: &&Arc<Binding>| {
+                known.method == binding.method && known.template.shape() == binding.template.shape()
+            };
             if let Some(known) = self.bindings.iter().find(is_same) {
                 let problem = Problem::Duplicate {
                     request: format!("{} {}", binding.method, binding.template),
@@ -259,13 +260,13 @@ impl Routes {
                 };
                 return Err(RuleError { method: binding.rpc.method.full_name().to_owned(), problem });
             }
-            self.bindings.push(binding);
+            self.bindings.push(Arc::new(binding));
         }
         Ok(())
     }
 
     /// All of them, in the order in which they were added.
-    pub fn bindings(&self) -> &[Binding] {
+    pub fn bindings(&self) -> &[Arc<Binding>] {
         &self.bindings
     }
 
@@ -273,20 +274,21 @@ impl Routes {
     ///
     /// # Errors
     /// [`NoRoute`].
-    pub fn find(&self, method: &Method, path: &str, form: bool) -> Result<Found<'_>, NoRoute> {
+    pub fn find(&self, method: &Method, path: &str, form: bool) -> Result<Found, NoRoute> {
         let segments: Vec<&str> = path.strip_prefix('/').ok_or(NoRoute::NotAPath)?.split('/').collect();
         let mut others = Vec::new();
         let mut as_form = None;
         for binding in self.bindings.iter().rev() {
+            let found = |values, is_form| Found { binding: Arc::clone(binding), values, is_form };
             match binding.template.matches(&segments) {
                 Ok(None) => {}
                 Ok(Some(values)) if binding.method == *method => {
                     // Only a POST has a form: another method is the one that the form names.
-                    return Ok(Found { binding, values, is_form: form && *method != Method::POST });
+                    return Ok(found(values, form && *method != Method::POST));
                 }
                 Ok(Some(values)) => {
                     if form && binding.method == Method::GET && *method == Method::POST && as_form.is_none() {
-                        as_form = Some(Found { binding, values, is_form: true });
+                        as_form = Some(found(values, true));
                     }
                     others.push(binding.method.clone());
                 }

@@ -21,6 +21,7 @@ use super::subscription::Subscription;
 use super::upstream::{Upstream, UpstreamError};
 use crate::engine::dialect::stored_kinds;
 use crate::engine::http::BindError;
+use crate::engine::http::cors::PageMethods;
 use crate::engine::log_set::Sources;
 use crate::engine::stream::{Hub, Port, PortCounters};
 
@@ -179,7 +180,8 @@ impl Server {
         recorded: impl IntoIterator<Item = (&'a RecordedStream, Arc<Hub>)>,
     ) -> Result<Server, StartError> {
         let Upstreams { options, all } = upstreams;
-        let port = Port::bind(&options.port)?;
+        // Any method can be a rule's.
+        let port = Port::bind(&options.port)?.with_page_methods(PageMethods::Any);
         let counters: Arc<GatewayCounters> = Arc::default();
         let (open_streams, delivery) = (port.open_streams(), port.delivery());
         let events = |(stream, hub): (&RecordedStream, Arc<Hub>)| {

@@ -34,6 +34,8 @@ async fn what_is_not_a_call_over_http_is_answered_in_the_references_words() {
     let at = |path: &str| format!("http://{}{path}", bridge.main);
     let client = bridge.client();
     assert_eq!(answered(client.post(at("/other")).body(CALL)).await, (404, message("Path not found")));
+    let (status, contents) = answered(client.get(at("/"))).await;
+    assert!(status == 200 && contents.contains("/rpc") && contents.contains("/health"), "{contents}");
     assert_eq!(answered(client.get(at("/rpc"))).await, (405, message("HTTP method not allowed")));
     let unset = client.post(at("/rpc")).body(CALL);
     assert_eq!(answered(unset).await, (400, message("The request's content-type is not set")));

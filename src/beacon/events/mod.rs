@@ -6,13 +6,13 @@
 
 mod request;
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderValue, Method, Version, header, request::Parts},
+    http::{HeaderValue, Method, header, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
@@ -25,11 +25,12 @@ use request::{Refusal, StreamRequest};
 use crate::engine::{
     http::{
         BindError,
+        about::{self, READ_METHODS},
         access::Client,
         episode::{Episode, Over},
     },
     stream::{
-        Coding, Delivery, Framing, Hub, JsonLines, OpenStreams, Port, PortCounters, PortOptions, ReaderClass,
+        Coding, Delivery, Hub, JsonLines, OpenStream, OpenStreams, Port, PortCounters, PortOptions, ReaderClass,
         Rendering, Subscription,
     },
 };
@@ -51,9 +52,11 @@ pub const READER_CLASSES: &[ReaderClass] = &[LIVE, REPLAY, ZSTD, JSON_LINES];
 
 const VARY: HeaderValue = HeaderValue::from_static("accept, accept-encoding");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 /// Seconds after which a client that found no place may ask again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+/// The path that exists, for people with a browser.
+const INDEX: &str = "Sidecar's beacon event stream: /eth/v1/events?topics=head,block has new events; with start_from=0 it \
+                     replays every stored one first.\n";
 
 /// A bound server.
 pub struct Server {
@@ -123,21 +126,16 @@ async fn respond(State(events): State<Arc<Events>>, request: Request) -> Respons
 
 impl Events {
     fn answer(&self, request: &Parts) -> Result<Response, Refusal> {
+        if request.uri.path() == "/" && matches!(request.method, Method::GET | Method::HEAD) {
+            return Ok(about::contents(INDEX));
+        }
         request::route(&request.method, request.uri.path())?;
         let wanted = request::parse(request.uri.query(), &request.headers, |name| self.kind(name))?;
-        let mut response = match request.method {
-            // The headers of a stream, without one; its length is not known either.
-            Method::HEAD => Response::new(Body::from_stream(futures_util::stream::empty::<io::Result<Bytes>>())),
-            _ => Response::new(self.open(&wanted, request)?),
-        };
+        let place = self.open_streams.open().ok_or(Refusal::Full)?;
+        let mut response = self.hub.respond(request, self.subscription(&wanted, place));
         let headers = response.headers_mut();
         self.hub.name_log(headers);
-        let framing = if wanted.json_lines { Framing::JsonLines } else { Framing::EventStream };
-        framing.describe(headers);
         headers.insert(header::VARY, VARY);
-        if wanted.zstd {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
-        }
         Ok(response)
     }
 
@@ -145,14 +143,8 @@ impl Events {
         self.topics.iter().find(|(_, known)| **known == *name).map(|(kind, _)| *kind)
     }
 
-    fn open(&self, wanted: &StreamRequest, request: &Parts) -> Result<Body, Refusal> {
-        let place = self.open_streams.open().ok_or(Refusal::Full)?;
-        let next = self.hub.log().head().next_sequence;
-        let (start, until) = (wanted.start.unwrap_or(next), wanted.until);
-        if until.is_some_and(|until| start > until) {
-            return Ok(Body::empty());
-        }
-        let is_replay = wanted.start.is_some() || until.is_some();
+    fn subscription(&self, wanted: &StreamRequest, place: OpenStream) -> Subscription {
+        let is_replay = wanted.start.is_some() || wanted.until.is_some();
         let class = match wanted {
             StreamRequest { json_lines: true, .. } => JSON_LINES,
             StreamRequest { zstd: true, .. } => ZSTD,
@@ -161,9 +153,9 @@ impl Events {
         };
         // A client sees a byte at once, as the field's servers do.
         let greeting: &[u8] = if wanted.json_lines { b"\n" } else { b":\n\n" };
-        Ok(self.hub.subscribe(Subscription {
-            start,
-            until,
+        Subscription {
+            start: wanted.start.unwrap_or_else(|| self.hub.log().head().next_sequence),
+            until: wanted.until,
             kinds: wanted.kinds,
             rendering: wanted.json_lines.then(|| Arc::clone(&self.json_lines)),
             versions: false,
@@ -172,10 +164,8 @@ impl Events {
             explains_start: true,
             greeting: Some(Bytes::from_static(greeting)),
             coding: if wanted.zstd { Coding::Zstd } else { Coding::Identity },
-            client: client(request),
-            is_http2: request.version >= Version::HTTP_2,
             ..Subscription::new(class, self.delivery, place)
-        }))
+        }
     }
 
     fn refuse(&self, refusal: &Refusal, request: &Parts) -> Response {
@@ -189,7 +179,7 @@ impl Events {
         headers.insert(header::CONTENT_TYPE, JSON);
         match refusal {
             Refusal::Full => drop(headers.insert(header::RETRY_AFTER, RETRY_AFTER)),
-            Refusal::Method => drop(headers.insert(header::ALLOW, METHODS)),
+            Refusal::Method => drop(headers.insert(header::ALLOW, READ_METHODS)),
             _ => {}
         }
         response
@@ -197,14 +187,10 @@ impl Events {
 
     fn note_full(&self, request: &Parts) {
         let places = self.open_streams.max();
-        let client = client(request).map(tracing::field::display);
+        let client = Client::of(&request.extensions).map(tracing::field::display);
         self.refusals.note(
             || tracing::info!(client, places, "streams are refused; raise `max_concurrent_subscribers` in [beacon]"),
             |Over { times, seconds }| tracing::info!(refused = times, seconds, "streams are not refused any more"),
         );
     }
-}
-
-fn client(request: &Parts) -> Option<std::net::SocketAddr> {
-    request.extensions.get::<Client>().map(|Client(address)| *address)
 }

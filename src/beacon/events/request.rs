@@ -3,14 +3,12 @@
 //! Statuses and the form of bodies are the beacon API's. What it does not know (`start_from`, `until`, `encoding`,
 //! `lastEventId`, the header `Last-Event-ID`) is Sidecar's own; any other field of a query is ignored, as the standard does.
 
-use std::fmt;
-
 use axum::http::{HeaderMap, Method, StatusCode};
 use sidecar_log_format::{Kind, Sequence};
 
 use crate::engine::{
     http::{query::Parameters, weights::accepts_only_zstd},
-    stream::Framing,
+    stream::{FieldError, Framing, StreamFields},
 };
 
 /// A stream as asked for.
@@ -29,21 +27,28 @@ pub(super) struct StreamRequest {
 }
 
 /// Why there is no stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     /// No such path.
+    #[error("Not found: the event stream is /eth/v1/events?topics=...")]
     Path,
     /// Not with this method.
+    #[error("Method not allowed: the event stream takes GET and HEAD")]
     Method,
     /// `topics` is missing, or names nothing.
+    #[error("No topics given: the topics parameter is required")]
     NoTopics,
     /// A topic that is not served.
+    #[error("Invalid topic: {0}")]
     Topic(String),
-    /// A field is not what it must be: its name, and what it must be.
-    Field(&'static str, &'static str),
+    /// A field of our own cannot be read.
+    #[error("Invalid query: {0}")]
+    Field(#[from] FieldError),
     /// No form of the stream is accepted.
+    #[error("Accepted media type is not supported")]
     MediaType,
     /// As many streams are open as may be.
+    #[error("Too many event streams are open; try again later")]
     Full,
 }
 
@@ -52,7 +57,7 @@ impl Refusal {
         match self {
             Refusal::Path => StatusCode::NOT_FOUND,
             Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Refusal::NoTopics | Refusal::Topic(_) | Refusal::Field(..) => StatusCode::BAD_REQUEST,
+            Refusal::NoTopics | Refusal::Topic(_) | Refusal::Field(_) => StatusCode::BAD_REQUEST,
             Refusal::MediaType => StatusCode::NOT_ACCEPTABLE,
             Refusal::Full => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -62,20 +67,6 @@ impl Refusal {
     pub(super) fn body(&self) -> String {
         let message = serde_json::Value::from(self.to_string());
         format!("{{\"code\":{},\"message\":{message}}}", self.status().as_u16())
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::Path => formatter.write_str("Not found: the event stream is /eth/v1/events?topics=..."),
-            Refusal::Method => formatter.write_str("Method not allowed: the event stream takes GET and HEAD"),
-            Refusal::NoTopics => formatter.write_str("No topics given: the topics parameter is required"),
-            Refusal::Topic(name) => write!(formatter, "Invalid topic: {name}"),
-            Refusal::Field(name, expected) => write!(formatter, "Invalid {name}: expected {expected}"),
-            Refusal::MediaType => formatter.write_str("Accepted media type is not supported"),
-            Refusal::Full => formatter.write_str("Too many event streams are open; try again later"),
-        }
     }
 }
 
@@ -107,28 +98,9 @@ pub(super) fn parse(
     }
     let framing = Framing::accepted(headers, &[Framing::JsonLines.media_type()], Framing::EventStream);
     let json_lines = framing.ok_or(Refusal::MediaType)? == Framing::JsonLines;
-    let number = |name: &'static str| match fields.last(name) {
-        Some(value) => value.parse().map(Some).map_err(|_| Refusal::Field(name, "the id of an event")),
-        None => Ok(None),
-    };
-    let (start_from, until) = (number("start_from")?, number("until")?);
-    let zstd = match fields.last("encoding") {
-        Some("zstd") => true,
-        Some("identity") => false,
-        Some(_) => return Err(Refusal::Field("encoding", "zstd or identity")),
-        None => accepts_only_zstd(headers),
-    };
-    // A widely used EventSource polyfill cannot set headers and sends the former.
-    let in_query = fields.last("lastEventId").and_then(event_id);
-    let in_header = headers.get("last-event-id").and_then(|value| event_id(value.to_str().ok()?));
-    let after_last_id = in_query.max(in_header).map(|last| last.saturating_add(1));
-    // `None` is less than any start: with both, the later one wins.
-    Ok(StreamRequest { kinds, start: start_from.max(after_last_id), until, json_lines, zstd })
-}
-
-/// The id that a client had last. What is not an id is ignored, as a browser's own empty one must be.
-fn event_id(value: &str) -> Option<Sequence> {
-    value.trim().parse().ok()
+    let StreamFields { start, until, zstd } = StreamFields::read(&fields, headers)?;
+    let zstd = zstd.unwrap_or_else(|| accepts_only_zstd(headers));
+    Ok(StreamRequest { kinds, start, until, json_lines, zstd })
 }
 
 /// As much of a name as an answer shows.
@@ -199,8 +171,18 @@ mod tests {
         assert_eq!(quoted.body(), r#"{"code":400,"message":"Invalid topic: \""}"#);
         let media_type = parse_with(Some("topics=head"), &[("accept", "application/json")]).unwrap_err();
         assert_eq!(media_type.body(), r#"{"code":406,"message":"Accepted media type is not supported"}"#);
-        for query in ["topics=head&start_from=x", "topics=head&until=-1", "topics=head&encoding=gzip"] {
-            assert_eq!(parse_with(Some(query), &[]).unwrap_err().status(), StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn a_field_of_our_own_that_is_wrong_or_repeated_is_refused_with_its_name() {
+        for (fields, reason) in [
+            ("start_from=x", "`start_from` takes an event's id, a whole number"),
+            ("encoding=gzip", "`encoding` takes zstd or identity"),
+            ("start_from=1&start_from=2", "`start_from` is given more than once; give it once"),
+        ] {
+            let refusal = parse_with(Some(&format!("topics=head&{fields}")), &[]).unwrap_err();
+            let body = format!(r#"{{"code":400,"message":"Invalid query: {reason}"}}"#);
+            assert_eq!((refusal.status(), refusal.body()), (StatusCode::BAD_REQUEST, body));
         }
     }
 
@@ -223,18 +205,6 @@ mod tests {
             let asked = parse_with(Some("topics=head"), &[("accept", accept)]);
             assert_eq!(asked.map(|asked| asked.json_lines), expected, "{accept}");
         }
-    }
-
-    #[test]
-    fn the_later_of_two_starts_counts() {
-        let start = |query: &str, id: &str| {
-            parse_with(Some(&format!("topics=head{query}")), &[("last-event-id", id)]).unwrap().start
-        };
-        assert_eq!(start("", ""), None);
-        assert_eq!(start("", "6"), Some(7));
-        assert_eq!(start("&start_from=3", "6"), Some(7));
-        assert_eq!(start("&start_from=9", "6"), Some(9));
-        assert_eq!(start("&lastEventId=18446744073709551615", ""), Some(u64::MAX));
     }
 
     #[test]

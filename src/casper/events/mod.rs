@@ -10,16 +10,17 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderValue, Method, StatusCode, Version, header, request::Parts},
+    http::{HeaderValue, StatusCode, header, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
+use sidecar_log_format::Sequence;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use request::check_request;
@@ -31,12 +32,12 @@ use super::{
 };
 use crate::engine::{
     http::{
-        BindError,
+        BindError, about,
         access::Client,
         episode::{Episode, Over},
     },
     stream::{
-        Coding, Delivery, Framing, Hub, JsonLines, LogName, OpenStream, OpenStreams, Port, PortCounters, PortOptions,
+        Coding, Delivery, Hub, JsonLines, LogName, OpenStream, OpenStreams, Port, PortCounters, PortOptions,
         ReaderClass, Rendering, Subscription,
     },
 };
@@ -215,7 +216,7 @@ impl Events {
         match route {
             Route::Nowhere => return Err(unknown_path),
             Route::Index => return Ok(self.index()),
-            Route::IndexMethods => return Ok(index_methods()),
+            Route::IndexMethods => return Ok(about::read_methods()),
             Route::Stream(_) | Route::UnknownStream => {}
         }
         if self.open_streams.is_full() {
@@ -227,45 +228,29 @@ impl Events {
         if let Some(wanted) = wanted.log.filter(|wanted| !wanted.matches(&served)) {
             return Err(Refusal::OtherLog { served, wanted });
         }
-        let mut response = match request.method {
-            // The headers of a stream, without one; its length is not known either.
-            Method::HEAD => Response::new(Body::from_stream(futures_util::stream::empty::<io::Result<Bytes>>())),
-            _ => self.open(&wanted, request).await?,
-        };
+        let place = self.open_streams.open().ok_or(Refusal::Full)?;
+        let start = self.start(&wanted).await?;
+        let mut response = self.hub.respond(request, self.subscription(&wanted, start, place));
         if endpoint != Endpoint::Sidecar {
             self.hub.name_log(response.headers_mut());
         }
-        if response.status() == StatusCode::OK {
-            self.describe(&wanted, &mut response);
+        if let Some(vary) = self.vary(endpoint) {
+            response.headers_mut().insert(header::VARY, vary);
         }
         Ok(response)
     }
 
-    async fn open(&self, wanted: &StreamRequest, request: &Parts) -> Result<Response, Refusal> {
-        let place = self.open_streams.open().ok_or(Refusal::Full)?;
+    async fn start(&self, wanted: &StreamRequest) -> Result<Sequence, Refusal> {
         let since = match wanted.since {
             Some(time) => Some(self.hub.start_at_time(time).await.map_err(|_| Refusal::Unsearchable)?),
             None => None,
         };
         let next = self.hub.log().head().next_sequence;
-        let start = wanted.start.max(since).unwrap_or(next);
-        if wanted.until.is_some_and(|until| start > until) {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            return Ok(response);
-        }
-        let subscription = Subscription {
-            start,
-            until: wanted.until,
-            client: client(request),
-            is_http2: request.version >= Version::HTTP_2,
-            ..self.subscription(wanted, place)
-        };
-        Ok(Response::new(self.hub.subscribe(subscription)))
+        Ok(wanted.start.max(since).unwrap_or(next))
     }
 
     /// What an endpoint sends.
-    fn subscription(&self, wanted: &StreamRequest, place: OpenStream) -> Subscription {
+    fn subscription(&self, wanted: &StreamRequest, start: Sequence, place: OpenStream) -> Subscription {
         let is_partial = wanted.kinds.is_some() || wanted.until.is_some();
         let class = match wanted {
             StreamRequest { endpoint: Endpoint::Sidecar, .. } => SIDECAR,
@@ -277,7 +262,13 @@ impl Events {
         };
         let kinds = wanted.kinds.unwrap_or(u64::MAX);
         let coding = if wanted.zstd { Coding::Zstd } else { Coding::Identity };
-        let any = Subscription { kinds, progress_marks: is_partial, ..Subscription::new(class, self.delivery, place) };
+        let any = Subscription {
+            start,
+            until: wanted.until,
+            kinds,
+            progress_marks: is_partial,
+            ..Subscription::new(class, self.delivery, place)
+        };
         match wanted.endpoint {
             Endpoint::Events => Subscription {
                 rendering: wanted.json_lines.then(|| Arc::clone(&self.json_lines)),
@@ -305,36 +296,24 @@ impl Events {
         }
     }
 
-    /// The headers of a stream, but for those that name the log.
-    fn describe(&self, wanted: &StreamRequest, response: &mut Response) {
-        let headers = response.headers_mut();
-        let framing = if wanted.json_lines { Framing::JsonLines } else { Framing::EventStream };
-        framing.describe(headers);
-        let vary = match (wanted.endpoint, self.zstd) {
+    /// What the answer depends on beside its path.
+    fn vary(&self, endpoint: Endpoint) -> Option<HeaderValue> {
+        match (endpoint, self.zstd) {
             (Endpoint::Events, ZstdPassThrough::Off) => Some(VARY),
             (Endpoint::Events, _) => Some(VARY_WITH_CODING),
             (Endpoint::Sidecar, _) | (Endpoint::Legacy(_), ZstdPassThrough::Off) => None,
             (Endpoint::Legacy(_), _) => Some(VARY_CODING),
-        };
-        if let Some(vary) = vary {
-            headers.insert(header::VARY, vary);
-        }
-        if wanted.zstd {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
         }
     }
 
     fn index(&self) -> Response {
-        let text = if self.legacy_enabled { [INDEX, LEGACY_INDEX].concat() } else { INDEX.to_owned() };
-        let mut response = Response::new(Body::from(text));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        response
+        about::contents(if self.legacy_enabled { [INDEX, LEGACY_INDEX].concat() } else { INDEX.to_owned() })
     }
 
     fn refuse(&self, refusal: &Refusal, request: &Parts) -> Response {
         self.open_streams.counters().refused.add(1);
         if *refusal == Refusal::Full {
-            self.note_full(client(request));
+            self.note_full(Client::of(&request.extensions));
         }
         let mut response = Response::new(Body::from(refusal.body()));
         *response.status_mut() = refusal.status();
@@ -355,15 +334,4 @@ impl Events {
             |Over { times, seconds }| tracing::info!(refused = times, seconds, "streams are not refused any more"),
         );
     }
-}
-
-fn index_methods() -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
-    response
-}
-
-fn client(request: &Parts) -> Option<SocketAddr> {
-    request.extensions.get::<Client>().map(|Client(address)| *address)
 }

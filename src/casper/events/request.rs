@@ -1,8 +1,9 @@
 //! What a client asks for: path, query and headers of a request in, a [`StreamRequest`] or a [`Refusal`] out.
 //!
 //! Statuses, texts and the order of the checks are the reference's, byte for byte, wherever a request has nothing that the
-//! reference does not know. Fields of our own (`until`, `since`, `types`, `encoding`, `log`, `lastEventId`) follow its
-//! manner, and what is refused because of them is said in words of our own.
+//! reference does not know. One text differs: for an unknown path the reference may name a stream that is not there. Fields
+//! of our own (`until`, `since`, `types`, `encoding`, `log`, `lastEventId`) follow its manner, and what is refused because of
+//! them is said in words of our own.
 
 use std::borrow::Cow;
 
@@ -18,9 +19,9 @@ use crate::{
     engine::{
         http::{
             query::{Parameters, Repeated},
-            weights::{accepts_only_zstd, weighed},
+            weights::{accepts_only_zstd, names},
         },
-        stream::{Framing, LogName},
+        stream::{FieldError, Framing, LogName, StreamFields},
     },
     rfc3339,
 };
@@ -151,6 +152,17 @@ impl Refusal {
     }
 }
 
+impl From<FieldError> for Refusal {
+    fn from(error: FieldError) -> Self {
+        match error {
+            FieldError::Repeated(repeated) => Refusal::Repeated(repeated),
+            FieldError::Id("start_from") => Refusal::StartFrom,
+            FieldError::Id(_) => Refusal::Until,
+            FieldError::Encoding => Refusal::Encoding,
+        }
+    }
+}
+
 /// Finds what a method and a raw path lead to.
 pub(super) fn route(method: &Method, path: &str, legacy_enabled: bool) -> Route {
     let Some(path) = path.strip_prefix('/') else { return Route::Nowhere };
@@ -174,8 +186,8 @@ pub(super) fn route(method: &Method, path: &str, legacy_enabled: bool) -> Route 
     }
 }
 
-/// Every field that a query may have.
-const FIELDS: [&str; 7] = ["start_from", "until", "since", "types", "encoding", "log", "lastEventId"];
+/// The fields of our own that only this server has.
+const FIELDS: [&str; 3] = ["since", "types", "log"];
 
 /// Reads query and headers of a request for a stream.
 pub(super) fn parse(
@@ -184,42 +196,22 @@ pub(super) fn parse(
     headers: &HeaderMap,
     zstd_mode: ZstdPassThrough,
 ) -> Result<StreamRequest, Refusal> {
-    let fields = Parameters::parse(query);
-    if fields.unknown(&FIELDS).is_some() {
+    // Of several `start_from`, the reference's own field, the last counts, and only that one has to be right.
+    let fields = Parameters::parse(query).with_last_of("start_from");
+    if fields.unknown(&[FIELDS.as_slice(), &StreamFields::NAMES].concat()).is_some() {
         return Err(Refusal::UnknownField);
     }
+    let StreamFields { start, until, zstd } = StreamFields::read(&fields, headers)?;
     let single = |name| fields.single(name).map_err(Refusal::Repeated);
-    // The reference's own field: of several the last counts, and only that one has to be right.
-    let start_from =
-        fields.last("start_from").map(|value| value.parse().map_err(|_| Refusal::StartFrom)).transpose()?;
-    let until = single("until")?.map(|value| value.parse().map_err(|_| Refusal::Until)).transpose()?;
     let since = single("since")?.map(|value| rfc3339::parse(value).ok_or(Refusal::Since)).transpose()?;
     let kinds = fields.list("types").map(kinds_named).transpose()?;
-    let encoding = single("encoding")?.map(|value| match value {
-        "zstd" => Ok(true),
-        "identity" => Ok(false),
-        _ => Err(Refusal::Encoding),
-    });
     let log = single("log")?.map(|value| LogName::parse(value).ok_or(Refusal::LogName)).transpose()?;
-    // A widely used EventSource polyfill cannot set headers and sends this instead.
-    let last_id_in_query = single("lastEventId")?.and_then(event_id);
-    let last_id_in_header = headers.get("last-event-id").and_then(|value| event_id(value.to_str().ok()?));
-    let after_last_id = last_id_in_query.max(last_id_in_header).map(|last| last.saturating_add(1));
-    let asks_zstd = encoding.transpose()?.unwrap_or_else(|| accepts_zstd(headers, zstd_mode));
+    let asks_zstd = zstd.unwrap_or_else(|| accepts_zstd(headers, zstd_mode));
     let zstd = asks_zstd && zstd_mode != ZstdPassThrough::Off && kinds.is_none() && endpoint != Endpoint::Sidecar;
-    Ok(StreamRequest {
-        endpoint,
-        // `None` is less than any start: with both, the later one wins.
-        start: start_from.max(after_last_id),
-        since,
-        until,
-        kinds,
-        json_lines: endpoint == Endpoint::Events
-            && Framing::accepted(headers, &[Framing::JsonLines.media_type()], Framing::EventStream)
-                == Some(Framing::JsonLines),
-        zstd,
-        log,
-    })
+    let json_lines = endpoint == Endpoint::Events
+        && Framing::accepted(headers, &[Framing::JsonLines.media_type()], Framing::EventStream)
+            == Some(Framing::JsonLines);
+    Ok(StreamRequest { endpoint, start, since, until, kinds, json_lines, zstd, log })
 }
 
 const API_VERSION: &str = "ApiVersion";
@@ -242,18 +234,11 @@ fn known_types() -> String {
     names.join(", ")
 }
 
-/// The id that a client had last. What is not an id is ignored, as a browser's own empty one must be.
-fn event_id(value: &str) -> Option<Sequence> {
-    value.trim().parse().ok()
-}
-
 /// Whether `Accept-Encoding` asks for zstd as the mode wants it.
 fn accepts_zstd(headers: &HeaderMap, mode: ZstdPassThrough) -> bool {
-    let is_wanted_zstd = |(name, weight): (&str, f32)| name.eq_ignore_ascii_case("zstd") && weight > 0.0;
-    let mut codings = weighed(headers, &header::ACCEPT_ENCODING);
     match mode {
         ZstdPassThrough::Off => false,
-        ZstdPassThrough::Any => codings.any(is_wanted_zstd),
+        ZstdPassThrough::Any => names(headers, &header::ACCEPT_ENCODING, "zstd"),
         ZstdPassThrough::Sole => accepts_only_zstd(headers),
     }
 }

@@ -30,7 +30,13 @@ use super::question::{Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Reque
 use super::{RestOptions, document, endpoints};
 use crate::casper::keys::{Stage, TransactionType};
 use crate::engine::http::{
-    BindError, access::Client, cors::let_pages_read, counters::FrontCounters, front::Front, limits::FrontLimits, tags,
+    BindError, about,
+    access::Client,
+    cors::{PageMethods, let_pages_in},
+    counters::FrontCounters,
+    front::Front,
+    limits::FrontLimits,
+    tags,
     turns::Limits,
 };
 
@@ -149,7 +155,8 @@ impl LogPages {
 /// Paths are matched raw, not decoded, and every method is answered: all of it is the fallback's.
 fn router(shared: Arc<Shared>) -> Router {
     let count = middleware::from_fn_with_state(Arc::clone(&shared), count);
-    let cors = middleware::from_fn_with_state(shared.options.listen.origins.clone(), let_pages_read);
+    let pages = (shared.options.listen.origins.clone(), PageMethods::Read);
+    let cors = middleware::from_fn_with_state(pages, let_pages_in);
     Router::new().fallback(respond).with_state(shared).layer(cors).layer(count)
 }
 
@@ -163,7 +170,7 @@ async fn count(State(shared): State<Arc<Shared>>, request: HttpRequest, next: Ne
 }
 
 fn client_of(request: &HttpRequest) -> Option<IpAddr> {
-    request.extensions().get::<Client>().map(|Client(address)| address.ip())
+    Client::of(request.extensions()).map(|address| address.ip())
 }
 
 async fn respond(State(shared): State<Arc<Shared>>, request: HttpRequest) -> Response {
@@ -213,8 +220,8 @@ impl Shared {
                 Ok(status) => return with_type(StatusCode::OK, JSON, Bytes::from(status)),
                 Err(reason) => Err(reason),
             },
-            Request::Contents => return contents(),
-            Request::Methods => return methods(),
+            Request::Contents => return about::contents(CONTENTS),
+            Request::Methods => return about::read_methods(),
             Request::Status => return self.status(),
             Request::Document => return with_type(StatusCode::OK, JSON, document::json().clone()),
             Request::SwaggerUi => return redirect_to_swagger_ui(),
@@ -451,18 +458,7 @@ fn empty(status: StatusCode) -> Response {
     response
 }
 
-fn methods() -> Response {
-    let mut response = empty(StatusCode::NO_CONTENT);
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
-    response
-}
-
 /// The page at the server's address.
-fn contents() -> Response {
-    let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    with_type(StatusCode::OK, text, Bytes::from_static(CONTENTS.as_bytes()))
-}
-
 const CONTENTS: &str = concat!(
     "Sidecar ",
     env!("CARGO_PKG_VERSION"),

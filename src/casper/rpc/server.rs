@@ -28,7 +28,8 @@ use super::methods::{MAIN, Method, SPECULATIVE};
 use super::node_link::LinkState;
 use super::rate_limit::{RateLimit, reported_client};
 use crate::engine::http::{
-    BindError, ListenOptions, access::Client, cors::allow, counters::FrontCounters, front::Front, limits::FrontLimits,
+    BindError, ListenOptions, about, access::Client, cors::allow, counters::FrontCounters, front::Front,
+    limits::FrontLimits,
 };
 
 /// Connections at a time.
@@ -46,6 +47,9 @@ const BATCH_ANSWER_BYTES_MAX: usize = 64 << 20;
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// The paths that exist, for people with a browser.
+const INDEX: &str = "Sidecar's JSON-RPC server: POST calls to /rpc, rpc.discover describes them; GET /health says whether the \
+                     node is connected\n";
 const REQUEST_ID: &str = "x-request-id";
 /// Marks what was answered from the log, because the node is away.
 const ANSWERED_FROM: &str = "x-sidecar-answered-from";
@@ -187,6 +191,9 @@ impl Shared {
         {
             return self.health();
         }
+        if request.uri().path() == "/" && matches!(*request.method(), HttpMethod::GET | HttpMethod::HEAD) {
+            return about::contents(INDEX);
+        }
         let client = self.client(&request);
         if let Err(wait) = self.rate_limit.take(client) {
             self.watch.counters.rate_limited.add(1);
@@ -222,7 +229,7 @@ impl Shared {
 
     fn client(&self, request: &Request) -> IpAddr {
         let reported = self.options.trust_client_ip_headers.then(|| reported_client(request.headers())).flatten();
-        let peer = request.extensions().get::<Client>().map(|client| client.0.ip());
+        let peer = Client::of(request.extensions()).map(|address| address.ip());
         reported.or(peer).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 

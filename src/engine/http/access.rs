@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, Request, StatusCode, Uri, http::Extensions};
 
 /// The target of these lines, as operators name it in `RUST_LOG`.
 const ACCESS_LINES: &str = "sidecar::access";
@@ -12,6 +12,14 @@ const PATH_CHARACTERS_MAX: usize = 200;
 /// Where a request came from; every request carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client(pub SocketAddr);
+
+impl Client {
+    /// The address of the client that sent the request with these extensions.
+    #[must_use]
+    pub fn of(extensions: &Extensions) -> Option<SocketAddr> {
+        extensions.get().map(|Client(address)| *address)
+    }
+}
 
 /// What a line about a request says once its answer was sent. Made only while such lines are written.
 pub(super) struct AccessLine {

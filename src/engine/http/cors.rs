@@ -37,15 +37,28 @@ impl Origins {
     }
 }
 
-/// Lets pages of these origins read what `next` answers, and answers their preflights.
-pub async fn let_pages_read(State(origins): State<Origins>, request: Request, next: Next) -> Response {
+/// The methods that pages may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageMethods {
+    /// GET and HEAD.
+    Read,
+    /// Each: the server itself refuses those that a path does not take.
+    Any,
+}
+
+/// Lets pages of these origins use these methods and read what `next` answers, and answers their preflights.
+pub async fn let_pages_in(
+    State((origins, methods)): State<(Origins, PageMethods)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let origin = request.headers().get(header::ORIGIN).filter(|_| origins != Origins::Off);
     let Some(origin) = origin.cloned() else { return next.run(request).await };
     if !origins.let_in(&origin) {
         return forbidden("origin not allowed");
     }
     let mut response = match *request.method() {
-        Method::OPTIONS => match preflight(request.headers()) {
+        Method::OPTIONS => match preflight(methods, request.headers()) {
             Some(response) => response,
             None => return forbidden("request-method not allowed"),
         },
@@ -67,15 +80,17 @@ pub(crate) fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
 }
 
 /// `None` for a method that pages may not use.
-fn preflight(headers: &HeaderMap) -> Option<Response> {
-    let method = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD).map(HeaderValue::as_bytes);
-    if !matches!(method, Some(b"GET" | b"HEAD")) {
-        return None;
-    }
+fn preflight(methods: PageMethods, headers: &HeaderMap) -> Option<Response> {
+    let wanted = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
+    let allowed = match methods {
+        PageMethods::Any => wanted.clone(),
+        PageMethods::Read if wanted == "GET" || wanted == "HEAD" => HeaderValue::from_static("GET, HEAD"),
+        PageMethods::Read => return None,
+    };
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let answer = response.headers_mut();
-    answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
+    answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, allowed);
     for names in headers.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS) {
         answer.append(header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
     }

@@ -8,12 +8,14 @@
 //! - `connection`: one connection; `activity` knows what it does, `body` how its answers get away.
 //! - [`counters`][]: what metrics show of connections.
 //! - `descriptors`: how many connections fit into the limit of open files.
+//! - [`about`][]: what a server answers about itself.
 //! - [`access`][]: a client's address, and a debug line per request; `mistake`: a request whose handler panicked.
 //! - [`turns`][]: requests that wait in line.
 //! - [`query`][]: the parameters of a request; [`weights`][]: how much it wants each form of an answer;
 //!   [`tags`][]: which one it has already.
 //! - [`episode`][]: log lines about what clients can cause as often as they like.
 
+pub mod about;
 pub mod access;
 mod activity;
 mod body;

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 pub struct Parameters<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 /// A parameter that takes one value came several times.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{name}` is given more than once; give it once")]
 pub struct Repeated {
     /// The parameter's name.
@@ -39,10 +39,15 @@ impl<'a> Parameters<'a> {
         }
     }
 
-    /// The last value of a parameter, however often it came.
+    /// Forgets all but the last value of a parameter that may come several times.
     #[must_use]
-    pub fn last(&self, name: &str) -> Option<&str> {
-        self.values(name).last()
+    pub fn with_last_of(mut self, name: &str) -> Self {
+        let mut after = self.values(name).count();
+        self.0.retain(|(known, _)| {
+            after -= usize::from(known == name);
+            known != name || after == 0
+        });
+        self
     }
 
     /// The items of a comma-separated list, all its occurrences together; `None` when there is no such parameter.
@@ -51,7 +56,7 @@ impl<'a> Parameters<'a> {
         Some(self.values(name).flat_map(|value| value.split(',')))
     }
 
-    fn values(&self, name: &str) -> impl DoubleEndedIterator<Item = &str> {
+    fn values(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_ref())
     }
 }
@@ -69,7 +74,9 @@ mod tests {
         let refused = parameters.single("limit").unwrap_err();
         assert_eq!(refused.to_string(), "`limit` is given more than once; give it once");
         assert!(parameters.list("kinds").is_none());
-        assert_eq!(parameters.last("types"), Some("C"));
+        let parameters = parameters.with_last_of("types").with_last_of("other");
+        assert_eq!(parameters.single("types"), Ok(Some("C")));
+        assert_eq!(parameters.single("from"), Ok(Some("1")));
     }
 
     #[test]

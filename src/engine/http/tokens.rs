@@ -167,7 +167,7 @@ impl Guard {
 
     fn refuse(&self, request: &Request, challenge: HeaderValue) -> Response {
         self.counters.unauthorized.add(1);
-        let client = request.extensions().get::<Client>().map(|Client(address)| tracing::field::display(*address));
+        let client = Client::of(request.extensions()).map(tracing::field::display);
         let address = self.address;
         self.refusals.note(
             || tracing::info!(%address, client, "requests without a valid token are refused"),

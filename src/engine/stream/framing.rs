@@ -1,12 +1,19 @@
 //! The messages of a stream that are not events: versions, positions, missing events, comments and keep-alives.
 
+use std::convert::Infallible;
 use std::fmt;
 
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
 use sidecar_log_format::{ApiVersion, Missing, Sequence, version_frame};
 
 use crate::engine::http::weights::{weighed, weight_of};
+
+/// The body of the answer to HEAD: its length is not known, as that of the stream is not.
+pub fn body_of_head() -> Body {
+    Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>())
+}
 
 /// How a stream is cut into messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts},
+    response::Response,
 };
 use bytes::Bytes;
 use sidecar_log_format::{Head, Log, Missing, Read, Sequence, Timestamp};
@@ -17,7 +18,7 @@ use super::{
     LOG_HEADER, RETAINED_RANGE_HEADER,
     counters::HubCounters,
     cursor::{Cursor, Hold, Selection},
-    framing::Framing,
+    framing::{Framing, body_of_head},
     log_name::LogName,
     port::{Delivery, OpenStream},
     readers::ReaderClass,
@@ -26,6 +27,7 @@ use super::{
     resources::Resources,
     subscriber::{COMPRESSED_PIECE_BYTES, Coding, Subscriber, Supply},
 };
+use crate::engine::http::access::Client;
 
 /// The largest chunk of one event: no client library reads more at a time.
 const EVENT_PIECE_BYTES: usize = 64 << 10;
@@ -158,6 +160,32 @@ impl Hub {
                 Err(Unsearchable)
             }
         }
+    }
+
+    /// The answer to a request for a stream: for HEAD its headers, and 204, which stops an `EventSource`, where the last event
+    /// wanted is before the first. The request says whose stream it is, and how HTTP takes it.
+    #[must_use]
+    pub fn respond(&self, request: &Parts, wanted: Subscription) -> Response {
+        if wanted.until.is_some_and(|until| wanted.start > until) {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return response;
+        }
+        let framing = wanted.rendering.as_ref().map_or(Framing::EventStream, |rendering| rendering.framing());
+        let coding = wanted.coding;
+        let mut response = Response::new(match request.method {
+            Method::HEAD => body_of_head(),
+            _ => self.subscribe(Subscription {
+                client: Client::of(&request.extensions),
+                is_http2: request.version >= Version::HTTP_2,
+                ..wanted
+            }),
+        });
+        framing.describe(response.headers_mut());
+        if coding == Coding::Zstd {
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
+        }
+        response
     }
 
     /// Opens a stream.

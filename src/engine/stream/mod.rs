@@ -5,7 +5,8 @@
 //! a filter, and the HTTP body that walks on from there. A slow client keeps its place and falls back to the disk; it is
 //! never cut while it takes anything at all, and never holds a block while it waits.
 //!
-//! - [`Hub`][]: one log's readers; a dialect hands it a [`Subscription`] and gets an HTTP body.
+//! - [`Hub`][]: one log's readers; a dialect hands it a [`Subscription`] and gets the answer. [`StreamFields`][]: what the
+//!   clients of every dialect may ask for.
 //! - `subscriber`: that body; `cursor`: its place in the log; `ahead`, `large`, `compression`: what it reads and sends.
 //! - [`Rendering`][]: events in another form; `rendered`: blocks in it, which subscribers share; [`JsonLines`][]: NDJSON.
 //! - `frames`: a block in the form in which it is sent; [`Framing`][]: the messages that are not events.
@@ -17,6 +18,7 @@ mod ahead;
 mod compression;
 mod counters;
 mod cursor;
+mod fields;
 mod frames;
 mod framing;
 mod hub;
@@ -36,7 +38,8 @@ mod tests;
 pub(crate) mod written;
 
 pub use counters::{HubCounters, PortCounters};
-pub use framing::Framing;
+pub use fields::{FieldError, StreamFields};
+pub use framing::{Framing, body_of_head};
 pub use hub::{Hub, Subscription, Unsearchable};
 pub use json_lines::JsonLines;
 pub use log_name::LogName;

@@ -13,7 +13,7 @@ use axum::{Router, middleware};
 use super::counters::PortCounters;
 use crate::engine::http::{
     BindError, ListenOptions,
-    cors::{Origins, let_pages_read},
+    cors::{Origins, PageMethods, let_pages_in},
     front::Front,
     limits::{BYTES_PER_SECOND_MIN, FrontLimits},
 };
@@ -99,6 +99,7 @@ impl Delivery {
 pub struct Port {
     front: Front,
     origins: Origins,
+    page_methods: PageMethods,
     open_streams: OpenStreams,
     delivery: Delivery,
 }
@@ -129,7 +130,14 @@ impl Port {
         let counters: Arc<PortCounters> = Arc::default();
         let front = Front::bind(&options.listen, options.port, limits, Arc::clone(&counters.front))?;
         let origins = options.listen.origins.clone();
-        Ok(Port { front, origins, open_streams: OpenStreams { max: options.streams_max, counters }, delivery })
+        let open_streams = OpenStreams { max: options.streams_max, counters };
+        Ok(Port { front, origins, page_methods: PageMethods::Read, open_streams, delivery })
+    }
+
+    /// Lets web pages use these methods; without it, only those that read.
+    #[must_use]
+    pub fn with_page_methods(self, page_methods: PageMethods) -> Port {
+        Port { page_methods, ..self }
     }
 
     /// Where it listens; at the first of its addresses, where it has several.
@@ -158,7 +166,7 @@ impl Port {
 
     /// Hands requests to `router` until `cancel` is done; then every connection is cut, without a message.
     pub async fn serve(self, router: Router, cancel: impl Future<Output = ()>) {
-        let cors = middleware::from_fn_with_state(self.origins, let_pages_read);
+        let cors = middleware::from_fn_with_state((self.origins, self.page_methods), let_pages_in);
         self.front.serve(router.layer(cors), cancel).await;
     }
 }

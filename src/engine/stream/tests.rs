@@ -2,7 +2,8 @@
 
 use std::{io, net::Ipv4Addr, sync::Arc};
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
+use axum::http::{Method, Request, StatusCode, header};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use proptest::prelude::*;
@@ -208,6 +209,32 @@ async fn a_farewell_goes_to_streams_that_have_one_and_a_silent_stream_stays_aliv
     hub.say_farewell();
     assert_eq!(next(&mut with).await, "bye\n");
     assert_eq!(next(&mut without).await, "\n");
+}
+
+#[tokio::test]
+async fn head_gets_the_headers_of_a_stream_and_a_request_past_its_end_stops_a_client() {
+    let (written, port) = (Written::steps(3), port(ReplayChunks::Event));
+    let hub = hub(&written, &Arc::new(Resources::new(1)));
+    let respond = |method: &Method, wanted| {
+        let request = Request::builder().method(method).body(()).unwrap();
+        hub.respond(&request.into_parts().0, wanted)
+    };
+    for method in [Method::GET, Method::HEAD] {
+        let past = respond(&method, stored(&port, 2, 1));
+        assert_eq!((past.status(), past.headers().len()), (StatusCode::NO_CONTENT, 0));
+        let zstd = Subscription { coding: Coding::Zstd, ..rendered(&port, JsonLines::of(&written.log), 0, 2) };
+        let zstd = respond(&method, zstd);
+        assert_eq!(zstd.headers()[header::CONTENT_TYPE], "application/x-ndjson");
+        assert_eq!(zstd.headers()[header::CONTENT_ENCODING], "zstd");
+        let plain = respond(&method, stored(&port, 0, 2));
+        assert_eq!(plain.status(), StatusCode::OK);
+        assert_eq!(plain.headers()[header::CONTENT_TYPE], "text/event-stream");
+        assert!(!plain.headers().contains_key(header::CONTENT_ENCODING));
+        assert_eq!(HttpBody::size_hint(plain.body()).exact(), None, "the length is not known");
+        let expected = if method == Method::GET { [VERSION_FRAME, &frames(0..3)].concat() } else { String::new() };
+        assert_eq!(text(plain.into_body()).await, expected);
+    }
+    assert_eq!(hub.counters().streams_opened.get(), 2, "for HEAD none is opened");
 }
 
 #[tokio::test]
