@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -17,6 +18,9 @@ use sidecar_test_support::ping_pong::{self, PingPong};
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Process, Sidecar, SidecarBuilder};
 use sidecar_test_support::story;
+use sidecar_test_support::wait::until;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -295,6 +299,46 @@ async fn a_slow_client_holds_the_server_back_and_takes_no_memory() {
     slow.hurry();
     let rest = slow.body().await;
     assert_eq!(first.iter().chain(&rest).filter(|byte| **byte == b'\n').count() as u64, balls);
+}
+
+#[tokio::test]
+async fn bodies_that_arrive_slowly_take_no_more_than_the_memory_for_bodies() {
+    let court = Court::open().await;
+    let before = court.sidecar.resident_memory_bytes().now;
+    let head = format!("POST /v1/echo HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 4 * MIB);
+    let most: Arc<str> = format!("{head}{{\"topic\":\"{}", "a".repeat((4 << 20) - 100)).into();
+    let mut clients: JoinSet<()> = (0..80)
+        .map(|_| {
+            let (address, most) = (court.address(), Arc::clone(&most));
+            async move {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(most.as_bytes()).await.unwrap();
+                std::future::pending().await
+            }
+        })
+        .collect();
+    let memory = || court.sidecar.resident_memory_bytes().now.saturating_sub(before);
+    until(PATIENCE, "the memory for bodies is used", async || memory() > 110 * MIB).await;
+    // Another body has to wait now, and a call without one does not.
+    let large = format!("{{\"topic\":\"{}\"}}", "b".repeat(MIB as usize));
+    let large = Request::new("POST", court.address(), "/v1/echo").body(&large).patience(PATIENCE);
+    let large = tokio::spawn(large.answer());
+    assert_eq!(court.get("/v1/echo/small").await.status, 200);
+    assert!(memory() < 192 * MIB, "{} MiB", memory() / MIB);
+    assert!(!large.is_finished());
+    clients.shutdown().await;
+    assert_eq!(large.await.unwrap().json()["event"].as_str().map(str::len), Some(MIB as usize));
+}
+
+#[tokio::test]
+async fn a_single_answer_has_its_trailers_after_its_last_byte() {
+    let court = Court::open().await;
+    for bytes in [10, MIB as usize] {
+        let body = format!("{{\"topic\":\"{}\"}}", "b".repeat(bytes));
+        let request = Request::new("POST", court.address(), "/v1/echo").header("te", "trailers").body(&body);
+        let answer = request.patience(PATIENCE).answer().await;
+        assert_eq!((answer.status, answer.json()["event"].as_str().map(str::len)), (200, Some(bytes)));
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,9 @@ use serde_json::Value as Json;
 
 use super::rules::{Binding, BodyRule, Found};
 
+/// Messages within each other that a name may lead through: as many as readers of protobuf take.
+const NESTING_MAX: usize = 100;
+
 /// Why a request is not a message. Answered with code 3, INVALID_ARGUMENT.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BindingError {
@@ -29,6 +32,9 @@ pub(super) enum BindingError {
     /// A field's path leads through something that is not a message.
     #[error("`{0}` leads through a field that is not a single message")]
     NotAMessage(String),
+    /// A field's path leads through too many messages.
+    #[error("a name leads through more than {NESTING_MAX} messages within each other")]
+    TooDeep,
     /// Two members of a oneof were given.
     #[error("`{0}` excludes another parameter: only one of them can be set")]
     Excluded(String),
@@ -160,6 +166,9 @@ fn resolve(message: &MessageDescriptor, path: &str) -> Result<Option<Vec<FieldDe
     let mut fields: Vec<FieldDescriptor> = Vec::new();
     let mut message = message.clone();
     for name in path.split('.') {
+        if fields.len() > NESTING_MAX {
+            return Err(BindingError::TooDeep);
+        }
         if let Some(parent) = fields.last() {
             match parent.kind() {
                 Kind::Message(inner) if !parent.is_list() && !parent.is_map() => message = inner,
@@ -262,6 +271,14 @@ mod tests {
         ] {
             assert_eq!(got(query).unwrap(), serde_json::from_str::<Json>(json).unwrap(), "{query}");
         }
+    }
+
+    #[test]
+    fn a_name_leads_through_only_so_many_messages() {
+        let deep = |times: usize| got(&format!("inner.{}number=1", "deeper.".repeat(times)));
+        assert!(deep(NESTING_MAX - 1).is_ok());
+        assert_eq!(deep(NESTING_MAX), Err(BindingError::TooDeep));
+        assert_eq!(deep(1_000_000), Err(BindingError::TooDeep), "it would end the process");
     }
 
     #[test]

@@ -31,7 +31,7 @@ const EVERY_TYPE: &str = r#"
     import "google/protobuf/duration.proto"; import "google/protobuf/wrappers.proto";
     import "google/protobuf/field_mask.proto"; import "google/protobuf/struct.proto";
     enum Colour { NONE = 0; RED = 1; }
-    message Inner { string text = 1; int32 number = 2; }
+    message Inner { string text = 1; int32 number = 2; Inner deeper = 3; }
     message In {
         string name = 1; int64 page_size = 2; Inner inner = 3; repeated string tags = 4;
         map<string, int32> counts = 5; Colour colour = 6; bytes data = 7; bool flag = 8; double ratio = 9;

@@ -13,9 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::stream;
-use http_body::Frame;
-use http_body_util::{BodyExt, Limited, StreamBody};
+use http_body_util::{BodyExt, Limited};
 use prost_reflect::DynamicMessage;
 use tokio::time::Instant;
 use tonic::Status;
@@ -32,6 +30,7 @@ use super::status;
 use super::upstream::{Call, Upstream};
 use crate::engine::http::about;
 use crate::engine::http::access::Client;
+use crate::engine::http::memory::{AnswerMemory, BodyMemory, BodyRoom, Crowded, NotTaken, Pieces, SMALL_BYTES, Shape};
 use crate::engine::http::weights::names;
 use crate::engine::stream::{Framing, OpenStream, OpenStreams};
 
@@ -55,6 +54,9 @@ pub(super) struct Gateway {
     upstreams: Vec<Arc<Upstream>>,
     served: RwLock<Arc<Served>>,
     open_streams: OpenStreams,
+    /// What bodies and answers of one message may take.
+    bodies: BodyMemory,
+    answers: AnswerMemory,
     counters: Arc<GatewayCounters>,
 }
 
@@ -79,6 +81,23 @@ impl From<Status> for Refused {
     }
 }
 
+impl From<Crowded> for Refused {
+    fn from(Crowded: Crowded) -> Self {
+        let status = Status::resource_exhausted("too many large answers wait to be sent; ask again");
+        Refused { status, http: Some(StatusCode::SERVICE_UNAVAILABLE), allow: None }
+    }
+}
+
+impl From<NotTaken> for Refused {
+    fn from(reason: NotTaken) -> Self {
+        let http = match reason {
+            NotTaken::Crowded => StatusCode::SERVICE_UNAVAILABLE,
+            NotTaken::TooManyValues { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        };
+        Refused { status: Status::resource_exhausted(reason.to_string()), http: Some(http), allow: None }
+    }
+}
+
 impl Gateway {
     /// # Errors
     /// For a rule that cannot be served; reading the rules of an upstream that describes itself is not an error of the start.
@@ -89,7 +108,8 @@ impl Gateway {
         counters: Arc<GatewayCounters>,
     ) -> Result<Gateway, super::rules::RuleError> {
         let served = RwLock::new(Arc::new(Served::of(&options, &upstreams)?));
-        Ok(Gateway { options, upstreams, served, open_streams, counters })
+        let (bodies, answers) = (BodyMemory::new(options.message_bytes_max), AnswerMemory::default());
+        Ok(Gateway { options, upstreams, served, open_streams, bodies, answers, counters })
     }
 
     /// Serves what an upstream has described by reflection, once it has.
@@ -113,9 +133,10 @@ impl Gateway {
         let answered = self.try_answer(&head, body).await;
         answered.unwrap_or_else(|Refused { status, http, allow }| {
             self.counters.count_error(status.code());
-            let mut response = status::answer(&status, None, false);
+            let mut response = status::answer(&status::shortened(status), None, false);
             if let Some(http) = http {
                 *response.status_mut() = http;
+                status::ask_later(&mut response);
             }
             if let Some(allow) = allow {
                 response.headers_mut().insert(header::ALLOW, allow);
@@ -150,18 +171,22 @@ impl Gateway {
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
-        let body = match (&binding.body, found.is_form) {
-            (BodyRule::None, false) => Bytes::new(),
-            _ => self.read(body).await?,
+        let (body, room) = match (&binding.body, found.is_form) {
+            (BodyRule::None, false) => (Bytes::new(), BodyRoom::default()),
+            (_, is_form) => self.read(body, client(head), if is_form { Shape::Form } else { Shape::Json }).await?,
         };
-        let message = self.message(found, head.uri.query(), body).await?;
+        let (message, room) = self.message(found, head.uri.query(), body, room).await?;
         let time = metadata::deadline(&head.headers).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let passed = metadata::request_metadata(&head.headers, Client::of(&head.extensions));
         let upstream = self.upstreams.get(binding.rpc.upstream).ok_or_else(|| Status::internal("no upstream"))?;
         let (upstream, rpc) = (Arc::clone(upstream), Arc::clone(&binding.rpc));
         let time = if is_streaming { time } else { Some(self.call_time(time)) };
         let deadline = time.and_then(|time| Instant::now().checked_add(time));
-        let opening = async move { upstream.call(&rpc, message, passed, time).await };
+        let opening = async move {
+            // What was made of the body is sent once the call is open.
+            let _room = room;
+            upstream.call(&rpc, message, passed, time).await
+        };
         self.counters.calls.add(1);
         let call = Streamed { gateway: self, binding: &binding, head, deadline, place };
         let source = Source::Opening(Box::pin(opening));
@@ -184,24 +209,32 @@ impl Gateway {
 
     /// The message that a request is for its method. A large one is read on a thread of its own, which takes a part of a
     /// second for one of several MiB.
-    async fn message(&self, found: Found, query: Option<&str>, body: Bytes) -> Result<DynamicMessage, Status> {
+    async fn message(
+        &self,
+        found: Found,
+        query: Option<&str>,
+        body: Bytes,
+        room: BodyRoom,
+    ) -> Result<(DynamicMessage, BodyRoom), Status> {
         let ignores_unknown = self.options.discard_unknown;
-        let read = if body.len() <= QUICK_BODY_BYTES {
-            request_message(&found, query, &body, ignores_unknown)
+        let (read, room) = if body.len() <= QUICK_BODY_BYTES {
+            (request_message(&found, query, &body, ignores_unknown), room)
         } else {
             let query = query.map(str::to_owned);
-            let reading =
-                tokio::task::spawn_blocking(move || request_message(&found, query.as_deref(), &body, ignores_unknown));
-            reading.await.map_err(|error| Status::internal(error.to_string()))?
+            // The room goes with the work, which does not end when its client leaves.
+            let reading = move || (request_message(&found, query.as_deref(), &body, ignores_unknown), room);
+            let reading = tokio::task::spawn_blocking(reading).await;
+            reading.map_err(|error| Status::internal(error.to_string()))?
         };
-        read.map_err(|error| Status::invalid_argument(error.to_string()))
+        Ok((read.map_err(|error| Status::invalid_argument(error.to_string()))?, room))
     }
 
     fn call_time(&self, wanted: Option<Duration>) -> Duration {
         wanted.map_or(self.options.call_timeout, |wanted| wanted.min(self.options.call_timeout))
     }
 
-    async fn read(&self, body: Body) -> Result<Bytes, Refused> {
+    /// A body, and the room that it needs until the upstream has it.
+    async fn read(&self, body: Body, client: Option<SocketAddr>, shape: Shape) -> Result<(Bytes, BodyRoom), Refused> {
         let most = self.options.message_bytes_max;
         let too_large = || Refused {
             status: Status::resource_exhausted(format!("the body is larger than {most} bytes")),
@@ -211,16 +244,23 @@ impl Gateway {
         if body.size_hint().lower() > most as u64 {
             return Err(too_large());
         }
-        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-            Ok(Err(error)) => Err(Status::cancelled(format!("the body has broken off: {error}")).into()),
-            Err(_) => Err(Refused {
-                status: Status::deadline_exceeded("the body has not arrived in time"),
-                http: Some(StatusCode::REQUEST_TIMEOUT),
-                allow: None,
-            }),
-        }
+        let client = client.map(|client| client.ip());
+        let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok()).unwrap_or(most);
+        let room = self.bodies.arriving(client, length).await?;
+        let body = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
+            Ok(Err(error)) => return Err(Status::cancelled(format!("the body has broken off: {error}")).into()),
+            Err(_) => {
+                return Err(Refused {
+                    status: Status::deadline_exceeded("the body has not arrived in time"),
+                    http: Some(StatusCode::REQUEST_TIMEOUT),
+                    allow: None,
+                });
+            }
+        };
+        let room = self.bodies.arrived(client, room, &body, shape).await?;
+        Ok((body, room))
     }
 }
 
@@ -340,7 +380,22 @@ impl Streamed<'_> {
     /// The answer of a method with one message.
     async fn one(self, mut source: Source) -> Result<Response, Refused> {
         match self.message(&mut source).await {
-            Ok((response, trailers)) => Ok(with_trailers(response, trailers)),
+            Ok((answer, mut headers, trailers)) => {
+                let (bytes, client) = (answer.len(), client(self.head).map(|client| client.ip()));
+                let room = match bytes {
+                    0..=SMALL_BYTES => None,
+                    _ => Some(self.gateway.answers.room(client, bytes, bytes).await?),
+                };
+                let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+                if let Ok(names) = HeaderValue::try_from(names.join(", "))
+                    && !names.is_empty()
+                {
+                    headers.insert(header::TRAILER, names);
+                }
+                let mut response = Response::new(answer.into_body_with_trailers(room, trailers));
+                *response.headers_mut() = headers;
+                Ok(response)
+            }
             Err(error) => {
                 self.gateway.counters.count_error(error.code());
                 Ok(status::answer(&error, Some(self.binding.rpc.method.parent_pool()), false))
@@ -348,7 +403,8 @@ impl Streamed<'_> {
         }
     }
 
-    async fn message(&self, source: &mut Source) -> Result<(Response, HeaderMap), Status> {
+    /// The message as the body of an answer, its headers and its trailers.
+    async fn message(&self, source: &mut Source) -> Result<(Pieces, HeaderMap, HeaderMap), Status> {
         let deadline = self.deadline.unwrap_or_else(|| Instant::now() + self.gateway.options.call_timeout);
         let in_time = |error| status::of_deadline(error, Some(deadline));
         let next = poll_fn(|context| source.poll_next(context));
@@ -369,21 +425,21 @@ impl Streamed<'_> {
                 metadata::add_trailers(&mut trailers, trailing);
             }
         }
+        let mut answer = Pieces::default();
+        let mut content_type = JSON;
         let mut out = Vec::new();
         let json = self.gateway.options.json;
-        let mut content_type = JSON;
         match (&self.binding.response_body, self.binding.rpc.answer) {
             (None, AnswerKind::Raw) => {
-                out.extend_from_slice(&raw_data(&message));
+                answer.push(raw_data(&message));
                 content_type = media_type(&message).unwrap_or(HeaderValue::from_static("application/octet-stream"));
             }
             (Some(field), _) => json.write_field(&message, field, &mut out)?,
             (None, _) => json.write(&message, &mut out)?,
         }
+        answer.append(Pieces::from(out));
         headers.insert(header::CONTENT_TYPE, content_type);
-        let mut response = Response::new(Body::from(out));
-        *response.headers_mut() = headers;
-        Ok((response, trailers))
+        Ok((answer, headers, trailers))
     }
 }
 
@@ -391,21 +447,6 @@ impl Streamed<'_> {
 fn index(options: &Options) -> String {
     let streams: String = options.streams.iter().map(|stream| format!("{}?start_from=0\n", stream.path)).collect();
     format!("Sidecar's gRPC gateway: {OPENAPI_PATH} says what is served.\n{streams}")
-}
-
-fn with_trailers(response: Response, trailers: HeaderMap) -> Response {
-    if trailers.is_empty() {
-        return response;
-    }
-    let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
-    let names = HeaderValue::try_from(names.join(", "));
-    let (mut head, body) = response.into_parts();
-    if let Ok(names) = names {
-        head.headers.insert(header::TRAILER, names);
-    }
-    let data = stream::once(async { body.collect().await.map(|body| Frame::data(body.to_bytes())) });
-    let frames = futures_util::StreamExt::chain(data, stream::iter([Ok(Frame::trailers(trailers))]));
-    Response::from_parts(head, Body::new(StreamBody::new(Box::pin(frames))))
 }
 
 /// The media type of a `google.api.HttpBody`.

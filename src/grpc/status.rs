@@ -12,6 +12,9 @@ use tonic::{Code, Status};
 /// Seconds after which a client may ask again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
+/// Bytes of a message that are shown.
+const MESSAGE_BYTES_MAX: usize = 1 << 10;
+
 /// The HTTP status of a code.
 pub(super) fn http_status(code: Code) -> StatusCode {
     match code {
@@ -80,6 +83,23 @@ pub(super) fn answer(status: &Status, pool: Option<&DescriptorPool>, lines: bool
     response
 }
 
+/// A status whose message, which may repeat what a client has sent, is not long.
+pub(super) fn shortened(status: Status) -> Status {
+    let message = status.message();
+    if message.len() <= MESSAGE_BYTES_MAX {
+        return status;
+    }
+    let shown = message.get(..message.floor_char_boundary(MESSAGE_BYTES_MAX)).unwrap_or_default();
+    Status::new(status.code(), format!("{shown} ..."))
+}
+
+/// Says when to ask again, where the server could not answer now.
+pub(super) fn ask_later(response: &mut Response) {
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+}
+
 fn details(status: &Status, pool: &DescriptorPool) -> Option<Vec<Json>> {
     if status.details().is_empty() {
         return None;
@@ -101,6 +121,13 @@ mod tests {
         for (code, status) in (0..).zip(statuses) {
             assert_eq!(http_status(Code::from_i32(code)).as_u16(), status, "{code}");
         }
+    }
+
+    #[test]
+    fn a_message_that_repeats_a_long_name_is_cut() {
+        let long = shortened(Status::invalid_argument("é".repeat(MESSAGE_BYTES_MAX)));
+        assert_eq!((long.code(), long.message().len()), (Code::InvalidArgument, MESSAGE_BYTES_MAX + 4));
+        assert_eq!(shortened(Status::not_found("x")).message(), "x");
     }
 
     #[test]

@@ -11,5 +11,6 @@
 
 mod bridge;
 mod http;
+mod memory;
 mod methods;
 mod process;

@@ -6,8 +6,8 @@ use super::answers::Found;
 use super::failure::Failure;
 use super::from_log::LogAnswers;
 use super::from_sql::SqlAnswers;
-use super::memory::Memory;
 use super::question::{PageOfBlocks, Question};
+use crate::engine::http::memory::AnswerMemory;
 
 /// Where answers come from.
 pub enum AnswerFrom {
@@ -22,7 +22,7 @@ pub enum AnswerFrom {
 /// What large answers may take where there is no log of Casper's.
 #[derive(Default)]
 pub struct OtherLogs {
-    pub(super) memory: Arc<Memory>,
+    pub(super) memory: Arc<AnswerMemory>,
 }
 
 impl AnswerFrom {
@@ -36,7 +36,7 @@ impl AnswerFrom {
     }
 
     /// What its large answers may take.
-    pub(super) fn memory(&self) -> &Arc<Memory> {
+    pub(super) fn memory(&self) -> &Arc<AnswerMemory> {
         match self {
             AnswerFrom::Log(log) => log.memory(),
             AnswerFrom::Database(database) => database.memory(),

@@ -12,14 +12,12 @@ use sidecar_log_format::{Kind, Missing, Read, Row, Sequence};
 
 use super::counters::Counters;
 use super::failure::{Failure, LIST_BYTES_MAX};
-use super::memory::{FREE_BYTES, LARGE_ANSWERS_BYTES, Memory, Room};
 use crate::casper::event::kind_name;
 use crate::casper::keys::rest_payload;
+use crate::engine::http::memory::{AnswerMemory, FREE_BYTES, LARGE_ANSWERS_BYTES, Pieces, Room, SMALL_BYTES};
+use crate::engine::http::turns;
 use crate::rfc3339;
 
-/// Answers up to this size are sent whenever they are made: HTTP takes them at once, and only so many connections are open.
-/// A larger one needs [`Memory`] for as long as its client takes it.
-pub(super) const SMALL_BYTES: usize = 64 << 10;
 /// What an answer may have beside its events' payloads.
 const AROUND_BYTES: usize = 4 << 10;
 
@@ -41,7 +39,7 @@ pub(super) enum Form {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pushed {
     Yes,
-    /// Not before [`Memory::make_room`].
+    /// Not before [`Found::make_room`].
     NeedsRoom,
     /// Not to this page.
     PageIsFull,
@@ -61,36 +59,11 @@ pub(super) struct Found {
     pub(super) last: Option<Sequence>,
     /// What the page skipped because the log has lost it.
     pub(super) missing: Vec<MissingRange>,
-    /// Its part of [`Memory`], while it is larger than [`FREE_BYTES`].
+    /// Its part of [`AnswerMemory`], while it is larger than [`FREE_BYTES`]: only so many requests are worked on at once.
     room: Option<Room>,
     /// How large it wants to become, if that was more than it had room for.
     wanted_bytes: usize,
     counters: Arc<Counters>,
-}
-
-impl Memory {
-    /// Waits until `found` may become as large as it wanted to.
-    pub(super) async fn make_room(&self, found: &mut Found) -> Result<(), Failure> {
-        // Who waits has nothing, lest two that grow wait for each other.
-        found.room = None;
-        found.room = Some(self.room(found.wanted_bytes).await?);
-        Ok(())
-    }
-
-    /// The finished body of an answer, and what must be held for as long as it is in memory. Waits for that, unless there
-    /// was room to make it.
-    pub(super) async fn keep(&self, found: Found) -> Result<(Vec<u8>, Option<Room>), Failure> {
-        let Found { mut body, room, .. } = found;
-        if body.len() <= SMALL_BYTES {
-            return Ok((body, None));
-        }
-        body.shrink_to_fit();
-        let room = match room {
-            Some(room) => room.shrunk_to(body.len()),
-            None => self.room(body.len()).await?,
-        };
-        Ok((body, Some(room)))
-    }
 }
 
 /// A state of [`Found`].
@@ -118,6 +91,27 @@ impl Found {
             wanted_bytes: 0,
             counters: Arc::clone(counters),
         }
+    }
+
+    /// Waits until it may become as large as it wanted to.
+    pub(super) async fn make_room(&mut self, memory: &AnswerMemory) -> Result<(), Failure> {
+        // What waits has no room, lest two that grow wait for each other.
+        self.room = None;
+        self.room = Some(memory.room(turns::client(), self.wanted_bytes, self.body.len()).await?);
+        Ok(())
+    }
+
+    /// The finished body of an answer, and what must be held for as long as it is in memory. Waits for that, unless there
+    /// was room to make it.
+    pub(super) async fn keep(self, memory: &AnswerMemory) -> Result<(Pieces, Option<Room>), Failure> {
+        let Found { body, room, .. } = self;
+        let bytes = body.len();
+        let room = match room {
+            _ if bytes <= SMALL_BYTES => None,
+            Some(room) => Some(room.shrunk_to(bytes)),
+            None => Some(memory.room(turns::client(), bytes, bytes).await?),
+        };
+        Ok((Pieces::from(body), room))
     }
 
     /// A page ends early when it has become long.
@@ -323,11 +317,11 @@ mod tests {
 
     #[tokio::test]
     async fn an_event_is_added_only_if_the_list_stays_within_its_limit_or_it_is_the_only_one() {
-        let memory = Memory::default();
+        let memory = AnswerMemory::default();
         let mut alone = found(1);
         for bytes in [2 * LIST_BYTES_MAX, 256 << 20] {
             assert_eq!(alone.room_for(bytes).unwrap(), Pushed::NeedsRoom);
-            memory.make_room(&mut alone).await.unwrap();
+            alone.make_room(&memory).await.unwrap();
             assert_eq!(alone.room_for(bytes).unwrap(), Pushed::Yes);
         }
         assert!(matches!(alone.room_for(LARGE_ANSWERS_BYTES), Err(Failure::TooLong)));
@@ -335,7 +329,7 @@ mod tests {
         let mut list = found(1);
         list.push_enveloped(0, Kind(0), "2.0.0", "casper", "{}").unwrap();
         assert_eq!(list.room_for(FREE_BYTES).unwrap(), Pushed::NeedsRoom);
-        memory.make_room(&mut list).await.unwrap();
+        list.make_room(&memory).await.unwrap();
         let left = LIST_BYTES_MAX - list.body.len();
         assert_eq!(list.room_for(left).unwrap(), Pushed::Yes);
         assert!(matches!(list.room_for(left + 1), Err(Failure::TooLong)));
@@ -343,19 +337,19 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_is_not_small_takes_its_size_until_it_is_gone() {
-        let memory = Memory::default();
+        let memory = AnswerMemory::default();
         let all = memory.left_bytes();
-        let (_, room) = memory.keep(found(SMALL_BYTES)).await.unwrap();
+        let (_, room) = found(SMALL_BYTES).keep(&memory).await.unwrap();
         assert!(room.is_none());
-        let (_, room) = memory.keep(found(SMALL_BYTES + 1)).await.unwrap();
+        let (_, room) = found(SMALL_BYTES + 1).keep(&memory).await.unwrap();
         assert_eq!(memory.left_bytes(), [all[0] - SMALL_BYTES - 1024, all[1]]);
         drop(room);
         let mut list = found(FREE_BYTES);
         list.events = 1;
         assert_eq!(list.room_for(1).unwrap(), Pushed::NeedsRoom);
-        memory.make_room(&mut list).await.unwrap();
+        list.make_room(&memory).await.unwrap();
         assert_eq!(memory.left_bytes(), [all[0], all[1] - LIST_BYTES_MAX - AROUND_BYTES]);
-        let (_, room) = memory.keep(list).await.unwrap();
+        let (_, room) = list.keep(&memory).await.unwrap();
         assert_eq!(memory.left_bytes(), [all[0], all[1] - FREE_BYTES]);
         drop(room);
         assert_eq!(memory.left_bytes(), all);
@@ -363,20 +357,20 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_waits_until_there_is_memory_for_it_and_smaller_ones_do_not_wait_with_it() {
-        let memory = Memory::default();
-        let most = memory.room(LARGE_ANSWERS_BYTES).await.unwrap();
+        let memory = AnswerMemory::default();
+        let most = memory.room(None, LARGE_ANSWERS_BYTES, 0).await.unwrap();
         let mut large = found(0);
         assert_eq!(large.room_for(2 * FREE_BYTES).unwrap(), Pushed::NeedsRoom);
-        assert!(memory.make_room(&mut large).now_or_never().is_none());
+        assert!(large.make_room(&memory).now_or_never().is_none());
         let mut smaller = Vec::new();
-        while let Some(kept) = memory.keep(found(FREE_BYTES)).now_or_never() {
+        while let Some(kept) = found(FREE_BYTES).keep(&memory).now_or_never() {
             smaller.push(kept.unwrap());
         }
         assert!(smaller.len() >= 16, "{}", smaller.len());
-        assert!(memory.keep(found(SMALL_BYTES)).now_or_never().is_some());
+        assert!(found(SMALL_BYTES).keep(&memory).now_or_never().is_some());
         smaller.pop();
-        assert!(memory.keep(found(FREE_BYTES)).now_or_never().is_some());
+        assert!(found(FREE_BYTES).keep(&memory).now_or_never().is_some());
         drop(most);
-        assert!(memory.make_room(&mut large).now_or_never().is_some());
+        assert!(large.make_room(&memory).now_or_never().is_some());
     }
 }

@@ -10,11 +10,11 @@ use sidecar_log_format::{Log, Sequence};
 use super::answers::Found;
 use super::failure::Failure;
 use super::from_log::LogReader;
-use super::memory::Memory;
 use super::page::PageEnd;
 use super::question::{PageOfEvents, Refusal, page_of_events};
 use super::status::EndsOfLog;
 use crate::casper::view::CasperViews;
+use crate::engine::http::memory::AnswerMemory;
 
 /// A log by its name.
 #[derive(Clone)]
@@ -51,7 +51,7 @@ struct LogInList<'a> {
 
 impl Logs {
     /// `memory` is what large answers may take.
-    pub(super) fn new(logs: Vec<NamedLog>, memory: &Arc<Memory>) -> Self {
+    pub(super) fn new(logs: Vec<NamedLog>, memory: &Arc<AnswerMemory>) -> Self {
         let read_log = |NamedLog { name, log, views }: NamedLog| {
             let reader = LogReader::new(log, DECODERS, Arc::clone(memory));
             ReadLog { name, reader, views }

@@ -2,6 +2,9 @@
 
 use sidecar_log_format::{Missing, Sequence};
 
+use crate::engine::http::finishing::Unfinished;
+use crate::engine::http::memory::Crowded;
+
 /// No list becomes longer than this. A single event may be: the log and the exporters have their own limit for those.
 pub(super) const LIST_BYTES_MAX: usize = 64 << 20;
 
@@ -70,4 +73,16 @@ pub(super) enum Failure {
     /// It took longer than `request_timeout_in_seconds`.
     #[error("The answer took longer than request_timeout_in_seconds")]
     TooSlow,
+}
+
+impl From<Crowded> for Failure {
+    fn from(Crowded: Crowded) -> Self {
+        Failure::Crowded
+    }
+}
+
+impl From<Unfinished> for Failure {
+    fn from(unfinished: Unfinished) -> Self {
+        Failure::Storage(unfinished.to_string())
+    }
 }

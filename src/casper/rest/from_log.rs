@@ -11,12 +11,12 @@ use tokio::sync::Semaphore;
 
 use super::answers::{Found, Pushed};
 use super::failure::Failure;
-use super::memory::Memory;
 use super::page::{self, PageEnd, Range};
 use super::question::{Order, PageOfBlocks, PageOfEvents, Question};
 use super::status;
 use crate::casper::source::NamedSource;
 use crate::casper::view::CasperViews;
+use crate::engine::http::memory::AnswerMemory;
 use crate::engine::view::ViewError;
 
 /// How long a question waits for the views to see what was stored when it was asked.
@@ -33,7 +33,7 @@ pub struct LogAnswers {
 pub(super) struct LogReader {
     log: Log,
     decoders: Arc<Semaphore>,
-    memory: Arc<Memory>,
+    memory: Arc<AnswerMemory>,
 }
 
 impl LogAnswers {
@@ -47,7 +47,7 @@ impl LogAnswers {
         &self.reader.log
     }
 
-    pub(super) fn memory(&self) -> &Arc<Memory> {
+    pub(super) fn memory(&self) -> &Arc<AnswerMemory> {
         &self.reader.memory
     }
 
@@ -176,7 +176,7 @@ async fn from_its_height(page: PageOfEvents, log: &Log, views: &CasperViews) -> 
 
 impl LogReader {
     /// Large answers share `memory`; `decode_concurrency` blocks are decoded at a time, at least 1.
-    pub(super) fn new(log: Log, decode_concurrency: usize, memory: Arc<Memory>) -> Self {
+    pub(super) fn new(log: Log, decode_concurrency: usize, memory: Arc<AnswerMemory>) -> Self {
         let decoders = Arc::new(Semaphore::new(decode_concurrency.max(1)));
         LogReader { log, decoders, memory }
     }
@@ -192,7 +192,7 @@ impl LogReader {
         loop {
             match reading.read_in_memory()? {
                 Stop::Done => return Ok(reading.found),
-                Stop::NeedsRoom => self.memory.make_room(&mut reading.found).await?,
+                Stop::NeedsRoom => reading.found.make_room(&self.memory).await?,
                 Stop::NeedsDisk => {
                     let stop;
                     (reading, stop) = self
@@ -203,7 +203,7 @@ impl LogReader {
                         .await?;
                     match stop? {
                         Stop::Done => return Ok(reading.found),
-                        _ => self.memory.make_room(&mut reading.found).await?,
+                        _ => reading.found.make_room(&self.memory).await?,
                     }
                 }
             }
@@ -240,7 +240,7 @@ impl LogReader {
             found = scanned;
             match result? {
                 Some(end) => return Ok((found, end)),
-                None => self.memory.make_room(&mut found).await?,
+                None => found.make_room(&self.memory).await?,
             }
         }
     }

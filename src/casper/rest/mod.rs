@@ -11,8 +11,7 @@
 //!   - `from_sql`: the tables that an exporter fills, in SQLite or PostgreSQL.
 //! - `any_log`: events of any log, by its name.
 //! - `page`: a range of the log, upwards or downwards.
-//! - `answers`: the form of what was found, and why nothing was; `memory`: what large ones may take.
-//! - `coding`: compressed answers; `finishing`: their tags and compression, a few at a time.
+//! - `answers`: the form of what was found, and why nothing was.
 //! - `server`: HTTP.
 //! - `log_budget`: how often a failure is logged.
 //! - `document`: the OpenAPI document.
@@ -21,16 +20,13 @@
 mod answer_from;
 mod answers;
 mod any_log;
-mod coding;
 pub mod counters;
 pub mod document;
 mod endpoints;
 mod failure;
-mod finishing;
 mod from_log;
 mod from_sql;
 mod log_budget;
-mod memory;
 mod page;
 mod question;
 mod server;

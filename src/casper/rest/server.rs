@@ -2,9 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::Body;
@@ -13,18 +11,14 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
 use sidecar_log_format::Sequence;
 
 use super::answer_from::{AnswerFrom, OtherLogs};
 use super::answers::{Form, Found};
 use super::any_log::{Logs, NamedLog};
-use super::coding::{COMPRESSED_BYTES, Coding};
 use super::counters::Counters;
 use super::failure::Failure;
-use super::finishing::Finishing;
 use super::log_budget::LogBudget;
-use super::memory::Room;
 use super::page::PageEnd;
 use super::question::{Hash, PageOfBlocks, PageOfEvents, Question, Refusal, Request};
 use super::{RestOptions, document, endpoints};
@@ -32,10 +26,13 @@ use crate::casper::keys::{Stage, TransactionType};
 use crate::engine::http::{
     BindError, about,
     access::Client,
+    coding::{COMPRESSED_BYTES, Coding},
     cors::{PageMethods, let_pages_in},
     counters::FrontCounters,
+    finishing::Finishing,
     front::Front,
     limits::FrontLimits,
+    memory::{FREE_BYTES, SMALL_BYTES},
     tags,
     turns::Limits,
 };
@@ -349,19 +346,16 @@ impl Shared {
 
     async fn success(&self, answer: Answer, headers: &HeaderMap) -> Result<Response, Failure> {
         let Answer { found, is_final } = answer;
-        let (mut found, tag) = self.finishing.tagged(found).await?;
+        let (mut found, tag) = tagged(&self.finishing, found).await?;
         let coding = Coding::accepted(headers).filter(|_| COMPRESSED_BYTES.contains(&found.body.len()));
         let mut response = if tags::knows(headers, &tag) {
             empty(StatusCode::NOT_MODIFIED)
         } else {
             if let Some(coding) = coding {
-                found = self.finishing.compressed(found, coding).await?;
+                found = compressed(&self.finishing, found, coding).await?;
             }
-            let body = match self.answers.memory().keep(found).await? {
-                (body, None) => Body::from(body),
-                (bytes, Some(room)) => Body::new(LargeBody { bytes, sent: 0, _room: room }),
-            };
-            let mut response = Response::new(body);
+            let (body, room) = found.keep(self.answers.memory()).await?;
+            let mut response = Response::new(body.into_body(room));
             response.headers_mut().insert(header::CONTENT_TYPE, JSON);
             if let Some(coding) = coding {
                 response.headers_mut().insert(header::CONTENT_ENCODING, coding.header());
@@ -382,6 +376,32 @@ impl Shared {
         response.headers_mut().insert(header::VARY, VARY);
         Ok(response)
     }
+}
+
+/// The answer with its entity tag.
+async fn tagged(finishing: &Finishing, found: Found) -> Result<(Found, String), Failure> {
+    let tagging = |found: Found| {
+        let tag = tags::tag(&found.body);
+        (found, tag)
+    };
+    // Hashing is fast enough for these.
+    if found.body.len() <= FREE_BYTES {
+        return Ok(tagging(found));
+    }
+    Ok(finishing.run(found.body.len(), move || tagging(found)).await?)
+}
+
+/// The answer in this coding.
+async fn compressed(finishing: &Finishing, found: Found, coding: Coding) -> Result<Found, Failure> {
+    let compressing = move |mut found: Found| {
+        found.body = coding.compress(found.body.len(), std::iter::once(found.body.as_slice()))?;
+        std::io::Result::Ok(found)
+    };
+    let compressed = match found.body.len() {
+        0..=SMALL_BYTES => compressing(found),
+        bytes => finishing.run(bytes, move || compressing(found)).await?,
+    };
+    compressed.map_err(|error| Failure::Storage(error.to_string()))
 }
 
 /// A page of events, with where the next one begins and where the log ends.
@@ -406,44 +426,6 @@ impl Answer {
         Answer { found, is_final: false }
     }
 }
-
-/// A large body, with the room that it takes. HTTP gets copies of it, piece by piece: with a slice, a client that is slow to
-/// take the last piece would keep all of it, after the room was given back.
-struct LargeBody {
-    bytes: Vec<u8>,
-    sent: usize,
-    _room: Room,
-}
-
-impl LargeBody {
-    fn left(&self) -> &[u8] {
-        self.bytes.get(self.sent..).unwrap_or_default()
-    }
-}
-
-impl http_body::Body for LargeBody {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let piece = self.left().chunks(PIECE_BYTES).next().map(Bytes::copy_from_slice);
-        self.sent += piece.as_ref().map_or(0, Bytes::len);
-        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left().is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left().len() as u64)
-    }
-}
-
-const PIECE_BYTES: usize = 64 << 10;
 
 fn with_type(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
@@ -519,29 +501,4 @@ fn error(status: StatusCode, message: &str) -> Response {
     let message = serde_json::Value::from(message);
     let body = format!("{{\"code\":{},\"message\":{message}}}", status.as_u16());
     with_type(status, JSON, Bytes::from(body))
-}
-
-#[cfg(test)]
-mod tests {
-    use http_body_util::BodyExt;
-
-    use super::super::memory::Memory;
-    use super::*;
-
-    #[tokio::test]
-    async fn the_pieces_of_a_large_answer_do_not_keep_it_in_memory() {
-        let text = "0123456789".repeat(20_000);
-        let memory = Memory::default();
-        let found = Found::new(&text, Form::Envelope, &Arc::default());
-        let (bytes, Some(room)) = memory.keep(found).await.unwrap() else { panic!("it is large") };
-        let mut body = LargeBody { bytes, sent: 0, _room: room };
-        assert_eq!(http_body::Body::size_hint(&body).exact(), Some(200_000));
-        let mut pieces = Vec::new();
-        while let Some(frame) = body.frame().await {
-            pieces.push(frame.unwrap().into_data().unwrap());
-        }
-        assert!(pieces.len() == 4 && pieces.iter().all(Bytes::is_unique));
-        assert!(http_body::Body::is_end_stream(&body));
-        assert_eq!(pieces.concat(), text.as_bytes());
-    }
 }

@@ -17,6 +17,7 @@ use super::node_link::{
     Answer, FoundTransaction, LinkError, LinkState, NodeLink, NodeValue, Proofs, Request, StateItem, Transfers,
 };
 use crate::engine::counters::microseconds;
+use crate::engine::http::memory::SMALL_BYTES;
 
 /// The start of every result.
 const API_VERSION: &[u8] = b"{\"api_version\":\"2.0.0\"";
@@ -37,6 +38,10 @@ impl Reply {
             .map_err(|error| Failure::new(Code::Internal, format!("failed to encode the result: {error}")))?;
         if let Some(brace) = json.get_mut(API_VERSION.len()) {
             *brace = b',';
+        }
+        // A large one may be kept for long.
+        if json.len() > SMALL_BYTES {
+            json.shrink_to_fit();
         }
         Ok(Reply { json, lasts: false })
     }

@@ -147,6 +147,11 @@ impl Failure {
         Failure::new(Code::NoSuchEntity, "the requested addressable entity was not found")
     }
 
+    /// There is no memory for the answer.
+    pub(super) fn crowded() -> Self {
+        Failure::new(Code::Internal, "too many large answers wait to be sent; ask again")
+    }
+
     pub(super) fn bytesrepr(error: bytesrepr::Error) -> Self {
         Failure::new(Code::Internal, format!("unexpected bytesrepr failure: {error}"))
     }

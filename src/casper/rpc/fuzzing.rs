@@ -14,6 +14,7 @@ use super::bridge::Node;
 use super::json_rpc::{self, Body, Entry};
 use super::methods::{MAIN, SPECULATIVE};
 use super::node_link::{self, Backoff, NodeLink, NodeLinkOptions};
+use crate::engine::http::memory::Pieces;
 
 /// Every body is answered with JSON-RPC: parsed, its parameters read, and the node away.
 pub(crate) fn request(bytes: &[u8]) {
@@ -23,7 +24,7 @@ pub(crate) fn request(bytes: &[u8]) {
     };
     assert!(entries.len() <= 10);
     for entry in entries {
-        let mut body = Vec::new();
+        let mut body = Pieces::default();
         match entry {
             Entry::Notification => continue,
             Entry::Malformed { id, failure } => json_rpc::write_answer(&id, Err(&failure), &mut body),
@@ -32,10 +33,11 @@ pub(crate) fn request(bytes: &[u8]) {
                 let Some(method) = method else { continue };
                 let (runtime, link) = away();
                 let outcome = runtime.block_on(async { method.run(&Node::new(link, None), call.params).await });
-                let result = outcome.as_ref().map(|reply| reply.json.as_slice());
+                let result = outcome.as_ref().map(|reply| Bytes::copy_from_slice(&reply.json));
                 json_rpc::write_answer(&call.id, result, &mut body);
             }
         }
+        let body: Vec<u8> = body.iter().flatten().copied().collect();
         let answer: Value = serde_json::from_slice(&body).expect("an answer is JSON");
         let answer = answer.as_object().expect("an answer is an object");
         assert!(answer.contains_key("id") && answer.contains_key("result") != answer.contains_key("error"));

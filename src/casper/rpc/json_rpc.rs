@@ -4,11 +4,13 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::failure::{Code, Failure};
+use crate::engine::http::memory::Pieces;
 
 /// A body, taken apart.
 #[derive(Debug)]
@@ -180,17 +182,17 @@ impl<'de> Deserialize<'de> for Object {
 }
 
 /// Adds the answer to a call: its id, and the result, which is JSON already, or the failure.
-pub(super) fn write_answer(id: &Value, outcome: Result<&[u8], &Failure>, body: &mut Vec<u8>) {
+pub(super) fn write_answer(id: &Value, outcome: Result<Bytes, &Failure>, body: &mut Pieces) {
     let (member, value) = match outcome {
-        Ok(result) => (",\"result\":", std::borrow::Cow::Borrowed(result)),
-        Err(failure) => (",\"error\":", std::borrow::Cow::Owned(to_json(failure))),
+        Ok(result) => (",\"result\":", result),
+        Err(failure) => (",\"error\":", Bytes::from(to_json(failure))),
     };
     body.reserve(value.len() + 64);
     body.extend(b"{\"jsonrpc\":\"2.0\",\"id\":");
-    body.extend(to_json(id));
+    body.extend(&to_json(id));
     body.extend(member.as_bytes());
-    body.extend(value.as_ref());
-    body.push(b'}');
+    body.push(value);
+    body.extend(b"}");
 }
 
 /// What cannot fail to be JSON, as JSON.
@@ -206,9 +208,9 @@ mod tests {
     fn answer(body: &str) -> String {
         match parse(body.as_bytes(), 3) {
             Body::One(Entry::Malformed { id, failure }) => {
-                let mut answer = Vec::new();
+                let mut answer = Pieces::default();
                 write_answer(&id, Err(&failure), &mut answer);
-                String::from_utf8(answer).unwrap()
+                String::from_utf8(answer.iter().flatten().copied().collect()).unwrap()
             }
             other => panic!("{body} is {other:?}"),
         }
@@ -326,8 +328,9 @@ mod tests {
 
     #[test]
     fn an_answer_has_its_members_in_order() {
-        let mut body = Vec::new();
-        write_answer(&Value::from("x"), Ok(br#"{"a":1}"#), &mut body);
+        let mut body = Pieces::default();
+        write_answer(&Value::from("x"), Ok(Bytes::from_static(br#"{"a":1}"#)), &mut body);
+        let body = body.iter().flatten().copied().collect();
         assert_eq!(String::from_utf8(body).unwrap(), r#"{"jsonrpc":"2.0","id":"x","result":{"a":1}}"#);
     }
 }

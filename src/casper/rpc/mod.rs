@@ -28,6 +28,8 @@ mod server;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::http::BindError;
+use crate::engine::http::finishing::Finishing;
+use crate::engine::http::memory::{AnswerMemory, BodyMemory};
 
 pub use counters::Counters;
 pub(crate) use from_log::Event;
@@ -71,6 +73,13 @@ pub struct Watch {
 #[derive(Clone, Default)]
 pub struct LogSlot(Arc<Mutex<Option<LogAnswers>>>);
 
+/// What the requests and answers of both servers may take.
+struct Memory {
+    bodies: BodyMemory,
+    answers: AnswerMemory,
+    finishing: Finishing,
+}
+
 impl LogSlot {
     /// Answers from this log from now on, or from none.
     pub fn set(&self, answers: Option<LogAnswers>) {
@@ -91,7 +100,14 @@ impl Rpc {
         let RpcOptions { servers, link, answer_cache_bytes } = options;
         let watch = Watch { link: NodeLink::start(link), counters: Arc::default(), log: LogSlot::default() };
         let cache = Arc::new(Cache::new(usize::try_from(answer_cache_bytes).unwrap_or(usize::MAX)));
-        let bound = servers.into_iter().map(|options| Server::bind(options, watch.clone(), Arc::clone(&cache)));
+        let body_bytes_max = servers.iter().map(|server| server.max_body_bytes).max().unwrap_or_default();
+        let memory = Arc::new(Memory {
+            bodies: BodyMemory::new(usize::try_from(body_bytes_max).unwrap_or(usize::MAX)),
+            answers: AnswerMemory::default(),
+            finishing: Finishing::default(),
+        });
+        let bind = |options| Server::bind(options, watch.clone(), Arc::clone(&cache), Arc::clone(&memory));
+        let bound = servers.into_iter().map(bind);
         Ok(Rpc { servers: bound.collect::<Result<_, _>>()?, watch })
     }
 }

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method as HttpMethod, StatusCode, header};
 use axum::response::Response;
@@ -15,10 +14,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use http_body_util::BodyExt;
 use serde_json::Value;
-use tokio::sync::Semaphore;
-use tower_http::compression::CompressionLayer;
 
-use super::Watch;
 use super::bridge::Node;
 use super::cache::Cache;
 use super::cors::{self, Checked};
@@ -27,22 +23,24 @@ use super::json_rpc::{self, Call, Entry};
 use super::methods::{MAIN, Method, SPECULATIVE};
 use super::node_link::LinkState;
 use super::rate_limit::{RateLimit, reported_client};
+use super::{Memory, Watch};
 use crate::engine::http::{
-    BindError, ListenOptions, about, access::Client, cors::allow, counters::FrontCounters, front::Front,
+    BindError, ListenOptions, about,
+    access::Client,
+    coding::{COMPRESSED_BYTES, Coding},
+    cors::allow,
+    counters::FrontCounters,
+    front::Front,
     limits::FrontLimits,
+    memory::{BodyRoom, Crowded, GrowingAnswer, NotTaken, Pieces, Room, SMALL_BYTES, Shape, Ungrown},
 };
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 512;
-/// Bytes of request bodies that are held at a time, unless one body alone may have more. Small bodies are not counted.
-const BODIES_BYTES_MAX: u64 = 64 << 20;
-const SMALL_BODY_BYTES: u64 = 16 << 10;
-/// How long a request's body may take to arrive, and to get room.
+/// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Calls of one batch that are worked on at a time.
 const BATCH_CONCURRENCY: usize = 16;
-/// Bytes of a batch's answers, after which its other calls are refused.
-const BATCH_ANSWER_BYTES_MAX: usize = 64 << 20;
 /// The longest request id of a client that is taken over.
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
@@ -94,7 +92,7 @@ struct Shared {
     watch: Watch,
     cache: Arc<Cache>,
     rate_limit: RateLimit,
-    bodies: Semaphore,
+    memory: Arc<Memory>,
     next_request: AtomicU64,
 }
 
@@ -103,20 +101,24 @@ impl Server {
     ///
     /// # Errors
     /// [`BindError`] names the address or the file.
-    pub(super) fn bind(options: ServerOptions, watch: Watch, cache: Arc<Cache>) -> Result<Server, BindError> {
+    pub(super) fn bind(
+        options: ServerOptions,
+        watch: Watch,
+        cache: Arc<Cache>,
+        memory: Arc<Memory>,
+    ) -> Result<Server, BindError> {
         let limits = FrontLimits::of_answers(CONNECTIONS_MAX);
         let front = Front::bind(&options.listen, options.port, limits, Arc::default())?.with_open_paths(&["/health"]);
         let methods = match options.role {
             Role::Main => MAIN,
             Role::Speculative => SPECULATIVE,
         };
-        let bodies_bytes = BODIES_BYTES_MAX.max(options.max_body_bytes);
         let shared = Shared {
             methods: methods.iter().map(|method| (method.name, method)).collect(),
             watch,
             cache,
             rate_limit: RateLimit::new(options.qps_limit),
-            bodies: Semaphore::new(kibibytes(bodies_bytes)),
+            memory,
             next_request: AtomicU64::new(1),
             options,
         };
@@ -149,8 +151,7 @@ impl Server {
 
     /// Serves until `cancel` is done; then every connection is cut.
     pub async fn run(self, cancel: impl Future<Output = ()>) {
-        let compression = CompressionLayer::new().quality(tower_http::CompressionLevel::Fastest);
-        let router = Router::new().fallback(respond).with_state(self.shared).layer(compression);
+        let router = Router::new().fallback(respond).with_state(self.shared);
         self.front.serve(router, cancel).await;
     }
 }
@@ -162,9 +163,13 @@ struct Origin {
     is_log: AtomicBool,
 }
 
-/// Semaphores count in KiB, so that a body of any configured size fits into their permits.
-fn kibibytes(bytes: u64) -> usize {
-    usize::try_from(bytes.div_ceil(1024)).unwrap_or(usize::MAX).min(u32::MAX as usize)
+/// Who is answered, and how.
+struct Asking<'a> {
+    client: IpAddr,
+    coding: Option<Coding>,
+    /// The request's id, for log lines.
+    id: &'a HeaderValue,
+    origin: Origin,
 }
 
 async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Response {
@@ -207,8 +212,9 @@ impl Shared {
             Checked::LetIn(origin) => origin,
             Checked::Answered(response) => return response,
         };
-        let mut response = match self.body(request).await {
-            Ok(body) => self.answer(&body, client, id).await,
+        let coding = Coding::accepted(request.headers());
+        let mut response = match self.body(request, client).await {
+            Ok((body, room)) => self.answer(body, room, Asking { client, coding, id, origin: Origin::default() }).await,
             Err(refusal) => refusal,
         };
         if let Some(origin) = origin {
@@ -224,7 +230,7 @@ impl Shared {
             LinkState::Connecting => (StatusCode::SERVICE_UNAVAILABLE, "connecting"),
             LinkState::Away => (StatusCode::SERVICE_UNAVAILABLE, "away"),
         };
-        json(status, Bytes::from(format!("{{\"node\":\"{node}\"}}")))
+        json(status, format!("{{\"node\":\"{node}\"}}"))
     }
 
     fn client(&self, request: &Request) -> IpAddr {
@@ -233,8 +239,8 @@ impl Shared {
         reported.or(peer).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 
-    /// The body of a request that may be a call.
-    async fn body(&self, request: Request) -> Result<Bytes, Response> {
+    /// The body of a request that may be a call, and the room that the request needs until it is answered.
+    async fn body(&self, request: Request, client: IpAddr) -> Result<(Bytes, BodyRoom), Response> {
         if !matches!(request.uri().path(), "/rpc" | "/rpc/") {
             return Err(plain(StatusCode::NOT_FOUND, "Path not found"));
         }
@@ -256,94 +262,134 @@ impl Shared {
             let message = format!("The request payload exceeds the maximum allowed of {limit} bytes");
             return Err(plain(StatusCode::PAYLOAD_TOO_LARGE, &message));
         };
-        let arriving = async {
-            // Given back as soon as the body is here: what is made of it is bounded by the link's places.
-            let _room = match length {
-                0..=SMALL_BODY_BYTES => None,
-                _ => self.bodies.acquire_many(u32::try_from(kibibytes(length)).unwrap_or(u32::MAX)).await.ok(),
-            };
-            request.into_body().collect().await.map(http_body_util::Collected::to_bytes)
+        let bodies = &self.memory.bodies;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let room = bodies.arriving(Some(client), length).await.map_err(not_taken)?;
+        let body = match tokio::time::timeout(BODY_TIMEOUT, request.into_body().collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(_)) => return Err(plain(StatusCode::BAD_REQUEST, "The request's body did not arrive")),
+            Err(_) => return Err(plain(StatusCode::REQUEST_TIMEOUT, "The request's body did not arrive in time")),
         };
-        match tokio::time::timeout(BODY_TIMEOUT, arriving).await {
-            Ok(Ok(body)) => Ok(body),
-            Ok(Err(_)) => Err(plain(StatusCode::BAD_REQUEST, "The request's body did not arrive")),
-            Err(_) => Err(plain(StatusCode::REQUEST_TIMEOUT, "The request's body did not arrive in time")),
-        }
+        let room = bodies.arrived(Some(client), room, &body, Shape::Json).await.map_err(not_taken)?;
+        Ok((body, room))
     }
 
-    async fn answer(&self, body: &Bytes, client: IpAddr, id: &HeaderValue) -> Response {
-        let origin = Origin::default();
+    async fn answer(&self, body: Bytes, room: BodyRoom, asking: Asking<'_>) -> Response {
         let batch_max = usize::try_from(self.options.batch_requests_max).unwrap_or(usize::MAX);
-        let answer = match json_rpc::parse(body, batch_max) {
-            json_rpc::Body::One(entry) => self.answer_entry(entry, body.len(), id, &origin).await,
+        let (bytes, parsed) = (body.len(), json_rpc::parse(&body, batch_max));
+        drop(body);
+        let (id, answer, answer_room) = match parsed {
+            json_rpc::Body::One(entry) => match self.answer_entry(entry, bytes, &asking).await {
+                Some((id, answer)) => (id, answer, None),
+                None => return without_id(),
+            },
             json_rpc::Body::Batch(entries) => {
                 self.watch.counters.batches.add(1);
-                self.rate_limit.charge(client, entries.len().saturating_sub(1));
-                self.answer_batch(entries, body.len(), id, &origin).await
+                self.rate_limit.charge(asking.client, entries.len().saturating_sub(1));
+                match self.answer_batch(entries, bytes, &asking).await {
+                    Ok((answer, room)) if !answer.is_empty() => (Value::Null, answer, room),
+                    Ok(_) => return without_id(),
+                    Err(failure) => (Value::Null, refusal(&Value::Null, &failure), None),
+                }
             }
         };
-        match answer {
-            Some(answer) => {
-                let mut response = json(StatusCode::OK, Bytes::from(answer));
-                if origin.is_log.into_inner() {
-                    response.headers_mut().insert(ANSWERED_FROM, HeaderValue::from_static("log"));
-                }
-                response
-            }
-            None => plain(StatusCode::BAD_REQUEST, "The request is missing the 'id' field"),
+        // Nothing is left of the request.
+        drop(room);
+        let sent = self.send(answer, answer_room, &asking).await;
+        let mut response = sent.unwrap_or_else(|failure| respond_with(refusal(&id, &failure), None));
+        if asking.origin.is_log.into_inner() {
+            response.headers_mut().insert(ANSWERED_FROM, HeaderValue::from_static("log"));
         }
+        response
     }
 
-    /// The answers in the order of the calls; `None` where there are only notifications.
+    /// The answers in the order of the calls, and their room; none where there are only notifications.
     async fn answer_batch(
         &self,
         entries: Vec<Entry>,
         bytes: usize,
-        id: &HeaderValue,
-        origin: &Origin,
-    ) -> Option<Vec<u8>> {
+        asking: &Asking<'_>,
+    ) -> Result<(Pieces, Option<Room>), Failure> {
         let share = bytes / entries.len().max(1);
-        let answers = stream::iter(entries).map(|entry| self.answer_entry(entry, share, id, origin));
-        let mut answers = answers.buffered(BATCH_CONCURRENCY);
-        let mut body = vec![b'['];
-        let mut is_full = false;
+        let growing = GrowingAnswer::new(&self.memory.answers, Some(asking.client));
+        let answers = stream::iter(entries).map(async |entry| {
+            let Some((_, answer)) = self.answer_entry(entry, share, asking).await else { return Ok(None) };
+            growing.add(answer.len()).await.map(|()| Some(answer))
+        });
+        let mut answers = Box::pin(answers.buffered(BATCH_CONCURRENCY));
+        let mut body = Pieces::default();
         while let Some(answer) = answers.next().await {
-            let Some(answer) = answer else { continue };
-            if body.len() > 1 {
-                body.push(b',');
-            }
-            is_full = is_full || body.len() + answer.len() > BATCH_ANSWER_BYTES_MAX;
-            if is_full {
-                let text = "the answers to the batch take too many bytes; send fewer requests in one batch";
-                json_rpc::write_answer(&Value::Null, Err(&Failure::new(Code::Internal, text)), &mut body);
-                break;
-            }
-            body.extend(answer);
+            let answer = match answer {
+                Ok(Some(answer)) => answer,
+                Ok(None) => continue,
+                Err(Ungrown::Crowded) => return Err(Failure::crowded()),
+                Err(Ungrown::TooLong) => {
+                    let text = "the answers to the batch take too many bytes; send fewer requests in one batch";
+                    body.extend(if body.is_empty() { b"[" } else { b"," });
+                    body.append(refusal(&Value::Null, &Failure::new(Code::Internal, text)));
+                    break;
+                }
+            };
+            body.extend(if body.is_empty() { b"[" } else { b"," });
+            body.append(answer);
         }
-        body.push(b']');
-        (body.len() > 2).then_some(body)
+        drop(answers);
+        if !body.is_empty() {
+            body.extend(b"]");
+        }
+        Ok((body, growing.into_room()))
     }
 
-    async fn answer_entry(
-        &self,
-        entry: Entry,
-        bytes: usize,
-        request: &HeaderValue,
-        origin: &Origin,
-    ) -> Option<Vec<u8>> {
-        let mut body = Vec::new();
-        match entry {
+    /// The answer to a call, and its id.
+    async fn answer_entry(&self, entry: Entry, bytes: usize, asking: &Asking<'_>) -> Option<(Value, Pieces)> {
+        let mut answer = Pieces::default();
+        let id = match entry {
             Entry::Notification => return None,
             Entry::Malformed { id, failure } => {
-                tracing::debug!(?request, code = failure.code.number(), "malformed call");
-                json_rpc::write_answer(&id, Err(&failure), &mut body);
+                tracing::debug!(request = ?asking.id, code = failure.code.number(), "malformed call");
+                json_rpc::write_answer(&id, Err(&failure), &mut answer);
+                id
             }
             Entry::Call(Call { id, method, params }) => {
-                let outcome = self.call(&method, params, bytes, request, origin).await;
-                json_rpc::write_answer(&id, outcome.as_deref(), &mut body);
+                let outcome = self.call(&method, params, bytes, asking).await;
+                json_rpc::write_answer(&id, outcome.as_ref().map(Bytes::clone), &mut answer);
+                id
             }
+        };
+        Some((id, answer))
+    }
+
+    /// Waits until an answer may be as large as it is, and compresses it as the client asks.
+    async fn send(&self, answer: Pieces, room: Option<Room>, asking: &Asking<'_>) -> Result<Response, Failure> {
+        let Memory { answers, finishing, .. } = &*self.memory;
+        let bytes = answer.len();
+        let room = match room {
+            None if bytes > SMALL_BYTES => {
+                let room = answers.room(Some(asking.client), bytes, bytes).await;
+                Some(room.map_err(|Crowded| Failure::crowded())?)
+            }
+            room => room,
+        };
+        if !COMPRESSED_BYTES.contains(&bytes) {
+            return Ok(respond_with(answer, room));
         }
-        Some(body)
+        let (answer, room) = match asking.coding {
+            None => (answer, room),
+            Some(coding) => {
+                let compressing = move || (coding.compress(bytes, answer.iter()), room);
+                let (compressed, room) = match bytes {
+                    0..=SMALL_BYTES => compressing(),
+                    _ => finishing.run(bytes, compressing).await.map_err(internal)?,
+                };
+                (Pieces::from(compressed.map_err(internal)?), room)
+            }
+        };
+        let mut response = respond_with(answer, room);
+        if let Some(coding) = asking.coding {
+            response.headers_mut().insert(header::CONTENT_ENCODING, coding.header());
+        }
+        response.headers_mut().insert(header::VARY, HeaderValue::from_name(header::ACCEPT_ENCODING));
+        Ok(response)
     }
 
     /// Answers a call from the cache or has its method answer it.
@@ -352,8 +398,7 @@ impl Shared {
         name: &str,
         params: Option<Value>,
         bytes: usize,
-        request: &HeaderValue,
-        origin: &Origin,
+        asking: &Asking<'_>,
     ) -> Result<Bytes, Failure> {
         let begun = Instant::now();
         let Some(method) = self.methods.get(name) else {
@@ -370,8 +415,8 @@ impl Shared {
         // A call that failed was not answered, even if the log knew some of it.
         let is_from_log = outcome.is_ok() && node.has_used_log();
         let (code, from) = (failure.map(Code::number), if is_from_log { "log" } else { "node" });
-        origin.is_log.fetch_or(is_from_log, Ordering::Relaxed);
-        tracing::debug!(?request, method = method.name, from, ?code, ?time, node_time = ?node.waited(), "call answered");
+        asking.origin.is_log.fetch_or(is_from_log, Ordering::Relaxed);
+        tracing::debug!(request = ?asking.id, method = method.name, from, ?code, ?time, node_time = ?node.waited(), "call answered");
         outcome
     }
 
@@ -413,12 +458,45 @@ fn is_json(content_type: &HeaderValue) -> bool {
 /// What is answered outside of JSON-RPC.
 fn plain(status: StatusCode, message: &str) -> Response {
     let message = Value::from(message);
-    json(status, Bytes::from(format!("{{\"message\":{message}}}")))
+    json(status, format!("{{\"message\":{message}}}"))
 }
 
-fn json(status: StatusCode, body: Bytes) -> Response {
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
+fn without_id() -> Response {
+    plain(StatusCode::BAD_REQUEST, "The request is missing the 'id' field")
+}
+
+fn not_taken(reason: NotTaken) -> Response {
+    match reason {
+        NotTaken::Crowded => {
+            let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, &reason.to_string());
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+        }
+        NotTaken::TooManyValues { .. } => plain(StatusCode::PAYLOAD_TOO_LARGE, &reason.to_string()),
+    }
+}
+
+fn internal(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Code::Internal, error.to_string())
+}
+
+fn refusal(id: &Value, failure: &Failure) -> Pieces {
+    let mut answer = Pieces::default();
+    json_rpc::write_answer(id, Err(failure), &mut answer);
+    answer
+}
+
+/// An answer, with as much of its room as it needs while it is sent.
+fn respond_with(answer: Pieces, room: Option<Room>) -> Response {
+    let bytes = answer.len();
+    let room = room.filter(|_| bytes > SMALL_BYTES).map(|room| room.shrunk_to(bytes));
+    let mut response = Response::new(answer.into_body(room));
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}
+
+fn json(status: StatusCode, body: String) -> Response {
+    let mut response = respond_with(Pieces::from(body.into_bytes()), None);
+    *response.status_mut() = status;
     response
 }

@@ -36,10 +36,9 @@ impl Observed {
     pub(super) fn new(body: Body, busy: Busy, limits: &FrontLimits, access: Option<AccessLine>) -> Self {
         let is_http2 = busy.activity().is_http2.load(Ordering::Relaxed);
         let sent = Arc::default();
-        let has_pace = http_body::Body::size_hint(&body).exact().is_some_and(|bytes| {
-            // HTTP/1.1 takes a small body at once; HTTP/2 takes none while the client gives it no room.
-            bytes > if is_http2 { 0 } else { limits.http1_buffer_bytes as u64 }
-        });
+        // Of a stream it is 0. HTTP/1.1 takes a small body at once; HTTP/2 takes none while the client gives it no room.
+        let bytes = http_body::Body::size_hint(&body).lower();
+        let has_pace = bytes > if is_http2 { 0 } else { limits.http1_buffer_bytes as u64 };
         let pace = has_pace.then(|| {
             let mut task = JoinSet::new();
             let overdue = Arc::clone(&busy.activity().overdue);

@@ -10,7 +10,8 @@
 //! - `descriptors`: how many connections fit into the limit of open files.
 //! - [`about`][]: what a server answers about itself.
 //! - [`access`][]: a client's address, and a debug line per request; `mistake`: a request whose handler panicked.
-//! - [`turns`][]: requests that wait in line.
+//! - [`turns`][]: requests that wait in line; [`memory`][]: what requests and answers take while they are here.
+//! - [`coding`][]: compressed answers; [`finishing`][]: work on whole answers, a few at a time.
 //! - [`query`][]: the parameters of a request; [`weights`][]: how much it wants each form of an answer;
 //!   [`tags`][]: which one it has already.
 //! - [`episode`][]: log lines about what clients can cause as often as they like.
@@ -19,14 +20,17 @@ pub mod about;
 pub mod access;
 mod activity;
 mod body;
+pub mod coding;
 mod connection;
 pub mod cors;
 pub mod counters;
 mod descriptors;
 pub mod episode;
+pub mod finishing;
 pub mod front;
 pub mod limits;
 mod listen;
+pub mod memory;
 mod mistake;
 mod places;
 pub mod query;

@@ -21,10 +21,10 @@ use sidecar_log_format::Kind;
 
 use super::answers::{Found, Pushed};
 use super::failure::Failure;
-use super::memory::Memory;
 use super::question::{PageOfBlocks, Question};
 use super::status;
 use crate::casper::export::{self, ExportError};
+use crate::engine::http::memory::AnswerMemory;
 use postgresql::PostgreSql;
 use sqlite::Sqlite;
 use standing::Standing;
@@ -46,7 +46,7 @@ pub enum DatabaseOptions {
 #[derive(Clone)]
 pub struct SqlAnswers {
     driver: Driver,
-    memory: Arc<Memory>,
+    memory: Arc<AnswerMemory>,
 }
 
 #[derive(Clone)]
@@ -71,7 +71,7 @@ impl SqlAnswers {
         Ok(SqlAnswers { driver, memory: Arc::default() })
     }
 
-    pub(super) fn memory(&self) -> &Arc<Memory> {
+    pub(super) fn memory(&self) -> &Arc<AnswerMemory> {
         &self.memory
     }
 
@@ -153,7 +153,7 @@ impl SqlAnswers {
                 Pushed::Yes | Pushed::PageIsFull => return Ok(found),
                 Pushed::NeedsRoom => {
                     found.go_back_to(start);
-                    self.memory.make_room(&mut found).await?;
+                    found.make_room(&self.memory).await?;
                 }
             }
         }

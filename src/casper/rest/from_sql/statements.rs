@@ -10,8 +10,8 @@ use crate::casper::event::{
 };
 use crate::casper::keys::{Stage, TransactionType};
 use crate::casper::rest::failure::Failure;
-use crate::casper::rest::memory::FREE_BYTES;
 use crate::casper::rest::question::{Hash, Order, PageOfBlocks, Question};
+use crate::engine::http::memory::FREE_BYTES;
 
 /// A statement with its keys.
 #[derive(Clone, Debug)]

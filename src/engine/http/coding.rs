@@ -7,10 +7,10 @@ use std::ops::RangeInclusive;
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
-use crate::engine::http::weights::{weighed, weight_of};
+use super::weights::{weighed, weight_of};
 
 /// Sizes of the answers that are worth compressing: less fits into few packets anyway, more would take long.
-pub(super) const COMPRESSED_BYTES: RangeInclusive<usize> = 8 << 10..=64 << 20;
+pub const COMPRESSED_BYTES: RangeInclusive<usize> = 8 << 10..=64 << 20;
 
 /// Fast, and three times smaller than an event.
 const ZSTD_LEVEL: i32 = 3;
@@ -18,14 +18,17 @@ const GZIP_LEVEL: u32 = 4;
 
 /// A compressed form of an answer, the preferred one last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coding {
+pub enum Coding {
+    /// RFC 1952.
     Gzip,
+    /// RFC 8878.
     Zstd,
 }
 
 impl Coding {
     /// The coding that `Accept-Encoding` weighs most, if it weighs more than nothing and no less than `identity`.
-    pub(super) fn accepted(headers: &HeaderMap) -> Option<Coding> {
+    #[must_use]
+    pub fn accepted(headers: &HeaderMap) -> Option<Coding> {
         let weighed: Vec<(&str, f32)> = weighed(headers, &header::ACCEPT_ENCODING).collect();
         let weight = |name: &str| weight_of(&weighed, &[name, "*"]).unwrap_or_default();
         // One that is not mentioned is acceptable, but not asked for.
@@ -43,21 +46,27 @@ impl Coding {
     }
 
     /// The value of `Content-Encoding`.
-    pub(super) fn header(self) -> HeaderValue {
+    #[must_use]
+    pub fn header(self) -> HeaderValue {
         HeaderValue::from_static(self.name())
     }
 
-    /// The compressed form of a body. Takes long for a large one.
+    /// The compressed form of a body of `bytes`, given part by part. Takes long for a large one.
     ///
     /// # Errors
     /// What the encoder answers.
-    pub(super) fn compress(self, body: &[u8]) -> io::Result<Vec<u8>> {
+    pub fn compress<'a>(self, bytes: usize, mut parts: impl Iterator<Item = &'a [u8]>) -> io::Result<Vec<u8>> {
+        let room = Vec::with_capacity(bytes / 4);
         match self {
-            Coding::Zstd => zstd::bulk::compress(body, ZSTD_LEVEL),
+            Coding::Zstd => {
+                let mut encoder = zstd::stream::write::Encoder::new(room, ZSTD_LEVEL)?;
+                encoder.set_pledged_src_size(Some(bytes as u64))?;
+                parts.try_for_each(|part| encoder.write_all(part))?;
+                encoder.finish()
+            }
             Coding::Gzip => {
-                let room = Vec::with_capacity(body.len() / 4);
                 let mut encoder = flate2::write::GzEncoder::new(room, flate2::Compression::new(GZIP_LEVEL));
-                encoder.write_all(body)?;
+                parts.try_for_each(|part| encoder.write_all(part))?;
                 encoder.finish()
             }
         }
@@ -104,10 +113,11 @@ mod tests {
     #[test]
     fn a_compressed_body_is_smaller_and_comes_out_as_it_was() {
         let body = r#"{"sequence":1,"kind":"BlockAdded"},"#.repeat(5000).into_bytes();
-        let zstd = Coding::Zstd.compress(&body).unwrap();
+        let parts = || body.chunks(1000);
+        let zstd = Coding::Zstd.compress(body.len(), parts()).unwrap();
         assert!(zstd.len() < body.len() / 10);
         assert_eq!(zstd::bulk::decompress(&zstd, body.len()).unwrap(), body);
-        let gzip = Coding::Gzip.compress(&body).unwrap();
+        let gzip = Coding::Gzip.compress(body.len(), parts()).unwrap();
         assert!(gzip.len() < body.len() / 10);
         let mut decompressed = Vec::new();
         flate2::read::GzDecoder::new(gzip.as_slice()).read_to_end(&mut decompressed).unwrap();
