@@ -87,8 +87,16 @@ async fn slow_clients_of_large_batches_take_no_more_than_the_memory_for_answers(
     until(PATIENCE, "20 refused", async || answered.refused.load(Ordering::Relaxed) >= 20).await;
     let grown = sidecar.resident_memory_bytes().highest.saturating_sub(before);
     assert!((200 * MIB..400 * MIB).contains(&grown), "{} MiB", grown / MIB);
+    let crowded = "too many large answers wait to be sent; ask again";
+    let error = json!({"code": -32603, "message": "Internal error", "data": crowded});
+    assert_eq!(call(port.address(), batch(20)).await, json!({"jsonrpc": "2.0", "id": null, "error": error}));
     clients.shutdown().await;
-    let answers = call(port.address(), batch(20)).await;
+    let mut answers = Value::Null;
+    until(PATIENCE, "the memory is given back", async || {
+        answers = call(port.address(), batch(20)).await;
+        answers.is_array()
+    })
+    .await;
     let ids: Vec<u64> = answers.as_array().unwrap().iter().map(|answer| answer["id"].as_u64().unwrap()).collect();
     assert_eq!(ids, (0..20).collect::<Vec<_>>());
     assert!(answers.as_array().unwrap().iter().all(|answer| answer["result"]["name"] == "OpenRPC Schema"));

@@ -14,7 +14,7 @@ use super::counters::Counters;
 use super::failure::{Failure, LIST_BYTES_MAX};
 use crate::casper::event::kind_name;
 use crate::casper::keys::rest_payload;
-use crate::engine::http::memory::{AnswerMemory, FREE_BYTES, LARGE_ANSWERS_BYTES, Pieces, Room, SMALL_BYTES};
+use crate::engine::http::memory::{AnswerMemory, LARGE_ANSWERS_BYTES, MIDDLING_BYTES, Pieces, Room, SMALL_BYTES};
 use crate::engine::http::turns;
 use crate::rfc3339;
 
@@ -59,7 +59,7 @@ pub(super) struct Found {
     pub(super) last: Option<Sequence>,
     /// What the page skipped because the log has lost it.
     pub(super) missing: Vec<MissingRange>,
-    /// Its part of [`AnswerMemory`], while it is larger than [`FREE_BYTES`]: only so many requests are worked on at once.
+    /// Its part of [`AnswerMemory`], while it is larger than [`MIDDLING_BYTES`]: only so many requests are worked on at once.
     room: Option<Room>,
     /// How large it wants to become, if that was more than it had room for.
     wanted_bytes: usize,
@@ -232,7 +232,7 @@ impl Found {
 
     /// Whether an event of this size may be added now.
     pub(super) fn room_for(&mut self, bytes: usize) -> Result<Pushed, Failure> {
-        let is_large = self.body.len().saturating_add(bytes) > FREE_BYTES;
+        let is_large = self.body.len().saturating_add(bytes) > MIDDLING_BYTES;
         if is_large && self.events > 0 && self.is_page {
             self.is_cut = true;
             return Ok(Pushed::PageIsFull);
@@ -251,7 +251,7 @@ impl Found {
 
     /// How large the answer may become now.
     pub(super) fn room_bytes(&self) -> usize {
-        self.room.as_ref().map_or(FREE_BYTES, Room::bytes)
+        self.room.as_ref().map_or(MIDDLING_BYTES, Room::bytes)
     }
 
     fn begin_event(&mut self, kind: Kind, bytes: usize) {
@@ -328,7 +328,7 @@ mod tests {
         drop(alone);
         let mut list = found(1);
         list.push_enveloped(0, Kind(0), "2.0.0", "casper", "{}").unwrap();
-        assert_eq!(list.room_for(FREE_BYTES).unwrap(), Pushed::NeedsRoom);
+        assert_eq!(list.room_for(MIDDLING_BYTES).unwrap(), Pushed::NeedsRoom);
         list.make_room(&memory).await.unwrap();
         let left = LIST_BYTES_MAX - list.body.len();
         assert_eq!(list.room_for(left).unwrap(), Pushed::Yes);
@@ -344,13 +344,13 @@ mod tests {
         let (_, room) = found(SMALL_BYTES + 1).keep(&memory).await.unwrap();
         assert_eq!(memory.left_bytes(), [all[0] - SMALL_BYTES - 1024, all[1]]);
         drop(room);
-        let mut list = found(FREE_BYTES);
+        let mut list = found(MIDDLING_BYTES);
         list.events = 1;
         assert_eq!(list.room_for(1).unwrap(), Pushed::NeedsRoom);
         list.make_room(&memory).await.unwrap();
         assert_eq!(memory.left_bytes(), [all[0], all[1] - LIST_BYTES_MAX - AROUND_BYTES]);
         let (_, room) = list.keep(&memory).await.unwrap();
-        assert_eq!(memory.left_bytes(), [all[0], all[1] - FREE_BYTES]);
+        assert_eq!(memory.left_bytes(), [all[0], all[1] - MIDDLING_BYTES]);
         drop(room);
         assert_eq!(memory.left_bytes(), all);
     }
@@ -360,16 +360,16 @@ mod tests {
         let memory = AnswerMemory::default();
         let most = memory.room(None, LARGE_ANSWERS_BYTES, 0).await.unwrap();
         let mut large = found(0);
-        assert_eq!(large.room_for(2 * FREE_BYTES).unwrap(), Pushed::NeedsRoom);
+        assert_eq!(large.room_for(2 * MIDDLING_BYTES).unwrap(), Pushed::NeedsRoom);
         assert!(large.make_room(&memory).now_or_never().is_none());
         let mut smaller = Vec::new();
-        while let Some(kept) = found(FREE_BYTES).keep(&memory).now_or_never() {
+        while let Some(kept) = found(MIDDLING_BYTES).keep(&memory).now_or_never() {
             smaller.push(kept.unwrap());
         }
         assert!(smaller.len() >= 16, "{}", smaller.len());
         assert!(found(SMALL_BYTES).keep(&memory).now_or_never().is_some());
         smaller.pop();
-        assert!(found(FREE_BYTES).keep(&memory).now_or_never().is_some());
+        assert!(found(MIDDLING_BYTES).keep(&memory).now_or_never().is_some());
         drop(most);
         assert!(large.make_room(&memory).now_or_never().is_some());
     }

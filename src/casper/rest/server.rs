@@ -32,7 +32,7 @@ use crate::engine::http::{
     finishing::Finishing,
     front::Front,
     limits::FrontLimits,
-    memory::{FREE_BYTES, SMALL_BYTES},
+    memory::{MIDDLING_BYTES, SMALL_BYTES},
     tags,
     turns::Limits,
 };
@@ -385,7 +385,7 @@ async fn tagged(finishing: &Finishing, found: Found) -> Result<(Found, String), 
         (found, tag)
     };
     // Hashing is fast enough for these.
-    if found.body.len() <= FREE_BYTES {
+    if found.body.len() <= MIDDLING_BYTES {
         return Ok(tagging(found));
     }
     Ok(finishing.run(found.body.len(), move || tagging(found)).await?)

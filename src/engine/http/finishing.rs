@@ -1,13 +1,13 @@
 //! Finishing answers: work on a whole body, such as compressing it, that takes long for a large one.
 //!
-//! It is done on threads that may block, a few bodies at a time. Those up to [`FREE_BYTES`] have threads of their own, so that
+//! It is done on threads that may block, a few bodies at a time. Those up to [`MIDDLING_BYTES`] have threads of their own, so that
 //! they never queue behind large ones. What waits here takes no turn from other requests.
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::memory::FREE_BYTES;
+use super::memory::MIDDLING_BYTES;
 use super::turns;
 
 /// As many as a small machine has cores.
@@ -41,7 +41,7 @@ impl Finishing {
         bytes: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unfinished> {
-        let line = if bytes > FREE_BYTES { &self.large } else { &self.middling };
+        let line = if bytes > MIDDLING_BYTES { &self.large } else { &self.middling };
         let permit = match Arc::clone(line).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
@@ -69,9 +69,9 @@ mod tests {
     async fn smaller_answers_do_not_queue_behind_large_ones_and_a_waiting_one_yields_its_turn() {
         let finishing = Finishing::default();
         let all = Arc::clone(&finishing.large).acquire_many_owned(2).await.unwrap();
-        assert_eq!(finishing.run(FREE_BYTES, || 1).await.unwrap(), 1);
+        assert_eq!(finishing.run(MIDDLING_BYTES, || 1).await.unwrap(), 1);
         let limits = Limits::new(1, 1000);
-        let mut large = Box::pin(limits.turn(None).await.work(finishing.run(FREE_BYTES + 1, || 2)));
+        let mut large = Box::pin(limits.turn(None).await.work(finishing.run(MIDDLING_BYTES + 1, || 2)));
         assert!(tokio::time::timeout(Duration::ZERO, &mut large).await.is_err(), "it waits");
         let another = limits.turn(None).await;
         drop((all, another));

@@ -11,7 +11,7 @@ use crate::casper::event::{
 use crate::casper::keys::{Stage, TransactionType};
 use crate::casper::rest::failure::Failure;
 use crate::casper::rest::question::{Hash, Order, PageOfBlocks, Question};
-use crate::engine::http::memory::FREE_BYTES;
+use crate::engine::http::memory::MIDDLING_BYTES;
 
 /// A statement with its keys.
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ impl Form {
                     WHERE "height" BETWEEN CAST(CAST($2 AS text) AS bigint) AND CAST(CAST($3 AS text) AS bigint)
                     ORDER BY {order} LIMIT CAST(CAST($4 AS text) AS bigint)) b"#
             );
-            words.select_list(&rows, order, "height", &FREE_BYTES.to_string())
+            words.select_list(&rows, order, "height", &MIDDLING_BYTES.to_string())
         };
         let sql = match self {
             Form::LatestBlock => of(r#""BlockAdded""#, r#"ORDER BY t."height" DESC LIMIT 1"#),

@@ -12,15 +12,14 @@ use super::{Crowded, Pool, Room};
 /// Answers up to this size are sent whenever they are made: HTTP takes them at once, and only so many connections are open.
 /// A larger one needs [`AnswerMemory`] for as long as its client takes it.
 pub const SMALL_BYTES: usize = 64 << 10;
-/// The largest answer that shares the pool of middling ones. A server that works on only so many requests at once may make it
-/// before it asks for room.
-pub const FREE_BYTES: usize = 1 << 20;
-/// What answers of more than [`FREE_BYTES`] may take together. Any event of a log fits.
+/// The largest middling answer. A server that works on only so many requests at once may make it before it asks for room.
+pub const MIDDLING_BYTES: usize = 1 << 20;
+/// What answers of more than [`MIDDLING_BYTES`] may take together. Any event of a log fits.
 pub const LARGE_ANSWERS_BYTES: usize = 272 << 20;
 /// What the others may take together.
 const MIDDLING_ANSWERS_BYTES: usize = 48 << 20;
 /// The room that an answer has while it is unknown how large it becomes, in the order in which it gets it.
-const STEPS_BYTES: [usize; 3] = [FREE_BYTES, 16 << 20, 64 << 20];
+const STEPS_BYTES: [usize; 3] = [MIDDLING_BYTES, 16 << 20, 64 << 20];
 
 /// What answers may take.
 #[derive(Debug)]
@@ -41,7 +40,7 @@ impl AnswerMemory {
     /// # Errors
     /// [`Crowded`] when too much waits already, or this did for too long.
     pub async fn room(&self, client: Option<IpAddr>, bytes: usize, made: usize) -> Result<Room, Crowded> {
-        let pool = if bytes > FREE_BYTES { &self.large } else { &self.middling };
+        let pool = if bytes > MIDDLING_BYTES { &self.large } else { &self.middling };
         pool.room(client, bytes, made).await
     }
 

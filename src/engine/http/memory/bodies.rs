@@ -23,6 +23,9 @@ const OBJECT_BYTES: usize = 1 << 10;
 /// What the system takes for a string beside its bytes.
 const STRING_BYTES: usize = 32;
 
+/// Values within each other that JSON is parsed to.
+const DEPTH_MAX: usize = 128;
+
 /// What the bodies of a server's requests may take.
 #[derive(Debug)]
 pub struct BodyMemory(Pool);
@@ -130,12 +133,21 @@ struct Values {
 
 impl Values {
     fn of_json(mut rest: &[u8]) -> Values {
-        let mut values = Values::default();
+        let (mut values, mut depth) = (Values::default(), 0_usize);
         while let Some((byte, after)) = rest.split_first() {
             rest = after;
             match byte {
-                b',' | b'[' => values.elements += 1,
-                b'{' => (values.elements, values.objects) = (values.elements + 1, values.objects + 1),
+                b'[' | b'{' => {
+                    values.elements += 1;
+                    values.objects += usize::from(*byte == b'{');
+                    depth += 1;
+                    // Nothing after this is parsed.
+                    if depth > DEPTH_MAX {
+                        break;
+                    }
+                }
+                b']' | b'}' => depth = depth.saturating_sub(1),
+                b',' => values.elements += 1,
                 b'"' => {
                     values.strings += 1;
                     rest = after_string(rest);
@@ -207,6 +219,7 @@ mod tests {
         assert!((3 * program.len()..5 * program.len()).contains(&taken), "{taken}");
         let table = format!(r#"{{"text":"\\"{}"}}"#, "{[1,2],\\\"".repeat(MIB));
         assert!(Shape::Json.parsed_bytes(table.as_bytes()) < 5 * table.len(), "what is within a string are no values");
+        assert!(Shape::Json.parsed_bytes("[".repeat(MIB).as_bytes()) < 5 * MIB, "it is not parsed");
         let form = format!("text={}&tags=1", "%2e.[,".repeat(MIB));
         assert!(Shape::Form.parsed_bytes(form.as_bytes()) < 5 * form.len());
     }

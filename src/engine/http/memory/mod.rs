@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use super::places::counted_client;
 use super::turns;
 
-pub use answers::{AnswerMemory, FREE_BYTES, GrowingAnswer, LARGE_ANSWERS_BYTES, SMALL_BYTES, Ungrown};
+pub use answers::{AnswerMemory, GrowingAnswer, LARGE_ANSWERS_BYTES, MIDDLING_BYTES, SMALL_BYTES, Ungrown};
 pub use bodies::{BodyMemory, BodyRoom, NotTaken, Shape};
 pub use pieces::Pieces;
 
