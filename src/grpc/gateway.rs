@@ -4,6 +4,7 @@
 //! first message an error has its own HTTP status; after it, it is the end of the stream.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -173,7 +174,9 @@ impl Gateway {
         }
         let (body, room) = match (&binding.body, found.is_form) {
             (BodyRule::None, false) => (Bytes::new(), BodyRoom::default()),
-            (_, is_form) => self.read(body, client(head), if is_form { Shape::Form } else { Shape::Json }).await?,
+            (_, is_form) => {
+                self.read(body, Client::of(&head.extensions), if is_form { Shape::Form } else { Shape::Json }).await?
+            }
         };
         let (message, room) = self.message(found, head.uri.query(), body, room).await?;
         let time = metadata::deadline(&head.headers).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -381,7 +384,7 @@ impl Streamed<'_> {
     async fn one(self, mut source: Source) -> Result<Response, Refused> {
         match self.message(&mut source).await {
             Ok((answer, mut headers, trailers)) => {
-                let (bytes, client) = (answer.len(), client(self.head).map(|client| client.ip()));
+                let (bytes, client) = (answer.len(), Client::of(&self.head.extensions).map(|client| client.ip()));
                 let room = match bytes {
                     0..=SMALL_BYTES => None,
                     _ => Some(self.gateway.answers.room(client, bytes, bytes).await?),
