@@ -84,13 +84,11 @@ impl Pieces {
     }
 
     /// The body of these parts, which keeps their room until it is sent or given up.
-    #[must_use]
     pub fn into_body(self, room: Option<Room>) -> Body {
         self.into_body_with_trailers(room, HeaderMap::new())
     }
 
     /// The same, with trailers after it.
-    #[must_use]
     pub fn into_body_with_trailers(mut self, room: Option<Room>, trailers: HeaderMap) -> Body {
         self.close_last();
         let trailers = Some(trailers).filter(|trailers| !trailers.is_empty());
