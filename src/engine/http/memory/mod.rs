@@ -1,7 +1,7 @@
 //! Memory that requests and answers take together: what is not small needs room before it may stay.
 //!
 //! Every server bounds both in the same way. A body or an answer up to a few KiB is free, since connections are bounded. Any
-//! other takes its room from a [`Pool`] for as long as it is in memory; where nothing is left, it waits, and what all those
+//! other takes its room from a pool for as long as it is in memory; where nothing is left, it waits, and what all those
 //! that wait hold meanwhile is bounded, too.
 //!
 //! - `bodies`: requests, from their first byte until they are answered.
