@@ -167,6 +167,7 @@ pub(crate) struct Model {
     /// a power cut, and then damage at the end looks like a write that was cut short: only one of the two happens at once.
     was_power_cut: bool,
     was_flipped: bool,
+    was_repaired: bool,
     /// Something else than a process restart has happened to the head since the log was opened, or it was written without syncs.
     may_begin_epoch: bool,
     failed_syncs: u64,
@@ -207,6 +208,7 @@ impl Model {
             flipped: None,
             was_power_cut: false,
             was_flipped: false,
+            was_repaired: false,
             may_begin_epoch: true,
             failed_syncs: 0,
             other: None,
@@ -358,6 +360,7 @@ impl Model {
     fn repair(&mut self) {
         // A reader that is still open may hold what was where a mark is now.
         self.other = None;
+        self.was_repaired = true;
         let options = RepairOptions { dry_run: false, now: 5_000 };
         for attempt in 0..4 {
             if attempt < 3 && self.random.one_in(2) {
@@ -527,7 +530,9 @@ impl Model {
 
     /// Takes over what of the uncommitted came through, having checked all of it.
     fn recovered(&mut self, opened: &Opened) {
-        (self.was_power_cut, self.was_flipped) = (false, false);
+        // A repair keeps what is sound after a block that the cut has torn.
+        let loses_pieces = self.was_power_cut && self.was_repaired;
+        (self.was_power_cut, self.was_flipped, self.was_repaired) = (false, false, false);
         let recovery = &opened.recovery;
         let head = opened.log.head();
         let next = head.next_sequence as usize;
@@ -575,7 +580,7 @@ impl Model {
         }
         (self.announced, self.announced_visible) = (head.api_version, head.api_version);
         self.recover_marks(&marks, opened.log.oldest() as usize, loses_marks);
-        self.check_marked(&opened.log, loses_marks);
+        self.check_marked(&opened.log, loses_marks || loses_pieces);
         self.check(&opened.log, true);
         self.check_tail();
         assert!(self.lost.iter().all(|&sequence| is_missing(&opened.log, sequence)), "what is marked as lost is there");
@@ -630,7 +635,7 @@ impl Model {
         self.marks_visible = self.marks.len();
     }
 
-    /// Each event that was appended with a mark has it, in time for who reads the events in order.
+    /// Each event that was appended with a mark has it, in time for a reader of the events in order.
     fn check_marked(&mut self, log: &Log, may_be_missing: bool) {
         let mut marks = MarkCursor::new(log, log.oldest()).of_kinds(MarkKind::IDENTITY.bit());
         let mut known = BTreeSet::new();
