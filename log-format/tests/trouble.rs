@@ -548,6 +548,22 @@ fn an_opening_for_writing_cuts_nothing_because_of_what_cannot_be_read() {
 }
 
 #[test]
+fn a_segment_of_which_nothing_can_be_read_is_left_as_it_is_by_a_repair() {
+    let (disk, names) = four_segments();
+    let before = disk.files();
+    disk.spoil(&names[1], 0..ALWAYS, ALWAYS);
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    assert_eq!(verify(&storage, &mut |_| {}).unwrap().losses.events(LossKind::Damaged), 20);
+    let repaired = repair(&storage, RepairOptions { dry_run: false, now: 1 }).unwrap();
+    assert!(matches!(&repaired[..], [Action::Leave { file, .. }] if *file == names[1]), "{repaired:?}");
+    let after = disk.files();
+    assert!(before.iter().all(|(name, content)| after[name] == *content));
+    assert_eq!(readable(&reader(&disk)).0, (0..20).chain(40..80).collect::<Vec<_>>());
+    disk.heal(&names[1]);
+    assert_eq!(readable(&reader(&disk)), ((0..80).collect(), Vec::new()));
+}
+
+#[test]
 fn a_head_or_an_oldest_that_cannot_be_read_is_made_again_by_a_repair() {
     for name in ["head", "oldest"] {
         let (disk, _) = four_segments();

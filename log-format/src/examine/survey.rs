@@ -102,24 +102,32 @@ impl Survey {
         let name = file_name(first);
         let storage = self.storage.as_ref();
         let file = open(storage, &name)?;
-        let reason = match find_header(storage, &name, file.as_ref()) {
+        let error = match find_header(storage, &name, file.as_ref()) {
             Ok(found) => return SegmentFile::found(name, file, first, found),
-            Err(error) => error.bad_bytes()?.reason,
+            Err(error) => error,
         };
+        let is_unreadable = matches!(error, Error::Unreadable { .. });
+        let reason = error.bad_bytes()?.reason;
         let Some(header) = self.other_header(first) else {
             let reason = format!(
                 "{reason}, and neither a copy of it nor another segment has the id of this log; restore it from a backup"
             );
             return Err(Error::Corrupt { file: name, offset: 0, reason });
         };
-        let header_damage = Some(HeaderDamage { reason, source: HeaderSource::Neighbours });
+        let header_damage = Some(HeaderDamage { reason: reason.clone(), source: HeaderSource::Neighbours });
         let mut segment = SegmentFile { name, file, header, blocks_start: 0, header_damage };
-        self.restore_header(&mut segment, first)?;
+        let has_blocks = self.restore_header(&mut segment, first)?;
+        // All of it may be readable again later: a repair must not put an empty segment in its place.
+        if is_unreadable && !has_blocks {
+            let reason =
+                format!("{reason}, of neither its header nor a block; check the device, or restore it from a backup");
+            return Err(Error::Corrupt { file: segment.name, offset: 0, reason });
+        }
         Ok(segment)
     }
 
-    /// Fills in what a segment's blocks and the segment before it show of its header.
-    fn restore_header(&self, segment: &mut SegmentFile, first: Sequence) -> Result<()> {
+    /// Fills in what a segment's blocks and the segment before it show of its header; says whether a block was found.
+    fn restore_header(&self, segment: &mut SegmentFile, first: Sequence) -> Result<bool> {
         let length = segment.file.len().map_err(storage_error(Operation::Read, &segment.name))?;
         let start = segment.find_block_after(0, first, Unreadable::IsDamage, |_, _| true)?.map(|(offset, _)| offset);
         let block = match start {
@@ -140,7 +148,7 @@ impl Survey {
             chain_before: thread.chain.filter(|_| follows).unwrap_or(CHAIN_START),
             ..segment.header.clone()
         };
-        Ok(())
+        Ok(start.is_some())
     }
 
     /// The header of the nearest other segment that has a sound one.

@@ -184,6 +184,7 @@ impl SegmentFile {
         wanted: impl Fn(u64, &BlockHeader) -> bool,
     ) -> Result<Option<(u64, Sequence)>> {
         const STEP: usize = 1 << 20;
+        let length = self.file.len().map_err(storage_error(Operation::Read, &self.name))?;
         let mut at = from;
         let mut bytes = vec![0; STEP + BLOCK_HEADER_BYTES];
         loop {
@@ -207,10 +208,10 @@ impl SegmentFile {
                     }
                 }
             }
-            if read < bytes.len() {
+            at += STEP as u64;
+            if read < bytes.len() || at >= length {
                 return Ok(None);
             }
-            at += STEP as u64;
         }
     }
 
