@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, request};
 use axum::response::Response;
 use serde::Deserialize;
 use sidecar::admin::{self, AdminOptions, Logged, Parts};
@@ -144,7 +144,11 @@ struct Wanted {
 
 type TidesServer = (Arc<Hub>, OpenStreams, Delivery);
 
-async fn tides(State((hub, streams, delivery)): State<TidesServer>, Query(wanted): Query<Wanted>) -> Response {
+async fn tides(
+    State((hub, streams, delivery)): State<TidesServer>,
+    Query(wanted): Query<Wanted>,
+    request: request::Parts,
+) -> Response {
     let Some(place) = streams.open() else {
         return Response::builder().status(StatusCode::SERVICE_UNAVAILABLE).body(Default::default()).unwrap();
     };
@@ -154,16 +158,15 @@ async fn tides(State((hub, streams, delivery)): State<TidesServer>, Query(wanted
         Some("low") => LOW.bit(),
         Some(_) => OTHER.bit(),
     };
-    let body = hub.subscribe(Subscription {
-        start: wanted.start_from.unwrap_or(u64::MAX),
+    let subscription = Subscription {
+        start: wanted.start_from.unwrap_or_else(|| hub.log().head().next_sequence),
         until: wanted.until,
         kinds,
         explains_start: true,
         ..Subscription::new(CLASSES[0], delivery, place)
-    });
-    let mut response = Response::new(body);
+    };
+    let mut response = hub.respond(&request, subscription);
     hub.name_log(response.headers_mut());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     response
 }
 
