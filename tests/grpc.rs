@@ -331,11 +331,11 @@ async fn bodies_that_arrive_slowly_take_no_more_than_the_memory_for_bodies() {
 }
 
 #[tokio::test]
-async fn a_single_answer_has_its_trailers_after_its_last_byte() {
+async fn a_single_answer_comes_whole_whether_it_needs_room_or_not() {
     let court = Court::open().await;
-    for bytes in [10, MIB as usize] {
+    for bytes in [10, 100_000, 2 * MIB as usize] {
         let body = format!("{{\"topic\":\"{}\"}}", "b".repeat(bytes));
-        let request = Request::new("POST", court.address(), "/v1/echo").header("te", "trailers").body(&body);
+        let request = Request::new("POST", court.address(), "/v1/echo").body(&body);
         let answer = request.patience(PATIENCE).answer().await;
         assert_eq!((answer.status, answer.json()["event"].as_str().map(str::len)), (200, Some(bytes)));
     }
