@@ -429,7 +429,12 @@ impl Model {
         if names.is_empty() {
             return;
         }
-        let file = names[self.random.below(names.len() as u64) as usize].clone();
+        // `oldest` is the last by name, where it is there. It is small, and seldom chosen among many segments.
+        let chosen = match self.random.one_in(6) {
+            true => names.len() - 1,
+            false => self.random.below(names.len() as u64) as usize,
+        };
+        let file = names[chosen].clone();
         let content = &files[&file];
         let written = content.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         if written == 0 {
