@@ -278,7 +278,7 @@ mod tests {
         let deep = |times: usize| got(&format!("inner.{}number=1", "deeper.".repeat(times)));
         assert!(deep(NESTING_MAX - 1).is_ok());
         assert_eq!(deep(NESTING_MAX), Err(BindingError::TooDeep));
-        assert_eq!(deep(1_000_000), Err(BindingError::TooDeep), "it would end the process");
+        assert_eq!(deep(1_000_000), Err(BindingError::TooDeep), "whatever its length");
     }
 
     #[test]

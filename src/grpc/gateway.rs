@@ -84,7 +84,7 @@ impl From<Status> for Refused {
 
 impl From<Crowded> for Refused {
     fn from(Crowded: Crowded) -> Self {
-        let status = Status::resource_exhausted("too many large answers wait to be sent; ask again");
+        let status = Status::resource_exhausted(Crowded.to_string());
         Refused { status, http: Some(StatusCode::SERVICE_UNAVAILABLE), allow: None }
     }
 }

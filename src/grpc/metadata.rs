@@ -38,7 +38,7 @@ const PASSED: [HeaderName; 17] = [
     header::AUTHORIZATION,
 ];
 
-/// What gRPC or HTTP/2 says itself, or must not say: another value would break the call.
+/// Headers that gRPC or HTTP/2 sets itself or forbids: another value would break the call.
 const RESERVED: [&str; 9] = [
     "connection",
     "content-length",

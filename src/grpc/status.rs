@@ -93,7 +93,7 @@ pub(super) fn shortened(status: Status) -> Status {
     Status::new(status.code(), format!("{shown} ..."))
 }
 
-/// Says when to ask again, where the server could not answer now.
+/// Adds `Retry-After` where the server could not answer now.
 pub(super) fn ask_later(response: &mut Response) {
     if response.status() == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);

@@ -191,7 +191,6 @@ async function readStatus(received) {
       const newest = messages.findLast((message) => message.startsWith("data: "));
       if (!newest) continue;
       received();
-      setConnection("live", "good");
       showStatus(JSON.parse(newest.slice("data: ".length)));
     }
   } finally {
@@ -207,7 +206,7 @@ function setConnection(text, mood) {
   connection = text;
 }
 
-/// What the page has is of another time, which must not look like good news.
+// What the page has is of another time, which must not look like good news.
 function showStale(problem) {
   if (!shown) return;
   mark(byId("readiness"), "unknown", "");
@@ -221,7 +220,11 @@ let shown = null; // the newest status
 const past = []; // the last ones, for rates
 
 function showStatus(status) {
-  if (status.error) return setConnection(status.error, "bad");
+  if (status.error) {
+    setConnection(status.error, "bad");
+    return showStale("The server cannot make its status.");
+  }
+  setConnection("live", "good");
   const before = shown;
   shown = status;
   const seconds = secondsBetween(before, status);
@@ -248,7 +251,7 @@ const isAway = (source) => source.status !== "connected" && source.status !== "p
 const stateOf = ({ status }) => (status === "connections_exhausted" ? "unreachable" : status);
 const lostOf = ({ lost }) => lost.missing + lost.damaged + lost.marked;
 
-/// What is not as it should be, the gravest first.
+// What is not as it should be, the gravest first.
 function problems(status) {
   const found = status.is_ready ? [] : [`Not ready: ${status.why_not_ready}.`];
   for (const log of status.logs) {

@@ -3,7 +3,7 @@
 //! Statuses, texts and the order of the checks are the reference's, byte for byte, wherever a request has nothing that the
 //! reference does not know. One text differs: for an unknown path the reference may name a stream that is not there. Fields
 //! of our own (`until`, `since`, `types`, `encoding`, `log`, `lastEventId`) follow its manner, and what is refused because of
-//! them is said in words of our own.
+//! them has a text of our own.
 
 use std::borrow::Cow;
 

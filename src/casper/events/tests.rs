@@ -235,7 +235,7 @@ fn of_head(head: &str) -> String {
 }
 
 #[tokio::test]
-async fn head_has_the_headers_of_get_and_takes_no_place() {
+async fn head_has_the_headers_of_get_and_opens_no_stream() {
     let written = Written::steps(3);
     let running = Running::start(&written, on(PortOptions { streams_max: 1, ..port() }));
     for target in ["/events", "/events?start_from=1", "/events/sidecar", "/events?bad=1", "/nothing", "/"] {

@@ -7,6 +7,7 @@ use casper_types::{AvailableBlockRange, DeployHash, TransactionHash, bytesrepr};
 use serde::Serialize;
 
 use super::node_link::LinkError;
+use crate::engine::http::memory::Crowded;
 
 /// The codes of errors, and the message that belongs to each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +150,13 @@ impl Failure {
 
     /// There is no memory for the answer.
     pub(super) fn crowded() -> Self {
-        Failure::new(Code::Internal, "too many large answers wait to be sent; ask again")
+        Failure::new(Code::Internal, Crowded.to_string())
+    }
+
+    /// The answer does not fit beside those to other calls of its batch.
+    pub(super) fn no_room_in_batch() -> Self {
+        let text = "the answers to the batch take too many bytes; send fewer requests in one batch";
+        Failure::new(Code::Internal, text)
     }
 
     pub(super) fn bytesrepr(error: bytesrepr::Error) -> Self {

@@ -187,7 +187,7 @@ pub(super) fn write_answer(id: &Value, outcome: Result<Bytes, &Failure>, body: &
         Ok(result) => (",\"result\":", result),
         Err(failure) => (",\"error\":", Bytes::from(to_json(failure))),
     };
-    body.reserve(value.len() + 64);
+    body.reserve_beside(&value, 64);
     body.extend(b"{\"jsonrpc\":\"2.0\",\"id\":");
     body.extend(&to_json(id));
     body.extend(member.as_bytes());

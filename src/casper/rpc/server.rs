@@ -43,10 +43,12 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const BATCH_CONCURRENCY: usize = 16;
 /// The longest request id of a client that is taken over.
 const REQUEST_ID_BYTES_MAX: usize = 64;
+/// A call's own id is repeated up to so many bytes in an answer for which there is no room.
+const REPEATED_ID_BYTES_MAX: usize = 1 << 10;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The paths that exist, for people with a browser.
-const INDEX: &str = "Sidecar's JSON-RPC server: POST calls to /rpc, rpc.discover describes them; GET /health says whether the \
+const INDEX: &str = "Sidecar's JSON-RPC server: POST calls to /rpc, rpc.discover describes them; GET /health reports whether the \
                      node is connected\n";
 const REQUEST_ID: &str = "x-request-id";
 /// Marks what was answered from the log, because the node is away.
@@ -163,7 +165,7 @@ struct Origin {
     is_log: AtomicBool,
 }
 
-/// Who is answered, and how.
+/// The client of a request, and how it is answered.
 struct Asking<'a> {
     client: IpAddr,
     coding: Option<Coding>,
@@ -270,7 +272,7 @@ impl Shared {
             Ok(Err(_)) => return Err(plain(StatusCode::BAD_REQUEST, "The request's body did not arrive")),
             Err(_) => return Err(plain(StatusCode::REQUEST_TIMEOUT, "The request's body did not arrive in time")),
         };
-        let room = bodies.arrived(Some(client), room, &body, Shape::Json).await.map_err(not_taken)?;
+        let room = bodies.arrived(Some(client), room, &body, Shape::JsonRpc).await.map_err(not_taken)?;
         Ok((body, room))
     }
 
@@ -293,7 +295,7 @@ impl Shared {
                 }
             }
         };
-        // Nothing is left of the request.
+        let id = repeated(id);
         drop(room);
         let sent = self.send(answer, answer_room, &asking).await;
         let mut response = sent.unwrap_or_else(|failure| respond_with(refusal(&id, &failure), None));
@@ -313,23 +315,17 @@ impl Shared {
         let share = bytes / entries.len().max(1);
         let growing = GrowingAnswer::new(&self.memory.answers, Some(asking.client));
         let answers = stream::iter(entries).map(async |entry| {
-            let Some((_, answer)) = self.answer_entry(entry, share, asking).await else { return Ok(None) };
-            growing.add(answer.len()).await.map(|()| Some(answer))
+            let Some((id, answer)) = self.answer_entry(entry, share, asking).await else { return Ok(None) };
+            match growing.add(answer.len()).await {
+                Ok(()) => Ok(Some(answer)),
+                Err(Ungrown::TooLong) => Ok(Some(refusal(&repeated(id), &Failure::no_room_in_batch()))),
+                Err(Ungrown::Crowded) => Err(Failure::crowded()),
+            }
         });
         let mut answers = Box::pin(answers.buffered(BATCH_CONCURRENCY));
         let mut body = Pieces::default();
         while let Some(answer) = answers.next().await {
-            let answer = match answer {
-                Ok(Some(answer)) => answer,
-                Ok(None) => continue,
-                Err(Ungrown::Crowded) => return Err(Failure::crowded()),
-                Err(Ungrown::TooLong) => {
-                    let text = "the answers to the batch take too many bytes; send fewer requests in one batch";
-                    body.extend(if body.is_empty() { b"[" } else { b"," });
-                    body.append(refusal(&Value::Null, &Failure::new(Code::Internal, text)));
-                    break;
-                }
-            };
+            let Some(answer) = answer? else { continue };
             body.extend(if body.is_empty() { b"[" } else { b"," });
             body.append(answer);
         }
@@ -478,6 +474,14 @@ fn not_taken(reason: NotTaken) -> Response {
 
 fn internal(error: impl std::fmt::Display) -> Failure {
     Failure::new(Code::Internal, error.to_string())
+}
+
+/// The id of a call in an answer that has no room: a long one is left out.
+fn repeated(id: Value) -> Value {
+    match id {
+        Value::String(id) if id.len() > REPEATED_ID_BYTES_MAX => Value::Null,
+        id => id,
+    }
 }
 
 fn refusal(id: &Value, failure: &Failure) -> Pieces {

@@ -1,4 +1,4 @@
-//! How the clients of every log say from where on, up to where and in which coding they want its stream.
+//! The start, the end and the coding that a client asks for, in every dialect.
 
 use axum::http::HeaderMap;
 use sidecar_log_format::Sequence;

@@ -163,7 +163,7 @@ impl Hub {
     }
 
     /// The answer to a request for a stream: for HEAD its headers, and 204, which stops an `EventSource`, where the last event
-    /// wanted is before the first. The request says whose stream it is, and how HTTP takes it.
+    /// wanted is before the first. The address of the client and the version of HTTP are those of the request.
     #[must_use]
     pub fn respond(&self, request: &Parts, wanted: Subscription) -> Response {
         if wanted.until.is_some_and(|until| wanted.start > until) {

@@ -1,7 +1,7 @@
 //! Memory for the bodies of requests, from the first byte until the request is answered.
 //!
 //! A body that arrives takes its length. Once it is here it takes what it is as values, which may be a hundred times as
-//! much: that is estimated from its bytes, and never too low.
+//! much: that is estimated from its bytes. What becomes a `google.protobuf.Value` or `FieldMask` may take more than estimated.
 
 use std::net::IpAddr;
 
@@ -39,7 +39,9 @@ pub struct BodyRoom {
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// As JSON.
+    /// As JSON-RPC's JSON, of which nothing is read beyond a depth.
+    JsonRpc,
+    /// As the JSON of a message. What the message does not know is skipped at any depth.
     Json,
     /// As a form, whose names are paths.
     Form,
@@ -115,7 +117,8 @@ impl Shape {
     /// What a body takes at most once it is values.
     fn parsed_bytes(self, body: &[u8]) -> usize {
         let Values { elements, objects, strings } = match self {
-            Shape::Json => Values::of_json(body),
+            Shape::JsonRpc => Values::of_json(body, DEPTH_MAX),
+            Shape::Json => Values::of_json(body, usize::MAX),
             Shape::Form => Values::of_form(body),
         };
         let values = elements * ELEMENT_BYTES + objects * OBJECT_BYTES + strings * STRING_BYTES;
@@ -132,7 +135,7 @@ struct Values {
 }
 
 impl Values {
-    fn of_json(mut rest: &[u8]) -> Values {
+    fn of_json(mut rest: &[u8], depth_max: usize) -> Values {
         let (mut values, mut depth) = (Values::default(), 0_usize);
         while let Some((byte, after)) = rest.split_first() {
             rest = after;
@@ -142,7 +145,7 @@ impl Values {
                     values.objects += usize::from(*byte == b'{');
                     depth += 1;
                     // Nothing after this is parsed.
-                    if depth > DEPTH_MAX {
+                    if depth > depth_max {
                         break;
                     }
                 }
@@ -219,7 +222,12 @@ mod tests {
         assert!((3 * program.len()..5 * program.len()).contains(&taken), "{taken}");
         let table = format!(r#"{{"text":"\\"{}"}}"#, "{[1,2],\\\"".repeat(MIB));
         assert!(Shape::Json.parsed_bytes(table.as_bytes()) < 5 * table.len(), "what is within a string are no values");
-        assert!(Shape::Json.parsed_bytes("[".repeat(MIB).as_bytes()) < 5 * MIB, "it is not parsed");
+        let deep = "[".repeat(MIB) + &"{\"\":0},".repeat(MIB);
+        assert!(Shape::JsonRpc.parsed_bytes(deep.as_bytes()) < 5 * deep.len(), "it is not parsed");
+        assert!(
+            Shape::Json.parsed_bytes(deep.as_bytes()) > MIB * OBJECT_BYTES,
+            "it may be skipped, and what follows read"
+        );
         let form = format!("text={}&tags=1", "%2e.[,".repeat(MIB));
         assert!(Shape::Form.parsed_bytes(form.as_bytes()) < 5 * form.len());
     }

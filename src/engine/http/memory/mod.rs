@@ -41,7 +41,7 @@ const UNITS_MAX: usize =
 
 /// There is no room, and too much waits for it already, or it has waited for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no memory is left for this now; ask again")]
+#[error("too many large answers wait to be sent; ask again")]
 pub struct Crowded;
 
 /// A number of bytes that many share.

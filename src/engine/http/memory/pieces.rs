@@ -38,9 +38,10 @@ impl Pieces {
         self.bytes == 0
     }
 
-    /// Has some bytes that are copied fit in without being moved.
-    pub fn reserve(&mut self, bytes: usize) {
-        self.last.reserve(bytes.min(COPIED_BYTES));
+    /// Has `bytes` fit in without being moved, and `part` with them if it will be copied.
+    pub fn reserve_beside(&mut self, part: &Bytes, bytes: usize) {
+        let copied = if part.len() <= COPIED_BYTES { part.len() } else { 0 };
+        self.last.reserve(copied + bytes);
     }
 
     /// Adds a copy of these.
