@@ -4,9 +4,12 @@
 //! event. A reader that follows a log (a view, an exporter, a tool) is a loop over runs; the streams that send clients the
 //! stored bytes read blocks themselves.
 
-use std::{borrow::Cow, ops::Range, sync::Arc};
+use std::{borrow::Cow, io, ops::Range, sync::Arc};
 
-use crate::{Block, Kind, LargeEvent, Log, Missing, Read, Result, Row, Sequence};
+use crate::{
+    Block, Error, Kind, LargeEvent, Log, Missing, Read, Result, Row, Sequence,
+    error::{Operation, storage_error},
+};
 
 /// A position in a log, which moves on with every run that is read.
 pub struct Cursor {
@@ -15,13 +18,15 @@ pub struct Cursor {
     end: Sequence,
     kinds: u64,
     reads_large: bool,
+    passes_unreadable: bool,
 }
 
 impl Cursor {
     /// Reads from `position` on; what was dropped or lost there comes as [`Item::Missing`].
     #[must_use]
     pub fn new(log: &Log, position: Sequence) -> Self {
-        Cursor { position, log: log.clone(), end: Sequence::MAX, kinds: u64::MAX, reads_large: true }
+        let log = log.clone();
+        Cursor { position, log, end: Sequence::MAX, kinds: u64::MAX, reads_large: true, passes_unreadable: true }
     }
 
     /// Reads no event at or after `end`.
@@ -42,6 +47,13 @@ impl Cursor {
     #[must_use]
     pub fn without_large_payloads(self) -> Self {
         Cursor { reads_large: false, ..self }
+    }
+
+    /// Bytes that the device does not give back are an error, and not missing events: for readers that remember what they
+    /// have read, and would never look there again.
+    #[must_use]
+    pub fn waiting_for_the_device(self) -> Self {
+        Cursor { passes_unreadable: false, ..self }
     }
 
     /// The first sequence that was not read yet.
@@ -77,14 +89,23 @@ impl Cursor {
                 let is_wanted = self.reads_large && large.shape().kinds() & self.kinds != 0;
                 let content = match if is_wanted { large.payload() } else { Ok(Vec::new()) } {
                     Ok(payload) => Content::Large(Box::new(large), payload),
-                    Err(error) if error.is_damage() => Content::Missing(Missing::of_damage(&error)),
+                    Err(error) if error.is_damage() && self.passes(&error) => {
+                        Content::Missing(Missing::of_damage(&error))
+                    }
                     Err(error) => return Err(error),
                 };
                 Some(self.advance(start.saturating_add(1), content))
             }
+            Read::Missing { why: Missing::Unreadable(reason), .. } if !self.passes_unreadable => {
+                return Err(storage_error(Operation::Read, "the log")(io::Error::other(reason)));
+            }
             Read::Missing { to, why, .. } => Some(self.advance(to, Content::Missing(why))),
             Read::End => None,
         })
+    }
+
+    fn passes(&self, error: &Error) -> bool {
+        self.passes_unreadable || !error.is_unreadable()
     }
 
     fn advance(&mut self, to: Sequence, content: Content) -> Run {

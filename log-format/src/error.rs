@@ -167,6 +167,12 @@ impl Error {
             || matches!(self, Error::NewerFormat { .. } | Error::UnknownFeature { .. } | Error::UnreleasedFormat { .. })
     }
 
+    /// Whether the device does not give bytes back. It may do so later.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Error::Unreadable { .. })
+    }
+
     /// Whether bytes on disk are not what was written, or cannot be read. What they held may be elsewhere, too.
     pub(crate) fn is_bad_bytes(&self) -> bool {
         matches!(self, Error::Corrupt { .. } | Error::Unreadable { .. })

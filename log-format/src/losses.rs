@@ -287,12 +287,15 @@ pub enum Missing {
     Hole,
     /// The block that holds them is damaged: what does not fit.
     Quarantined(String),
+    /// The device does not give back the bytes that hold them, at least not now: what cannot be read.
+    Unreadable(String),
 }
 
 impl Missing {
     /// Why the events of a part that does not decode are missing.
     pub(crate) fn of_damage(error: &Error) -> Missing {
-        Missing::Quarantined(error.to_string())
+        let reason = error.to_string();
+        if error.is_unreadable() { Missing::Unreadable(reason) } else { Missing::Quarantined(reason) }
     }
 
     pub(crate) fn of(kind: LossKind, reason: &str) -> Missing {
@@ -310,7 +313,7 @@ impl Missing {
             Missing::Dropped => "older than the oldest retained event",
             Missing::Lost => LossKind::Missing.for_clients(),
             Missing::Hole => LossKind::Marked.for_clients(),
-            Missing::Quarantined(_) => LossKind::Damaged.for_clients(),
+            Missing::Quarantined(_) | Missing::Unreadable(_) => LossKind::Damaged.for_clients(),
         }
     }
 }
@@ -321,7 +324,9 @@ impl Display for Missing {
         formatter.write_str(self.for_clients())?;
         match self {
             // Reasons are one line, but they quote what is on the disk.
-            Missing::Quarantined(reason) => write!(formatter, ": {}", reason.replace(['\r', '\n'], " ")),
+            Missing::Quarantined(reason) | Missing::Unreadable(reason) => {
+                write!(formatter, ": {}", reason.replace(['\r', '\n'], " "))
+            }
             Missing::Dropped | Missing::Lost | Missing::Hole => Ok(()),
         }
     }

@@ -12,7 +12,7 @@ use std::{
 use crate::{
     Error, Log, Mark, Missing, ReadOptions, Result, RewriteOptions, Rewritten, Sequence, Timestamp,
     block::Block,
-    error::{Operation, storage_error},
+    error::{Operation, Unreadable, storage_error},
     lock::{check_lock, lock},
     log::{LargeEvent, Reading, Shared},
     pieces::open,
@@ -164,6 +164,8 @@ impl Maintenance {
             match sealed_footer(self.shared.storage.as_ref(), first) {
                 Ok((file, footer)) if is_wanted(&file, &footer) => found.push(first),
                 Ok(_) => {}
+                // What is wanted of it is known when it can be read: it is not settled.
+                Err(error) if error.is_unreadable() => found.push(first),
                 // A damaged segment is left to repair, a dropped one is settled.
                 Err(error) if error.is_damage() || error.is_gone() => {}
                 Err(error) => return Err(error),
@@ -249,7 +251,7 @@ impl Maintenance {
         let mut visit_marks = |position: Sequence, visit: &mut dyn FnMut(SegmentPart)| -> Result<()> {
             while let Some(entry) = marks.next_if(|entry| entry.first_sequence <= position) {
                 let mut read = Vec::new();
-                file.read_marks(&[entry], &mut read)?;
+                file.read_marks(&[entry], &mut read, Unreadable::IsDamage)?;
                 visit(SegmentPart::Marks(read));
             }
             Ok(())

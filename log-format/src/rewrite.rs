@@ -104,7 +104,7 @@ fn replace(
     block_bytes: usize,
     progress: Progress<'_>,
 ) -> Result<Option<Rewritten>> {
-    let Some(told) = merge(old, footer, new, block_bytes, progress)? else { return Ok(None) };
+    let Some(digests) = merge(old, footer, new, block_bytes, progress)? else { return Ok(None) };
     // No event was touched, so these stay.
     new.footer.counts = footer.counts;
     new.footer.sources.clone_from(&footer.sources);
@@ -122,7 +122,7 @@ fn replace(
     }
     let differs = if new.footer.position() != footer.position() {
         Some("the rewritten segment ends elsewhere than the old one")
-    } else if new.digest()? != told {
+    } else if new.digest()? != digests {
         Some("the rewritten segment holds other events than the old one")
     } else {
         None
@@ -224,7 +224,7 @@ fn merge(
     new: &mut Replacement<'_>,
     block_bytes: usize,
     progress: Progress<'_>,
-) -> Result<Option<Told>> {
+) -> Result<Option<Digests>> {
     let mut digest = Digest::default();
     let mut cutter = Cutter::new(old.header.form.clone(), block_bytes, old.header.chain_before);
     // Identity marks, which come before the block that the cutter fills.
@@ -233,6 +233,10 @@ fn merge(
         if is_gathered(entry) {
             let (header, read) = old.marks_of(entry)?;
             digest.add_marks(&read);
+            if cutter.starts_unknown {
+                new.append_some(marks.take(), BlockType::MARKS)?;
+                new.append_some(cutter.finish(), BlockType::EVENTS)?;
+            }
             let position = cutter.start().unwrap_or_else(|| position_of(&header));
             for mark in &read {
                 let is_full = |marks: &BlockBuilder| {
@@ -290,8 +294,8 @@ struct Digest {
     marks: blake3::Hasher,
 }
 
-/// What a [`Digest`] was told.
-type Told = [blake3::Hash; 2];
+/// What a [`Digest`] found: of rows and frames, and of joined marks.
+type Digests = [blake3::Hash; 2];
 
 impl Digest {
     /// Takes in all of a block's events: everything that is known about them.
@@ -321,7 +325,7 @@ impl Digest {
         }
     }
 
-    fn finish(self) -> Told {
+    fn finish(self) -> Digests {
         [self.events.finalize(), self.marks.finalize()]
     }
 }
@@ -340,6 +344,8 @@ pub(crate) struct Cutter {
     builder: Option<BlockBuilder>,
     /// Where it begins.
     start: Position,
+    /// Whether the chain value there is unknown.
+    starts_unknown: bool,
     /// The sequence that the open block continues with.
     next: Sequence,
     /// The chain value after what was taken in last.
@@ -350,7 +356,7 @@ impl Cutter {
     pub(crate) fn new(form: Form, block_bytes: usize, chain: ChainValue) -> Self {
         let start =
             Position { next_sequence: 0, wire_version: ApiVersion::NONE, announced_version: ApiVersion::NONE, chain };
-        Cutter { form, block_bytes, builder: None, start, next: 0, chain }
+        Cutter { form, block_bytes, builder: None, start, starts_unknown: false, next: 0, chain }
     }
 
     /// Takes in a block's events; hands over each new block that is full.
@@ -376,6 +382,7 @@ impl Cutter {
             let chain = chains.as_ref().and_then(|chains| chains.get(index).copied()).unwrap_or(block.chain_after());
             let new = || {
                 self.start = position;
+                self.starts_unknown = !may_cut;
                 BlockBuilder::new(self.form.clone(), position, self.block_bytes)
             };
             self.builder.get_or_insert_with(new).push_stored(row, chain);
@@ -400,6 +407,7 @@ impl Cutter {
 
     /// The block that is not full yet.
     pub(crate) fn finish(&mut self) -> Option<BlockBuilder> {
+        self.starts_unknown = false;
         self.builder.take()
     }
 }
@@ -455,7 +463,7 @@ impl<'a> Replacement<'a> {
     }
 
     /// The digest of all that was compressed again, read back from the file.
-    fn digest(&self) -> Result<Told> {
+    fn digest(&self) -> Result<Digests> {
         let written = SegmentFile::open_aside(self.storage, &self.name)?;
         let mut digest = Digest::default();
         for entry in &self.footer.blocks {

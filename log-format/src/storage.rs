@@ -333,7 +333,11 @@ impl Directory {
     /// What the operating system answers.
     pub fn create(path: impl Into<PathBuf>) -> io::Result<Self> {
         let directory = Self::at(path);
-        make_directories(&directory.path, &mut |parent| fs::File::open(parent)?.sync_all())?;
+        make_directories(&directory.path, &mut |parent| match fs::File::open(parent) {
+            // A parent may be writable and not readable; then only the file system can sync it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            parent => parent?.sync_all(),
+        })?;
         Ok(directory)
     }
 

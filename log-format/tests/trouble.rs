@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use proptest::prelude::*;
 use sidecar_log_format::{
-    ApiVersion, Error, Event, Kind, Log, LossKind, Maintenance, Mark, MarkKind, Missing, Opened, Read, ReadOptions,
-    RewriteOptions, SealedSegment, WriteOptions, Writer,
+    ApiVersion, Cursor, Error, Event, Kind, Log, LossKind, Maintenance, Mark, MarkKind, Missing, Opened, Read,
+    ReadOptions, RewriteOptions, SealedSegment, WriteOptions, Writer,
     inspect::inspect,
     repair::{Action, RepairOptions, repair},
     storage::{Directory, Storage},
@@ -432,6 +432,54 @@ fn maintained(disk: &SimulatedDisk) -> SealedSegment {
 }
 
 #[test]
+fn a_segment_with_marks_of_events_is_rewritten_after_a_repair_that_left_the_chain_unknown() {
+    let disk = SimulatedDisk::new(1);
+    let mut writer = open(&disk).writer;
+    for numbers in [0..30, 30..60, 60..70] {
+        append_marked(&mut writer, numbers);
+    }
+    writer.seal_now(2_000).unwrap();
+    append_marked(&mut writer, 70..71);
+    writer.close().unwrap();
+    let bytes = disk.files()[SEGMENT].clone();
+    let offsets = block_offsets(&bytes);
+    let is_events = |at: &usize| bytes.get(at + 4) == Some(&1);
+    let damaged = (1..offsets.len() - 1).find(|&at| is_events(&offsets[at]) && is_events(&offsets[at + 1])).unwrap();
+    disk.edit(SEGMENT, |bytes| bytes[offsets[damaged]..offsets[damaged + 1]].fill(0xaa));
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    repair(&storage, RepairOptions { dry_run: false, now: 1 }).unwrap();
+    disk.restart_process();
+    let opened = open(&disk);
+    let before = readable(&opened.log);
+    opened.writer.maintenance().rewrite(0, RewriteOptions::default()).unwrap().unwrap();
+    assert_eq!(readable(&opened.log), before);
+    assert!(verify(&storage, &mut |_| {}).unwrap().is_sound);
+}
+
+/// Appends events in one commit, each with a mark about it.
+fn append_marked(writer: &mut Writer, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        let payload = payload(number);
+        let received = 1_000 + number;
+        let event = Event {
+            kind: Kind(7),
+            name: "",
+            source: "node",
+            network: "net",
+            api_version: ApiVersion::NONE,
+            upstream_id: None,
+            received,
+            payload: &payload,
+        };
+        assert_eq!(writer.append(&event).unwrap(), number);
+        let body = format!("{{\"sequence\":{number},\"hash\":\"{number:032x}\",\"class\":1,\"time\":{received}}}");
+        let mark = Mark { kind: MarkKind::IDENTITY, position: number, source: String::new(), received, body };
+        writer.mark_ahead(&mark).unwrap();
+    }
+    writer.commit().unwrap();
+}
+
+#[test]
 fn a_block_that_cannot_be_read_costs_its_events_and_no_more() {
     let (disk, names) = four_segments();
     let segment = disk.files()[&names[1]].clone();
@@ -446,7 +494,17 @@ fn a_block_that_cannot_be_read_costs_its_events_and_no_more() {
     let log = reader(&disk);
     let (found, missing) = readable(&log);
     assert_eq!(found, (0..80).filter(|sequence| !lost.contains(sequence)).collect::<Vec<_>>());
-    assert!(matches!(&missing[..], [(from, to, Missing::Quarantined(_))] if (*from..*to) == lost), "{missing:?}");
+    assert!(matches!(&missing[..], [(from, to, Missing::Unreadable(_))] if (*from..*to) == lost), "{missing:?}");
+    // Who remembers what was read waits for the device instead.
+    let mut waiting = Cursor::new(&log, lost.start).waiting_for_the_device();
+    let failure = waiting.next_run().map(|_| ()).unwrap_err();
+    assert!(!failure.is_damage() && failure.to_string().contains(&names[1]), "{failure}");
+    assert_eq!(waiting.position(), lost.start);
+    disk.heal(&names[1]);
+    assert_eq!(waiting.next_run().unwrap().unwrap().sequences, lost);
+    disk.spoil(&names[1], end as u64 - 20..end as u64 - 10, ALWAYS);
+    let log = reader(&disk);
+    assert_eq!(readable(&log).0, found);
     let mut blocks = 0;
     log.check_blocks(&mut |bytes| {
         blocks += u64::from(bytes > 0);

@@ -14,6 +14,9 @@ use sidecar_log_format::{
     storage::{Directory, File, FileLayer, Layer, Storage},
 };
 
+/// The system's number of an input/output error.
+const EIO: i32 = 5;
+
 /// Which reads fail.
 #[derive(Clone, Default)]
 pub(crate) struct FailingReads(Arc<Failing>);
@@ -31,9 +34,9 @@ struct Failing {
 pub(crate) struct Hanging<'a>(#[expect(dead_code, reason = "it is held for its end")] MutexGuard<'a, ()>);
 
 impl FailingReads {
-    /// The read after the next `reads` fails, and those after it go well again.
+    /// The read after the next `reads` fails, when it is tried again too, and those after it go well again.
     pub(crate) fn fail_after(&self, reads: u64) {
-        self.0.to_one.store(reads + 1, Ordering::Relaxed);
+        self.0.to_one.store(reads + 2, Ordering::Relaxed);
     }
 
     /// All reads fail from now on, or go well again.
@@ -50,8 +53,8 @@ impl FailingReads {
         drop(self.0.hanging.lock().unwrap());
         let before = self.0.to_one.load(Ordering::Relaxed);
         self.0.to_one.store(before.saturating_sub(1), Ordering::Relaxed);
-        if before == 1 || self.0.all.load(Ordering::Relaxed) {
-            Err(io::Error::other("the disk is away"))
+        if matches!(before, 1 | 2) || self.0.all.load(Ordering::Relaxed) {
+            Err(io::Error::from_raw_os_error(EIO))
         } else {
             Ok(())
         }

@@ -92,5 +92,5 @@ pub(crate) fn warn_missing(sequences: &Range<Sequence>, why: &Missing) {
 
 /// Whether events are left out that should be there: a file is gone or damaged, and no mark settles it.
 pub(crate) fn is_unsettled(why: &Missing) -> bool {
-    matches!(why, Missing::Lost | Missing::Quarantined(_))
+    matches!(why, Missing::Lost | Missing::Quarantined(_) | Missing::Unreadable(_))
 }

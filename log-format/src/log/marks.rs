@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     Mark, Result, Sequence,
+    error::Unreadable,
     segment::{BlockEntry, SegmentFile},
 };
 
@@ -85,7 +86,7 @@ impl MarkCursor {
                         return Ok(None);
                     }
                     let mut marks = Vec::new();
-                    file.read_marks(&[entry], &mut marks)?;
+                    file.read_marks(&[entry], &mut marks, Unreadable::IsAnError)?;
                     self.next_block = None;
                     self.marks.extend(marks.into_iter().filter(|mark| mark.kind.bit() & self.kinds != 0));
                 }
@@ -105,7 +106,7 @@ impl MarkCursor {
             None => match shared.open_sealed(first) {
                 Ok(sealed) => Some((Arc::clone(&sealed.file), sealed.footer.split_blocks().1)),
                 // Retention was faster; or one bad header, which must not hide the marks of all other segments.
-                Err(error) if error.is_gone() || error.is_damage() => None,
+                Err(error) if error.is_gone() || (error.is_damage() && !error.is_unreadable()) => None,
                 Err(error) => return Err(error),
             },
         };

@@ -99,12 +99,16 @@ pub(crate) struct Sealed {
     events: Option<Vec<BlockEntry>>,
     /// What follows the last block, where that should be another or the footer.
     pub(crate) broken_tail: Option<String>,
+    /// The device did not give its footer back: it may list more when that can be read.
+    is_provisional: bool,
 }
 
 impl Sealed {
     pub(crate) fn open(storage: &dyn Storage, first_sequence: Sequence) -> Result<Self> {
         let file = SegmentFile::open(storage, first_sequence, false)?;
-        let (footer, has_footer, broken_tail) = match Footer::read(&file.name, file.file.as_ref()) {
+        let read = Footer::read(&file.name, file.file.as_ref());
+        let is_provisional = read.as_ref().is_err_and(Error::is_unreadable);
+        let (footer, has_footer, broken_tail) = match read {
             Ok(Some((footer, _))) => (footer, true, None),
             Err(error) if !error.is_bad_bytes() => return Err(error),
             Ok(None) | Err(_) => {
@@ -116,7 +120,7 @@ impl Sealed {
         };
         let lists_others = footer.blocks.iter().any(|entry| entry.block_type != BlockType::EVENTS.0);
         let events = lists_others.then(|| footer.split_blocks().0);
-        Ok(Sealed { file: Arc::new(file), footer, has_footer, events, broken_tail })
+        Ok(Sealed { file: Arc::new(file), footer, has_footer, events, broken_tail, is_provisional })
     }
 
     /// The blocks of events.
@@ -292,6 +296,9 @@ impl Shared {
         }
         // Read outside the lock: others need not wait for this disk read.
         let sealed = Arc::new(self.open_of_this_log(first_sequence)?);
+        if sealed.is_provisional {
+            return Ok(sealed);
+        }
         let mut open = self.lock_open();
         open.clock += 1;
         let clock = open.clock;

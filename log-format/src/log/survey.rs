@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     Block, Error, Losses, MarkKind, Missing, Result, Sequence, block,
+    error::Unreadable,
     loss_mark::parse_loss,
     losses::{Found, LossKind, NO_SEGMENT},
     segment::{BlockEntry, SegmentFile},
@@ -137,7 +138,9 @@ impl Shared {
             Missing::Lost => self.losses.add(range, LossKind::Missing, NO_SEGMENT),
             // Its reason is in the mark, and is found with that.
             Missing::Hole => {}
-            Missing::Quarantined(reason) => self.losses.add(range, LossKind::Damaged, reason),
+            Missing::Quarantined(reason) | Missing::Unreadable(reason) => {
+                self.losses.add(range, LossKind::Damaged, reason)
+            }
         }
     }
 
@@ -277,7 +280,7 @@ impl Shared {
             };
             let is_there = |entry: &&BlockEntry| (gap.start + 1..=gap.end).contains(&entry.first_sequence);
             let entries: Vec<_> = contents.marks.iter().filter(is_there).copied().collect();
-            contents.file.read_marks(&entries, &mut marks)?;
+            contents.file.read_marks(&entries, &mut marks, Unreadable::IsDamage)?;
         }
         let losses = marks.iter().filter(|mark| mark.kind == MarkKind::LOSS);
         Ok(losses.filter_map(|mark| parse_loss(&mark.body)).map(|(range, reason, _)| (range, reason)).collect())

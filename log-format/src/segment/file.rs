@@ -277,11 +277,16 @@ impl SegmentFile {
     }
 
     /// Appends the marks of these blocks, as far as they can be read.
-    pub(crate) fn read_marks(&self, entries: &[BlockEntry], marks: &mut Vec<Mark>) -> Result<()> {
+    pub(crate) fn read_marks(
+        &self,
+        entries: &[BlockEntry],
+        marks: &mut Vec<Mark>,
+        unreadable: Unreadable,
+    ) -> Result<()> {
         for entry in entries {
             match self.marks_of(entry) {
                 Ok((_, mut read)) => marks.append(&mut read),
-                Err(error) if error.is_bad_bytes() => {}
+                Err(error) if unreadable.is_passed_over(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -301,7 +306,7 @@ impl SegmentFile {
     pub(crate) fn all_marks(&self, footer: &Footer) -> Result<Vec<Mark>> {
         let (_, entries) = footer.split_blocks();
         let mut marks = Vec::new();
-        self.read_marks(&entries, &mut marks)?;
+        self.read_marks(&entries, &mut marks, Unreadable::IsDamage)?;
         Ok(marks)
     }
 

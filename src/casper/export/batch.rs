@@ -25,7 +25,7 @@ impl Batch {
     /// Reads a range on from its start: at least one sequence, unless the range or the log ends there, and at most
     /// `events_max` events and gaps.
     pub(super) fn read(log: &Log, range: Range<Sequence>, events_max: usize) -> Result<Batch, Error> {
-        let mut cursor = Cursor::new(log, range.start).until(range.end);
+        let mut cursor = Cursor::new(log, range.start).until(range.end).waiting_for_the_device();
         let mut batch = Batch { runs: Vec::new(), folded: BTreeMap::new(), end: range.start, missing: Vec::new() };
         let (mut room, mut bytes) = (events_max, 0);
         while room > 0

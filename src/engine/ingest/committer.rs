@@ -437,7 +437,8 @@ impl Committer {
         }
         let mut marks = MarkCursor::new(&self.log, start).of_kinds(MarkKind::IDENTITY.bit());
         let mut remembered = Remembered::before(start);
-        let mut cursor = Cursor::new(&self.log, start).until(head);
+        // What is passed here would be new when a node brings it again.
+        let mut cursor = Cursor::new(&self.log, start).until(head).waiting_for_the_device();
         while let Some(run) = cursor.next_run()? {
             while let Some(mark) = marks.next_to(run.sequences.end)? {
                 remembered.note(&mark);

@@ -249,7 +249,7 @@ mod tests {
         }
     }
 
-    /// Counts what it is told, as a payload.
+    /// Takes a payload for the number that it counts.
     #[derive(Debug)]
     struct Counting;
 

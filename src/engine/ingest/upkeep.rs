@@ -258,7 +258,7 @@ impl Keeper {
             }
             Ok(None) => Outcome::Settled,
             // It stays as it is: nothing is lost but room.
-            Err(error) if error.is_damage() => {
+            Err(error) if error.is_damage() && !error.is_unreadable() => {
                 warn!(segment, %error, "segment is not made smaller");
                 Outcome::Left
             }

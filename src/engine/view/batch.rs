@@ -30,7 +30,7 @@ impl Batch {
         from: Sequence,
         events_max: usize,
     ) -> sidecar_log_format::Result<Self> {
-        let mut cursor = Cursor::new(log, from.max(log.oldest()));
+        let mut cursor = Cursor::new(log, from.max(log.oldest())).waiting_for_the_device();
         let (mut events, mut postings) = (0, Postings::new(projection.tables().len()));
         while events < events_max {
             match cursor.next_run() {

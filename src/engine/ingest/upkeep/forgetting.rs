@@ -48,9 +48,9 @@ impl Forgetting {
                 SegmentPart::Marks(marks) => marks.iter().for_each(|mark| remembered.note(mark)),
                 SegmentPart::Events(block) => {
                     self.dropped.extend(block.rows().filter_map(|row| {
-                        let told = remembered.take(&row);
+                        let marked = remembered.take(&row);
                         let own = || has_own(row.kind()).then(|| identity_of(&row, &row.payload())).flatten();
-                        Some((row.sequence(), told.or_else(own)?))
+                        Some((row.sequence(), marked.or_else(own)?))
                     }));
                     remembered.pass(block.end_sequence());
                 }

@@ -243,6 +243,8 @@ impl Retainer {
                 Entry::Vacant(unknown) => unknown,
             };
             match maintenance.describe(first) {
+                // Its footer may be readable later.
+                Ok(segment) if segment.received_max.is_none() => segment,
                 Ok(segment) => {
                     undescribed.remove(&first);
                     *unknown.insert(segment)
