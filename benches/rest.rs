@@ -4,7 +4,7 @@
 //! question after the other, while they share the machine. Latencies are taken at half the rate that was reached, from
 //! the moment when a request was due. `--seconds S` sets how long each row is measured. `--targets T` sets how many blocks
 //! and transactions are looked up repeatedly: with more than the cache holds, most look-ups decode a block.
-//! `--without-compaction` leaves the background compaction out. With `--postgresql`, the events are exported too, and a
+//! `--block-cache SIZE` sets `block_cache_bytes`. `--without-compaction` leaves the background compaction out. With `--postgresql`, the events are exported too, and a
 //! second binary answers from there; the database server shares the machine.
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark ends at the first error")]
@@ -44,6 +44,9 @@ fn main() {
     let is_asked = |name: &str| arguments.iter().any(|argument| argument == name);
     let server = is_asked("--postgresql").then(PostgreSql::start);
     let compaction = if is_asked("--without-compaction") { "off" } else { "on" };
+    let cache = arguments.iter().position(|argument| argument == "--block-cache");
+    let cache = cache.and_then(|place| arguments.get(place + 1));
+    let cache = cache.map(|size| format!("block_cache_bytes = \"{size}\"\n")).unwrap_or_default();
     let folder = tempfile::tempdir().expect("no temporary directory");
     let story = Arc::new(EndlessStory::render(1, 200));
     let node = FastNode::start(story, FastOptions { events, ..FastOptions::default() });
@@ -51,7 +54,7 @@ fn main() {
         .storage_folder(folder.path())
         .node(node.address())
         .rest_api()
-        .sections(&format!("[storage.log]\ncompaction = \"{compaction}\"\n"))
+        .sections(&format!("[storage.log]\ncompaction = \"{compaction}\"\n{cache}"))
         .sections(&server.as_ref().map(PostgreSql::section).unwrap_or_default())
         .replacing("max_requests_per_second = 1000", "max_requests_per_second = 1000000")
         .spawn();
