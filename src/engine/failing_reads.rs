@@ -36,7 +36,7 @@ pub(crate) struct Hanging<'a>(#[expect(dead_code, reason = "it is held for its e
 impl FailingReads {
     /// The read after the next `reads` fails, when it is tried again too, and those after it go well again.
     pub(crate) fn fail_after(&self, reads: u64) {
-        self.0.to_one.store(reads + 2, Ordering::Relaxed);
+        self.0.to_one.store(reads.saturating_add(2), Ordering::Relaxed);
     }
 
     /// All reads fail from now on, or go well again.

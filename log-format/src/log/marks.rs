@@ -35,6 +35,7 @@ impl Log {
 pub struct MarkCursor {
     log: Log,
     kinds: u64,
+    unreadable: Unreadable,
     /// The segment to read after this one.
     next_segment: Option<Sequence>,
     segment: Option<(Arc<SegmentFile>, vec::IntoIter<BlockEntry>)>,
@@ -51,6 +52,7 @@ impl MarkCursor {
         MarkCursor {
             log: log.clone(),
             kinds: u64::MAX,
+            unreadable: Unreadable::IsDamage,
             next_segment,
             segment: None,
             next_block: None,
@@ -63,6 +65,13 @@ impl MarkCursor {
     #[must_use]
     pub fn of_kinds(self, kinds: u64) -> Self {
         MarkCursor { kinds, ..self }
+    }
+
+    /// Marks that the device does not give back are an error, and not left out: see
+    /// [`Cursor::waiting_for_the_device`](crate::Cursor::waiting_for_the_device).
+    #[must_use]
+    pub fn waiting_for_the_device(self) -> Self {
+        MarkCursor { unreadable: Unreadable::IsAnError, ..self }
     }
 
     /// The next mark, if its position is at most `position`. With the end of a block as the position, all marks about that
@@ -86,7 +95,7 @@ impl MarkCursor {
                         return Ok(None);
                     }
                     let mut marks = Vec::new();
-                    file.read_marks(&[entry], &mut marks, Unreadable::IsAnError)?;
+                    file.read_marks(&[entry], &mut marks, self.unreadable)?;
                     self.next_block = None;
                     self.marks.extend(marks.into_iter().filter(|mark| mark.kind.bit() & self.kinds != 0));
                 }
@@ -106,7 +115,9 @@ impl MarkCursor {
             None => match shared.open_sealed(first) {
                 Ok(sealed) => Some((Arc::clone(&sealed.file), sealed.footer.split_blocks().1)),
                 // Retention was faster; or one bad header, which must not hide the marks of all other segments.
-                Err(error) if error.is_gone() || (error.is_damage() && !error.is_unreadable()) => None,
+                Err(error) if error.is_gone() => None,
+                Err(error) if error.is_unreadable() && self.unreadable == Unreadable::IsAnError => return Err(error),
+                Err(error) if error.is_damage() => None,
                 Err(error) => return Err(error),
             },
         };

@@ -435,7 +435,7 @@ impl Committer {
         if start < head {
             info!(events = head - start, "reading events of the log into the identity index");
         }
-        let mut marks = MarkCursor::new(&self.log, start).of_kinds(MarkKind::IDENTITY.bit());
+        let mut marks = MarkCursor::new(&self.log, start).of_kinds(MarkKind::IDENTITY.bit()).waiting_for_the_device();
         let mut remembered = Remembered::before(start);
         // What is passed here would be new when a node brings it again.
         let mut cursor = Cursor::new(&self.log, start).until(head).waiting_for_the_device();
@@ -463,7 +463,7 @@ impl Committer {
         }
         // The richer copies last: they are what the index compares with from now on. One may have come after the last
         // event that the index has.
-        let mut marks = MarkCursor::new(&self.log, start).of_kinds(MarkKind::AMENDMENT.bit());
+        let mut marks = MarkCursor::new(&self.log, start).of_kinds(MarkKind::AMENDMENT.bit()).waiting_for_the_device();
         while let Some(mark) = marks.next_to(Sequence::MAX)? {
             if mark.position >= start
                 && let Some((kind, payload)) = parse_amendment(&mark)

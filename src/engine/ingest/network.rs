@@ -1,6 +1,6 @@
 //! Which network a log holds events of: that of the newest event that names one.
 
-use sidecar_log_format::{Log, Result, Sequence};
+use sidecar_log_format::{Cursor, Item, Log, Result, Sequence};
 use tracing::warn;
 
 /// How often an older event is tried where the newest cannot be read or does not tell.
@@ -17,7 +17,7 @@ pub(super) fn newest_network(log: &Log) -> Result<Option<String>> {
             Ok(Some(network)) => return Ok(Some(network)),
             Ok(None) => {}
             Err(error) => {
-                warn!(sequence, %error, "an event cannot be read; an older one is to tell the log's network");
+                warn!(sequence, %error, "event cannot be read, trying an older one for the log's network");
                 failure = Some(error);
             }
         }
@@ -26,7 +26,12 @@ pub(super) fn newest_network(log: &Log) -> Result<Option<String>> {
 }
 
 fn network_of(log: &Log, sequence: Sequence) -> Result<Option<String>> {
-    let network = log.read_alone(sequence)?.row().map(|row| row.network().to_owned());
+    let cursor = Cursor::new(log, sequence).until(sequence.saturating_add(1)).without_large_payloads();
+    let Some(run) = cursor.waiting_for_the_device().next_run()? else { return Ok(None) };
+    let network = run.items().find_map(|item| match item {
+        Item::Event(row, _) => Some(row.network().to_owned()),
+        Item::Missing(..) => None,
+    });
     Ok(network.filter(|network| !network.is_empty()))
 }
 

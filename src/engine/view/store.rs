@@ -323,7 +323,7 @@ const SWEEP_FRACTION: u64 = 8;
 
 /// Positions of the log's LOSS marks. One that is damaged is as if it were not there: then so is its segment.
 pub(crate) fn losses(log: &Log) -> sidecar_log_format::Result<Vec<u8>> {
-    let mut marks = MarkCursor::new(log, log.oldest()).of_kinds(MarkKind::LOSS.bit());
+    let mut marks = MarkCursor::new(log, log.oldest()).of_kinds(MarkKind::LOSS.bit()).waiting_for_the_device();
     let mut positions = Vec::new();
     while let Some(mark) = marks.next_to(Sequence::MAX)? {
         positions.extend(mark.position.to_le_bytes());
