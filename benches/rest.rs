@@ -4,8 +4,9 @@
 //! question after the other, while they share the machine. Latencies are taken at half the rate that was reached, from
 //! the moment when a request was due. `--seconds S` sets how long each row is measured. `--targets T` sets how many blocks
 //! and transactions are looked up repeatedly: with more than the cache holds, most look-ups decode a block.
-//! `--block-cache SIZE` sets `block_cache_bytes`. `--without-compaction` leaves the background compaction out. With `--postgresql`, the events are exported too, and a
-//! second binary answers from there; the database server shares the machine.
+//! `--block-cache SIZE` sets `block_cache_bytes`. `--without-compaction` leaves the background compaction out. With
+//! `--postgresql`, the events are exported too, and a second binary answers from there; the database server shares the
+//! machine.
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark ends at the first error")]
 
@@ -35,18 +36,14 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--test") {
         return;
     }
-    let number = |name: &str, default: u64| {
-        let place = arguments.iter().position(|argument| argument == name);
-        place.and_then(|place| arguments.get(place + 1)?.parse().ok()).unwrap_or(default)
-    };
+    let value = |name: &str| arguments.get(arguments.iter().position(|argument| argument == name)? + 1);
+    let number = |name: &str, default: u64| value(name).and_then(|value| value.parse().ok()).unwrap_or(default);
     let (events, seconds) = (number("--events", 1_000_000), number("--seconds", 5));
     let count = usize::try_from(number("--targets", 4_000)).expect("too many targets");
     let is_asked = |name: &str| arguments.iter().any(|argument| argument == name);
     let server = is_asked("--postgresql").then(PostgreSql::start);
     let compaction = if is_asked("--without-compaction") { "off" } else { "on" };
-    let cache = arguments.iter().position(|argument| argument == "--block-cache");
-    let cache = cache.and_then(|place| arguments.get(place + 1));
-    let cache = cache.map(|size| format!("block_cache_bytes = \"{size}\"\n")).unwrap_or_default();
+    let cache = value("--block-cache").map(|size| format!("block_cache_bytes = \"{size}\"\n")).unwrap_or_default();
     let folder = tempfile::tempdir().expect("no temporary directory");
     let story = Arc::new(EndlessStory::render(1, 200));
     let node = FastNode::start(story, FastOptions { events, ..FastOptions::default() });

@@ -8,7 +8,7 @@ use std::{borrow::Cow, io, ops::Range, sync::Arc};
 
 use crate::{
     Block, Error, Kind, LargeEvent, Log, Missing, Read, Result, Row, Sequence,
-    error::{Operation, storage_error},
+    error::{Operation, Unreadable, storage_error},
 };
 
 /// A position in a log, which moves on with every run that is read.
@@ -18,7 +18,7 @@ pub struct Cursor {
     end: Sequence,
     kinds: u64,
     reads_large: bool,
-    passes_unreadable: bool,
+    unreadable: Unreadable,
 }
 
 impl Cursor {
@@ -26,7 +26,14 @@ impl Cursor {
     #[must_use]
     pub fn new(log: &Log, position: Sequence) -> Self {
         let log = log.clone();
-        Cursor { position, log, end: Sequence::MAX, kinds: u64::MAX, reads_large: true, passes_unreadable: true }
+        Cursor {
+            position,
+            log,
+            end: Sequence::MAX,
+            kinds: u64::MAX,
+            reads_large: true,
+            unreadable: Unreadable::IsDamage,
+        }
     }
 
     /// Reads no event at or after `end`.
@@ -53,7 +60,7 @@ impl Cursor {
     /// have read, and would never look there again.
     #[must_use]
     pub fn waiting_for_the_device(self) -> Self {
-        Cursor { passes_unreadable: false, ..self }
+        Cursor { unreadable: Unreadable::IsAnError, ..self }
     }
 
     /// The first sequence that was not read yet.
@@ -96,7 +103,7 @@ impl Cursor {
                 };
                 Some(self.advance(start.saturating_add(1), content))
             }
-            Read::Missing { why: Missing::Unreadable(reason), .. } if !self.passes_unreadable => {
+            Read::Missing { why: Missing::Unreadable(reason), .. } if self.unreadable == Unreadable::IsAnError => {
                 return Err(storage_error(Operation::Read, "the log")(io::Error::other(reason)));
             }
             Read::Missing { to, why, .. } => Some(self.advance(to, Content::Missing(why))),
@@ -105,7 +112,7 @@ impl Cursor {
     }
 
     fn passes(&self, error: &Error) -> bool {
-        self.passes_unreadable || !error.is_unreadable()
+        self.unreadable == Unreadable::IsDamage || !error.is_unreadable()
     }
 
     fn advance(&mut self, to: Sequence, content: Content) -> Run {

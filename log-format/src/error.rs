@@ -160,7 +160,7 @@ pub enum Error {
 
 impl Error {
     /// Whether bytes on disk are not what was written, cannot be read, or are of a release that this one does not know:
-    /// trying again is useless, and everything else can be read.
+    /// everything else can be read. Trying again is useless, except for [`Error::is_unreadable`].
     #[must_use]
     pub fn is_damage(&self) -> bool {
         self.is_bad_bytes()

@@ -29,20 +29,24 @@ fn payload(number: u64) -> String {
 
 fn append(writer: &mut Writer, numbers: std::ops::Range<u64>) {
     for number in numbers {
-        let payload = payload(number);
-        let event = Event {
-            kind: Kind(7),
-            name: "",
-            source: "node",
-            network: "net",
-            api_version: ApiVersion::NONE,
-            upstream_id: None,
-            received: 1_000 + number,
-            payload: &payload,
-        };
-        assert_eq!(writer.append(&event).unwrap(), number);
+        append_uncommitted(writer, number);
         writer.commit().unwrap();
     }
+}
+
+fn append_uncommitted(writer: &mut Writer, number: u64) {
+    let payload = payload(number);
+    let event = Event {
+        kind: Kind(7),
+        name: "",
+        source: "node",
+        network: "net",
+        api_version: ApiVersion::NONE,
+        upstream_id: None,
+        received: 1_000 + number,
+        payload: &payload,
+    };
+    assert_eq!(writer.append(&event).unwrap(), number);
 }
 
 fn open(disk: &SimulatedDisk) -> Opened {
@@ -459,19 +463,8 @@ fn a_segment_with_marks_of_events_is_rewritten_after_a_repair_that_left_the_chai
 /// Appends events in one commit, each with a mark about it.
 fn append_marked(writer: &mut Writer, numbers: std::ops::Range<u64>) {
     for number in numbers {
-        let payload = payload(number);
+        append_uncommitted(writer, number);
         let received = 1_000 + number;
-        let event = Event {
-            kind: Kind(7),
-            name: "",
-            source: "node",
-            network: "net",
-            api_version: ApiVersion::NONE,
-            upstream_id: None,
-            received,
-            payload: &payload,
-        };
-        assert_eq!(writer.append(&event).unwrap(), number);
         let body = format!("{{\"sequence\":{number},\"hash\":\"{number:032x}\",\"class\":1,\"time\":{received}}}");
         let mark = Mark { kind: MarkKind::IDENTITY, position: number, source: String::new(), received, body };
         writer.mark_ahead(&mark).unwrap();

@@ -267,7 +267,7 @@ mod tests {
             ("limit=5&sure=false&mask=a,bC", r#"{"limit":"5","sure":false,"mask":"a,bC"}"#),
             ("left=a", r#"{"left":"a"}"#),
             ("maybe=0", r#"{"maybe":0}"#),
-            ("nobody=1&inner.nobody=2&name=other", "{}"),
+            ("absent=1&inner.absent=2&name=other", "{}"),
         ] {
             assert_eq!(got(query).unwrap(), serde_json::from_str::<Json>(json).unwrap(), "{query}");
         }
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn a_body_is_the_message_or_one_field_of_it_and_the_path_wins() {
         let json = |text: &str| serde_json::from_str::<Json>(text).unwrap();
-        let all = bound(Method::POST, "/all/x?flag=true", r#"{"name":"y","tags":["a"],"nobody":1}"#).unwrap();
+        let all = bound(Method::POST, "/all/x?flag=true", r#"{"name":"y","tags":["a"],"absent":1}"#).unwrap();
         assert_eq!(all, json(r#"{"name":"x","tags":["a"]}"#));
         assert_eq!(bound(Method::POST, "/all/x", "").unwrap(), json(r#"{"name":"x"}"#));
         let part = bound(Method::POST, "/part?flag=true&inner.number=9", r#"{"text":"t"}"#).unwrap();

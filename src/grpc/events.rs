@@ -159,7 +159,7 @@ mod tests {
     fn a_field_that_is_unknown_or_wrong_is_refused() {
         let refusal = |query| Wanted::parse(Some(query), &HeaderMap::new(), &[]).unwrap_err();
         let known = "start_from, until, encoding, lastEventId, types";
-        assert_eq!(refusal("nobody=1"), format!("`nobody` is not a parameter; there are {known}"));
+        assert_eq!(refusal("absent=1"), format!("`absent` is not a parameter; there are {known}"));
         assert_eq!(refusal("start_from=x"), "`start_from` takes an event's id, a whole number");
         assert_eq!(refusal("until=1&until=2"), "`until` is given more than once; give it once");
     }

@@ -360,12 +360,12 @@ mod tests {
     fn a_rule_that_cannot_be_served_is_named_with_its_method() {
         for (methods, part) in [
             (rule("A", "get: \"v1\""), "a path begins with `/`"),
-            (rule("A", "get: \"/v1/{nobody}\""), "`nobody` is not a field of test.In"),
+            (rule("A", "get: \"/v1/{absent}\""), "`absent` is not a field of test.In"),
             (rule("A", "get: \"/v1/{tags}\""), "binds `tags`"),
             (rule("A", "get: \"/v1/{inner}\""), "binds `inner`"),
             (rule("A", "get: \"/v1/{name.x}\""), "binds `name.x`"),
-            (rule("A", "post: \"/v1\" body: \"nobody\""), "`nobody` is not a field"),
-            (rule("A", "get: \"/v1\" response_body: \"nobody\""), "`nobody` is not a field"),
+            (rule("A", "post: \"/v1\" body: \"absent\""), "`absent` is not a field"),
+            (rule("A", "get: \"/v1\" response_body: \"absent\""), "`absent` is not a field"),
             (rule("A", "custom: { kind: \"A B\" path: \"/v1\" }"), "`A B` is not an HTTP method"),
             (rule("A", "body: \"*\""), "neither get"),
             (rule("A", "get: \"/v1/{name}\"") + &rule("B", "get: \"/v1/*\""), "bound to test.S.A already"),

@@ -106,7 +106,7 @@ impl Survey {
             Ok(found) => return SegmentFile::found(name, file, first, found),
             Err(error) => error,
         };
-        let is_unreadable = matches!(error, Error::Unreadable { .. });
+        let is_unreadable = error.is_unreadable();
         let reason = error.bad_bytes()?.reason;
         let Some(header) = self.other_header(first) else {
             let reason = format!(

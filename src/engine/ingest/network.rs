@@ -45,23 +45,27 @@ mod tests {
     use super::*;
     use crate::engine::failing_reads::over_failing_reads;
 
+    fn append(writer: &mut Writer, network: &str) {
+        let event = Event {
+            kind: Kind(1),
+            name: "",
+            source: "",
+            network,
+            api_version: ApiVersion::NONE,
+            upstream_id: None,
+            received: 5,
+            payload: "{}",
+        };
+        writer.append(&event).unwrap();
+    }
+
     #[test]
     fn an_event_that_cannot_be_read_leaves_it_to_an_older_one_to_tell_the_network() {
         let folder = tempfile::tempdir().unwrap();
         let mut opened =
             Writer::open(Arc::new(Directory::at(folder.path())), WriteOptions::new("notes", [7; 16], 5)).unwrap();
         for _ in 0..4 {
-            let event = Event {
-                kind: Kind(1),
-                name: "",
-                source: "",
-                network: "main",
-                api_version: ApiVersion::NONE,
-                upstream_id: None,
-                received: 5,
-                payload: "{}",
-            };
-            opened.writer.append(&event).unwrap();
+            append(&mut opened.writer, "main");
             opened.writer.commit().unwrap();
         }
         opened.writer.close().unwrap();
@@ -81,32 +85,12 @@ mod tests {
             Writer::open(Arc::new(Directory::at(folder.path())), WriteOptions::new("notes", [7; 16], 5)).unwrap();
         assert_eq!(newest_network(&opened.log).unwrap(), None);
         for network in ["main", "main", "test", "", ""] {
-            let event = Event {
-                kind: Kind(1),
-                name: "",
-                source: "",
-                network,
-                api_version: ApiVersion::NONE,
-                upstream_id: None,
-                received: 5,
-                payload: "{}",
-            };
-            opened.writer.append(&event).unwrap();
+            append(&mut opened.writer, network);
         }
         opened.writer.commit().unwrap();
         // Back by 1, 2 and 4: the fourth event from the end is the first that is looked at and has one.
         assert_eq!(newest_network(&opened.log).unwrap().as_deref(), Some("main"));
-        let event = Event {
-            kind: Kind(1),
-            name: "",
-            source: "",
-            network: "test",
-            api_version: ApiVersion::NONE,
-            upstream_id: None,
-            received: 5,
-            payload: "{}",
-        };
-        opened.writer.append(&event).unwrap();
+        append(&mut opened.writer, "test");
         opened.writer.commit().unwrap();
         assert_eq!(newest_network(&opened.log).unwrap().as_deref(), Some("test"));
     }
