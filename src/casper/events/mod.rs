@@ -281,8 +281,6 @@ impl Events {
                 rendering: Some(Arc::clone(self.legacy.get(stream))),
                 greeting: Some(Bytes::from_static(legacy::GREETING.as_bytes())),
                 explains_start: true,
-                // Most of the log's events are not in the stream.
-                progress_marks: true,
                 coding,
                 ..any
             },

@@ -890,7 +890,7 @@ async fn http_2_with_prior_knowledge_gets_the_same_bytes() {
 }
 
 async fn open(written: &Written, target: &str) -> Body {
-    let server = Server::bind(options(), hub(&written.log, written.committed.subscribe())).unwrap();
+    let server = Server::bind(with_legacy(), hub(&written.log, written.committed.subscribe())).unwrap();
     let request = Request::get(target).body(Body::empty()).unwrap();
     router(server.events).oneshot(request).await.unwrap().into_body()
 }
@@ -934,19 +934,26 @@ async fn events_that_a_client_does_not_get_do_not_break_its_silence() {
     let mut written = one_event();
     let mut sidecar = open(&written, "/events/sidecar").await;
     let mut faults = open(&written, "/events?types=Fault").await;
+    let mut signatures = open(&written, "/events/sigs").await;
     next(&mut sidecar).await;
     next(&mut faults).await;
+    assert_eq!(next(&mut signatures).await, legacy::GREETING);
+    next(&mut signatures).await;
     let start = Instant::now();
-    for body in [&mut sidecar, &mut faults] {
-        assert!(tokio::time::timeout(Duration::from_secs(10), body.frame()).await.is_err());
+    for body in [&mut sidecar, &mut faults, &mut signatures] {
+        assert!(tokio::time::timeout(Duration::from_secs(4), body.frame()).await.is_err());
         written.append(Kind(7), "skipped");
         written.commit();
         assert!(tokio::time::timeout(Duration::from_millis(1), body.frame()).await.is_err());
     }
-    assert!(start.elapsed() > Duration::from_secs(20));
+    // Each was silent from when it was first asked for more: at the start, after 4 s, after 8 s.
     assert_eq!(next(&mut sidecar).await, ":\n\n");
+    assert_eq!(start.elapsed().as_secs(), 15);
     // Instead of a comment it gets a mark of its position.
-    assert_eq!(next(&mut faults).await, "id:2\n\n");
+    assert_eq!(next(&mut faults).await, "id:3\n\n");
+    assert_eq!(start.elapsed().as_secs(), 19);
+    assert_eq!(next(&mut signatures).await, ":\n\n");
+    assert_eq!(start.elapsed().as_secs(), 23);
     assert_eq!(next(&mut faults).await, ":\n\n");
 }
 
@@ -1044,14 +1051,17 @@ async fn the_1x_streams_exist_only_where_they_are_enabled() {
 }
 
 #[tokio::test]
-async fn a_1x_stream_sends_its_position_when_it_has_had_nothing_for_long() {
+async fn a_1x_stream_sends_positions_only_to_a_client_that_asks_for_a_part_of_it() {
     let mut written = Written::steps(25_000);
     let shutdown = written.append(SHUTDOWN, "\"Shutdown\"");
     written.commit();
     let running = Running::start(&written, with_legacy());
-    let mut client = running.get("/events/sigs?start_from=0").await;
-    let text = client.read_until_id(shutdown).await;
-    let marks = text.split("\n\n").filter(|message| message.starts_with("id:")).count();
-    assert_eq!(marks, 2);
-    assert!(text.ends_with(&format!("data:\"Shutdown\"\nid:{shutdown}\n\n")));
+    let beginning = format!("{}{VERSION_FRAME}", legacy::GREETING);
+    let end = format!("data:\"Shutdown\"\nid:{shutdown}\n\n");
+    let mut whole = running.get("/events/sigs?start_from=0").await;
+    assert_eq!(whole.read_until_id(shutdown).await, format!("{beginning}{end}"));
+    let mut part = running.get(&format!("/events/sigs?start_from=0&until={shutdown}")).await;
+    let text = part.text_to_end().await;
+    assert_eq!(text.split("\n\n").filter(|message| message.starts_with("id:")).count(), 2);
+    assert!(text.starts_with(legacy::GREETING) && text.ends_with(&format!("{VERSION_FRAME}{end}")), "{text}");
 }
