@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use sidecar_test_support::client::{Request, SseClient, get, metric};
+use sidecar_test_support::client::{Request, SseClient, bucket_bounds, get, metric};
 use sidecar_test_support::node::{SimulatedNode, malformed};
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
@@ -81,8 +81,11 @@ async fn the_metrics_of_the_reference_are_there_under_its_names_labels_and_help_
         "# HELP sse_server_received_contract_messages Number of messages received in TransactionProcessed events.",
         "# TYPE sse_server_received_contract_messages gauge",
         "# HELP db_raw_data_size Size (in bytes) of raw data fetched from the database.",
+        "# TYPE db_raw_data_size histogram",
         "# HELP rest_api_connected_clients Connected Clients",
+        "# TYPE rest_api_connected_clients gauge",
         "# HELP rest_api_response_times Time it takes the service to produce a response in milliseconds",
+        "# TYPE rest_api_response_times histogram",
         "# HELP process_cpu_seconds_total Total user and system CPU time spent in seconds.",
         "# TYPE process_cpu_seconds_total counter",
         "# HELP process_open_fds Number of open file descriptors.",
@@ -93,6 +96,13 @@ async fn the_metrics_of_the_reference_are_there_under_its_names_labels_and_help_
         "# HELP process_threads Number of OS threads in the process.",
     ] {
         assert!(text.lines().any(|there| there == line), "{line} is missing in\n{text}");
+    }
+    let sizes = ["500", "1000", "2000", "5000", "50000", "500000", "5000000", "50000000", "+Inf"];
+    let times = ["1", "5", "10", "30", "50", "100", "200", "300", "+Inf"];
+    for (name, bounds) in
+        [("sse_server_received_bytes", sizes), ("db_raw_data_size", sizes), ("rest_api_response_times", times)]
+    {
+        assert_eq!(bucket_bounds(text, name), bounds, "{name}");
     }
     let values = samples(text);
     let value = |name: &str| *values.get(name).unwrap_or_else(|| panic!("{name} is missing in\n{text}"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use casper_binary_port::{Command, InformationRequestTag};
 use serde_json::{Value, json};
 use sidecar_test_support::binary_port::{BinaryPort, Reply, default_answer, information_tag};
-use sidecar_test_support::client::get;
+use sidecar_test_support::client::{bucket_bounds, get};
 use sidecar_test_support::node::SimulatedNode;
 use sidecar_test_support::port::ReservedPort;
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
@@ -70,10 +70,23 @@ async fn the_bridge_runs_alone_outlives_its_node_and_reports_its_state() {
         "rpc_server_request_sizes_count{endpoint=\"info_get_peers\"}",
         "rpc_server_disconnects 1",
         "rpc_server_reconnect_time_count 1",
+        "# HELP rpc_server_endpoint_calls Endpoint calls",
+        "# TYPE rpc_server_endpoint_calls counter",
+        "# HELP rpc_server_endpoint_response_times Time it takes the service to produce a response in milliseconds",
+        "# HELP rpc_server_request_sizes Endpoint request sizes",
+        "# HELP rpc_server_reconnect_time Time it takes the service to reconnect to node binary port in milliseconds",
+        "# HELP rpc_server_disconnects Number of TCP disconnects between sidecar and nodes binary port",
+        "# TYPE rpc_server_disconnects gauge",
         "sidecar_rpc_node_connected 1",
         "sidecar_rpc_node_wait_seconds_count{method=\"info_get_peers\"}",
     ] {
         assert!(metrics.contains(line), "{line} in\n{metrics}");
+    }
+    let sizes = ["500", "1000", "2000", "5000", "50000", "500000", "5000000", "50000000", "+Inf"];
+    let times = ["1", "5", "10", "30", "50", "100", "300", "1000", "3000", "+Inf"];
+    assert_eq!(bucket_bounds(&metrics, "rpc_server_request_sizes"), sizes);
+    for name in ["rpc_server_endpoint_response_times", "rpc_server_reconnect_time"] {
+        assert_eq!(bucket_bounds(&metrics, name), times, "{name}");
     }
     assert_eq!(sidecar.terminate().code(), Some(0));
 }

@@ -54,6 +54,18 @@ pub async fn metric(address: SocketAddr, name: &str) -> f64 {
     value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
 }
 
+/// The bounds of a histogram's buckets in the text of `/metrics`, as they are written.
+pub fn bucket_bounds<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+    let buckets = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix("_bucket{"));
+    let mut bounds: Vec<&str> = Vec::new();
+    for bound in buckets.filter_map(|labels| labels.split_once("le=\"")?.1.split('"').next()) {
+        if !bounds.contains(&bound) {
+            bounds.push(bound);
+        }
+    }
+    bounds
+}
+
 /// Opens `clients` streams of the same request: one in twenty reads what is `expected`, the others stall with full buffers.
 /// Returns those that stall once the others have read.
 pub async fn crowd(request: Request, clients: usize, expected: Vec<u8>) -> Vec<SseClient> {
