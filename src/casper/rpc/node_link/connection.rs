@@ -53,15 +53,26 @@ struct Shared {
 struct Table {
     next_id: u16,
     pending: HashMap<u16, Pending>,
+    /// Requests that were handed to the socket so far.
+    sent: u64,
     last_answer: Instant,
     mismatches: u32,
-    /// Why the connection has ended, once it has.
-    end: Option<LinkError>,
+    /// How the connection has ended, once it has.
+    end: Option<Ended>,
+}
+
+/// How a connection has ended.
+struct Ended {
+    reason: LinkError,
+    /// The request that the node was working on: it answers one after the other.
+    current: Option<u16>,
 }
 
 /// A request that has been handed to the socket.
 struct Pending {
     frame: Bytes,
+    /// Its place among all that were handed to the socket.
+    number: u64,
     begun: Instant,
     waiting: oneshot::Sender<Answer>,
     /// Kept until the answer is here, even when nobody waits for it any more: the node still has the request to work on.
@@ -73,7 +84,12 @@ pub(super) enum Unanswered {
     /// It was not sent, because the connection had ended.
     NotSent,
     /// It was sent, or may have been; the connection has ended.
-    Lost(LinkError),
+    Lost {
+        /// Why, as far as this request is concerned.
+        reason: LinkError,
+        /// Whether the node was working on this request, which may then be why.
+        was_current: bool,
+    },
     /// The answer did not come in time.
     TimedOut,
 }
@@ -85,8 +101,14 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         let (reader, writer) = stream.into_split();
         let (frames, queued) = mpsc::unbounded_channel();
-        let table =
-            Table { next_id: 0, pending: HashMap::new(), last_answer: Instant::now(), mismatches: 0, end: None };
+        let table = Table {
+            next_id: 0,
+            pending: HashMap::new(),
+            sent: 0,
+            last_answer: Instant::now(),
+            mismatches: 0,
+            end: None,
+        };
         let shared = Arc::new(Shared { options, counters, table: Mutex::new(table), frames });
         let (end, ended) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -136,10 +158,10 @@ impl Connection {
         place: Option<OwnedSemaphorePermit>,
     ) -> Result<Answer, Unanswered> {
         let shared = &self.0.shared;
-        let answer = shared.send(request, place).ok_or(Unanswered::NotSent)?;
+        let (id, answer) = shared.send(request, place).ok_or(Unanswered::NotSent)?;
         match tokio::time::timeout(shared.options.message_timeout, answer).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(Unanswered::Lost(shared.end_reason())),
+            Ok(Err(_)) => Err(shared.lost(id)),
             Err(_) => {
                 shared.counters.receiving_timeouts.add(1);
                 Err(Unanswered::TimedOut)
@@ -149,8 +171,8 @@ impl Connection {
 }
 
 impl Shared {
-    /// Hands a request to the socket, unless the connection has ended.
-    fn send(&self, request: &Request, place: Option<OwnedSemaphorePermit>) -> Option<oneshot::Receiver<Answer>> {
+    /// Hands a request to the socket, unless the connection has ended. Returns its id.
+    fn send(&self, request: &Request, place: Option<OwnedSemaphorePermit>) -> Option<(u16, oneshot::Receiver<Answer>)> {
         let (waiting, answer) = oneshot::channel();
         let mut table = self.table();
         if table.end.is_some() {
@@ -158,11 +180,13 @@ impl Shared {
         }
         let id = table.free_id()?;
         let frame = request.frame(id);
-        let pending = Pending { frame: frame.clone(), begun: Instant::now(), waiting, _place: place };
+        let pending =
+            Pending { frame: frame.clone(), number: table.sent, begun: Instant::now(), waiting, _place: place };
+        table.sent += 1;
         table.pending.insert(id, pending);
         // Within the lock, so that the node sees the ids in their order.
         self.frames.send(frame).ok()?;
-        Some(answer)
+        Some((id, answer))
     }
 
     /// Reads answers until that fails.
@@ -172,6 +196,7 @@ impl Shared {
             let payload = match frames.next().await {
                 Ok(payload) => payload,
                 Err(FrameError::Closed | FrameError::Io(_)) => return LinkError::Lost,
+                Err(FrameError::TooLarge { allowed, got }) => return LinkError::TooLarge { allowed, got },
                 Err(error) => return LinkError::Request(error.to_string()),
             };
             match Envelope::parse(payload) {
@@ -222,12 +247,24 @@ impl Shared {
     /// Fails what waits; nothing is sent afterwards.
     fn end(&self, reason: LinkError) {
         let mut table = self.table();
-        table.end = Some(reason);
+        let current = table.pending.iter().min_by_key(|(_, pending)| pending.number).map(|(id, _)| *id);
+        table.end = Some(Ended { reason, current });
         table.pending.clear();
     }
 
     fn end_reason(&self) -> LinkError {
-        self.table().end.clone().unwrap_or(LinkError::Lost)
+        self.table().end.as_ref().map_or(LinkError::Lost, |ended| ended.reason.clone())
+    }
+
+    /// What the end of the connection means for the request of this id.
+    fn lost(&self, id: u16) -> Unanswered {
+        let was_current = self.table().end.as_ref().is_some_and(|ended| ended.current == Some(id));
+        let reason = match self.end_reason() {
+            // What cannot be read is the answer to the current request.
+            LinkError::TooLarge { .. } | LinkError::Request(_) if !was_current => LinkError::Lost,
+            reason => reason,
+        };
+        Unanswered::Lost { reason, was_current }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -19,7 +19,7 @@ pub struct LinkCounters {
     pub reconnect_timeouts: Count,
     /// Requests refused because too many were waiting.
     pub refused: Count,
-    /// Requests sent a second time, because the connection was lost before their answer came.
+    /// Requests sent again, because the connection was lost before their answer came.
     pub sent_again: Count,
     /// Answers that belong to no request.
     pub mismatched_ids: Count,

@@ -10,8 +10,9 @@
 //! - `connection`: one TCP connection, many requests at once.
 //! - `counters`: what happened, for the metrics.
 //!
-//! A request whose connection is lost is sent again, once, on the next connection. A transaction to be accepted is not: the
-//! node may have it already.
+//! A request whose connection is lost is sent again on the next one. The request that the node was working on may be why the
+//! connection ended, as when its answer is too large: it is sent again once. A transaction to be accepted is never sent again:
+//! the node may have it already.
 
 mod answer;
 mod connection;
@@ -97,6 +98,14 @@ pub enum LinkError {
     /// The request could not be sent, or nothing more can be read.
     #[error("request error: {0}")]
     Request(String),
+    /// A message is larger than is allowed.
+    #[error("request error: Request too large: allowed {allowed} bytes, got {got} bytes")]
+    TooLarge {
+        /// The most.
+        allowed: u32,
+        /// What it has.
+        got: u32,
+    },
     /// Too many requests wait already.
     #[error("too many requests wait for the node")]
     Busy,
@@ -221,20 +230,19 @@ impl NodeLink {
 
 impl Shared {
     async fn ask(&self, request: &Request) -> Result<Answer, LinkError> {
-        let (bytes, allowed) = (request.payload_bytes(), self.options.message_bytes_max);
-        if u32::try_from(bytes).is_ok_and(|bytes| bytes > allowed) {
-            let text = format!("Request too large: allowed {allowed} bytes, got {bytes} bytes");
-            return Err(LinkError::Request(text));
+        let (got, allowed) = (request.payload_bytes(), self.options.message_bytes_max);
+        if got > allowed {
+            return Err(LinkError::TooLarge { allowed, got });
         }
         let mut deadline = Instant::now() + self.options.access_timeout;
-        let mut lost = None;
+        let (mut losses, mut was_suspected) = (0, false);
         loop {
             let access = async { (self.place().await, self.connection().await) };
             let (place, connection) = match timeout_at(deadline, access).await {
                 Ok((place, connection)) => (place?, connection?),
                 Err(_) => {
                     let counters = &self.counters;
-                    let counter = if lost.is_some() { &counters.reconnect_timeouts } else { &counters.access_timeouts };
+                    let counter = if losses > 0 { &counters.reconnect_timeouts } else { &counters.access_timeouts };
                     counter.add(1);
                     return Err(LinkError::Lost);
                 }
@@ -243,11 +251,15 @@ impl Shared {
                 Ok(answer) => return Ok(answer),
                 Err(Unanswered::TimedOut) => return Err(LinkError::Lost),
                 Err(Unanswered::NotSent) => {}
-                Err(Unanswered::Lost(reason)) => {
-                    if lost.is_some() || !request.may_be_sent_twice() {
+                Err(Unanswered::Lost { reason, was_current }) => {
+                    losses += 1;
+                    // An answer that is too large will not be smaller.
+                    let is_too_large = matches!(reason, LinkError::TooLarge { .. });
+                    let is_the_cause = was_current && (was_suspected || is_too_large);
+                    if is_the_cause || losses > SENT_AGAIN_MAX || !request.may_be_sent_twice() {
                         return Err(reason);
                     }
-                    lost = Some(reason);
+                    was_suspected |= was_current;
                     deadline = Instant::now() + self.options.access_timeout;
                     self.counters.sent_again.add(1);
                 }
@@ -363,7 +375,7 @@ impl Shared {
         };
         let request = Request::plain_information(tag).map_err(LinkError::from)?;
         let answer = connection.ask(&request, None).await.map_err(|unanswered| match unanswered {
-            Unanswered::Lost(reason) => ConnectError::Link(reason),
+            Unanswered::Lost { reason, .. } => ConnectError::Link(reason),
             Unanswered::NotSent => ConnectError::Link(LinkError::Lost),
             Unanswered::TimedOut => ConnectError::TooSlow,
         })?;
@@ -378,6 +390,9 @@ impl Shared {
         Ok(connection)
     }
 }
+
+/// How often a request is sent again at most, because connections ended while the node was working on others.
+const SENT_AGAIN_MAX: u32 = 8;
 
 /// The pause after a failed attempt is never shorter, whatever the configuration says.
 const PAUSE_MIN: Duration = Duration::from_millis(10);

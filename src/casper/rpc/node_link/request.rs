@@ -159,8 +159,9 @@ impl Request {
     }
 
     /// Bytes of the frame's payload.
-    pub(super) fn payload_bytes(&self) -> usize {
-        self.frame.len() - LENGTH_BYTES
+    pub(super) fn payload_bytes(&self) -> u32 {
+        // `new` has checked it.
+        u32::try_from(self.frame.len() - LENGTH_BYTES).unwrap_or(u32::MAX)
     }
 
     /// Whether a node that gets it a second time does nothing that it has not done already.

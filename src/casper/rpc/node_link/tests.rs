@@ -159,6 +159,28 @@ async fn half_an_answer_or_none_has_the_request_sent_again_once() {
 }
 
 #[tokio::test]
+async fn a_request_that_costs_the_connection_fails_alone() {
+    const POISONED: [u64; 2] = [20, 40];
+    let too_large = LinkError::TooLarge { allowed: 1 << 20, got: u32::MAX };
+    let endings: [(fn() -> Reply, LinkError); 2] =
+        [(|| Reply::Close, LinkError::Lost), (|| Reply::Bytes(vec![255; 8]), too_large)];
+    for (ending, reason) in endings {
+        let node = node_that(move |height| POISONED.contains(&height).then(ending));
+        let link = NodeLink::start(options(&node));
+        reached(&link, LinkState::Connected).await;
+        let mut asking = JoinSet::new();
+        for height in 0..64 {
+            let link = link.clone();
+            asking.spawn(async move { (height, ask(&link, height).await) });
+        }
+        for (height, answer) in asking.join_all().await {
+            let expected = if POISONED.contains(&height) { Err(reason.clone()) } else { Ok(height) };
+            assert_eq!(answer, expected, "{height}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_fails_twice_is_reported_with_its_reason() {
     for (bytes, reason) in [
         (vec![0, 0, 0, 0], "request error: Empty request"),
