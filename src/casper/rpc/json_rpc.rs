@@ -144,12 +144,8 @@ struct Described<'a>(&'a Value);
 impl fmt::Display for Described<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Value::Null => formatter.write_str("'null'"),
-            Value::Bool(value) => write!(formatter, "'{value}'"),
             Value::Number(value) => write!(formatter, "a Number '{value}'"),
-            Value::String(value) => write!(formatter, "'{value}'"),
-            Value::Array(_) => formatter.write_str("an Array"),
-            Value::Object(_) => formatter.write_str("an Object"),
+            other => write!(formatter, "'{other}'"),
         }
     }
 }
@@ -269,6 +265,7 @@ mod tests {
                 "1",
             ),
             (r#"{"jsonrpc":null,"id":1}"#, "Expected 'jsonrpc' to be a String with value '2.0', but got 'null'", "1"),
+            (r#"{"jsonrpc":[2]}"#, "Expected 'jsonrpc' to be a String with value '2.0', but got '[2]'", "null"),
             (r#"{"jsonrpc":"2.0","id":"a"}"#, "Missing 'method' field", "\"a\""),
             (r#"{"jsonrpc":"2.0","method":1,"id":-1}"#, "Expected 'method' to be a String", "-1"),
             (
