@@ -146,8 +146,8 @@ async fn the_page_shows_the_status_and_finds_events_and_queries_no_other_server(
     assert_eq!(browser.evaluate("document.getElementById('problems').hidden"), true);
     let port = node.address().port();
     drop(node);
-    browser
-        .wait_until(&format!("/Log casper: the source .*:{port} is (reconnecting|unreachable)\\./.test({problems})"));
+    let states = "(reconnecting|connections exhausted)";
+    browser.wait_until(&format!("/Log casper: the source .*:{port} is {states}\\./.test({problems})"));
     assert_eq!(browser.evaluate("document.title"), "1 problem – Sidecar");
 
     // Figures of a server that is gone are marked as old. The page reconnects by itself.

@@ -248,7 +248,7 @@ function secondsBetween(before, status) {
 }
 
 const isAway = (source) => source.status !== "connected" && source.status !== "preparing" && source.status !== "connecting";
-const stateOf = ({ status }) => (status === "connections_exhausted" ? "unreachable" : status);
+const stateOf = ({ status }) => status.replaceAll("_", " ");
 const lostOf = ({ lost }) => lost.missing + lost.damaged + lost.marked;
 
 // What is not as it should be, the gravest first.
