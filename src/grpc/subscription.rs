@@ -2,6 +2,7 @@
 //!
 //! gRPC streams have no replay. What an upstream sent between two subscriptions is a gap, and the log marks from when to when.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +21,9 @@ use super::json::JsonForm;
 use super::options::StreamOptions;
 use super::recorded::{Recorded, RecordingError, Stored, subscription};
 use super::rules::Rpc;
-use super::upstream::{Call, Upstream};
+use super::upstream::{Call, DEAD_UNNOTICED_MAX, Upstream};
 use crate::engine::backoff::Backoff;
+use crate::engine::counters::microseconds;
 use crate::engine::ingest::newest_received;
 use crate::engine::source::{BATCH_BYTES, BATCH_EVENTS_MAX, Batch, Connection, End, Received, now};
 
@@ -113,8 +115,10 @@ impl Subscription {
                 return Lost::ReceiverGone;
             }
         }
+        let begun = now();
         let lost = self.read(&rpc, &mut call, &connection, out).await;
-        *received_until = Some(now());
+        *received_until =
+            Some(received_before(&lost, self.counters.last_received.get().unwrap_or(begun).max(begun), now()));
         lost
     }
 
@@ -182,6 +186,35 @@ impl Subscription {
     }
 }
 
+/// Until when everything was received. What the upstream ends is whole; a connection that broke may have been dead for as
+/// long as that takes to be noticed.
+fn received_before(lost: &Lost, newest: Timestamp, now: Timestamp) -> Timestamp {
+    match lost {
+        Lost::Status(status) if status.source().is_some() => {
+            newest.max(now.saturating_sub(microseconds(DEAD_UNNOTICED_MAX))).min(now)
+        }
+        _ => now,
+    }
+}
+
 async fn described(mut schema: watch::Receiver<Option<Arc<Schema>>>) -> Option<Arc<Schema>> {
     schema.wait_for(Option::is_some).await.ok().and_then(|schema| schema.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_begins_before_a_connection_that_broke_was_noticed_and_after_what_was_received() {
+        let second = 1_000_000;
+        let now = 1_000 * second;
+        let broken = || Lost::Status(Status::from_error(Box::new(std::io::Error::other("broken"))));
+        let unnoticed = microseconds(DEAD_UNNOTICED_MAX);
+        assert_eq!(received_before(&broken(), now - 3 * second, now), now - 3 * second);
+        assert_eq!(received_before(&broken(), 0, now), now - unnoticed);
+        assert_eq!(received_before(&broken(), now + second, now), now, "a clock that was set back");
+        assert_eq!(received_before(&Lost::Status(Status::unavailable("the upstream says so")), 0, now), now);
+        assert_eq!(received_before(&Lost::Ended, 0, now), now);
+    }
 }

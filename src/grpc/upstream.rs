@@ -28,6 +28,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an open connection is asked whether it is alive, and how long it may take to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// So long a connection may be dead before that is noticed.
+pub(super) const DEAD_UNNOTICED_MAX: Duration = PING_INTERVAL.saturating_add(PING_TIMEOUT);
 /// Calls on one connection: half of what servers usually allow.
 const CALLS_PER_CONNECTION: usize = 100;
 /// What a stream may have in flight that is not read yet.
