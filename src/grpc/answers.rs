@@ -121,10 +121,17 @@ impl Writing {
             out.extend_from_slice(b"data: ");
             self.json.write_event_data(message, out)?;
         } else if self.kind == AnswerKind::Raw && self.response_body.is_none() {
+            out.extend_from_slice(b"data: ");
             let data = raw_data(message);
-            for (number, line) in data.split(|byte| matches!(byte, b'\n' | b'\r')).enumerate() {
-                out.extend_from_slice(if number > 0 { b"\ndata: " } else { b"data: " });
-                out.extend_from_slice(line);
+            let mut before = b' ';
+            for byte in &data {
+                match byte {
+                    // The second half of one line end.
+                    b'\n' if before == b'\r' => {}
+                    b'\n' | b'\r' => out.extend_from_slice(b"\ndata: "),
+                    byte => out.push(*byte),
+                }
+                before = *byte;
             }
         } else {
             out.extend_from_slice(b"data: ");

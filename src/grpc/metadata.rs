@@ -17,8 +17,8 @@ const GATEWAY_PREFIX: &str = "grpcgateway-";
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Headers of HTTP that pass with the gateway's prefix.
-const PASSED: [HeaderName; 17] = [
+/// Headers of HTTP that pass with the gateway's prefix: those that grpc-gateway passes.
+const PASSED: [HeaderName; 24] = [
     header::ACCEPT,
     header::ACCEPT_CHARSET,
     header::ACCEPT_LANGUAGE,
@@ -33,8 +33,15 @@ const PASSED: [HeaderName; 17] = [
     header::IF_MATCH,
     header::IF_MODIFIED_SINCE,
     header::IF_NONE_MATCH,
+    HeaderName::from_static("if-schedule-tag-match"),
+    header::IF_UNMODIFIED_SINCE,
+    header::MAX_FORWARDS,
+    header::ORIGIN,
+    header::PRAGMA,
     header::REFERER,
     header::USER_AGENT,
+    header::VIA,
+    header::WARNING,
     header::AUTHORIZATION,
 ];
 
@@ -151,6 +158,7 @@ mod tests {
         let sent = headers(&[
             ("host", "example.org"),
             ("user-agent", "curl"),
+            ("origin", "https://example.org"),
             ("authorization", "Bearer x"),
             ("grpc-metadata-tenant", "blue"),
             ("grpc-metadata-key-bin", "AAE="),
@@ -167,6 +175,7 @@ mod tests {
         let expected = [
             ("grpcgateway-host", "example.org"),
             ("grpcgateway-user-agent", "curl"),
+            ("grpcgateway-origin", "https://example.org"),
             ("grpcgateway-authorization", "Bearer x"),
             ("authorization", "Bearer x"),
             ("tenant", "blue"),
