@@ -328,3 +328,31 @@ impl http_body::Body for StreamedBody {
         Poll::Ready(Some(Ok(Frame::data(piece.into()))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fuzzing::schema;
+    use super::*;
+
+    #[test]
+    fn each_line_of_raw_bytes_is_a_line_of_data_however_it_ends() {
+        let text = "syntax = \"proto3\"; package test; import \"google/api/httpbody.proto\";
+                    message Holder { google.api.HttpBody body = 1; }";
+        let pool = schema(text).pool().clone();
+        let mut message = DynamicMessage::new(pool.get_message_by_name("google.api.HttpBody").unwrap());
+        message.set_field_by_name("data", prost_reflect::Value::Bytes(Bytes::from_static(b"a\r\nb\rc\n\n")));
+        let writing = Writing {
+            framing: Framing::EventStream,
+            errors: Errors::Event,
+            kind: AnswerKind::Raw,
+            json: JsonForm::default(),
+            wraps_results: true,
+            is_fork: false,
+            response_body: None,
+            pool,
+        };
+        let mut out = Vec::new();
+        writing.message(&message, &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "data: a\ndata: b\ndata: c\ndata: \ndata: \n\n");
+    }
+}

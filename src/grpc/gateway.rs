@@ -422,8 +422,7 @@ impl Streamed<'_> {
             let trailing = tokio::time::timeout_at(deadline, messages.trailers()).await.map_err(|_| status::late())?;
             let trailing = trailing.map_err(in_time)?;
             metadata::add_headers(&mut headers, std::mem::take(leading));
-            let takes_trailers =
-                self.head.headers.get(header::TE).is_some_and(|te| te.as_bytes().ends_with(b"trailers"));
+            let takes_trailers = names(&self.head.headers, &header::TE, "trailers");
             if let Some(trailing) = trailing.filter(|_| takes_trailers) {
                 metadata::add_trailers(&mut trailers, trailing);
             }
