@@ -124,7 +124,7 @@ pub(crate) fn descriptor_set(bytes: &[u8]) {
         Ok(Ok(())) => {}
         Ok(Err(error)) | Err(error) => assert!(!error.to_string().is_empty()),
     }
-    serde_json::from_slice::<IgnoredAny>(&openapi::document(&routes, false)).unwrap();
+    serde_json::from_slice::<IgnoredAny>(&openapi::document(&routes, false, true)).unwrap();
     for binding in routes.bindings() {
         let values = vec!["1".to_owned(); binding.template.variables().len()];
         let found = Found { binding: Arc::clone(binding), values, is_form: false };

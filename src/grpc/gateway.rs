@@ -277,7 +277,7 @@ impl Served {
                 None => undescribed.push(upstream.name().to_owned()),
             }
         }
-        let openapi = openapi::document(&routes, options.json.use_proto_names);
+        let openapi = openapi::document(&routes, options.json.use_proto_names, options.wraps_results);
         Ok(Served { routes, openapi, undescribed })
     }
 

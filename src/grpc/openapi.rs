@@ -14,11 +14,14 @@ const PARAMETER_DEPTH_MAX: usize = 4;
 const PARAMETERS_MAX: usize = 500;
 
 /// The document, as JSON.
-pub(super) fn document(routes: &Routes, use_proto_names: bool) -> Bytes {
+pub(super) fn document(routes: &Routes, use_proto_names: bool, wraps_results: bool) -> Bytes {
     let mut schemas = Schemas { use_proto_names, known: BTreeMap::new() };
     let mut paths: BTreeMap<String, Map<String, Json>> = BTreeMap::new();
+    let mut bindings_of: BTreeMap<&str, usize> = BTreeMap::new();
     for binding in routes.bindings() {
-        let operation = operation(binding, &mut schemas);
+        let number = bindings_of.entry(binding.rpc.method.full_name()).or_default();
+        *number += 1;
+        let operation = operation(binding, *number, wraps_results, &mut schemas);
         let operations = paths.entry(binding.template.to_string()).or_default();
         operations.insert(binding.method.as_str().to_ascii_lowercase(), operation);
     }
@@ -42,8 +45,11 @@ pub(super) fn document(routes: &Routes, use_proto_names: bool) -> Bytes {
     document.to_string().into()
 }
 
-fn operation(binding: &Binding, schemas: &mut Schemas) -> Json {
+/// Of a method's binding with this number, counted from 1.
+fn operation(binding: &Binding, number: usize, wraps_results: bool, schemas: &mut Schemas) -> Json {
     let method = &binding.rpc.method;
+    // An id is one operation's.
+    let suffix = if number > 1 { number.to_string() } else { String::new() };
     let mut parameters = Vec::new();
     for variable in binding.template.variables() {
         let name = variable.field.join(".");
@@ -58,7 +64,10 @@ fn operation(binding: &Binding, schemas: &mut Schemas) -> Json {
         (None, _) => schemas.message(&method.output()),
     };
     let content = if method.is_server_streaming() {
-        let line = json!({ "type": "object", "properties": { "result": answer } });
+        let line = match wraps_results {
+            true => json!({ "type": "object", "properties": { "result": answer } }),
+            false => answer.clone(),
+        };
         json!({ "text/event-stream": { "schema": answer }, "application/json": { "schema": line } })
     } else {
         json!({ "application/json": { "schema": answer } })
@@ -66,7 +75,7 @@ fn operation(binding: &Binding, schemas: &mut Schemas) -> Json {
     let error = json!({ "$ref": "#/components/schemas/Error" });
     let error = json!({ "description": "An error.", "content": { "application/json": { "schema": error } } });
     let mut operation = json!({
-        "operationId": format!("{}.{}", method.parent_service().full_name(), method.name()),
+        "operationId": format!("{}.{}{suffix}", method.parent_service().full_name(), method.name()),
         "tags": [method.parent_service().full_name()],
         "parameters": parameters,
         "responses": { "200": { "description": "The answer.", "content": content }, "default": error },
@@ -206,15 +215,24 @@ mod tests {
                message Tree { string name = 1; repeated Tree children = 2; int64 big = 3; Colour colour = 4;
                               google.protobuf.Timestamp at = 5; map<string, Tree> named = 6; Tree parent = 7; }
                service S {
-                   rpc Watch(Tree) returns (stream Tree) { option (google.api.http) = { get: "/watch/{name}" }; }
+                   rpc Watch(Tree) returns (stream Tree) { option (google.api.http) = {
+                       get: "/watch/{name}" additional_bindings { get: "/watch" } }; }
                    rpc Put(Tree) returns (Tree) { option (google.api.http) = { put: "/tree" body: "*" }; }
                }"#,
         );
         let mut routes = Routes::default();
         routes.add(bindings(0, &schema, false).unwrap()).unwrap();
-        let document: Json = serde_json::from_slice(&document(&routes, false)).unwrap();
+        let of = |wraps_results| serde_json::from_slice::<Json>(&document(&routes, false, wraps_results)).unwrap();
+        let document = of(true);
         let watch = &document["paths"]["/watch/{name}"]["get"];
         assert_eq!(watch["operationId"], "test.S.Watch");
+        assert_eq!(document["paths"]["/watch"]["get"]["operationId"], "test.S.Watch2");
+        let line = |document: &Json| {
+            let content = &document["paths"]["/watch"]["get"]["responses"]["200"]["content"];
+            content["application/json"]["schema"].clone()
+        };
+        let tree = json!({ "$ref": "#/components/schemas/test.Tree" });
+        assert_eq!((&line(&document)["properties"]["result"], &line(&of(false))), (&tree, &tree));
         let names: Vec<&str> =
             watch["parameters"].as_array().unwrap().iter().map(|known| known["name"].as_str().unwrap()).collect();
         assert!(names.starts_with(&["name", "big", "colour", "at", "parent.name"]), "{names:?}");
