@@ -26,7 +26,7 @@ use super::json::JsonForm;
 use super::metadata;
 use super::openapi;
 use super::options::{EventForm, Options};
-use super::rules::{AnswerKind, Binding, BodyRule, Found, NoRoute, Routes, bindings};
+use super::rules::{AnswerKind, Binding, BodyRule, Found, NoRoute, Routes, RuleError, bindings};
 use super::status;
 use super::upstream::{Call, Upstream};
 use crate::engine::http::about;
@@ -107,8 +107,8 @@ impl Gateway {
         upstreams: Vec<Arc<Upstream>>,
         open_streams: OpenStreams,
         counters: Arc<GatewayCounters>,
-    ) -> Result<Gateway, super::rules::RuleError> {
-        let served = RwLock::new(Arc::new(Served::of(&options, &upstreams)?));
+    ) -> Result<Gateway, RuleError> {
+        let served = RwLock::new(Arc::new(Served::of(&options, &upstreams, |_, error| Err(error))?));
         let (bodies, answers) = (BodyMemory::new(options.message_bytes_max), AnswerMemory::default());
         Ok(Gateway { options, upstreams, served, open_streams, bodies, answers, counters })
     }
@@ -116,12 +116,13 @@ impl Gateway {
     /// Serves what an upstream has described by reflection, once it has.
     pub(super) async fn describe(&self, upstream: &Upstream) {
         upstream.describe().await;
-        match Served::of(&self.options, &self.upstreams) {
-            Ok(served) => *self.served.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(served),
-            Err(error) => {
-                let upstream = upstream.name();
-                tracing::error!(upstream, %error, "the methods of the upstream are not served; correct its rules, then restart");
-            }
+        let refused = |upstream: &Upstream, error| {
+            let upstream = upstream.name();
+            tracing::error!(upstream, %error, "the methods of the upstream are not served; correct its rules, then restart");
+            Ok(())
+        };
+        if let Ok(served) = Served::of(&self.options, &self.upstreams, refused) {
+            *self.served.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(served);
         }
     }
 
@@ -268,14 +269,22 @@ impl Gateway {
 }
 
 impl Served {
-    fn of(options: &Options, upstreams: &[Arc<Upstream>]) -> Result<Served, super::rules::RuleError> {
+    /// Without the upstreams whose rules cannot be served, as long as `refused` lets that pass.
+    fn of(
+        options: &Options,
+        upstreams: &[Arc<Upstream>],
+        refused: impl Fn(&Upstream, RuleError) -> Result<(), RuleError>,
+    ) -> Result<Served, RuleError> {
         let mut routes = Routes::default();
         let mut undescribed = Vec::new();
         for (place, upstream) in upstreams.iter().enumerate() {
-            match &*upstream.schema().borrow() {
-                Some(schema) => routes.add(bindings(place, schema, options.generate_unbound_methods)?)?,
-                None => undescribed.push(upstream.name().to_owned()),
-            }
+            let schema = upstream.schema().borrow().clone();
+            let Some(schema) = schema else {
+                undescribed.push(upstream.name().to_owned());
+                continue;
+            };
+            let added = bindings(place, &schema, options.generate_unbound_methods).and_then(|all| routes.add(all));
+            added.or_else(|error| refused(upstream, error))?;
         }
         let openapi = openapi::document(&routes, options.json.use_proto_names, options.wraps_results);
         Ok(Served { routes, openapi, undescribed })
@@ -470,5 +479,41 @@ pub(super) fn called(method: &Method, headers: &HeaderMap) -> Result<(Method, bo
             let text = "the header X-HTTP-Method-Override does not name a method; set it to GET, PUT, PATCH or DELETE";
             Status::invalid_argument(text)
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::options::{DescriptorSource, UpstreamOptions};
+    use super::*;
+    use crate::engine::stream::PortOptions;
+
+    #[tokio::test]
+    async fn an_upstream_with_rules_of_another_one_is_left_out_and_the_others_are_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let upstream = |name: &str, path: &str| {
+            let file = folder.path().join(format!("{name}.proto"));
+            let rule = format!("option (google.api.http) = {{ get: \"{path}\" }};");
+            let text = format!(
+                "syntax = \"proto3\"; package {name}; import \"google/api/annotations.proto\"; message M {{}}
+                 service S {{ rpc Own(M) returns (M) {{ option (google.api.http) = {{ get: \"/{name}\" }}; }}
+                              rpc Same(M) returns (M) {{ {rule} }} }}"
+            );
+            std::fs::write(&file, text).unwrap();
+            let descriptors = DescriptorSource::Protos { files: vec![file], include_paths: Vec::new() };
+            let (name, address) = (name.to_owned(), "http://127.0.0.1:1".to_owned());
+            let options = UpstreamOptions { name, address, ca_certificate: None, descriptors };
+            Arc::new(Upstream::open(&options, 1 << 20).unwrap())
+        };
+        let upstreams = [upstream("first", "/same"), upstream("second", "/same"), upstream("third", "/other")];
+        let options = Options::new(PortOptions::default(), Vec::new());
+        let served = Served::of(&options, &upstreams, |_, _| Ok(())).unwrap();
+        let is_served = |path: &str| served.routes.find(&Method::GET, path, false).is_ok();
+        assert_eq!(["/first", "/same", "/second", "/third", "/other"].map(is_served), [true, true, false, true, true]);
+        let refused = Served::of(&options, &upstreams, |upstream, error| {
+            assert_eq!(upstream.name(), "second");
+            Err(error)
+        });
+        assert!(refused.is_err());
     }
 }

@@ -244,7 +244,7 @@ pub enum NoRoute {
 }
 
 impl Routes {
-    /// Adds an upstream's bindings.
+    /// Adds an upstream's bindings, or none of them.
     ///
     /// # Errors
     /// For two that match the same requests.
@@ -253,14 +253,14 @@ impl Routes {
             let is_same = |known: &&Arc<Binding>| {
                 known.method == binding.method && known.template.shape() == binding.template.shape()
             };
-            if let Some(known) = self.bindings.iter().find(is_same) {
+            if let Some(known) = self.bindings.iter().chain(&added).find(is_same) {
                 let problem = Problem::Duplicate {
                     request: format!("{} {}", binding.method, binding.template),
                     other: known.rpc.method.full_name().to_owned(),
                 };
                 return Err(RuleError { method: binding.rpc.method.full_name().to_owned(), problem });
             }
-            self.bindings.push(Arc::new(binding));
+            added.push(Arc::new(binding));
         }
         Ok(())
     }
@@ -270,6 +270,7 @@ impl Routes {
         &self.bindings
     }
 
+        let mut added: Vec<Arc<Binding>> = Vec::new();
     /// Finds the binding that was added last of those that match. A `form` can replace a GET.
     ///
     /// # Errors
@@ -283,6 +284,7 @@ impl Routes {
             match binding.template.matches(&segments) {
                 Ok(None) => {}
                 Ok(Some(values)) if binding.method == *method => {
+        self.bindings.append(&mut added);
                     // Only a POST has a form: another method is the one that the form names.
                     return Ok(found(values, form && *method != Method::POST));
                 }
