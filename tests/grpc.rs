@@ -331,6 +331,30 @@ async fn bodies_that_arrive_slowly_take_no_more_than_the_memory_for_bodies() {
 }
 
 #[tokio::test]
+async fn a_body_of_unknown_length_takes_room_only_when_it_is_not_small() {
+    let court = Court::open().await;
+    let begun = "POST /v1/echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"top\r\n";
+    let mut unfinished = Vec::new();
+    for _ in 0..80 {
+        let mut stream = TcpStream::connect(court.address()).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        unfinished.push(stream);
+    }
+    let client = sidecar::sse_client::stream::http_client(PATIENCE).unwrap();
+    for bytes in [10, 100_000, 2 << 20] {
+        let topic = "b".repeat(bytes);
+        let pieces = ["{\"topic\":\"".to_owned(), topic, "\"}".to_owned()].map(Ok::<_, std::io::Error>);
+        let body = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
+        let request = client.post(format!("http://{}/v1/echo", court.address())).body(body);
+        let answer = request.timeout(PATIENCE / 3).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        assert_eq!(answer["event"].as_str().map(str::len), Some(bytes));
+    }
+    drop(unfinished);
+}
+
+#[tokio::test]
 async fn a_single_answer_comes_whole_whether_it_needs_room_or_not() {
     let court = Court::open().await;
     for bytes in [10, 100_000, 2 * MIB as usize] {

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use axum::BoxError;
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::request::Parts;
@@ -31,7 +32,9 @@ use super::status;
 use super::upstream::{Call, Upstream};
 use crate::engine::http::about;
 use crate::engine::http::access::Client;
-use crate::engine::http::memory::{AnswerMemory, BodyMemory, BodyRoom, Crowded, NotTaken, Pieces, SMALL_BYTES, Shape};
+use crate::engine::http::memory::{
+    AnswerMemory, BodyMemory, BodyRoom, Crowded, FREE_BYTES, NotTaken, Pieces, SMALL_BYTES, Shape,
+};
 use crate::engine::http::weights::names;
 use crate::engine::stream::{Framing, OpenStream, OpenStreams};
 
@@ -173,11 +176,11 @@ impl Gateway {
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
+        let scalars = binding.scalars;
         let (body, room) = match (&binding.body, found.is_form) {
             (BodyRule::None, false) => (Bytes::new(), BodyRoom::default()),
-            (_, is_form) => {
-                self.read(body, Client::of(&head.extensions), if is_form { Shape::Form } else { Shape::Json }).await?
-            }
+            (_, true) => self.read(body, Client::of(&head.extensions), Shape::Form(scalars)).await?,
+            (_, false) => self.read(body, Client::of(&head.extensions), Shape::Json(scalars)).await?,
         };
         let (message, room) = self.message(found, head.uri.query(), body, room).await?;
         let time = metadata::deadline(&head.headers).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -249,20 +252,35 @@ impl Gateway {
             return Err(too_large());
         }
         let client = client.map(|client| client.ip());
-        let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok()).unwrap_or(most);
-        let room = self.bodies.arriving(client, length).await?;
-        let body = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
-            Ok(Err(error)) => return Err(Status::cancelled(format!("the body has broken off: {error}")).into()),
-            Err(_) => {
-                return Err(Refused {
-                    status: Status::deadline_exceeded("the body has not arrived in time"),
-                    http: Some(StatusCode::REQUEST_TIMEOUT),
-                    allow: None,
-                });
-            }
+        let is_late = |_| Refused {
+            status: Status::deadline_exceeded("the body has not arrived in time"),
+            http: Some(StatusCode::REQUEST_TIMEOUT),
+            allow: None,
         };
+        let broken = |error: BoxError| match error.is::<http_body_util::LengthLimitError>() {
+            true => too_large(),
+            false => Status::cancelled(format!("the body has broken off: {error}")).into(),
+        };
+        let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
+        let mut body = Limited::new(body, most);
+        let (mut start, begun) = (Vec::new(), Instant::now());
+        if length.is_none() {
+            // Most are small, and then they need no room.
+            let starting = async {
+                while start.len() <= FREE_BYTES
+                    && let Some(frame) = body.frame().await
+                {
+                    start.extend_from_slice(frame?.data_ref().map_or(&[], Bytes::as_ref));
+                }
+                Ok::<_, BoxError>(())
+            };
+            tokio::time::timeout(BODY_TIMEOUT, starting).await.map_err(is_late)?.map_err(broken)?;
+        }
+        let time_left = BODY_TIMEOUT.saturating_sub(begun.elapsed());
+        let expected = length.unwrap_or(if start.len() <= FREE_BYTES { start.len() } else { most });
+        let room = self.bodies.arriving(client, expected).await?;
+        let rest = tokio::time::timeout(time_left, body.collect()).await.map_err(is_late)?.map_err(broken)?.to_bytes();
+        let body = if start.is_empty() { rest } else { [start.as_slice(), &rest].concat().into() };
         let room = self.bodies.arrived(client, room, &body, shape).await?;
         Ok((body, room))
     }

@@ -3,6 +3,7 @@
 //! An upstream's [`Schema`] flows in; [`Binding`]s flow out, and [`Routes`] finds the one that a request is for. A method
 //! without a rule is bound by `generate_unbound_methods` only. Methods that take a stream of requests have no form in HTTP.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::http::Method;
@@ -10,6 +11,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Me
 
 use super::descriptors::Schema;
 use super::template::{BadEscape, Template, TemplateError};
+use crate::engine::http::memory::Scalars;
 
 /// The message whose methods are event streams.
 const EVENT_SOURCE: &str = "gateway.EventSource";
@@ -47,6 +49,8 @@ pub struct Binding {
     pub template: Template,
     /// What the request's body is.
     pub body: BodyRule,
+    /// What the scalars of a body become.
+    pub scalars: Scalars,
     /// The field of the answer that is sent instead of the whole.
     pub response_body: Option<FieldDescriptor>,
     /// Who answers.
@@ -127,8 +131,9 @@ pub fn bindings(upstream: usize, schema: &Schema, generate_unbound: bool) -> Res
             Some(rule) => add_rule(rule, &rpc, false, &mut bindings).map_err(wrong)?,
             None if generate_unbound => {
                 let template = Template::parse(&rpc.path()).map_err(|error| wrong(error.into()))?;
-                let (method, body) = (Method::POST, BodyRule::Whole);
-                bindings.push(Binding { method, template, body, response_body: None, rpc: Arc::clone(&rpc) });
+                let scalars = scalars_of(&rpc.method.input());
+                let (method, body, rpc) = (Method::POST, BodyRule::Whole, Arc::clone(&rpc));
+                bindings.push(Binding { method, template, body, scalars, response_body: None, rpc });
             }
             None => {}
         }
@@ -155,7 +160,8 @@ fn add_rule(
     };
     let response_body = text(rule, "response_body");
     let response_body = (!response_body.is_empty()).then(|| field_of(&output, &response_body)).transpose()?;
-    bindings.push(Binding { method, template, body, response_body, rpc: Arc::clone(rpc) });
+    let scalars = scalars_of(&input);
+    bindings.push(Binding { method, template, body, scalars, response_body, rpc: Arc::clone(rpc) });
     let additional = rule.get_field_by_name("additional_bindings");
     let additional = additional.as_deref().and_then(|value| value.as_list()).unwrap_or_default();
     if is_additional && !additional.is_empty() {
@@ -190,6 +196,21 @@ fn text(message: &DynamicMessage, field: &str) -> String {
 fn field_of(message: &MessageDescriptor, name: &str) -> Result<FieldDescriptor, Problem> {
     let missing = || Problem::NoField { field: name.to_owned(), message: message.full_name().to_owned() };
     message.get_field_by_name(name).ok_or_else(missing)
+}
+
+/// What becomes of a scalar in the JSON of a message: a message of its own where there is one of the known types, such as
+/// `google.protobuf.Value` or a wrapper.
+fn scalars_of(message: &MessageDescriptor) -> Scalars {
+    let (mut seen, mut next) = (HashSet::new(), vec![message.clone()]);
+    while let Some(message) = next.pop() {
+        if message.full_name().starts_with("google.protobuf.") {
+            return Scalars::Messages;
+        }
+        if seen.insert(message.full_name().to_owned()) {
+            next.extend(message.fields().filter_map(|field| field.kind().as_message().cloned()));
+        }
+    }
+    Scalars::Values
 }
 
 /// A path can hold one value of a simple type, or of a well-known type that is written as a text.
@@ -249,6 +270,7 @@ impl Routes {
     /// # Errors
     /// For two that match the same requests.
     pub fn add(&mut self, bindings: Vec<Binding>) -> Result<(), RuleError> {
+        let mut added: Vec<Arc<Binding>> = Vec::new();
         for binding in bindings {
             let is_same = |known: &&Arc<Binding>| {
                 known.method == binding.method && known.template.shape() == binding.template.shape()
@@ -262,6 +284,7 @@ impl Routes {
             }
             added.push(Arc::new(binding));
         }
+        self.bindings.append(&mut added);
         Ok(())
     }
 
@@ -270,7 +293,6 @@ impl Routes {
         &self.bindings
     }
 
-        let mut added: Vec<Arc<Binding>> = Vec::new();
     /// Finds the binding that was added last of those that match. A `form` can replace a GET.
     ///
     /// # Errors
@@ -284,7 +306,6 @@ impl Routes {
             match binding.template.matches(&segments) {
                 Ok(None) => {}
                 Ok(Some(values)) if binding.method == *method => {
-        self.bindings.append(&mut added);
                     // Only a POST has a form: another method is the one that the form names.
                     return Ok(found(values, form && *method != Method::POST));
                 }
@@ -356,6 +377,20 @@ mod tests {
         let purge = Method::from_bytes(b"PURGE").unwrap();
         assert!(routes.find(&purge, "/v1/one", true).unwrap().is_form, "the form names its method");
         assert!(!routes.find(&Method::POST, "/v1/one", true).unwrap().is_form, "the POST itself is served");
+    }
+
+    #[test]
+    fn a_message_that_leads_to_a_known_type_has_scalars_that_become_messages() {
+        let text = "syntax = \"proto3\"; package test; import \"google/protobuf/wrappers.proto\";
+                    message Plain { string name = 1; Plain inner = 2; map<string, Plain> all = 3; }
+                    message Deep { Plain plain = 1; map<string, Holder> holders = 2; }
+                    message Holder { repeated google.protobuf.Int32Value values = 1; }";
+        let schema = schema(text);
+        let of = |name: &str| scalars_of(&schema.pool().get_message_by_name(name).unwrap());
+        assert_eq!(
+            ["test.Plain", "test.Holder", "test.Deep"].map(of),
+            [Scalars::Values, Scalars::Messages, Scalars::Messages]
+        );
     }
 
     #[test]

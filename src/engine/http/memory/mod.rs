@@ -23,7 +23,7 @@ use super::places::counted_client;
 use super::turns;
 
 pub use answers::{AnswerMemory, GrowingAnswer, LARGE_ANSWERS_BYTES, MIDDLING_BYTES, SMALL_BYTES, Ungrown};
-pub use bodies::{BodyMemory, BodyRoom, NotTaken, Shape};
+pub use bodies::{BodyMemory, BodyRoom, FREE_BYTES, NotTaken, Scalars, Shape};
 pub use pieces::Pieces;
 
 /// One address of another machine has at most this part of a pool: see [`counted_client`].
@@ -109,6 +109,12 @@ impl Pool {
 
     fn part_units(&self) -> usize {
         self.units / CLIENTS_MIN
+    }
+
+    /// What a client may have at most.
+    fn part_bytes(&self, client: Option<IpAddr>) -> usize {
+        let is_counted = client.and_then(counted_client).is_some();
+        UNIT_BYTES * if is_counted { self.part_units() } else { self.units }
     }
 
     fn part_of(&self, client: IpAddr) -> Arc<Semaphore> {
