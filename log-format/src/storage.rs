@@ -183,7 +183,7 @@ pub trait Storage: Send + Sync {
     fn name(&self) -> String;
 }
 
-/// A storage on top of another one, which changes how some files are opened, created or used. All else is done by the one
+/// A storage on top of another one, which changes how some files are opened, created, renamed or used. All else is done by the one
 /// below: every layer is a [`Storage`].
 pub trait Layer: Send + Sync {
     /// The storage below.
@@ -204,6 +204,14 @@ pub trait Layer: Send + Sync {
     fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
         self.below().open(name, write)
     }
+
+    /// As [`Storage::rename`].
+    ///
+    /// # Errors
+    /// What the storage below answers.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.below().rename(from, to)
+    }
 }
 
 impl<L: Layer> Storage for L {
@@ -220,7 +228,7 @@ impl<L: Layer> Storage for L {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.below().rename(from, to)
+        Layer::rename(self, from, to)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

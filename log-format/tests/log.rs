@@ -6,13 +6,16 @@ use std::{
     io,
     ops::ControlFlow,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
+    time::Duration,
 };
 
 use sidecar_log_format::{
-    ApiVersion, Error, Event, Kind, Log, LossKind, Missing, Opened, Read, ReadOptions, WriteOptions, Writer,
+    ApiVersion, Error, Event, Kind, Log, LossKind, Missing, Opened, Read, ReadOptions, RewriteOptions, WriteOptions,
+    Writer,
     storage::{Directory, File, FileLayer, Layer, Storage},
 };
 
@@ -314,6 +317,120 @@ fn an_event_committed_during_the_search_for_a_time_is_not_skipped() {
     assert_eq!(log.head().next_sequence, 11, "it was committed meanwhile");
     assert_eq!(log.start_at_time(1_000_010).unwrap(), 10);
     assert_eq!(log.start_at_time(1_000_011).unwrap(), 11);
+}
+
+/// A folder in which something else happens just after a file was opened, once; that file is given out in the hands of a
+/// witness.
+struct Overtaken {
+    directory: Directory,
+    after_open: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    witness: Mutex<Weak<()>>,
+}
+
+struct Witnessed {
+    file: Arc<dyn File>,
+    _witness: Arc<()>,
+}
+
+impl FileLayer for Witnessed {
+    fn below(&self) -> &dyn File {
+        self.file.as_ref()
+    }
+}
+
+impl Layer for Overtaken {
+    fn below(&self) -> &dyn Storage {
+        &self.directory
+    }
+
+    fn open(&self, name: &str, write: bool) -> io::Result<Arc<dyn File>> {
+        let file = self.directory.open(name, write)?;
+        let after_open = self.after_open.lock().unwrap().take();
+        let Some(happens) = after_open else { return Ok(file) };
+        let witness = Arc::new(());
+        *self.witness.lock().unwrap() = Arc::downgrade(&witness);
+        happens();
+        Ok(Arc::new(Witnessed { file, _witness: witness }))
+    }
+}
+
+#[test]
+fn a_segment_that_is_replaced_or_dropped_while_a_reader_opens_it_is_not_kept_open() {
+    for is_dropped in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Arc::new(Overtaken {
+            directory: Directory::at(directory.path()),
+            after_open: Mutex::default(),
+            witness: Mutex::default(),
+        });
+        let Opened { mut writer, log, .. } = Writer::open(Arc::clone(&storage) as Arc<dyn Storage>, options()).unwrap();
+        append(&mut writer, 0..900);
+        let maintenance = writer.maintenance();
+        let second = maintenance.sealed_segments()[1];
+        *storage.after_open.lock().unwrap() = Some(Box::new(move || match is_dropped {
+            true => assert_eq!(maintenance.drop_before(second).unwrap(), 1),
+            false => assert!(maintenance.rewrite(0, RewriteOptions::default()).unwrap().is_some()),
+        }));
+        assert!(log.outline(0).unwrap().is_some(), "the reader that has begun gets what it has opened");
+        assert!(storage.witness.lock().unwrap().upgrade().is_none(), "dropped: {is_dropped}");
+        assert_eq!(log.outline(0).unwrap().is_some(), !is_dropped);
+    }
+}
+
+/// A folder in which a rename hangs for as long as a test wants.
+struct SlowRename {
+    directory: Directory,
+    begun: mpsc::Sender<()>,
+    hanging: Arc<Mutex<()>>,
+}
+
+impl Layer for SlowRename {
+    fn below(&self) -> &dyn Storage {
+        &self.directory
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.begun.send(()).unwrap();
+        drop(self.hanging.lock().unwrap());
+        Storage::rename(&self.directory, from, to)
+    }
+}
+
+#[test]
+fn readers_and_the_writer_do_not_wait_for_the_disk_that_puts_a_rewritten_segment_in_place() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Writer::open(storage(&directory), options()).unwrap());
+    let (begun, has_begun) = mpsc::channel();
+    let hanging = Arc::default();
+    let slow = SlowRename { directory: Directory::at(directory.path()), begun, hanging: Arc::clone(&hanging) };
+    let Opened { mut writer, log, .. } =
+        Writer::open(Arc::new(slow), WriteOptions { segment_bytes_max: 1 << 20, ..options() }).unwrap();
+    append(&mut writer, 0..900);
+    let hangs = hanging.lock().unwrap();
+    std::thread::scope(|scope| {
+        // The segments are begun by a rename, too.
+        scope.spawn(|| writer.seal_now(1));
+        has_begun.recv_timeout(Duration::from_secs(10)).unwrap();
+        drop(hangs);
+    });
+    let maintenance = writer.maintenance();
+    let rewritten = maintenance.sealed_segments()[0];
+    let hangs = hanging.lock().unwrap();
+    let (done, is_done) = mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| maintenance.rewrite(rewritten, RewriteOptions::default()).unwrap().unwrap());
+        has_begun.recv_timeout(Duration::from_secs(10)).unwrap();
+        scope.spawn(|| {
+            assert_eq!(log.ends(), Some((0, 899)));
+            assert!(log.outline(0).unwrap().is_some());
+            append(&mut writer, 900..910);
+            done.send(()).unwrap();
+        });
+        let in_time = is_done.recv_timeout(Duration::from_secs(10));
+        drop(hangs);
+        in_time.expect("nobody waits");
+    });
+    assert_eq!(log.ends(), Some((0, 909)));
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub(crate) struct Shared {
     pub(super) committed: Condvar,
     /// Held while a sealed segment is rewritten: one at a time.
     pub(crate) rewriting: Mutex<()>,
-    /// Held while segments are dropped, so that they go oldest first.
+    /// Held while segments are dropped, so that they go oldest first, and while a rewritten one is put in place.
     pub(crate) dropping: Mutex<()>,
 }
 
@@ -133,6 +133,8 @@ impl Sealed {
 struct OpenSegments {
     by_sequence: BTreeMap<Sequence, (u64, Arc<Sealed>)>,
     clock: u64,
+    /// Counts how often a segment was forgotten.
+    forgotten: u64,
 }
 
 impl OpenSegments {
@@ -220,7 +222,9 @@ impl Shared {
     /// Forgets what is in memory of events and segments: sequences may name other events now.
     pub(super) fn forget_all(&self) {
         self.cache.clear();
-        *self.lock_open() = OpenSegments::default();
+        let mut open = self.lock_open();
+        open.forgotten += 1;
+        open.by_sequence.clear();
     }
 
     /// Replaces all that is known of the segments after the log was recovered: what was read before may not be there any
@@ -249,7 +253,9 @@ impl Shared {
         if removed {
             self.segments.write().unwrap_or_else(PoisonError::into_inner).sealed.remove(&first_sequence);
         }
-        self.lock_open().by_sequence.remove(&first_sequence);
+        let mut open = self.lock_open();
+        open.forgotten += 1;
+        open.by_sequence.remove(&first_sequence);
     }
 
     /// A segment that was to be removed may still be there.
@@ -264,14 +270,13 @@ impl Shared {
         first_sequence: Sequence,
         replace: impl FnOnce() -> Result<()>,
     ) -> Result<bool> {
-        {
-            // The writer takes a segment off this list before it removes its file, so the removed cannot come back.
-            let segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-            if !segments.sealed.contains(&first_sequence) {
-                return Ok(false);
-            }
-            replace()?;
+        // A drop takes a segment off the list before it removes its file, and holds this lock: so the removed cannot come
+        // back. Readers need the list all the time, and must not wait for the disk.
+        let _no_drop = self.dropping.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.read_segments().sealed.contains(&first_sequence) {
+            return Ok(false);
         }
+        replace()?;
         self.forget(first_sequence, false);
         Ok(true)
     }
@@ -291,15 +296,20 @@ impl Shared {
     }
 
     pub(crate) fn open_sealed(&self, first_sequence: Sequence) -> Result<Arc<Sealed>> {
-        if let Some(found) = self.opened(first_sequence) {
-            return Ok(found);
-        }
+        let forgotten = match self.opened(first_sequence) {
+            Ok(found) => return Ok(found),
+            Err(forgotten) => forgotten,
+        };
         // Read outside the lock: others need not wait for this disk read.
         let sealed = Arc::new(self.open_of_this_log(first_sequence)?);
         if sealed.is_provisional {
             return Ok(sealed);
         }
         let mut open = self.lock_open();
+        // A file that was replaced or removed meanwhile would stay open, and its room taken.
+        if open.forgotten != forgotten || !self.read_segments().sealed.contains(&first_sequence) {
+            return Ok(sealed);
+        }
         open.clock += 1;
         let clock = open.clock;
         open.by_sequence.insert(first_sequence, (clock, Arc::clone(&sealed)));
@@ -338,12 +348,14 @@ impl Shared {
         }
     }
 
-    fn opened(&self, first_sequence: Sequence) -> Option<Arc<Sealed>> {
+    /// The segment if it is open; else how often one was forgotten so far.
+    fn opened(&self, first_sequence: Sequence) -> std::result::Result<Arc<Sealed>, u64> {
         let mut open = self.lock_open();
         open.clock += 1;
         let clock = open.clock;
-        let (used, sealed) = open.by_sequence.get_mut(&first_sequence)?;
+        let forgotten = open.forgotten;
+        let (used, sealed) = open.by_sequence.get_mut(&first_sequence).ok_or(forgotten)?;
         *used = clock;
-        Some(Arc::clone(sealed))
+        Ok(Arc::clone(sealed))
     }
 }
