@@ -2,7 +2,8 @@
 //!
 //! Batches of all sources flow in through one bounded channel; events leave in one order, durable first, then visible. A
 //! commit starts when the last has ended and takes what is queued, at most [`COMMIT_BYTES_MAX`]; while a source has more
-//! waiting and the block has room, it continues to fill, at most [`FILL_TIME_MAX`].
+//! waiting and the block has room, it continues to fill, at most [`FILL_TIME_MAX`]. What is known already fills nothing, so
+//! a commit also takes what is queued for no longer than [`TAKE_TIME_MAX`].
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
@@ -27,6 +28,8 @@ use crate::engine::source::{BATCH_BYTES, BATCH_EVENTS_MAX, Batch, Connection, Re
 
 /// How long a commit waits for a source that has more.
 const FILL_TIME_MAX: Duration = Duration::from_millis(2);
+/// How long one commit takes what is queued: a source that repeats known events without end must not put it off.
+const TAKE_TIME_MAX: Duration = Duration::from_millis(100);
 /// How much wire form one commit takes: several blocks, so that under load the syncs cost a small part of the time.
 const COMMIT_BYTES_MAX: usize = 2 << 20;
 /// How long to wait before a full device is tried again.
@@ -119,20 +122,20 @@ impl Committer {
     }
 
     /// Appends a batch and what follows it closely.
-    fn fill(&mut self, first: Batch) -> Result<(), IngestError> {
-        let deadline = Instant::now() + FILL_TIME_MAX;
+    pub(super) fn fill(&mut self, first: Batch) -> Result<(), IngestError> {
+        let begun = Instant::now();
         let mut batch = first;
         loop {
             let more_waits = is_full(&batch);
             self.take(batch)?;
-            if self.writer.uncommitted_bytes() >= COMMIT_BYTES_MAX {
+            if self.writer.uncommitted_bytes() >= COMMIT_BYTES_MAX || begun.elapsed() >= TAKE_TIME_MAX {
                 return Ok(());
             }
             batch = match self.batches.try_recv() {
                 Ok(next) => next,
                 Err(_) if !more_waits || self.writer.is_block_full() => return Ok(()),
                 Err(_) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
+                    let left = FILL_TIME_MAX.saturating_sub(begun.elapsed());
                     match self.runtime.block_on(async { tokio::time::timeout(left, self.batches.recv()).await }) {
                         Ok(Some(next)) => next,
                         _ => return Ok(()),

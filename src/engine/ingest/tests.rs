@@ -78,6 +78,24 @@ async fn what_was_appended_and_not_committed_when_the_index_was_found_damaged_is
 }
 
 #[tokio::test]
+async fn a_source_that_repeats_known_events_without_end_does_not_put_off_the_commit_of_new_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = write_options(&Notes::default(), [1; 16], 1);
+    let Opened { writer, log, .. } =
+        Writer::open(Arc::new(Directory::create(folder.path().join("log")).unwrap()), write).unwrap();
+    let (sender, batches) = mpsc::channel(500);
+    let start = Start { batches, ..start(writer, log, folder.path().join("index.redb")) };
+    let mut committer = start.begin().unwrap();
+    let connection = Arc::new(connection("source"));
+    let batch = |events| Batch::Events { connection: Arc::clone(&connection), events };
+    // More than is looked at in any time that a commit may wait.
+    while sender.try_send(batch((0..500).map(|_| note("a", 0)).collect())).is_ok() {}
+    committer.fill(batch(vec![note("a", 0)])).unwrap();
+    assert!(!committer.batches.is_empty(), "the rest waits for the next commit");
+    assert!(committer.writer.uncommitted_bytes() > 0);
+}
+
+#[tokio::test]
 async fn what_the_log_cannot_hold_is_refused_once_and_everything_else_is_stored() {
     let folder = tempfile::tempdir().unwrap();
     let (live, Run { batches, ended, .. }) = LiveLog::open(options(folder.path())).unwrap();
