@@ -1,37 +1,58 @@
 //! Events too large to be held in memory: sent piece by piece, each read when the client takes it.
 //!
-//! A decoder half-way through an event holds up to 8 MiB, so only a few are open, for all clients together. The one used
-//! longest ago is closed for a new one; its client, when it comes back, opens another and skips what it has had. So no
-//! stalled client holds memory or makes others wait, and no thread ever waits for a client.
+//! A decoder half-way through an event holds up to 8 MiB, so only a few clients have one. The others wait in line for a turn.
+//! If they did not, clients that take their pieces in alternation would close each other's decoders, and each piece would be
+//! decoded from the event's start. A client has its turn for a second, and then for as long as nobody waits: so a stalled
+//! client does not hold others up. When its next turn comes, it opens another decoder and skips what it has had. No thread
+//! ever waits for a client.
 
 use std::{
-    collections::VecDeque,
     io::{self, Read as _},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use sidecar_log_format::LargeEvent;
+use tokio::{
+    sync::{Mutex as AsyncMutex, Notify},
+    time::Instant,
+};
 
 use super::rendering::Rendering;
 
-/// Decoders that are open between two pieces.
-const READERS_MAX: usize = 4;
+/// Clients that have their turn at the same time, each with an open decoder between two pieces.
+const TURNS_MAX: usize = 4;
+/// How long a client keeps its turn though others wait.
+const TURN_TIME: Duration = Duration::from_secs(1);
 /// Bytes read at a time.
 const PIECE_BYTES: u64 = 64 << 10;
 
-/// The open decoders, the one used longest ago in front.
+/// The open decoders, and the line of clients that wait for a turn.
 #[derive(Default)]
 pub(super) struct LargeReaders {
-    idle: Mutex<VecDeque<Idle>>,
+    turns: Mutex<Vec<Turn>>,
+    /// Held by the first in line while it waits.
+    line: AsyncMutex<()>,
+    /// Notified when a turn may have become free.
+    freed: Notify,
     next_id: AtomicU64,
 }
 
-struct Idle {
+/// One client's turn.
+struct Turn {
     id: u64,
+    begun: Instant,
+    /// Nobody takes the turn meanwhile.
+    is_reading: bool,
+    open: Option<Open>,
+}
+
+/// A decoder between two pieces.
+struct Open {
     at: u64,
     reader: Box<dyn io::Read + Send>,
 }
@@ -43,6 +64,8 @@ pub(super) struct LargePass {
     rendering: Option<Arc<dyn Rendering>>,
     readers: Arc<LargeReaders>,
     id: u64,
+    /// Bytes of the form that are not sent, or were sent before.
+    begin: u64,
     /// Bytes of the form that were passed.
     at: u64,
 }
@@ -66,7 +89,8 @@ impl LargePass {
             None => event.shape().row(0).map_or(0, |row| row.range().start as u64),
         };
         let id = readers.next_id.fetch_add(1, Ordering::Relaxed);
-        LargePass { event, rendering, readers: Arc::clone(readers), id, at: preamble + sent as u64 }
+        let begin = preamble + sent as u64;
+        LargePass { event, rendering, readers: Arc::clone(readers), id, begin, at: begin }
     }
 
     /// The next piece has been read.
@@ -74,7 +98,19 @@ impl LargePass {
         self.at += bytes as u64;
     }
 
-    /// What reads the next piece, on a thread that may block; `None` if the rendering leaves the event out.
+    /// Whether a piece has been read.
+    pub(super) fn has_begun(&self) -> bool {
+        self.at > self.begin
+    }
+
+    /// Waits for the client's turn to read a piece, unless it still has one.
+    pub(super) fn turn(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (readers, id) = (Arc::clone(&self.readers), self.id);
+        async move { readers.turn(id).await }
+    }
+
+    /// What reads the next piece in the client's turn, on a thread that may block; `None` if the rendering leaves the event
+    /// out.
     pub(super) fn read_piece(&self) -> impl FnOnce() -> io::Result<Option<LargePiece>> + Send + use<> {
         let (event, rendering) = (Arc::clone(&self.event), self.rendering.clone());
         let (readers, id, at) = (Arc::clone(&self.readers), self.id, self.at);
@@ -96,7 +132,7 @@ impl LargePass {
                 None => at >= event.wire_bytes(),
             };
             if !is_last {
-                readers.put(Idle { id, at, reader });
+                readers.put(id, Open { at, reader });
             }
             Ok(Some(LargePiece { bytes: Bytes::from(piece), is_last }))
         }
@@ -105,28 +141,67 @@ impl LargePass {
 
 impl Drop for LargePass {
     fn drop(&mut self) {
-        self.readers.lock().retain(|idle| idle.id != self.id);
+        self.readers.lock().retain(|turn| turn.id != self.id);
+        self.readers.freed.notify_one();
     }
 }
 
 impl LargeReaders {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Idle>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Turn>> {
         // Nothing in here can stop half-way through a change.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn turn(&self, id: u64) {
+        if let Some(turn) = self.lock().iter_mut().find(|turn| turn.id == id) {
+            turn.is_reading = true;
+            return;
+        }
+        let _first = self.line.lock().await;
+        while let Err(due) = self.begin(id) {
+            let is_due = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.freed.notified() => {}
+                () = is_due => {}
+            }
+        }
+    }
+
+    /// Gives this client a turn that is free, or that another one has had for long enough; else says when one may be taken, if
+    /// that is known.
+    fn begin(&self, id: u64) -> Result<(), Option<Instant>> {
+        let now = Instant::now();
+        let mut turns = self.lock();
+        if turns.len() >= TURNS_MAX {
+            let idle = turns.iter().enumerate().filter(|(_, turn)| !turn.is_reading);
+            let earliest = idle.map(|(place, turn)| (place, turn.begun + TURN_TIME)).min_by_key(|(_, due)| *due);
+            let Some((place, due)) = earliest else { return Err(None) };
+            if due > now {
+                return Err(Some(due));
+            }
+            turns.remove(place);
+        }
+        turns.push(Turn { id, begun: now, is_reading: true, open: None });
+        Ok(())
     }
 
     fn take(&self, id: u64, at: u64) -> Option<Box<dyn io::Read + Send>> {
-        let mut idle = self.lock();
-        let found = idle.iter().position(|idle| idle.id == id && idle.at == at)?;
-        idle.remove(found).map(|idle| idle.reader)
+        let mut turns = self.lock();
+        let open = turns.iter_mut().find(|turn| turn.id == id)?.open.take()?;
+        (open.at == at).then_some(open.reader)
     }
 
-    fn put(&self, reader: Idle) {
-        let mut idle = self.lock();
-        if idle.len() >= READERS_MAX {
-            idle.pop_front();
+    /// Keeps the decoder of a client that has read a piece; one whose client has left is closed.
+    fn put(&self, id: u64, open: Open) {
+        if let Some(turn) = self.lock().iter_mut().find(|turn| turn.id == id) {
+            (turn.is_reading, turn.open) = (false, Some(open));
         }
-        idle.push_back(reader);
+        self.freed.notify_one();
     }
 }
 

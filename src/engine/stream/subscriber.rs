@@ -183,7 +183,7 @@ impl Subscriber {
         }
         loop {
             if let Some(reading) = &mut self.reading {
-                let outcome = ready!(reading.as_mut().poll(context));
+                let Poll::Ready(outcome) = reading.as_mut().poll(context) else { return self.poll_silence(context) };
                 self.reading = None;
                 match outcome.and_then(|outcome| self.accept(outcome)) {
                     Ok(Some(bytes)) => return Poll::Ready(Some(self.finish(bytes))),
@@ -221,6 +221,24 @@ impl Subscriber {
         }
     }
 
+    /// Waits until a message is due because a read takes long.
+    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
+        let is_within_event =
+            self.cursor.event_bytes_sent() > 0 || self.large.as_ref().is_some_and(LargePass::has_begun);
+        if is_within_event {
+            return Poll::Pending;
+        }
+        let keep_alive = ready!(self.poll_keep_alive(context));
+        Poll::Ready(Some(self.finish(keep_alive)))
+    }
+
+    /// The client's position, or a comment, when nothing was sent for a while.
+    fn poll_keep_alive(&mut self, context: &mut Context<'_>) -> Poll<Bytes> {
+        ready!(self.keep_alive.poll(context));
+        let mark = self.cursor.take_progress();
+        Poll::Ready(mark.unwrap_or_else(|| self.cursor.framing().keep_alive()))
+    }
+
     /// Waits for a commit (`None`), or until another message is due.
     fn poll_wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         self.count();
@@ -232,9 +250,7 @@ impl Subscriber {
         {
             return Poll::Ready(Some(farewell.bytes.clone()));
         }
-        ready!(self.keep_alive.poll(context));
-        let mark = self.cursor.take_progress();
-        Poll::Ready(Some(mark.unwrap_or_else(|| self.cursor.framing().keep_alive())))
+        self.poll_keep_alive(context).map(Some)
     }
 
     fn accept(&mut self, outcome: Outcome) -> Result<Option<Bytes>, StreamError> {
@@ -392,8 +408,12 @@ impl Subscriber {
     }
 
     fn read_large_piece(&self, large: &LargePass) -> Reading {
-        let read = large.read_piece();
-        self.on_blocking_thread(move || Ok(Outcome::LargePiece(read()?)))
+        let (turn, read) = (large.turn(), large.read_piece());
+        let reading = self.on_blocking_thread(move || Ok(Outcome::LargePiece(read()?)));
+        Box::pin(async move {
+            turn.await;
+            reading.await
+        })
     }
 
     fn on_blocking_thread(&self, job: impl FnOnce() -> Result<Outcome, StreamError> + Send + 'static) -> Reading {

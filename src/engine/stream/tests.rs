@@ -1,6 +1,14 @@
 //! Streams in another form than the stored one, and logs side by side.
 
-use std::{io, net::Ipv4Addr, sync::Arc};
+use std::{
+    io,
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::body::{Body, HttpBody};
 use axum::http::{Method, Request, StatusCode, header};
@@ -8,7 +16,7 @@ use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use serde_json::Value;
-use sidecar_log_format::{FrameForm, Kind, LargeEvent, Row, Sequence};
+use sidecar_log_format::{FrameForm, Kind, LargeEvent, Log, ReadOptions, Row, Sequence, storage::Directory};
 use tokio::sync::watch;
 
 use super::{
@@ -38,6 +46,11 @@ fn stored(port: &Port, start: Sequence, until: Sequence) -> Subscription {
 
 fn rendered(port: &Port, rendering: impl Rendering, start: Sequence, until: Sequence) -> Subscription {
     Subscription { rendering: Some(Arc::new(rendering)), ..stored(port, start, until) }
+}
+
+/// The log with nothing in memory.
+fn log_of_another_process(written: &Written) -> Log {
+    Log::open(Arc::new(Directory::at(written.directory.path())), ReadOptions::default()).unwrap()
 }
 
 async fn bytes(body: Body) -> Vec<u8> {
@@ -209,6 +222,87 @@ async fn a_farewell_goes_to_streams_that_have_one_and_a_silent_stream_stays_aliv
     hub.say_farewell();
     assert_eq!(next(&mut with).await, "bye\n");
     assert_eq!(next(&mut without).await, "\n");
+}
+
+#[tokio::test]
+async fn a_stream_that_waits_long_for_a_read_is_not_silent_meanwhile() {
+    tokio::time::pause();
+    let written = Written::steps(300);
+    let resources = Arc::new(Resources::new(1));
+    let (port, log) = (port(ReplayChunks::Event), log_of_another_process(&written));
+    let (_committed, head) = watch::channel(log.head());
+    let hub = Hub::new(log, head, Arc::clone(&resources), &[CLASS]);
+    let others_read = resources.decoders.acquire().await.unwrap();
+    let selected = Subscription { kinds: FAULT.bit(), ..stored(&port, 7, 299) };
+    for wanted in [stored(&port, 7, 299), selected] {
+        let mut body = hub.subscribe(wanted);
+        for _ in 0..2 {
+            let begun = tokio::time::Instant::now();
+            let keep_alive = tokio::time::timeout(Duration::from_secs(60), next(&mut body)).await.unwrap();
+            assert_eq!((keep_alive.as_str(), begun.elapsed().as_secs()), (":\n\n", 15));
+        }
+    }
+    drop(others_read);
+    assert_eq!(text(hub.subscribe(stored(&port, 7, 299))).await, format!("{VERSION_FRAME}{}", frames(7..300)));
+}
+
+/// Lines of JSON, and how often a large event was opened for one of their readers.
+#[derive(Clone)]
+struct Opening {
+    lines: JsonLines,
+    opened: Arc<AtomicUsize>,
+}
+
+impl Rendering for Opening {
+    fn id(&self) -> u16 {
+        901
+    }
+
+    fn framing(&self) -> Framing {
+        self.lines.framing()
+    }
+
+    fn render(&self, row: &Row<'_>, payload: &[u8], out: &mut Vec<u8>) {
+        self.lines.render(row, payload, out);
+    }
+
+    fn render_large(&self, event: &LargeEvent) -> io::Result<Option<Box<dyn io::Read + Send>>> {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        self.lines.render_large(event)
+    }
+}
+
+#[tokio::test]
+async fn a_large_event_is_opened_once_for_each_of_many_clients_and_a_client_that_stalls_holds_no_other_up() {
+    // The clock stands while threads read.
+    tokio::time::pause();
+    let mut written = Written::new();
+    written.announce(version(2, 0));
+    let large = "x".repeat(2 << 20);
+    written.append(STEP, &large);
+    written.commit();
+    let hub = hub(&written, &Arc::new(Resources::new(2)));
+    let port = port(ReplayChunks::Event);
+    let opening = Opening { lines: JsonLines::of(&written.log), opened: Arc::default() };
+    let subscribe = || hub.subscribe(rendered(&port, opening.clone(), 0, 0));
+    let whole = format!("{{\"data\":{{\"ApiVersion\":\"2.0.0\"}}}}\n{{\"id\":0,\"text\":\"{large}\"}}\n");
+    let read = futures_util::future::join_all((0..12).map(|_| text(subscribe()))).await;
+    assert!(read.iter().all(|text| *text == whole));
+    assert_eq!(opening.opened.load(Ordering::Relaxed), 12);
+
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        let mut body = subscribe();
+        let begun = next(&mut body).await + &next(&mut body).await;
+        stalled.push((body, begun));
+    }
+    let begun = tokio::time::Instant::now();
+    assert!(text(subscribe()).await == whole);
+    assert_eq!(begun.elapsed().as_secs(), 1, "it has waited for one of them, and no longer");
+    for (body, begun) in stalled {
+        assert!(begun + &text(body).await == whole);
+    }
+    assert_eq!(opening.opened.load(Ordering::Relaxed), 12 + 4 + 1 + 1, "one has lost its turn");
 }
 
 #[tokio::test]
