@@ -44,6 +44,8 @@ const READS_MAX: usize = 16;
 /// Requests for metrics at a time, those in line included. The other connections are left to supervisors and
 /// browsers.
 const SCRAPES_MAX: usize = CONNECTIONS_MAX - feed::STREAMS_MAX - READS_MAX - 8;
+/// Statuses that are rendered at a time.
+const RENDERINGS_MAX: usize = 2;
 /// Paths that are open to clients without a token.
 const OPEN_PATHS: &[&str] = &["/health", "/", "/page.css", "/page.js", "/page.svg"];
 
@@ -59,9 +61,25 @@ struct Shared {
     limits: Limits,
     scrapes: Semaphore,
     reads: Semaphore,
+    renderings: Arc<Semaphore>,
     feed: Feed,
     disks: Disks,
     started: Instant,
+}
+
+impl Shared {
+    fn new(parts: Parts, limits: Limits) -> Shared {
+        Shared {
+            parts,
+            limits,
+            scrapes: Semaphore::new(SCRAPES_MAX),
+            reads: Semaphore::new(READS_MAX),
+            renderings: Arc::new(Semaphore::new(RENDERINGS_MAX)),
+            feed: Feed::default(),
+            disks: Disks::default(),
+            started: Instant::now(),
+        }
+    }
 }
 
 impl Server {
@@ -96,15 +114,7 @@ impl Server {
     /// Shows `parts` until `cancel` is done; then every connection is cut.
     pub async fn run(self, mut parts: Parts, cancel: impl Future<Output = ()>) {
         parts.fronts.push(("admin", Arc::clone(self.front.counters())));
-        let shared = Arc::new(Shared {
-            parts,
-            limits: self.limits,
-            scrapes: Semaphore::new(SCRAPES_MAX),
-            reads: Semaphore::new(READS_MAX),
-            feed: Feed::default(),
-            disks: Disks::default(),
-            started: Instant::now(),
-        });
+        let shared = Arc::new(Shared::new(parts, self.limits));
         let cors = middleware::from_fn_with_state((self.origins, PageMethods::Read), let_pages_in);
         let router = Router::new().fallback(respond).with_state(Arc::clone(&shared)).layer(cors);
         let render = || {
@@ -207,9 +217,14 @@ fn stream(body: Option<Body>) -> Response {
 
 /// The status as JSON.
 async fn status(shared: &Arc<Shared>) -> Result<Vec<u8>, String> {
+    let permit = Arc::clone(&shared.renderings).acquire_owned().await;
     let rendered = tokio::task::spawn_blocking({
         let shared = Arc::clone(shared);
-        move || serde_json::to_vec(&Status::of(&shared.parts, &shared.disks, shared.started))
+        move || {
+            // It goes with the work: on a disk that hangs, that does not end when its client leaves.
+            let _permit = permit;
+            serde_json::to_vec(&Status::of(&shared.parts, &shared.disks, shared.started))
+        }
     });
     rendered.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
@@ -232,10 +247,14 @@ fn unsniffed(mut response: Response) -> Response {
 }
 
 async fn metrics(shared: &Arc<Shared>) -> Response {
-    let _turn = shared.limits.turn(None).await;
+    let turn = shared.limits.turn(None).await;
     let collected = tokio::task::spawn_blocking({
         let shared = Arc::clone(shared);
-        move || metrics::text(&shared.parts)
+        move || {
+            // As a permit for the status.
+            let _turn = turn;
+            metrics::text(&shared.parts)
+        }
     });
     match collected.await {
         Ok(metrics) => text(StatusCode::OK, metrics),
@@ -270,11 +289,18 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::time::Duration;
 
+    use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
+    use tokio::sync::watch;
 
     use super::*;
+    use crate::admin::Logged;
+    use crate::engine::failing_reads::log_of_blocks;
     use crate::engine::http::ListenOptions;
+    use crate::engine::ingest::LiveLog;
+    use crate::engine::stream::{Hub, Resources};
+    use crate::engine::testing::options;
 
     async fn ask(address: SocketAddr, path: &str) -> TcpStream {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -287,6 +313,28 @@ mod tests {
     fn every_file_of_the_page_is_open_to_a_browser_that_has_no_token_yet() {
         assert!(page::PATHS.iter().all(|(path, _)| OPEN_PATHS.contains(path)));
         assert_eq!(OPEN_PATHS.len(), page::PATHS.len() + 1, "and nothing else is, but for the health");
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_while_the_disk_hangs_keeps_its_turn_so_that_threads_do_not_pile_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, _run) = LiveLog::open(options(&folder.path().join("live"))).unwrap();
+        let (log, reads) = log_of_blocks(&folder.path().join("hanging"), &[100]);
+        let (_committed, head) = watch::channel(log.head());
+        let hub = Hub::new(log.clone(), head, Arc::new(Resources::new(1)), &[]);
+        let logged = Logged { log, ..Logged::of("notes", &live, hub.counters(), &Arc::default()) };
+        let parts = Parts { logs: vec![logged], ..Parts::default() };
+        let shared = Arc::new(Shared::new(parts, Limits::new(1, 1000)));
+        drop(shared.limits.turn(None).await);
+
+        let hanging = reads.hang();
+        assert!(metrics(&shared).now_or_never().is_none());
+        assert!(shared.limits.turn(None).now_or_never().is_none());
+        assert!((0..2 * RENDERINGS_MAX).all(|_| status(&shared).now_or_never().is_none()));
+        assert_eq!(shared.renderings.available_permits(), 0);
+        drop(hanging);
+        assert_eq!(metrics(&shared).await.status(), StatusCode::OK);
+        assert!(status(&shared).await.is_ok());
     }
 
     #[tokio::test]
