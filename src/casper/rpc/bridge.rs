@@ -11,6 +11,7 @@ use casper_types::{
 };
 use serde::Serialize;
 
+use super::apart::LARGE_BYTES;
 use super::failure::{Code, Failure};
 use super::from_log::LogAnswers;
 use super::node_link::{
@@ -58,11 +59,23 @@ pub(super) struct Node<'a> {
     log: Option<LogAnswers>,
     waited_microseconds: AtomicU64,
     has_used_log: AtomicBool,
+    has_large_answer: AtomicBool,
 }
 
 impl<'a> Node<'a> {
     pub(super) fn new(link: &'a NodeLink, log: Option<LogAnswers>) -> Self {
-        Node { link, log, waited_microseconds: AtomicU64::new(0), has_used_log: AtomicBool::new(false) }
+        Node {
+            link,
+            log,
+            waited_microseconds: AtomicU64::new(0),
+            has_used_log: AtomicBool::new(false),
+            has_large_answer: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the node has sent something that takes long to decode.
+    pub(super) fn has_large_answer(&self) -> bool {
+        self.has_large_answer.load(Ordering::Relaxed)
     }
 
     /// Whether something was answered from the log.
@@ -81,6 +94,11 @@ impl<'a> Node<'a> {
         let answer = self.link.ask(&request).await;
         let microseconds = microseconds(begun.elapsed());
         self.waited_microseconds.fetch_add(microseconds, Ordering::Relaxed);
+        if answer.as_ref().is_ok_and(|answer| answer.bytes() > LARGE_BYTES) {
+            self.has_large_answer.store(true, Ordering::Relaxed);
+            // The call is worked on apart from here on.
+            tokio::task::yield_now().await;
+        }
         Ok(answer)
     }
 

@@ -4,12 +4,14 @@
 //! binary port flow out to the node, its answers flow back and become results. Without the node, calls wait or fail
 //! until it is back; where that is switched on, the log answers some of them.
 //!
-//! - `server`: HTTP. Beside it `cors` and `rate_limit`, and `cache` for answers that never change.
+//! - `server`: HTTP. Beside it `cors` and `rate_limit`, `apart` for calls that take long to work on, and `cache` for answers
+//!   that never change.
 //! - `json_rpc`, `params`, `failure`: JSON-RPC, in the reference's words.
 //! - `methods`: what can be called; `bridge`: what a method works with.
 //! - `node_link`: the link; `from_log`: what the log answers while there is none.
 //! - `counters`: what happened, for the metrics.
 
+mod apart;
 mod bridge;
 mod cache;
 mod cors;
@@ -37,6 +39,7 @@ pub use from_log::LogAnswers;
 pub use node_link::{Backoff, LinkCounters, LinkError, LinkState, NodeLink, NodeLinkOptions};
 pub use server::{Role, Server, ServerOptions};
 
+use apart::Apart;
 use cache::Cache;
 
 /// What is bridged, and how.
@@ -73,11 +76,12 @@ pub struct Watch {
 #[derive(Clone, Default)]
 pub struct LogSlot(Arc<Mutex<Option<LogAnswers>>>);
 
-/// What the requests and answers of both servers may take.
+/// What the requests and answers of both servers may take of memory and threads.
 struct Memory {
     bodies: BodyMemory,
     answers: AnswerMemory,
     finishing: Finishing,
+    apart: Apart,
 }
 
 impl LogSlot {
@@ -105,6 +109,7 @@ impl Rpc {
             bodies: BodyMemory::new(usize::try_from(body_bytes_max).unwrap_or(usize::MAX)),
             answers: AnswerMemory::default(),
             finishing: Finishing::default(),
+            apart: Apart::default(),
         });
         let bind = |options| Server::bind(options, watch.clone(), Arc::clone(&cache), Arc::clone(&memory));
         let bound = servers.into_iter().map(bind);

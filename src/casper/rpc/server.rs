@@ -15,6 +15,7 @@ use futures_util::stream::{self, StreamExt};
 use http_body_util::BodyExt;
 use serde_json::Value;
 
+use super::apart::LARGE_BYTES;
 use super::bridge::Node;
 use super::cache::Cache;
 use super::cors::{self, Checked};
@@ -278,7 +279,8 @@ impl Shared {
 
     async fn answer(&self, body: Bytes, room: BodyRoom, asking: Asking<'_>) -> Response {
         let batch_max = usize::try_from(self.options.batch_requests_max).unwrap_or(usize::MAX);
-        let (bytes, parsed) = (body.len(), json_rpc::parse(&body, batch_max));
+        let bytes = body.len();
+        let parsed = self.memory.apart.run(|| bytes > LARGE_BYTES, async { json_rpc::parse(&body, batch_max) }).await;
         drop(body);
         let (id, answer, answer_room) = match parsed {
             json_rpc::Body::One(entry) => match self.answer_entry(entry, bytes, &asking).await {
@@ -403,7 +405,8 @@ impl Shared {
             return Err(Failure::new(Code::MethodNotFound, text));
         };
         let node = Node::new(&self.watch.link, self.watch.log.get());
-        let outcome = self.answer_or_cached(method, params, &node).await;
+        let answering = self.answer_or_cached(method, params, &node);
+        let outcome = self.memory.apart.run(|| bytes > LARGE_BYTES || node.has_large_answer(), answering).await;
         let (time, failure) = (begun.elapsed(), outcome.as_ref().err().map(|failure| failure.code));
         if let Some(counters) = self.watch.counters.of(method) {
             counters.count(bytes, time, node.waited(), failure);

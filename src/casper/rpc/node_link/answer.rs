@@ -92,6 +92,11 @@ fn take_bytes(from: &mut Bytes, count: u32) -> Option<Bytes> {
 }
 
 impl Answer {
+    /// How long the value is, in the node's form.
+    pub(crate) fn bytes(&self) -> usize {
+        self.payload.len()
+    }
+
     /// For a request that is answered with an error code only: an error, or nothing.
     pub(crate) fn accepted(&self) -> Result<(), LinkError> {
         match self.error {
