@@ -36,6 +36,12 @@ pub trait Dialect: fmt::Debug + Send + Sync + 'static {
         0
     }
 
+    /// The rule by which events are identified, where it depends on more than the dialect. Identities made by another rule are
+    /// made again.
+    fn identity_rule(&self) -> String {
+        String::new()
+    }
+
     /// The events that count up without holes, if there are such.
     fn series(&self) -> Option<Series> {
         None

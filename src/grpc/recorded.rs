@@ -128,7 +128,8 @@ impl Recorded {
             if number == 0 {
                 time = value.parse().unwrap_or_default();
             }
-            hasher.update(&[0]).update(value.as_bytes());
+            // With its name: of another field the same value is another event.
+            hasher.update(&[0]).update(path.as_bytes()).update(&[0]).update(value.as_bytes());
         }
         let mut hash = [0; 16];
         hasher.finalize_xof().fill(&mut hash);
@@ -163,6 +164,10 @@ impl Dialect for Recorded {
 
     fn unidentified_kinds(&self) -> u64 {
         if self.identity_fields.is_empty() { u64::MAX } else { 0 }
+    }
+
+    fn identity_rule(&self) -> String {
+        format!("fields {:?}, name in {:?}", self.identity_fields, self.event_field)
     }
 }
 
@@ -343,6 +348,17 @@ mod tests {
         assert_eq!(event("ping").facts, event("ping").facts);
         assert_eq!(events.marked_kinds(), u64::MAX);
         assert_eq!(recorded(&options("test.S/Events", None, &[]), true).unidentified_kinds(), u64::MAX);
+    }
+
+    #[test]
+    fn the_same_value_of_another_field_is_another_event() {
+        let recorded_by = |field: &str| recorded(&options("test.S/Watch", None, &[field]), false);
+        let ball = message("test.Ball", r#"{"ballId":"7","kind":"7"}"#);
+        let [one, other] = ["ball_id", "kind"].map(recorded_by);
+        let identity =
+            |stream: &Recorded| stream.store(&ball, AnswerKind::Json, JsonForm::default()).unwrap().facts.identity;
+        assert_ne!(identity(&one), identity(&other));
+        assert_ne!(one.identity_rule(), other.identity_rule());
     }
 
     #[test]

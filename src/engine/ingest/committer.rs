@@ -6,7 +6,7 @@
 //! a commit also takes what is queued for no longer than [`TAKE_TIME_MAX`].
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -22,7 +22,7 @@ use super::disk::Disk;
 use super::gaps::{Gap, Gaps};
 use super::identity::{self, Durable, Fingerprint, IdentityIndex, IdentityIndexError, Known, Opened, Room};
 use super::remembered::{Remembered, identity_mark};
-use super::{IngestError, SharedForgetter};
+use super::{IndexState, IngestError, SharedIndexState};
 use crate::engine::dialect::{Dialect, Identity, facts_of};
 use crate::engine::source::{BATCH_BYTES, BATCH_EVENTS_MAX, Batch, Connection, Received, Timestamp, now};
 
@@ -45,8 +45,7 @@ pub(super) struct Committer {
     pub(super) index: IdentityIndex,
     pub(super) index_file: PathBuf,
     pub(super) index_options: identity::Options,
-    /// Taken away while the index is rebuilt.
-    pub(super) forgetter: SharedForgetter,
+    pub(super) index_state: SharedIndexState,
     pub(super) gaps: Gaps,
     pub(super) batches: mpsc::Receiver<Batch>,
     pub(super) committed: watch::Sender<Head>,
@@ -334,8 +333,9 @@ impl Committer {
             writer.sync()
         })?;
         self.committed.send_replace(head);
-        self.set_forgetter(None);
-        let opened = IdentityIndex::rebuild(&self.index_file, self.log.id(), damage, self.index_options);
+        self.index_state.set(IndexState::Incomplete);
+        let rule = self.dialect.identity_rule();
+        let opened = IdentityIndex::rebuild(&self.index_file, self.log.id(), &rule, damage, self.index_options);
         let Opened { index, checkpoint, .. } = opened?;
         self.index = index;
         let read = self.read_into_index(checkpoint);
@@ -348,13 +348,9 @@ impl Committer {
             })?;
         }
         read?;
-        self.set_forgetter(Some(self.index.forgetter()));
+        self.index_state.set(IndexState::Complete(self.index.forgetter()));
         info!(seconds = begun.elapsed().as_secs(), "the identity index is rebuilt; ingest resumes");
         Ok(())
-    }
-
-    fn set_forgetter(&self, forgetter: Option<identity::Forgetter>) {
-        *self.forgetter.lock().unwrap_or_else(PoisonError::into_inner) = forgetter;
     }
 
     pub(super) fn commit(&mut self) -> Result<(), IngestError> {
@@ -421,7 +417,7 @@ impl Committer {
         match self.read_into_index(checkpoint) {
             Err(IngestError::Index(IdentityIndexError::Damaged { how, .. })) => self.rebuild_index(how),
             result => {
-                self.set_forgetter(Some(self.index.forgetter()));
+                self.index_state.set(IndexState::Complete(self.index.forgetter()));
                 result
             }
         }

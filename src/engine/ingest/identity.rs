@@ -181,6 +181,8 @@ impl IdentityIndexError {
 pub struct LogPosition<'a> {
     /// The log's id.
     pub id: [u8; 16],
+    /// The [rule](crate::engine::dialect::Dialect::identity_rule) by which its events are identified.
+    pub rule: &'a str,
     /// The sequence of its last durable event.
     pub head: Option<Sequence>,
     /// The oldest sequence that it still holds.
@@ -250,8 +252,8 @@ impl IdentityIndex {
     }
 
     /// Sets aside the damaged file of an index, which may still be open, and begins an empty one.
-    pub fn rebuild(path: &Path, log_id: [u8; 16], damage: String, options: Options) -> Result<Opened> {
-        Self::over(path, store::begin(path, log_id, options.cache_bytes, Rebuild::Damaged(damage))?, options)
+    pub fn rebuild(path: &Path, log_id: [u8; 16], rule: &str, damage: String, options: Options) -> Result<Opened> {
+        Self::over(path, store::begin(path, log_id, rule, options.cache_bytes, Rebuild::Damaged(damage))?, options)
     }
 
     fn over(path: &Path, stored: store::Stored, options: Options) -> Result<Opened> {

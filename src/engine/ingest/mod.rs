@@ -22,7 +22,7 @@ mod upkeep;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sidecar_log_format::storage::{Directory, Storage};
@@ -227,13 +227,15 @@ impl LiveLog {
         let free_bytes_min = options.write.free_bytes_min;
         let (batches, receiver) = mpsc::channel(options.queued_batches.max(1));
         let (end, ended) = oneshot::channel();
-        let forgetter = Arc::default();
+        let index_state = SharedIndexState::default();
         let retainer = Retainer {
             options: options.retention.clone(),
             log: log.clone(),
             dialect: Arc::clone(&options.dialect),
-            forgetter: Arc::clone(&forgetter),
+            index_state: index_state.clone(),
             counters: Arc::clone(&self.counters),
+            // Only ages are measured by it.
+            newest_stored: options.retention.age_max.and_then(|_| newest_received(&log)),
             state: Default::default(),
             carried: self.upkeep.clone(),
         };
@@ -253,7 +255,7 @@ impl LiveLog {
             durability: options.write.durability,
             sync_interval: options.sync_interval,
             free_bytes_min,
-            forgetter,
+            index_state,
             runtime: tokio::runtime::Handle::current(),
         };
         let committing = thread::start("committer", move || {
@@ -306,8 +308,31 @@ impl Options {
     }
 }
 
-/// What takes identities out of the index; nothing while the index is not complete.
-type SharedForgetter = Arc<Mutex<Option<Forgetter>>>;
+/// The identity index, as far as retention has to know of it.
+#[derive(Default)]
+enum IndexState {
+    /// It is being opened, or read in from the log: nothing may be dropped meanwhile.
+    #[default]
+    Incomplete,
+    /// The device has no room to open it. Segments may go, because nothing else makes room; their identities stay in it.
+    WaitsForRoom,
+    /// It is complete; this takes identities out of it.
+    Complete(Forgetter),
+}
+
+/// Clones share it.
+#[derive(Clone, Default)]
+struct SharedIndexState(Arc<Mutex<IndexState>>);
+
+impl SharedIndexState {
+    fn lock(&self) -> MutexGuard<'_, IndexState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, state: IndexState) {
+        *self.lock() = state;
+    }
+}
 
 /// What the committer's thread begins with.
 struct Start {
@@ -324,7 +349,7 @@ struct Start {
     durability: Durability,
     sync_interval: Duration,
     free_bytes_min: u64,
-    forgetter: SharedForgetter,
+    index_state: SharedIndexState,
     runtime: tokio::runtime::Handle,
 }
 
@@ -336,13 +361,18 @@ impl Start {
     /// Opens the index and brings it up to the log.
     fn begin(self) -> Result<Committer, IngestError> {
         let mut disk = Disk::new(Arc::clone(&self.counters));
-        self.wait_for_room(&mut disk)?;
+        let waited = self.wait_for_room(&mut disk);
+        // From here on nothing is dropped until the index is complete.
+        self.index_state.set(IndexState::Incomplete);
+        waited?;
         let head = self.log.head().next_sequence;
         // An index that knows lost events must not keep a node from bringing them again.
         let known_end = self.lost_from.unwrap_or(head);
         let chain_after = |sequence| self.log.chain_after(sequence);
+        let rule = self.dialect.identity_rule();
         let log = LogPosition {
             id: self.log.id(),
+            rule: &rule,
             head: known_end.checked_sub(1),
             oldest: self.log.oldest(),
             chain_after: &chain_after,
@@ -354,7 +384,7 @@ impl Start {
             self.counters.index_rebuilds.add(1);
             let file = self.index_file.display();
             match rebuild {
-                Rebuild::Missing | Rebuild::OtherFormat => {
+                Rebuild::Missing | Rebuild::OtherFormat | Rebuild::OtherRule => {
                     tracing::info!(%file, reason = %rebuild, "the identity index is made from the log");
                 }
                 _ => tracing::warn!(%file, reason = %rebuild, "the identity index is rebuilt from the log"),
@@ -370,7 +400,7 @@ impl Start {
             index: opened.index,
             index_file: self.index_file,
             index_options: self.index,
-            forgetter: self.forgetter,
+            index_state: self.index_state,
             batches: self.batches,
             committed: self.committed,
             counters: self.counters,
@@ -389,7 +419,7 @@ impl Start {
         Ok(committer)
     }
 
-    /// The index needs room to be opened and made. History is served meanwhile.
+    /// The index needs room to be opened and made. History is served meanwhile, and retention may make the room.
     fn wait_for_room(&self, disk: &mut Disk) -> Result<(), IngestError> {
         let Some(parent) = self.index_file.parent() else { return Ok(()) };
         loop {
@@ -401,6 +431,7 @@ impl Start {
             }
             let min = self.free_bytes_min;
             disk.is_full(&format_args!("{free} bytes are free on the device, and {min} are to stay free"));
+            self.index_state.set(IndexState::WaitsForRoom);
             if self.batches.is_closed() {
                 return Err(IngestError::EndedWithoutRoom);
             }

@@ -28,8 +28,13 @@ async fn no_stored_event_is_new_because_a_read_failed() {
     let Read::Large(event) = log.read(0).unwrap() else { panic!("a large event") };
     let payload = event.payload().unwrap();
     let fingerprint = Fingerprint::new(crc32fast::hash(&payload), false);
-    let position =
-        LogPosition { id: log.id(), head: Some(0), oldest: 0, chain_after: &|sequence| log.chain_after(sequence) };
+    let position = LogPosition {
+        id: log.id(),
+        rule: "",
+        head: Some(0),
+        oldest: 0,
+        chain_after: &|sequence| log.chain_after(sequence),
+    };
     let mut opened = IdentityIndex::open(&index_file(failed), position, identity::Options::default()).unwrap();
     let identity = facts_of(&Notes::default(), event.shape().row(0).unwrap().kind(), &payload).unwrap().identity;
     assert_eq!(opened.index.check(&identity, fingerprint).unwrap(), Known::Same);
@@ -49,7 +54,7 @@ fn start(writer: Writer, log: Log, index_file: PathBuf) -> Start {
         durability: Durability::Commit,
         sync_interval: Duration::from_secs(1),
         free_bytes_min: 0,
-        forgetter: Arc::default(),
+        index_state: SharedIndexState::default(),
         runtime: tokio::runtime::Handle::current(),
         log,
     }
@@ -287,4 +292,46 @@ async fn the_mark_of_an_event_that_a_crash_took_says_nothing_of_the_event_that_h
     committer.commit().unwrap();
     assert_eq!([committer.counters.duplicates.get(), committer.counters.stored.get()], [1, 1]);
     assert_eq!(stored(&log).len(), 2);
+}
+
+#[tokio::test]
+async fn retention_makes_room_while_the_index_waits_for_room_and_what_went_is_still_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path());
+    let options = Options { write: WriteOptions { segment_blocks_max: 1, ..options.write.clone() }, ..options };
+    let connection = Arc::new(connection("source"));
+    let notes = || (0..5).map(|number| note(&number.to_string(), 0));
+    let (live, Run { batches, ended, .. }) = LiveLog::open(options.clone()).unwrap();
+    let mut committed = live.committed.clone();
+    for (number, note) in (1..).zip(notes()) {
+        batches.send(Batch::Events { connection: Arc::clone(&connection), events: vec![note] }).await.unwrap();
+        committed.wait_for(|head| head.next_sequence == number).await.unwrap();
+    }
+    drop(batches);
+    ended.await.unwrap().unwrap();
+    drop(live);
+
+    let full = Options {
+        write: WriteOptions { free_bytes_min: u64::MAX, ..options.write.clone() },
+        retention: Retention { newest_events: Some(2), ..Retention::default() },
+        ..options.clone()
+    };
+    let (live, Run { batches, ended, .. }) = LiveLog::open(full).unwrap();
+    let are_dropped = async {
+        while live.log.oldest() < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), are_dropped).await.unwrap();
+    assert!(live.counters.waits_for_room.get());
+    drop(batches);
+    assert!(matches!(ended.await.unwrap(), Err(IngestError::EndedWithoutRoom)));
+    drop(live);
+
+    let (live, Run { batches, ended, .. }) = LiveLog::open(options).unwrap();
+    batches.send(Batch::Events { connection, events: notes().collect() }).await.unwrap();
+    drop(batches);
+    ended.await.unwrap().unwrap();
+    assert_eq!((live.counters.duplicates.get(), live.counters.index_rebuilds.get()), (5, 0));
+    assert_eq!((live.log.oldest(), live.log.head().next_sequence), (3, 5));
 }

@@ -22,6 +22,8 @@ const FORMAT: u128 = 2;
 const STATE: TableDefinition<&str, u128> = TableDefinition::new("state");
 const STATE_FORMAT: &str = "format";
 const STATE_LOG_ID: &str = "log_id";
+/// What stands for the rule of the identities; not there for the dialect's own.
+const STATE_RULE: &str = "rule";
 const STATE_CHECKPOINT: &str = "checkpoint";
 /// The log's chain value after the checkpoint, in two halves.
 const STATE_CHAIN: [&str; 2] = ["chain_first_half", "chain_second_half"];
@@ -40,6 +42,8 @@ pub enum Rebuild {
     OtherFormat,
     /// It belongs to another log.
     OtherLog,
+    /// Its identities were made by another rule.
+    OtherRule,
     /// It knows events that the log does not hold.
     AheadOfLog {
         /// The sequence up to which it was written.
@@ -67,6 +71,7 @@ impl fmt::Display for Rebuild {
             Self::Damaged(how) => write!(f, "the file is damaged: {how}"),
             Self::OtherFormat => f.write_str("another version wrote the file"),
             Self::OtherLog => f.write_str("the file belongs to another log"),
+            Self::OtherRule => f.write_str("events are identified by another rule than before"),
             Self::AheadOfLog { checkpoint } => {
                 write!(f, "the file knows events up to {checkpoint}, which the log does not hold")
             }
@@ -88,15 +93,15 @@ pub(super) struct Stored {
 pub(super) fn open_or_create(path: &Path, log: LogPosition<'_>, cache_bytes: usize) -> Result<Stored> {
     match open(path, log, cache_bytes)? {
         Ok(stored) => Ok(stored),
-        Err(rebuild) => begin(path, log.id, cache_bytes, rebuild),
+        Err(rebuild) => begin(path, log.id, log.rule, cache_bytes, rebuild),
     }
 }
 
 /// An empty index, where another may be.
-pub(super) fn begin(path: &Path, log_id: [u8; 16], cache_bytes: usize, rebuild: Rebuild) -> Result<Stored> {
+pub(super) fn begin(path: &Path, log_id: [u8; 16], rule: &str, cache_bytes: usize, rebuild: Rebuild) -> Result<Stored> {
     let cleared = if rebuild.is_damage() { derived::set_aside(path) } else { derived::remove(path) };
     cleared.map_err(file_error(path, "clear it away"))?;
-    let database = create(path, log_id, cache_bytes)?;
+    let database = create(path, log_id, rule, cache_bytes)?;
     Ok(Stored { database, checkpoint: None, newest_times: Vec::new(), rebuild: Some(rebuild) })
 }
 
@@ -147,6 +152,7 @@ fn open(path: &Path, log: LogPosition<'_>, cache_bytes: usize) -> Result<std::re
     let rebuild = match state.checkpoint {
         _ if state.format != Some(FORMAT) => Rebuild::OtherFormat,
         _ if state.log_id != Some(u128::from_be_bytes(log.id)) => Rebuild::OtherLog,
+        _ if state.rule != digest_of(log.rule) => Rebuild::OtherRule,
         Some(checkpoint) if log.head.is_none_or(|head| checkpoint > head) => Rebuild::AheadOfLog { checkpoint },
         Some(checkpoint) if has_other_history(log, checkpoint, state.chain)? => Rebuild::OtherHistory { checkpoint },
         checkpoint => return Ok(Ok(Stored { database, checkpoint, newest_times, rebuild: None })),
@@ -161,7 +167,7 @@ fn has_other_history(log: LogPosition<'_>, checkpoint: u64, stored: [Option<u128
     Ok(halves(now) != stored && (now.is_some() || checkpoint >= log.oldest))
 }
 
-fn create(path: &Path, log_id: [u8; 16], cache_bytes: usize) -> Result<Database> {
+fn create(path: &Path, log_id: [u8; 16], rule: &str, cache_bytes: usize) -> Result<Database> {
     derived::remove(&stamp_path(path)).map_err(file_error(&stamp_path(path), "remove it"))?;
     let database = derived::create(path, cache_bytes).map_err(|error| IdentityIndexError::redb(path, error))?;
     let write_state = |database: &redb::Database| -> std::result::Result<(), redb::Error> {
@@ -172,6 +178,9 @@ fn create(path: &Path, log_id: [u8; 16], cache_bytes: usize) -> Result<Database>
             let mut state = transaction.open_table(STATE)?;
             state.insert(STATE_FORMAT, FORMAT)?;
             state.insert(STATE_LOG_ID, u128::from_be_bytes(log_id))?;
+            if let Some(rule) = digest_of(rule) {
+                state.insert(STATE_RULE, rule)?;
+            }
         }
         Ok(transaction.commit()?)
     };
@@ -185,6 +194,7 @@ fn create(path: &Path, log_id: [u8; 16], cache_bytes: usize) -> Result<Database>
 struct State {
     format: Option<u128>,
     log_id: Option<u128>,
+    rule: Option<u128>,
     checkpoint: Option<u64>,
     chain: [Option<u128>; 2],
 }
@@ -196,9 +206,17 @@ fn read_state(database: &redb::Database) -> std::result::Result<State, redb::Err
     Ok(State {
         format: read(STATE_FORMAT)?,
         log_id: read(STATE_LOG_ID)?,
+        rule: read(STATE_RULE)?,
         checkpoint: read(STATE_CHECKPOINT)?.map(|checkpoint| u64::try_from(checkpoint).unwrap_or(u64::MAX)),
         chain: [read(first_half)?, read(second_half)?],
     })
+}
+
+/// Half of a BLAKE3 hash of a rule; `None` for the dialect's own.
+fn digest_of(rule: &str) -> Option<u128> {
+    let mut half = [0; 16];
+    blake3::Hasher::new().update(rule.as_bytes()).finalize_xof().fill(&mut half);
+    (!rule.is_empty()).then(|| u128::from_be_bytes(half))
 }
 
 fn is_where_it_was_created(path: &Path) -> Result<bool> {

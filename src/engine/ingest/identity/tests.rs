@@ -24,7 +24,7 @@ fn durable(sequence: Sequence) -> Durable {
 
 fn open_index(path: &Path, log_id: [u8; 16], head: Option<Sequence>, options: Options) -> Result<Opened> {
     let position =
-        LogPosition { id: log_id, head, oldest: 0, chain_after: &|sequence| Ok(Some(chain_after(sequence))) };
+        LogPosition { id: log_id, rule: "", head, oldest: 0, chain_after: &|sequence| Ok(Some(chain_after(sequence))) };
     IdentityIndex::open(path, position, options)
 }
 
@@ -242,6 +242,25 @@ fn change(database: &Database, make: impl FnOnce(&redb::WriteTransaction) -> std
 }
 
 #[test]
+fn an_index_of_identities_that_another_rule_made_is_rebuilt() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("identity.redb");
+    let open = |rule| {
+        let position =
+            LogPosition { id: LOG_ID, rule, head: Some(49), oldest: 0, chain_after: &|at| Ok(Some(chain_after(at))) };
+        let mut opened = IdentityIndex::open(&path, position, TINY).unwrap();
+        if opened.rebuild.is_some() {
+            write_heights(&mut opened.index, 0..50);
+        }
+        opened.rebuild
+    };
+    let rebuilds = ["a", "a", "b", "", "", "a"].map(open);
+    let [first, others @ ..] = rebuilds;
+    assert_eq!(first, Some(Rebuild::Missing));
+    assert_eq!(others, [false, true, true, false, true].map(|is_other| is_other.then_some(Rebuild::OtherRule)));
+}
+
+#[test]
 fn an_index_of_a_log_that_was_restored_and_then_continued_differently_is_rebuilt() {
     let (_directory, path, mut index) = new_index(TINY);
     write_heights(&mut index, 0..50);
@@ -251,7 +270,7 @@ fn an_index_of_a_log_that_was_restored_and_then_continued_differently_is_rebuilt
         let copy = |from: &Path, to: &Path| fs::copy(from, to).unwrap();
         let aside = path.with_added_extension("kept");
         copy(&path, &aside);
-        let position = LogPosition { id: LOG_ID, head: Some(60), oldest: 5, chain_after: &|_| Ok(chain) };
+        let position = LogPosition { id: LOG_ID, rule: "", head: Some(60), oldest: 5, chain_after: &|_| Ok(chain) };
         let opened = IdentityIndex::open(&path, position, TINY).unwrap();
         assert_eq!((opened.checkpoint, opened.rebuild), (None, Some(Rebuild::OtherHistory { checkpoint: 49 })));
         drop(opened.index);
@@ -264,7 +283,7 @@ fn an_index_that_ends_before_the_oldest_event_of_its_log_is_kept_for_what_a_node
     let (_directory, path, mut index) = new_index(TINY);
     write_heights(&mut index, 0..50);
     drop(index);
-    let position = LogPosition { id: LOG_ID, head: Some(200), oldest: 100, chain_after: &|_| Ok(None) };
+    let position = LogPosition { id: LOG_ID, rule: "", head: Some(200), oldest: 100, chain_after: &|_| Ok(None) };
     let mut opened = IdentityIndex::open(&path, position, TINY).unwrap();
     assert_eq!((opened.checkpoint, opened.rebuild), (Some(49), None));
     assert_eq!(opened.index.check(&signature(1, 1), content(8)).unwrap(), Known::Same);
@@ -281,7 +300,7 @@ fn damage_ends_an_index_with_an_error_and_a_rebuilt_one_begins_empty() {
     let error = index.check(&signature(1, 1), content(8)).unwrap_err();
     let IdentityIndexError::Damaged { how, .. } = error else { panic!("{error}") };
 
-    let mut rebuilt = IdentityIndex::rebuild(&path, LOG_ID, how, TINY).unwrap();
+    let mut rebuilt = IdentityIndex::rebuild(&path, LOG_ID, "", how, TINY).unwrap();
     drop(index);
     assert_eq!(rebuilt.checkpoint, None);
     assert_eq!(rebuilt.index.check(&signature(1, 1), content(8)).unwrap(), Known::New);

@@ -29,8 +29,8 @@ impl BelievedClock {
         BelievedClock { age_max, last: None, ahead_since: None }
     }
 
-    /// The time to believe at `at`, when the clock on the wall shows `wall`. `newest` is when the newest sealed event was
-    /// received: at first nothing else tells how late it is.
+    /// The time to believe at `at`, when the clock on the wall shows `wall`. `newest` is when the newest event was received
+    /// that was stored before the start: at first nothing else shows how late it is.
     pub(super) fn now(&mut self, wall: Timestamp, at: Instant, newest: Option<Timestamp>) -> Timestamp {
         let expected = match self.last {
             Some((time, since)) => time.saturating_add(microseconds(at.saturating_duration_since(since))),

@@ -133,6 +133,7 @@ mod tests {
         let head = log.head().next_sequence.checked_sub(1);
         let position = LogPosition {
             id: log.id(),
+            rule: "",
             head,
             oldest: log.oldest(),
             chain_after: &|sequence| log.chain_after(sequence),

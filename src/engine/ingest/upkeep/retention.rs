@@ -17,9 +17,9 @@ use super::clock::BelievedClock;
 use super::forgetting::Forgetting;
 use crate::engine::counters::microseconds;
 use crate::engine::dialect::Dialect;
-use crate::engine::ingest::SharedForgetter;
 use crate::engine::ingest::counters::Counters;
 use crate::engine::ingest::identity::{Forgetter, Scrub};
+use crate::engine::ingest::{IndexState, SharedIndexState};
 use crate::engine::source::now;
 use crate::engine::thread::Stopped;
 
@@ -119,9 +119,11 @@ pub(in crate::engine::ingest) struct Retainer {
     pub(in crate::engine::ingest) options: Retention,
     pub(in crate::engine::ingest) log: Log,
     pub(in crate::engine::ingest) dialect: Arc<dyn Dialect>,
-    /// There while the index is complete; nothing is dropped otherwise.
-    pub(in crate::engine::ingest) forgetter: SharedForgetter,
+    /// Nothing is dropped while the index is read in.
+    pub(in crate::engine::ingest) index_state: SharedIndexState,
     pub(in crate::engine::ingest) counters: Arc<Counters>,
+    /// When the newest event was received that was stored before the log was opened.
+    pub(in crate::engine::ingest) newest_stored: Option<Timestamp>,
     pub(in crate::engine::ingest) state: State,
     pub(in crate::engine::ingest) carried: Carried,
 }
@@ -143,10 +145,10 @@ impl Retainer {
     pub(super) fn look(&mut self, maintenance: &Maintenance, stopped: &Stopped) {
         let has_just_failed = self.state.failed_at.is_some_and(|failed| failed.elapsed() < PAUSE_AFTER_FAILURE);
         // The committer reports what the scrub finds, and mends it.
-        let scrub = |retainer: &mut Self, forgetter: &Forgetter| {
-            let _found = forgetter.scrub(&mut retainer.state.scrub);
+        let scrub = |retainer: &mut Self, forgetter: Option<&Forgetter>| {
+            let _found = forgetter.map(|forgetter| forgetter.scrub(&mut retainer.state.scrub));
         };
-        if self.with_forgetter(scrub).is_none() || self.options.is_off() || has_just_failed {
+        if self.beside_index(scrub).is_none() || self.options.is_off() || has_just_failed {
             return;
         }
         let had_failed = self.state.failed_at.take().is_some();
@@ -159,15 +161,24 @@ impl Retainer {
             Ok(()) => {}
         }
         let head = self.log.head().next_sequence;
-        self.with_forgetter(|retainer, forgetter| retainer.state.forgetting.forget(head, forgetter));
+        self.beside_index(|retainer, forgetter| {
+            if let Some(forgetter) = forgetter {
+                retainer.state.forgetting.forget(head, forgetter);
+            }
+        });
     }
 
-    /// Works with what takes identities out of the index, unless the index is not complete. Meanwhile no rebuild of the
-    /// index begins, which must not read what is being dropped: so this should not take long.
-    fn with_forgetter<T>(&mut self, work: impl FnOnce(&mut Self, &Forgetter) -> T) -> Option<T> {
-        let forgetter = Arc::clone(&self.forgetter);
-        let forgetter = forgetter.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(work(self, forgetter.as_ref()?))
+    /// Works while nothing is read into the index, which must not read what is being dropped; `None` while it is. What takes
+    /// identities out of it is there unless the index waits for room. No such reading begins meanwhile: so this should not
+    /// take long.
+    fn beside_index<T>(&mut self, work: impl FnOnce(&mut Self, Option<&Forgetter>) -> T) -> Option<T> {
+        let state = self.index_state.clone();
+        let state = state.lock();
+        match &*state {
+            IndexState::Incomplete => None,
+            IndexState::WaitsForRoom => Some(work(self, None)),
+            IndexState::Complete(forgetter) => Some(work(self, Some(forgetter))),
+        }
     }
 
     /// A segment has another size now.
@@ -192,14 +203,16 @@ impl Retainer {
             if stopped.wait(Duration::ZERO).is_break() {
                 break;
             }
-            let drop = |retainer: &mut Self, forgetter: &Forgetter| {
+            let drop = |retainer: &mut Self, forgetter: Option<&Forgetter>| {
                 // What the index knows goes first: once the segment is gone, its events could not be found again. Should
                 // we be killed in between, an event that is about to go could be stored again, if a node still sent it.
-                let (log, dialect) = (&retainer.log, &*retainer.dialect);
-                retainer.state.forgetting.take_leave(maintenance, segment.first_sequence, log, dialect, forgetter);
+                if let Some(forgetter) = forgetter {
+                    let (log, dialect) = (&retainer.log, &*retainer.dialect);
+                    retainer.state.forgetting.take_leave(maintenance, segment.first_sequence, log, dialect, forgetter);
+                }
                 maintenance.drop_before(next)
             };
-            match self.with_forgetter(drop) {
+            match self.beside_index(drop) {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => {
                     result = Err(error);
@@ -270,7 +283,8 @@ impl Retainer {
     fn believed_now(&mut self, segments: &[SealedSegment]) -> Timestamp {
         let (wall, at) = (now(), Instant::now());
         let Some(age_max) = self.options.age_max else { return wall };
-        let newest = segments.iter().filter_map(|segment| segment.received_max).filter(|&newest| newest <= wall).max();
+        let sealed = segments.iter().filter_map(|segment| segment.received_max);
+        let newest = sealed.chain(self.newest_stored).filter(|&newest| newest <= wall).max();
         let mut carried = self.carried.lock();
         carried.clock.get_or_insert_with(|| BelievedClock::new(age_max)).now(wall, at, newest)
     }
@@ -321,15 +335,21 @@ pub(super) mod tests {
                 writer.seal_now(1).unwrap();
             }
         }
-        let position =
-            LogPosition { id: log.id(), head: None, oldest: 0, chain_after: &|sequence| log.chain_after(sequence) };
+        let position = LogPosition {
+            id: log.id(),
+            rule: "",
+            head: None,
+            oldest: 0,
+            chain_after: &|sequence| log.chain_after(sequence),
+        };
         let options = identity::Options::default();
         let index = IdentityIndex::open(&folder.join("index.redb"), position, options).unwrap().index;
         let retainer = Retainer {
             options: Retention { newest_events: Some(0), ..Retention::default() },
             dialect: Arc::new(Notes::default()),
-            forgetter: Arc::new(Mutex::new(Some(index.forgetter()))),
+            index_state: SharedIndexState(Arc::new(Mutex::new(IndexState::Complete(index.forgetter())))),
             counters: Arc::default(),
+            newest_stored: None,
             state: State::default(),
             carried: Carried::default(),
             log,
@@ -346,10 +366,10 @@ pub(super) mod tests {
         drop(stop);
         retainer.look(&maintenance, &stopped);
         let (_stop, stopped) = Stopped::with_sender();
-        let forgetter = retainer.forgetter.lock().unwrap().take();
+        let complete = std::mem::take(&mut *retainer.index_state.lock());
         retainer.look(&maintenance, &stopped);
         assert_eq!(maintenance.sealed_segments(), [0, 10, 20, 30]);
-        *retainer.forgetter.lock().unwrap() = forgetter;
+        retainer.index_state.set(complete);
         retainer.look(&maintenance, &stopped);
         assert!(maintenance.sealed_segments().is_empty());
         assert_eq!(retainer.counters.dropped_segments.get(), 4);
@@ -372,6 +392,23 @@ pub(super) mod tests {
         retainer.options.newest_events = Some(0);
         retainer.look(&maintenance, &stopped);
         assert!(maintenance.sealed_segments().is_empty());
+    }
+
+    #[test]
+    fn the_newest_event_of_all_shows_at_the_start_that_the_clock_may_be_right_though_the_sealed_ones_are_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_writer, mut retainer) = four_segments(folder.path());
+        let hour = Duration::from_secs(3600);
+        retainer.options.age_max = Some(hour);
+        let begun = now();
+        let (segment, old) = (segments(1).0[0], begun - 5 * microseconds(hour));
+        let mut believed = |newest_stored| {
+            retainer.carried = Carried::default();
+            retainer.newest_stored = newest_stored;
+            retainer.believed_now(&[SealedSegment { received_max: Some(old), ..segment }])
+        };
+        assert_eq!(believed(None), old);
+        assert!(believed(Some(begun)) >= begun);
     }
 
     /// Segments of 100 events, 10 MiB and an hour each, the last of which has just ended.
