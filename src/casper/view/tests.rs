@@ -784,6 +784,36 @@ async fn views_end_with_the_writer_and_resume_where_they_were() {
     assert_eq!((views.views().counters().projected.get(), views.views().counters().rebuilds.get()), (1, 0));
 }
 
+#[tokio::test]
+async fn views_forget_what_the_log_has_lost_when_it_is_recovered_in_place() {
+    let mut told = Told::new();
+    told.tell(&[Said::Block { hash: 1, height: 1 }]);
+    let segment = told.directory.path().join("log").join(format!("{:020}.segment", 0));
+    let kept = fs::read(&segment).unwrap();
+    let (committed, receiver) = watch::channel(told.tell(&[Said::Block { hash: 2, height: 2 }]));
+    let views = CasperViews::open(told.options(), told.log.clone(), receiver).unwrap();
+    assert!(views.views().caught_up_to(2, PATIENCE).await);
+    assert_eq!(views.block_by_height(2).unwrap(), Some(1));
+
+    fs::write(&segment, kept).unwrap();
+    let Told { directory, writer, log, .. } = told;
+    drop(writer);
+    let Opened { writer, recovery, .. } = Writer::reopen(&log, WriteOptions::new("casper", LOG_ID, 1)).unwrap();
+    assert_eq!(recovery.lost, Some(1..2));
+    // The node brings it again.
+    let mut told = Told { directory, writer, log, said: vec![Said::Block { hash: 1, height: 1 }, Said::Shutdown] };
+    let head = told.tell(&[Said::Block { hash: 2, height: 2 }]);
+    committed.send_replace(head);
+    let are_rebuilt = async {
+        while views.views().counters().rebuilds.get() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, are_rebuilt).await.unwrap();
+    assert!(views.views().caught_up_to(head.next_sequence, PATIENCE).await);
+    assert_eq!((views.block_by_height(1).unwrap(), views.block_by_height(2).unwrap()), (Some(0), Some(2)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 

@@ -3,7 +3,7 @@
 //! Wake-ups flow in from the watch on the log's committed head, batches flow out into the store. It reads blocks out of the
 //! log's shared cache, where those just committed are, and no other thread waits for it. A failure of the file closes it. After a
 //! pause it is opened again, or rebuilt, and projection continues from its checkpoint. While the log cannot be read from
-//! there, the views stay open and lag.
+//! there, the views stay open and lag. After the log was recovered in place, they are rebuilt if it has lost events.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -84,10 +84,18 @@ impl Follower {
 
     /// Follows with one opening of the file.
     fn follow(&self, distrusted: Option<Rebuild>) -> Result<(), ViewError> {
+        let mut generation = self.log.losses_generation();
         let mut store = self.open(distrusted)?;
         let mut unsynced = Unsynced::default();
         let mut pauses = Pauses::default();
         loop {
+            let is_recovered = std::mem::replace(&mut generation, self.log.losses_generation()) != generation;
+            if is_recovered && let Some(rebuild) = store.outdated(&self.log)? {
+                self.close(&rebuild.to_string());
+                drop(store);
+                store = self.open(Some(rebuild))?;
+                unsynced = Unsynced::default();
+            }
             let has_moved = !pauses.is_pause() && self.project(&mut store, &mut unsynced, &mut pauses)?;
             store.note_oldest(self.log.oldest());
             if store.is_sweeping() {

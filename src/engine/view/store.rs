@@ -174,32 +174,22 @@ impl Store {
             Ok(state) => state,
             Err(error) => return Ok(Err(Rebuild::Damaged(error.to_string()))),
         };
-        let (head, oldest) = (log.head(), log.oldest());
-        let lost_since = || -> sidecar_log_format::Result<bool> {
-            let known = state.losses.as_deref().unwrap_or_default();
-            Ok(losses(log)?.chunks_exact(8).any(|position| !known.chunks_exact(8).any(|known| known == position)))
-        };
         let (Some(first), Some(next)) = (state.first, state.next) else { return Ok(Err(Rebuild::OtherFormat)) };
-        let is_same_form = state.projection.as_deref() == Some(projection.form().as_bytes());
-        let rebuild = if state.format != Some(FORMAT) || !is_same_form {
-            Rebuild::OtherFormat
-        } else if state.log_id.as_deref() != Some(&log.id()) {
-            Rebuild::OtherLog
-        } else if state.epoch != Some(head.epoch) {
-            Rebuild::OtherEpoch
-        } else if next > head.next_sequence {
-            Rebuild::AheadOfLog
-        } else if oldest < first {
-            Rebuild::LogGotOlderEvents
-        } else if lost_since()? {
-            Rebuild::LogLostEvents
-        } else if has_other_history(log, next, state.chain)? {
-            Rebuild::OtherHistory
-        } else {
-            let (projection, database) = (Arc::clone(projection), Arc::new(database));
-            return Ok(Ok(Self { projection, database, next, first, sweep: None }));
-        };
-        Ok(Err(rebuild))
+        Ok(match state.difference(projection.as_ref(), log, first, next)? {
+            Some(rebuild) => Err(rebuild),
+            None => {
+                let (projection, database) = (Arc::clone(projection), Arc::new(database));
+                Ok(Self { projection, database, next, first, sweep: None })
+            }
+        })
+    }
+
+    /// Why the views are not those of the log any more, which was recovered in place since they were opened.
+    pub(super) fn outdated(&self, log: &Log) -> sidecar_log_format::Result<Option<Rebuild>> {
+        match self.database.run(State::read) {
+            Ok(state) => state.difference(self.projection.as_ref(), log, self.first, self.next),
+            Err(error) => Ok(Some(Rebuild::Damaged(error.to_string()))),
+        }
     }
 
     /// Makes empty views in an empty database; `losses` are the log's [`losses`].
@@ -343,6 +333,38 @@ struct State {
 }
 
 impl State {
+    /// Why views in this state, of the events from `first` on and before `next`, are not those of the log as it is now.
+    fn difference(
+        &self,
+        projection: &dyn Projection,
+        log: &Log,
+        first: Sequence,
+        next: Sequence,
+    ) -> sidecar_log_format::Result<Option<Rebuild>> {
+        let head = log.head();
+        let lost_since = || -> sidecar_log_format::Result<bool> {
+            let known = self.losses.as_deref().unwrap_or_default();
+            Ok(losses(log)?.chunks_exact(8).any(|position| !known.chunks_exact(8).any(|known| known == position)))
+        };
+        Ok(if self.format != Some(FORMAT) || self.projection.as_deref() != Some(projection.form().as_bytes()) {
+            Some(Rebuild::OtherFormat)
+        } else if self.log_id.as_deref() != Some(&log.id()) {
+            Some(Rebuild::OtherLog)
+        } else if self.epoch != Some(head.epoch) {
+            Some(Rebuild::OtherEpoch)
+        } else if next > head.next_sequence {
+            Some(Rebuild::AheadOfLog)
+        } else if log.oldest() < first {
+            Some(Rebuild::LogGotOlderEvents)
+        } else if lost_since()? {
+            Some(Rebuild::LogLostEvents)
+        } else if has_other_history(log, next, self.chain)? {
+            Some(Rebuild::OtherHistory)
+        } else {
+            None
+        })
+    }
+
     fn read(database: &redb::Database) -> Result<Self, redb::Error> {
         let table = database.begin_read()?.open_table(STATE)?;
         let bytes = |key| -> Result<_, redb::Error> { Ok(table.get(key)?.map(|value| value.value().to_vec())) };
