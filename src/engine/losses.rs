@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -80,7 +81,13 @@ impl LossWatch {
         let run = move |stopped| {
             let logged = Logged::default();
             let mut watch = Watch { log, stopped, logged, generation: 0, is_announced: false, check_fails: false };
-            let _stopped = watch.run();
+            // Its panic is on standard error already.
+            while catch_unwind(AssertUnwindSafe(|| watch.run())).is_err() {
+                error!(retry = ?RETRY_PERIOD, "the search for losses has panicked: this is a mistake in Sidecar, please report it");
+                if watch.stopped.wait(RETRY_PERIOD).is_break() {
+                    return;
+                }
+            }
         };
         Stoppable::start("losses", run).map(LossWatch)
     }

@@ -1,10 +1,12 @@
 //! Where an export resumes: with the event after the last row, after a failure in the middle of a batch, on a log that is
 //! not the one it knows, and after events that the log has dropped.
 
+use std::sync::Arc;
+
 use sidecar_test_support::postgresql::{DATABASE, PostgreSql};
 
-use super::Database;
 use super::world::{World, step};
+use super::{Database, PATIENCE};
 
 #[test]
 fn rows_and_checkpoint_are_written_together_or_not_at_all() {
@@ -72,6 +74,62 @@ fn on_another_log_than_the_one_it_knows_an_export_begins_where_it_once_began() {
             assert_eq!(database.checkpoint(), Some(10));
         }
     }
+}
+
+#[test]
+fn what_was_exported_and_dropped_is_not_missing_when_the_log_begins_another_epoch() {
+    let server = PostgreSql::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(folder.path(), Some((&server, DATABASE)));
+    (0..5).for_each(|era| world.tell(&step(era), 1, era, 0));
+    world.commit();
+    world.writer.seal_now(1).unwrap();
+    (5..10).for_each(|era| world.tell(&step(era), 1, era, 0));
+    world.commit();
+    world.restart();
+    world.wait_for_exporters();
+    world.stop();
+    world.change(&server, r#"UPDATE "sidecar_checkpoint" SET "epoch" = "epoch" + 1"#);
+    assert_ne!(world.writer.maintenance().drop_before(5).unwrap(), 0);
+    world.restart();
+    world.wait_until(|counters| counters.collisions.get() == 5);
+    world.stop();
+    assert!(world.counters().all(|(_, counters)| counters.missing.get() == 0));
+}
+
+#[test]
+fn of_two_that_export_one_log_in_two_epochs_the_first_stops_and_the_second_continues() {
+    let server = PostgreSql::start();
+    let (folder, copied) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut original = World::new(folder.path(), Some((&server, DATABASE)));
+    (0..10).for_each(|era| original.tell(&step(era), 1, era, 0));
+    original.commit();
+    original.restart();
+    original.wait_for_exporters();
+    let copy = std::process::Command::new("cp").arg("-r").arg(folder.path().join("log")).arg(copied.path()).status();
+    assert!(copy.unwrap().success());
+
+    let mut copy = World::new(copied.path(), Some((&server, DATABASE)));
+    copy.restart();
+    copy.wait_for_exporters();
+    let postgresql = |world: &World| Arc::clone(world.counters().find(|(name, _)| *name == "postgresql").unwrap().1);
+    for era in 10..13 {
+        let failures = postgresql(&original).failures.get();
+        for world in [&mut original, &mut copy] {
+            world.tell(&step(era), 1, era, 0);
+            world.commit();
+        }
+        copy.wait_for_exporters();
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while postgresql(&original).failures.get() == failures {
+            assert!(std::time::Instant::now() < deadline);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+    [&mut original, &mut copy].into_iter().for_each(World::stop);
+    assert_eq!(postgresql(&original).next_sequence(), 10);
+    assert_eq!(postgresql(&copy).collisions.get(), 10, "it has compared what was there once");
+    assert_eq!(postgresql(&copy).failures.get(), 0);
 }
 
 #[test]

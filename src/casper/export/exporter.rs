@@ -7,6 +7,7 @@
 
 use std::{
     ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,7 +24,10 @@ use super::{
     rows::EventRow,
     tables::{MIGRATION, Tables},
 };
-use crate::{engine::backoff::Backoff, sse_client::log_lines::LineBudget};
+use crate::{
+    engine::{backoff::Backoff, thread::panic_message},
+    sse_client::log_lines::LineBudget,
+};
 
 /// Pauses before the database is tried again.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -175,6 +179,16 @@ pub enum ExportError {
         /// Which database.
         place: String,
     },
+    /// A Sidecar on a copy of the log has begun to export to the same database.
+    #[error(
+        "another Sidecar that runs on a copy of this log (epoch {epoch}) exports to {place} now, so this one does not; give one of the two another database, and restart this one to have it export again"
+    )]
+    TakenOver {
+        /// Which database.
+        place: String,
+        /// The epoch of the copy.
+        epoch: u64,
+    },
     /// The file holds an export of this log that began at another event.
     #[error("the file holds an export of this log that began with event {found}, not {wanted}; give another file")]
     OtherRange {
@@ -186,6 +200,12 @@ pub enum ExportError {
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] sidecar_log_format::Error),
+    /// The exporter has panicked.
+    #[error("the exporter has panicked ({message}): this is a mistake in Sidecar, please report it")]
+    Panicked {
+        /// Of the panic.
+        message: String,
+    },
     /// The exporter was stopped.
     #[error("stopped")]
     Stopped,
@@ -205,6 +225,7 @@ impl ExportError {
                 | Self::NoTables { .. }
                 | Self::Unreadable { .. }
                 | Self::UnreadableFile { .. }
+                | Self::TakenOver { .. }
         )
     }
 }
@@ -265,6 +286,8 @@ pub(super) struct Exporter<D> {
     events_max: usize,
     /// Where the last transaction ended, in any file or tables.
     exported_to: Option<Sequence>,
+    /// The database in which another exporter has moved the checkpoint since this one has last begun.
+    moved_in: Option<String>,
     /// For events that the database cannot hold.
     refusals: LineBudget,
     /// The failure that was reported last, until the database is there again.
@@ -299,6 +322,7 @@ impl<D: Database> Exporter<D> {
             backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX),
             events_max: BATCH_EVENTS_MAX,
             exported_to: None,
+            moved_in: None,
             refusals: LineBudget::new(),
             reported: None,
             continuing_reported: false,
@@ -309,9 +333,16 @@ impl<D: Database> Exporter<D> {
     /// Exports until it is stopped or the log is closed.
     pub(super) fn run(mut self) {
         loop {
-            match self.export() {
+            // What it may have left half done is a transaction, which is rolled back.
+            let exported = catch_unwind(AssertUnwindSafe(|| self.export()));
+            match exported
+                .unwrap_or_else(|panic| Err(ExportError::Panicked { message: panic_message(&*panic).to_owned() }))
+            {
                 Ok(()) | Err(ExportError::Stopped) => return,
                 Err(error) => {
+                    if let ExportError::CheckpointMoved { place } = &error {
+                        self.moved_in = Some(place.clone());
+                    }
                     self.counters.failures.add(1);
                     self.counters.set_connected(false);
                     self.report(&error);
@@ -388,11 +419,19 @@ impl<D: Database> Exporter<D> {
         };
         let exporter = self.name;
         let Found { checkpoint: stored, emptied } = self.database.open(&self.log_id, start_at(first_sequence))?;
+        if stored.epoch == head.epoch {
+            self.moved_in = None;
+        }
+        if let Some(place) = self.moved_in.clone() {
+            // It would be taken back, and neither would get on.
+            return Err(ExportError::TakenOver { place, epoch: stored.epoch });
+        }
         let exported_to = stored.next_sequence;
         let checkpoint = if stored.epoch != head.epoch || stored.next_sequence > head.next_sequence {
-            // Sequences may name other events than those that were exported. Rows that are there already collide.
-            let again = Checkpoint { epoch: head.epoch, next_sequence: stored.first_sequence, ..stored };
-            let from = again.next_sequence;
+            // Sequences may name other events than those that were exported. Rows that are there already collide. Of what
+            // the log has dropped, only that is missing which was not exported before.
+            let from = self.log.oldest().min(stored.next_sequence).max(stored.first_sequence);
+            let again = Checkpoint { epoch: head.epoch, next_sequence: from, ..stored };
             warn!(
                 exporter,
                 exported_to, from, "the log is not the one that was exported, its events are compared again"
@@ -525,5 +564,50 @@ impl<D: Database> Exporter<D> {
                 () = tokio::time::sleep(pause) => true,
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::failing_reads::log_of_blocks;
+
+    /// A database that panics when it is first opened.
+    #[derive(Default)]
+    struct Panicking {
+        has_panicked: bool,
+    }
+
+    impl Database for Panicking {
+        fn open(&mut self, _: &str, initial: Checkpoint) -> Result<Found, ExportError> {
+            assert!(std::mem::replace(&mut self.has_panicked, true), "a test");
+            Ok(Found { checkpoint: initial, emptied: Tables::default() })
+        }
+
+        fn write(&mut self, _: &[EventRow<'_>], _: &Advance<'_>) -> Result<Written, ExportError> {
+            Ok(Written::default())
+        }
+    }
+
+    #[tokio::test]
+    async fn an_export_continues_after_a_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, _) = log_of_blocks(folder.path(), &[10, 10]);
+        let (_writer, committed) = watch::channel(log.head());
+        let (stop, stopping) = watch::channel(false);
+        let counters: Arc<Counters> = Arc::default();
+        let export_from = ExportFrom::Oldest;
+        let setting = Setting { export_from, log, committed, stopping, counters: Arc::clone(&counters) };
+        let exporter = Exporter::new("a test", Panicking::default(), setting);
+        let thread = std::thread::spawn(move || exporter.run());
+        let is_exported = async {
+            while counters.next_sequence() < 2 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), is_exported).await.unwrap();
+        stop.send_replace(true);
+        thread.join().unwrap();
+        assert_eq!(counters.failures.get(), 1);
     }
 }
