@@ -151,6 +151,23 @@ fn a_backup_that_is_put_back_is_not_taken_for_the_original() {
     }
 }
 
+#[test]
+fn two_copies_of_one_log_begin_two_epochs_whatever_their_clocks_say() {
+    let original = some_log();
+    let epoch_of_copy = |now| {
+        let copy = TempDir::new().unwrap();
+        for file in fs::read_dir(original.path()).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+        let Opened { log, .. } = Writer::open(storage(copy.path()), WriteOptions { now, ..options() }).unwrap();
+        assert!(log.head().epoch > 0);
+        log.head().epoch
+    };
+    assert_ne!(epoch_of_copy(1_800_000_000_000_000), epoch_of_copy(1_800_000_000_001_000));
+    assert_eq!(epoch_of_copy(0), 1);
+}
+
 /// A log after all that had it open in this process are gone.
 fn reopened(log: Log, directory: &Path) -> Opened {
     drop(log);

@@ -11,7 +11,7 @@ use super::{
     options::{Durability, WriteOptions},
 };
 use crate::{
-    ApiVersion, CHAIN_START, Error, Head, Log, Mark, MarkKind, Result, Sequence,
+    ApiVersion, CHAIN_START, Error, Head, Log, Mark, MarkKind, Result, Sequence, Timestamp,
     error::{Operation, Unreadable, storage_error},
     head::{self, HeadState},
     loss_mark::{ChainAfterLoss, loss_body},
@@ -131,7 +131,7 @@ pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions, known: Opti
         Err(error) => return Err(error),
     }
     found.account_for_loss(&head_state, options, known);
-    found.begin_epoch(&head_state, known);
+    found.begin_epoch(&head_state, known, options.now);
     found.replace_segment_without_events()?;
     Ok(found)
 }
@@ -154,7 +154,10 @@ fn new_log(options: &WriteOptions, head_state: &HeadState) -> Found {
     let header = SegmentHeader {
         generation: 0,
         rewritten_level: 0,
-        epoch: slot.map_or(0, |slot| slot.epoch.saturating_add(may_have_given_out_more(head_state).into())),
+        epoch: match slot {
+            Some(slot) if may_have_given_out_more(head_state) => epoch_after(slot.epoch, options.now),
+            slot => slot.map_or(0, |slot| slot.epoch),
+        },
         log_id: options.new_log_id,
         dialect: options.dialect.clone(),
         first_sequence,
@@ -183,6 +186,12 @@ fn may_have_given_out_more(head_state: &HeadState) -> bool {
         HeadState::Own(slot) => slot.unsynced && !slot.clean,
         HeadState::Missing | HeadState::Copied(_) => true,
     }
+}
+
+/// The epoch that begins at `now`. One more than before alone would be that of every copy: a backup that is put back a second
+/// time gives the same sequences out again.
+fn epoch_after(before: u64, now: Timestamp) -> u64 {
+    before.saturating_add(1).max(now / 1000)
 }
 
 impl Found {
@@ -264,12 +273,12 @@ impl Found {
 
     /// Begins another epoch, in a segment of its own, where sequences may come again. They may not where this process knows
     /// which it has given out, and the log is where it was.
-    fn begin_epoch(&mut self, head_state: &HeadState, known: Option<&Known>) {
+    fn begin_epoch(&mut self, head_state: &HeadState, known: Option<&Known>, now: Timestamp) {
         let slot_epoch = head_state.slot().map_or(0, |slot| slot.epoch);
         self.epoch = self.epoch.max(slot_epoch).max(known.map_or(0, |known| known.head.epoch));
         let is_all_known = known.is_some() && matches!(head_state, HeadState::Own(_));
         if may_have_given_out_more(head_state) && !is_all_known {
-            self.epoch = self.epoch.saturating_add(1);
+            self.epoch = epoch_after(self.epoch, now);
             self.seal_active = true;
         }
     }
