@@ -255,6 +255,25 @@ async fn after_a_client_was_away_a_gap_is_marked_and_blocks_heads_and_checkpoint
 }
 
 #[tokio::test]
+async fn what_was_received_and_could_not_be_stored_is_asked_for_once_the_log_is_back() {
+    let (node, storage) = (BeaconNode::start(), tempfile::tempdir().unwrap());
+    answer_for_chain(&node, 68);
+    let mut beacon = Beacon::reading(storage.path(), &[(&node.url(), "topics = ['block']")]).await;
+    let mut live = SseClient::connect(beacon.address(), "/eth/v1/events?topics=block").await;
+    node.push("block", &block(66));
+    assert_eq!(live.expect_message().await.data, block(66));
+    let (log, away) = (storage.path().join("logs/beacon"), storage.path().join("away"));
+    std::fs::rename(&log, &away).unwrap();
+    node.push("block", &block(67));
+    beacon.sidecar.wait_for_output("storing has stopped").await;
+    std::fs::rename(&away, &log).unwrap();
+    for slot in [67, 68] {
+        assert_eq!(live.expect_message().await.data, block(slot));
+    }
+    beacon.sidecar.wait_for_output("the log carries a mark").await;
+}
+
+#[tokio::test]
 async fn topics_that_a_client_does_not_know_are_left_out_and_others_than_the_standards_are_served() {
     let (node, storage) = (BeaconNode::start(), tempfile::tempdir().unwrap());
     node.forget_topic("head_v2");

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -86,10 +87,16 @@ impl BeaconLog {
         servers: &mut JoinSet<()>,
         cut: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let clients = self.clients;
+        let (clients, log) = (self.clients, self.live.log.clone());
         let sources: Sources = Box::new(move |batches| {
+            let coverage = Arc::new(OnceCell::new());
             let run = |(options, watch): &(ClientOptions, SourceWatch)| {
-                source::run(options.clone(), batches.clone(), Arc::clone(&watch.counters))
+                let (options, counters) = (options.clone(), Arc::clone(&watch.counters));
+                let (coverage, log, batches) = (Arc::clone(&coverage), log.clone(), batches.clone());
+                async move {
+                    let coverage = Arc::clone(coverage.get_or_init(|| Coverage::of(log)).await);
+                    source::run(options, coverage, batches, counters).await
+                }
             };
             clients.iter().map(run).collect()
         });
@@ -108,7 +115,6 @@ fn clients(
 ) -> sidecar_log_format::Result<Vec<(ClientOptions, SourceWatch)>> {
     let known_network = if storage.log.allow_network_change { None } else { live.newest_network()? };
     let log_network = LogNetwork::known(known_network);
-    let coverage = Arc::new(Coverage::after(&live.log)?);
     let clients = beacon.connections.iter().map(|client| {
         let options = ClientOptions {
             endpoint: client.endpoint.clone(),
@@ -121,7 +127,6 @@ fn clients(
             event_bytes_max: storage.log.event_bytes_max,
             dialect: Arc::clone(dialect),
             log_network: log_network.clone(),
-            coverage: Arc::clone(&coverage),
         };
         let watch = SourceWatch { name: client.endpoint.name().to_owned(), counters: Arc::default() };
         (options, watch)

@@ -15,7 +15,7 @@ use tracing::{debug, error, info, warn};
 use super::super::identity;
 use super::super::topics::{self, BLOCK, HEAD, named};
 use super::ClientOptions;
-use super::coverage::Away;
+use super::coverage::{Away, Coverage};
 use super::fill::{self, Made};
 use super::rest::{Network, RestApi};
 use crate::engine::backoff::Backoff;
@@ -34,9 +34,15 @@ const UNNAMED: &str = "message";
 
 /// Reads one client and sends what it says to `out`, until there is a reason to [`End`].
 ///
-/// May be dropped at any moment; what the client says until it is read again is a gap.
-pub async fn run(client: ClientOptions, out: mpsc::Sender<Batch>, counters: Arc<SourceCounters>) -> End {
-    let reader = Reader { out, counters, lines: Arc::default(), options: client };
+/// `coverage` is what all clients of the log have together. May be dropped at any moment; what the client says until it is
+/// read again is a gap.
+pub async fn run(
+    client: ClientOptions,
+    coverage: Arc<Coverage>,
+    out: mpsc::Sender<Batch>,
+    counters: Arc<SourceCounters>,
+) -> End {
+    let reader = Reader { out, counters, lines: Arc::default(), options: client, coverage };
     tokio::select! {
         end = reader.read() => end,
         () = reader.out.closed() => End::ReceiverGone,
@@ -58,6 +64,7 @@ enum Lost {
 
 struct Reader {
     options: ClientOptions,
+    coverage: Arc<Coverage>,
     out: mpsc::Sender<Batch>,
     counters: Arc<SourceCounters>,
     lines: Arc<Lines>,
@@ -137,7 +144,7 @@ impl Reader {
         };
         let delivery = Delivery::new(stream, self.out.clone(), connection);
         let connection = Arc::clone(delivery.connection());
-        let (covered, away) = self.options.coverage.begin(&topics);
+        let (covered, away) = self.coverage.begin(&topics);
         let mut live = Live { reader: self, delivery, has_delivered: false };
         let lost = tokio::select! {
             lost = live.read_to_end() => lost,
@@ -285,7 +292,7 @@ impl Reader {
 
     fn note_slot(&self, kind: Kind, slot: u64) {
         if matches!(kind, HEAD | BLOCK) {
-            self.options.coverage.note_slot(slot);
+            self.coverage.note_slot(slot);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Which topics are being read from at least one client, and since when one is not.
 //!
-//! Shared by all readers of one log. A topic that two clients send has a gap only while both are away.
+//! Shared by all readers of one log, for as long as that is written without a failure: what was received and could not be
+//! stored is looked for again. A topic that two clients send has a gap only while both are away.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sidecar_log_format::{Cursor, Item, Log, Timestamp};
+use tracing::warn;
 
 use super::super::identity;
 use super::super::topics::{BLOCK, HEAD};
@@ -16,6 +18,8 @@ use crate::engine::source::now;
 
 /// How far back the newest block is looked for when a log is opened.
 const SEARCH_EVENTS: u64 = 20_000;
+/// The pause after a failure to read them.
+const RETRY_PERIOD: Duration = Duration::from_secs(10);
 
 /// What all clients of a log have together.
 #[derive(Debug)]
@@ -44,11 +48,23 @@ pub(super) struct Away {
 }
 
 impl Coverage {
+    /// After what `log` holds, which is read until that succeeds.
+    pub async fn of(log: Log) -> Arc<Coverage> {
+        loop {
+            let log = log.clone();
+            let read = tokio::task::spawn_blocking(move || Coverage::after(&log)).await;
+            match read.map_err(|error| error.to_string()).and_then(|read| read.map_err(|error| error.to_string())) {
+                Ok(coverage) => return Arc::new(coverage),
+                Err(reason) => {
+                    warn!(reason, retry = ?RETRY_PERIOD, "clients are not read yet: the newest events cannot be looked at");
+                }
+            }
+            tokio::time::sleep(RETRY_PERIOD).await;
+        }
+    }
+
     /// After what `log` holds.
-    ///
-    /// # Errors
-    /// What the storage answers.
-    pub fn after(log: &Log) -> sidecar_log_format::Result<Coverage> {
+    fn after(log: &Log) -> sidecar_log_format::Result<Coverage> {
         let head = log.head().next_sequence;
         let mut cursor = Cursor::new(log, log.oldest().max(head.saturating_sub(SEARCH_EVENTS))).until(head);
         cursor = cursor.without_large_payloads();

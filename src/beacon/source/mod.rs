@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use super::dialect::Beacon;
 use crate::engine::source::LogNetwork;
-use coverage::Coverage;
 use endpoint::Endpoint;
 
 pub use connection::run;
@@ -48,6 +47,4 @@ pub struct ClientOptions {
     pub dialect: Arc<Beacon>,
     /// The network of the log that the events go to.
     pub log_network: LogNetwork,
-    /// What all clients of the log have together.
-    pub coverage: Arc<Coverage>,
 }
