@@ -136,6 +136,22 @@ async fn an_export_of_ones_own_is_not_taken_for_history() {
     assert!(!sidecar.output().contains(NOT_IN_THE_LOG), "{}", sidecar.output());
 }
 
+#[tokio::test]
+async fn while_history_is_asked_for_an_export_of_ones_own_keeps_no_start_from_succeeding() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node(&said_once()[..3]);
+    let exporting = SECTION.replace("enabled = false", "enabled = true");
+    let mut sidecar = sidecar_with_key(folder.path(), &node).sections(&exporting).start().await;
+    let connection = Connection::open(folder.path().join(FILE)).unwrap();
+    let count = r#"SELECT count(*) FROM "event_log""#;
+    let rows = || connection.query_row(count, [], |row| row.get::<_, i64>(0)).unwrap_or_default();
+    until(Duration::from_secs(60), "three exported rows", async || rows() == 3).await;
+    assert!(sidecar.terminate().success());
+    sidecar.restart().await;
+    sidecar.wait_for_output("the database is an export of the log").await;
+    assert_eq!(rows(), 3);
+}
+
 /// Adds faults of these eras to the reference's tables.
 fn add_faults(connection: &mut Connection, eras: std::ops::Range<i64>, bytes: usize) {
     let transaction = connection.transaction().unwrap();

@@ -4,6 +4,7 @@
 use std::env;
 use std::future::Future;
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
-use sidecar_log_format::{Cursor, Item, Log, Timestamp};
+use sidecar_log_format::storage::Directory;
+use sidecar_log_format::{Cursor, Item, Log, ReadOptions, Timestamp};
 use tracing::{info, warn};
 
 use super::plan;
-use crate::casper::import::reference::{self, LeftDatabase};
+use crate::casper::import::reference::{self, History, LeftDatabase};
 use crate::casper::import::{self, Database, Outcome, Place, Progress, Stage, has_imported};
 use crate::config::Storage;
 use crate::engine::storage_folder::is_log;
@@ -70,16 +72,23 @@ fn import_if_asked_for(storage: &Storage, mut shown: Shown) -> anyhow::Result<Le
     if !storage.import_history && !is_unfinished {
         return Ok(left);
     }
+    // It is done once, and then the databases in the folder may be of any kind.
+    if !is_unfinished && Place::is_settled(&directory)? {
+        return Ok(left);
+    }
     let folder = storage.folder.display();
     let database = match &left.database {
-        Some(LeftDatabase { file, history }) => {
-            if let (Err(why), false) = (history, is_unfinished) {
-                bail!("cannot import the history in the storage folder: {why:#}");
-            }
-            Database::Sqlite(file.clone())
+        // The database is not needed to complete an import.
+        _ if is_unfinished => Database::Sqlite(storage.folder.clone()),
+        Some(LeftDatabase { history: Err(why), .. }) => {
+            bail!("cannot import the history in the storage folder: {why:#}")
         }
-        // It is not needed to complete an import.
-        None if is_unfinished => Database::Sqlite(storage.folder.clone()),
+        Some(LeftDatabase { file, history: Ok(history) }) if is_own_export(&directory, history)? => {
+            let file = file.display();
+            info!(%file, "there is no history to import: the database is an export of the log");
+            return Ok(left);
+        }
+        Some(LeftDatabase { file, .. }) => Database::Sqlite(file.clone()),
         None => {
             if !is_log(&directory).unwrap_or(false) {
                 warn!(%folder, "there is no history to import: no database of a Casper Sidecar is in the storage folder");
@@ -88,9 +97,6 @@ fn import_if_asked_for(storage: &Storage, mut shown: Shown) -> anyhow::Result<Le
         }
     };
     let place = Place::claim(&directory, places)?;
-    if !is_unfinished && place.is_settled()? {
-        return Ok(left);
-    }
     let outcome = import::import(&database, place, &mut shown).context("the history was not imported")?;
     shown.end();
     match outcome {
@@ -117,7 +123,9 @@ impl Left {
         match history {
             Ok(history)
                 if is_empty
-                    || (self.has_room && is_later(log, history.begun) && !has_imported(log).unwrap_or(true)) =>
+                    || (self.has_room
+                        && first_received(log).is_some_and(|first_received| is_older(history, first_received))
+                        && !has_imported(log).unwrap_or(true)) =>
             {
                 let command = command_to_import();
                 warn!(
@@ -136,17 +144,28 @@ impl Left {
     }
 }
 
-/// Whether the log's first event was received after the second that begins at `begun`. An export of the log's own is not
-/// older than that event.
-fn is_later(log: &Log, begun: Timestamp) -> bool {
-    let first_received = || {
-        let run = Cursor::new(log, log.oldest()).next_run().ok()??;
-        run.items().find_map(|item| match item {
-            Item::Event(row, _) => Some(row.received()),
-            Item::Missing(..) => None,
-        })
-    };
-    first_received().is_some_and(|received| received >= begun.saturating_add(1_000_000))
+/// Whether `history` has rows from before the log's first event was received. An export of the log's own has none.
+fn is_older(history: &History, first_received: Timestamp) -> bool {
+    // Its time is in whole seconds.
+    first_received >= history.begun.saturating_add(1_000_000)
+}
+
+/// Whether there is a log in `directory` whose first event is no newer than what is in the database.
+fn is_own_export(directory: &Path, history: &History) -> anyhow::Result<bool> {
+    if !is_log(directory).unwrap_or(false) {
+        return Ok(false);
+    }
+    let log = Log::open(Arc::new(Directory::at(directory)), ReadOptions::default())?;
+    Ok(first_received(&log).is_some_and(|first_received| !is_older(history, first_received)))
+}
+
+/// When the log's first event was received, if it has one that can be read.
+fn first_received(log: &Log) -> Option<Timestamp> {
+    let run = Cursor::new(log, log.oldest()).next_run().ok()??;
+    run.items().find_map(|item| match item {
+        Item::Event(row, _) => Some(row.received()),
+        Item::Missing(..) => None,
+    })
 }
 
 /// The command that started this process, with the argument to import.

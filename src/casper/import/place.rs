@@ -59,10 +59,15 @@ impl Place {
         Ok(Place { directory, places, storage, beginning, unfinished, lock })
     }
 
-    /// Whether an import into the log in `directory` has read everything and was stopped before it was all in front of it.
+    /// Whether an import into the log in `directory` has read everything and was stopped before it was all in front of it. What
+    /// is left of an import into another log, which was there before, does not count.
     #[must_use]
     pub fn is_unfinished(directory: &Path) -> bool {
-        is_log(directory).unwrap_or(false) && importing_directory(directory).join(WHOLE).exists()
+        let is_of_this_log = |whole: String| {
+            history::beginning(&Directory::at(directory)).is_ok_and(|log| whole == hex::encode(log.log_id))
+        };
+        is_log(directory).unwrap_or(false)
+            && fs::read_to_string(importing_directory(directory).join(WHOLE)).is_ok_and(is_of_this_log)
     }
 
     /// Whether there is no log in `directory`, or one whose first event ever has sequences before it.
@@ -78,13 +83,13 @@ impl Place {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub fn is_settled(&self) -> anyhow::Result<bool> {
-        let Some(beginning) = &self.beginning else { return Ok(false) };
-        if !beginning.is_first_ever {
-            return Ok(true);
+    pub fn is_settled(directory: &Path) -> anyhow::Result<bool> {
+        if !is_log(directory).unwrap_or(false) {
+            return Ok(false);
         }
-        let log = Log::open(Arc::new(self.storage.clone()), ReadOptions::default())?;
-        has_imported(&log)
+        let storage = Directory::at(directory);
+        Ok(!history::beginning(&storage)?.is_first_ever
+            || has_imported(&Log::open(Arc::new(storage), ReadOptions::default())?)?)
     }
 
     /// The log's directory.
