@@ -17,6 +17,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -180,7 +181,11 @@ pub(crate) async fn run_until(
         true => tracing::info_span!(target: "sidecar", "log", name = LOG_NAME),
         false => Span::none(),
     };
-    let opened = OpenedLog::open(plan::ingest_options(sse, storage)?, span)
+    let options = plan::ingest_options(sse, storage)?;
+    // Views and exporters are not there yet, and retention waits for them.
+    let starting = Arc::new(AtomicU64::new(0));
+    options.retention.needed_from.add(Arc::clone(&starting));
+    let opened = OpenedLog::open(options, span)
         .map_err(|error| anyhow!("Error initializing component 'sse_event_server': {error}"))?;
     let live = Arc::clone(&opened.live);
     left.name_if_missing_in(&live.log);
@@ -190,6 +195,7 @@ pub(crate) async fn run_until(
     let others = OtherLogs::open(config, &resources)?;
     let outside = Outside { exporters, database, rpc: start_rpc(config)?, resources, others: &others };
     let Serving { mut servers, hub, running } = serve(config, sse, storage, &live, &outside, &nodes, &cut)?;
+    starting.store(u64::MAX, Ordering::Release);
     let mut logs = LogSet::default();
     // After all ports are taken: to look for losses takes as long as there are segments.
     logs.start(LOG_NAME, opened, plan::sources(nodes, sse.keep_trying))
