@@ -13,7 +13,6 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
@@ -22,7 +21,6 @@ use sidecar::command_line::{Guesses, guessing};
 use sidecar_log_format::{
     Log, ReadOptions,
     inspect::inspect,
-    repair::{Action, RepairOptions, repair},
     storage::{Directory, Storage},
     verify::verify,
 };
@@ -36,6 +34,7 @@ mod locate;
 mod parquet;
 mod print;
 mod rebuild_views;
+mod repair;
 mod selection;
 mod tail;
 mod unfinished;
@@ -389,16 +388,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
             }
             verification.is_sound
         }
-        Command::Repair { log, dry_run, json } => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
-            let actions = repair(&log.storage()?, RepairOptions { dry_run, now })?;
-            if json {
-                print_json(&mut out, &actions)?
-            } else {
-                print::actions(&mut out, &actions, dry_run)?
-            }
-            !actions.iter().any(|action| dry_run || matches!(action, Action::Leave { .. }))
-        }
+        Command::Repair { log, dry_run, json } => repair::repair(&log, dry_run, json, &mut out)?,
         Command::RebuildViews(arguments) => rebuild_views::rebuild_views(&arguments, &mut out).map(|()| true)?,
     };
     out.flush()?;

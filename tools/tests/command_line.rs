@@ -455,6 +455,27 @@ fn a_lost_segment_is_named_until_a_repair_marks_it() {
 }
 
 #[test]
+fn after_a_repair_that_gives_newest_events_up_nodes_may_bring_them_again() {
+    let (storage, log) = some_storage();
+    let index = storage.path().join("index/casper.redb");
+    fs::create_dir(storage.path().join("index")).unwrap();
+    fs::write(&index, "it knows all events").unwrap();
+    // A footer that is made again loses nothing.
+    let end = fs::metadata(log.join(SEALED)).unwrap().len() as usize;
+    flip(&log, SEALED, end - 1);
+    let (out, err, status) = run(&log, &["repair"]);
+    assert_eq!((err.as_str(), status), ("", 0), "{out}");
+    assert!(index.exists());
+    fs::remove_file(log.join(NEWEST)).unwrap();
+    let (_, _, status) = run(&log, &["repair", "--dry-run"]);
+    assert!(status == 1 && index.exists());
+    let (out, err, status) = run(&log, &["repair"]);
+    assert!(err.contains("the identity index was removed"), "{err}");
+    assert_eq!(status, 0, "{out}");
+    assert!(!index.exists());
+}
+
+#[test]
 fn inspect_and_cat_show_the_rest_of_a_log_with_a_bad_header() {
     for (bad, events) in [(SEALED, "9 to 11"), (NEWEST, "0 to 8")] {
         let (_storage, log) = some_storage();
