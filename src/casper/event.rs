@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, Visitor};
 use serde_json::value::RawValue;
 
 use crate::engine::dialect::{Facts, Identity};
@@ -270,8 +270,8 @@ pub(super) struct TransactionProcessed<'a> {
     timestamp: Option<FromText<Milliseconds>>,
     #[serde(borrow)]
     pub(super) initiator_addr: Option<&'a RawValue>,
-    #[serde(default)]
-    messages: EntryCount,
+    /// Counted without an allocation: an entry that is passed over takes no room.
+    messages: Option<Vec<IgnoredAny>>,
 }
 
 #[derive(serde::Deserialize)]
@@ -335,7 +335,7 @@ impl<'a> Transaction<'a> {
 impl<'a> TransactionProcessed<'a> {
     fn facts(self) -> EventFacts<'a> {
         let facts = self.transaction_hash.facts(TRANSACTION_PROCESSED, self.timestamp);
-        EventFacts { message_count: self.messages.0, ..facts }
+        EventFacts { message_count: self.messages.map_or(0, |messages| messages.len() as u64), ..facts }
     }
 }
 
@@ -421,38 +421,6 @@ impl std::str::FromStr for Milliseconds {
         let time = humantime::parse_rfc3339_weak(text).map_err(|error| error.to_string())?;
         let since_epoch = time.duration_since(std::time::UNIX_EPOCH).map_err(|error| error.to_string())?;
         u64::try_from(since_epoch.as_millis()).map(Self).map_err(|error| error.to_string())
-    }
-}
-
-/// How many entries a list has; 0 for `null` or a list that is not there.
-#[derive(Default)]
-struct EntryCount(u64);
-
-impl<'de> Deserialize<'de> for EntryCount {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-
-        impl<'de> Visitor<'de> for Entries {
-            type Value = EntryCount;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a list")
-            }
-
-            fn visit_unit<E>(self) -> Result<EntryCount, E> {
-                Ok(EntryCount(0))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<EntryCount, A::Error> {
-                let mut count = 0;
-                while entries.next_element::<IgnoredAny>()?.is_some() {
-                    count += 1;
-                }
-                Ok(EntryCount(count))
-            }
-        }
-
-        deserializer.deserialize_any(Entries)
     }
 }
 
