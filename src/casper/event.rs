@@ -236,11 +236,11 @@ pub(super) enum Transaction<'a> {
 /// A transaction: when it was made, and by whom, is in the `header` of a deploy and in the `payload` of the newer form.
 #[derive(serde::Deserialize)]
 pub(super) struct SignedTransaction<'a> {
-    pub(super) hash: &'a str,
+    hash: &'a str,
     #[serde(borrow)]
-    pub(super) header: Option<TransactionOrigin<'a>>,
+    header: Option<TransactionOrigin<'a>>,
     #[serde(borrow)]
-    pub(super) payload: Option<TransactionOrigin<'a>>,
+    payload: Option<TransactionOrigin<'a>>,
 }
 
 /// The maker of a transaction may be written in any form: what is not understood there hides no event.
@@ -322,13 +322,18 @@ impl<'a> TransactionHash<'a> {
 }
 
 impl<'a> Transaction<'a> {
-    fn facts(self) -> EventFacts<'a> {
+    /// Its hash, and when it was made and by whom.
+    pub(super) fn into_parts(self) -> (TransactionHash<'a>, Option<TransactionOrigin<'a>>) {
         let (hash, transaction) = match self {
             Self::Deploy(deploy) => (TransactionHash::Deploy(deploy.hash), deploy),
             Self::Version1(version1) => (TransactionHash::Version1(version1.hash), version1),
         };
-        let timestamp = transaction.payload.or(transaction.header).map(|origin| origin.timestamp);
-        hash.facts(TRANSACTION_ACCEPTED, timestamp)
+        (hash, transaction.payload.or(transaction.header))
+    }
+
+    fn facts(self) -> EventFacts<'a> {
+        let (hash, origin) = self.into_parts();
+        hash.facts(TRANSACTION_ACCEPTED, origin.map(|origin| origin.timestamp))
     }
 }
 

@@ -13,9 +13,9 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::event::{
-    BLOCK_ADDED, Block, BlockAdded, FAULT, FINALITY_SIGNATURE, Fault, FinalitySignature, Payload, STEP,
-    SignedTransaction, Step, TRANSACTION_ACCEPTED, TRANSACTION_EXPIRED, TRANSACTION_PROCESSED, Transaction,
-    TransactionExpired, TransactionHash, TransactionProcessed, folded,
+    BLOCK_ADDED, Block, BlockAdded, FAULT, FINALITY_SIGNATURE, Fault, FinalitySignature, Payload, STEP, Step,
+    TRANSACTION_ACCEPTED, TRANSACTION_EXPIRED, TRANSACTION_PROCESSED, Transaction, TransactionExpired, TransactionHash,
+    TransactionProcessed, folded, kind_name,
 };
 use crate::engine::source::Kind;
 use account::initiator;
@@ -48,6 +48,7 @@ fn deserialized(kind: Kind, payload: &str) -> Option<Keys<'_>> {
     (stated == kind).then_some(keys)
 }
 
+/// The kinds that have keys, and with them a form in answers.
 const HAVE_KEYS: [Kind; 7] =
     [BLOCK_ADDED, TRANSACTION_ACCEPTED, TRANSACTION_EXPIRED, TRANSACTION_PROCESSED, FAULT, FINALITY_SIGNATURE, STEP];
 
@@ -60,13 +61,8 @@ impl<'a> BlockAdded<'a> {
 
 impl<'a> Transaction<'a> {
     fn keys(self) -> Keys<'a> {
-        let (hash, transaction) = match self {
-            Self::Deploy(deploy) => (TransactionHash::Deploy(deploy.hash), deploy),
-            Self::Version1(version1) => (TransactionHash::Version1(version1.hash), version1),
-        };
-        let SignedTransaction { payload, header, .. } = transaction;
-        let initiator = payload.or(header).and_then(|origin| initiator(origin.initiator_addr?.get()));
-        hash.keys(Stage::Accepted, initiator)
+        let (hash, origin) = self.into_parts();
+        hash.keys(Stage::Accepted, origin.and_then(|origin| initiator(origin.initiator_addr?.get())))
     }
 }
 
@@ -119,17 +115,10 @@ impl Step {
 /// for kinds without such a form: `Shutdown` and unknown ones.
 #[must_use]
 pub fn rest_payload(kind: Kind, payload: &str) -> Option<Cow<'_, str>> {
-    let name = match kind {
-        BLOCK_ADDED => "BlockAdded",
-        TRANSACTION_ACCEPTED => "TransactionAccepted",
-        TRANSACTION_EXPIRED => "TransactionExpired",
-        TRANSACTION_PROCESSED => "TransactionProcessed",
-        FAULT => "Fault",
-        FINALITY_SIGNATURE => "FinalitySignature",
-        STEP => "Step",
-        _ => return None,
-    };
-    let content = unwrapped(name, payload)?;
+    if !HAVE_KEYS.contains(&kind) {
+        return None;
+    }
+    let content = unwrapped(kind_name(kind), payload)?;
     Some(match kind {
         TRANSACTION_ACCEPTED => Cow::Owned(format!(r#"{{"transaction":{content}}}"#)),
         STEP => with_execution_effect(content),
