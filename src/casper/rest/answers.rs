@@ -182,7 +182,7 @@ impl Found {
                     Err(error) if error.is_damage() => {
                         self.skip(row.sequence(), Missing::Quarantined(error.to_string())).map(|()| Pushed::Yes)
                     }
-                    Err(error) => Err(Failure::Storage(error.to_string())),
+                    Err(error) => Err(error.into()),
                 }
             }
             Read::Missing { from, why, .. } => self.skip(from, why).map(|()| Pushed::Yes),

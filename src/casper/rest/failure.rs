@@ -81,6 +81,12 @@ impl From<Crowded> for Failure {
     }
 }
 
+impl From<sidecar_log_format::Error> for Failure {
+    fn from(error: sidecar_log_format::Error) -> Self {
+        Failure::Storage(error.to_string())
+    }
+}
+
 impl From<Unfinished> for Failure {
     fn from(unfinished: Unfinished) -> Self {
         Failure::Storage(unfinished.to_string())

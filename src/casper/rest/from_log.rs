@@ -294,7 +294,7 @@ impl Reading {
 
     fn read_from_disk(&mut self) -> Result<Stop, Failure> {
         while let Some(left) = self.sequences.get(self.next..).filter(|left| !left.is_empty()) {
-            let reads = self.log.read_few(left).map_err(|error| Failure::Storage(error.to_string()))?;
+            let reads = self.log.read_few(left)?;
             for read in reads {
                 if let Some(stop) = self.take(read)? {
                     return Ok(stop);

@@ -26,8 +26,8 @@ pub(super) struct Range {
 impl Range {
     /// Finds the sequences that the times of a page name. Reads two small pieces of each segment.
     pub(super) fn of(log: &Log, page: &PageOfEvents) -> Result<Range, Failure> {
-        let since = page.since.map(|time| log.start_at_time(time)).transpose().map_err(unreadable)?;
-        let until = page.until.map(|time| log.first_received_at_or_after(time)).transpose().map_err(unreadable)?;
+        let since = page.since.map(|time| log.start_at_time(time)).transpose()?;
+        let until = page.until.map(|time| log.first_received_at_or_after(time)).transpose()?;
         Ok(Range {
             from: page.from.max(since.unwrap_or_default()),
             end: page.before.into_iter().chain(until.flatten()).min(),
@@ -74,13 +74,13 @@ pub(super) fn scan(
     found.missing.clear();
     let mut budget = Budget::WHOLE;
     'page: while next < end && found.events < page.limit && budget.is_left() {
-        if let Some(outline) = log.outline(next).map_err(unreadable)?
+        if let Some(outline) = log.outline(next)?
             && !budget.reads(outline, page.kinds)
         {
             next = outline.end_sequence.min(end);
             continue;
         }
-        match log.read(next).map_err(unreadable)? {
+        match log.read(next)? {
             Read::Events { block, index } => {
                 for row in (index..block.len()).filter_map(|index| block.row(index)) {
                     if found.events == page.limit || row.sequence() >= end {
@@ -127,7 +127,7 @@ pub(super) fn scan_back(
     found.missing.clear();
     let mut budget = Budget::WHOLE;
     'page: while before > from && found.events < page.limit && budget.is_left() {
-        let outline = log.outline_before(before).map_err(unreadable)?;
+        let outline = log.outline_before(before)?;
         let block_end = outline.map_or(from, |outline| outline.end_sequence.max(from));
         if block_end < before {
             found.missing.extend(missing_of_gap(log, block_end, before)?.into_iter().rev());
@@ -139,7 +139,7 @@ pub(super) fn scan_back(
             before = outline.first_sequence;
             continue;
         }
-        match log.read(outline.first_sequence).map_err(unreadable)? {
+        match log.read(outline.first_sequence)? {
             Read::Events { block, .. } => {
                 for row in (0..block.len()).rev().filter_map(|index| block.row(index)) {
                     if row.sequence() >= before {
@@ -179,17 +179,13 @@ pub(super) fn scan_back(
 fn missing_of_gap(log: &Log, from: Sequence, end: Sequence) -> Result<Vec<MissingRange>, Failure> {
     let (mut next, mut missing) = (from, Vec::new());
     while next < end
-        && let Read::Missing { to, why, .. } = log.read(next).map_err(unreadable)?
+        && let Read::Missing { to, why, .. } = log.read(next)?
     {
         let to = to.clamp(next + 1, end);
         missing.push((next, to - 1, why.for_clients()));
         next = to;
     }
     Ok(missing)
-}
-
-fn unreadable(error: sidecar_log_format::Error) -> Failure {
-    Failure::Storage(error.to_string())
 }
 
 #[cfg(test)]
