@@ -21,7 +21,7 @@ use serde::Deserialize;
 use sidecar::admin::{self, AdminOptions, Logged, Parts};
 use sidecar::casper::dialect::Casper;
 use sidecar::casper::events;
-use sidecar::casper::source::{self, NamedSource, NodeOptions as CasperNode};
+use sidecar::casper::source::{self, Counters, NodeOptions as CasperNode};
 use sidecar::engine::dialect::{Dialect, Facts, Identity, write_options};
 use sidecar::engine::http::ListenOptions;
 use sidecar::engine::ingest::{self, Retention, Rewriting, identity};
@@ -214,7 +214,8 @@ fn open(dialect: Arc<dyn Dialect>, folder: &Path) -> OpenedLog {
     OpenedLog::open(options(dialect, folder), tracing::info_span!(target: "sidecar", "log", name)).unwrap()
 }
 
-fn casper_sources(node: SocketAddr, counters: NamedSource) -> Sources {
+fn casper_sources(node: SocketAddr) -> Sources {
+    let counters = Arc::<Counters>::default();
     let options = CasperNode {
         host: node.ip().to_string(),
         sse_port: node.port(),
@@ -232,7 +233,7 @@ fn casper_sources(node: SocketAddr, counters: NamedSource) -> Sources {
     };
     Box::new(move |batches| {
         let mut sources = JoinSet::new();
-        sources.spawn(source::run(options.clone(), batches.clone(), Arc::clone(&counters.counters)));
+        sources.spawn(source::run(options.clone(), batches.clone(), Arc::clone(&counters)));
         sources
     })
 }
@@ -274,8 +275,7 @@ async fn run(role: Role, serving: impl FnOnce(Addresses), end: impl Future<Outpu
     servers.spawn(admin.run(Parts { logs, ..Parts::default() }, cut.clone().cancelled_owned()));
 
     let mut set = LogSet::default();
-    let node = NamedSource { name: role.node.to_string(), counters: Arc::default() };
-    set.start("casper", casper, casper_sources(role.node, node)).unwrap();
+    set.start("casper", casper, casper_sources(role.node)).unwrap();
     let station = role.station;
     let stations: Sources = Box::new(move |batches| {
         let mut sources = JoinSet::new();

@@ -114,14 +114,11 @@ fn nodes(group: &mut Group<'_>, parts: &Parts) {
     for source in parts.sources() {
         statuses.whole(&[("node", &source.name)], source.counters.status.number().into());
     }
-    for source in parts.logs.iter().flat_map(|logged| &logged.other_sources) {
-        statuses.whole(&[("node", &source.name)], source.counters.status.number().into());
-    }
     // A counter's name should end with `_total`, as `promtool check metrics` demands; but operators' alerts ask for this one,
     // which is the reference's.
     let mut errors = group.counter("error_counts", "Error counts");
     for error in CountedError::ALL {
-        let count = parts.sources().map(|source| source.counters.errors(error)).sum();
+        let count = parts.casper_nodes().map(|node| node.errors(error)).sum();
         if count > 0 {
             errors.count(&[("category", error.category()), ("description", error.description())], count);
         }
@@ -129,56 +126,47 @@ fn nodes(group: &mut Group<'_>, parts: &Parts) {
 }
 
 fn sources(group: &mut Group<'_>, logged: &Logged) {
-    let mut per_node = |name, help, counted: fn(&Counters) -> &Count, of_others: fn(&SourceCounters) -> &Count| {
+    let mut per_node = |name, help, counted: fn(&SourceCounters) -> &Count| {
         let mut family = group.counter(name, help);
         for source in &logged.sources {
             family.count(&[("node", &source.name)], counted(&source.counters).get());
-        }
-        for source in &logged.other_sources {
-            family.count(&[("node", &source.name)], of_others(&source.counters).get());
         }
     };
     per_node(
         "sidecar_source_malformed_total",
         "Payloads and frames dropped because they are not UTF-8 or not one JSON value",
         |counters| &counters.malformed,
-        |counters| &counters.malformed,
     );
     per_node(
         "sidecar_source_oversized_total",
         "Frames dropped because they are longer than event_bytes_max",
-        |counters| &counters.oversized,
         |counters| &counters.oversized,
     );
     per_node(
         "sidecar_source_unclassified_total",
         "Events of an unknown kind, or of a known kind in an unknown shape; they are stored",
         |counters| &counters.unclassified,
-        |counters| &counters.unclassified,
     );
-    per_node(
-        "sidecar_source_reconnects_total",
-        "Connections tried again after one was lost or failed",
-        |counters| &counters.reconnects,
-        |counters| &counters.reconnects,
-    );
+    per_node("sidecar_source_reconnects_total", "Connections tried again after one was lost or failed", |counters| {
+        &counters.reconnects
+    });
+    // Of Casper nodes by message type, and under the reference's name: see `received`.
+    if logged.casper_nodes.is_empty() {
+        per_node("sidecar_source_received_total", "Events received, duplicates included", |counters| {
+            &counters.received
+        });
+    }
     let help = "When the last event of a node was received";
     let mut last = group.gauge("sidecar_source_last_event_timestamp_seconds", help);
-    let sources = logged.sources.iter().map(|source| (&source.name, &source.counters.last_received));
-    let others = logged.other_sources.iter().map(|source| (&source.name, &source.counters.last_received));
-    for (name, received) in sources.chain(others) {
-        last.time(&[("node", name)], received.get());
-    }
-    let mut received = group.counter("sidecar_source_received_total", "Events received, duplicates included");
-    for source in &logged.other_sources {
-        received.count(&[("node", &source.name)], source.counters.received.snapshot().count);
+    for source in &logged.sources {
+        last.time(&[("node", &source.name)], source.counters.last_received.get());
     }
 }
 
 fn received(group: &mut Group<'_>, parts: &Parts) {
     let mut sizes = group.histogram("sse_server_received_bytes", "Received bytes from SSE inbound per message type");
     let mut add = |name: &str, tally: &dyn Fn(&Counters) -> &Tally| {
-        let snapshots = parts.sources().map(|source| tally(&source.counters).snapshot());
+        let snapshots = parts.casper_nodes().map(|node| tally(node).snapshot());
         if let Some(sum) = snapshots.reduce(|sum, more| sum.plus(&more)).filter(|sum| sum.count > 0) {
             sizes.distribution(&[("message_type", name)], &sum, BYTE);
         }
@@ -189,7 +177,7 @@ fn received(group: &mut Group<'_>, parts: &Parts) {
     }
     add("SidecarVersion", &|counters| &counters.sidecar_versions);
 
-    let all: u64 = parts.sources().map(|source| source.counters.contract_messages.get()).sum();
+    let all: u64 = parts.casper_nodes().map(|node| node.contract_messages.get()).sum();
     if all > 0 {
         let unique = parts.logs.iter().map(|logged| logged.ingest.stored_richness.get()).sum();
         let help = "Number of messages received in TransactionProcessed events.";

@@ -34,8 +34,7 @@ use sidecar_log_format::Log;
 
 use crate::casper::rest::SqlAnswers;
 use crate::casper::rpc;
-use crate::casper::source::NamedSource;
-use crate::casper::{export, rest};
+use crate::casper::{export, rest, source};
 use crate::engine::http::{ListenOptions, counters::FrontCounters};
 use crate::engine::source::watch::SourceWatch;
 use crate::engine::view::Views;
@@ -80,9 +79,14 @@ pub struct Parts {
 pub type NamedFront = (&'static str, Arc<FrontCounters>);
 
 impl Parts {
-    /// The Casper nodes that are read, of all logs.
-    fn sources(&self) -> impl Iterator<Item = &NamedSource> {
+    /// The sources that are read, of all logs.
+    fn sources(&self) -> impl Iterator<Item = &SourceWatch> {
         self.logs.iter().flat_map(|logged| &logged.sources)
+    }
+
+    /// What the Casper nodes among them count, of all logs.
+    fn casper_nodes(&self) -> impl Iterator<Item = &source::Counters> {
+        self.logs.iter().flat_map(|logged| &logged.casper_nodes).map(Arc::as_ref)
     }
 }
 
@@ -98,10 +102,10 @@ pub struct Logged {
     pub space_limits: ingest::SpaceLimits,
     /// What ingest counts.
     pub ingest: Arc<ingest::counters::Counters>,
-    /// The Casper nodes that are read.
-    pub sources: Vec<NamedSource>,
-    /// The sources of other dialects that are read.
-    pub other_sources: Vec<SourceWatch>,
+    /// The sources that are read.
+    pub sources: Vec<SourceWatch>,
+    /// What these count beside that, if they are Casper nodes.
+    pub casper_nodes: Vec<Arc<source::Counters>>,
     /// What the log's event streams count.
     pub stream: Arc<stream::HubCounters>,
     /// What the port of the event streams counts.
@@ -130,7 +134,7 @@ impl Logged {
             space_limits: live.space_limits(),
             ingest: Arc::clone(&live.counters),
             sources: Vec::new(),
-            other_sources: Vec::new(),
+            casper_nodes: Vec::new(),
             stream: Arc::clone(stream),
             stream_port: Arc::clone(port),
             views: None,

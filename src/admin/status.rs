@@ -16,9 +16,7 @@ use super::disk::{Disk, Disks};
 use super::readiness::why_not_ready;
 use super::{Follower, Logged, Parts, Role};
 use crate::build_info::{Build, build};
-use crate::casper::event::KINDS;
 use crate::casper::rpc;
-use crate::casper::source::NamedSource;
 use crate::engine::counters::CountPerKind;
 use crate::engine::losses::Lost;
 use crate::engine::source::now;
@@ -253,21 +251,14 @@ fn streams(logged: &Logged) -> Streams {
 }
 
 fn nodes(logged: &Logged) -> Vec<Node<'_>> {
-    let nodes = logged.sources.iter().map(|NamedSource { name, counters }| Node {
+    let nodes = logged.sources.iter().map(|SourceWatch { name, counters }| Node {
         name,
         status: counters.status.name(),
-        received: KINDS.iter().map(|(kind, _)| counters.received(*kind).snapshot().count).sum(),
+        received: counters.received.get(),
         reconnects: counters.reconnects.get(),
         last_event_at: counters.last_received.get(),
     });
-    let others = logged.other_sources.iter().map(|SourceWatch { name, counters }| Node {
-        name,
-        status: counters.status.name(),
-        received: counters.received.snapshot().count,
-        reconnects: counters.reconnects.get(),
-        last_event_at: counters.last_received.get(),
-    });
-    nodes.chain(others).collect()
+    nodes.collect()
 }
 
 fn views(logged: &Logged) -> Vec<Lag> {

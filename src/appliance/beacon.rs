@@ -70,7 +70,7 @@ impl BeaconLog {
     /// The log as the admin server shows it.
     pub(super) fn logged(&self) -> Logged {
         Logged {
-            other_sources: self.clients.iter().map(|(_, watch)| watch.clone()).collect(),
+            sources: self.clients.iter().map(|(_, watch)| watch.clone()).collect(),
             ..Logged::of(NAME, &self.live, self.hub.counters(), self.server.counters())
         }
     }

@@ -31,12 +31,12 @@ use crate::casper::events;
 use crate::casper::export::Exporters;
 use crate::casper::rest::{self, LogAnswers, NamedLog, SqlAnswers};
 use crate::casper::rpc::{self, Rpc};
-use crate::casper::source::NamedSource;
 use crate::casper::view::CasperViews;
 use crate::config::{Config, RestApiServer, SseServer, Storage};
 use crate::engine::http::BindError;
 use crate::engine::ingest::LiveLog;
 use crate::engine::log_set::{LogSet, OpenedLog};
+use crate::engine::source::watch::SourceWatch;
 use crate::engine::stream::{Hub, Resources};
 use crate::engine::view::Views;
 use other_logs::OtherLogs;
@@ -301,7 +301,7 @@ fn serve(
     for follower in &followers {
         live.needed_from.add(Arc::clone(&follower.next_sequence));
     }
-    let sources: Vec<NamedSource> = nodes.iter().map(|node| node.source.clone()).collect();
+    let sources: Vec<SourceWatch> = nodes.iter().map(Node::watch).collect();
     let admin = bind_admin(config)?;
     let answers = match (&outside.database, &views) {
         (Some(database), _) => Some(rest::AnswerFrom::Database(database.clone())),
@@ -327,6 +327,7 @@ fn serve(
     if let Some(admin) = admin {
         let logged = Logged {
             sources,
+            casper_nodes: nodes.iter().map(|node| Arc::clone(&node.counters)).collect(),
             views: views.as_ref().map(|views| views.views().clone()),
             followers,
             exporters: outside.exporters.counters().map(|(name, counters)| (name, Arc::clone(counters))).collect(),

@@ -12,12 +12,13 @@ use tracing::warn;
 
 use crate::casper::dialect::Casper;
 use crate::casper::import;
-use crate::casper::source::{self, NamedSource, NodeOptions};
+use crate::casper::source::{self, Counters, NodeOptions};
 use crate::config::{Config, NodeConnection, SseServer, Storage};
 use crate::engine::counters::microseconds;
 use crate::engine::dialect::{Dialect, write_options};
 use crate::engine::ingest::{self, LiveLog, Retention, Rewriting, identity};
 use crate::engine::log_set::Sources;
+use crate::engine::source::watch::SourceWatch;
 use crate::engine::source::{End, LogNetwork, now};
 use crate::engine::storage_folder::{self, LogPlaces};
 use crate::engine::view;
@@ -36,8 +37,14 @@ const QUEUED_BATCHES: usize = 4;
 /// A node to read.
 pub(super) struct Node {
     options: NodeOptions,
-    /// Its name and what is counted of it.
-    pub(super) source: NamedSource,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Node {
+    /// Its name, with what is counted of it as of every source.
+    pub(super) fn watch(&self) -> SourceWatch {
+        SourceWatch { name: self.options.source(), counters: Arc::clone(&self.counters.common) }
+    }
 }
 
 pub(super) fn nodes(config: &Config, sse: &SseServer, storage: &Storage, log_network: &LogNetwork) -> Vec<Node> {
@@ -57,8 +64,7 @@ pub(super) fn nodes(config: &Config, sse: &SseServer, storage: &Storage, log_net
             log_network: log_network.clone(),
             event_bytes_max: storage.log.event_bytes_max,
         };
-        let source = NamedSource { name: options.source(), counters: Arc::default() };
-        Node { options, source }
+        Node { options, counters: Arc::default() }
     };
     sse.connections.iter().map(node).collect()
 }
@@ -71,7 +77,7 @@ pub(super) fn sources(nodes: Vec<Node>, keep_trying: bool) -> Sources {
         warn!("no node is configured in [[sse_server.connections]]; only stored events are served");
     }
     Box::new(move |batches| {
-        let run = |node: &Node| source::run(node.options.clone(), batches.clone(), Arc::clone(&node.source.counters));
+        let run = |node: &Node| source::run(node.options.clone(), batches.clone(), Arc::clone(&node.counters));
         let mut sources: JoinSet<End> = nodes.iter().map(run).collect();
         if is_archive {
             sources.spawn(std::future::pending());

@@ -14,9 +14,9 @@ use super::failure::Failure;
 use super::page::{self, PageEnd, Range};
 use super::question::{Order, PageOfBlocks, PageOfEvents, Question};
 use super::status;
-use crate::casper::source::NamedSource;
 use crate::casper::view::CasperViews;
 use crate::engine::http::memory::AnswerMemory;
+use crate::engine::source::watch::SourceWatch;
 use crate::engine::view::ViewError;
 
 /// How long a question waits for the views to see what was stored when it was asked.
@@ -26,7 +26,7 @@ const VIEW_WAIT_MAX: Duration = Duration::from_secs(1);
 pub struct LogAnswers {
     reader: LogReader,
     views: CasperViews,
-    sources: Vec<NamedSource>,
+    sources: Vec<SourceWatch>,
 }
 
 /// Reads events of a log, a few at a time.
@@ -39,7 +39,7 @@ pub(super) struct LogReader {
 impl LogAnswers {
     /// `sources` are what `/status` shows; `decode_concurrency` blocks are decoded at a time, at least 1.
     #[must_use]
-    pub fn new(log: Log, views: CasperViews, sources: Vec<NamedSource>, decode_concurrency: usize) -> Self {
+    pub fn new(log: Log, views: CasperViews, sources: Vec<SourceWatch>, decode_concurrency: usize) -> Self {
         LogAnswers { reader: LogReader::new(log, decode_concurrency, Arc::default()), views, sources }
     }
 

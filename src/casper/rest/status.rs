@@ -3,8 +3,8 @@
 use serde::Serialize;
 use sidecar_log_format::{Log, Sequence};
 
-use crate::casper::source::NamedSource;
 use crate::engine::losses::Lost;
+use crate::engine::source::watch::SourceWatch;
 
 #[derive(Serialize)]
 struct StatusOfLog<'a> {
@@ -85,7 +85,7 @@ pub(super) fn of_others(version: &str) -> Vec<u8> {
 }
 
 /// The answer's body where answers come from the log.
-pub(super) fn of_log(version: &str, log: &Log, view_lag: u64, sources: &[NamedSource]) -> Vec<u8> {
+pub(super) fn of_log(version: &str, log: &Log, view_lag: u64, sources: &[SourceWatch]) -> Vec<u8> {
     let head = log.head();
     let status = StatusOfLog {
         version,

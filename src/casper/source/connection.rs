@@ -118,7 +118,7 @@ impl Listener {
         let attempts = Attempts::new(node.max_attempts, node.delay_between_retries);
         let mut attempts = if node.keep_trying { attempts.without_end() } else { attempts };
         let mut last_seen = None;
-        counters.status.set(SourceStatus::Connecting);
+        counters.common.status.set(SourceStatus::Connecting);
         while !attempts.are_over() {
             let before = last_seen.clone();
             let (lost, has_delivered) = self.attempt(&mut last_seen).await;
@@ -131,7 +131,7 @@ impl Listener {
                 return End::ReceiverGone;
             }
             if let Some(end) = end {
-                counters.status.set(SourceStatus::Incompatible);
+                counters.common.status.set(SourceStatus::Incompatible);
                 if !node.keep_trying {
                     error!(node = source, "listening to node ends: {}", with_causes(&lost));
                     return end;
@@ -149,13 +149,13 @@ impl Listener {
                 None => warn!("Lost connection to node {source}, on attempt {attempt}: {}", with_causes(&lost)),
             });
             if attempts.are_used_up() && end.is_none() {
-                counters.status.set(SourceStatus::AttemptsUsedUp);
+                counters.common.status.set(SourceStatus::AttemptsUsedUp);
             }
             if failed == of && !attempts.are_over() {
                 error!(node = source, "Max connection attempts reached; retries continue with longer pauses");
             }
             if !attempts.are_over() {
-                counters.reconnects.add(1);
+                counters.common.reconnects.add(1);
                 attempts.pause().await;
             }
         }
@@ -170,7 +170,7 @@ impl Listener {
             Err(lost) => return (lost, false),
         };
         let lost = stream.read_to_end().await;
-        self.counters.status.set(SourceStatus::Reconnecting);
+        self.counters.common.status.set(SourceStatus::Reconnecting);
         (lost, stream.has_delivered)
     }
 
@@ -192,7 +192,7 @@ impl Listener {
         if let Some(name) = log_network.name() {
             status::is_same_network(name, &network)?;
         }
-        self.counters.status.set(SourceStatus::Connected);
+        self.counters.common.status.set(SourceStatus::Connected);
         info!(node = self.source, network, "connected, protocol version {api_version}");
         let connection = Connection {
             source: self.source.clone(),
@@ -246,10 +246,10 @@ impl Listener {
 fn note_dropped(source: &str, counters: &Counters, lines: &Lines, frame: &DroppedFrame) {
     match frame.reason {
         DropReason::NotUtf8 => {
-            counters.malformed.add(1);
+            counters.common.malformed.add(1);
             counters.count(CountedError::Deserialization);
         }
-        DropReason::Oversized { .. } => counters.oversized.add(1),
+        DropReason::Oversized { .. } => counters.common.oversized.add(1),
     }
     lines.bad_input.spend(source, || {
         error!(node = source, "dropped a frame because {}: {}", frame.reason, shown(&frame.first_bytes));
@@ -298,7 +298,7 @@ impl NodeStream<'_> {
                 let identity = self.identity(&facts, upstream_id);
                 let (kind, facts) = (facts.kind, Facts { identity, ..facts.facts() });
                 self.delivery.push(|received_at| {
-                    counters.last_received.set(received_at);
+                    counters.common.last_received.set(received_at);
                     Received { payload, kind, name: Box::default(), facts, upstream_id, received_at, line }
                 });
                 self.previous = Some(identity);
@@ -315,7 +315,7 @@ impl NodeStream<'_> {
                 });
             }
             Err(malformed) => {
-                counters.malformed.add(1);
+                counters.common.malformed.add(1);
                 counters.count(CountedError::Deserialization);
                 lines.bad_input.spend(source, || {
                     error!(node = source, upstream_id, "Serde Error: {malformed}: {}", shown(payload.as_bytes()));
@@ -338,10 +338,11 @@ impl NodeStream<'_> {
     /// Counts an event.
     fn record(&self, facts: &EventFacts<'_>, payload: &str) {
         let Listener { source, counters, .. } = self.listener;
+        counters.common.received.add(1);
         counters.received(facts.kind).add(payload);
         counters.contract_messages.add(facts.message_count);
         if facts.unclassified {
-            counters.unclassified.add(1);
+            counters.common.unclassified.add(1);
             debug!(node = source, "event of an unknown kind or shape: {}", shown(payload.as_bytes()));
         }
     }

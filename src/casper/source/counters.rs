@@ -1,14 +1,13 @@
-//! What one node's listener counts, to be shown elsewhere.
+//! What one node's listener counts beside what every source does, to be shown elsewhere.
 //!
-//! Plain atomics: written by the listener, read at any time by the admin server. A count never goes down; the status is
-//! the only value that does.
+//! Plain atomics: written by the listener, read at any time by the admin server.
 
 use std::sync::Arc;
 
 use crate::casper::event::KINDS;
-use crate::engine::counters::{Count, Latest, Tally};
+use crate::engine::counters::{Count, Tally};
 use crate::engine::source::Kind;
-use crate::engine::source::watch::PresentStatus;
+use crate::engine::source::watch::SourceCounters;
 
 /// An error that is counted under the reference's labels in `error_counts`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,38 +79,19 @@ impl CountedError {
     }
 }
 
-/// A node by its name, with what its listener counts.
-#[derive(Clone, Debug)]
-pub struct NamedSource {
-    /// `HOST:SSE_PORT`.
-    pub name: String,
-    /// Its counters.
-    pub counters: Arc<Counters>,
-}
-
 /// The counters of one node.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Where the listener is in its life.
-    pub status: PresentStatus,
+    /// What every source counts.
+    pub common: Arc<SourceCounters>,
     received: [Tally; KINDS.len()],
-    /// When the last event was received, in microseconds since the Unix epoch.
-    pub last_received: Latest,
     errors: [Count; CountedError::ALL.len()],
     /// `ApiVersion` messages, handshakes included.
     pub api_versions: Tally,
     /// `SidecarVersion` messages, which no node should send.
     pub sidecar_versions: Tally,
-    /// Payloads and frames that were dropped because they are not UTF-8 or not one JSON value.
-    pub malformed: Count,
-    /// Frames that were dropped because they are longer than `event_bytes_max`.
-    pub oversized: Count,
-    /// Events of an unknown kind, or of a known kind in an unknown shape.
-    pub unclassified: Count,
     /// Entries in the `messages` of processed transactions, duplicates included.
     pub contract_messages: Count,
-    /// Connections that were tried again after one was lost or failed.
-    pub reconnects: Count,
 }
 
 impl Counters {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::engine::source::LogNetwork;
 
 pub use connection::run;
-pub use counters::{CountedError, Counters, NamedSource};
+pub use counters::{CountedError, Counters};
 
 /// The default of [`NodeOptions::event_bytes_max`]: 32 MiB.
 pub const EVENT_BYTES_MAX_DEFAULT: usize = 32 * 1024 * 1024;

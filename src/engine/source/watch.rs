@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI8, Ordering};
 
-use crate::engine::counters::{Count, Latest, Tally};
+use crate::engine::counters::{Count, Latest};
 
 /// Where a source is in its life; the numbers are those of the gauge `node_statuses`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct SourceCounters {
     /// Where it is in its life.
     pub status: PresentStatus,
     /// Events that were received, duplicates included.
-    pub received: Tally,
+    pub received: Count,
     /// When the last of them was received, in microseconds since the Unix epoch.
     pub last_received: Latest,
     /// Payloads and frames that were dropped because they are not UTF-8 or not one JSON value.

@@ -187,6 +187,7 @@ async fn events_come_after_the_version_in_the_nodes_order_with_what_their_connec
     assert_eq!((event.kind, event.facts.ordinal), (event::BLOCK_ADDED, Some(7)));
     assert!(event.received_at > 1_700_000_000_000_000);
     assert_eq!(counters.received(event::BLOCK_ADDED).snapshot().count, 2);
+    assert_eq!(counters.common.received.get(), 2);
     assert_eq!(counters.api_versions.snapshot().count, 1);
 }
 
@@ -198,8 +199,8 @@ async fn every_connection_asks_for_the_whole_ring_and_only_failures_in_a_row_cou
     assert_eq!(end, End::AttemptsUsedUp);
     assert_eq!(ids(&events(batches)), [0, 1, 2, 3, 4]);
     assert_eq!(node.event_requests(), vec!["GET /events?start_from=0 HTTP/1.1"; 7]);
-    assert_eq!(counters.status.number(), SourceStatus::AttemptsUsedUp as i8);
-    assert_eq!(counters.reconnects.get(), 6);
+    assert_eq!(counters.common.status.number(), SourceStatus::AttemptsUsedUp as i8);
+    assert_eq!(counters.common.reconnects.get(), 6);
 }
 
 #[tokio::test]
@@ -265,7 +266,7 @@ async fn a_node_that_is_too_old_or_on_another_network_ends_the_listener_at_once(
         let node = ScriptedNode::start(&[status], vec![]).await;
         let (ended, batches, counters) = run_to_end(node.options()).await;
         assert_eq!(ended, end);
-        assert_eq!(counters.status.number(), number);
+        assert_eq!(counters.common.status.number(), number);
         assert!(batches.is_empty() && node.event_requests().is_empty());
     }
 }
@@ -321,7 +322,7 @@ async fn bad_frames_are_counted_and_everything_after_them_arrives() {
     let node = ScriptedNode::start(&[STATUS], vec![Answer::Stream(body)]).await;
     let (_, batches, counters) = run_to_end(node.options()).await;
     assert_eq!(ids(&events(batches)), [1, 6, 7]);
-    let counts = [&counters.malformed, &counters.oversized, &counters.unclassified];
+    let counts = [&counters.common.malformed, &counters.common.oversized, &counters.common.unclassified];
     assert_eq!(counts.map(|count| count.get()), [2, 1, 1]);
     assert_eq!(counters.sidecar_versions.snapshot().count, 1);
     assert_eq!(counters.errors(CountedError::Deserialization), 2);
