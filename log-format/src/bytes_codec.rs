@@ -49,6 +49,18 @@ pub(crate) fn put_version(out: &mut Vec<u8>, version: ApiVersion) {
     out.extend_from_slice(&version.patch.to_le_bytes());
 }
 
+/// Appends the CRC-32 of the bytes from `start` on.
+pub(crate) fn put_checksum(out: &mut Vec<u8>, start: usize) {
+    let crc = crc32fast::hash(out.get(start..).unwrap_or_default());
+    out.extend_from_slice(&crc.to_le_bytes());
+}
+
+/// The bytes before the last four, if those are their CRC-32.
+pub(crate) fn checked(bytes: &[u8]) -> Option<&[u8]> {
+    let (covered, crc) = bytes.split_last_chunk()?;
+    (crc32fast::hash(covered).to_le_bytes() == *crc).then_some(covered)
+}
+
 /// Bytes as lowercase hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -7,7 +7,7 @@ use std::{io, sync::Arc};
 
 use crate::{
     ChainValue, Result, Sequence,
-    bytes_codec::Reader,
+    bytes_codec::{Reader, checked, put_checksum},
     error::{Operation, storage_error},
     pieces::{open_if_there, read_up_to},
     segment::HEADER_BYTES_MAX,
@@ -62,18 +62,12 @@ impl HeadSlot {
         }
         out.extend_from_slice(&self.chain);
         out.extend_from_slice(&self.file_identity.born.to_le_bytes());
-        let crc = crc32fast::hash(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
+        put_checksum(&mut out, 0);
         out.try_into().unwrap_or([0; SLOT_BYTES])
     }
 
     fn decode(bytes: &[u8]) -> Option<HeadSlot> {
-        let (covered, crc) = bytes.split_at_checked(SLOT_BYTES - 4)?;
-        if !covered.starts_with(&MAGIC) || crc32fast::hash(covered).to_le_bytes() != *crc.get(..4)? {
-            return None;
-        }
-        let mut reader = Reader::new(covered);
-        reader.take(4);
+        let mut reader = Reader::new(checked(bytes.get(..SLOT_BYTES)?)?.strip_prefix(&MAGIC)?);
         let flags = reader.u32();
         let [counter, next_sequence, segment, offset, epoch, inode] = std::array::from_fn(|_| reader.u64());
         Some(HeadSlot {
@@ -160,8 +154,7 @@ fn read_copy(file: &dyn File) -> Result<Vec<u8>> {
 fn copy_of_header(bytes: &[u8]) -> Option<&[u8]> {
     let mut reader = Reader::new(bytes.strip_prefix(&COPY_MAGIC)?);
     let length = usize::try_from(reader.u32()).ok().filter(|&length| length <= HEADER_BYTES_MAX)?;
-    let (covered, crc) = bytes.get(..COPY_FIXED_BYTES + length)?.split_last_chunk::<4>()?;
-    (crc32fast::hash(covered).to_le_bytes() == *crc).then(|| covered.get(COPY_MAGIC.len() + 4..)).flatten()
+    checked(bytes.get(..COPY_FIXED_BYTES + length)?)?.get(COPY_MAGIC.len() + 4..)
 }
 
 /// Where the head file has slots, or the copy of a header, that were written and do not decode, or that cannot be read.
@@ -233,8 +226,7 @@ impl HeadFile {
         let mut bytes = COPY_MAGIC.to_vec();
         bytes.extend_from_slice(&(header.len() as u32).to_le_bytes());
         bytes.extend_from_slice(header);
-        let crc = crc32fast::hash(&bytes);
-        bytes.extend_from_slice(&crc.to_le_bytes());
+        put_checksum(&mut bytes, 0);
         self.file.write_at(&bytes, COPY_AT).map_err(storage_error(Operation::Write, FILE))
     }
 

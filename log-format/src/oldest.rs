@@ -10,7 +10,7 @@ use std::sync::{
 
 use crate::{
     Result, Sequence,
-    bytes_codec::Reader,
+    bytes_codec::{Reader, checked, put_checksum},
     error::{Operation, storage_error},
     pieces::{open_if_there, read_up_to},
     storage::{File, Storage},
@@ -39,18 +39,13 @@ impl OldestSlot {
         out.extend_from_slice(&self.counter.to_le_bytes());
         out.extend_from_slice(&self.sequence.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
-        let crc = crc32fast::hash(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
+        put_checksum(&mut out, 0);
         out.try_into().unwrap_or([0; SLOT_BYTES])
     }
 
     fn decode(bytes: &[u8]) -> Option<OldestSlot> {
-        let (covered, crc) = bytes.get(..SLOT_BYTES)?.split_at_checked(SLOT_BYTES - 4)?;
-        if !covered.starts_with(&MAGIC) || crc32fast::hash(covered).to_le_bytes() != *crc {
-            return None;
-        }
-        let mut reader = Reader::new(covered);
-        reader.take(8);
+        let mut reader = Reader::new(checked(bytes.get(..SLOT_BYTES)?)?.strip_prefix(&MAGIC)?);
+        reader.take(4);
         Some(OldestSlot { counter: reader.u64(), sequence: reader.u64() })
     }
 

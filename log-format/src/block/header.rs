@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use crate::{
     ApiVersion, ChainValue, Error, Sequence, Timestamp,
-    bytes_codec::{Reader, put_version},
+    bytes_codec::{Reader, checked, put_checksum, put_version},
     pieces::read_at,
     storage::File,
 };
@@ -146,8 +146,7 @@ impl BlockHeader {
         let may_ignore = if self.synced_before { FLAG_SYNCED_BEFORE } else { 0 };
         out.extend_from_slice(&may_ignore.to_le_bytes());
         out.extend_from_slice(&[0; 10]);
-        let crc = crc32fast::hash(out.get(start..).unwrap_or_default());
-        out.extend_from_slice(&crc.to_le_bytes());
+        put_checksum(out, start);
         debug_assert_eq!(out.len() - start, BLOCK_HEADER_BYTES);
     }
 
@@ -169,8 +168,7 @@ impl BlockHeader {
                 corrupt("no block begins here")
             });
         }
-        let (covered, crc) = bytes.split_at(BLOCK_HEADER_BYTES - 4);
-        if crc32fast::hash(covered).to_le_bytes() != crc {
+        if checked(bytes).is_none() {
             return Err(corrupt("the header's checksum does not fit"));
         }
         let block_type = BlockType(reader.u8());

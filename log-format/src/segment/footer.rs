@@ -11,7 +11,7 @@ use super::header::SegmentHeader;
 use crate::{
     ChainValue, Error, Result, Sequence, Timestamp,
     block::{self, BLOCK_HEADER_BYTES, Block, BlockHeader, BlockType, Encoder, LARGE_BYTES, numbers, version},
-    bytes_codec::Reader,
+    bytes_codec::{Reader, checked, put_checksum},
     error::{Operation, storage_error},
     pieces::read_exact,
     position::Position,
@@ -234,8 +234,7 @@ impl Footer {
     pub(crate) fn trailer(offset: u64) -> Vec<u8> {
         let mut trailer = offset.to_le_bytes().to_vec();
         trailer.extend_from_slice(&TRAILER_MAGIC);
-        let crc = crc32fast::hash(&trailer);
-        trailer.extend_from_slice(&crc.to_le_bytes());
+        put_checksum(&mut trailer, 0);
         trailer
     }
 
@@ -246,10 +245,8 @@ impl Footer {
         let length = file.len().map_err(storage_error(Operation::Read, name))?;
         let Some(trailer_at) = length.checked_sub(TRAILER_BYTES) else { return Ok(None) };
         let trailer = read_exact(name, file, trailer_at, TRAILER_BYTES as usize)?;
-        let (covered, crc) = trailer.split_at(trailer.len().saturating_sub(4));
-        if !covered.ends_with(&TRAILER_MAGIC) || crc32fast::hash(covered).to_le_bytes() != crc {
-            return Ok(None);
-        }
+        let covered = checked(&trailer).filter(|covered| covered.ends_with(&TRAILER_MAGIC));
+        let Some(covered) = covered else { return Ok(None) };
         let offset = Reader::new(covered).u64();
         let no_footer =
             || Error::Corrupt { file: name.to_owned(), offset, reason: "the trailer points at no footer".to_owned() };

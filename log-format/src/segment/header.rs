@@ -4,7 +4,7 @@
 
 use crate::{
     ApiVersion, ChainValue, Error, Result, Sequence, Timestamp,
-    bytes_codec::{Reader, put_version},
+    bytes_codec::{Reader, checked, put_checksum, put_version},
     form::{Form, KINDS_MAX},
     pieces::read_up_to,
     position::Position,
@@ -77,8 +77,7 @@ impl SegmentHeader {
         if let Some(place) = out.get_mut(LENGTH_AT..LENGTH_AT + 2) {
             place.copy_from_slice(&length.to_le_bytes());
         }
-        let crc = crc32fast::hash(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
+        put_checksum(&mut out, 0);
         out
     }
 
@@ -116,15 +115,11 @@ impl SegmentHeader {
         }
         let version = reader.u16();
         let length = usize::from(reader.u16());
-        let (Some(covered), Some(crc)) =
-            (bytes.get(..length.saturating_sub(4)), bytes.get(length.saturating_sub(4)..length))
-        else {
-            return Err(corrupt("the header is cut off"));
-        };
+        let header = bytes.get(..length).ok_or_else(|| corrupt("the header is cut off"))?;
         // Before the version: a damaged byte can look like a newer one.
-        if length < FIXED_BYTES + 4 || crc32fast::hash(covered).to_le_bytes() != crc {
+        let Some(covered) = checked(header).filter(|_| length >= FIXED_BYTES + 4) else {
             return Err(corrupt("the header's checksum does not fit"));
-        }
+        };
         if version > FORMAT_VERSION {
             return Err(Error::NewerFormat { file: name.to_owned(), found: version, known: FORMAT_VERSION });
         }
