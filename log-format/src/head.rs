@@ -9,7 +9,7 @@ use crate::{
     ChainValue, Result, Sequence,
     bytes_codec::{Reader, checked, put_checksum},
     error::{Operation, storage_error},
-    pieces::{open_if_there, read_up_to},
+    pieces::{open_if_there, read_up_to, sync_directory},
     segment::HEADER_BYTES_MAX,
     storage::{File, FileIdentity, Storage},
 };
@@ -195,7 +195,7 @@ impl HeadFile {
         let file = match storage.open(FILE, true) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let file = storage.create(FILE).map_err(storage_error(Operation::Create, FILE))?;
-                storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))?;
+                sync_directory(storage)?;
                 file
             }
             result => result.map_err(storage_error(Operation::Open, FILE))?,

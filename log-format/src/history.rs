@@ -138,7 +138,7 @@ fn copy_segment(segment: &SegmentFile, to: &dyn Storage) -> Result<()> {
     pieces::copy(&segment.name, segment.file.as_ref(), 0..length, &aside, file.as_ref(), 0)?;
     file.sync().map_err(storage_error(Operation::Sync, &aside))?;
     to.rename(&aside, &name).map_err(storage_error(Operation::Rename, &aside))?;
-    to.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
+    pieces::sync_directory(to)
 }
 
 /// The first event after the history, as the body of an import mark names it.

@@ -15,7 +15,7 @@ use crate::{
     error::{Operation, Unreadable, storage_error},
     lock::{check_lock, lock},
     log::{LargeEvent, Reading, Shared},
-    pieces::open,
+    pieces::{open, sync_directory},
     rewrite::{self, Progress, has_small_blocks, sealed_footer},
     segment::{SegmentFile, file_name, list_segments},
     storage::{Lock, Storage},
@@ -281,5 +281,5 @@ fn remove_segment(storage: &dyn Storage, first_sequence: Sequence) -> Result<()>
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         result => result.map_err(storage_error(Operation::Remove, &name))?,
     }
-    storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
+    sync_directory(storage)
 }

@@ -12,7 +12,7 @@ use crate::{
     Result, Sequence,
     bytes_codec::{Reader, checked, put_checksum},
     error::{Operation, storage_error},
-    pieces::{open_if_there, read_up_to},
+    pieces::{open_if_there, read_up_to, sync_directory},
     storage::{File, Storage},
 };
 
@@ -164,7 +164,7 @@ impl OldestFile {
         let file = storage.create(FILE).map_err(storage_error(Operation::Create, FILE))?;
         let mut oldest = OldestFile { file, slot, is_in_both: false };
         oldest.store(slot)?;
-        storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))?;
+        sync_directory(storage)?;
         // The other slot too: a drop on a full device must need no more room.
         oldest.record(first)?;
         Ok(oldest)

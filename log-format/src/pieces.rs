@@ -30,6 +30,11 @@ pub(crate) fn open(storage: &dyn Storage, name: &str) -> Result<Arc<dyn File>> {
     opened.map_err(|error| unreadable_or(Operation::Open, name, 0, error))
 }
 
+/// Makes durable which files there are, and under which names.
+pub(crate) fn sync_directory(storage: &dyn Storage) -> Result<()> {
+    storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
+}
+
 /// Reads until `bytes` is full or the file ends; returns the bytes read. Where the device does not give them back, it is
 /// asked again once.
 pub(crate) fn read_at(name: &str, file: &dyn File, offset: u64, bytes: &mut [u8]) -> Result<usize> {
@@ -182,7 +187,7 @@ pub(crate) fn copy_aside(
         Unreadable::IsDamage => copy_readable(name, file, range, to_name, aside.as_ref())?,
     }
     aside.sync().map_err(storage_error(Operation::Sync, to_name))?;
-    storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
+    sync_directory(storage)
 }
 
 /// Copies what can be read of a range to the start of another file, with zeros for the rest.

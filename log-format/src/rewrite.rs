@@ -87,7 +87,7 @@ pub(crate) fn rewrite(
     let mut new = Replacement::begin(storage, &header, options.level)?;
     let result = replace(shared, &old, &footer, &mut new, options.block_bytes, progress);
     if matches!(result, Ok(Some(Rewritten { is_left: false, .. }))) {
-        storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))?;
+        pieces::sync_directory(storage)?;
     } else {
         // Nothing refers to it, and the next opening removes what is left of it.
         let _ = storage.remove(&new.name);

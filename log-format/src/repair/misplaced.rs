@@ -9,7 +9,7 @@ use super::action::Action;
 use crate::{
     Result, Sequence,
     error::{Operation, storage_error},
-    pieces::open,
+    pieces::{open, sync_directory},
     segment::{file_name, find_header, list_segments, parse_file_name},
     storage::Storage,
 };
@@ -25,7 +25,7 @@ pub(crate) fn put_right(storage: &dyn Storage, dry_run: bool) -> Result<Vec<Acti
                 .rename(&file_name(file), &aside_name(right))
                 .map_err(storage_error(Operation::Rename, &file_name(file)))?;
         }
-        sync(storage)?;
+        sync_directory(storage)?;
     }
     let mut actions = Vec::new();
     for (&file, &right) in &misnamed {
@@ -47,7 +47,7 @@ pub(crate) fn put_right(storage: &dyn Storage, dry_run: bool) -> Result<Vec<Acti
         }
     }
     if !dry_run {
-        sync(storage)?;
+        sync_directory(storage)?;
     }
     Ok(actions)
 }
@@ -87,8 +87,4 @@ fn misnamed(storage: &dyn Storage) -> Result<BTreeMap<Sequence, Sequence>> {
         let Some((&file, _)) = stuck else { return Ok(misnamed) };
         misnamed.remove(&file);
     }
-}
-
-fn sync(storage: &dyn Storage) -> Result<()> {
-    storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
 }

@@ -23,7 +23,7 @@ use crate::{
     head::{self, HeadFile, HeadSlot, HeadState},
     lock::lock,
     oldest::OldestFile,
-    pieces::{copy_aside, open_if_there, write_again},
+    pieces::{copy_aside, open_if_there, sync_directory, write_again},
     rewrite::{Loss, Replacement},
     segment::{SegmentFile, SegmentHeader, file_name},
     storage::{FileIdentity, Storage},
@@ -245,7 +245,7 @@ impl Repair {
         let is_sealed = !is_last || new.footer.end_sequence > first;
         new.complete(is_sealed, examined.mismatches.len())?;
         new.put_in_place()?;
-        storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
+        sync_directory(storage)
     }
 
     /// Finds out what the log continues from after damage.
@@ -385,7 +385,7 @@ impl Repair {
             file.write(slot)?;
             file.copy_segment_header(&end.header.encode())?;
             file.sync()?;
-            storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))?;
+            sync_directory(storage)?;
         }
         self.actions.push(Action::RebuildHead { reason });
         Ok(())

@@ -15,7 +15,7 @@ use crate::{
     error::{Operation, Unreadable, storage_error},
     head::{self, HeadState},
     loss_mark::{ChainAfterLoss, loss_body},
-    pieces::{copy_aside, end_of_written, write_again},
+    pieces::{copy_aside, end_of_written, sync_directory, write_again},
     position::Position,
     scan::Scan,
     segment::{Footer, SegmentFile, SegmentHeader, list_segments},
@@ -144,7 +144,7 @@ fn remove_leftovers(storage: &dyn Storage) -> Result<()> {
         }
     }
     // A segment that a crash left with its name, but without a synced directory, is about to be trusted.
-    storage.sync_directory().map_err(storage_error(Operation::Sync, "the directory"))
+    sync_directory(storage)
 }
 
 fn new_log(options: &WriteOptions, head_state: &HeadState) -> Found {
