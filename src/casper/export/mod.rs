@@ -35,8 +35,8 @@ pub use range::{Summary, export_range};
 use crate::engine::thread;
 use counters::Counters;
 use exporter::{Database, Exporter};
-pub(in crate::casper) use tables::IMPORTED_TABLES;
 use tables::Tables;
+pub(in crate::casper) use tables::imported_tables;
 
 /// How far an exporter is: a row of the table `sidecar_checkpoint`, which the reference does not know and leaves alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

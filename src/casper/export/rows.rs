@@ -60,6 +60,11 @@ impl Content<'_> {
     pub(super) fn event_type(&self) -> i16 {
         i16::from(self.kind().0)
     }
+
+    /// The place of its table in [`OF_KINDS`](super::tables::OF_KINDS).
+    pub(super) fn table(&self) -> usize {
+        usize::from(self.kind().0).saturating_sub(1)
+    }
 }
 
 /// What the tables say of the event in `row`; `None` where they have no place for it.

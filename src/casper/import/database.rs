@@ -9,7 +9,7 @@ use tokio_postgres::IsolationLevel;
 
 use super::Importer;
 use crate::casper::event::{self, KINDS};
-use crate::casper::export::IMPORTED_TABLES;
+use crate::casper::export::imported_tables;
 use crate::casper::export::postgresql::{self, Options};
 
 /// Where history is imported from.
@@ -59,9 +59,9 @@ pub(super) fn is_of_the_reference(present: &[String]) -> bool {
 
 /// Refuses a database that has not the tables to read.
 pub(super) fn check_tables(place: &str, present: &[String]) -> anyhow::Result<()> {
-    let is_present = |table: &&&str| present.iter().any(|found| found == **table);
-    let Some(missing) = IMPORTED_TABLES.iter().find(|table| !is_present(table)) else { return Ok(()) };
-    if let Some(table) = TABLES_1.iter().find(is_present) {
+    let is_present = |table: &&str| present.iter().any(|found| found == table);
+    let Some(missing) = imported_tables().find(|table| !is_present(table)) else { return Ok(()) };
+    if let Some(table) = TABLES_1.into_iter().find(is_present) {
         bail!(
             "{place} is a database of the Casper Sidecar 1.x: it has a table {table}; only databases of version 2.x can be \
              imported, whose events a node of Casper 2 sent. Keep this one as it is, and begin the log without it"

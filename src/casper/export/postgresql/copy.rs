@@ -21,13 +21,13 @@ pub(super) struct CopyRows {
 
 impl CopyRows {
     /// No rows yet, for a list of so many columns.
-    pub(super) fn new(columns: i16) -> Self {
+    pub(super) fn new(columns: usize) -> Self {
         let mut bytes = BytesMut::new();
         bytes.put_slice(SIGNATURE);
         // Neither flags nor an extension of the header.
         bytes.put_i32(0);
         bytes.put_i32(0);
-        CopyRows { bytes, columns, rows: 0 }
+        CopyRows { bytes, columns: i16::try_from(columns).unwrap_or(i16::MAX), rows: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -17,69 +17,29 @@ use super::{
     super::{
         Advance, Written,
         rows::{Content, EventRow},
-        tables::Tables,
+        tables::{OF_KINDS, Tables},
     },
     copy::CopyRows,
 };
 use crate::casper::keys::Stage;
 
-/// The tables of the kinds, in the order of their numbers in `event_type`.
-const TABLES: [Table; 8] = [
-    Table {
-        taken: r#"JOIN "BlockAdded" ON "height" = k.first::bigint"#,
-        copy: r#""BlockAdded" ("height", "block_hash", "raw", "event_log_id")"#,
-        columns: 4,
-    },
-    Table {
-        taken: r#"JOIN "TransactionAccepted" ON "transaction_type_id" = k.first::smallint AND "transaction_hash" = k.second"#,
-        copy: r#""TransactionAccepted" ("transaction_hash", "transaction_type_id", "raw", "event_log_id")"#,
-        columns: 4,
-    },
-    Table {
-        taken: r#"JOIN "TransactionExpired" ON "transaction_hash" = k.second"#,
-        copy: r#""TransactionExpired" ("transaction_hash", "transaction_type_id", "raw", "event_log_id")"#,
-        columns: 4,
-    },
-    Table {
-        taken: r#"JOIN "TransactionProcessed" ON "transaction_type_id" = k.first::smallint AND "transaction_hash" = k.second"#,
-        copy: r#""TransactionProcessed" ("transaction_hash", "transaction_type_id", "raw", "event_log_id")"#,
-        columns: 4,
-    },
-    Table {
-        taken: r#"JOIN "Fault" ON "era" = k.first::numeric AND "public_key" = k.second"#,
-        copy: r#""Fault" ("era", "public_key", "raw", "event_log_id")"#,
-        columns: 4,
-    },
-    Table {
-        taken: r#"JOIN "FinalitySignature" ON "block_hash" = k.first AND "public_key" = k.second"#,
-        copy: r#""FinalitySignature" ("block_hash", "public_key", "raw", "event_log_id")"#,
-        columns: 4,
-    },
-    Table {
-        taken: r#"JOIN "Step" ON "era" = k.first::numeric"#,
-        copy: r#""Step" ("era", "raw", "event_log_id")"#,
-        columns: 3,
-    },
-    Table {
-        taken: r#"JOIN "Shutdown" ON "event_source_address" = k.first
-                  AND date_trunc('second', "shutdown_timestamp") = timestamp 'epoch' + k.second::bigint * interval '1 second'"#,
-        copy: r#""Shutdown" ("event_source_address", "shutdown_timestamp", "event_log_id")"#,
-        columns: 3,
-    },
+/// For each of [`OF_KINDS`], the condition that a row has a key `k` of two texts.
+const HAS_KEY: [&str; OF_KINDS.len()] = [
+    r#""height" = k.first::bigint"#,
+    r#""transaction_type_id" = k.first::smallint AND "transaction_hash" = k.second"#,
+    r#""transaction_hash" = k.second"#,
+    r#""transaction_type_id" = k.first::smallint AND "transaction_hash" = k.second"#,
+    r#""era" = k.first::numeric AND "public_key" = k.second"#,
+    r#""block_hash" = k.first AND "public_key" = k.second"#,
+    r#""era" = k.first::numeric"#,
+    r#""event_source_address" = k.first
+       AND date_trunc('second', "shutdown_timestamp") = timestamp 'epoch' + k.second::bigint * interval '1 second'"#,
 ];
 
 const EVENT_LOG: &str = r#""event_log" ("event_log_id", "event_type_id", "event_source_address", "event_id", "event_key", "emitted_timestamp", "api_version", "network_name")"#;
-const EVENT_LOG_COLUMNS: i16 = 8;
+const EVENT_LOG_COLUMNS: usize = 8;
 const TRANSACTION_EVENT: &str = r#""transaction_event" ("event_log_id", "transaction_hash", "transaction_type_id")"#;
-const TRANSACTION_EVENT_COLUMNS: i16 = 3;
-
-struct Table {
-    /// Finds the keys (two texts each) that the table has.
-    taken: &'static str,
-    /// The columns that rows are copied into.
-    copy: &'static str,
-    columns: i16,
-}
+const TRANSACTION_EVENT_COLUMNS: usize = 3;
 
 struct Statements {
     move_checkpoint: Statement,
@@ -87,7 +47,7 @@ struct Statements {
     new_ids: Statement,
     event_log: Statement,
     transaction_event: Statement,
-    /// For each of [`TABLES`].
+    /// For each of [`OF_KINDS`].
     taken: Vec<Statement>,
     copy: Vec<Statement>,
 }
@@ -113,13 +73,14 @@ impl Statements {
             taken: Vec::new(),
             copy: Vec::new(),
         };
-        for table in &TABLES {
+        for (table, has_key) in OF_KINDS.iter().zip(HAS_KEY) {
             let taken = format!(
-                "SELECT k.number FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k(first, second, number) {}",
-                table.taken
+                r#"SELECT k.number FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k(first, second, number)
+                   JOIN "{}" ON {has_key}"#,
+                table.name
             );
             statements.taken.push(client.prepare(&taken).await?);
-            statements.copy.push(copy(table.copy).await?);
+            statements.copy.push(copy(&table.with_columns()).await?);
         }
         Ok(statements)
     }
@@ -244,8 +205,8 @@ async fn free_rows<'rows, 'a>(
     rows: &[&'rows EventRow<'a>],
 ) -> Result<Vec<&'rows EventRow<'a>>, tokio_postgres::Error> {
     let mut free = Vec::with_capacity(rows.len());
-    for (table, taken) in (1_i16..).zip(&statements.taken) {
-        let candidates: Vec<_> = rows.iter().copied().filter(|row| row.content.event_type() == table).collect();
+    for (table, taken) in statements.taken.iter().enumerate() {
+        let candidates: Vec<_> = rows.iter().copied().filter(|row| row.content.table() == table).collect();
         if candidates.is_empty() {
             continue;
         }
@@ -284,13 +245,12 @@ async fn insert(
 
     let mut event_log = CopyRows::new(EVENT_LOG_COLUMNS);
     let mut transaction_event = CopyRows::new(TRANSACTION_EVENT_COLUMNS);
-    let mut tables: Vec<CopyRows> = TABLES.iter().map(|table| CopyRows::new(table.columns)).collect();
+    let mut tables: Vec<CopyRows> = OF_KINDS.iter().map(|table| CopyRows::new(table.columns.len())).collect();
     for (row, id) in rows.iter().zip(ids) {
-        let event_type = row.content.event_type();
         event_log
             .row()
             .bigint(id)
-            .smallint(event_type)
+            .smallint(row.content.event_type())
             .text(&row.source_address)
             .bigint(row.event_id.cast_signed())
             .text(&row.event_key)
@@ -300,7 +260,7 @@ async fn insert(
         if let Content::Transaction { transaction_type, hash, .. } = &row.content {
             transaction_event.row().bigint(id).text(hash).smallint(*transaction_type);
         }
-        if let Some(table) = usize::try_from(event_type - 1).ok().and_then(|table| tables.get_mut(table)) {
+        if let Some(table) = tables.get_mut(row.content.table()) {
             push_content(table.row(), row).bigint(id);
         }
     }

@@ -10,25 +10,23 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use rusqlite::{
     Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior,
     ffi::{SQLITE_CONSTRAINT_FOREIGNKEY, SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE},
-    params,
-    types::Value,
+    params, params_from_iter,
+    types::ToSqlOutput,
 };
 
 use super::{
     Advance, Checkpoint, Found, Written,
     exporter::{Database, ExportError},
     rows::{Content, EventRow},
-    tables::{Tables, must_make},
+    tables::{OF_KINDS, Table, Tables, must_make},
 };
-use crate::{
-    casper::{export::ExportFrom, keys::Stage},
-    rfc3339,
-};
+use crate::{casper::export::ExportFrom, rfc3339};
 use open_file::OpenFile;
 pub(crate) use open_file::{FileId, file_id};
 pub(crate) use reading::{failed_to_read, open_to_read};
@@ -326,18 +324,41 @@ fn move_checkpoint(transaction: &Transaction<'_>, advance: &Advance<'_>, filled:
     Ok(moved == 1)
 }
 
+/// Of each of [`OF_KINDS`], the statement that finds a row by its key, and the one that inserts a row.
+static STATEMENTS_OF_KINDS: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| OF_KINDS.iter().map(statements).collect());
+
+fn statements(table: &Table) -> [String; 2] {
+    let place = |(number, column): (usize, &&str)| match column.ends_with("_timestamp") {
+        true => format!("datetime(?{number}, 'unixepoch')"),
+        false => format!("?{number}"),
+    };
+    let places: Vec<String> = (1..).zip(table.columns).map(place).collect();
+    let of_key = table.columns.iter().zip(&places).take(table.key_columns);
+    let key: Vec<String> = of_key.map(|(column, place)| format!(r#""{column}" = {place}"#)).collect();
+    [
+        format!(r#"SELECT 1 FROM "{}" WHERE {}"#, table.name, key.join(" AND ")),
+        format!("INSERT INTO {} VALUES ({})", table.with_columns(), places.join(", ")),
+    ]
+}
+
 /// Inserts the rows of one event, unless one with its keys is there; returns whether it did.
 fn insert(transaction: &Transaction<'_>, row: &EventRow<'_>) -> rusqlite::Result<bool> {
-    if is_taken(transaction, row)? {
+    let EventRow { source_address, event_id, event_key, received, api_version, network, content, .. } = row;
+    let place = content.table();
+    let Some((table, [find, insert])) = OF_KINDS.get(place).zip(STATEMENTS_OF_KINDS.get(place)) else {
+        return Ok(false);
+    };
+    let mut values = values(row);
+    let key = values.iter().take(table.key_columns);
+    if transaction.prepare_cached(find)?.exists(params_from_iter(key))? {
         return Ok(false);
     }
-    let mut insert = transaction.prepare_cached(
+    let mut insert_into_event_log = transaction.prepare_cached(
         r#"INSERT INTO "event_log"
            ("event_type_id", "event_source_address", "event_id", "event_key", "emitted_timestamp", "api_version", "network_name")
            VALUES (?1, ?2, ?3, ?4, datetime(?5, 'unixepoch'), ?6, ?7) ON CONFLICT DO NOTHING"#,
     )?;
-    let EventRow { source_address, event_id, event_key, received, api_version, network, content, .. } = row;
-    let inserted = insert.execute(params![
+    let inserted = insert_into_event_log.execute(params![
         content.event_type(),
         source_address,
         number(*event_id),
@@ -349,97 +370,38 @@ fn insert(transaction: &Transaction<'_>, row: &EventRow<'_>) -> rusqlite::Result
     if inserted == 0 {
         return Ok(false);
     }
-    insert_content(transaction, row, transaction.last_insert_rowid())?;
+    let id = transaction.last_insert_rowid();
+    values.push(id.into());
+    transaction.prepare_cached(insert)?.execute(params_from_iter(&values))?;
+    if let Content::Transaction { transaction_type, hash, .. } = content {
+        let mut insert = transaction.prepare_cached(
+            r#"INSERT INTO "transaction_event" ("event_log_id", "transaction_hash", "transaction_type_id") VALUES (?1, ?2, ?3)"#,
+        )?;
+        insert.execute(params![id, hash, transaction_type])?;
+    }
     Ok(true)
 }
 
-/// Whether the table of the event's kind has a row with its keys.
-fn is_taken(transaction: &Transaction<'_>, row: &EventRow<'_>) -> rusqlite::Result<bool> {
-    let exists = |statement: &str, parameters: &[&dyn rusqlite::ToSql]| {
-        transaction.prepare_cached(statement)?.exists(parameters)
-    };
+/// The values of a row in its kind's table but for the last, the row's id.
+fn values<'a>(row: &'a EventRow<'_>) -> Vec<ToSqlOutput<'a>> {
+    fn text(text: &str) -> ToSqlOutput<'_> {
+        text.into()
+    }
     match &row.content {
-        Content::Block { height, .. } => {
-            exists(r#"SELECT 1 FROM "BlockAdded" WHERE "height" = ?1"#, params![number(*height)])
+        Content::Block { height, hash, raw } => vec![number(*height), text(hash), text(raw)],
+        Content::Transaction { transaction_type, hash, raw, .. } => {
+            vec![text(hash), (*transaction_type).into(), text(raw)]
         }
-        Content::Transaction { stage: Stage::Accepted, transaction_type, hash, .. } => exists(
-            r#"SELECT 1 FROM "TransactionAccepted" WHERE "transaction_type_id" = ?1 AND "transaction_hash" = ?2"#,
-            params![transaction_type, hash],
-        ),
-        Content::Transaction { stage: Stage::Processed, transaction_type, hash, .. } => exists(
-            r#"SELECT 1 FROM "TransactionProcessed" WHERE "transaction_type_id" = ?1 AND "transaction_hash" = ?2"#,
-            params![transaction_type, hash],
-        ),
-        Content::Transaction { stage: Stage::Expired, hash, .. } => {
-            exists(r#"SELECT 1 FROM "TransactionExpired" WHERE "transaction_hash" = ?1"#, params![hash])
-        }
-        Content::Fault { era, public_key, .. } => {
-            exists(r#"SELECT 1 FROM "Fault" WHERE "era" = ?1 AND "public_key" = ?2"#, params![number(*era), public_key])
-        }
-        Content::Signature { block_hash, public_key, .. } => exists(
-            r#"SELECT 1 FROM "FinalitySignature" WHERE "block_hash" = ?1 AND "public_key" = ?2"#,
-            params![block_hash, public_key],
-        ),
-        Content::Step { era, .. } => exists(r#"SELECT 1 FROM "Step" WHERE "era" = ?1"#, params![number(*era)]),
-        Content::Shutdown => exists(
-            r#"SELECT 1 FROM "Shutdown" WHERE "event_source_address" = ?1 AND "shutdown_timestamp" = datetime(?2, 'unixepoch')"#,
-            params![row.source_address, seconds(row.received)],
-        ),
+        Content::Fault { era, public_key, raw } => vec![number(*era), text(public_key), text(raw)],
+        Content::Signature { block_hash, public_key, raw } => vec![text(block_hash), text(public_key), text(raw)],
+        Content::Step { era, raw } => vec![number(*era), text(raw)],
+        Content::Shutdown => vec![text(&row.source_address), seconds(row.received).into()],
     }
 }
 
-fn insert_content(transaction: &Transaction<'_>, row: &EventRow<'_>, id: i64) -> rusqlite::Result<()> {
-    let insert = |statement: &str, parameters: &[&dyn rusqlite::ToSql]| {
-        transaction.prepare_cached(statement)?.execute(parameters)
-    };
-    match &row.content {
-        Content::Block { height, hash, raw } => insert(
-            r#"INSERT INTO "BlockAdded" ("height", "block_hash", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#,
-            params![number(*height), hash, raw, id],
-        ),
-        Content::Transaction { stage, transaction_type, hash, raw } => {
-            insert(
-                match stage {
-                    Stage::Accepted => {
-                        r#"INSERT INTO "TransactionAccepted" ("transaction_hash", "transaction_type_id", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#
-                    }
-                    Stage::Processed => {
-                        r#"INSERT INTO "TransactionProcessed" ("transaction_hash", "transaction_type_id", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#
-                    }
-                    Stage::Expired => {
-                        r#"INSERT INTO "TransactionExpired" ("transaction_hash", "transaction_type_id", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#
-                    }
-                },
-                params![hash, transaction_type, raw, id],
-            )?;
-            insert(
-                r#"INSERT INTO "transaction_event" ("event_log_id", "transaction_hash", "transaction_type_id") VALUES (?1, ?2, ?3)"#,
-                params![id, hash, transaction_type],
-            )
-        }
-        Content::Fault { era, public_key, raw } => insert(
-            r#"INSERT INTO "Fault" ("era", "public_key", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#,
-            params![number(*era), public_key, raw, id],
-        ),
-        Content::Signature { block_hash, public_key, raw } => insert(
-            r#"INSERT INTO "FinalitySignature" ("block_hash", "public_key", "raw", "event_log_id") VALUES (?1, ?2, ?3, ?4)"#,
-            params![block_hash, public_key, raw, id],
-        ),
-        Content::Step { era, raw } => insert(
-            r#"INSERT INTO "Step" ("era", "raw", "event_log_id") VALUES (?1, ?2, ?3)"#,
-            params![number(*era), raw, id],
-        ),
-        Content::Shutdown => insert(
-            r#"INSERT INTO "Shutdown" ("event_source_address", "shutdown_timestamp", "event_log_id") VALUES (?1, datetime(?2, 'unixepoch'), ?3)"#,
-            params![row.source_address, seconds(row.received), id],
-        ),
-    }?;
-    Ok(())
-}
-
 /// SQLite's integers have a sign; what is beyond them becomes a floating point number, as the reference's literals do.
-fn number(value: u64) -> Value {
-    i64::try_from(value).map_or(Value::Real(value as f64), Value::Integer)
+fn number(value: u64) -> ToSqlOutput<'static> {
+    i64::try_from(value).map_or((value as f64).into(), ToSqlOutput::from)
 }
 
 /// SQLite's dates end where those of RFC 3339 do.
