@@ -15,6 +15,7 @@ use super::page::{self, PageEnd, Range};
 use super::question::{Order, PageOfBlocks, PageOfEvents, Question};
 use super::status;
 use crate::casper::view::CasperViews;
+use crate::engine::derived::DerivedError;
 use crate::engine::http::memory::AnswerMemory;
 use crate::engine::source::watch::SourceWatch;
 use crate::engine::view::ViewError;
@@ -260,7 +261,7 @@ impl LogReader {
 fn view_failure(error: &ViewError) -> Failure {
     match error {
         // Damaged ones are about to be rebuilt.
-        ViewError::Closed { .. } | ViewError::Damaged { .. } => Failure::Closed,
+        ViewError::Closed { .. } | ViewError::File(DerivedError::Damaged { .. }) => Failure::Closed,
         error => Failure::Storage(error.to_string()),
     }
 }

@@ -18,9 +18,10 @@ use sidecar_log_format::Kind;
 
 use crate::casper::keys::{Keys, Stage, TransactionType, account_of_initiator, keys};
 use crate::engine::view::keys::{digest, digest_and_number, number_and_digest};
+use crate::engine::view::posting::Malformed;
 use crate::engine::view::postings::Postings;
 use crate::engine::view::projection::Projection;
-use crate::engine::view::tables::{Lists, Result, RowError, Rows, Table};
+use crate::engine::view::tables::{Lists, Result, Rows, Table};
 
 pub(super) static BLOCKS_BY_HASH: Rows<16> = Rows::new(0, "blocks_by_hash");
 pub(super) static BLOCKS_BY_HEIGHT: Rows<8> = Rows::new(1, "blocks_by_height");
@@ -121,7 +122,7 @@ impl TransactionTag {
             0 => Stage::Accepted,
             1 => Stage::Processed,
             2 => Stage::Expired,
-            _ => return Err(RowError::Malformed),
+            _ => return Err(Malformed.into()),
         };
         let is_version1 = tag & Self::VERSION1 != 0;
         Ok(Self {

@@ -16,9 +16,9 @@ use crate::casper::event::{
     TRANSACTION_PROCESSED,
 };
 use crate::casper::keys::{Stage, TransactionType, account_of_key};
-use crate::engine::derived::{self, Database};
+use crate::engine::derived::{self, Database, DerivedError};
 use crate::engine::view::batch::Batch;
-use crate::engine::view::store::{self, Store, losses};
+use crate::engine::view::store::{self, Store, file, losses};
 use crate::engine::view::{Rebuild, ViewError};
 
 /// The content of an event, out of so small a choice that keys meet often.
@@ -395,7 +395,7 @@ impl Change {
 
 impl Disk {
     fn database(&self) -> Database {
-        derived::open_over(self.clone(), 1 << 20, true).unwrap().expect("what was synced is sound")
+        file(Path::new("disk")).open_over(self.clone(), 1 << 20, true).unwrap().expect("what was synced is sound")
     }
 
     /// What another process finds: of the unsynced changes those for which `survives` returns true.
@@ -676,7 +676,7 @@ fn reopened_after(change: impl Fn(&mut Told)) -> Option<Rebuild> {
 }
 
 fn change(path: &Path, make: impl FnOnce(&WriteTransaction) -> std::result::Result<(), redb::Error>) {
-    let database = derived::open(path, 1 << 20, false).unwrap().unwrap();
+    let database = file(path).open(1 << 20, false).unwrap().unwrap();
     let write = |redb: &redb::Database| -> std::result::Result<(), redb::Error> {
         let transaction = redb.begin_write()?;
         make(&transaction)?;
@@ -739,7 +739,7 @@ fn a_file_in_use_is_refused_and_left_alone() {
     let told = Told::new();
     let (store, _) = told.store();
     let error = store::open(&projection(), &told.options(), &told.log).err().unwrap();
-    assert!(matches!(error, ViewError::Redb { .. }), "{error}");
+    assert!(matches!(error, ViewError::File(DerivedError::Redb { .. })), "{error}");
     drop(store);
     assert_eq!(told.store().1, None);
 }
@@ -878,7 +878,7 @@ async fn a_malformed_row_is_reported_and_the_views_are_rebuilt() {
     let (committed, receiver) = watch::channel(told.log.head());
     let views = CasperViews::open(told.options(), told.log.clone(), receiver).unwrap();
     assert!(views.views().caught_up_to(1, PATIENCE).await);
-    assert!(matches!(views.latest_block(), Err(ViewError::Damaged { .. })));
+    assert!(matches!(views.latest_block(), Err(ViewError::File(DerivedError::Damaged { .. }))));
     let head = told.tell(&[Said::Block { hash: 2, height: 2 }]);
     committed.send_replace(head);
     while views.views().counters().failures.get() == 0 {

@@ -23,6 +23,7 @@ use super::gaps::{Gap, Gaps};
 use super::identity::{self, Durable, Fingerprint, IdentityIndex, IdentityIndexError, Known, Opened, Room};
 use super::remembered::{Remembered, identity_mark};
 use super::{IndexState, IngestError, SharedIndexState};
+use crate::engine::derived::DerivedError;
 use crate::engine::dialect::{Dialect, Identity, facts_of};
 use crate::engine::source::{BATCH_BYTES, BATCH_EVENTS_MAX, Batch, Connection, Received, Timestamp, now};
 
@@ -313,7 +314,7 @@ impl Committer {
         mut ask: impl FnMut(&mut IdentityIndex) -> identity::Result<T>,
     ) -> Result<T, IngestError> {
         match ask(&mut self.index) {
-            Err(IdentityIndexError::Damaged { how, .. }) => {
+            Err(IdentityIndexError::File(DerivedError::Damaged { how, .. })) => {
                 self.rebuild_index(how)?;
                 Ok(ask(&mut self.index)?)
             }
@@ -339,13 +340,9 @@ impl Committer {
         let Opened { index, checkpoint, .. } = opened?;
         self.index = index;
         let read = self.read_into_index(checkpoint);
-        if matches!(read, Err(IngestError::Index(IdentityIndexError::Damaged { .. }))) {
+        if matches!(read, Err(IngestError::Index(IdentityIndexError::File(DerivedError::Damaged { .. })))) {
             // After a panic in redb its handle keeps a lock on the file: the next run must find another one.
-            crate::engine::derived::set_aside(&self.index_file).map_err(|source| IdentityIndexError::File {
-                path: self.index_file.clone(),
-                action: "set it aside",
-                source,
-            })?;
+            IdentityIndex::set_aside(&self.index_file)?;
         }
         read?;
         self.index_state.set(IndexState::Complete(self.index.forgetter()));
@@ -415,7 +412,9 @@ impl Committer {
     /// being read in may be among the oldest.
     pub(super) fn catch_up(&mut self, checkpoint: Option<Sequence>) -> Result<(), IngestError> {
         match self.read_into_index(checkpoint) {
-            Err(IngestError::Index(IdentityIndexError::Damaged { how, .. })) => self.rebuild_index(how),
+            Err(IngestError::Index(IdentityIndexError::File(DerivedError::Damaged { how, .. }))) => {
+                self.rebuild_index(how)
+            }
             result => {
                 self.index_state.set(IndexState::Complete(self.index.forgetter()));
                 result

@@ -31,10 +31,10 @@ use std::sync::Arc;
 use redb::{ReadOnlyTable, ReadableDatabase};
 use sidecar_log_format::{ChainValue, Sequence};
 
-use crate::engine::derived::Database;
+use crate::engine::derived::{Database, DerivedError};
 use crate::engine::dialect::Identity;
 use memory::Memory;
-use rows::{Entry, Key, ROWS, RowError};
+use rows::{Entry, Key, ROWS};
 pub use store::Rebuild;
 use writer::{Writer, Written};
 
@@ -104,32 +104,9 @@ pub enum Room {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityIndexError {
-    /// The file cannot be created, read or removed.
-    #[error("identity index {}: cannot {action}: {source}; check the directory's permissions and free space", path.display())]
-    File {
-        /// The file concerned.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// Why it failed.
-        source: std::io::Error,
-    },
-    /// redb failed to open, read or write.
-    #[error("identity index {}: {source}; check the disk, then restart: the index recovers, or is rebuilt from the log", path.display())]
-    Redb {
-        /// The index file.
-        path: PathBuf,
-        /// Why it failed.
-        source: Box<redb::Error>,
-    },
-    /// The file is damaged. It answers nothing any more, and is to be [rebuilt](IdentityIndex::rebuild) from the log.
-    #[error("identity index {}: the file is damaged: {how}; it is set aside and rebuilt from the log", path.display())]
-    Damaged {
-        /// The index file.
-        path: PathBuf,
-        /// How it showed.
-        how: String,
-    },
+    /// The index's file.
+    #[error(transparent)]
+    File(#[from] DerivedError),
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] sidecar_log_format::Error),
@@ -153,28 +130,6 @@ pub enum IdentityIndexError {
 
 /// A result of the index.
 pub type Result<T> = std::result::Result<T, IdentityIndexError>;
-
-impl IdentityIndexError {
-    fn redb(path: &Path, source: redb::Error) -> Self {
-        Self::Redb { path: path.to_owned(), source: Box::new(source) }
-    }
-
-    /// Of what came back from the rows in `database`, whose file is at `path`.
-    fn of_rows(path: &Path, database: &Database, error: RowError) -> Self {
-        let how = match &error {
-            RowError::Malformed { .. } => {
-                database.note_damage(&error.to_string());
-                database.damage()
-            }
-            RowError::Redb(source) => database.damage_behind(source),
-        };
-        match (how, error) {
-            (Some(how), _) => Self::Damaged { path: path.to_owned(), how: how.to_owned() },
-            (None, RowError::Redb(source)) => Self::redb(path, source),
-            (None, error) => Self::Damaged { path: path.to_owned(), how: error.to_string() },
-        }
-    }
-}
 
 /// What an index needs to know of the log to tell whether it is that log's.
 #[derive(Clone, Copy)]
@@ -249,6 +204,11 @@ impl IdentityIndex {
     /// (which may be torn), or that was made from other events than the log holds, is removed; a damaged one is set aside.
     pub fn open(path: &Path, log: LogPosition<'_>, options: Options) -> Result<Opened> {
         Self::over(path, store::open_or_create(path, log, options.cache_bytes)?, options)
+    }
+
+    /// Sets aside the file of an index, which may still be open.
+    pub fn set_aside(path: &Path) -> Result<()> {
+        Ok(store::file(path).set_aside()?)
     }
 
     /// Sets aside the damaged file of an index, which may still be open, and begins an empty one.
@@ -341,7 +301,7 @@ impl IdentityIndex {
 
     /// What takes identities out of the index again, on another thread.
     pub fn forgetter(&self) -> Forgetter {
-        Forgetter { path: self.path.clone(), database: Arc::clone(&self.database) }
+        Forgetter { database: Arc::clone(&self.database) }
     }
 
     /// The sequence up to which redb holds everything; what a crash now would leave to be replayed begins behind it.
@@ -387,7 +347,7 @@ impl IdentityIndex {
 
     fn find_in_redb(&mut self, identity: &Identity) -> Result<Option<Fingerprint>> {
         let rows = &mut self.rows;
-        let found = self.database.run(|database| {
+        let found = self.database.work(|database| {
             // The rows with all that memory may have forgotten.
             let rows = match rows {
                 Some(rows) => rows,
@@ -395,14 +355,12 @@ impl IdentityIndex {
             };
             rows::find(rows, identity)
         });
-        found.map_err(|error| IdentityIndexError::of_rows(&self.path, &self.database, error))
+        Ok(found?)
     }
 
     fn healthy(&self) -> Result<()> {
         // Whoever found it, nothing that is in memory only would reach the file any more.
-        if let Some(how) = self.database.damage() {
-            return Err(IdentityIndexError::Damaged { path: self.path.clone(), how: how.to_owned() });
-        }
+        self.database.check()?;
         match &self.poisoned {
             None => Ok(()),
             Some(reason) => Err(IdentityIndexError::Poisoned { path: self.path.clone(), reason: reason.clone() }),
@@ -445,7 +403,6 @@ const SCRUB_ROWS: usize = 16;
 /// dropped.
 #[derive(Clone, Debug)]
 pub struct Forgetter {
-    path: PathBuf,
     database: Arc<Database>,
 }
 
@@ -453,11 +410,10 @@ impl Forgetter {
     /// Reads the next few rows of the file, round and round, so that damage is found before an event needs them. The index
     /// itself reports it from then on.
     pub fn scrub(&self, scrub: &mut Scrub) -> Result<()> {
-        let next = self.database.run(|database| {
+        scrub.next_row = self.database.work(|database| {
             let table = database.begin_read()?.open_table(ROWS)?;
             rows::check(&table, scrub.next_row, SCRUB_ROWS)
-        });
-        scrub.next_row = next.map_err(|error| IdentityIndexError::of_rows(&self.path, &self.database, error))?;
+        })?;
         Ok(())
     }
 
@@ -466,7 +422,6 @@ impl Forgetter {
     pub fn forget(&self, identities: &[Identity]) -> Result<usize> {
         let mut keys: Vec<Key> = identities.iter().map(rows::key_of).collect();
         keys.sort_unstable();
-        writer::remove(&self.database, &keys)
-            .map_err(|error| IdentityIndexError::of_rows(&self.path, &self.database, error))
+        Ok(writer::remove(&self.database, &keys)?)
     }
 }

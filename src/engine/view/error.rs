@@ -2,36 +2,15 @@
 
 use std::path::PathBuf;
 
+use crate::engine::derived::DerivedError;
+
 /// What went wrong with the views. The log is not touched by any of it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ViewError {
-    /// A file or directory cannot be made, looked at or moved.
-    #[error("views {}: cannot {action}: {source}; check the directory's permissions and free space", path.display())]
-    File {
-        /// The file or directory.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// Why it failed. The message has it, so it is not a `source()`, which would be printed again.
-        r#source: std::io::Error,
-    },
-    /// redb failed to open, read or write.
-    #[error("views {}: {source}; check the disk and its free space: the views recover, or are rebuilt from the log", path.display())]
-    Redb {
-        /// The views' file.
-        path: PathBuf,
-        /// Why it failed; as above.
-        r#source: Box<redb::Error>,
-    },
-    /// The file is damaged; the views are rebuilt.
-    #[error("views {}: the file is damaged: {how}; it is set aside and rebuilt from the log", path.display())]
-    Damaged {
-        /// The views' file.
-        path: PathBuf,
-        /// How it showed.
-        how: String,
-    },
+    /// The views' file.
+    #[error(transparent)]
+    File(#[from] DerivedError),
     /// The views' thread has panicked.
     #[error("the views' thread has panicked: this is a mistake in Sidecar, please report it")]
     Panicked,

@@ -21,8 +21,8 @@ use super::options::Options;
 use super::projection::Projection;
 use super::shared::Shared;
 use super::store::{self, Rebuild, Store};
-use super::tables::RowError;
 use crate::engine::backoff::Backoff;
+use crate::engine::derived::DerivedError;
 
 /// Most events of a batch, which bounds its memory: some 60 bytes an event.
 const BATCH_EVENTS: usize = 65_536;
@@ -73,7 +73,7 @@ impl Follower {
             let pause = pauses.begin();
             error!(?pause, %failure, "the views are closed; ingest and the event stream continue meanwhile");
             distrusted = match failure {
-                ViewError::Damaged { how, .. } => Some(Rebuild::Damaged(how)),
+                ViewError::File(DerivedError::Damaged { how, .. }) => Some(Rebuild::Damaged(how)),
                 _ => None,
             };
             while pauses.is_pause() && !self.is_over() {
@@ -100,14 +100,11 @@ impl Follower {
             store.note_oldest(self.log.oldest());
             if store.is_sweeping() {
                 let durability = unsynced.add(0, &self.options);
-                let swept = store.sweep(SWEEP_ROWS, durability);
-                self.or_failure(&store, swept)?;
+                store.sweep(SWEEP_ROWS, durability)?;
                 self.count_commit(durability);
             }
             // A look-up may have found it.
-            if let Some(how) = store.database().damage() {
-                return Err(ViewError::Damaged { path: self.options.path.clone(), how: how.to_owned() });
-            }
+            store.database().check()?;
             if self.is_over() {
                 return self.sync(&mut store, &mut unsynced);
             }
@@ -142,10 +139,6 @@ impl Follower {
         });
     }
 
-    fn or_failure(&self, store: &Store, result: Result<(), RowError>) -> Result<(), ViewError> {
-        result.map_err(|error| store::of(&self.options.path, store.database(), error))
-    }
-
     /// Projects the next batch, if there is one; returns whether there was. A log that cannot be read makes a pause: what is
     /// there already is sound, and still answers.
     fn project(&self, store: &mut Store, unsynced: &mut Unsynced, pauses: &mut Pauses) -> Result<bool, ViewError> {
@@ -167,8 +160,7 @@ impl Follower {
         }
         let events = batch.events();
         let durability = unsynced.add(events, &self.options);
-        let committed = store.commit(batch, durability);
-        self.or_failure(store, committed)?;
+        store.commit(batch, durability)?;
         self.shared.counters.projected.add(events as u64);
         self.count_commit(durability);
         self.publish(store.next());
@@ -209,8 +201,7 @@ impl Follower {
     }
 
     fn sync(&self, store: &mut Store, unsynced: &mut Unsynced) -> Result<(), ViewError> {
-        let synced = store.sync();
-        self.or_failure(store, synced)?;
+        store.sync()?;
         *unsynced = Unsynced::default();
         self.count_commit(Durability::Immediate);
         Ok(())

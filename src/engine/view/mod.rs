@@ -108,14 +108,11 @@ impl Views {
             }
         };
         let oldest = shared.log.oldest();
-        let answer = database.run(|database| look(&Snapshot::new(database, oldest)?));
-        answer.map_err(|error| {
-            let error = store::of(&shared.path, &database, error);
-            if database.damage().is_some() {
-                shared.damaged.notify_one();
-            }
-            error
-        })
+        let answer = database.work(|database| look(&Snapshot::new(database, oldest)?));
+        if answer.is_err() && database.damage().is_some() {
+            shared.damaged.notify_one();
+        }
+        Ok(answer?)
     }
 
     /// Waits until every event before `sequence` is in the views, at most `timeout`; returns whether it is so. With the log's
@@ -182,8 +179,7 @@ pub(crate) fn rebuild(
     let (first, end) = (store.next(), log.head().next_sequence);
     while store.next() < end {
         let batch = Batch::read(projection.as_ref(), log, store.next(), REBUILD_BATCH_EVENTS)?;
-        let committed = store.commit(batch, redb::Durability::Immediate);
-        committed.map_err(|error| store::of(&options.path, store.database(), error))?;
+        store.commit(batch, redb::Durability::Immediate)?;
         progress(Progress { events: store.next() - first, events_total: end - first });
     }
     Ok(())

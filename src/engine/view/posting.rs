@@ -6,6 +6,8 @@
 
 use sidecar_log_format::Sequence;
 
+use crate::engine::derived::RowError;
+
 /// One event in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Posting {
@@ -16,6 +18,12 @@ pub(crate) struct Posting {
 /// A row that [`Packed`] did not write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
+
+impl From<Malformed> for RowError {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed("a malformed row".to_owned())
+    }
+}
 
 /// A row's value on its way in.
 #[derive(Debug, Default)]

@@ -7,7 +7,6 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,8 +17,8 @@ use super::batch::{Batch, chain_before};
 use super::error::ViewError;
 use super::options::Options;
 use super::projection::Projection;
-use super::tables::{RowError, Sweep};
-use crate::engine::derived::{self, Database, Unusable};
+use super::tables::Sweep;
+use crate::engine::derived::{Database, DerivedError, DerivedFile, RowError, Unusable};
 
 /// Raised when rows change their form: then the views are rebuilt.
 const FORMAT: u64 = 3;
@@ -104,14 +103,19 @@ pub(crate) struct Store {
     sweep: Option<Sweep>,
 }
 
+/// The views' file at `path`.
+pub(crate) fn file(path: &Path) -> DerivedFile {
+    let advice = "check the disk and its free space: the views recover, or are rebuilt from the log";
+    DerivedFile::new("views", advice, path)
+}
+
 /// Opens the views of `log`, or begins empty ones; returns why.
 pub(crate) fn open(
     projection: &Arc<dyn Projection>,
     options: &Options,
     log: &Log,
 ) -> Result<(Store, Option<Rebuild>), ViewError> {
-    let Options { path, cache_bytes, .. } = options;
-    let rebuild = match open_file(path, *cache_bytes)? {
+    let rebuild = match open_file(options)? {
         Ok(database) => match Store::adopt(projection, database, log)? {
             Ok(store) => return Ok((store, None)),
             Err(rebuild) => rebuild,
@@ -124,7 +128,7 @@ pub(crate) fn open(
 /// Begins empty views because somebody asked for it. A file that is not the views of this log, as when its path was
 /// mistyped, is set aside.
 pub(super) fn begin_asked(projection: &Arc<dyn Projection>, options: &Options, log: &Log) -> Result<Store, ViewError> {
-    let is_of_this_log = match open_file(&options.path, options.cache_bytes)? {
+    let is_of_this_log = match open_file(options)? {
         Ok(database) => database.run(State::read).is_ok_and(|state| state.log_id.as_deref() == Some(&log.id())),
         Err(_) => false,
     };
@@ -138,26 +142,23 @@ pub(super) fn begin(
     log: &Log,
     rebuild: &Rebuild,
 ) -> Result<Store, ViewError> {
-    let Options { path, cache_bytes, .. } = options;
-    let losses = losses(log)?;
-    let cleared = if rebuild.leaves_evidence() { derived::set_aside(path) } else { derived::remove(path) };
-    cleared.map_err(|error| file_error(path, "clear it away", error))?;
-    let directory = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(directory).map_err(|error| file_error(directory, "make the directory", error))?;
-    let database = derived::create(path, *cache_bytes).map_err(|error| at(path, error.into()))?;
-    Store::begin(projection, database, log, &losses).map_err(|error| at(path, error))
+    let (file, losses) = (file(&options.path), losses(log)?);
+    file.clear_away(rebuild.leaves_evidence())?;
+    let directory = file.with_path(options.path.parent().unwrap_or(Path::new(".")).to_owned());
+    fs::create_dir_all(directory.path()).map_err(directory.cannot("make the directory"))?;
+    Ok(Store::begin(projection, file.create(options.cache_bytes)?, log, &losses)?)
 }
 
 /// Every page is read and checked first: a copy that was made while the file was written shows no other sign, and damage
 /// is found before somebody asks.
 const CHECK_INTEGRITY: bool = true;
 
-fn open_file(path: &Path, cache_bytes: usize) -> Result<Result<Database, Rebuild>, ViewError> {
-    if !fs::exists(path).map_err(|error| file_error(path, "look for it", error))? {
+fn open_file(options: &Options) -> Result<Result<Database, Rebuild>, DerivedError> {
+    let file = file(&options.path);
+    if !file.exists()? {
         return Ok(Err(Rebuild::Missing));
     }
-    let opened = derived::open(path, cache_bytes, CHECK_INTEGRITY).map_err(|error| at(path, error.into()))?;
-    Ok(opened.map_err(|unusable| match unusable {
+    Ok(file.open(options.cache_bytes, CHECK_INTEGRITY)?.map_err(|unusable| match unusable {
         Unusable::OtherFormat => Rebuild::OtherFormat,
         Unusable::Damaged(how) => Rebuild::Damaged(how),
     }))
@@ -198,7 +199,7 @@ impl Store {
         database: Database,
         log: &Log,
         losses: &[u8],
-    ) -> Result<Self, RowError> {
+    ) -> Result<Self, DerivedError> {
         let first = log.oldest();
         let (projection, database) = (Arc::clone(projection), Arc::new(database));
         let store = Self { projection, database, next: first, first, sweep: None };
@@ -227,7 +228,7 @@ impl Store {
     }
 
     /// Commits a batch with its checkpoint.
-    pub(crate) fn commit(&mut self, batch: Batch, durability: Durability) -> Result<(), RowError> {
+    pub(crate) fn commit(&mut self, batch: Batch, durability: Durability) -> Result<(), DerivedError> {
         let (next, chain) = (batch.next(), batch.chain_before_next());
         self.write(durability, |transaction| {
             batch.write(transaction, self.projection.tables())?;
@@ -238,7 +239,7 @@ impl Store {
     }
 
     /// Makes everything committed so far durable.
-    pub(super) fn sync(&mut self) -> Result<(), RowError> {
+    pub(super) fn sync(&mut self) -> Result<(), DerivedError> {
         self.write(Durability::Immediate, |_| Ok(()))
     }
 
@@ -258,7 +259,7 @@ impl Store {
     }
 
     /// Continues to remove rows of dropped events: looks at `rows` of them.
-    pub(crate) fn sweep(&mut self, rows: usize, durability: Durability) -> Result<(), RowError> {
+    pub(crate) fn sweep(&mut self, rows: usize, durability: Durability) -> Result<(), DerivedError> {
         let Some(mut sweep) = self.sweep.take() else { return Ok(()) };
         let mut is_done = false;
         self.write(durability, |transaction| {
@@ -276,8 +277,8 @@ impl Store {
         &self,
         durability: Durability,
         work: impl FnOnce(&WriteTransaction) -> Result<(), RowError>,
-    ) -> Result<(), RowError> {
-        self.database.run(|database| {
+    ) -> Result<(), DerivedError> {
+        self.database.work(|database| {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(durability)?;
             // A crash must leave the last durable commit whole: what is torn fails its checksum.
@@ -382,33 +383,4 @@ impl State {
             chain: bytes(STATE_CHAIN)?.and_then(|bytes| bytes.try_into().ok()),
         })
     }
-}
-
-/// The error with its file.
-pub(super) fn at(path: &Path, error: RowError) -> ViewError {
-    match error {
-        RowError::Redb(source) => ViewError::Redb { path: path.to_owned(), source },
-        RowError::Malformed => ViewError::Damaged { path: path.to_owned(), how: MALFORMED.to_owned() },
-    }
-}
-
-/// The error with its file, of a database whose damage may be the reason.
-pub(super) fn of(path: &Path, database: &Database, error: RowError) -> ViewError {
-    let how = match &error {
-        RowError::Redb(source) => database.damage_behind(source),
-        RowError::Malformed => {
-            database.note_damage(MALFORMED);
-            database.damage()
-        }
-    };
-    match how {
-        Some(how) => ViewError::Damaged { path: path.to_owned(), how: how.to_owned() },
-        None => at(path, error),
-    }
-}
-
-const MALFORMED: &str = "a malformed row";
-
-fn file_error(path: &Path, action: &'static str, source: io::Error) -> ViewError {
-    ViewError::File { path: path.to_owned(), action, source }
 }

@@ -12,8 +12,9 @@ use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use sidecar_log_format::Sequence;
 
 use super::keys::{Digest, KEY_BYTES_MAX, digest_and_number};
-use super::posting::{Malformed, Packed, Posting, unpack};
+use super::posting::{Packed, Posting, unpack};
 use super::postings::{Entry, Postings};
+use crate::engine::derived::RowError;
 
 type Definition<const N: usize> = TableDefinition<'static, &'static [u8; N], &'static [u8]>;
 type OpenTable<'a, const N: usize> = redb::Table<'a, &'static [u8; N], &'static [u8]>;
@@ -22,25 +23,6 @@ type OpenTable<'a, const N: usize> = redb::Table<'a, &'static [u8; N], &'static 
 const CHUNK_POSTINGS_MAX: usize = 200;
 /// A second event of one key is a rare duplicate: the first is the answer.
 const DUPLICATES_MAX: usize = 64;
-
-/// What went wrong with the tables, before it is known in which file.
-#[derive(Debug)]
-pub(crate) enum RowError {
-    Redb(Box<redb::Error>),
-    Malformed,
-}
-
-impl<E: Into<redb::Error>> From<E> for RowError {
-    fn from(error: E) -> Self {
-        Self::Redb(Box::new(error.into()))
-    }
-}
-
-impl From<Malformed> for RowError {
-    fn from(_: Malformed) -> Self {
-        Self::Malformed
-    }
-}
 
 pub(crate) type Result<T> = std::result::Result<T, RowError>;
 

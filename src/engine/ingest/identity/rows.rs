@@ -13,12 +13,12 @@
 //! | 16 | hash |
 //! | 4 | fingerprint |
 
-use std::fmt;
 use std::ops::Bound::{Excluded, Included};
 
 use redb::{AccessGuard, ReadableTable, Table, TableDefinition};
 
 use super::Fingerprint;
+use crate::engine::derived::RowError;
 use crate::engine::dialect::Identity;
 
 /// Class, time, hash (as a big-endian number, so that it is ordered as its bytes are).
@@ -72,28 +72,6 @@ impl Entry {
 /// The key of an identity's entry.
 pub(super) fn key_of(identity: &Identity) -> Key {
     (identity.class, identity.time, u128::from_be_bytes(identity.hash))
-}
-
-/// What went wrong with the rows, before it is known in which file.
-#[derive(Debug)]
-pub(super) enum RowError {
-    Redb(redb::Error),
-    Malformed { class: u8 },
-}
-
-impl fmt::Display for RowError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Redb(error) => error.fmt(f),
-            Self::Malformed { class } => write!(f, "a malformed row of class {class}"),
-        }
-    }
-}
-
-impl<E: Into<redb::Error>> From<E> for RowError {
-    fn from(error: E) -> Self {
-        Self::Redb(error.into())
-    }
 }
 
 type Result<T> = std::result::Result<T, RowError>;
@@ -310,7 +288,7 @@ fn unpack_row(rows: &Table<'_, Key, &'static [u8]>, key: Key) -> Result<Vec<Entr
 fn packed_entries(key: Key, value: &[u8]) -> Result<&[[u8; ENTRY_BYTES]]> {
     match value.as_chunks() {
         (entries, []) => Ok(entries),
-        _ => Err(RowError::Malformed { class: key.0 }),
+        _ => Err(RowError::Malformed(format!("a malformed row of class {}", key.0))),
     }
 }
 
@@ -432,7 +410,7 @@ mod tests {
         transaction.commit().unwrap();
         let table = rows.0.begin_read().unwrap().open_table(ROWS).unwrap();
         let error = find(&table, &Identity { class: 5, time: 1, hash: [0; 16] }).unwrap_err();
-        assert!(matches!(error, RowError::Malformed { class: 5 }), "{error:?}");
+        assert_eq!(error.to_string(), "a malformed row of class 5");
     }
 
     fn any_batch() -> impl Strategy<Value = Vec<Entry>> {

@@ -8,15 +8,15 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use redb::{ReadableDatabase, TableDefinition, WriteTransaction};
 use sidecar_log_format::ChainValue;
 
-use super::rows::{self, ROWS, RowError};
-use super::{Durable, IdentityIndexError, LogPosition, Result};
-use crate::engine::derived::{self, Database, Unusable};
+use super::rows::{self, ROWS};
+use super::{Durable, LogPosition, Result};
+use crate::engine::derived::{Database, DerivedFile, RowError, Unusable, ignore_missing};
 
 const FORMAT: u128 = 2;
 const STATE: TableDefinition<&str, u128> = TableDefinition::new("state");
@@ -90,8 +90,14 @@ pub(super) struct Stored {
     pub(super) rebuild: Option<Rebuild>,
 }
 
+/// The index at `path`.
+pub(super) fn file(path: &Path) -> DerivedFile {
+    let advice = "check the disk, then restart: the index recovers, or is rebuilt from the log";
+    DerivedFile::new("identity index", advice, path)
+}
+
 pub(super) fn open_or_create(path: &Path, log: LogPosition<'_>, cache_bytes: usize) -> Result<Stored> {
-    match open(path, log, cache_bytes)? {
+    match open(&file(path), log, cache_bytes)? {
         Ok(stored) => Ok(stored),
         Err(rebuild) => begin(path, log.id, log.rule, cache_bytes, rebuild),
     }
@@ -99,9 +105,9 @@ pub(super) fn open_or_create(path: &Path, log: LogPosition<'_>, cache_bytes: usi
 
 /// An empty index, where another may be.
 pub(super) fn begin(path: &Path, log_id: [u8; 16], rule: &str, cache_bytes: usize, rebuild: Rebuild) -> Result<Stored> {
-    let cleared = if rebuild.is_damage() { derived::set_aside(path) } else { derived::remove(path) };
-    cleared.map_err(file_error(path, "clear it away"))?;
-    let database = create(path, log_id, rule, cache_bytes)?;
+    let file = file(path);
+    file.clear_away(rebuild.is_damage())?;
+    let database = create(&file, log_id, rule, cache_bytes)?;
     Ok(Stored { database, checkpoint: None, newest_times: Vec::new(), rebuild: Some(rebuild) })
 }
 
@@ -125,15 +131,14 @@ fn halves(chain: Option<ChainValue>) -> [Option<u128>; 2] {
     [halves.next(), halves.next()]
 }
 
-fn open(path: &Path, log: LogPosition<'_>, cache_bytes: usize) -> Result<std::result::Result<Stored, Rebuild>> {
-    if !fs::exists(path).map_err(file_error(path, "look for it"))? {
+fn open(file: &DerivedFile, log: LogPosition<'_>, cache_bytes: usize) -> Result<std::result::Result<Stored, Rebuild>> {
+    if !file.exists()? {
         return Ok(Err(Rebuild::Missing));
     }
-    if !is_where_it_was_created(path)? {
+    if !is_where_it_was_created(file)? {
         return Ok(Err(Rebuild::Copied));
     }
-    let opened = derived::open(path, cache_bytes, false);
-    let database = match opened.map_err(|error| IdentityIndexError::redb(path, error))? {
+    let database = match file.open(cache_bytes, false)? {
         Ok(database) => database,
         Err(Unusable::OtherFormat) => return Ok(Err(Rebuild::OtherFormat)),
         Err(Unusable::Damaged(how)) => return Ok(Err(Rebuild::Damaged(how))),
@@ -167,10 +172,11 @@ fn has_other_history(log: LogPosition<'_>, checkpoint: u64, stored: [Option<u128
     Ok(halves(now) != stored && (now.is_some() || checkpoint >= log.oldest))
 }
 
-fn create(path: &Path, log_id: [u8; 16], rule: &str, cache_bytes: usize) -> Result<Database> {
-    derived::remove(&stamp_path(path)).map_err(file_error(&stamp_path(path), "remove it"))?;
-    let database = derived::create(path, cache_bytes).map_err(|error| IdentityIndexError::redb(path, error))?;
-    let write_state = |database: &redb::Database| -> std::result::Result<(), redb::Error> {
+fn create(file: &DerivedFile, log_id: [u8; 16], rule: &str, cache_bytes: usize) -> Result<Database> {
+    let stamp = stamp(file);
+    ignore_missing(fs::remove_file(stamp.path())).map_err(stamp.cannot("remove it"))?;
+    let database = file.create(cache_bytes)?;
+    database.work(|database| {
         let mut transaction = database.begin_write()?;
         transaction.set_quick_repair(true);
         transaction.open_table(ROWS)?;
@@ -183,11 +189,9 @@ fn create(path: &Path, log_id: [u8; 16], rule: &str, cache_bytes: usize) -> Resu
             }
         }
         Ok(transaction.commit()?)
-    };
-    database.run(write_state).map_err(|error| IdentityIndexError::redb(path, error))?;
+    })?;
     // Last, so that a crash on the way leaves no stamp, and the next open begins again.
-    let stamp = stamp_of(path)?;
-    fs::write(stamp_path(path), stamp).map_err(file_error(&stamp_path(path), "write it"))?;
+    fs::write(stamp.path(), stamp_of(file)?).map_err(stamp.cannot("write it"))?;
     Ok(database)
 }
 
@@ -219,27 +223,24 @@ fn digest_of(rule: &str) -> Option<u128> {
     (!rule.is_empty()).then(|| u128::from_be_bytes(half))
 }
 
-fn is_where_it_was_created(path: &Path) -> Result<bool> {
-    match fs::read(stamp_path(path)) {
-        Ok(stamp) => Ok(stamp == stamp_of(path)?.into_bytes()),
+fn is_where_it_was_created(file: &DerivedFile) -> Result<bool> {
+    let stamp = stamp(file);
+    match fs::read(stamp.path()) {
+        Ok(stamped) => Ok(stamped == stamp_of(file)?.into_bytes()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(file_error(&stamp_path(path), "read it")(error)),
+        Err(error) => Err(stamp.cannot("read it")(error).into()),
     }
 }
 
 /// The time of birth beside the inode number, because a file system gives a removed file's number to the next. Where it
 /// keeps none, the number must do.
-fn stamp_of(path: &Path) -> Result<String> {
-    let metadata = fs::metadata(path).map_err(file_error(path, "look at it"))?;
+fn stamp_of(file: &DerivedFile) -> Result<String> {
+    let metadata = fs::metadata(file.path()).map_err(file.cannot("look at it"))?;
     let born = metadata.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     Ok(format!("inode {} born {}\n", metadata.ino(), born.as_nanos()))
 }
 
-fn stamp_path(path: &Path) -> PathBuf {
-    path.with_added_extension("stamp")
-}
-
-fn file_error(path: &Path, action: &'static str) -> impl Fn(io::Error) -> IdentityIndexError {
-    let path = path.to_owned();
-    move |source| IdentityIndexError::File { path: path.clone(), action, source }
+/// Where the stamp of an index is.
+fn stamp(file: &DerivedFile) -> DerivedFile {
+    file.with_path(file.path().with_added_extension("stamp"))
 }

@@ -222,7 +222,7 @@ fn an_index_that_cannot_be_trusted_is_rebuilt() {
     let remove = |path: &Path| fs::remove_file(path).unwrap();
     assert_eq!(reopened_after(remove, LOG_ID, Some(49)), Some(Rebuild::Missing));
     let next_format = |path: &Path| {
-        change(&crate::engine::derived::open(path, 1 << 20, false).unwrap().unwrap(), |transaction| {
+        change(&store::file(path).open(1 << 20, false).unwrap().unwrap(), |transaction| {
             transaction.open_table(TableDefinition::<&str, u128>::new("state"))?.insert("format", 3)?;
             Ok(())
         });
@@ -298,7 +298,7 @@ fn damage_ends_an_index_with_an_error_and_a_rebuilt_one_begins_empty() {
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &vec![0; length as usize - 4096], 4096).unwrap();
     let error = index.check(&signature(1, 1), content(8)).unwrap_err();
-    let IdentityIndexError::Damaged { how, .. } = error else { panic!("{error}") };
+    let IdentityIndexError::File(DerivedError::Damaged { how, .. }) = error else { panic!("{error}") };
 
     let mut rebuilt = IdentityIndex::rebuild(&path, LOG_ID, "", how, TINY).unwrap();
     drop(index);
@@ -328,7 +328,7 @@ fn a_scrub_finds_damage_that_no_look_up_has_met_and_the_index_reports_it() {
     assert_eq!(index.check(&newest, content(8)).unwrap(), Known::Same, "which is in memory");
     assert!((0..rounds).any(|_| forgetter.scrub(&mut scrub).is_err()));
     let error = index.check(&newest, content(8)).unwrap_err();
-    assert!(matches!(error, IdentityIndexError::Damaged { .. }), "{error}");
+    assert!(matches!(error, IdentityIndexError::File(DerivedError::Damaged { .. })), "{error}");
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn an_index_in_use_is_refused_and_left_alone() {
     let (_directory, path, mut index) = new_index(TINY);
     write_heights(&mut index, 0..50);
     let error = open_index(&path, LOG_ID, Some(49), TINY).unwrap_err();
-    assert!(matches!(error, IdentityIndexError::Redb { .. }), "{error}");
+    assert!(matches!(error, IdentityIndexError::File(DerivedError::Redb { .. })), "{error}");
     write_heights(&mut index, 50..100);
     assert_eq!(index.checkpoint(), Some(99));
 }
@@ -353,7 +353,7 @@ fn a_failed_write_is_reported_once_and_ends_the_index() {
     let _ = index.insert(&signature(1, 1), content(8), 0).unwrap();
     index.committed(durable(0)).unwrap();
     let error = index.flush().unwrap_err();
-    assert!(matches!(error, IdentityIndexError::Redb { .. }), "{error}");
+    assert!(matches!(error, IdentityIndexError::File(DerivedError::Redb { .. })), "{error}");
     let error = index.check(&signature(1, 1), content(8)).unwrap_err();
     assert!(matches!(error, IdentityIndexError::Poisoned { .. }), "{error}");
     assert!(index.insert(&signature(2, 1), content(8), 1).is_err());

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
-use super::rows::{self, Entry, ROWS, RowError};
+use super::rows::{self, Entry, ROWS};
 use super::{Durable, IdentityIndexError, Result, store};
-use crate::engine::derived::Database;
+use crate::engine::derived::{Database, DerivedError};
 use crate::engine::thread;
 
 /// Entries whose events are durable in the log.
@@ -30,10 +30,9 @@ pub(super) struct Written {
 #[derive(Debug)]
 pub(super) struct Writer {
     path: PathBuf,
-    database: Arc<Database>,
     /// `None` only while dropping.
     batches: Option<SyncSender<Batch>>,
-    finished: Receiver<std::result::Result<Written, RowError>>,
+    finished: Receiver<std::result::Result<Written, DerivedError>>,
     in_flight_entries: usize,
     thread: Option<JoinHandle<()>>,
 }
@@ -42,10 +41,9 @@ impl Writer {
     pub(super) fn start(path: &Path, database: Arc<Database>) -> Result<Self> {
         let (batches, to_write) = sync_channel::<Batch>(1);
         let (report, finished) = sync_channel(1);
-        let written_to = Arc::clone(&database);
         let run = move || {
             for batch in to_write {
-                let written = write(&written_to, batch);
+                let written = write(&database, batch);
                 let failed = written.is_err();
                 if report.send(written).is_err() || failed {
                     break;
@@ -54,14 +52,7 @@ impl Writer {
         };
         let thread =
             thread::start("identity-index", run).map_err(|error| gone(path, format!("it did not start: {error}")))?;
-        Ok(Self {
-            path: path.to_owned(),
-            database,
-            batches: Some(batches),
-            finished,
-            in_flight_entries: 0,
-            thread: Some(thread),
-        })
+        Ok(Self { path: path.to_owned(), batches: Some(batches), finished, in_flight_entries: 0, thread: Some(thread) })
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -103,9 +94,9 @@ impl Writer {
         }
     }
 
-    fn note(&mut self, written: std::result::Result<Written, RowError>) -> Result<Written> {
+    fn note(&mut self, written: std::result::Result<Written, DerivedError>) -> Result<Written> {
         self.in_flight_entries = 0;
-        written.map_err(|error| IdentityIndexError::of_rows(&self.path, &self.database, error))
+        Ok(written?)
     }
 }
 
@@ -119,7 +110,7 @@ impl Drop for Writer {
     }
 }
 
-fn write(database: &Database, batch: Batch) -> std::result::Result<Written, RowError> {
+fn write(database: &Database, batch: Batch) -> std::result::Result<Written, DerivedError> {
     let Batch { mut entries, durable } = batch;
     let written = Written { entries: entries.len(), checkpoint: durable.sequence };
     // Stable, so that of one identity the last insert stays last, and then alone.
@@ -132,7 +123,7 @@ fn write(database: &Database, batch: Batch) -> std::result::Result<Written, RowE
         same
     });
     database
-        .run(|database| {
+        .work(|database| {
             let mut transaction = database.begin_write()?;
             // Otherwise an open after a crash reads the whole file.
             transaction.set_quick_repair(true);
@@ -144,8 +135,8 @@ fn write(database: &Database, batch: Batch) -> std::result::Result<Written, RowE
 }
 
 /// Takes entries out; their keys are sorted.
-pub(super) fn remove(database: &Database, keys: &[rows::Key]) -> std::result::Result<usize, RowError> {
-    database.run(|database| {
+pub(super) fn remove(database: &Database, keys: &[rows::Key]) -> std::result::Result<usize, DerivedError> {
+    database.work(|database| {
         let mut transaction = database.begin_write()?;
         transaction.set_quick_repair(true);
         let removed = rows::remove(&mut transaction.open_table(ROWS)?, keys)?;
