@@ -57,7 +57,7 @@ fn main() {
 
 /// The index of a log whose chain never changes.
 fn open(path: &Path, head: Option<u64>) -> identity::Result<Opened> {
-    let log = LogPosition { id: [7; 16], head, oldest: 0, chain_after: &|_| Ok(Some([7; 32])) };
+    let log = LogPosition { id: [7; 16], rule: "", head, oldest: 0, chain_after: &|_| Ok(Some([7; 32])) };
     IdentityIndex::open(path, log, Options::default())
 }
 
