@@ -235,6 +235,29 @@ async fn a_recorded_network_is_exported_with_its_shutdown() {
     database.assert_equals(&model_of(&events));
 }
 
+#[tokio::test]
+async fn a_recorded_run_of_the_reference_gives_the_rows_that_it_wrote() {
+    let (node, server) = (SimulatedNode::start(), PostgreSql::start());
+    node.push_all(recordings::transcript_events().iter().map(|(_, payload)| payload));
+    let sidecar = sidecar().node(node.address()).sections(&format!("{SQLITE}{}", server.section())).start().await;
+    let (file, folder) = (sqlite_file(&sidecar), tempfile::tempdir().unwrap());
+    let theirs = folder.path().join("theirs");
+    reference_sqlite(&theirs);
+    // Each run has a node of its own, and its shutdown a time of its own.
+    let of_any_run = |database: Database<'_>, node: &str| {
+        let mut rows: Vec<String> = database.rows().iter().map(|row| row.replace(node, "NODE")).collect();
+        let shutdown = rows.pop().unwrap();
+        assert!(shutdown.starts_with("8 http://NODE/ 10 http://NODE/-"), "{shutdown}");
+        rows
+    };
+    let expected = of_any_run(Database::Sqlite(&theirs), "10.0.0.1:9999");
+    assert_eq!(expected.len(), 9);
+    for database in [Database::Sqlite(&file), Database::PostgreSql(&server, DATABASE)] {
+        database.wait_for_checkpoint(10).await;
+        assert_eq!(of_any_run(database, &node.address().to_string()), expected);
+    }
+}
+
 #[test]
 fn the_tables_are_the_references_own() {
     let server = PostgreSql::start();
