@@ -64,7 +64,7 @@ impl Committer {
     pub(super) fn run(mut self) -> Result<(), IngestError> {
         match self.work() {
             Err(IngestError::EndedWithoutRoom) => {
-                warn!("there was no room for what came last; the nodes are read again at the next start");
+                report_end_without_room();
                 self.writer.abandon_uncommitted();
             }
             result => result?,
@@ -488,6 +488,11 @@ impl Committer {
         let _room = self.index.insert(&remembered.unwrap_or(facts.identity), fingerprint, sequence)?;
         Ok(())
     }
+}
+
+/// Reports an end for which ingest did not wait until there is room.
+pub(super) fn report_end_without_room() {
+    warn!("there was no room for what came last; the nodes are read again at the next start");
 }
 
 /// Whether a batch was cut off by the limits of batches, so that there is more.

@@ -355,16 +355,20 @@ struct Start {
 
 impl Start {
     fn run(self) -> Result<(), IngestError> {
-        self.begin()?.run()
+        self.begin()?.map_or(Ok(()), Committer::run)
     }
 
-    /// Opens the index and brings it up to the log.
-    fn begin(self) -> Result<Committer, IngestError> {
+    /// Opens the index and brings it up to the log. `None` when the end came before there was room for that; the log is
+    /// closed then.
+    fn begin(self) -> Result<Option<Committer>, IngestError> {
         let mut disk = Disk::new(Arc::clone(&self.counters));
-        let waited = self.wait_for_room(&mut disk);
+        if !self.wait_for_room(&mut disk) {
+            committer::report_end_without_room();
+            self.writer.close()?;
+            return Ok(None);
+        }
         // From here on nothing is dropped until the index is complete.
         self.index_state.set(IndexState::Incomplete);
-        waited?;
         let head = self.log.head().next_sequence;
         // An index that knows lost events must not keep a node from bringing them again.
         let known_end = self.lost_from.unwrap_or(head);
@@ -416,24 +420,25 @@ impl Start {
         if is_rebuilt {
             tracing::info!("the identity index is complete; ingest begins");
         }
-        Ok(committer)
+        Ok(Some(committer))
     }
 
-    /// The index needs room to be opened and made. History is served meanwhile, and retention may make the room.
-    fn wait_for_room(&self, disk: &mut Disk) -> Result<(), IngestError> {
-        let Some(parent) = self.index_file.parent() else { return Ok(()) };
+    /// The index needs room to be opened and made. History is served meanwhile, and retention may make the room. Returns
+    /// whether there is room; otherwise the end came first.
+    fn wait_for_room(&self, disk: &mut Disk) -> bool {
+        let Some(parent) = self.index_file.parent() else { return true };
         loop {
             // Where this cannot be known, opening the index reports it.
             let free = Directory::at(parent).free_space().unwrap_or(u64::MAX);
             if free >= self.free_bytes_min {
                 disk.has_room();
-                return Ok(());
+                return true;
             }
             let min = self.free_bytes_min;
             disk.is_full(&format_args!("{free} bytes are free on the device, and {min} are to stay free"));
             self.index_state.set(IndexState::WaitsForRoom);
             if self.batches.is_closed() {
-                return Err(IngestError::EndedWithoutRoom);
+                return false;
             }
             std::thread::sleep(committer::DISK_FULL_PAUSE);
         }

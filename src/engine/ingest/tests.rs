@@ -66,7 +66,7 @@ async fn what_was_appended_and_not_committed_when_the_index_was_found_damaged_is
     let write = write_options(&Notes::default(), [1; 16], 1);
     let Opened { writer, log, .. } =
         Writer::open(Arc::new(Directory::create(folder.path().join("log")).unwrap()), write).unwrap();
-    let mut committer = start(writer, log.clone(), folder.path().join("index.redb")).begin().unwrap();
+    let mut committer = start(writer, log.clone(), folder.path().join("index.redb")).begin().unwrap().unwrap();
     let connection = Arc::new(connection("source"));
     let batch = |events| Batch::Events { connection: Arc::clone(&connection), events };
     committer.take(batch(vec![note("a", 0), bell(1), note("b", 0), note("a", 1)])).unwrap();
@@ -286,7 +286,7 @@ async fn the_mark_of_an_event_that_a_crash_took_says_nothing_of_the_event_that_h
     let sequence = writer.append(&event).unwrap();
     writer.mark_ahead(&identity_mark(sequence, "source", 6, &kept.facts.identity)).unwrap();
     writer.commit().unwrap();
-    let mut committer = start(writer, log.clone(), folder.path().join("index.redb")).begin().unwrap();
+    let mut committer = start(writer, log.clone(), folder.path().join("index.redb")).begin().unwrap().unwrap();
     let connection = Arc::new(connection("source"));
     committer.take(Batch::Events { connection, events: vec![kept, taken] }).unwrap();
     committer.commit().unwrap();
@@ -325,7 +325,7 @@ async fn retention_makes_room_while_the_index_waits_for_room_and_what_went_is_st
     tokio::time::timeout(Duration::from_secs(60), are_dropped).await.unwrap();
     assert!(live.counters.waits_for_room.get());
     drop(batches);
-    assert!(matches!(ended.await.unwrap(), Err(IngestError::EndedWithoutRoom)));
+    ended.await.unwrap().unwrap();
     drop(live);
 
     let (live, Run { batches, ended, .. }) = LiveLog::open(options).unwrap();
