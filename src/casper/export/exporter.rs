@@ -446,7 +446,7 @@ impl<D: Database> Exporter<D> {
             warn!(exporter, exported_to, from, "the exported rows are gone, the events are exported again");
             again
         } else if !emptied.is_none() {
-            let tables = emptied.names().collect::<Vec<_>>().join(", ");
+            let tables = emptied.list();
             warn!(
                 exporter,
                 tables,

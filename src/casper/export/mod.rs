@@ -77,6 +77,26 @@ struct Written {
     filled: Tables,
 }
 
+/// What became of a transaction.
+enum Outcome {
+    Written(Written),
+    /// The checkpoint is not where it should be.
+    CheckpointMoved,
+    /// These tables have lost their rows.
+    Emptied(Tables),
+}
+
+impl Outcome {
+    /// What was written to the database `place`.
+    fn written(self, place: String) -> Result<Written, ExportError> {
+        match self {
+            Outcome::Written(written) => Ok(written),
+            Outcome::CheckpointMoved => Err(ExportError::CheckpointMoved { place }),
+            Outcome::Emptied(emptied) => Err(ExportError::Emptied { place, tables: emptied.list() }),
+        }
+    }
+}
+
 /// What is exported where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {

@@ -116,6 +116,11 @@ impl Tables {
         (0..).zip(written()).filter(move |(number, _)| self.0 & (1 << number) != 0).map(|(_, name)| name)
     }
 
+    /// Their names in one text.
+    pub(super) fn list(self) -> String {
+        self.names().collect::<Vec<_>>().join(", ")
+    }
+
     /// Those of these that `has_rows` denies.
     pub(super) fn emptied<E>(self, mut has_rows: impl FnMut(&'static str) -> Result<bool, E>) -> Result<Self, E> {
         let mut emptied = 0;

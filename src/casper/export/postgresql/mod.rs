@@ -27,7 +27,7 @@ use super::{
 };
 pub use options::{Options, Password, SslMode};
 pub(crate) use tls::connector;
-use write::{Outcome, Session, emptied};
+use write::{Session, emptied};
 
 /// The reference's tables.
 pub const SCHEMA: &str = include_str!("schema.sql");
@@ -303,15 +303,8 @@ impl Database for PostgreSqlDatabase {
             return Err(ExportError::Unreachable { place: options.place(), reason: "not connected".to_owned() });
         };
         wait(&self.runtime, &mut self.stopping, options, async {
-            match session.write(rows, advance).await {
-                Ok(Outcome::Written(written)) => Ok(written),
-                Ok(Outcome::CheckpointMoved) => Err(ExportError::CheckpointMoved { place: options.place() }),
-                Ok(Outcome::Emptied(emptied)) => {
-                    let tables = emptied.names().collect::<Vec<_>>().join(", ");
-                    Err(ExportError::Emptied { place: options.place(), tables })
-                }
-                Err(error) => Err(failed(options, &error)),
-            }
+            let outcome = session.write(rows, advance).await;
+            outcome.map_err(|error| failed(options, &error))?.written(options.place())
         })
     }
 }

@@ -15,7 +15,7 @@ use tokio_postgres::{Client, GenericClient, Statement, Transaction};
 
 use super::{
     super::{
-        Advance, Written,
+        Advance, Outcome, Written,
         rows::{Content, EventRow},
         tables::{OF_KINDS, Tables},
     },
@@ -90,15 +90,6 @@ impl Statements {
 pub(super) struct Session {
     client: Client,
     statements: Statements,
-}
-
-/// What became of a transaction.
-pub(super) enum Outcome {
-    Written(Written),
-    /// The checkpoint is not where it should be.
-    CheckpointMoved,
-    /// These tables have lost their rows.
-    Emptied(Tables),
 }
 
 impl Session {

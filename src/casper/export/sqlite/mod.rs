@@ -21,7 +21,7 @@ use rusqlite::{
 };
 
 use super::{
-    Advance, Checkpoint, Found, Written,
+    Advance, Checkpoint, Found, Outcome, Written,
     exporter::{Database, ExportError},
     rows::{Content, EventRow},
     tables::{OF_KINDS, Table, Tables, must_make},
@@ -218,15 +218,8 @@ impl Database for SqliteDatabase {
             self.close()?;
             return Err(ExportError::Displaced { place: self.options.place() });
         }
-        match write(open.connection(), rows, advance) {
-            Ok(Outcome::Written(written)) => Ok(written),
-            Ok(Outcome::CheckpointMoved) => Err(ExportError::CheckpointMoved { place: self.options.place() }),
-            Ok(Outcome::Emptied(emptied)) => {
-                let tables = emptied.names().collect::<Vec<_>>().join(", ");
-                Err(ExportError::Emptied { place: self.options.place(), tables })
-            }
-            Err(error) => Err(self.error(error)),
-        }
+        let outcome = write(open.connection(), rows, advance);
+        outcome.map_err(|error| self.error(error))?.written(self.options.place())
     }
 
     fn look_after(&mut self) -> Result<(), ExportError> {
@@ -270,15 +263,6 @@ fn checkpoint(connection: &Connection, log_id: &str, initial: Checkpoint) -> rus
 /// Of these tables those without a row.
 fn emptied(connection: &Connection, filled: Tables) -> rusqlite::Result<Tables> {
     filled.emptied(|table| connection.prepare_cached(&format!(r#"SELECT 1 FROM "{table}""#))?.exists([]))
-}
-
-/// What became of a transaction.
-enum Outcome {
-    Written(Written),
-    /// The checkpoint is not where it should be.
-    CheckpointMoved,
-    /// These tables have lost their rows.
-    Emptied(Tables),
 }
 
 /// Writes rows and checkpoint in one transaction.
