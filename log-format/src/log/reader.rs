@@ -369,7 +369,7 @@ impl Log {
                 let mut active = Active::new(Arc::clone(&current.file), &current.scan.footer);
                 active.broken_tail = current.scan.tail.as_ref().map(ToString::to_string);
                 *following = Some(current);
-                *self.shared.header.write().unwrap_or_else(PoisonError::into_inner) = active.file.header.clone();
+                *self.shared.write_header() = active.file.header.clone();
                 (head, Some(active))
             }
             // The segments before it can be read all the same; its own events are in a damaged place.

@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use rustix::process::{Resource, getrlimit};
@@ -37,7 +37,7 @@ const OPEN_BLOCKS_MAX: usize = 1 << 16;
 pub(crate) struct Shared {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) cache: BlockCache,
-    pub(crate) header: RwLock<SegmentHeader>,
+    header: RwLock<SegmentHeader>,
     segments: RwLock<Segments>,
     pub(crate) retained: Retained,
     pub(crate) losses: losses::Known,
@@ -179,12 +179,20 @@ impl Shared {
         self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn read_header(&self) -> std::sync::RwLockReadGuard<'_, SegmentHeader> {
+    pub(crate) fn read_header(&self) -> RwLockReadGuard<'_, SegmentHeader> {
         self.header.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn read_segments(&self) -> std::sync::RwLockReadGuard<'_, Segments> {
+    pub(super) fn write_header(&self) -> RwLockWriteGuard<'_, SegmentHeader> {
+        self.header.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn read_segments(&self) -> RwLockReadGuard<'_, Segments> {
         self.segments.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_segments(&self) -> RwLockWriteGuard<'_, Segments> {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The first sequences of all segments in order, the active one last.
@@ -214,7 +222,7 @@ impl Shared {
 
     /// Replaces what is known of segments, when the writer opens, seals or begins one.
     pub(crate) fn set_segments(&self, sealed: impl IntoIterator<Item = Sequence>, active: Option<Active>) {
-        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let mut segments = self.write_segments();
         segments.sealed = sealed.into_iter().collect();
         segments.active = active;
     }
@@ -230,28 +238,28 @@ impl Shared {
     /// Replaces all that is known of the segments after the log was recovered: what was read before may not be there any
     /// more.
     pub(crate) fn replace_segments(&self, header: SegmentHeader, sealed: Vec<Sequence>, active: Option<Active>) {
-        *self.header.write().unwrap_or_else(PoisonError::into_inner) = header;
+        *self.write_header() = header;
         self.set_segments(sealed, active);
         self.forget_all();
     }
 
     /// The active segment is sealed now.
     pub(crate) fn active_was_sealed(&self) {
-        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let mut segments = self.write_segments();
         if let Some(active) = segments.active.take() {
             segments.sealed.insert(active.first_sequence());
         }
     }
 
     pub(crate) fn active_has_begun(&self, active: Active) {
-        *self.header.write().unwrap_or_else(PoisonError::into_inner) = active.file.header.clone();
-        self.segments.write().unwrap_or_else(PoisonError::into_inner).active = Some(active);
+        *self.write_header() = active.file.header.clone();
+        self.write_segments().active = Some(active);
     }
 
     /// A sealed segment was rewritten or removed: readers open it again.
     pub(crate) fn forget(&self, first_sequence: Sequence, removed: bool) {
         if removed {
-            self.segments.write().unwrap_or_else(PoisonError::into_inner).sealed.remove(&first_sequence);
+            self.write_segments().sealed.remove(&first_sequence);
         }
         let mut open = self.lock_open();
         open.forgotten += 1;
@@ -260,7 +268,7 @@ impl Shared {
 
     /// A segment that was to be removed may still be there.
     pub(crate) fn remember(&self, first_sequence: Sequence) {
-        self.segments.write().unwrap_or_else(PoisonError::into_inner).sealed.insert(first_sequence);
+        self.write_segments().sealed.insert(first_sequence);
     }
 
     /// Puts another file in the place of a sealed segment, unless it was dropped meanwhile; says whether it did. Readers
@@ -284,7 +292,7 @@ impl Shared {
     /// Makes blocks of the active segment visible, then the head, and wakes who waits.
     pub(crate) fn publish(&self, entries: &[BlockEntry], head: Head) {
         {
-            let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+            let mut segments = self.write_segments();
             if let Some(active) = &mut segments.active {
                 let (mut index, mut marks) = BlockEntry::split(entries);
                 active.index.append(&mut index);
