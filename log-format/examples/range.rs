@@ -12,7 +12,7 @@ use std::{
 };
 
 use sidecar_log_format::{
-    ApiVersion, Cursor, Event, Item, Kind, Log, Opened, ReadOptions, WriteOptions, Writer, storage::Directory,
+    Cursor, Event, Item, Kind, Log, Opened, ReadOptions, WriteOptions, Writer, storage::Directory,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -64,16 +64,7 @@ pub(crate) fn damaged_log(path: &Path) -> Result<(), Box<dyn Error>> {
     let Opened { mut writer, .. } = Writer::open(Arc::new(Directory::at(path)), options)?;
     for number in 0..20u64 {
         let payload = format!("{{\"number\":{number}}}");
-        writer.append(&Event {
-            kind: Kind(1),
-            name: "",
-            source: "example",
-            network: "",
-            api_version: ApiVersion::NONE,
-            upstream_id: None,
-            received: number,
-            payload: &payload,
-        })?;
+        writer.append(&Event { source: "example", ..Event::new(Kind(1), number, &payload) })?;
         if number % 5 == 4 {
             writer.commit()?;
         }

@@ -156,18 +156,9 @@ mod tests {
         let position =
             Position { next_sequence: first, wire_version: version, announced_version: version, chain: CHAIN_START };
         let mut builder = BlockBuilder::new(Form::new(FrameForm::Named, Vec::new()), position, 0);
+        let payload = "x".repeat(9_000 / events as usize);
         for sequence in first..first + events {
-            let event = Event {
-                kind: Kind(1),
-                name: "",
-                source: "",
-                network: "",
-                api_version: version,
-                upstream_id: None,
-                received: 1,
-                payload: &"x".repeat(9_000 / events as usize),
-            };
-            builder.push_event(&event, "", sequence, None, CHAIN_START);
+            builder.push_event(&Event::new(Kind(1), 1, &payload), "", sequence, None, CHAIN_START);
         }
         Arc::new(builder.into_block().unwrap())
     }

@@ -97,6 +97,23 @@ pub struct Event<'a> {
     pub payload: &'a str,
 }
 
+impl<'a> Event<'a> {
+    /// An event of which nothing else is known.
+    #[must_use]
+    pub fn new(kind: Kind, received: Timestamp, payload: &'a str) -> Self {
+        Event {
+            kind,
+            name: "",
+            source: "",
+            network: "",
+            api_version: ApiVersion::NONE,
+            upstream_id: None,
+            received,
+            payload,
+        }
+    }
+}
+
 /// What a [`Mark`] says. Unknown numbers are kept and skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MarkKind(pub u8);

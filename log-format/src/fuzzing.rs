@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    ApiVersion, Event, FrameForm, Kind, Log, Read, ReadOptions, WriteOptions, Writer,
+    Event, FrameForm, Kind, Log, Read, ReadOptions, WriteOptions, Writer,
     block::{self, BLOCK_HEADER_BYTES, Block, BlockBuilder, BlockHeader, BlockType, Encoder},
     form::Form,
     head,
@@ -253,16 +253,7 @@ fn write_and_reopen(disk: &Arc<Disk>) {
     let Ok(opened) = Writer::open(disk.storage(), options()) else { return };
     let (mut writer, log) = (opened.writer, opened.log);
     read_all(&log);
-    let event = Event {
-        kind: Kind(1),
-        name: "",
-        source: "node",
-        network: "net",
-        api_version: ApiVersion::NONE,
-        upstream_id: Some(1),
-        received: 1,
-        payload: "{\"new\":1}",
-    };
+    let event = Event { source: "node", network: "net", upstream_id: Some(1), ..Event::new(Kind(1), 1, "{\"new\":1}") };
     let Ok(sequence) = writer.append(&event) else { return };
     let head = writer.commit().unwrap();
     assert_eq!(head.next_sequence, sequence + 1);

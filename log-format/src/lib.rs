@@ -8,7 +8,7 @@
 //! ```
 //! use std::sync::Arc;
 //! use sidecar_log_format::{
-//!     ApiVersion, Cursor, Event, Item, Kind, Log, Opened, ReadOptions, WriteOptions, Writer, storage::Directory,
+//!     Cursor, Event, Item, Kind, Log, Opened, ReadOptions, WriteOptions, Writer, storage::Directory,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,16 +22,7 @@
 //! };
 //! let Opened { mut writer, log, .. } = Writer::open(storage, options)?;
 //!
-//! let tick = Event {
-//!     kind: Kind(1),
-//!     name: "",
-//!     source: "clock",
-//!     network: "",
-//!     api_version: ApiVersion::NONE,
-//!     upstream_id: None,
-//!     received: 1_700_000_000_000_000,
-//!     payload: r#"{"tick":1}"#,
-//! };
+//! let tick = Event { source: "clock", ..Event::new(Kind(1), 1_700_000_000_000_000, r#"{"tick":1}"#) };
 //! assert_eq!(writer.append(&tick)?, 0);
 //! assert_eq!(log.head().next_sequence, 0, "nothing is visible before it is durable");
 //! writer.commit()?;

@@ -102,16 +102,7 @@ mod tests {
             FrameForm::Plain => ApiVersion { major: 2, minor: 0, patch: 0 },
             FrameForm::Named => ApiVersion::NONE,
         };
-        let event = Event {
-            kind: Kind::OTHER,
-            name: "head",
-            source: "",
-            network: "",
-            api_version,
-            upstream_id: None,
-            received: 1,
-            payload,
-        };
+        let event = Event { name: "head", api_version, ..Event::new(Kind::OTHER, 1, payload) };
         if form == FrameForm::Plain {
             writer.announce_version(api_version, "", 1).unwrap();
         }

@@ -40,16 +40,7 @@ fn written(payloads: &[String], per_commit: usize, sealed: Option<usize>) -> BTr
     let options = WriteOptions { allocate_bytes: 1, ..WriteOptions::new("casper", [7; 16], 1_000) };
     let Opened { mut writer, .. } = Writer::open(Arc::new(disk.clone()), options).unwrap();
     for (number, payload) in payloads.iter().enumerate() {
-        let event = Event {
-            kind: Kind(7),
-            name: "",
-            source: "node",
-            network: "net",
-            api_version: ApiVersion::NONE,
-            upstream_id: None,
-            received: 5,
-            payload,
-        };
+        let event = Event { source: "node", network: "net", ..Event::new(Kind(7), 5, payload) };
         writer.append(&event).unwrap();
         if (number + 1) % per_commit == 0 {
             writer.commit().unwrap();
@@ -239,14 +230,10 @@ fn log_from(first: u64, payloads: &[String], history_end: Option<u64>) -> Simula
     writer.announce_version(ApiVersion { major: 2, minor: 0, patch: 0 }, "node", 5).unwrap();
     for (number, payload) in payloads.iter().enumerate() {
         let event = Event {
-            kind: Kind(7),
-            name: "",
             source: "node",
             network: "net",
             api_version: ApiVersion { major: 2, minor: 0, patch: 0 },
-            upstream_id: None,
-            received: 5,
-            payload,
+            ..Event::new(Kind(7), 5, payload)
         };
         writer.append(&event).unwrap();
         if history_end.is_some() && number % 3 == 2 {

@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use proptest::prelude::*;
 use sidecar_log_format::{
-    ApiVersion, Cursor, Error, Event, Kind, Log, LossKind, Maintenance, Mark, MarkKind, Missing, Opened, Read,
-    ReadOptions, RewriteOptions, SealedSegment, WriteOptions, Writer,
+    Cursor, Error, Event, Kind, Log, LossKind, Maintenance, Mark, MarkKind, Missing, Opened, Read, ReadOptions,
+    RewriteOptions, SealedSegment, WriteOptions, Writer,
     inspect::inspect,
     repair::{Action, RepairOptions, repair},
     storage::{Directory, Storage},
@@ -36,16 +36,7 @@ fn append(writer: &mut Writer, numbers: std::ops::Range<u64>) {
 
 fn append_uncommitted(writer: &mut Writer, number: u64) {
     let payload = payload(number);
-    let event = Event {
-        kind: Kind(7),
-        name: "",
-        source: "node",
-        network: "net",
-        api_version: ApiVersion::NONE,
-        upstream_id: None,
-        received: 1_000 + number,
-        payload: &payload,
-    };
+    let event = Event { source: "node", network: "net", ..Event::new(Kind(7), 1_000 + number, &payload) };
     assert_eq!(writer.append(&event).unwrap(), number);
 }
 
@@ -136,16 +127,7 @@ fn a_large_event_that_cannot_be_read_is_distinguished_from_a_damaged_one() {
     let disk = SimulatedDisk::new(1);
     let Opened { mut writer, log, .. } = open(&disk);
     let large = "x".repeat(3 << 20);
-    let event = Event {
-        kind: Kind(7),
-        name: "",
-        source: "node",
-        network: "net",
-        api_version: ApiVersion::NONE,
-        upstream_id: None,
-        received: 1_000,
-        payload: &large,
-    };
+    let event = Event { source: "node", network: "net", ..Event::new(Kind(7), 1_000, &large) };
     writer.append(&event).unwrap();
     writer.commit().unwrap();
     let Read::Large(event) = log.read(0).unwrap() else { panic!("the event is large") };
@@ -167,16 +149,7 @@ fn after_megabytes_of_damage_the_log_continues() {
     let large: String = (0..400_000).map(|_| format!("{:08x}", random.next() as u32)).collect();
     let Opened { mut writer, .. } = open(&disk);
     append(&mut writer, 0..3);
-    let event = Event {
-        kind: Kind(7),
-        name: "",
-        source: "node",
-        network: "net",
-        api_version: ApiVersion::NONE,
-        upstream_id: None,
-        received: 1,
-        payload: &large,
-    };
+    let event = Event { source: "node", network: "net", ..Event::new(Kind(7), 1, &large) };
     writer.append(&event).unwrap();
     append(&mut writer, 4..8);
     drop(writer);

@@ -551,16 +551,8 @@ fn an_edited_event_shows_in_the_chain_and_is_left_alone() {
     let other = tempfile::tempdir().unwrap();
     let Opened { mut writer, .. } = Writer::open(storage(other.path()), options()).unwrap();
     let forged = "{\"Step\":{}}";
-    let event = Event {
-        kind: Kind(7),
-        name: "",
-        source: "node",
-        network: "casper-test",
-        api_version: version(0),
-        upstream_id: None,
-        received: 1,
-        payload: forged,
-    };
+    let event =
+        Event { source: "node", network: "casper-test", api_version: version(0), ..Event::new(Kind(7), 1, forged) };
     let files = segments(log.path());
     let second: u64 = files[1].file_stem().unwrap().to_str().unwrap().parse().unwrap();
     for _ in 0..second {
@@ -641,14 +633,10 @@ fn a_segment_that_a_rewrite_would_make_larger_is_left_as_it_is() {
     for number in 0..EVENTS {
         let payload = format!("{{\"Step\":\"{number}{text}\"}}");
         let event = Event {
-            kind: Kind(7),
-            name: "",
             source: "127.0.0.1:9999",
             network: "casper-test",
             api_version: version(0),
-            upstream_id: None,
-            received: 1_000_000 + number,
-            payload: &payload,
+            ..Event::new(Kind(7), 1_000_000 + number, &payload)
         };
         writer.append(&event).unwrap();
     }
@@ -715,14 +703,10 @@ fn a_rewrite_leaves_large_events_in_blocks_of_their_own() {
     append(&mut writer, 0..60);
     let payload = format!("\"{}\"", "large ".repeat(300_000));
     let event = Event {
-        kind: Kind(7),
-        name: "",
         source: "node",
         network: "casper-test",
         api_version: version(0),
-        upstream_id: None,
-        received: 1_000_060,
-        payload: &payload,
+        ..Event::new(Kind(7), 1_000_060, &payload)
     };
     assert_eq!(writer.append(&event).unwrap(), 60);
     append(&mut writer, 61..120);
@@ -998,14 +982,10 @@ fn where_room_is_to_stay_free_commits_wait_and_the_log_can_be_closed() {
     let Opened { mut writer, log, .. } = Writer::open(storage(directory.path()), no_room).unwrap();
     let payload = payload(30);
     let event = Event {
-        kind: Kind(7),
-        name: "",
         source: "127.0.0.1:9999",
         network: "casper-test",
         api_version: version(0),
-        upstream_id: None,
-        received: 1_000_030,
-        payload: &payload,
+        ..Event::new(Kind(7), 1_000_030, &payload)
     };
     assert_eq!(writer.append(&event).unwrap(), 30);
     for _ in 0..2 {
@@ -1030,16 +1010,7 @@ fn where_room_is_to_stay_free_commits_wait_and_the_log_can_be_closed() {
 fn append_marked(writer: &mut Writer, numbers: std::ops::Range<u64>, commit_events: u64) {
     for number in numbers {
         let payload = format!("{{\"number\":{number},\"noise\":\"{}\"}}", blake3_hex(number));
-        let event = Event {
-            kind: Kind(7),
-            name: "",
-            source: "node",
-            network: "n",
-            api_version: ApiVersion::NONE,
-            upstream_id: None,
-            received: number,
-            payload: &payload,
-        };
+        let event = Event { source: "node", network: "n", ..Event::new(Kind(7), number, &payload) };
         let sequence = writer.append(&event).unwrap();
         writer.mark_ahead(&identity_of(sequence, number)).unwrap();
         if number % commit_events == commit_events - 1 {

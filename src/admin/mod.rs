@@ -174,7 +174,7 @@ pub enum Role {
 #[cfg(test)]
 mod tests {
     use sidecar_log_format::storage::Directory;
-    use sidecar_log_format::{ApiVersion, Event, Kind, WriteOptions, Writer};
+    use sidecar_log_format::{Event, Kind, WriteOptions, Writer};
 
     use super::*;
 
@@ -183,16 +183,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let options = WriteOptions { first_sequence: 1_000_000, ..WriteOptions::new("casper", [7; 16], 5) };
         let mut opened = Writer::open(Arc::new(Directory::at(folder.path())), options).unwrap();
-        let event = Event {
-            kind: Kind(1),
-            name: "",
-            source: "",
-            network: "",
-            api_version: ApiVersion::NONE,
-            upstream_id: None,
-            received: 5,
-            payload: "{}",
-        };
+        let event = Event::new(Kind(1), 5, "{}");
         for _ in 0..3 {
             opened.writer.append(&event).unwrap();
         }

@@ -252,7 +252,7 @@ mod tests {
     use std::sync::Arc;
 
     use sidecar_log_format::{
-        ApiVersion, Event, Kind, Opened, ReadOptions, WriteOptions, Writer,
+        Event, Kind, Opened, ReadOptions, WriteOptions, Writer,
         storage::{Directory, Storage},
     };
 
@@ -269,16 +269,7 @@ mod tests {
 
     fn append(writer: &mut Writer, count: u64) {
         for number in 0..count {
-            let event = Event {
-                kind: Kind::OTHER,
-                name: "",
-                source: "node",
-                network: "casper-test",
-                api_version: ApiVersion::NONE,
-                upstream_id: None,
-                received: number,
-                payload: "1",
-            };
+            let event = Event { source: "node", network: "casper-test", ..Event::new(Kind::OTHER, number, "1") };
             writer.append(&event).unwrap();
         }
         writer.commit().unwrap();

@@ -214,16 +214,8 @@ fn cat_prints_a_large_event() {
     let storage = tempfile::tempdir().unwrap();
     let mut writer = open(storage.path());
     let payload = format!("\"{}\"", "large ".repeat(400_000));
-    let event = Event {
-        kind: Kind(7),
-        name: "",
-        source: "node",
-        network: "casper-test",
-        api_version: VERSION,
-        upstream_id: None,
-        received: TIME,
-        payload: &payload,
-    };
+    let event =
+        Event { source: "node", network: "casper-test", api_version: VERSION, ..Event::new(Kind(7), TIME, &payload) };
     writer.announce_version(VERSION, "node", TIME).unwrap();
     writer.append(&event).unwrap();
     writer.close().unwrap();

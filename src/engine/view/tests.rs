@@ -45,16 +45,8 @@ fn log_of(folder: &Path, events: impl Iterator<Item = (u8, &'static str)>) -> Lo
     let storage = Arc::new(Directory::create(folder.join("log")).unwrap());
     let Opened { mut writer, log, .. } = Writer::open(storage, WriteOptions::new("toy", [3; 16], 1)).unwrap();
     for (kind, payload) in events {
-        let event = Event {
-            kind: Kind(kind),
-            name: "",
-            source: "",
-            network: "",
-            api_version: ApiVersion { major: 1, minor: 0, patch: 0 },
-            upstream_id: None,
-            received: 1,
-            payload,
-        };
+        let event =
+            Event { api_version: ApiVersion { major: 1, minor: 0, patch: 0 }, ..Event::new(Kind(kind), 1, payload) };
         writer.append(&event).unwrap();
     }
     writer.commit().unwrap();
