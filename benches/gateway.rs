@@ -111,7 +111,7 @@ fn serve(runtime: &tokio::runtime::Runtime, upstream: SocketAddr) -> Result<Sock
     };
     runtime.block_on(async {
         let server = Server::bind(Upstreams::open(Options::new(port, vec![upstream]))?, [])?;
-        let address = server.local_addr();
+        let address = server.front().local_addr();
         tokio::spawn(server.run(std::future::pending()));
         Ok(address)
     })

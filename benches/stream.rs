@@ -268,7 +268,7 @@ impl Recorded {
             let streams = upstreams.streams()?;
             let stream = streams.first().context("no stream")?;
             let server = grpc::Server::bind(upstreams, [(stream, Arc::new(hub))])?;
-            let address = server.local_addr();
+            let address = server.front().local_addr();
             tokio::spawn(server.run(std::future::pending()));
             Ok(address)
         })
@@ -373,7 +373,7 @@ fn serve_growing(
     let hub = Arc::new(Hub::new(log.clone(), committed, Arc::new(Resources::new(2)), READER_CLASSES));
     runtime.block_on(async {
         let server = Server::bind(Options { port, legacy_enabled: true, ..Options::default() }, hub)?;
-        let address = server.local_addr();
+        let address = server.front().local_addr();
         tokio::spawn(server.run(std::future::pending()));
         Ok(address)
     })

@@ -259,8 +259,11 @@ async fn run(role: Role, serving: impl FnOnce(Addresses), end: impl Future<Outpu
         max_requests_per_second: 1000,
     };
     let admin = admin::Server::bind(&admin).unwrap();
-    let addresses =
-        Addresses { casper: casper_server.local_addr(), tides: tides_port.local_addr(), admin: admin.local_addr() };
+    let addresses = Addresses {
+        casper: casper_server.front().local_addr(),
+        tides: tides_port.front().local_addr(),
+        admin: admin.front().local_addr(),
+    };
     let logs = vec![
         Logged::of("casper", &casper.live, casper_hub.counters(), casper_server.counters()),
         Logged::of("tides", &tide.live, tides_hub.counters(), tides_port.open_streams().counters()),

@@ -7,7 +7,6 @@
 //! browser cannot send a token with its first request. What the page then asks for needs the token.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -99,16 +98,10 @@ impl Server {
         Ok(Server { front, origins, limits })
     }
 
-    /// Where it listens; at the first of its addresses, where it has several.
+    /// Where it listens, and what it counts of connections and requests.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.front.local_addr()
-    }
-
-    /// Everywhere that it listens.
-    #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        self.front.addresses()
+    pub fn front(&self) -> &Front {
+        &self.front
     }
 
     /// Shows `parts` until `cancel` is done; then every connection is cut.
@@ -286,7 +279,7 @@ fn text(status: StatusCode, body: impl Into<Cow<'static, str>>) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, SocketAddr};
     use std::time::Duration;
 
     use futures_util::FutureExt;
@@ -342,7 +335,7 @@ mod tests {
         let listen = ListenOptions::on(Ipv4Addr::LOCALHOST);
         let options = AdminOptions { port: 0, listen, max_concurrent_requests: 1, max_requests_per_second: 1 };
         let server = Server::bind(&options).unwrap();
-        let address = server.local_addr();
+        let address = server.front().local_addr();
         tokio::spawn(server.run(Parts::default(), std::future::pending()));
         let mut scrapes = Vec::new();
         for _ in 0..2 * CONNECTIONS_MAX {

@@ -51,7 +51,7 @@ impl BeaconLog {
         let hub = Arc::new(hub);
         let server = Server::bind(&beacon.port, Arc::clone(&hub), dialect.kinds().to_vec())
             .map_err(|error| super::cannot_run("beacon", error))?;
-        for address in server.addresses() {
+        for address in server.front().addresses() {
             info!(%address, "beacon event stream server listens");
         }
         Ok(BeaconLog { live, hub, clients, opened, server })
@@ -59,7 +59,7 @@ impl BeaconLog {
 
     /// Where it listens.
     pub(super) fn address(&self) -> SocketAddr {
-        self.server.local_addr()
+        self.server.front().local_addr()
     }
 
     /// The log, for readers of events by its name.
@@ -77,7 +77,7 @@ impl BeaconLog {
 
     /// What the server counts of connections and requests.
     pub(super) fn front(&self) -> Arc<FrontCounters> {
-        Arc::clone(&self.server.counters().front)
+        Arc::clone(self.server.front().counters())
     }
 
     /// Reads the clients and serves their events, until `cut` is cancelled.

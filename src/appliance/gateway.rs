@@ -51,7 +51,7 @@ impl Gateway {
         }
         let recorded = streams.iter().zip(logs.iter().map(|log| Arc::clone(&log.hub)));
         let server = Server::bind(upstreams, recorded).map_err(cannot_run)?;
-        info!(address = %server.local_addr(), "gRPC gateway listens");
+        info!(address = %server.front().local_addr(), "gRPC gateway listens");
         let counters = streams.iter().map(|stream| (stream.name().into(), Arc::clone(stream.counters())));
         let watch = Watch { gateway: Arc::clone(server.counters()), streams: counters.collect() };
         Ok(Gateway { server, logs, watch })
@@ -59,7 +59,7 @@ impl Gateway {
 
     /// Where it listens.
     pub(super) fn address(&self) -> SocketAddr {
-        self.server.local_addr()
+        self.server.front().local_addr()
     }
 
     /// The logs, for readers of events by a log's name.
@@ -82,7 +82,7 @@ impl Gateway {
 
     /// What the server counts of connections and requests.
     pub(super) fn front(&self) -> Arc<FrontCounters> {
-        Arc::clone(&self.server.port_counters().front)
+        Arc::clone(self.server.front().counters())
     }
 
     /// Serves, subscribes to the streams and stores what comes, until `cut` is cancelled.

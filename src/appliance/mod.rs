@@ -33,7 +33,7 @@ use crate::casper::rest::{self, LogAnswers, NamedLog, SqlAnswers};
 use crate::casper::rpc::{self, Rpc};
 use crate::casper::view::CasperViews;
 use crate::config::{Config, RestApiServer, SseServer, Storage};
-use crate::engine::http::BindError;
+use crate::engine::http::{BindError, front::Front};
 use crate::engine::ingest::LiveLog;
 use crate::engine::log_set::{LogSet, OpenedLog};
 use crate::engine::source::watch::SourceWatch;
@@ -355,9 +355,9 @@ impl Addresses {
         rpc: Option<&RunningRpc>,
     ) -> Self {
         Addresses {
-            stream: stream.map(events::Server::local_addr),
-            rest: rest.map(rest::Server::local_addr),
-            admin: admin.map(admin::Server::local_addr),
+            stream: stream.map(|stream| stream.front().local_addr()),
+            rest: rest.map(|rest| rest.front().local_addr()),
+            admin: admin.map(|admin| admin.front().local_addr()),
             rpc: rpc.and_then(|rpc| rpc.address),
             beacon: None,
             grpc: None,
@@ -367,12 +367,12 @@ impl Addresses {
 
 fn log_addresses(stream: Option<&events::Server>, rest: Option<&rest::Server>, admin: Option<&admin::Server>) {
     let servers = [
-        ("event stream", stream.map(events::Server::addresses)),
-        ("REST", rest.map(rest::Server::addresses)),
-        ("admin", admin.map(admin::Server::addresses)),
+        ("event stream", stream.map(events::Server::front)),
+        ("REST", rest.map(rest::Server::front)),
+        ("admin", admin.map(admin::Server::front)),
     ];
-    for (server, addresses) in servers {
-        for address in addresses.unwrap_or_default() {
+    for (server, front) in servers {
+        for address in front.map(Front::addresses).unwrap_or_default() {
             info!("the {server} server listens on {address}");
         }
     }
@@ -406,8 +406,8 @@ fn fronts(
     rpc: Option<&RunningRpc>,
     others: &OtherLogs,
 ) -> Vec<NamedFront> {
-    let stream = stream.map(|stream| ("events", Arc::clone(&stream.counters().front)));
-    let rest = rest.map(|rest| ("rest", Arc::clone(rest.front())));
+    let stream = stream.map(|stream| ("events", Arc::clone(stream.front().counters())));
+    let rest = rest.map(|rest| ("rest", Arc::clone(rest.front().counters())));
     let rpc = rpc.into_iter().flat_map(|rpc| rpc.fronts.iter().cloned());
     stream.into_iter().chain(rest).chain(rpc).chain(others.fronts()).collect()
 }
@@ -423,15 +423,15 @@ fn start_rpc(config: &Config) -> anyhow::Result<Option<RunningRpc>> {
     let Rpc { servers, watch } =
         Rpc::bind(settings.options.clone()).map_err(|error| cannot_run("rpc_api_server", error))?;
     let is_main = |server: &&rpc::Server| server.role() == rpc::Role::Main;
-    let address = servers.iter().find(is_main).map(rpc::Server::local_addr);
+    let address = servers.iter().find(is_main).map(|server| server.front().local_addr());
     let name = |role| match role {
         rpc::Role::Main => "rpc",
         rpc::Role::Speculative => "rpc_speculative",
     };
-    let fronts = servers.iter().map(|server| (name(server.role()), Arc::clone(server.front()))).collect();
+    let fronts = servers.iter().map(|server| (name(server.role()), Arc::clone(server.front().counters()))).collect();
     let mut running = JoinSet::new();
     for server in servers {
-        for address in server.addresses() {
+        for address in server.front().addresses() {
             info!(%address, role = ?server.role(), "JSON-RPC server listens");
         }
         running.spawn(server.run(std::future::pending()));

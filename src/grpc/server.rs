@@ -1,7 +1,6 @@
 //! The gateway's port: recorded streams at their paths, and everything else to the upstreams.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +21,7 @@ use super::upstream::{Upstream, UpstreamError};
 use crate::engine::dialect::stored_kinds;
 use crate::engine::http::BindError;
 use crate::engine::http::cors::PageMethods;
+use crate::engine::http::front::Front;
 use crate::engine::log_set::Sources;
 use crate::engine::stream::{Hub, Port, PortCounters};
 
@@ -194,10 +194,10 @@ impl Server {
         Ok(Server { port, shared: Arc::new(Shared { gateway, recorded }), upstreams: described, counters })
     }
 
-    /// Where it listens.
+    /// Where it listens, and what it counts of connections and requests.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.port.local_addr()
+    pub fn front(&self) -> &Front {
+        self.port.front()
     }
 
     /// What its port has done so far.

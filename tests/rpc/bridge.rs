@@ -101,7 +101,7 @@ impl Bridge {
         let mut options = options(node.address());
         change(&mut options);
         let Rpc { servers, watch } = Rpc::bind(options).unwrap();
-        let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.local_addr()).collect();
+        let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.front().local_addr()).collect();
         let running = servers.into_iter().map(|server| server.run(std::future::pending())).collect();
         let (main, speculative) = (addresses[0], addresses[1]);
         Bridge {

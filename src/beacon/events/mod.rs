@@ -28,6 +28,7 @@ use crate::engine::{
         about::{self, READ_METHODS},
         access::Client,
         episode::{Episode, Over},
+        front::Front,
     },
     stream::{
         Coding, Delivery, Hub, JsonLines, OpenStream, OpenStreams, Port, PortCounters, PortOptions, ReaderClass,
@@ -94,16 +95,10 @@ impl Server {
         Ok(Server { port, events: Arc::new(events) })
     }
 
-    /// Where it listens: the first of its addresses.
+    /// Where it listens, and what it counts of connections and requests.
     #[must_use]
-    pub fn local_addr(&self) -> std::net::SocketAddr {
-        self.port.local_addr()
-    }
-
-    /// Everywhere that it listens.
-    #[must_use]
-    pub fn addresses(&self) -> &[std::net::SocketAddr] {
-        self.port.addresses()
+    pub fn front(&self) -> &Front {
+        self.port.front()
     }
 
     /// What its port has done so far.

@@ -35,6 +35,7 @@ use crate::engine::{
         BindError, about,
         access::Client,
         episode::{Episode, Over},
+        front::Front,
     },
     stream::{
         Coding, Delivery, Hub, JsonLines, LogName, OpenStream, OpenStreams, Port, PortCounters, PortOptions,
@@ -175,16 +176,10 @@ impl Server {
         Ok(Server { port, events: Arc::new(events) })
     }
 
-    /// Where it listens; at the first of its addresses, where it has several.
+    /// Where it listens, and what it counts of connections and requests.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.port.local_addr()
-    }
-
-    /// Everywhere that it listens.
-    #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        self.port.addresses()
+    pub fn front(&self) -> &Front {
+        self.port.front()
     }
 
     /// What its port has done so far.

@@ -59,7 +59,7 @@ impl Running {
     fn start(written: &Written, options: Options) -> Running {
         let hub = hub(&written.log, written.committed.subscribe());
         let server = Server::bind(options, Arc::clone(&hub)).unwrap();
-        let (address, counters) = (server.local_addr(), Arc::clone(server.counters()));
+        let (address, counters) = (server.front().local_addr(), Arc::clone(server.counters()));
         let (cancel, cancelled) = oneshot::channel::<()>();
         let task = tokio::spawn(server.run(async {
             let _ = cancelled.await;
@@ -727,7 +727,7 @@ async fn a_damaged_block_is_named_and_passed_also_in_zstd() {
     let (_committed, watched) = watch::channel(log.head());
     let hub = hub(&log, watched);
     let server = Server::bind(options(), Arc::clone(&hub)).unwrap();
-    let (address, counters) = (server.local_addr(), Arc::clone(server.counters()));
+    let (address, counters) = (server.front().local_addr(), Arc::clone(server.counters()));
     let task = tokio::spawn(server.run(std::future::pending()));
     let running = Running { address, hub, counters, cancel: None, task };
     let text = running.get("/events?start_from=0&until=1999").await.text_to_end().await;

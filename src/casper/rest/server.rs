@@ -1,7 +1,7 @@
 //! HTTP: from a request to a response.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -28,7 +28,6 @@ use crate::engine::http::{
     access::Client,
     coding::{COMPRESSED_BYTES, Coding},
     cors::{PageMethods, let_pages_in},
-    counters::FrontCounters,
     finishing::Finishing,
     front::Front,
     limits::FrontLimits,
@@ -85,28 +84,16 @@ impl Server {
         self
     }
 
-    /// Where it listens; at the first of its addresses, where it has several.
+    /// Where it listens, and what it counts of connections and requests.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.front.local_addr()
-    }
-
-    /// Everywhere that it listens.
-    #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        self.front.addresses()
+    pub fn front(&self) -> &Front {
+        &self.front
     }
 
     /// What the server has done so far.
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.shared.counters)
-    }
-
-    /// The counters of its connections and requests.
-    #[must_use]
-    pub fn front(&self) -> &Arc<FrontCounters> {
-        self.front.counters()
     }
 
     /// Serves until `cancel` is done; then every connection is cut.

@@ -1,7 +1,7 @@
 //! HTTP: from a request to calls, and from their results to a response.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -30,7 +30,6 @@ use crate::engine::http::{
     access::Client,
     coding::{COMPRESSED_BYTES, Coding},
     cors::allow,
-    counters::FrontCounters,
     front::Front,
     limits::FrontLimits,
     memory::{BodyRoom, Crowded, GrowingAnswer, NotTaken, Pieces, Room, SMALL_BYTES, Shape, Ungrown},
@@ -128,22 +127,10 @@ impl Server {
         Ok(Server { front, shared: Arc::new(shared) })
     }
 
-    /// Where it listens; at the first of its addresses, where it has several.
+    /// Where it listens, and what it counts of connections and requests.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.front.local_addr()
-    }
-
-    /// Everywhere that it listens.
-    #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        self.front.addresses()
-    }
-
-    /// The counters of its connections and requests.
-    #[must_use]
-    pub fn front(&self) -> &Arc<FrontCounters> {
-        self.front.counters()
+    pub fn front(&self) -> &Front {
+        &self.front
     }
 
     /// Which of the two servers it is.

@@ -3,7 +3,6 @@
 //! A dialect binds one and hands in its router; the streams of several hubs may be behind it.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -140,16 +139,10 @@ impl Port {
         Port { page_methods, ..self }
     }
 
-    /// Where it listens; at the first of its addresses, where it has several.
+    /// Where it listens, and what it counts of connections and requests.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.front.local_addr()
-    }
-
-    /// Everywhere that it listens.
-    #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        self.front.addresses()
+    pub fn front(&self) -> &Front {
+        &self.front
     }
 
     /// The streams that are open on it.
