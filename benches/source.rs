@@ -23,6 +23,7 @@ use sidecar::casper::event::classify;
 use sidecar::casper::source::{Counters, EVENT_BYTES_MAX_DEFAULT, NodeOptions, run};
 use sidecar::engine::source::Batch;
 use sidecar::sse_client::frames::{DroppedFrame, FrameFilter};
+use sidecar::sse_client::stream::Timeouts;
 use sidecar::sse_client::transport::{StreamObserver, filtered};
 
 const EVENTS: usize = 20_000;
@@ -159,9 +160,7 @@ fn listen(body: &[u8]) -> usize {
             keep_trying: false,
             delay_between_retries: Duration::ZERO,
             enable_logging: false,
-            connection_timeout: Duration::from_secs(5),
-            no_message_timeout: Duration::from_secs(120),
-            keep_alive_check_interval: Duration::from_secs(60),
+            timeouts: Timeouts::default(),
             network_name: None,
             event_bytes_max: EVENT_BYTES_MAX_DEFAULT,
         };

@@ -29,6 +29,7 @@ use sidecar::engine::log_set::{LogSet, OpenedLog, Sources};
 use sidecar::engine::source::{Batch, Connection, End, LogNetwork, Received};
 use sidecar::engine::storage_folder::LogPlaces;
 use sidecar::engine::stream::{Delivery, Hub, OpenStreams, Port, PortOptions, ReaderClass, Resources, Subscription};
+use sidecar::sse_client::stream::Timeouts;
 use sidecar_log_format::{ApiVersion, Durability, FrameForm, Kind, RewriteOptions, WriteOptions};
 use sidecar_test_support::client::{Message, Request, SseClient, events as with_ids, get};
 use sidecar_test_support::disk::SmallDisk;
@@ -224,9 +225,7 @@ fn casper_sources(node: SocketAddr) -> Sources {
         keep_trying: false,
         delay_between_retries: Duration::from_millis(50),
         enable_logging: false,
-        connection_timeout: Duration::from_secs(5),
-        no_message_timeout: Duration::from_secs(60),
-        keep_alive_check_interval: Duration::from_secs(10),
+        timeouts: Timeouts::default(),
         network_name: None,
         log_network: LogNetwork::default(),
         event_bytes_max: 32 << 20,

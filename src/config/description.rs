@@ -118,9 +118,14 @@ impl KeyDescription {
         Self { origin: Origin::NoEffect, ..key }
     }
 
-    /// The same as a key that the Casper Sidecar has too, with this default.
+    /// The same as a key that the Casper Sidecar has too.
+    pub(super) const fn in_reference(self) -> Self {
+        Self { origin: Origin::Reference, ..self }
+    }
+
+    /// The same with this default.
     pub(super) const fn of_reference(self, default: DefaultValue) -> Self {
-        Self { origin: Origin::Reference, default, ..self }
+        Self { default, ..self.in_reference() }
     }
 
     /// Comments it out in a commented file with every key.

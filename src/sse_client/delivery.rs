@@ -157,26 +157,21 @@ async fn give_a_turn() {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stream::{StreamOptions, http_client};
+    use super::super::stream::{StreamOptions, Timeouts, http_client};
     use super::*;
     use crate::engine::testing::connection;
 
     #[tokio::test(start_paused = true)]
     async fn waiting_for_a_full_channel_is_not_silence_of_the_node() {
         let (out, mut batches) = mpsc::channel(1);
-        let no_message_timeout = Duration::from_secs(120);
-        let options = StreamOptions {
-            url: "http://node:1/events".to_owned(),
-            event_bytes_max: 10_000,
-            no_message_timeout,
-            silence_check_interval: Duration::from_secs(60),
-        };
-        let stream = EventStream::open(http_client(Duration::from_secs(5)).unwrap(), &options, |_| {}).unwrap();
+        let timeouts = Timeouts::default();
+        let options = StreamOptions { url: "http://node:1/events".to_owned(), event_bytes_max: 10_000, timeouts };
+        let stream = EventStream::open(http_client(timeouts.connection).unwrap(), &options, |_| {}).unwrap();
         let mut delivery = Delivery::new(stream, out, connection("node:1"));
         delivery.stream.was_not_listened_to();
         delivery.announce(ApiVersion::NONE).await.unwrap();
         let (sent, _) = tokio::join!(delivery.announce(ApiVersion::NONE), async {
-            tokio::time::sleep(2 * no_message_timeout).await;
+            tokio::time::sleep(2 * timeouts.silence).await;
             batches.recv().await
         });
         sent.unwrap();

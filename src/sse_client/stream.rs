@@ -27,10 +27,29 @@ pub struct StreamOptions {
     pub url: String,
     /// The longest frame that is taken, in bytes.
     pub event_bytes_max: usize,
-    /// The longest silence before the stream is given up.
-    pub no_message_timeout: Duration,
-    /// How often silence is checked.
-    pub silence_check_interval: Duration,
+    /// How long to wait.
+    pub timeouts: Timeouts,
+}
+
+/// How long a source waits for its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For the TCP connection to come about.
+    pub connection: Duration,
+    /// For the next bytes of a stream, before it is given up.
+    pub silence: Duration,
+    /// Between two looks at whether a stream is silent.
+    pub silence_check: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            connection: Duration::from_secs(5),
+            silence: Duration::from_secs(120),
+            silence_check: Duration::from_secs(60),
+        }
+    }
 }
 
 /// Why a stream is over.
@@ -144,10 +163,10 @@ impl EventStream {
             .build_with_transport(transport)
             .stream();
         // An interval of zero would never let anything else happen.
-        let check_interval = options.silence_check_interval.max(Duration::from_millis(1));
+        let check_interval = options.timeouts.silence_check.max(Duration::from_millis(1));
         let mut checks = interval_at(Instant::now() + check_interval, check_interval);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { events, monitor, checks, no_message_timeout: options.no_message_timeout })
+        Ok(Self { events, monitor, checks, no_message_timeout: options.timeouts.silence })
     }
 
     /// Waits until the node has answered, and its stream begins.

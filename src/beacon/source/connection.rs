@@ -156,10 +156,10 @@ impl Reader {
     }
 
     fn client(&self) -> Result<reqwest::Client, StreamError> {
-        let ClientOptions { endpoint, connection_timeout, .. } = &self.options;
+        let ClientOptions { endpoint, timeouts, .. } = &self.options;
         match endpoint.is_https() || !endpoint.headers().is_empty() {
-            true => https_client(*connection_timeout, endpoint.headers()),
-            false => http_client(*connection_timeout),
+            true => https_client(timeouts.connection, endpoint.headers()),
+            false => http_client(timeouts.connection),
         }
     }
 
@@ -212,8 +212,7 @@ impl Reader {
         let options = StreamOptions {
             url: self.options.endpoint.events(topics).to_string(),
             event_bytes_max: self.options.event_bytes_max,
-            no_message_timeout: self.options.no_message_timeout,
-            silence_check_interval: self.options.silence_check_interval,
+            timeouts: self.options.timeouts,
         };
         let (name, counters, lines) = (self.name().to_owned(), Arc::clone(&self.counters), Arc::clone(&self.lines));
         let dropped = move |frame: DroppedFrame| note_dropped(&name, &counters, &lines, &frame);

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use super::dialect::Beacon;
 use crate::engine::source::LogNetwork;
+use crate::sse_client::stream::Timeouts;
 use endpoint::Endpoint;
 
 pub use connection::run;
@@ -35,12 +36,8 @@ pub struct ClientOptions {
     pub max_attempts: Option<u32>,
     /// The pause after the first failed attempt; each further one is twice as long.
     pub first_pause: Duration,
-    /// The limit of the TCP connect.
-    pub connection_timeout: Duration,
-    /// The longest silence before a connection is given up.
-    pub no_message_timeout: Duration,
-    /// How often silence is checked.
-    pub silence_check_interval: Duration,
+    /// How long it is waited for.
+    pub timeouts: Timeouts,
     /// The longest frame of the stream that is taken, in bytes.
     pub event_bytes_max: usize,
     /// Numbers the topics.

@@ -176,7 +176,7 @@ impl Listener {
 
     /// Checks the node, opens its stream and does the handshake.
     async fn connect(&self, last_seen: &mut Option<NodeInfo>) -> Result<NodeStream<'_>, Lost> {
-        let client = http_client(self.node.connection_timeout)?;
+        let client = http_client(self.node.timeouts.connection)?;
         let rest_address = self.node.address(self.node.rest_port);
         let NodeOptions { network_name, log_network, .. } = &self.node;
         let info = status::check(&client, &rest_address, network_name.as_deref()).await?;
@@ -210,8 +210,7 @@ impl Listener {
         let options = StreamOptions {
             url: format!("http://{}/events?start_from=0", self.source),
             event_bytes_max: self.node.event_bytes_max,
-            no_message_timeout: self.node.no_message_timeout,
-            silence_check_interval: self.node.keep_alive_check_interval,
+            timeouts: self.node.timeouts,
         };
         let (source, counters) = (self.source.clone(), Arc::clone(&self.counters));
         let lines = Arc::clone(&self.lines);

@@ -16,6 +16,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use crate::engine::source::LogNetwork;
+use crate::sse_client::stream::Timeouts;
 
 pub use connection::run;
 pub use counters::{CountedError, Counters};
@@ -40,12 +41,8 @@ pub struct NodeOptions {
     pub delay_between_retries: Duration,
     /// Log this node's events at INFO.
     pub enable_logging: bool,
-    /// The limit of the TCP connect.
-    pub connection_timeout: Duration,
-    /// The longest silence before a connection is given up.
-    pub no_message_timeout: Duration,
-    /// How often silence is checked.
-    pub keep_alive_check_interval: Duration,
+    /// How long it is waited for.
+    pub timeouts: Timeouts,
     /// The network that the node must be on, as configured; `None` leaves it to the log.
     pub network_name: Option<String>,
     /// The network of the log that the events go to.

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 use serde::Deserialize;
 
 use super::listen::{self, OneOrSeveral, TlsKeys, TokenKeys};
+use super::timeouts;
 use crate::{
     beacon::{
         source::endpoint::{Authorization, Endpoint},
@@ -18,6 +19,7 @@ use crate::{
         section::{Section, yes},
     },
     engine::stream::PortOptions,
+    sse_client::stream::Timeouts,
 };
 
 /// Connections without a stream, beside those that may have one.
@@ -136,24 +138,9 @@ pub(in crate::config) const CONNECTION: SectionDescription = SectionDescription 
             DefaultValue::Value("1"),
             "The pause after a first failure. It doubles with every further one, up to 30 s.",
         ),
-        KeyDescription::new(
-            "connection_timeout_in_seconds",
-            seconds(1, SECONDS_MAX),
-            DefaultValue::Value("5"),
-            "The time limit of the TCP connection.",
-        ),
-        KeyDescription::new(
-            "no_message_timeout_in_seconds",
-            seconds(1, SECONDS_MAX),
-            DefaultValue::Value("120"),
-            "The silence after which the stream is closed and connected again.",
-        ),
-        KeyDescription::new(
-            "sleep_between_keep_alive_checks_in_seconds",
-            seconds(1, SECONDS_MAX),
-            DefaultValue::Value("60"),
-            "How often silence is checked.",
-        ),
+        timeouts::CONNECTION,
+        timeouts::SILENCE,
+        timeouts::SILENCE_CHECK,
     ],
 };
 
@@ -177,12 +164,8 @@ pub struct BeaconConnection {
     pub max_attempts: Option<u32>,
     /// The pause after a first failure; it grows with every further one.
     pub delay_between_retries: Duration,
-    /// The limit for the TCP connection to come about.
-    pub connection_timeout: Duration,
-    /// The silence after which the stream is given up and connected again.
-    pub no_message_timeout: Duration,
-    /// How often silence is looked for.
-    pub sleep_between_keep_alive_checks: Duration,
+    /// How long it is waited for.
+    pub timeouts: Timeouts,
 }
 
 pub(in crate::config) fn check(keys: Keys, has_storage: bool, section: &Section<'_>) -> Result<Beacon, ConfigError> {
@@ -214,6 +197,11 @@ pub(in crate::config) fn check(keys: Keys, has_storage: bool, section: &Section<
 
 fn check_connection(keys: ConnectionKeys, section: &Section<'_>) -> Result<BeaconConnection, ConfigError> {
     let max_attempts = keys.max_attempts.map(|max| section.number("max_attempts", max)).transpose()?;
+    let timeouts = timeouts::Keys {
+        connection: keys.connection_timeout_in_seconds,
+        silence: keys.no_message_timeout_in_seconds,
+        silence_check: keys.sleep_between_keep_alive_checks_in_seconds,
+    };
     Ok(BeaconConnection {
         max_attempts,
         delay_between_retries: section.seconds_or(
@@ -221,21 +209,7 @@ fn check_connection(keys: ConnectionKeys, section: &Section<'_>) -> Result<Beaco
             keys.delay_between_retries_in_seconds,
             Duration::from_secs(1),
         )?,
-        connection_timeout: section.seconds_or(
-            "connection_timeout_in_seconds",
-            keys.connection_timeout_in_seconds,
-            Duration::from_secs(5),
-        )?,
-        no_message_timeout: section.seconds_or(
-            "no_message_timeout_in_seconds",
-            keys.no_message_timeout_in_seconds,
-            Duration::from_secs(120),
-        )?,
-        sleep_between_keep_alive_checks: section.seconds_or(
-            "sleep_between_keep_alive_checks_in_seconds",
-            keys.sleep_between_keep_alive_checks_in_seconds,
-            Duration::from_secs(60),
-        )?,
+        timeouts: timeouts.check(section)?,
         topics: topics(keys.topics, section)?,
         endpoint: endpoint(&keys.url, keys.username, keys.password, keys.bearer_token, section)?,
     })

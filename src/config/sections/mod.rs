@@ -24,6 +24,7 @@ pub(super) mod sqlite;
 pub(super) mod sse_server;
 pub(super) mod storage;
 pub(super) mod threads;
+pub(super) mod timeouts;
 
 use serde::Deserialize;
 

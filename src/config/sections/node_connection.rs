@@ -5,12 +5,14 @@ use std::{net::IpAddr, time::Duration};
 use serde::Deserialize;
 use url::Host;
 
+use super::timeouts;
 use crate::config::{
     bounds::SECONDS_MAX,
     description::{DefaultValue, KeyDescription, Kind, SectionDescription, count, port, seconds},
     error::{ConfigError, Refusal},
     section::Section,
 };
+use crate::sse_client::stream::Timeouts;
 
 /// Where a Casper node's REST server listens, unless its operator says otherwise.
 const REST_PORT: u16 = 8888;
@@ -77,24 +79,9 @@ pub(in crate::config) const SECTION: SectionDescription = SectionDescription {
             DefaultValue::Value("false"),
             "Whether each event of this node is logged, at level INFO, which RUST_LOG=info shows.",
         ),
-        KeyDescription::reference(
-            "connection_timeout_in_seconds",
-            seconds(1, SECONDS_MAX),
-            DefaultValue::Value("5"),
-            "The time limit of the TCP connection.",
-        ),
-        KeyDescription::reference(
-            "no_message_timeout_in_seconds",
-            seconds(1, SECONDS_MAX),
-            DefaultValue::Value("120"),
-            "The silence after which the stream is closed and connected again.",
-        ),
-        KeyDescription::reference(
-            "sleep_between_keep_alive_checks_in_seconds",
-            seconds(1, SECONDS_MAX),
-            DefaultValue::Value("60"),
-            "How often silence is checked.",
-        ),
+        timeouts::CONNECTION.in_reference(),
+        timeouts::SILENCE.in_reference(),
+        timeouts::SILENCE_CHECK.in_reference(),
     ],
 };
 
@@ -113,12 +100,8 @@ pub struct NodeConnection {
     pub delay_between_retries: Duration,
     /// Whether each of this node's events is logged.
     pub enable_logging: bool,
-    /// The limit for the TCP connection to come about.
-    pub connection_timeout: Duration,
-    /// The silence after which the stream is given up and connected again.
-    pub no_message_timeout: Duration,
-    /// How often silence is looked for.
-    pub sleep_between_keep_alive_checks: Duration,
+    /// How long it is waited for.
+    pub timeouts: Timeouts,
 }
 
 pub(in crate::config) fn check(keys: &Keys, section: &Section<'_>) -> Result<NodeConnection, ConfigError> {
@@ -127,6 +110,11 @@ pub(in crate::config) fn check(keys: &Keys, section: &Section<'_>) -> Result<Nod
         return Err(Refusal::NoAttempts(section.invalid("max_attempts", keys.max_attempts, fix)).into());
     }
     let delay = keys.delay_between_retries_in_seconds;
+    let timeouts = timeouts::Keys {
+        connection: keys.connection_timeout_in_seconds,
+        silence: keys.no_message_timeout_in_seconds,
+        silence_check: keys.sleep_between_keep_alive_checks_in_seconds,
+    };
     Ok(NodeConnection {
         host: host(&keys.ip_address, section)?,
         sse_port: section.number("sse_port", keys.sse_port)?,
@@ -134,21 +122,7 @@ pub(in crate::config) fn check(keys: &Keys, section: &Section<'_>) -> Result<Nod
         max_attempts: section.number("max_attempts", keys.max_attempts)?,
         delay_between_retries: section.number("delay_between_retries_in_seconds", delay).map(Duration::from_secs)?,
         enable_logging: keys.enable_logging,
-        connection_timeout: section.seconds_or(
-            "connection_timeout_in_seconds",
-            keys.connection_timeout_in_seconds,
-            Duration::from_secs(5),
-        )?,
-        no_message_timeout: section.seconds_or(
-            "no_message_timeout_in_seconds",
-            keys.no_message_timeout_in_seconds,
-            Duration::from_secs(120),
-        )?,
-        sleep_between_keep_alive_checks: section.seconds_or(
-            "sleep_between_keep_alive_checks_in_seconds",
-            keys.sleep_between_keep_alive_checks_in_seconds,
-            Duration::from_secs(60),
-        )?,
+        timeouts: timeouts.check(section)?,
     })
 }
 
@@ -178,9 +152,8 @@ mod tests {
     #[test]
     fn defaults_are_the_documented_ones() {
         let node = &loaded(DEFAULT_SSE_ONLY).config.sse_server.unwrap().connections[0];
-        assert_eq!(node.connection_timeout, Duration::from_secs(5));
-        assert_eq!(node.no_message_timeout, Duration::from_secs(120));
-        assert_eq!(node.sleep_between_keep_alive_checks, Duration::from_secs(60));
+        let Timeouts { connection, silence, silence_check } = node.timeouts;
+        assert_eq!([connection, silence, silence_check].map(|time| time.as_secs()), [5, 120, 60]);
         let of_2022 = DEFAULT_SSE_ONLY.replace("rest_port = 8888\n", "");
         assert_eq!(loaded(&of_2022).config.sse_server.unwrap().connections[0].rest_port, 8888);
     }

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::engine::source::{BATCH_EVENTS_MAX, LogNetwork};
+use crate::sse_client::stream::Timeouts;
 
 const STATUS: &str = r#"{"build_version":"2.0.3-","chainspec_name":"casper-test"}"#;
 const VERSION: &str = "data:{\"ApiVersion\":\"2.0.0\"}\n\n";
@@ -126,9 +127,7 @@ fn options(host: &str, port: u16) -> NodeOptions {
         keep_trying: false,
         delay_between_retries: Duration::ZERO,
         enable_logging: true,
-        connection_timeout: Duration::from_secs(5),
-        no_message_timeout: Duration::from_secs(120),
-        keep_alive_check_interval: Duration::from_secs(60),
+        timeouts: Timeouts::default(),
         network_name: Some("casper-test".into()),
         log_network: LogNetwork::default(),
         event_bytes_max: 10_000,
@@ -383,9 +382,9 @@ async fn a_shutdown_is_the_same_when_read_again_and_another_after_another_event_
 async fn a_silent_connection_is_given_up_and_tried_again() {
     let answers = vec![Answer::StreamThenSilence(ring(&[block(1)])), Answer::Stream(ring(&[block(2)]))];
     let node = ScriptedNode::start(&[STATUS], answers).await;
-    let no_message_timeout = Duration::from_millis(500);
-    let keep_alive_check_interval = Duration::from_millis(10);
-    let options = NodeOptions { no_message_timeout, keep_alive_check_interval, ..node.options() };
+    let (silence, silence_check) = (Duration::from_millis(500), Duration::from_millis(10));
+    let options =
+        NodeOptions { timeouts: Timeouts { silence, silence_check, ..Timeouts::default() }, ..node.options() };
     let (_, batches, _) = run_to_end(options).await;
     assert_eq!(ids(&events(batches)), [1, 2]);
 }
