@@ -90,7 +90,7 @@ async fn a_source_that_repeats_known_events_without_end_does_not_put_off_the_com
         Writer::open(Arc::new(Directory::create(folder.path().join("log")).unwrap()), write).unwrap();
     let (sender, batches) = mpsc::channel(500);
     let start = Start { batches, ..start(writer, log, folder.path().join("index.redb")) };
-    let mut committer = start.begin().unwrap();
+    let mut committer = start.begin().unwrap().unwrap();
     let connection = Arc::new(connection("source"));
     let batch = |events| Batch::Events { connection: Arc::clone(&connection), events };
     // More than is looked at in any time that a commit may wait.
