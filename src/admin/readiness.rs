@@ -1,5 +1,5 @@
-//! Whether the parts work: look-ups see what is stored, events are stored, and the node of the JSON-RPC
-//! servers or the database of the REST server is there.
+//! Whether the parts work: look-ups see what is stored, the logs' storage works, and the node of the JSON-RPC
+//! servers or the database of the REST server is there. A full disk is waited for, and what is stored is served meanwhile.
 
 use super::{Logged, Parts, Role};
 use crate::casper::rpc::{self, LinkState};

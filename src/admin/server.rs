@@ -1,7 +1,7 @@
 //! HTTP: the reference's paths, health and readiness for process supervisors, the status, and the page.
 //!
-//! `/health` is answered as soon as the process serves. `/ready` is answered once look-ups see what is stored and events are
-//! being stored, or while the database that look-ups go to answers, and while the node of the JSON-RPC servers is there.
+//! `/health` is answered as soon as the process serves. `/ready` is answered once look-ups see what is stored and no log's
+//! storage has failed, or while the database that look-ups go to answers, and while the node of the JSON-RPC servers is there.
 //! Neither waits in the line of `/metrics`, which does not take all connections, so that a slow
 //! scrape does not look like a dead process. `/health` is open to clients without a token, and so are the page's files: a
 //! browser cannot send a token with its first request. What the page then asks for needs the token.
