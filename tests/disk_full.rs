@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::process::{Resource, Rlimit, prlimit};
-use sidecar_test_support::client::{Request, SseClient, events};
+use sidecar_test_support::client::{Request, SseClient, events, get};
 use sidecar_test_support::disk::SmallDisk;
 use sidecar_test_support::node::{NodeOptions, SimulatedNode};
 use sidecar_test_support::process::{Sidecar, SidecarBuilder};
@@ -103,11 +103,13 @@ async fn where_room_is_to_stay_free_ingest_waits_for_it_and_serving_continues() 
         .node(node.address())
         .storage_folder(folder.path().join("storage"))
         .sections(&format!("[storage.log]\nfree_bytes_min = {min}"))
+        .admin_api()
         .start()
         .await;
     sidecar.wait_for_output(WAITS).await;
-    // History is served, of which there is none yet.
+    // History is served, of which there is none yet, so requests may come.
     assert_eq!(SseClient::connect(sidecar.sse_address(), "/events?start_from=0").await.status(), 200);
+    assert_eq!(get(sidecar.admin_address(), "/ready").await.status, 200);
     std::fs::remove_file(other).unwrap();
     sidecar.wait_for_output(GOES_ON).await;
     expect_stored(&sidecar, &told).await;
