@@ -426,7 +426,7 @@ fn rpc(group: &mut Group<'_>, watch: &rpc::Watch) {
     );
     group.counted(
         "sidecar_rpc_sent_again_total",
-        "Requests sent a second time because the connection was lost before their answer came",
+        "Requests sent again because the connection was lost before their answer came",
         &link.sent_again,
     );
     group.counted("sidecar_rpc_refused_total", "Requests refused because too many waited for the node", &link.refused);
