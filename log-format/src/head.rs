@@ -10,7 +10,6 @@ use crate::{
     bytes_codec::{Reader, checked, put_checksum},
     error::{Operation, storage_error},
     pieces::{open_if_there, read_up_to, sync_directory},
-    segment::HEADER_BYTES_MAX,
     storage::{File, FileIdentity, Storage},
 };
 
@@ -24,6 +23,8 @@ const COPY_AT: u64 = 1024;
 const COPY_MAGIC: [u8; 4] = *b"SEGH";
 /// Magic, length and checksum.
 const COPY_FIXED_BYTES: usize = 12;
+/// How long a header may be whose copy is kept.
+pub(crate) const COPIED_HEADER_BYTES_MAX: usize = 8192;
 
 /// A position in the log, as the head file stores it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,13 +148,13 @@ pub(crate) fn segment_header(storage: &dyn Storage) -> Result<Option<Vec<u8>>> {
 
 /// The bytes where the copy of a header is.
 fn read_copy(file: &dyn File) -> Result<Vec<u8>> {
-    read_up_to(FILE, file, COPY_AT, COPY_FIXED_BYTES + HEADER_BYTES_MAX)
+    read_up_to(FILE, file, COPY_AT, COPY_FIXED_BYTES + COPIED_HEADER_BYTES_MAX)
 }
 
 /// The header in a copy whose checksum fits.
 fn copy_of_header(bytes: &[u8]) -> Option<&[u8]> {
     let mut reader = Reader::new(bytes.strip_prefix(&COPY_MAGIC)?);
-    let length = usize::try_from(reader.u32()).ok().filter(|&length| length <= HEADER_BYTES_MAX)?;
+    let length = usize::try_from(reader.u32()).ok().filter(|&length| length <= COPIED_HEADER_BYTES_MAX)?;
     checked(bytes.get(..COPY_FIXED_BYTES + length)?)?.get(COPY_MAGIC.len() + 4..)
 }
 

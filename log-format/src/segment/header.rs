@@ -6,6 +6,7 @@ use crate::{
     ApiVersion, ChainValue, Error, Result, Sequence, Timestamp,
     bytes_codec::{Reader, checked, put_checksum, put_version},
     form::{Form, KINDS_MAX},
+    head::COPIED_HEADER_BYTES_MAX,
     pieces::read_up_to,
     position::Position,
     storage::File,
@@ -21,8 +22,8 @@ const FIXED_BYTES: usize = 140;
 const LENGTH_AT: usize = 10;
 /// After magic, version, length and flags.
 const FIXED_FIELDS_AT: usize = 20;
-/// The longest header.
-pub(crate) const HEADER_BYTES_MAX: usize = 8192;
+/// The longest header: one of which a copy can be kept.
+const HEADER_BYTES_MAX: usize = COPIED_HEADER_BYTES_MAX;
 pub(crate) const DIALECT_BYTES: usize = 16;
 
 /// What a segment says of itself before its first block.

@@ -16,5 +16,5 @@ mod name;
 pub(crate) use file::{HeaderDamage, HeaderSource, SegmentFile, find_header};
 pub(crate) use footer::{BlockEntry, Footer, SEGMENT_BLOCKS_MAX};
 pub use header::FORMAT_VERSION;
-pub(crate) use header::{DIALECT_BYTES, HEADER_BYTES_MAX, SegmentHeader};
+pub(crate) use header::{DIALECT_BYTES, SegmentHeader};
 pub(crate) use name::{file_name, list_segments, parse_file_name};
