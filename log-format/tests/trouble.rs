@@ -345,6 +345,36 @@ fn a_drop_that_failed_and_is_repeated_is_on_record_in_both_slots() {
 }
 
 #[test]
+fn a_header_that_an_opening_has_restored_stays_whole_though_its_first_sync_failed() {
+    // A failed sync may have written anything, and a power cut takes anything of what was not synced.
+    let restored = |calls, seed| {
+        let disk = SimulatedDisk::new(seed);
+        append(&mut open(&disk).writer, 0..5);
+        disk.edit(SEGMENT, |bytes| bytes[30] ^= 1);
+        disk.fail_after(calls, Fault::Io);
+        if let Ok(Opened { mut writer, .. }) = Writer::open(Arc::new(disk.clone()), options()) {
+            append_uncommitted(&mut writer, 5);
+            let _ = writer.commit();
+        }
+        let has_failed = disk.faults_fired() > 0;
+        disk.clear_fault();
+        let Opened { mut writer, log, .. } = open(&disk);
+        let next = log.head().next_sequence;
+        writer.seal_now(9).unwrap();
+        append(&mut writer, next..next + 1);
+        drop(writer);
+        disk.cut_power();
+        let found = verify(&(Arc::new(disk) as Arc<dyn Storage>), &mut |_| {}).unwrap();
+        // A slot of the head may be torn.
+        let in_segment = found.problems.iter().find(|problem| problem.file == SEGMENT);
+        assert!(in_segment.is_none(), "call {calls} failed: {in_segment:?}");
+        has_failed
+    };
+    let calls = (0..).take_while(|&calls| (1..20).fold(false, |failed, seed| restored(calls, seed) || failed)).count();
+    assert!(calls > 10, "{calls}");
+}
+
+#[test]
 fn a_copy_with_the_inode_number_of_the_original_is_told_by_its_birth_time() {
     let disk = written(20);
     let original = disk.identity("head").unwrap();

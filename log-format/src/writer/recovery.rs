@@ -121,6 +121,7 @@ pub(crate) fn recover(storage: &dyn Storage, options: &WriteOptions, known: Opti
         Ok(Some((footer, offset))) => {
             found.position = footer.position();
             found.sealed.push(newest);
+            found.write_header_again(&file)?;
             // The writer of the footer may have stopped before it was synced, and no later step syncs this segment.
             let length = file.file.len().map_err(storage_error(Operation::Read, &file.name))?;
             write_again(&file.name, file.file.as_ref(), offset..length)?;
@@ -212,10 +213,7 @@ impl Found {
         self.recovery.damage = scan.damage.iter().map(ToString::to_string).collect();
         self.position = scan.footer.position();
         let length = file.file.len().map_err(storage_error(Operation::Read, &file.name))?;
-        if let Some(damage) = &file.header_damage {
-            file.file.write_at(&file.header.encode(), 0).map_err(storage_error(Operation::Write, &file.name))?;
-            self.recovery.header_restored = Some(damage.reason.clone());
-        }
+        self.write_header_again(&file)?;
         let (file, end) = (Arc::new(file), scan.end);
         let mut active =
             ActiveSegment { file: Arc::clone(&file), footer: scan.footer, end, allocated: length, uncounted: true };
@@ -239,6 +237,17 @@ impl Found {
             active.allocated = end;
         }
         self.active = Some(active);
+        Ok(())
+    }
+
+    /// Writes a damaged header from its copy, and a sound one over itself: an opening before this one may have restored it,
+    /// and failed to sync it.
+    fn write_header_again(&mut self, file: &SegmentFile) -> Result<()> {
+        let Some(damage) = &file.header_damage else {
+            return write_again(&file.name, file.file.as_ref(), 0..file.blocks_start);
+        };
+        file.file.write_at(&file.header.encode(), 0).map_err(storage_error(Operation::Write, &file.name))?;
+        self.recovery.header_restored = Some(damage.reason.clone());
         Ok(())
     }
 
