@@ -2,9 +2,9 @@
 //!
 //! A decoder half-way through an event holds up to 8 MiB, so only a few clients have one. The others wait in line for a turn.
 //! If they did not, clients that take their pieces in alternation would close each other's decoders, and each piece would be
-//! decoded from the event's start. A client has its turn for a second, and then for as long as nobody waits: so a stalled
-//! client does not hold others up. When its next turn comes, it opens another decoder and skips what it has had. No thread
-//! ever waits for a client.
+//! decoded from the event's start. A client has its turn for a second, or until it takes no piece for a tenth of one, and then
+//! for as long as nobody waits: so stalled clients hardly hold others up. When its next turn comes, it opens another decoder
+//! and skips what it has had. No thread ever waits for a client.
 
 use std::{
     io::{self, Read as _},
@@ -28,6 +28,8 @@ use super::rendering::Rendering;
 const TURNS_MAX: usize = 4;
 /// How long a client keeps its turn though others wait.
 const TURN_TIME: Duration = Duration::from_secs(1);
+/// The same for one that takes no piece.
+const IDLE_TIME: Duration = Duration::from_millis(100);
 /// Bytes read at a time.
 const PIECE_BYTES: u64 = 64 << 10;
 
@@ -46,9 +48,16 @@ pub(super) struct LargeReaders {
 struct Turn {
     id: u64,
     begun: Instant,
-    /// Nobody takes the turn meanwhile.
-    is_reading: bool,
+    /// Since when no piece is read; nobody takes the turn while one is.
+    idle_since: Option<Instant>,
     open: Option<Open>,
+}
+
+impl Turn {
+    /// When another client may take it, if that is known.
+    fn due(&self) -> Option<Instant> {
+        self.idle_since.map(|idle_since| (idle_since + IDLE_TIME).min(self.begun + TURN_TIME))
+    }
 }
 
 /// A decoder between two pieces.
@@ -154,7 +163,7 @@ impl LargeReaders {
 
     async fn turn(&self, id: u64) {
         if let Some(turn) = self.lock().iter_mut().find(|turn| turn.id == id) {
-            turn.is_reading = true;
+            turn.idle_since = None;
             return;
         }
         let _first = self.line.lock().await;
@@ -178,15 +187,14 @@ impl LargeReaders {
         let now = Instant::now();
         let mut turns = self.lock();
         if turns.len() >= TURNS_MAX {
-            let idle = turns.iter().enumerate().filter(|(_, turn)| !turn.is_reading);
-            let earliest = idle.map(|(place, turn)| (place, turn.begun + TURN_TIME)).min_by_key(|(_, due)| *due);
-            let Some((place, due)) = earliest else { return Err(None) };
+            let idle = turns.iter().enumerate().filter_map(|(place, turn)| Some((place, turn.due()?)));
+            let Some((place, due)) = idle.min_by_key(|(_, due)| *due) else { return Err(None) };
             if due > now {
                 return Err(Some(due));
             }
             turns.remove(place);
         }
-        turns.push(Turn { id, begun: now, is_reading: true, open: None });
+        turns.push(Turn { id, begun: now, idle_since: None, open: None });
         Ok(())
     }
 
@@ -199,7 +207,7 @@ impl LargeReaders {
     /// Keeps the decoder of a client that has read a piece; one whose client has left is closed.
     fn put(&self, id: u64, open: Open) {
         if let Some(turn) = self.lock().iter_mut().find(|turn| turn.id == id) {
-            (turn.is_reading, turn.open) = (false, Some(open));
+            (turn.idle_since, turn.open) = (Some(Instant::now()), Some(open));
         }
         self.freed.notify_one();
     }

@@ -298,7 +298,7 @@ async fn a_large_event_is_opened_once_for_each_of_many_clients_and_a_client_that
     }
     let begun = tokio::time::Instant::now();
     assert!(text(subscribe()).await == whole);
-    assert_eq!(begun.elapsed().as_secs(), 1, "it has waited for one of them, and no longer");
+    assert_eq!(begun.elapsed().as_millis() / 10, 10, "it has waited for one of them, and no longer");
     for (body, begun) in stalled {
         assert!(begun + &text(body).await == whole);
     }
