@@ -24,7 +24,7 @@ use super::{
 use crate::casper::keys::Stage;
 
 /// For each of [`OF_KINDS`], the condition that a row has a key `k` of two texts.
-const HAS_KEY: [&str; OF_KINDS.len()] = [
+const HAS_KEY: [&str; 8] = [
     r#""height" = k.first::bigint"#,
     r#""transaction_type_id" = k.first::smallint AND "transaction_hash" = k.second"#,
     r#""transaction_hash" = k.second"#,
