@@ -535,8 +535,9 @@ impl Model {
 
     /// Takes over what of the uncommitted came through, having checked all of it.
     fn recovered(&mut self, opened: &Opened) {
-        // A repair keeps what is sound after a block that the cut has torn.
-        let loses_pieces = self.was_power_cut && self.was_repaired;
+        let failed_syncs = self.disk.failed_syncs();
+        // A repair keeps what is sound after a block that a power cut or a failed sync has torn.
+        let loses_pieces = self.was_repaired && (self.was_power_cut || failed_syncs > self.failed_syncs);
         (self.was_power_cut, self.was_flipped, self.was_repaired) = (false, false, false);
         let recovery = &opened.recovery;
         let head = opened.log.head();
@@ -552,7 +553,6 @@ impl Model {
         let is_first = self.visible == 0 && self.events.is_empty() && self.marks.is_empty();
         assert!(is_first || !recovery.created, "the log was not made anew");
         // The head may have gone with a sync that failed.
-        let failed_syncs = self.disk.failed_syncs();
         let may_begin_epoch = self.may_begin_epoch || failed_syncs > self.failed_syncs;
         assert!(head.epoch == self.epoch || may_begin_epoch, "another epoch begins for no reason");
         // With the head taken back, damage at the end looks like a write that was cut short.
