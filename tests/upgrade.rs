@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use sidecar::engine::storage_folder::is_log;
 use sidecar_test_support::client::{Request, SseClient, get};
 use sidecar_test_support::node::{NodeOptions, SimulatedNode, stream};
-use sidecar_test_support::process::SidecarBuilder;
+use sidecar_test_support::process::{Sidecar, SidecarBuilder};
 use sidecar_test_support::recordings;
 use sidecar_test_support::wait::until;
 use tempfile::TempDir;
@@ -120,19 +120,27 @@ fn sidecar_with_key(folder: &Path, node: &SimulatedNode) -> SidecarBuilder {
     sidecar(folder).node(node.address()).replacing("[storage]", "[storage]\nimport_history = true")
 }
 
+fn exported_rows(export: &Connection) -> i64 {
+    export.query_row(r#"SELECT count(*) FROM "event_log""#, [], |row| row.get(0)).unwrap_or_default()
+}
+
+/// A Sidecar that has exported three events into its storage folder, and was restarted; and the export.
+async fn restarted_beside_an_own_export(sidecar: SidecarBuilder, folder: &Path) -> (Sidecar, Connection) {
+    let exporting = SECTION.replace("enabled = false", "enabled = true");
+    let mut sidecar = sidecar.sections(&exporting).start().await;
+    let export = Connection::open(folder.join(FILE)).unwrap();
+    until(Duration::from_secs(60), "three exported rows", async || exported_rows(&export) == 3).await;
+    assert!(sidecar.terminate().success());
+    sidecar.restart().await;
+    (sidecar, export)
+}
+
 #[tokio::test]
 async fn an_export_of_ones_own_is_not_taken_for_history() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("sse_index"), 1000_u32.to_le_bytes()).unwrap();
     let node = node(&said_once()[..3]);
-    let exporting = SECTION.replace("enabled = false", "enabled = true");
-    let mut sidecar = sidecar(folder.path()).node(node.address()).sections(&exporting).start().await;
-    let connection = Connection::open(folder.path().join(FILE)).unwrap();
-    let count = r#"SELECT count(*) FROM "event_log""#;
-    let rows = || connection.query_row(count, [], |row| row.get::<_, i64>(0)).unwrap_or_default();
-    until(Duration::from_secs(60), "three exported rows", async || rows() == 3).await;
-    assert!(sidecar.terminate().success());
-    sidecar.restart().await;
+    let (sidecar, _) = restarted_beside_an_own_export(sidecar(folder.path()).node(node.address()), folder.path()).await;
     assert!(!sidecar.output().contains(NOT_IN_THE_LOG), "{}", sidecar.output());
 }
 
@@ -140,16 +148,10 @@ async fn an_export_of_ones_own_is_not_taken_for_history() {
 async fn while_history_is_asked_for_an_export_of_ones_own_keeps_no_start_from_succeeding() {
     let folder = tempfile::tempdir().unwrap();
     let node = node(&said_once()[..3]);
-    let exporting = SECTION.replace("enabled = false", "enabled = true");
-    let mut sidecar = sidecar_with_key(folder.path(), &node).sections(&exporting).start().await;
-    let connection = Connection::open(folder.path().join(FILE)).unwrap();
-    let count = r#"SELECT count(*) FROM "event_log""#;
-    let rows = || connection.query_row(count, [], |row| row.get::<_, i64>(0)).unwrap_or_default();
-    until(Duration::from_secs(60), "three exported rows", async || rows() == 3).await;
-    assert!(sidecar.terminate().success());
-    sidecar.restart().await;
+    let (mut sidecar, export) =
+        restarted_beside_an_own_export(sidecar_with_key(folder.path(), &node), folder.path()).await;
     sidecar.wait_for_output("the database is an export of the log").await;
-    assert_eq!(rows(), 3);
+    assert_eq!(exported_rows(&export), 3);
 }
 
 /// Adds faults of these eras to the reference's tables.

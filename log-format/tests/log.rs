@@ -428,7 +428,7 @@ fn readers_and_the_writer_do_not_wait_for_the_disk_that_puts_a_rewritten_segment
         });
         let in_time = is_done.recv_timeout(Duration::from_secs(10));
         drop(hangs);
-        in_time.expect("nobody waits");
+        in_time.expect("readers and the writer continue while the rename hangs");
     });
     assert_eq!(log.ends(), Some((0, 909)));
 }

@@ -248,7 +248,7 @@ impl Database {
         })
     }
 
-    /// An error if the file is known to be damaged, whoever has found that.
+    /// An error if damage was found in the file by this or any other use of it.
     pub(crate) fn check(&self) -> Result<(), DerivedError> {
         match self.damage() {
             Some(how) => Err(DerivedError::Damaged { file: self.file.clone(), how: how.to_owned() }),

@@ -6,6 +6,7 @@
 //! database has lost what was exported to it (a file that was moved away, tables that were emptied), the export starts again.
 
 use std::{
+    any::Any,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -335,9 +336,9 @@ impl<D: Database> Exporter<D> {
         loop {
             // What it may have left half done is a transaction, which is rolled back.
             let exported = catch_unwind(AssertUnwindSafe(|| self.export()));
-            match exported
-                .unwrap_or_else(|panic| Err(ExportError::Panicked { message: panic_message(&*panic).to_owned() }))
-            {
+            let panicked =
+                |panic: Box<dyn Any + Send>| ExportError::Panicked { message: panic_message(&*panic).to_owned() };
+            match exported.map_err(panicked).flatten() {
                 Ok(()) | Err(ExportError::Stopped) => return,
                 Err(error) => {
                     if let ExportError::CheckpointMoved { place } = &error {
@@ -569,6 +570,8 @@ impl<D: Database> Exporter<D> {
 
 #[cfg(test)]
 mod tests {
+    use sidecar_test_support::wait::until;
+
     use super::*;
     use crate::engine::failing_reads::log_of_blocks;
 
@@ -600,12 +603,7 @@ mod tests {
         let setting = Setting { export_from, log, committed, stopping, counters: Arc::clone(&counters) };
         let exporter = Exporter::new("a test", Panicking::default(), setting);
         let thread = std::thread::spawn(move || exporter.run());
-        let is_exported = async {
-            while counters.next_sequence() < 2 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), is_exported).await.unwrap();
+        until(Duration::from_secs(60), "two exported events", async || counters.next_sequence() >= 2).await;
         stop.send_replace(true);
         thread.join().unwrap();
         assert_eq!(counters.failures.get(), 1);

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use redb::{Durability, ReadableDatabase, ReadableTableMetadata, StorageBackend, TableDefinition, WriteTransaction};
 use sidecar_log_format::storage::Directory;
 use sidecar_log_format::{ApiVersion, Event, Kind, Opened, Sequence, WriteOptions, Writer};
+use sidecar_test_support::wait::until;
 use tempfile::TempDir;
 
 use super::*;
@@ -804,12 +805,7 @@ async fn views_forget_what_the_log_has_lost_when_it_is_recovered_in_place() {
     let mut told = Told { directory, writer, log, said: vec![Said::Block { hash: 1, height: 1 }, Said::Shutdown] };
     let head = told.tell(&[Said::Block { hash: 2, height: 2 }]);
     committed.send_replace(head);
-    let are_rebuilt = async {
-        while views.views().counters().rebuilds.get() < 2 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, are_rebuilt).await.unwrap();
+    until(PATIENCE, "a second rebuild", async || views.views().counters().rebuilds.get() >= 2).await;
     assert!(views.views().caught_up_to(head.next_sequence, PATIENCE).await);
     assert_eq!((views.block_by_height(1).unwrap(), views.block_by_height(2).unwrap()), (Some(0), Some(2)));
 }

@@ -1,4 +1,5 @@
 use sidecar_log_format::{ApiVersion, Cursor, Event, FrameForm, Item, MarkKind, Read, WriteOptions};
+use sidecar_test_support::wait::until;
 
 use super::*;
 use crate::engine::dialect::{facts_of, write_options};
@@ -317,12 +318,7 @@ async fn retention_makes_room_while_the_index_waits_for_room_and_what_went_is_st
         ..options.clone()
     };
     let (live, Run { batches, ended, .. }) = LiveLog::open(full).unwrap();
-    let are_dropped = async {
-        while live.log.oldest() < 3 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), are_dropped).await.unwrap();
+    until(Duration::from_secs(60), "three dropped segments", async || live.log.oldest() >= 3).await;
     assert!(live.counters.waits_for_room.get());
     drop(batches);
     ended.await.unwrap().unwrap();

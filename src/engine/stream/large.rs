@@ -2,9 +2,9 @@
 //!
 //! A decoder half-way through an event holds up to 8 MiB, so only a few clients have one. The others wait in line for a turn.
 //! If they did not, clients that take their pieces in alternation would close each other's decoders, and each piece would be
-//! decoded from the event's start. A client has its turn for a second, or until it takes no piece for a tenth of one, and then
-//! for as long as nobody waits: so stalled clients hardly hold others up. When its next turn comes, it opens another decoder
-//! and skips what it has had. No thread ever waits for a client.
+//! decoded from the event's start. A client loses its turn to a waiting one after a second, or after a tenth of a second in
+//! which it takes no piece: stalled clients delay others only briefly. In its next turn, it opens another decoder and skips
+//! the bytes that were sent. No thread ever waits for a client.
 
 use std::{
     io::{self, Read as _},
@@ -48,7 +48,7 @@ pub(super) struct LargeReaders {
 struct Turn {
     id: u64,
     begun: Instant,
-    /// Since when no piece is read; nobody takes the turn while one is.
+    /// The end of the last read. `None` during a read, when no other client may take the turn.
     idle_since: Option<Instant>,
     open: Option<Open>,
 }

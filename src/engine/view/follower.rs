@@ -49,7 +49,7 @@ pub(super) struct Follower {
 }
 
 impl Drop for Follower {
-    /// However the thread ends, nobody is answered from views that stand still.
+    /// However the thread ends, no look-up is answered from views that are not updated any more.
     fn drop(&mut self) {
         self.close("the log's writer has ended");
     }
@@ -184,7 +184,7 @@ impl Follower {
         } else if events > WORTH_TELLING_EVENTS {
             info!(events, "the views catch up with the log");
         }
-        // Between the two, as since it was closed, the views know of no event: nobody takes what is older for the newest.
+        // Between the two, as since it was closed, the views know of no event: no reader takes an old one for the newest.
         self.shared.open(store.database());
         if self.shared.counters.failures.get() > 0 {
             info!(next = store.next(), "the views are open again");
@@ -193,7 +193,7 @@ impl Follower {
         Ok(store)
     }
 
-    /// Publishes that nothing is known before the file is closed: then nobody takes an answer for the newest, and a look-up
+    /// Publishes that nothing is known before the file is closed: then no reader takes an old answer for the newest, and a look-up
     /// waits for the file to be opened again.
     fn close(&self, reason: &str) {
         self.publish(0);

@@ -97,7 +97,7 @@ impl Retention {
     fn too_old(&self, segments: &[SealedSegment], now: Timestamp) -> usize {
         let Some(age_max) = self.age_max else { return 0 };
         let oldest_wanted = now.saturating_sub(microseconds(age_max));
-        // One whose age nobody knows goes with the next one whose age is known. A time in the future is a clock's that was
+        // One whose age is unknown goes with the next one whose age is known. A time in the future is a clock's that was
         // wrong.
         let received_max = |segment: &SealedSegment| segment.received_max.filter(|&newest| newest <= now);
         let may_be_old = |segment: &&SealedSegment| received_max(segment).is_none_or(|newest| newest < oldest_wanted);
